@@ -1,0 +1,35 @@
+/** Branded numbers: values that have been proven to be what their name says. */
+
+declare const brand: unique symbol;
+
+type Brand<Name extends string> = number & { readonly [brand]: Name };
+
+/** A Xen domain id, 0 … 0x7fef (xen/include/public/xen.h: DOMID_FIRST_RESERVED is 0x7ff0). */
+export type Domid = Brand<'domid'>;
+
+/** Octets in a page of guest memory (XC_PAGE_SIZE, page shift 12). */
+export const PAGE_SIZE = 4096;
+
+/** The first reserved domid (xen/include/public/xen.h). */
+export const DOMID_FIRST_RESERVED = 0x7ff0;
+
+/**
+ * @throws RangeError when `value` is no domid of a guest or dom0.
+ */
+export function toDomid(value: number): Domid {
+  if (!Number.isInteger(value) || value < 0 || value >= DOMID_FIRST_RESERVED) {
+    throw new RangeError(`not a domid: ${value}`);
+  }
+  return value as Domid;
+}
+
+/**
+ * A 64-bit word as a number.
+ * @throws RangeError when it is negative or above 2^53 - 1.
+ */
+export function toSafeNumber(value: bigint, what: string): number {
+  if (value < 0n || value > BigInt(Number.MAX_SAFE_INTEGER)) {
+    throw new RangeError(`${what} is out of range: ${value}`);
+  }
+  return Number(value);
+}
