@@ -1,0 +1,17 @@
+/** What a cfgfile says, once parsed. Every key may be left out. */
+export interface SnapshotConfig {
+  /** Tag of the disk snapshots and seed of the memory file's name; never empty when present. */
+  readonly name?: string;
+  readonly description?: string;
+  /** Absolute path of the memory file. */
+  readonly memoryPath?: string;
+  /** Present, even when empty, if the cfgfile has a `disks` key. */
+  readonly disks?: readonly DiskRequest[];
+  /** File it came from, for messages. */
+  readonly source?: string;
+}
+
+/** One entry of `disks`. */
+export type DiskRequest =
+  | { readonly kind: 'internal'; readonly target: string }
+  | { readonly kind: 'external'; readonly target: string; readonly path: string; readonly format: string };

@@ -1,0 +1,217 @@
+/**
+ * What create and revert need of the world, and no more. src/toolstack implements these ports on Xen, QEMU
+ * and xl; tests and custom toolstacks bring their own.
+ *
+ * Unless a method says otherwise, each rejects with an XlsnapError, takes effect whole or not at all, and may be
+ * called in any state.
+ */
+import type { Domid } from '../core/brand.ts';
+
+export type GuestType = 'pv' | 'pvh' | 'hvm';
+
+/** A domain as the hypervisor sees it (xen_domctl_getdomaininfo) and xenstore names it. */
+export interface DomainState {
+  readonly domid: Domid;
+  /** Lower case, with dashes. */
+  readonly uuid: string;
+  readonly name: string;
+  readonly type: GuestType;
+  /** Paused by its owner (XEN_DOMINF_paused). */
+  readonly paused: boolean;
+  readonly dying: boolean;
+  /** Set when the domain has shut down, crashed, or is suspended. */
+  readonly shutdown:
+    | 'poweroff'
+    | 'reboot'
+    | 'suspend'
+    | 'crash'
+    | 'watchdog'
+    | 'soft_reset'
+    | 'other'
+    | undefined;
+  /** Memory it has now, octets. */
+  readonly memoryBytes: number;
+}
+
+export interface XenVersion {
+  readonly major: number;
+  readonly minor: number;
+  /** `.4-pre` and the like. */
+  readonly extra: string;
+}
+
+/** The hypervisor: libxenctrl, libxenforeignmemory, and what of xenstore belongs to suspending. */
+export interface Hypervisor {
+  version(): Promise<XenVersion>;
+  /** `undefined` when there is no such domain. */
+  domainState(domid: Domid): Promise<DomainState | undefined>;
+  pause(domid: Domid): Promise<void>;
+  unpause(domid: Domid): Promise<void>;
+  /**
+   * Asks the guest to suspend and waits until it has (shutdown reason `suspend`). The domain must not be paused.
+   * When this rejects, the request has been taken back and the guest runs on.
+   * @throws SuspendError on time-out, or when the guest shut down for another reason.
+   */
+  suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  /** Resumes a suspended domain as after a cancelled suspend: same domid, same devices. */
+  resume(domid: Domid): Promise<void>;
+  /** Opens the guest for reading its memory and state. */
+  openGuest(domid: Domid): Promise<Guest>;
+}
+
+/** A run of pages and their place in the file. */
+export interface PageBatch {
+  /** The pfns, ascending; at most `Guest.maxBatch` of them. */
+  readonly pfns: Uint32Array;
+  /** Offset in octets of the first page in the file; page i goes to `position + 4096 * i`. */
+  readonly position: number;
+}
+
+export interface BatchOutcome {
+  /** Pages written. */
+  readonly written: number;
+  /** Pages that were all zeros and were left out: the file has a hole there, or had and must still have zeros. */
+  readonly zero: number;
+}
+
+/** Numbers of an X86_TSC_INFO record (libxc-migration-stream, "X86_TSC_INFO"). */
+export interface TscInfo {
+  readonly mode: number;
+  readonly khz: number;
+  readonly nsec: bigint;
+  readonly incarnation: number;
+}
+
+/** One guest, opened. Its memory never shows outside of the methods. */
+export interface Guest extends AsyncDisposable {
+  /** Number of pfns in its p2m, one more than the highest gfn. */
+  readonly p2mSize: number;
+  /** Most pages in one batch. */
+  readonly maxBatch: number;
+  /**
+   * The page type of each pfn, 0 … 15 as in PAGE_DATA's bits 60-63 (XEN_DOMCTL_PFINFO_*).
+   * Any number of pfns; the implementation asks in chunks that Xen takes.
+   */
+  pageTypes(pfns: Uint32Array): Promise<Uint8Array>;
+  /**
+   * Writes guest pages into the file `fd`, leaving out pages of zeros when `sparse`. Pages must have types
+   * that carry data. Several calls may run at once.
+   * @throws XenCallError when a page cannot be mapped, OutputError when a write fails.
+   */
+  copyPages(fd: number, batch: PageBatch, options: { sparse: boolean }): Promise<BatchOutcome>;
+  /** CPU policy: contents of the X86_CPUID_POLICY and X86_MSR_POLICY records; empty where Xen has none. */
+  cpuPolicy(): Promise<{ readonly leaves: Uint8Array; readonly msrs: Uint8Array }>;
+  tscInfo(): Promise<TscInfo>;
+  /** Contents of the HVM_CONTEXT record. HVM and PVH only. */
+  hvmContext(): Promise<Uint8Array>;
+  /** The non-zero HVM params that libxc saves, in its order. HVM and PVH only. */
+  hvmParams(): Promise<readonly { readonly index: number; readonly value: bigint }[]>;
+}
+
+/** How a disk of the domain can be snapshotted; what stands against it is in `internal` and `external`. */
+export interface DomainDisk {
+  /** `xvda`, `hda`, … as in the domain's configuration. */
+  readonly vdev: string;
+  /** Virtual device number, `xvda` is 51712. */
+  readonly devid: number;
+  readonly writable: boolean;
+  readonly cdrom: boolean;
+  /** Absolute path of the image in use now; the overlay's after an external snapshot. Absent for an empty drive. */
+  readonly path: string | undefined;
+  /** Format in QEMU's words: `qcow2`, `raw`, … */
+  readonly format: string | undefined;
+  /** Why an internal snapshot cannot be taken; empty when it can. */
+  readonly internal: readonly Obstacle[];
+  /** Why an external snapshot cannot be taken; empty when it can. */
+  readonly external: readonly Obstacle[];
+}
+
+/** A reason against something, with what would help. */
+export interface Obstacle {
+  readonly code: string;
+  readonly message: string;
+  readonly hint?: string;
+}
+
+/** One disk's part of the transaction. */
+export type DiskAction =
+  | { readonly kind: 'internal'; readonly vdev: string; readonly tag: string }
+  | { readonly kind: 'external'; readonly vdev: string; readonly path: string };
+
+/** What an image file is, by `qemu-img info`. */
+export interface ImageInfo {
+  readonly path: string;
+  readonly format: string;
+  readonly virtualSize: number;
+  /** Names of its internal snapshots. */
+  readonly tags: readonly string[];
+  /** Absolute path of its backing file. */
+  readonly backing: string | undefined;
+}
+
+/** The device model of one domain: its QEMU, by QMP. Absent when the domain has none. */
+export interface DeviceModel extends AsyncDisposable {
+  /** Stops devices' work (QMP `stop`); only HVM has a machine to stop. */
+  stop(): Promise<void>;
+  cont(): Promise<void>;
+  /** The machine's state without its memory and disks: content of an EMULATOR_CONTEXT record. HVM only. */
+  saveState(): Promise<Uint8Array>;
+  /**
+   * Takes all snapshots in one transaction: all or none.
+   * @throws DiskError; then no disk has changed.
+   */
+  snapshotDisks(actions: readonly DiskAction[]): Promise<void>;
+  /** Undoes an internal snapshot that `snapshotDisks` took. */
+  deleteInternal(vdev: string, tag: string): Promise<void>;
+}
+
+/** A domain's configuration as libxl's JSON (`libxl_domain_config`), the form in the header of a save file. */
+export type LibxlConfig = Readonly<Record<string, unknown>>;
+
+/** Which programs and services run domains. The shipped one is `xl`. */
+export interface Toolstack {
+  /** Domid of a running domain given by name or number. `undefined` when there is none. */
+  findDomain(nameOrDomid: string): Promise<Domid | undefined>;
+  /** The configuration it would be saved with. */
+  domainConfig(domid: Domid): Promise<LibxlConfig>;
+  /** All disks of the domain, with what stands against snapshotting each. */
+  disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]>;
+  /** Opens the device model; `undefined` when the domain has none. */
+  openDeviceModel(domid: Domid, disks: readonly DomainDisk[]): Promise<DeviceModel | undefined>;
+  /** Content of the EMULATOR_XENSTORE_DATA record; empty when there is nothing to save. HVM only. */
+  emulatorXenstoreData(domid: Domid): Promise<Uint8Array>;
+  /**
+   * After external snapshots: makes xenstore and the stored configuration name the images now in use, `path` for
+   * each `vdev`. `undefined` entries never occur.
+   */
+  repointDisks(
+    domid: Domid,
+    overlays: readonly { readonly vdev: string; readonly path: string }[],
+  ): Promise<void>;
+  /** Destroys the domain and waits until it is gone and its images are free. */
+  destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  /**
+   * Restores a domain, paused, from a save file whose header is replaced by `config`.
+   * @returns the new domid.
+   */
+  restore(memoryPath: string, config: LibxlConfig, options: { signal?: AbortSignal }): Promise<Domid>;
+}
+
+/** Disk images as files, nobody using them. */
+export interface Images {
+  /** `undefined` when there is no such file. Works on an image in use. */
+  info(path: string): Promise<ImageInfo | undefined>;
+  /** Applies an internal snapshot: the image's content becomes that of the tag. */
+  applyTag(path: string, tag: string): Promise<void>;
+  createTag(path: string, tag: string): Promise<void>;
+  deleteTag(path: string, tag: string): Promise<void>;
+  /** Makes a new qcow2 overlay; refuses to replace a file. */
+  createOverlay(path: string, backing: { readonly path: string; readonly format: string }): Promise<void>;
+}
+
+/** All ports together. */
+export interface Host extends AsyncDisposable {
+  readonly hypervisor: Hypervisor;
+  readonly toolstack: Toolstack;
+  readonly images: Images;
+}

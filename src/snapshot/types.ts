@@ -1,0 +1,136 @@
+/** What create and revert are asked for and what they answer. Plain data, as `--json` prints it. */
+import type { SnapshotConfig } from '../config/config.ts';
+import type { Reporter } from '../core/reporter.ts';
+import type { GuestType, XenVersion } from './ports.ts';
+
+/** What every call takes. */
+export interface CallOptions {
+  readonly reporter?: Reporter;
+  /** Ends the work; everything is undone, the promise rejects with InterruptedError. */
+  readonly signal?: AbortSignal;
+}
+
+export interface CreateRequest {
+  /** Name or domid. */
+  readonly domain: string;
+  /** The parsed cfgfile; without it the defaults hold. */
+  readonly config?: SnapshotConfig;
+  /** `--name`; the cfgfile's name wins. */
+  readonly name?: string;
+  readonly live?: boolean;
+  /** How long the guest may take to suspend; 60 000 unless given. */
+  readonly suspendTimeoutMs?: number;
+  /** Where memory files go when the configuration names none; `/var/lib/xen/snapshots` unless given. */
+  readonly snapshotDir?: string;
+}
+
+/** One disk of a snapshot. */
+export type SnapshotDisk =
+  | { readonly kind: 'internal'; readonly vdev: string; readonly image: string; readonly tag: string }
+  | {
+      readonly kind: 'external';
+      readonly vdev: string;
+      /** The image at the snapshot's instant; read-only from then on. */
+      readonly base: string;
+      readonly baseFormat: string;
+      /** The overlay that the domain goes on with. */
+      readonly overlay: string;
+    };
+
+/** Everything that a create is going to do; `--dry-run` prints it. */
+export interface SnapshotPlan {
+  readonly name: string;
+  readonly description: string;
+  readonly domid: number;
+  readonly uuid: string;
+  readonly domain: string;
+  readonly type: GuestType;
+  readonly live: boolean;
+  readonly state: 'running' | 'paused';
+  readonly memoryPath: string;
+  readonly configPath: string;
+  readonly manifestPath: string;
+  readonly memoryBytes: number;
+  readonly disks: readonly SnapshotDisk[];
+  /** Writable disks that move on without a snapshot; a revert needs `--force`. */
+  readonly uncovered: readonly string[];
+  readonly suspendTimeoutMs: number;
+  readonly warnings: readonly string[];
+}
+
+/** Seconds that a phase took, in order of running. */
+export interface PhaseTiming {
+  readonly name: string;
+  readonly seconds: number;
+}
+
+export interface CreateResult {
+  readonly plan: SnapshotPlan;
+  readonly xen: XenVersion;
+  readonly phases: readonly PhaseTiming[];
+  /** From the guest's being suspended to its being resumed. */
+  readonly downtimeSeconds: number;
+  readonly totalSeconds: number;
+  /** Length of the memory file, octets. */
+  readonly fileBytes: number;
+  /** Octets that the file system has allocated for it. */
+  readonly allocatedBytes: number;
+  /** Pages with data in the file, and how many of them are zeros that take no room. */
+  readonly pages: number;
+  readonly zeroPages: number;
+  readonly warnings: readonly string[];
+}
+
+export interface RevertRequest {
+  /** Name or domid. */
+  readonly domain: string;
+  readonly config: SnapshotConfig;
+  /** Makes the domain run, whatever its state at the snapshot. */
+  readonly running?: boolean;
+  /** Goes on where a revert is risky. */
+  readonly force?: boolean;
+  /** Keeps the overlays that an external revert replaces. */
+  readonly keep?: boolean;
+  /** How long destroying may take; 60 000 unless given. */
+  readonly timeoutMs?: number;
+}
+
+/** What a revert is going to do; `--dry-run` prints it. */
+export interface RevertPlan {
+  readonly name: string;
+  readonly domain: string;
+  readonly uuid: string;
+  /** The running domain that will be destroyed; absent when none runs. */
+  readonly domid: number | undefined;
+  readonly memoryPath: string;
+  /** State after the revert. */
+  readonly state: 'running' | 'paused';
+  readonly disks: readonly RevertDisk[];
+  /** Why the revert is risky; with `force` these are warnings. */
+  readonly risks: readonly string[];
+}
+
+/** What happens to one disk. */
+export type RevertDisk =
+  | { readonly kind: 'internal'; readonly vdev: string; readonly image: string; readonly tag: string }
+  | {
+      readonly kind: 'external';
+      readonly vdev: string;
+      readonly base: string;
+      readonly baseFormat: string;
+      /** The fresh overlay. */
+      readonly overlay: string;
+      /** The overlay that it replaces, when there is one. */
+      readonly replaced: string | undefined;
+    };
+
+export interface RevertResult {
+  readonly plan: RevertPlan;
+  /** Domid of the restored domain. */
+  readonly domid: number;
+  readonly phases: readonly PhaseTiming[];
+  readonly totalSeconds: number;
+  /** Files that were replaced and kept aside (`keep`). */
+  readonly kept: readonly string[];
+  readonly warnings: readonly string[];
+}
