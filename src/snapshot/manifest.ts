@@ -1,0 +1,182 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
+import type { GuestType, LibxlConfig, XenVersion } from './ports.ts';
+import type { PhaseTiming, SnapshotDisk } from './types.ts';
+
+/**
+ * What create writes beside the memory file, so that revert can check everything before it destroys anything.
+ * Readers take later versions' further keys; `version` rises only when an old key changes its meaning.
+ */
+export interface Manifest {
+  readonly format: 'xlsnap-manifest';
+  readonly version: 1;
+  readonly name: string;
+  readonly description: string;
+  /** ISO 8601, UTC. */
+  readonly created: string;
+  readonly state: 'running' | 'paused';
+  readonly domain: string;
+  readonly uuid: string;
+  readonly type: GuestType;
+  readonly xen: XenVersion;
+  readonly memory: { readonly path: string; readonly bytes: number; readonly pages: number };
+  /** Digest of the domain's configuration without what changes from start to start. */
+  readonly configDigest: string;
+  readonly disks: readonly SnapshotDisk[];
+  readonly uncovered: readonly string[];
+  readonly phases: readonly PhaseTiming[];
+}
+
+/** A manifest that cannot be read as one. */
+export class ManifestError extends XlsnapError {
+  readonly exitCode = EXIT.format;
+}
+
+const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
+
+/**
+ * SHA-256 of a configuration, independent of the order of its keys, of the domid, and of the images' paths (an
+ * external snapshot changes those on its own account).
+ */
+export function configDigest(config: LibxlConfig): string {
+  return createHash('sha256')
+    .update(JSON.stringify(canonical(config, [])))
+    .digest('hex');
+}
+
+function canonical(value: unknown, path: readonly string[]): unknown {
+  if (Array.isArray(value)) return value.map((item) => canonical(item, path));
+  if (typeof value !== 'object' || value === null) return value;
+  const entries = Object.entries(value)
+    .filter(([key]) => !isVolatile([...path, key]))
+    .map(([key, item]) => [key, canonical(item, [...path, key])] as const);
+  return entries.sort(([a], [b]) => (a < b ? -1 : 1));
+}
+
+function isVolatile(path: readonly string[]): boolean {
+  const key = path.join('.');
+  return key === 'c_info.domid' || key === 'disks.pdev_path' || key === 'disks.format';
+}
+
+/**
+ * Reads a manifest.
+ * @returns `undefined` when there is no such file
+ * @throws ManifestError when it is not one, or is of a later version
+ */
+export async function readManifest(path: string): Promise<Manifest | undefined> {
+  let text: string;
+  try {
+    const bytes = await readFile(path);
+    if (bytes.length > MAX_MANIFEST_BYTES) throw bad(path, `is larger than ${MAX_MANIFEST_BYTES} octets`);
+    text = bytes.toString('utf8');
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') return undefined;
+    if (error instanceof XlsnapError) throw error;
+    throw bad(path, 'cannot be read', error);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw bad(path, 'is not JSON', error);
+  }
+  return checked(path, value);
+}
+
+function checked(path: string, value: unknown): Manifest {
+  const top = record(path, 'the manifest', value);
+  if (top['format'] !== 'xlsnap-manifest') throw bad(path, 'is no manifest of xlsnap');
+  if (top['version'] !== 1) throw bad(path, `has version ${String(top['version'])}; this xlsnap knows 1`);
+  const xen = record(path, 'xen', top['xen']);
+  const memory = record(path, 'memory', top['memory']);
+  return {
+    format: 'xlsnap-manifest',
+    version: 1,
+    name: string(path, 'name', top['name']),
+    description: string(path, 'description', top['description']),
+    created: string(path, 'created', top['created']),
+    state: oneOf(path, 'state', top['state'], ['running', 'paused']),
+    domain: string(path, 'domain', top['domain']),
+    uuid: string(path, 'uuid', top['uuid']),
+    type: oneOf(path, 'type', top['type'], ['pv', 'pvh', 'hvm']),
+    xen: {
+      major: count(path, 'xen.major', xen['major']),
+      minor: count(path, 'xen.minor', xen['minor']),
+      extra: string(path, 'xen.extra', xen['extra']),
+    },
+    memory: {
+      path: string(path, 'memory.path', memory['path']),
+      bytes: count(path, 'memory.bytes', memory['bytes']),
+      pages: count(path, 'memory.pages', memory['pages']),
+    },
+    configDigest: string(path, 'configDigest', top['configDigest']),
+    disks: list(path, 'disks', top['disks']).map((disk, i) => checkedDisk(path, `disks[${i}]`, disk)),
+    uncovered: list(path, 'uncovered', top['uncovered']).map((v, i) => string(path, `uncovered[${i}]`, v)),
+    phases: list(path, 'phases', top['phases']).map((phase, i) => {
+      const at = record(path, `phases[${i}]`, phase);
+      return { name: string(path, 'name', at['name']), seconds: number(path, 'seconds', at['seconds']) };
+    }),
+  };
+}
+
+function checkedDisk(path: string, what: string, value: unknown): SnapshotDisk {
+  const disk = record(path, what, value);
+  const vdev = string(path, `${what}.vdev`, disk['vdev']);
+  if (oneOf(path, `${what}.kind`, disk['kind'], ['internal', 'external']) === 'internal') {
+    return {
+      kind: 'internal',
+      vdev,
+      image: string(path, `${what}.image`, disk['image']),
+      tag: string(path, `${what}.tag`, disk['tag']),
+    };
+  }
+  return {
+    kind: 'external',
+    vdev,
+    base: string(path, `${what}.base`, disk['base']),
+    baseFormat: string(path, `${what}.baseFormat`, disk['baseFormat']),
+    overlay: string(path, `${what}.overlay`, disk['overlay']),
+  };
+}
+
+function bad(path: string, problem: string, cause?: unknown): ManifestError {
+  return new ManifestError('MANIFEST', `the manifest ${path} ${problem}`, {
+    hint: 'move it away and revert with --force to go on without it',
+    cause,
+  });
+}
+
+function record(path: string, what: string, value: unknown): Record<string, unknown> {
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+    return value as Record<string, unknown>;
+  }
+  throw bad(path, `is damaged: ${what} is not an object`);
+}
+
+function list(path: string, what: string, value: unknown): readonly unknown[] {
+  if (Array.isArray(value)) return value;
+  throw bad(path, `is damaged: ${what} is not a list`);
+}
+
+function string(path: string, what: string, value: unknown): string {
+  if (typeof value === 'string') return value;
+  throw bad(path, `is damaged: ${what} is not a string`);
+}
+
+function number(path: string, what: string, value: unknown): number {
+  if (typeof value === 'number' && Number.isFinite(value)) return value;
+  throw bad(path, `is damaged: ${what} is not a number`);
+}
+
+function count(path: string, what: string, value: unknown): number {
+  const given = number(path, what, value);
+  if (Number.isSafeInteger(given) && given >= 0) return given;
+  throw bad(path, `is damaged: ${what} is not a count`);
+}
+
+function oneOf<T extends string>(path: string, what: string, value: unknown, choices: readonly T[]): T {
+  const found = choices.find((choice) => choice === value);
+  if (found !== undefined) return found;
+  throw bad(path, `is damaged: ${what} is none of ${choices.join(', ')}`);
+}

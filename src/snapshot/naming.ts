@@ -1,0 +1,29 @@
+import { join } from 'node:path';
+
+/** Where memory files go unless told otherwise: RFC V5, `/var/lib/xen/snapshots/<domain_uuid>/<name>.save`. */
+export const DEFAULT_SNAPSHOT_DIR = '/var/lib/xen/snapshots';
+
+/**
+ * A name from the time of creation, local time, as `20261123-211530`. Never digits alone: qemu-img would take such
+ * a tag for the number of a snapshot.
+ */
+export function nameFromTime(time: Date): string {
+  const two = (value: number): string => String(value).padStart(2, '0');
+  const day = `${time.getFullYear()}${two(time.getMonth() + 1)}${two(time.getDate())}`;
+  return `${day}-${two(time.getHours())}${two(time.getMinutes())}${two(time.getSeconds())}`;
+}
+
+/** Default path of the memory file. */
+export function defaultMemoryPath(snapshotDir: string, uuid: string, name: string): string {
+  return join(snapshotDir, uuid, `${name}.save`);
+}
+
+/** The cfgfile that belongs to a memory file. */
+export function configPathOf(memoryPath: string): string {
+  return `${memoryPath}.cfg`;
+}
+
+/** The manifest that belongs to a memory file. */
+export function manifestPathOf(memoryPath: string): string {
+  return `${memoryPath}.json`;
+}

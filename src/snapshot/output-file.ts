@@ -1,0 +1,148 @@
+import { constants } from 'node:fs';
+import { type FileHandle, mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { errnoCode, OutputError } from '../core/errors.ts';
+
+/**
+ * A file that shows under its name only when it is whole: it is written as `<path>.partial`, mode 0600, and renamed
+ * after its octets are on the disk. A file that is there already is never touched.
+ */
+export class OutputFile {
+  readonly path: string;
+  readonly partialPath: string;
+  readonly #file: FileHandle;
+
+  private constructor(path: string, partialPath: string, file: FileHandle) {
+    this.path = path;
+    this.partialPath = partialPath;
+    this.#file = file;
+  }
+
+  /** @throws OutputError when `<path>.partial` is there already or cannot be made. */
+  static async create(path: string): Promise<OutputFile> {
+    const partialPath = partialOf(path);
+    try {
+      const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+      return new OutputFile(path, partialPath, await open(partialPath, flags, 0o600));
+    } catch (error) {
+      const hint =
+        errnoCode(error) === 'EEXIST'
+          ? 'another xlsnap is writing it, or one was killed: remove it if none runs'
+          : 'check the directory and its permissions';
+      throw new OutputError('OUTPUT_CREATE', `cannot create ${partialPath}`, { cause: error, hint });
+    }
+  }
+
+  /** File descriptor, open for reading and writing. */
+  get fd(): number {
+    return this.#file.fd;
+  }
+
+  /**
+   * Writes all of `bytes` at an offset.
+   * @throws OutputError
+   */
+  async writeAt(bytes: Uint8Array, position: number): Promise<void> {
+    let done = 0;
+    try {
+      while (done < bytes.length) {
+        const { bytesWritten } = await this.#file.write(bytes, done, bytes.length - done, position + done);
+        done += bytesWritten;
+      }
+    } catch (error) {
+      throw new OutputError('OUTPUT_WRITE', `cannot write ${this.partialPath}`, {
+        cause: error,
+        offset: position + done,
+        hint: 'check the file system: is it full, or failing?',
+      });
+    }
+  }
+
+  /** Octets of length and octets that the file system has allocated. */
+  async sizes(): Promise<{ fileBytes: number; allocatedBytes: number }> {
+    const { size, blocks } = await this.#file.stat();
+    return { fileBytes: size, allocatedBytes: blocks * 512 };
+  }
+
+  /**
+   * Octets to the disk, then the name.
+   * @throws OutputError; the partial file is still there.
+   */
+  async commit(): Promise<void> {
+    try {
+      await this.#file.datasync();
+      await this.#file.close();
+      // rename(2) would replace a file that has come since the preflight.
+      if (await exists(this.path)) {
+        throw new OutputError('OUTPUT_EXISTS', `${this.path} has come into being meanwhile`);
+      }
+      await rename(this.partialPath, this.path);
+      await syncDirectory(dirname(this.path));
+    } catch (error) {
+      if (error instanceof OutputError) throw error;
+      throw new OutputError('OUTPUT_COMMIT', `cannot finish ${this.path}`, {
+        cause: error,
+        hint: 'check the file system: is it full, or failing?',
+      });
+    }
+  }
+
+  /** Removes what has been written, under either name. */
+  async discard(): Promise<void> {
+    await this.#file.close().catch(() => undefined);
+    await rm(this.partialPath, { force: true });
+  }
+}
+
+/** Name of a file while it is being written. */
+export function partialOf(path: string): string {
+  return `${path}.partial`;
+}
+
+/**
+ * Writes a small file whole, in the same way, mode 0600.
+ * @throws OutputError
+ */
+export async function writeWhole(path: string, text: string): Promise<void> {
+  const file = await OutputFile.create(path);
+  try {
+    await file.writeAt(new TextEncoder().encode(text), 0);
+    await file.commit();
+  } catch (error) {
+    await file.discard();
+    throw error;
+  }
+}
+
+/** Whether something has that name. Errors other than "no such file" count as there. */
+export async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    const code = errnoCode(error);
+    return code !== 'ENOENT' && code !== 'ENOTDIR';
+  }
+}
+
+/**
+ * Makes a directory and those above it, mode 0700.
+ * @returns the highest directory that was made, if any
+ */
+export async function makeDirectory(path: string): Promise<string | undefined> {
+  try {
+    return await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new OutputError('OUTPUT_DIRECTORY', `cannot make directory ${path}`, { cause: error });
+  }
+}
+
+/** Makes the names in a directory durable. */
+export async function syncDirectory(path: string): Promise<void> {
+  const dir = await open(path, 'r');
+  try {
+    await dir.sync();
+  } finally {
+    await dir.close();
+  }
+}

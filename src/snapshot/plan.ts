@@ -1,0 +1,176 @@
+import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../core/errors.ts';
+import {
+  configPathOf,
+  DEFAULT_SNAPSHOT_DIR,
+  defaultMemoryPath,
+  manifestPathOf,
+  nameFromTime,
+} from './naming.ts';
+import type { DomainDisk, DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import type { CreateRequest, SnapshotDisk, SnapshotPlan } from './types.ts';
+
+/** How long a guest may take to suspend, as libxl has it. */
+const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
+
+/** Everything that create learns before it touches anything. */
+export interface CreateContext {
+  readonly plan: SnapshotPlan;
+  readonly domain: DomainState;
+  readonly config: LibxlConfig;
+  readonly disks: readonly DomainDisk[];
+  /** What stands against the plan so far; preflight adds to it. */
+  readonly findings: Obstacle[];
+}
+
+/**
+ * The running domain called `nameOrDomid`.
+ * @throws DomainError when there is none, or it is dying or shut down
+ */
+export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<DomainState> {
+  const domid = await host.toolstack.findDomain(nameOrDomid);
+  const state = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
+  if (state === undefined) {
+    throw new DomainError('DOMAIN_NOT_FOUND', `there is no domain ${nameOrDomid}`, {
+      hint: 'xl list shows the domains',
+    });
+  }
+  if (state.dying || state.shutdown !== undefined) {
+    const how = state.dying ? 'is dying' : `is shut down (${state.shutdown})`;
+    throw new DomainError('DOMAIN_NOT_RUNNING', `domain ${nameOrDomid} ${how}`, {
+      domid: state.domid,
+      hint: 'only a running or paused domain can be snapshotted',
+    });
+  }
+  return state;
+}
+
+/**
+ * Joins the request, the cfgfile and the domain to one plan. Touches nothing.
+ * @throws UsageError, DomainError; what preflight can collect is in `findings` instead
+ */
+export async function makeCreateContext(
+  host: Host,
+  request: CreateRequest,
+  now: Date = new Date(),
+): Promise<CreateContext> {
+  if (request.live === true) {
+    throw new UsageError('NOT_YET', '--live is not there yet', {
+      hint: 'leave it out: the guest is stopped meanwhile',
+    });
+  }
+  const domain = await findLiveDomain(host, request.domain);
+  if (domain.domid === 0) {
+    throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be snapshotted', { domid: 0 });
+  }
+  if (domain.type === 'pv') {
+    throw new DomainError('NOT_YET', `domain ${domain.name} is a PV guest; PV is not there yet`, {
+      domid: domain.domid,
+      hint: 'HVM and PVH guests can be snapshotted',
+    });
+  }
+  const config = await host.toolstack.domainConfig(domain.domid);
+  const disks = await host.toolstack.disks(domain.domid, config);
+  const findings: Obstacle[] = [];
+  const name = request.config?.name ?? request.name ?? nameFromTime(now);
+  const chosen = chooseDisks(request, name, disks, findings);
+  const uncovered = disks
+    .filter((disk) => isVolume(disk) && !chosen.some((one) => one.vdev === disk.vdev))
+    .map((disk) => disk.vdev);
+  const warnings = uncovered.map(
+    (vdev) =>
+      `disk ${vdev} is writable and not part of the snapshot: it moves on, and a revert will need --force`,
+  );
+  const memoryPath =
+    request.config?.memoryPath ??
+    defaultMemoryPath(request.snapshotDir ?? DEFAULT_SNAPSHOT_DIR, domain.uuid, name);
+  const plan: SnapshotPlan = {
+    name,
+    description: request.config?.description ?? '',
+    domid: domain.domid,
+    uuid: domain.uuid,
+    domain: domain.name,
+    type: domain.type,
+    live: false,
+    state: domain.paused ? 'paused' : 'running',
+    memoryPath,
+    configPath: configPathOf(memoryPath),
+    manifestPath: manifestPathOf(memoryPath),
+    memoryBytes: domain.memoryBytes,
+    disks: chosen,
+    uncovered,
+    suspendTimeoutMs: request.suspendTimeoutMs ?? DEFAULT_SUSPEND_TIMEOUT_MS,
+    warnings,
+  };
+  return { plan, domain, config, disks, findings };
+}
+
+/** A disk that the guest writes to. */
+function isVolume(disk: DomainDisk): boolean {
+  return disk.writable && !disk.cdrom && disk.path !== undefined;
+}
+
+function chooseDisks(
+  request: CreateRequest,
+  tag: string,
+  disks: readonly DomainDisk[],
+  findings: Obstacle[],
+): readonly SnapshotDisk[] {
+  const wanted =
+    request.config?.disks ??
+    disks.filter(isVolume).map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
+  const chosen: SnapshotDisk[] = [];
+  for (const one of wanted) {
+    const disk = disks.find((candidate) => candidate.vdev === one.target);
+    if (disk?.path === undefined || disk.format === undefined) {
+      const known = disks.map((candidate) => candidate.vdev).join(', ');
+      findings.push({
+        code: 'NO_SUCH_DISK',
+        message: `disk ${one.target}: the domain has ${disk === undefined ? 'no such disk' : 'no image in it'}`,
+        hint: known === '' ? 'it has no disks at all' : `its disks are ${known}`,
+      });
+      continue;
+    }
+    findings.push(...disk[one.kind]);
+    chosen.push(
+      one.kind === 'internal'
+        ? { kind: 'internal', vdev: disk.vdev, image: disk.path, tag }
+        : { kind: 'external', vdev: disk.vdev, base: disk.path, baseFormat: disk.format, overlay: one.path },
+    );
+  }
+  return chosen;
+}
+
+/**
+ * One error of all findings, or of the single one.
+ * @throws PreflightError unless there are none
+ */
+export function throwFindings(findings: readonly Obstacle[], domid: number | undefined): void {
+  const [first] = findings;
+  if (first === undefined) return;
+  const many = findings.length > 1;
+  const lines = findings.map((one) => `  - ${one.message}${one.hint === undefined ? '' : ` (${one.hint})`}`);
+  throw new PreflightError(
+    many ? 'PREFLIGHT' : first.code,
+    many ? `${findings.length} things stand against it:\n${lines.join('\n')}` : first.message,
+    {
+      phase: 'preflight',
+      data: { findings },
+      ...(domid === undefined ? {} : { domid }),
+      ...(many || first.hint === undefined ? {} : { hint: first.hint }),
+    },
+  );
+}
+
+/** Turns a rejection of a check into a finding; other errors go on. */
+export async function asFinding(findings: Obstacle[], check: () => Promise<void>): Promise<void> {
+  try {
+    await check();
+  } catch (error) {
+    if (!(error instanceof XlsnapError) || error.exitCode === EXIT.interrupted) throw error;
+    findings.push({
+      code: error.code,
+      message: error.message,
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+    });
+  }
+}

@@ -1,0 +1,111 @@
+import { constants } from 'node:fs';
+import { access, stat, statfs } from 'node:fs/promises';
+import { dirname, isAbsolute } from 'node:path';
+import { describeError, errnoCode } from '../core/errors.ts';
+import { partialOf } from './output-file.ts';
+import type { CreateContext } from './plan.ts';
+import { asFinding } from './plan.ts';
+import type { Host, Obstacle } from './ports.ts';
+
+/** Room for what is not pages: heads of the records, HVM and device model state, cfgfile, manifest. */
+const EXTRA_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Looks for everything that would make a create fail, touching nothing, and adds it to the context's findings.
+ * The domain is not paused for any of it.
+ */
+export async function preflightCreate(host: Host, context: CreateContext): Promise<void> {
+  const { plan, findings } = context;
+  const newFiles = [
+    plan.memoryPath,
+    plan.configPath,
+    plan.manifestPath,
+    ...plan.disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : [])),
+  ];
+  for (const [at, path] of newFiles.entries()) {
+    if (newFiles.indexOf(path) !== at) {
+      findings.push({
+        code: 'PATH_TWICE',
+        message: `${path} would be written twice`,
+        hint: 'give each its own path',
+      });
+    }
+    await checkNewFile(path, findings);
+  }
+  await checkNewFile(partialOf(plan.memoryPath), findings, 'another xlsnap writes it, or one was killed');
+  await checkRoom(plan.memoryPath, plan.memoryBytes + EXTRA_BYTES, findings);
+  for (const disk of plan.disks) {
+    await asFinding(findings, async () => {
+      const image = disk.kind === 'internal' ? disk.image : disk.base;
+      const info = await host.images.info(image);
+      if (info === undefined) {
+        findings.push({ code: 'NO_IMAGE', message: `disk ${disk.vdev}: its image ${image} is gone` });
+      } else if (disk.kind === 'internal' && info.tags.includes(disk.tag)) {
+        findings.push({
+          code: 'TAG_EXISTS',
+          message: `disk ${disk.vdev}: ${image} has a snapshot "${disk.tag}" already`,
+          hint: 'give another --name, or delete the old one when the domain is down: qemu-img snapshot -d',
+        });
+      }
+    });
+  }
+}
+
+async function checkNewFile(path: string, findings: Obstacle[], why?: string): Promise<void> {
+  if (!isAbsolute(path)) {
+    findings.push({ code: 'PATH_RELATIVE', message: `${path} is not an absolute path` });
+    return;
+  }
+  try {
+    await stat(path);
+    findings.push({
+      code: 'FILE_EXISTS',
+      message: `${path} exists already`,
+      hint:
+        why === undefined
+          ? 'files are never replaced: choose another name or remove it'
+          : `${why}: remove it if none runs`,
+    });
+  } catch (error) {
+    const code = errnoCode(error);
+    if (code !== 'ENOENT') {
+      findings.push({ code: 'FILE_UNREACHABLE', message: `${path} cannot be made: ${describeError(error)}` });
+      return;
+    }
+  }
+  const directory = await firstExisting(dirname(path));
+  try {
+    await access(directory, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    findings.push({ code: 'NOT_WRITABLE', message: `cannot write in ${directory}: ${describeError(error)}` });
+  }
+}
+
+async function checkRoom(path: string, wanted: number, findings: Obstacle[]): Promise<void> {
+  const directory = await firstExisting(dirname(path));
+  const { bavail, bsize } = await statfs(directory);
+  const room = bavail * bsize;
+  if (room < wanted) {
+    const mib = (octets: number): string => `${Math.ceil(octets / 1048576)} MiB`;
+    findings.push({
+      code: 'NO_ROOM',
+      message: `the file system of ${directory} has ${mib(room)} free; the memory file may need ${mib(wanted)}`,
+      hint: 'make room, or choose another memory_path',
+    });
+  }
+}
+
+/** The nearest directory above that is there already. */
+async function firstExisting(path: string): Promise<string> {
+  let at = path;
+  for (;;) {
+    try {
+      if ((await stat(at)).isDirectory()) return at;
+    } catch {
+      // Go on above.
+    }
+    const above = dirname(at);
+    if (above === at) return at;
+    at = above;
+  }
+}
