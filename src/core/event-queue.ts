@@ -1,0 +1,55 @@
+import { type Limits, within } from './deadline.ts';
+
+/** Holds what arrives until somebody asks for it, in order. */
+export class EventQueue<T> {
+  #items: T[] = [];
+  #waiting: PromiseWithResolver<T>[] = [];
+  #end: Error | undefined;
+
+  /** The items not yet taken. */
+  get pending(): readonly T[] {
+    return this.#items;
+  }
+
+  /** Adds an item; after the end it is dropped. */
+  push(item: T): void {
+    if (this.#end !== undefined) return;
+    const first = this.#waiting.shift();
+    if (first === undefined) this.#items.push(item);
+    else first.resolve(item);
+  }
+
+  /** Nothing more will come: items still there can be taken, then `next` throws `error`. */
+  end(error: Error): void {
+    if (this.#end !== undefined) return;
+    this.#end = error;
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
+  }
+
+  /**
+   * The next item. One that arrives after a limit was reached stays for the next call.
+   * @throws the error given to `end`, that of `onTimeout`, or InterruptedError.
+   */
+  async next(limits: Limits, onTimeout: () => Error): Promise<T> {
+    if (limits.signal?.aborted !== true) {
+      const item = this.#items.shift();
+      if (item !== undefined) return item;
+      if (this.#end !== undefined) throw this.#end;
+    }
+    let entry: PromiseWithResolver<T> | undefined;
+    const arrival = new Promise<T>((resolve, reject) => {
+      entry = { resolve, reject };
+      this.#waiting.push(entry);
+    });
+    try {
+      return await within(arrival, limits, onTimeout);
+    } finally {
+      this.#waiting = this.#waiting.filter((other) => other !== entry);
+    }
+  }
+}
+
+interface PromiseWithResolver<T> {
+  readonly resolve: (value: T) => void;
+  readonly reject: (error: Error) => void;
+}

@@ -1,0 +1,287 @@
+/** A QMP session over a unix socket (QEMU's docs/interop/qmp-spec). */
+import { createConnection, type Socket } from 'node:net';
+import { type Limits, within } from '../core/deadline.ts';
+import { errnoCode, throwIfAborted } from '../core/errors.ts';
+import {
+  QmpClosedError,
+  QmpCommandError,
+  QmpConnectError,
+  type QmpError,
+  QmpProtocolError,
+  QmpTimeoutError,
+} from './errors.ts';
+import { QmpListener } from './listener.ts';
+import { classify, type QemuVersion, type QmpMessage } from './messages.ts';
+import { formatLine, LineSplitter, parseLine } from './wire.ts';
+
+/** Milliseconds for the connection, the greeting and the negotiation together, unless told otherwise. */
+export const CONNECT_TIMEOUT_MS = 5_000;
+/** Milliseconds for the answer to a command, unless told otherwise. */
+export const COMMAND_TIMEOUT_MS = 60_000;
+
+export type QmpState = 'idle' | 'connecting' | 'ready' | 'closed';
+
+/** Arguments of a command; members that are undefined are not sent. */
+export type QmpArguments = Readonly<Record<string, unknown>>;
+
+interface Pending {
+  readonly command: string;
+  readonly args: QmpArguments | undefined;
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: QmpError) => void;
+}
+
+/**
+ * One session with one QEMU. Commands may be in flight side by side; each answer goes to its own command by id.
+ * Whatever ends the session fails every pending command and listener with the same error; a closed client is
+ * not opened again.
+ */
+export class QmpClient implements AsyncDisposable {
+  /** Path of the socket. */
+  readonly path: string;
+  #state: QmpState = 'idle';
+  #socket: Socket | undefined;
+  #version: QemuVersion | undefined;
+  #end: QmpError | undefined;
+  #serial = 0;
+  readonly #lines = new LineSplitter();
+  readonly #pending = new Map<string, Pending>();
+  readonly #listeners = new Set<QmpListener>();
+  #greeted: { resolve: () => void; reject: (error: QmpError) => void } | undefined;
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  /** @throws as `open` */
+  static async connect(path: string, limits: Limits = {}): Promise<QmpClient> {
+    const client = new QmpClient(path);
+    await client.open(limits);
+    return client;
+  }
+
+  /**
+   * The first of `paths` that answers.
+   * @throws QmpConnectError with what was wrong with each of them.
+   */
+  static async connectFirst(paths: readonly string[], limits: Limits = {}): Promise<QmpClient> {
+    const failures: QmpError[] = [];
+    for (const path of paths) {
+      try {
+        return await QmpClient.connect(path, limits);
+      } catch (error) {
+        if (!(error instanceof QmpConnectError || error instanceof QmpProtocolError)) throw error;
+        failures.push(error);
+      }
+    }
+    const hint = failures.find((failure) => failure.hint !== undefined)?.hint;
+    throw new QmpConnectError(
+      'QMP_CONNECT',
+      `QEMU cannot be reached: ${failures.map((failure) => failure.message).join('; ')}`,
+      { cause: failures[0], ...(hint === undefined ? {} : { hint }) },
+    );
+  }
+
+  get state(): QmpState {
+    return this.#state;
+  }
+
+  /** QEMU's version, from the greeting. */
+  get version(): QemuVersion {
+    if (this.#version === undefined) throw new QmpClosedError(`no QEMU has greeted on ${this.path}`);
+    return this.#version;
+  }
+
+  /**
+   * Connects, awaits the greeting, leaves the negotiation mode.
+   * @throws QmpConnectError when there is no socket, nobody listens, or another client is connected;
+   * QmpProtocolError when the peer is no QEMU; InterruptedError.
+   */
+  async open(limits: Limits = {}): Promise<void> {
+    const { timeoutMs = CONNECT_TIMEOUT_MS, signal } = limits;
+    if (this.#state !== 'idle') throw new QmpClosedError(`the session on ${this.path} was opened before`);
+    throwIfAborted(signal);
+    this.#state = 'connecting';
+    const greeting = new Promise<void>((resolve, reject) => {
+      this.#greeted = { resolve, reject };
+    });
+    const socket = createConnection({ path: this.path });
+    this.#socket = socket;
+    socket.on('data', (chunk: Uint8Array) => this.#receive(chunk));
+    socket.on('error', (cause) => this.#finish(this.#socketError(cause)));
+    socket.on('close', () => this.#finish(new QmpClosedError(`QEMU closed the connection on ${this.path}`)));
+    try {
+      await within(
+        greeting.then(() => this.#send('qmp_capabilities', undefined)),
+        { timeoutMs, signal },
+        () => this.#noGreeting(timeoutMs),
+      );
+    } catch (error) {
+      await this.close();
+      // A peer that hangs up before it is ready was never a session.
+      if (error instanceof QmpClosedError || error instanceof QmpCommandError) {
+        throw new QmpConnectError('QMP_CONNECT', error.message, { cause: error });
+      }
+      throw error;
+    }
+    this.#state = 'ready';
+  }
+
+  /**
+   * Runs one command.
+   * @returns QEMU's `return` value, unchecked.
+   * @throws QmpCommandError, QmpTimeoutError, QmpClosedError, QmpProtocolError, InterruptedError. After a time-out or an
+   * interruption QEMU may still carry the command out; its answer is dropped.
+   */
+  async execute(command: string, args?: QmpArguments, limits: Limits = {}): Promise<unknown> {
+    const { timeoutMs = COMMAND_TIMEOUT_MS, signal } = limits;
+    throwIfAborted(signal);
+    if (this.#state !== 'ready')
+      throw this.#end ?? new QmpClosedError(`the session on ${this.path} is not open`);
+    const id = this.#nextId();
+    try {
+      return await within(
+        this.#send(command, args, id),
+        { timeoutMs, signal },
+        () =>
+          new QmpTimeoutError(`QEMU did not answer ${command} within ${timeoutMs} ms`, {
+            hint: 'QEMU may be waiting for storage; it may still carry the command out.',
+          }),
+      );
+    } finally {
+      this.#pending.delete(id);
+    }
+  }
+
+  /** Collects the named events from now on. */
+  listen(names: readonly string[]): QmpListener {
+    const listener = new QmpListener(names, (gone) => this.#listeners.delete(gone));
+    if (this.#end === undefined) this.#listeners.add(listener);
+    else listener.end(this.#end);
+    return listener;
+  }
+
+  /** Ends the session; pending commands fail with QmpClosedError. May be called in any state, and again. */
+  async close(): Promise<void> {
+    this.#finish(new QmpClosedError(`the session on ${this.path} was closed`));
+    const socket = this.#socket;
+    if (socket === undefined || socket.closed) return;
+    await new Promise<void>((resolve) => socket.once('close', () => resolve()));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #nextId(): string {
+    return `xlsnap-${this.#serial++}`;
+  }
+
+  #send(command: string, args: QmpArguments | undefined, id = this.#nextId()): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      this.#pending.set(id, { command, args, resolve, reject });
+      this.#socket?.write(formatLine({ execute: command, arguments: args, id }));
+    });
+  }
+
+  #receive(chunk: Uint8Array): void {
+    try {
+      for (const line of this.#lines.push(chunk)) {
+        if (this.#end !== undefined) return;
+        if (line.trim() !== '') this.#dispatch(classify(parseLine(line)));
+      }
+    } catch (error) {
+      this.#finish(
+        error instanceof QmpProtocolError
+          ? error
+          : new QmpProtocolError(`an answer from ${this.path} cannot be read`, { cause: error }),
+      );
+    }
+  }
+
+  #dispatch(message: QmpMessage): void {
+    if ((message.kind === 'greeting') !== (this.#version === undefined)) {
+      throw new QmpProtocolError(
+        message.kind === 'greeting'
+          ? `a second greeting on ${this.path}`
+          : `no greeting on ${this.path}: the first message is of kind ${message.kind}`,
+      );
+    }
+    switch (message.kind) {
+      case 'greeting':
+        this.#version = message.version;
+        this.#greeted?.resolve();
+        return;
+      case 'event':
+        for (const listener of this.#listeners) listener.deliver(message.event);
+        return;
+      case 'return':
+        this.#take(message.id)?.resolve(message.value);
+        return;
+      case 'error': {
+        const entry = this.#take(message.id);
+        entry?.reject(
+          new QmpCommandError(message.errorClass, message.description, entry.command, entry.args),
+        );
+      }
+    }
+  }
+
+  /** The pending command of an answer; none when it was given up. */
+  #take(id: string): Pending | undefined {
+    const entry = this.#pending.get(id);
+    this.#pending.delete(id);
+    return entry;
+  }
+
+  #finish(error: QmpError): void {
+    if (this.#end !== undefined) return;
+    this.#end = error;
+    this.#state = 'closed';
+    this.#greeted?.reject(error);
+    for (const entry of this.#pending.values()) entry.reject(error);
+    this.#pending.clear();
+    for (const listener of this.#listeners) listener.end(error);
+    this.#listeners.clear();
+    this.#socket?.destroy();
+  }
+
+  #socketError(cause: Error): QmpError {
+    if (this.#version !== undefined) {
+      return new QmpClosedError(`the connection on ${this.path} broke: ${cause.message}`, { cause });
+    }
+    const hints: Record<string, string> = {
+      ENOENT: 'Is the domain running, and has it a QEMU (an emulated or qdisk disk)?',
+      ECONNREFUSED: 'The QEMU that made this socket is gone.',
+      EACCES: 'Run as root.',
+      EAGAIN: BUSY_HINT,
+    };
+    const hint = hints[errnoCode(cause) ?? ''];
+    return new QmpConnectError(
+      'QMP_CONNECT',
+      `cannot connect to ${this.path}: ${errnoCode(cause) ?? cause.message}`,
+      {
+        cause,
+        ...(hint === undefined ? {} : { hint }),
+      },
+    );
+  }
+
+  #noGreeting(timeoutMs: number): QmpError {
+    return new QmpConnectError(
+      'QMP_BUSY',
+      this.#version === undefined
+        ? `no greeting from QEMU on ${this.path} within ${timeoutMs} ms: another client is connected, or QEMU hangs`
+        : `QEMU on ${this.path} did not end the negotiation within ${timeoutMs} ms`,
+      { hint: BUSY_HINT },
+    );
+  }
+}
+
+const BUSY_HINT =
+  'A QMP socket serves one client at a time: find the other one with `ss -xp`, or try again later.';
+
+/** Where libxl puts the QMP sockets of a domain; the first is not used by libxl itself. */
+export function qmpSocketPaths(domid: number, directory = '/var/run/xen'): string[] {
+  return [`${directory}/qmp-libxenstat-${domid}`, `${directory}/qmp-libxl-${domid}`];
+}

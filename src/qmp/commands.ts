@@ -1,0 +1,203 @@
+/** The commands that snapshots need, typed; of their answers only what is used is checked and kept. */
+import type { Limits } from '../core/deadline.ts';
+import { isRecord } from '../core/guards.ts';
+import type { QmpClient } from './client.ts';
+import { QmpProtocolError } from './errors.ts';
+import { type QemuVersion, toVersion } from './messages.ts';
+
+/** A node of QEMU's block graph that holds an image (qapi: BlockDeviceInfo). */
+export interface BlockNode {
+  readonly nodeName: string;
+  /** Driver: `qcow2`, `raw`, `file`, … */
+  readonly driver: string;
+  /** The image's file name as QEMU writes it: a path, or a `json:` pseudo name. */
+  readonly file: string;
+  readonly readOnly: boolean;
+  readonly encrypted: boolean;
+  /** File names of the backing chain, nearest first, as far as QEMU tells. */
+  readonly backingFiles: readonly string[];
+  /** Names of the internal snapshots. */
+  readonly tags: readonly string[];
+  /** Octets, as the guest sees it. */
+  readonly virtualSize: number;
+}
+
+/** A disk or drive with a BlockBackend (qapi: BlockInfo). */
+export interface BlockDevice {
+  /** Name of the BlockBackend; empty for xen-block. */
+  readonly device: string;
+  /** QOM path or id of the device that the guest sees. */
+  readonly qdev: string | undefined;
+  /** What is in the drive; undefined when it is empty. */
+  readonly inserted: BlockNode | undefined;
+}
+
+/** A block job (qapi: BlockJobInfo). */
+export interface BlockJob {
+  /** The job's id, as a rule the name of its device. */
+  readonly id: string;
+  /** `commit`, `stream`, `mirror`, `backup`, … */
+  readonly type: string;
+  readonly status: string;
+}
+
+/** Parts of a transaction that snapshot disks. */
+export type TransactionAction =
+  | {
+      readonly type: 'blockdev-snapshot-internal-sync';
+      /** `device` takes a node name too. */
+      readonly data: { readonly device: string; readonly name: string };
+    }
+  | {
+      readonly type: 'blockdev-snapshot-sync';
+      readonly data: {
+        readonly 'node-name': string;
+        /** Path of the overlay, which QEMU makes; a file that is there is overwritten. */
+        readonly 'snapshot-file': string;
+        readonly format: 'qcow2';
+        readonly 'snapshot-node-name': string;
+      };
+    };
+
+/** Stops the machine's devices and CPUs. */
+export async function stop(client: QmpClient, limits?: Limits): Promise<void> {
+  await client.execute('stop', undefined, limits);
+}
+
+/** Undoes `stop`. */
+export async function cont(client: QmpClient, limits?: Limits): Promise<void> {
+  await client.execute('cont', undefined, limits);
+}
+
+export async function queryStatus(
+  client: QmpClient,
+  limits?: Limits,
+): Promise<{ readonly status: string; readonly running: boolean }> {
+  const answer = await client.execute('query-status', undefined, limits);
+  if (!isRecord(answer) || typeof answer['status'] !== 'string' || typeof answer['running'] !== 'boolean') {
+    throw unexpected('query-status');
+  }
+  return { status: answer['status'], running: answer['running'] };
+}
+
+export async function queryVersion(client: QmpClient, limits?: Limits): Promise<QemuVersion> {
+  const version = toVersion(await client.execute('query-version', undefined, limits));
+  if (version === undefined) throw unexpected('query-version');
+  return version;
+}
+
+/** All drives of the guest. */
+export async function queryBlock(client: QmpClient, limits?: Limits): Promise<BlockDevice[]> {
+  return list('query-block', await client.execute('query-block', undefined, limits), (entry) => {
+    const { device, qdev, inserted } = entry;
+    if (typeof device !== 'string') return undefined;
+    const node = inserted === undefined ? undefined : toNode(inserted);
+    if (inserted !== undefined && node === undefined) return undefined;
+    return { device, qdev: typeof qdev === 'string' ? qdev : undefined, inserted: node };
+  });
+}
+
+/** All named nodes, those below other nodes too. */
+export async function queryNamedBlockNodes(client: QmpClient, limits?: Limits): Promise<BlockNode[]> {
+  const command = 'query-named-block-nodes';
+  return list(command, await client.execute(command, undefined, limits), toNode);
+}
+
+export async function queryBlockJobs(client: QmpClient, limits?: Limits): Promise<BlockJob[]> {
+  const command = 'query-block-jobs';
+  return list(command, await client.execute(command, undefined, limits), ({ device, type, status }) =>
+    typeof device === 'string' && typeof type === 'string'
+      ? { id: device, type, status: typeof status === 'string' ? status : 'unknown' }
+      : undefined,
+  );
+}
+
+/**
+ * Carries out all actions or none.
+ * @throws QmpCommandError when one of them fails; then no image has changed.
+ */
+export async function transaction(
+  client: QmpClient,
+  actions: readonly TransactionAction[],
+  limits?: Limits,
+): Promise<void> {
+  await client.execute('transaction', { actions }, limits);
+}
+
+/** Deletes an internal snapshot; `node` is a node name. */
+export async function deleteInternalSnapshot(
+  client: QmpClient,
+  node: string,
+  tag: string,
+  limits?: Limits,
+): Promise<void> {
+  await client.execute('blockdev-snapshot-delete-internal-sync', { device: node, name: tag }, limits);
+}
+
+/**
+ * Writes the devices' state to `filename`, which QEMU makes. With `live: true` QEMU would give up its images, so
+ * that no disk snapshot could follow; hence always false.
+ */
+export async function saveDevicesState(client: QmpClient, filename: string, limits?: Limits): Promise<void> {
+  await client.execute('xen-save-devices-state', { filename, live: false }, limits);
+}
+
+/** Makes QEMU report its own writes to guest memory to Xen's log-dirty bitmap. HVM only. */
+export async function setGlobalDirtyLog(client: QmpClient, enable: boolean, limits?: Limits): Promise<void> {
+  await client.execute('xen-set-global-dirty-log', { enable }, limits);
+}
+
+function toNode(value: unknown): BlockNode | undefined {
+  if (!isRecord(value) || !isRecord(value['image'])) return undefined;
+  const { drv, file, ro, image, encrypted } = value;
+  const nodeName = value['node-name'];
+  const virtualSize = image['virtual-size'];
+  if (typeof drv !== 'string' || typeof file !== 'string' || typeof ro !== 'boolean') return undefined;
+  if (typeof virtualSize !== 'number') return undefined;
+  return {
+    nodeName: typeof nodeName === 'string' ? nodeName : '',
+    driver: drv,
+    file,
+    readOnly: ro,
+    encrypted: encrypted === true || image['encrypted'] === true,
+    backingFiles: backingFiles(image),
+    tags: tags(image['snapshots']),
+    virtualSize,
+  };
+}
+
+function backingFiles(image: Readonly<Record<string, unknown>>): string[] {
+  const files: string[] = [];
+  let at: unknown = image;
+  while (isRecord(at)) {
+    const name = at['full-backing-filename'] ?? at['backing-filename'];
+    if (typeof name !== 'string') break;
+    files.push(name);
+    at = at['backing-image'];
+  }
+  return files;
+}
+
+function tags(snapshots: unknown): string[] {
+  if (!Array.isArray(snapshots)) return [];
+  return snapshots.flatMap((entry: unknown) =>
+    isRecord(entry) && typeof entry['name'] === 'string' ? [entry['name']] : [],
+  );
+}
+
+function list<T>(
+  command: string,
+  answer: unknown,
+  convert: (entry: Readonly<Record<string, unknown>>) => T | undefined,
+): T[] {
+  if (!Array.isArray(answer)) throw unexpected(command);
+  return answer.map((entry: unknown) => {
+    const converted = isRecord(entry) ? convert(entry) : undefined;
+    if (converted === undefined) throw unexpected(command);
+    return converted;
+  });
+}
+
+function unexpected(command: string): QmpProtocolError {
+  return new QmpProtocolError(`QEMU's answer to ${command} is not of the documented form`);
+}

@@ -1,0 +1,101 @@
+/**
+ * Messages on a xenstore connection: a header of four 32-bit words (type, request id, transaction id, length),
+ * then the payload (xen/include/public/io/xs_wire.h, docs/misc/xenstore.txt). The words are in the host's order,
+ * which is little-endian wherever Xen runs.
+ */
+import { XenstoreProtocolError } from './errors.ts';
+
+/** Octets of a header. */
+export const HEADER_LENGTH = 16;
+/** Longest payload in either direction (XENSTORE_PAYLOAD_MAX). */
+export const PAYLOAD_MAX = 4096;
+
+/** Message types (enum xsd_sockmsg_type) that are used here. */
+export const MESSAGE = {
+  directory: 1,
+  read: 2,
+  watch: 4,
+  unwatch: 5,
+  transactionStart: 6,
+  transactionEnd: 7,
+  write: 11,
+  mkdir: 12,
+  remove: 13,
+  watchEvent: 15,
+  error: 16,
+  resume: 18,
+} as const;
+
+export interface XenstoreMessage {
+  readonly type: number;
+  readonly requestId: number;
+  readonly transactionId: number;
+  readonly payload: Uint8Array;
+}
+
+/** The octets of a message. The payload must not be longer than PAYLOAD_MAX. */
+export function encodeMessage(message: XenstoreMessage): Uint8Array {
+  const { type, requestId, transactionId, payload } = message;
+  const octets = new Uint8Array(HEADER_LENGTH + payload.length);
+  const view = new DataView(octets.buffer);
+  view.setUint32(0, type, true);
+  view.setUint32(4, requestId, true);
+  view.setUint32(8, transactionId, true);
+  view.setUint32(12, payload.length, true);
+  octets.set(payload, HEADER_LENGTH);
+  return octets;
+}
+
+/** Cuts what arrives into messages, however it was chopped on the way. */
+export class MessageSplitter {
+  #rest: Uint8Array = new Uint8Array(0);
+
+  /**
+   * The messages that `chunk` completes.
+   * @throws XenstoreProtocolError when a header announces more than PAYLOAD_MAX octets.
+   */
+  *push(chunk: Uint8Array): Generator<XenstoreMessage> {
+    // Never more than one unfinished message is kept, so joining costs little.
+    this.#rest = join(this.#rest, chunk);
+    while (this.#rest.length >= HEADER_LENGTH) {
+      const view = new DataView(this.#rest.buffer, this.#rest.byteOffset, HEADER_LENGTH);
+      const length = view.getUint32(12, true);
+      if (length > PAYLOAD_MAX) {
+        throw new XenstoreProtocolError(
+          `a message of type ${view.getUint32(0, true)} announces ${length} octets, the limit is ${PAYLOAD_MAX}`,
+        );
+      }
+      const end = HEADER_LENGTH + length;
+      if (this.#rest.length < end) return;
+      const payload = new Uint8Array(this.#rest.subarray(HEADER_LENGTH, end));
+      this.#rest = this.#rest.subarray(end);
+      yield {
+        type: view.getUint32(0, true),
+        requestId: view.getUint32(4, true),
+        transactionId: view.getUint32(8, true),
+        payload,
+      };
+    }
+  }
+}
+
+/** Strings, each followed by a NUL. */
+export function joinStrings(...strings: readonly string[]): Uint8Array {
+  return new TextEncoder().encode(strings.map((string) => `${string}\0`).join(''));
+}
+
+/** Undoes `joinStrings`; a missing last NUL is taken as given. */
+export function splitStrings(payload: Uint8Array): string[] {
+  const strings = new TextDecoder().decode(payload).split('\0');
+  if (strings.at(-1) === '') strings.pop();
+  return strings;
+}
+
+/** One array after the other. */
+export function join(first: Uint8Array, second: Uint8Array): Uint8Array {
+  if (first.length === 0) return second;
+  const both = new Uint8Array(first.length + second.length);
+  both.set(first);
+  both.set(second, first.length);
+  return both;
+}
