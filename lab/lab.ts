@@ -1,0 +1,576 @@
+import { createHash } from 'node:crypto';
+import {
+  copyFileSync,
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type ConsoleReport, parseConsole, type Tick } from './counter.ts';
+import { LabError, messageOf } from './errors.ts';
+import {
+  consolePath,
+  type DomainState,
+  type GuestFiles,
+  type GuestSpec,
+  guestConfig,
+  guestFiles,
+  parseList,
+} from './guests.ts';
+import { ensureImage, type Image, imageName, prune } from './image.ts';
+import { withLock } from './lock.ts';
+import { ensurePackages } from './packages.ts';
+import { labPaths, type Paths } from './paths.ts';
+import { isAlive, must, type Outcome, type ProcessId, quote, tail } from './proc.ts';
+import {
+  type Accel,
+  defaultCpus,
+  freePort,
+  kvmMayWork,
+  loadState,
+  type Machine,
+  machineArgs,
+  qemuVersion,
+  type RunFiles,
+  resume,
+  runFiles,
+  saveState,
+  startQemu,
+  stopQemu,
+  waitForConsole,
+} from './qemu.ts';
+import { isObject } from './qmp.ts';
+import { defaultXen, findRelease, type Release } from './releases.ts';
+import { Ssh } from './ssh.ts';
+import { Steps } from './timings.ts';
+
+export interface LabOptions {
+  /** Xen release: `4.20`. */
+  readonly release?: string;
+  /** RAM of the whole machine. */
+  readonly memoryMiB?: number;
+  readonly dom0MemoryMiB?: number;
+  readonly cpus?: number;
+  /** Folder of images, state and logs. */
+  readonly dir?: string;
+  /** Where steps are announced; standard error unless given, `null` for nowhere. */
+  readonly out?: NodeJS.WritableStream | null;
+  /** Never load or save a booted state. */
+  readonly cold?: boolean;
+}
+
+/** The lab that is up, as kept in run/lab.json. */
+export interface RunningLab extends ProcessId {
+  readonly xen: string;
+  readonly image: string;
+  readonly accel: Accel;
+  readonly port: number;
+  readonly key: string;
+  readonly memoryMiB: number;
+  readonly dom0MemoryMiB: number;
+  readonly started: string;
+  /** How it was started. */
+  readonly from: 'cold' | 'warm';
+}
+
+export interface RunOptions {
+  /** Ends the command and throws when it takes longer. */
+  readonly timeoutMs?: number;
+  /** Throw when the exit code is not 0 (the default); `false` returns it. */
+  readonly check?: boolean;
+  readonly input?: string | Uint8Array;
+  readonly signal?: AbortSignal;
+}
+
+/** A guest of the lab that is up. */
+export interface LabGuest extends GuestFiles {
+  readonly name: string;
+  readonly domid: number;
+  /** Boots it took. */
+  readonly tries: number;
+}
+
+/** Real Xen in a machine of its own: see lab/README.md. */
+export class Lab {
+  readonly #release: Release;
+  readonly #options: LabOptions;
+  readonly #paths: Paths;
+  readonly #files: RunFiles;
+  readonly #steps: Steps;
+
+  private constructor(options: LabOptions) {
+    this.#release = findRelease(options.release ?? defaultXen);
+    this.#options = options;
+    this.#paths = labPaths(options.dir);
+    this.#files = runFiles(this.#paths.run);
+    const out = options.out === undefined ? process.stderr : (options.out ?? undefined);
+    this.#steps = new Steps(this.#paths.timings, out);
+  }
+
+  /** Starts nothing yet: `up` does, and finds a lab that is up already. */
+  static open(options: LabOptions = {}): Lab {
+    return new Lab(options);
+  }
+
+  get dir(): string {
+    return this.#paths.dir;
+  }
+
+  /** dom0's console since its start. */
+  get consoleFile(): string {
+    return this.#files.console;
+  }
+
+  /** The lab that is up, whoever started it. */
+  status(): RunningLab | undefined {
+    const lab = readRunning(join(this.#paths.run, 'lab.json'));
+    return lab !== undefined && isAlive(lab) ? lab : undefined;
+  }
+
+  /** Makes sure that the lab is up; what is up already is used as it is. */
+  async up(): Promise<RunningLab> {
+    return await this.#locked('up', async () => {
+      const running = this.status();
+      if (running !== undefined) {
+        this.#checkSame(running);
+        this.#steps.say(
+          `Xen ${running.xen} is up already (process ${running.pid}, since ${running.started})`,
+        );
+        return running;
+      }
+      await ensurePackages('run', this.#steps);
+      const image = await ensureImage(this.#release, this.#paths, this.#steps);
+      try {
+        return await this.#boot(image);
+      } catch (error) {
+        throw await this.#withEvidence(error, 'up');
+      }
+    });
+  }
+
+  /** Stops the lab that is up. True when there was one. */
+  async down(): Promise<boolean> {
+    return await this.#locked('down', async () => {
+      const running = this.status();
+      if (running !== undefined) {
+        await this.#ssh(running).disconnect();
+        await stopQemu(running, this.#files);
+      }
+      rmSync(join(this.#paths.run, 'lab.json'), { force: true });
+      rmSync(this.#files.disk, { force: true });
+      this.#steps.say(running === undefined ? 'no lab is up' : `stopped (process ${running.pid})`);
+      return running !== undefined;
+    });
+  }
+
+  /** Runs a shell command in dom0, as root in /root. */
+  async run(command: string, options: RunOptions = {}): Promise<Outcome> {
+    const done = await this.#ssh().run(command, options);
+    if (options.check !== false && done.code !== 0) {
+      throw new LabError(
+        'command',
+        `in dom0: ${command}: exit code ${done.code}\n${tail(`${done.stdout}\n${done.stderr}`)}`,
+      );
+    }
+    return done;
+  }
+
+  /** Arguments of the `ssh` program that runs a command in dom0, for a caller with its own standard streams. */
+  sshArgs(command: string, tty: boolean): string[] {
+    return this.#ssh().args(command, { tty });
+  }
+
+  /** Copies a file (to that name) or a folder's contents (into that folder) to dom0, with modes. */
+  async copyIn(local: string, dom0Path: string): Promise<void> {
+    const ssh = this.#ssh();
+    const target = quote(dom0Path);
+    if (statSync(local).isDirectory()) {
+      const pack = `exec tar -C "$1" --owner=0 --group=0 -cf - .`;
+      const command = this.sshArgs(`mkdir -p ${target} && tar -C ${target} -xf -`, false)
+        .map(quote)
+        .join(' ');
+      // One shell with both ends: the pipe's data never passes through this process.
+      await must('command', 'bash', [
+        '-c',
+        `set -o pipefail; sh -c '${pack}' tar "$1" | ssh ${command}`,
+        'copy',
+        local,
+      ]);
+      return;
+    }
+    const mode = (statSync(local).mode & 0o777).toString(8);
+    const part = quote(`${dom0Path}.part`);
+    const receive = `mkdir -p "$(dirname ${target})" && cat >${part} && chmod ${mode} ${part} && mv -f ${part} ${target}`;
+    const done = await ssh.run(receive, { input: createReadStream(local) });
+    if (done.code !== 0) throw new LabError('command', `copying to dom0:${dom0Path}: ${done.stderr}`);
+  }
+
+  /** Copies one file, or a folder, from dom0. */
+  async copyOut(dom0Path: string, local: string): Promise<void> {
+    const source = quote(dom0Path);
+    const kind = await this.run(`test -d ${source} && echo folder || test -e ${source}`, { check: false });
+    if (kind.code !== 0) throw new LabError('command', `there is no ${dom0Path} in dom0`);
+    if (kind.stdout.trim() === 'folder') {
+      mkdirSync(local, { recursive: true });
+      const command = this.sshArgs(`tar -C ${source} -cf - .`, false).map(quote).join(' ');
+      await must('command', 'bash', [
+        '-c',
+        `set -o pipefail; ssh ${command} | tar -C "$1" -xf -`,
+        'copy',
+        local,
+      ]);
+      return;
+    }
+    const done = await this.#ssh().run(`cat ${source}`, { output: createWriteStream(`${local}.part`) });
+    if (done.code !== 0) throw new LabError('command', `copying dom0:${dom0Path}: ${done.stderr}`);
+    renameSync(`${local}.part`, local);
+  }
+
+  /** Domains by name, dom0 among them. */
+  async domains(): Promise<ReadonlyMap<string, DomainState>> {
+    return parseList((await this.run('xl list', { timeoutMs: 60_000 })).stdout);
+  }
+
+  /**
+   * Makes a guest's disks and configuration, starts it and waits for its counter's first tick.
+   * A boot that ends in a triple fault (one in ten under emulation) is tried again; nothing else is.
+   */
+  async startGuest(spec: GuestSpec): Promise<LabGuest> {
+    const files = guestFiles(spec);
+    const disks = files.disks.map((disk) => {
+      const path = quote(disk.path);
+      return `[ -e ${path} ] || qemu-img create -q -f ${disk.format} ${path} ${disk.sizeMiB}M`;
+    });
+    await this.run([`mkdir -p ${files.dir}`, `cat >${files.cfg}`, ...disks].join(' && '), {
+      input: guestConfig(spec),
+    });
+    try {
+      return await this.#steps.run(`guest ${spec.type}`, `starting ${spec.type} guest ${spec.name}`, () =>
+        this.#startWithRetries(spec, files),
+      );
+    } catch (error) {
+      throw await this.#withEvidence(error, `guest-${spec.name}`);
+    }
+  }
+
+  /** Destroys a guest if it is there, and removes its folder. */
+  async removeGuest(name: string): Promise<void> {
+    const dir = guestFiles({ type: 'pv', name }).dir;
+    await this.run(`xl domid ${name} >/dev/null 2>&1 && xl destroy ${name}; rm -rf ${dir}`, {
+      timeoutMs: 60_000,
+    });
+  }
+
+  /** All that a guest of this name has written to its console, over all its lives. */
+  async guestConsole(name: string): Promise<string> {
+    return (await this.run(`cat ${consolePath(name)} 2>/dev/null`, { check: false })).stdout;
+  }
+
+  async guestReport(name: string): Promise<ConsoleReport> {
+    return parseConsole(await this.guestConsole(name));
+  }
+
+  /** The last tick that the guest told of; undefined before the first. */
+  async counter(name: string): Promise<Tick | undefined> {
+    const last = await this.run(`tail -c 4096 ${consolePath(name)} 2>/dev/null`, { check: false });
+    return parseConsole(last.stdout).ticks.at(-1);
+  }
+
+  /** Waits until the guest has done `n` more ticks than now, whatever its number is. */
+  async waitForTicks(name: string, n: number, timeoutMs = 120_000): Promise<Tick> {
+    const from = `wc -c <${consolePath(name)}`;
+    const start = Number((await this.run(from, { check: false })).stdout.trim() || '0');
+    const end = Date.now() + timeoutMs;
+    for (;;) {
+      const { stdout } = await this.run(`tail -c +${start + 1} ${consolePath(name)}`, { check: false });
+      const { ticks } = parseConsole(stdout);
+      const [first] = ticks;
+      const last = ticks.at(-1);
+      // The first line is a tick that was under way when we began.
+      if (first !== undefined && last !== undefined && last.n - first.n >= n) return last;
+      if (Date.now() > end) {
+        const seen = first === undefined || last === undefined ? 'none' : `${first.n} to ${last.n}`;
+        throw await this.#withEvidence(
+          new LabError('timeout', `guest ${name}: not ${n} ticks in ${timeoutMs / 1000} s (seen: ${seen})`),
+          `ticks-${name}`,
+        );
+      }
+      await sleep(400);
+    }
+  }
+
+  /** Copies consoles and logs to the failures folder; its path. */
+  async keepEvidence(what: string): Promise<string> {
+    const time = new Date().toISOString().replaceAll(/[:.]/g, '-').slice(0, 19);
+    const dir = join(this.#paths.failures, `${time}-${what.replaceAll(/[^\w.-]/g, '_')}`);
+    mkdirSync(dir, { recursive: true });
+    for (const file of [this.#files.console, this.#files.log]) {
+      if (existsSync(file)) copyFileSync(file, join(dir, basename(file)));
+    }
+    if (this.status() !== undefined) {
+      const look = 'xl list; xl dmesg | tail -n 200; dmesg | tail -n 100; ps ax; free -m; df -h / /tmp /run';
+      const state = await this.run(look, { check: false, timeoutMs: 60_000 }).catch(noAnswer);
+      writeFileSync(join(dir, 'dom0-state.txt'), `${state.stdout}\n${state.stderr}`);
+      await this.copyOut('/var/log/xen', join(dir, 'xen')).catch(noAnswer);
+    }
+    prune(this.#paths.failures, '', 40);
+    return dir;
+  }
+
+  async #startWithRetries(spec: GuestSpec, files: GuestFiles): Promise<LabGuest> {
+    const most = spec.tries ?? 4;
+    for (let tries = 1; ; tries++) {
+      const result = await this.#bootGuest(spec, files);
+      if (result.death === undefined) return { ...files, name: spec.name, domid: result.domid, tries };
+      const kept = await this.keepEvidence(`boot-${spec.name}-${tries}`);
+      await this.run(`xl destroy ${spec.name}`, { check: false, timeoutMs: 60_000 });
+      const said = `guest ${spec.name} died while it booted (${result.death})`;
+      if (!result.again || tries === most) throw new LabError('guest', `${said}; logs: ${kept}`);
+      this.#steps.say(`${said}; boot ${tries + 1} of ${most}; logs: ${kept}`);
+    }
+  }
+
+  async #bootGuest(spec: GuestSpec, files: GuestFiles): Promise<BootResult> {
+    const log = quote(files.console);
+    const before = await this.run(`wc -c <${log}; xl dmesg | grep -c 'Triple fault'`, { check: false });
+    const [offset = 0, faults = 0] = before.stdout.trim().split('\n').map(Number);
+    const timeoutMs = spec.timeoutMs ?? 240_000;
+    await this.run(`xl create ${quote(files.cfg)}`, { timeoutMs });
+    const domid = (await this.domains()).get(spec.name)?.domid;
+    const end = Date.now() + timeoutMs;
+    for (;;) {
+      const look = await this.run(`xl list; echo; tail -c +${offset + 1} ${log}`, { check: false });
+      const domain = parseList(look.stdout).get(spec.name);
+      const report = parseConsole(look.stdout);
+      let death: string | undefined;
+      if (domain === undefined || domid === undefined) death = 'it is gone';
+      else if (domain.domid !== domid) death = `it was started anew as domain ${domain.domid}`;
+      else if (/[scd]/.test(domain.flags)) death = `its state is ${domain.flags}`;
+      if (death !== undefined) {
+        const after = await this.run(`xl dmesg | grep -c 'Triple fault'`, { check: false });
+        const again = Number(after.stdout) > faults;
+        return { domid: -1, death: again ? `triple fault; ${death}` : death, again };
+      }
+      if (domid !== undefined && report.up.length > 0 && report.ticks.length > 0) {
+        return { domid, death: undefined, again: false };
+      }
+      if (Date.now() > end) {
+        throw new LabError(
+          'timeout',
+          `guest ${spec.name}: no tick within ${timeoutMs / 1000} s\n${tail(look.stdout, 10)}`,
+        );
+      }
+      await sleep(500);
+    }
+  }
+
+  async #boot(image: Image): Promise<RunningLab> {
+    const machine: Machine = {
+      accel: 'tcg',
+      memoryMiB: this.#options.memoryMiB ?? 4096,
+      dom0MemoryMiB: this.#options.dom0MemoryMiB ?? 1024,
+      cpus: this.#options.cpus ?? defaultCpus(),
+    };
+    if (kvmMayWork()) {
+      try {
+        return await this.#start(image, { ...machine, accel: 'kvm' });
+      } catch (error) {
+        this.#steps.say(
+          `KVM does not carry Xen here (${tail(messageOf(error), 1)}); software emulation then`,
+        );
+      }
+    }
+    return await this.#start(image, machine);
+  }
+
+  async #start(image: Image, machine: Machine): Promise<RunningLab> {
+    const warm = join(this.#paths.warm, await this.#warmName(image, machine));
+    if (this.#options.cold !== true && existsSync(join(warm, 'info.json'))) {
+      try {
+        return await this.#steps.run(
+          `warm start ${machine.accel}`,
+          `starting Xen ${this.#release.xen} from its saved state`,
+          () => this.#warmStart(image, machine, warm),
+        );
+      } catch (error) {
+        this.#steps.say(`the saved state is no good (${tail(messageOf(error), 1)}); booting`);
+        rmSync(warm, { recursive: true, force: true });
+      }
+    }
+    const how = machine.accel === 'kvm' ? 'KVM' : 'software emulation';
+    const running = await this.#steps.run(
+      `cold boot ${machine.accel}`,
+      `booting Xen ${this.#release.xen} (${how})`,
+      () => this.#coldBoot(image, machine),
+    );
+    if (this.#options.cold !== true) await this.#saveWarm(running, warm);
+    return running;
+  }
+
+  async #coldBoot(image: Image, machine: Machine): Promise<RunningLab> {
+    await overlay(this.#files.disk, image.disk, 'raw');
+    return await this.#launch(image, machine, 'cold', async (id) => {
+      await waitForConsole(id, this.#files, /\(XEN\)/, machine.accel === 'kvm' ? 20_000 : 60_000);
+      await waitForConsole(id, this.#files, /LAB-READY/, machine.accel === 'kvm' ? 90_000 : 300_000);
+    });
+  }
+
+  async #warmStart(image: Image, machine: Machine, warm: string): Promise<RunningLab> {
+    const now = new Date();
+    utimesSync(warm, now, now);
+    await overlay(this.#files.disk, join(warm, 'disk.qcow2'), 'qcow2');
+    return await this.#launch(image, machine, 'warm', () => loadState(this.#files, join(warm, 'state')));
+  }
+
+  /** Runs QEMU, waits for `ready` and for ssh, and writes down that the lab is up. */
+  async #launch(
+    image: Image,
+    machine: Machine,
+    from: RunningLab['from'],
+    ready: (id: ProcessId) => Promise<void>,
+  ): Promise<RunningLab> {
+    const port = await freePort();
+    const args = machineArgs(image, machine, this.#files, port);
+    if (from === 'warm') args.push('-S', '-incoming', 'defer');
+    const id = await startQemu(args, this.#files);
+    const { accel, memoryMiB, dom0MemoryMiB } = machine;
+    const running: RunningLab = {
+      ...id,
+      ...{
+        xen: this.#release.xen,
+        image: image.key,
+        accel,
+        port,
+        key: image.sshKey,
+        memoryMiB,
+        dom0MemoryMiB,
+      },
+      started: new Date().toISOString(),
+      from,
+    };
+    try {
+      await ready(id);
+      const ssh = this.#ssh(running);
+      for (let tries = 0; !(await ssh.connect(5)); tries++) {
+        if (!isAlive(id)) throw new LabError('boot', 'QEMU ended');
+        if (tries === 12) throw new LabError('boot', 'dom0 does not answer ssh');
+        await sleep(200);
+      }
+      // A loaded clock is as old as the state.
+      await ssh.run(`date -u -s @${(Date.now() / 1000).toFixed(1)} >/dev/null`, { timeoutMs: 20_000 });
+    } catch (error) {
+      await this.#ssh(running).disconnect();
+      await stopQemu(id, this.#files);
+      throw error;
+    }
+    writeFileSync(join(this.#paths.run, 'lab.json'), `${JSON.stringify(running, null, 2)}\n`);
+    return running;
+  }
+
+  /** Keeps the state of a lab that has just booted, and goes on with it. */
+  async #saveWarm(running: RunningLab, warm: string): Promise<void> {
+    const temporary = join(this.#paths.warm, `.tmp-${process.pid}`);
+    rmSync(temporary, { recursive: true, force: true });
+    mkdirSync(temporary);
+    try {
+      await this.#steps.run('warm save', 'saving the booted state for quick starts', async () => {
+        const ssh = this.#ssh(running);
+        // What every test needs is in dom0's page cache then.
+        await ssh.run('node -e 0; xl info; xl list; qemu-img --version; python3 -c 0; sync', {
+          timeoutMs: 120_000,
+        });
+        await ssh.disconnect();
+        await saveState(this.#files, join(temporary, 'state'));
+        copyFileSync(this.#files.disk, join(temporary, 'disk.qcow2'));
+        await resume(this.#files);
+        await ssh.connect(20);
+      });
+      writeFileSync(join(temporary, 'info.json'), `${JSON.stringify({ made: running.started })}\n`);
+      rmSync(warm, { recursive: true, force: true });
+      renameSync(temporary, warm);
+      prune(this.#paths.warm, 'xen-', 2);
+    } finally {
+      rmSync(temporary, { recursive: true, force: true });
+    }
+  }
+
+  async #warmName(image: Image, machine: Machine): Promise<string> {
+    const args = machineArgs(image, machine, runFiles('/'), 0);
+    const inputs = [await qemuVersion(), ...args].join('\0');
+    const hash = createHash('sha256').update(inputs).digest('hex').slice(0, 12);
+    return `${imageName(this.#release)}-${hash}`;
+  }
+
+  #checkSame(running: RunningLab): void {
+    const { memoryMiB, dom0MemoryMiB } = this.#options;
+    const other =
+      running.xen !== this.#release.xen ||
+      (memoryMiB !== undefined && memoryMiB !== running.memoryMiB) ||
+      (dom0MemoryMiB !== undefined && dom0MemoryMiB !== running.dom0MemoryMiB);
+    if (other) {
+      const is = `Xen ${running.xen}, ${running.memoryMiB} MiB, dom0 ${running.dom0MemoryMiB} MiB`;
+      throw new LabError('usage', `another lab is up (${is}); take it down first`);
+    }
+  }
+
+  #ssh(running: RunningLab | undefined = this.status()): Ssh {
+    if (running === undefined) throw new LabError('down', 'no lab is up; start it with: npm run lab -- up');
+    return new Ssh({ port: running.port, key: running.key, dir: this.#paths.run });
+  }
+
+  async #withEvidence(error: unknown, what: string): Promise<unknown> {
+    if (!(error instanceof LabError) || error.evidence !== undefined) return error;
+    error.evidence = await this.keepEvidence(what);
+    this.#steps.say(`logs of the failure are in ${error.evidence}`);
+    return error;
+  }
+
+  async #locked<T>(what: string, job: () => Promise<T>): Promise<T> {
+    const say = (line: string): void => this.#steps.say(line);
+    return await withLock(join(this.#paths.dir, 'lock'), what, say, job);
+  }
+}
+
+interface BootResult {
+  readonly domid: number;
+  /** Why the guest is not up. */
+  readonly death: string | undefined;
+  /** It died of what software emulation does to one boot in ten. */
+  readonly again: boolean;
+}
+
+/** A fresh disk on top of one that is never written. */
+async function overlay(file: string, base: string, format: 'raw' | 'qcow2'): Promise<void> {
+  rmSync(file, { force: true });
+  await must('host', 'qemu-img', ['create', '-q', '-f', 'qcow2', '-F', format, '-b', base, file]);
+}
+
+function noAnswer(error: unknown): Outcome {
+  return { code: 1, stdout: '', stderr: messageOf(error) };
+}
+
+function readRunning(file: string): RunningLab | undefined {
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, 'utf8'));
+  } catch {
+    return undefined;
+  }
+  return isRunningLab(json) ? json : undefined;
+}
+
+function isRunningLab(json: unknown): json is RunningLab {
+  return (
+    isObject(json) &&
+    ['pid', 'port', 'memoryMiB', 'dom0MemoryMiB'].every((key) => typeof json[key] === 'number') &&
+    ['start', 'xen', 'image', 'accel', 'key', 'started', 'from'].every((key) => typeof json[key] === 'string')
+  );
+}

@@ -1,0 +1,213 @@
+import { spawn } from 'node:child_process';
+import { accessSync, constants, existsSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { cpus } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { LabError } from './errors.ts';
+import type { Image } from './image.ts';
+import { isAlive, must, type ProcessId, poll, processId, tail } from './proc.ts';
+import { isObject, Qmp } from './qmp.ts';
+
+export type Accel = 'kvm' | 'tcg';
+
+export interface Machine {
+  readonly accel: Accel;
+  readonly memoryMiB: number;
+  readonly dom0MemoryMiB: number;
+  readonly cpus: number;
+}
+
+export const program = 'qemu-system-x86_64';
+const tcgCache = 'tcg,thread=multi,tb-size=512';
+
+/**
+ * Software emulation: never XSAVE, AVX or SMAP. Xen's lazy FPU switching corrupts dom0's registers with the
+ * first two, dom0 dies early with the last. SVM with nested paging is what PVH and HVM guests run on.
+ */
+const tcgCpu = 'qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm';
+
+/** Files of the lab that is up. */
+export interface RunFiles {
+  readonly dir: string;
+  readonly console: string;
+  readonly log: string;
+  readonly qmp: string;
+  readonly disk: string;
+}
+
+export function runFiles(dir: string): RunFiles {
+  return {
+    dir,
+    console: join(dir, 'dom0-console.log'),
+    log: join(dir, 'qemu.log'),
+    qmp: join(dir, 'qmp.sock'),
+    disk: join(dir, 'disk.qcow2'),
+  };
+}
+
+export function defaultCpus(): number {
+  return Math.max(1, Math.min(2, cpus().length));
+}
+
+/** Whether it is worth trying: the trial boot alone proves it. */
+export function kvmMayWork(): boolean {
+  try {
+    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
+  } catch {
+    return false;
+  }
+  return /^flags\s*:.*\b(vmx|svm)\b/m.test(readFileSync('/proc/cpuinfo', 'utf8'));
+}
+
+export async function qemuVersion(): Promise<string> {
+  return (await must('host', program, ['--version'])).split('\n')[0] ?? '';
+}
+
+export function machineArgs(image: Image, machine: Machine, files: RunFiles, port: number): string[] {
+  const { accel, memoryMiB, dom0MemoryMiB } = machine;
+  const xen = [
+    `dom0_mem=${dom0MemoryMiB}M,max:${dom0MemoryMiB}M`,
+    `dom0_max_vcpus=${machine.cpus}`,
+    'console=com1 com1=115200,8n1 loglvl=info guest_loglvl=info',
+    'bootscrub=no spec-ctrl=no xpti=no',
+  ].join(' ');
+  // No comma in here: QEMU splits the list of multiboot modules at commas.
+  const linux =
+    'console=hvc0 earlyprintk=xen quiet loglevel=4 mitigations=off nokaslr rw net.ifnames=0 init=/lab/sbin/init';
+  return [
+    ...['-accel', accel === 'kvm' ? 'kvm' : tcgCache, '-cpu', accel === 'kvm' ? 'host' : tcgCpu],
+    ...['-machine', 'pc,usb=off', '-smp', String(machine.cpus), '-m', String(memoryMiB)],
+    ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
+    ...['-kernel', image.xen, '-append', xen, '-initrd', `${image.kernel} ${linux},${image.initrd}`],
+    ...['-drive', `file=${files.disk},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap`],
+    ...['-device', 'virtio-blk-pci,drive=disk'],
+    ...['-netdev', `user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:${port}-:22`],
+    ...['-device', 'virtio-net-pci,netdev=net,romfile='],
+    ...['-serial', `file:${files.console}`, '-qmp', `unix:${files.qmp},server=on,wait=off`],
+  ];
+}
+
+/** A port on the loopback interface that nobody uses now. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', resolve);
+  });
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === 'string') throw new LabError('host', 'no free port');
+  return address.port;
+}
+
+/** Starts QEMU in a session of its own, so that it outlives this process. */
+export async function startQemu(args: readonly string[], files: RunFiles): Promise<ProcessId> {
+  for (const old of [files.qmp, files.console, files.log]) rmSync(old, { force: true });
+  const log = openSync(files.log, 'w', 0o600);
+  const child = spawn(program, args, { detached: true, stdio: ['ignore', log, log], cwd: files.dir });
+  await new Promise<void>((resolve, reject) => {
+    child.once('spawn', resolve);
+    child.once('error', reject);
+  });
+  child.unref();
+  const id = child.pid === undefined ? undefined : processId(child.pid);
+  await poll(() => existsSync(files.qmp) || id === undefined || !isAlive(id) || undefined, {
+    timeoutMs: 30_000,
+    everyMs: 30,
+    what: 'QEMU',
+  });
+  if (id === undefined || !isAlive(id)) {
+    throw new LabError('boot', `QEMU ended at once:\n${tail(readFileSync(files.log, 'utf8'))}`);
+  }
+  return id;
+}
+
+/** Ends this QEMU, and no other process. */
+export async function stopQemu(id: ProcessId, files: RunFiles): Promise<void> {
+  const gone = async (ms: number): Promise<boolean> => {
+    for (const end = Date.now() + ms; Date.now() < end; await sleep(50)) if (!isAlive(id)) return true;
+    return !isAlive(id);
+  };
+  try {
+    const qmp = await Qmp.connect(files.qmp);
+    await qmp.execute('quit');
+    qmp.close();
+  } catch {
+    // It does not listen: a signal will do.
+  }
+  if (await gone(5_000)) return;
+  for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+    if (isAlive(id)) process.kill(id.pid, signal);
+    if (await gone(5_000)) return;
+  }
+  throw new LabError('host', `QEMU (process ${id.pid}) can not be ended`);
+}
+
+/** Waits for dom0's word on its console. */
+export async function waitForConsole(
+  id: ProcessId,
+  files: RunFiles,
+  pattern: RegExp,
+  timeoutMs: number,
+): Promise<void> {
+  await poll(
+    () => {
+      const text = existsSync(files.console) ? readFileSync(files.console, 'latin1') : '';
+      if (pattern.test(text)) return true;
+      const failed = /LAB-FAILED .*/.exec(text)?.[0] ?? /Panic on CPU[\s\S]{0,300}/.exec(text)?.[0];
+      if (failed !== undefined) throw new LabError('boot', `dom0: ${failed}`);
+      if (!isAlive(id)) {
+        const log = readFileSync(files.log, 'utf8');
+        throw new LabError('boot', `QEMU ended:\n${tail(log)}\n${tail(text, 10)}`);
+      }
+      return undefined;
+    },
+    { timeoutMs, everyMs: 150, what: `dom0's console (${pattern.source})` },
+  );
+}
+
+export async function saveState(files: RunFiles, file: string): Promise<void> {
+  await withQmp(files, async (qmp) => {
+    await qmp.execute('stop');
+    await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 10_000_000_000 });
+    await qmp.execute('migrate', { uri: `exec:cat >'${file}'` });
+    await waitForMigration(qmp);
+  });
+}
+
+export async function resume(files: RunFiles): Promise<void> {
+  await withQmp(files, (qmp) => qmp.execute('cont'));
+}
+
+export async function loadState(files: RunFiles, file: string): Promise<void> {
+  await withQmp(files, async (qmp) => {
+    await qmp.execute('migrate-incoming', { uri: `exec:cat '${file}'` });
+    await waitForMigration(qmp);
+    await qmp.execute('cont');
+  });
+}
+
+async function waitForMigration(qmp: Qmp): Promise<void> {
+  await poll(
+    async () => {
+      const answer = await qmp.execute('query-migrate');
+      const status = isObject(answer) ? answer['status'] : undefined;
+      if (status === 'completed') return true;
+      if (status === 'failed' || status === 'cancelled') {
+        throw new LabError('boot', `QEMU's state: ${JSON.stringify(answer)}`);
+      }
+      return undefined;
+    },
+    { timeoutMs: 120_000, everyMs: 50, what: "QEMU's state" },
+  );
+}
+
+async function withQmp<T>(files: RunFiles, job: (qmp: Qmp) => Promise<T>): Promise<T> {
+  const qmp = await Qmp.connect(files.qmp);
+  try {
+    return await job(qmp);
+  } finally {
+    qmp.close();
+  }
+}

@@ -1,0 +1,69 @@
+import { LabError } from './errors.ts';
+
+/** What differs between the Xen releases that the lab can boot. Packages come from the Debian suite. */
+export interface Release {
+  readonly xen: string;
+  readonly suite: string;
+  /** Packages of the dom0 root file system, besides mmdebstrap's minbase. */
+  readonly packages: readonly string[];
+  /** Downloaded and unpacked, never installed (no initramfs-tools, no boot loader). */
+  readonly unpacked: readonly string[];
+  /** Modules of dom0's initrd: what it takes to mount the root file system. */
+  readonly rootModules: readonly string[];
+  /** dom0's Node: the suite's own, or a copy of the one that runs this. */
+  readonly node: 'suite' | 'host';
+  /** Directory of libxl's private programs in dom0. */
+  readonly libexec: string;
+}
+
+const common = [
+  'busybox-static',
+  'dropbear-bin',
+  'e2fsprogs',
+  'iproute2',
+  'kmod',
+  'procps',
+  'python3',
+  'qemu-system-xen',
+  'qemu-utils',
+  'udev',
+  'util-linux',
+  'xen-utils-common',
+  'xenstore-utils',
+  'xz-utils',
+  'zstd',
+] as const;
+
+export const releases: readonly Release[] = [
+  {
+    xen: '4.20',
+    suite: 'trixie',
+    packages: [...common, 'nodejs', 'xen-utils-4.20'],
+    unpacked: ['linux-image-amd64', 'xen-hypervisor-4.20-amd64'],
+    rootModules: ['virtio_pci', 'virtio_blk', 'ext4', 'crc32c_generic'],
+    node: 'suite',
+    libexec: '/usr/lib/xen-4.20',
+  },
+  {
+    xen: '4.17',
+    suite: 'bookworm',
+    packages: [...common, 'libstdc++6', 'xen-utils-4.17'],
+    unpacked: ['linux-image-amd64', 'xen-hypervisor-4.17-amd64'],
+    rootModules: ['virtio_pci', 'virtio_blk', 'ext4', 'crc32c_generic'],
+    node: 'host', // the suite's is 18
+    libexec: '/usr/lib/xen-4.17',
+  },
+];
+
+export const defaultXen = '4.20';
+
+export function findRelease(xen: string): Release {
+  const release = releases.find((r) => r.xen === xen);
+  if (release === undefined) {
+    throw new LabError(
+      'usage',
+      `no lab for Xen ${xen}; there is ${releases.map((r) => r.xen).join(' and ')}`,
+    );
+  }
+  return release;
+}
