@@ -182,7 +182,7 @@ export interface Toolstack {
   emulatorXenstoreData(domid: Domid): Promise<Uint8Array>;
   /**
    * After external snapshots: makes xenstore and the stored configuration name the images now in use, `path` for
-   * each `vdev`. `undefined` entries never occur.
+   * each `vdev`.
    */
   repointDisks(
     domid: Domid,
@@ -191,10 +191,15 @@ export interface Toolstack {
   /** Destroys the domain and waits until it is gone and its images are free. */
   destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /**
-   * Restores a domain, paused, from a save file whose header is replaced by `config`.
+   * Restores a domain, paused, from a save file. With `config`, that takes the place of the configuration in the
+   * file's header; the file itself is not changed.
    * @returns the new domid.
    */
-  restore(memoryPath: string, config: LibxlConfig, options: { signal?: AbortSignal }): Promise<Domid>;
+  restore(
+    memoryPath: string,
+    config: LibxlConfig | undefined,
+    options: { signal?: AbortSignal },
+  ): Promise<Domid>;
 }
 
 /** Disk images as files, nobody using them. */

@@ -1,0 +1,12 @@
+// Runs one project of vitest.config.ts; where XLSNAP_TEST_REPORT names a file, a report in JSON goes there.
+import { spawnSync } from 'node:child_process';
+import { root } from './dependencies.mjs';
+
+const [, , project, ...args] = process.argv;
+const file = process.env.XLSNAP_TEST_REPORT;
+const report = file ? ['--reporter=verbose', '--reporter=json', `--outputFile.json=${file}`] : [];
+const run = spawnSync('node_modules/.bin/vitest', ['run', '--project', project, ...args, ...report], {
+  cwd: root,
+  stdio: 'inherit',
+});
+process.exit(run.status ?? 1);

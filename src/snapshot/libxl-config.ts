@@ -1,0 +1,83 @@
+import { EXIT, XlsnapError } from '../core/errors.ts';
+import { isRecord } from '../core/guards.ts';
+import { parseLibxlJson } from './libxl-json.ts';
+import type { LibxlConfig } from './ports.ts';
+
+/** A domain configuration that lacks what every one of libxl's has. */
+export class LibxlConfigError extends XlsnapError {
+  readonly exitCode = EXIT.format;
+}
+
+/** One entry of `disks` in a libxl configuration (libxl_types.idl, libxl_device_disk), as far as we use it. */
+export interface ConfigDisk {
+  readonly vdev: string;
+  readonly path: string | undefined;
+  /** libxl's word: `qcow2`, `raw`, `vhd`, …; `undefined` when left to libxl. */
+  readonly format: string | undefined;
+  readonly writable: boolean;
+  readonly cdrom: boolean;
+}
+
+/**
+ * Parses the JSON of a save file's header.
+ * @throws LibxlConfigError when it is not an object in JSON
+ */
+export function parseLibxlConfig(text: string): LibxlConfig {
+  let value: unknown;
+  try {
+    value = parseLibxlJson(text);
+  } catch (cause) {
+    throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration is not JSON', { cause });
+  }
+  if (!isRecord(value)) throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration is no object');
+  return value;
+}
+
+/** @throws LibxlConfigError when there is no name or uuid */
+export function domainIdentity(config: LibxlConfig): { name: string; uuid: string } {
+  const info = config['c_info'];
+  const name = isRecord(info) ? info['name'] : undefined;
+  const uuid = isRecord(info) ? info['uuid'] : undefined;
+  if (typeof name !== 'string' || typeof uuid !== 'string') {
+    throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration has no c_info.name or c_info.uuid');
+  }
+  return { name, uuid: uuid.toLowerCase() };
+}
+
+/** The disks that a configuration names. Entries without a vdev are left out. */
+export function configDisks(config: LibxlConfig): readonly ConfigDisk[] {
+  const disks = config['disks'];
+  if (!Array.isArray(disks)) return [];
+  return disks.flatMap((disk: unknown): ConfigDisk[] => {
+    if (!isRecord(disk) || typeof disk['vdev'] !== 'string') return [];
+    const path = disk['pdev_path'];
+    const format = disk['format'];
+    return [
+      {
+        vdev: disk['vdev'],
+        path: typeof path === 'string' && path !== '' ? path : undefined,
+        format: typeof format === 'string' ? format : undefined,
+        // libxl prints its `int readwrite` and `int is_cdrom` as numbers and leaves out zeros.
+        writable: disk['readwrite'] === 1 || disk['readwrite'] === true,
+        cdrom: disk['is_cdrom'] === 1 || disk['is_cdrom'] === true,
+      },
+    ];
+  });
+}
+
+/** The same configuration with other qcow2 images in some disks. */
+export function withImages(
+  config: LibxlConfig,
+  images: readonly { readonly vdev: string; readonly path: string; readonly format: string }[],
+): LibxlConfig {
+  const disks = config['disks'];
+  if (!Array.isArray(disks)) return config;
+  return {
+    ...config,
+    disks: disks.map((disk: unknown) => {
+      if (!isRecord(disk)) return disk;
+      const image = images.find((one) => one.vdev === disk['vdev']);
+      return image === undefined ? disk : { ...disk, pdev_path: image.path, format: image.format };
+    }),
+  };
+}

@@ -1,0 +1,279 @@
+import { stat } from 'node:fs/promises';
+import { DomainError, RiskError, UsageError } from '../core/errors.ts';
+import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
+import { configDigest, type Manifest, readManifest } from './manifest.ts';
+import { type MemoryFacts, readMemoryFacts } from './memory-facts.ts';
+import { DEFAULT_SNAPSHOT_DIR, defaultMemoryPath, manifestPathOf } from './naming.ts';
+import { throwFindings } from './plan.ts';
+import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
+
+/** Everything that revert learns before it destroys anything. */
+export interface RevertContext {
+  readonly plan: RevertPlan;
+  /** The domain that will be destroyed. */
+  readonly running: DomainState | undefined;
+  /** The configuration to restore with, when it is not the one in the memory file. */
+  readonly config: LibxlConfig | undefined;
+}
+
+/**
+ * Joins the cfgfile, the memory file, the manifest, the images and the running domain to one plan, and checks all
+ * that can be checked. Touches nothing.
+ * @throws UsageError, DomainError, StreamError, ManifestError, PreflightError, and RiskError unless `force`
+ */
+export async function makeRevertContext(
+  host: Host,
+  request: RevertRequest,
+  options: CallOptions = {},
+): Promise<RevertContext> {
+  const running = await findDomain(host, request.domain);
+  const memoryPath = memoryPathOf(request, running);
+  const facts = await readMemoryFacts(memoryPath, options);
+  const stored = domainIdentity(facts.config);
+  checkIdentity(request.domain, stored, running);
+  const manifest = await readManifest(manifestPathOf(memoryPath));
+  const findings: Obstacle[] = [];
+  const risks: string[] = [];
+  await checkMemory(memoryPath, manifest, findings);
+  checkManifest(manifest, memoryPath, risks);
+  const name = request.config.name ?? manifest?.name ?? '';
+  const wanted = wantedDisks(request, name, facts.config, manifest);
+  const current = running === undefined ? undefined : await host.toolstack.domainConfig(running.domid);
+  const disks: RevertDisk[] = [];
+  for (const disk of wanted) {
+    const resolved = await resolveDisk(host, disk, current, findings, risks);
+    if (resolved !== undefined) disks.push(resolved);
+  }
+  for (const disk of configDisks(facts.config)) {
+    if (!disk.writable || disk.cdrom || wanted.some((one) => one.vdev === disk.vdev)) continue;
+    risks.push(`disk ${disk.vdev} is not part of the snapshot: memory would meet a disk of another time`);
+  }
+  await checkRunning(host, current, manifest, facts, risks);
+  throwFindings(findings, running?.domid);
+  if (risks.length > 0 && request.force !== true) {
+    throw new RiskError('RISKY', `this revert is risky:\n${risks.map((risk) => `  - ${risk}`).join('\n')}`, {
+      hint: 'nothing has been touched; --force goes on',
+      data: { risks },
+      ...(running === undefined ? {} : { domid: running.domid }),
+    });
+  }
+  const overlays = disks.flatMap((disk) =>
+    disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],
+  );
+  const state = request.running === true ? 'running' : (manifest?.state ?? 'running');
+  return {
+    plan: {
+      name,
+      domain: stored.name,
+      uuid: stored.uuid,
+      domid: running?.domid,
+      memoryPath,
+      state,
+      disks,
+      risks,
+    },
+    running,
+    config: overlays.length === 0 ? undefined : withImages(facts.config, overlays),
+  };
+}
+
+async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState | undefined> {
+  const domid = await host.toolstack.findDomain(nameOrDomid);
+  if (domid === undefined) return undefined;
+  if (domid === 0) throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be reverted', { domid: 0 });
+  return await host.hypervisor.domainState(domid);
+}
+
+function memoryPathOf(request: RevertRequest, running: DomainState | undefined): string {
+  const { memoryPath, name, source } = request.config;
+  if (memoryPath !== undefined) return memoryPath;
+  if (name !== undefined && running !== undefined) {
+    return defaultMemoryPath(DEFAULT_SNAPSHOT_DIR, running.uuid, name);
+  }
+  throw new UsageError('NO_MEMORY_PATH', `${source ?? 'the cfgfile'} names no memory_path`, {
+    hint: 'give the cfgfile that snapshot-create wrote, or add memory_path="…"',
+  });
+}
+
+/** RFC: the stored name must be the `<domain>` given, or the stored uuid that of the domid given. */
+function checkIdentity(
+  given: string,
+  stored: { name: string; uuid: string },
+  running: DomainState | undefined,
+): void {
+  if (given === stored.name || running?.uuid === stored.uuid) return;
+  throw new DomainError('OTHER_DOMAIN', `the snapshot is of domain ${stored.name}, not of ${given}`, {
+    hint: `give the name that it has: ${stored.name}`,
+    data: { stored },
+    ...(running === undefined ? {} : { domid: running.domid }),
+  });
+}
+
+async function checkMemory(
+  path: string,
+  manifest: Manifest | undefined,
+  findings: Obstacle[],
+): Promise<void> {
+  if (manifest === undefined) return;
+  const { size } = await stat(path);
+  if (size === manifest.memory.bytes) return;
+  findings.push({
+    code: 'MEMORY_CHANGED',
+    message: `${path} has ${size} octets; its manifest says ${manifest.memory.bytes}`,
+    hint: 'it is not the file that was written: find the right one',
+  });
+}
+
+function checkManifest(manifest: Manifest | undefined, memoryPath: string, risks: string[]): void {
+  if (manifest !== undefined) return;
+  risks.push(
+    `there is no manifest ${manifestPathOf(memoryPath)}: neither the disks nor the state (taken as running) can be checked`,
+  );
+}
+
+/** What the cfgfile asks for, joined to what the manifest or the stored configuration knows of each disk. */
+interface WantedDisk {
+  readonly vdev: string;
+  readonly kind: 'internal' | 'external';
+  /** The image at the snapshot's instant; for an external one without a manifest `undefined`. */
+  readonly image: string | undefined;
+  readonly imageFormat: string | undefined;
+  readonly tag: string;
+  readonly overlay: string;
+}
+
+function wantedDisks(
+  request: RevertRequest,
+  name: string,
+  config: LibxlConfig,
+  manifest: Manifest | undefined,
+): readonly WantedDisk[] {
+  const stored = configDisks(config);
+  if (request.config.disks === undefined && manifest !== undefined) {
+    return manifest.disks.map((disk) =>
+      disk.kind === 'internal'
+        ? {
+            vdev: disk.vdev,
+            kind: disk.kind,
+            image: disk.image,
+            imageFormat: 'qcow2',
+            tag: disk.tag,
+            overlay: '',
+          }
+        : {
+            vdev: disk.vdev,
+            kind: disk.kind,
+            image: disk.base,
+            imageFormat: disk.baseFormat,
+            tag: '',
+            overlay: disk.overlay,
+          },
+    );
+  }
+  const asked =
+    request.config.disks ??
+    stored
+      .filter((disk) => disk.writable && !disk.cdrom)
+      .map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
+  return asked.map((disk) => {
+    const known = manifest?.disks.find((one) => one.vdev === disk.target);
+    const inConfig = stored.find((one) => one.vdev === disk.target);
+    const image = known === undefined ? inConfig?.path : known.kind === 'internal' ? known.image : known.base;
+    return {
+      vdev: disk.target,
+      kind: disk.kind,
+      image,
+      imageFormat: known?.kind === 'external' ? known.baseFormat : inConfig?.format,
+      tag: name,
+      overlay: disk.kind === 'external' ? disk.path : '',
+    };
+  });
+}
+
+async function resolveDisk(
+  host: Host,
+  disk: WantedDisk,
+  current: LibxlConfig | undefined,
+  findings: Obstacle[],
+  risks: string[],
+): Promise<RevertDisk | undefined> {
+  const { vdev, image } = disk;
+  if (image === undefined) {
+    findings.push({ code: 'NO_SUCH_DISK', message: `disk ${vdev}: the domain had no such disk` });
+    return undefined;
+  }
+  const info = await host.images.info(image);
+  if (info === undefined) {
+    findings.push({ code: 'NO_IMAGE', message: `disk ${vdev}: its image ${image} is gone` });
+    return undefined;
+  }
+  if (disk.kind === 'internal' && !info.tags.includes(disk.tag)) {
+    findings.push({
+      code: 'NO_TAG',
+      message: `disk ${vdev}: ${image} has no snapshot "${disk.tag}"`,
+      hint: `it has ${info.tags.length === 0 ? 'none' : info.tags.join(', ')}`,
+    });
+    return undefined;
+  }
+  const used =
+    current === undefined ? undefined : configDisks(current).find((one) => one.vdev === vdev)?.path;
+  if (disk.kind === 'internal') {
+    if (used !== undefined && used !== image && (await chain(host, used)).includes(image)) {
+      risks.push(`disk ${vdev}: ${used}, which the domain uses now, depends on ${image} and would be broken`);
+    }
+    return { kind: 'internal', vdev, image, tag: disk.tag };
+  }
+  const replaced = await host.images.info(disk.overlay);
+  if (replaced !== undefined) {
+    if (replaced.tags.length > 0) {
+      risks.push(
+        `disk ${vdev}: ${disk.overlay} holds later snapshots (${replaced.tags.join(', ')}) that would be lost`,
+      );
+    }
+    if (used !== undefined && used !== disk.overlay && (await chain(host, used)).includes(disk.overlay)) {
+      risks.push(`disk ${vdev}: the later snapshot ${used} depends on the overlay ${disk.overlay}`);
+    }
+    if (replaced.backing !== undefined && replaced.backing !== image) {
+      risks.push(`disk ${vdev}: ${disk.overlay} is an overlay of ${replaced.backing}, not of ${image}`);
+    }
+  }
+  return {
+    kind: 'external',
+    vdev,
+    base: image,
+    baseFormat: disk.imageFormat ?? info.format,
+    overlay: disk.overlay,
+    replaced: replaced === undefined ? undefined : disk.overlay,
+  };
+}
+
+/** The images below one, nearest first. Bounded, since a chain may be made to loop. */
+async function chain(host: Host, path: string): Promise<readonly string[]> {
+  const below: string[] = [];
+  let at: string | undefined = path;
+  while (at !== undefined && below.length < 256) {
+    const info: { backing: string | undefined } | undefined = await host.images.info(at);
+    at = info?.backing;
+    if (at !== undefined) below.push(at);
+  }
+  return below;
+}
+
+async function checkRunning(
+  host: Host,
+  current: LibxlConfig | undefined,
+  manifest: Manifest | undefined,
+  facts: MemoryFacts,
+  risks: string[],
+): Promise<void> {
+  if (current !== undefined && manifest !== undefined && configDigest(current) !== manifest.configDigest) {
+    risks.push("the domain's configuration has changed since the snapshot; it would be as it was then");
+  }
+  const { major, minor } = await host.hypervisor.version();
+  if (major !== facts.xen.major || minor !== facts.xen.minor) {
+    risks.push(
+      `the snapshot was taken on Xen ${facts.xen.major}.${facts.xen.minor}; this is ${major}.${minor}`,
+    );
+  }
+}

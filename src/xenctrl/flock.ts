@@ -1,0 +1,64 @@
+import { open, stat, unlink } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { EnvironmentError, errnoCode } from '../core/errors.ts';
+
+const LOCK_EX_NB = 2 | 4;
+const EWOULDBLOCK = 11;
+const POLL_MS = 20;
+
+/** A held lock file; disposing of it removes the file and lets go, as libxl does. */
+export interface FileLock extends AsyncDisposable {
+  readonly path: string;
+}
+
+/**
+ * Takes a lock file the way libxl does (tools/libs/light/libxl_internal.c: libxl__lock_file): flock(2) on a file that
+ * whoever lets go removes, so the file locked must still be the one at the path.
+ *
+ * FFI: `int flock(int fd, int operation)`, sys/file.h of libc; called with LOCK_NB on this thread, so it never blocks;
+ * errno EWOULDBLOCK when another holds it.
+ * @throws EnvironmentError after `timeoutMs`, or when the file cannot be made
+ */
+export async function lockFile(path: string, timeoutMs: number): Promise<FileLock> {
+  const koffi = (await import('koffi')).default;
+  const flock: (fd: number, operation: number) => number = koffi
+    .load('libc.so.6')
+    .func('int flock(int fd, int operation)');
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const file = await open(path, 'a+', 0o600).catch((cause: unknown) => {
+      throw new EnvironmentError('LOCK', `cannot open the lock ${path}`, { cause });
+    });
+    if (flock(file.fd, LOCK_EX_NB) === 0) {
+      if (await isSame(path, await file.stat())) {
+        return {
+          path,
+          async [Symbol.asyncDispose](): Promise<void> {
+            await unlink(path).catch(() => undefined);
+            await file.close();
+          },
+        };
+      }
+    } else if (koffi.errno() !== EWOULDBLOCK) {
+      await file.close();
+      throw new EnvironmentError('LOCK', `flock of ${path} failed with errno ${koffi.errno()}`);
+    }
+    await file.close();
+    if (performance.now() > deadline) {
+      throw new EnvironmentError('LOCK_BUSY', `${path} is held by another program for ${timeoutMs / 1000} s`, {
+        hint: 'wait for the xl command that works on this domain',
+      });
+    }
+    await sleep(POLL_MS);
+  }
+}
+
+async function isSame(path: string, locked: { dev: number; ino: number }): Promise<boolean> {
+  try {
+    const there = await stat(path);
+    return there.dev === locked.dev && there.ino === locked.ino;
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
