@@ -1,0 +1,115 @@
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { QmpClient } from '../../../src/qmp/client.ts';
+import * as commands from '../../../src/qmp/commands.ts';
+import { QmpProtocolError } from '../../../src/qmp/errors.ts';
+import { FakeQmpServer } from '../../../src/qmp/testing.ts';
+import { tempDir } from '../../support/temp.ts';
+
+/** As a QEMU 7.2 answers for a qdisk after an external snapshot (shortened). */
+const inserted = {
+  iops_rd: 0,
+  'node-name': 'snap1',
+  backing_file_depth: 1,
+  drv: 'qcow2',
+  ro: false,
+  encrypted: false,
+  file: '/g/overlay.qcow2',
+  backing_file: '/g/base.qcow2',
+  image: {
+    filename: '/g/overlay.qcow2',
+    format: 'qcow2',
+    'virtual-size': 67108864,
+    'full-backing-filename': '/g/base.qcow2',
+    'backing-filename': 'base.qcow2',
+    'backing-image': {
+      filename: '/g/base.qcow2',
+      'backing-filename': '/g/root.raw',
+      'backing-image': { filename: '/g/root.raw' },
+    },
+    snapshots: [{ id: '1', name: 'before', 'vm-state-size': 0 }],
+  },
+};
+
+it('keeps of the block graph what snapshots need', async () => {
+  await using directory = await tempDir();
+  const path = join(directory.path, 'qmp');
+  await using _ = await FakeQmpServer.listen(path, {
+    'query-block': () => [
+      { device: '', qdev: '/machine/unattached/device[2]', inserted },
+      { device: 'ide1-cd0', locked: false },
+    ],
+    'query-named-block-nodes': () => [inserted],
+    'query-block-jobs': () => [{ device: 'job0', type: 'commit', status: 'running', len: 1 }],
+    'query-status': () => ({ status: 'paused', running: false, singlestep: false }),
+    'query-version': () => ({ qemu: { major: 7, minor: 2, micro: 22 }, package: '' }),
+  });
+  await using client = await QmpClient.connect(path);
+  const node = {
+    nodeName: 'snap1',
+    driver: 'qcow2',
+    file: '/g/overlay.qcow2',
+    readOnly: false,
+    encrypted: false,
+    backingFiles: ['/g/base.qcow2', '/g/root.raw'],
+    tags: ['before'],
+    virtualSize: 67108864,
+  };
+  expect(await commands.queryBlock(client)).toEqual([
+    { device: '', qdev: '/machine/unattached/device[2]', inserted: node },
+    { device: 'ide1-cd0', qdev: undefined, inserted: undefined },
+  ]);
+  expect(await commands.queryNamedBlockNodes(client)).toEqual([node]);
+  expect(await commands.queryBlockJobs(client)).toEqual([{ id: 'job0', type: 'commit', status: 'running' }]);
+  expect(await commands.queryStatus(client)).toEqual({ status: 'paused', running: false });
+  expect(await commands.queryVersion(client)).toEqual({ major: 7, minor: 2, micro: 22, package: '' });
+});
+
+it.each([
+  ['query-block', commands.queryBlock, [{ device: '', inserted: { drv: 'qcow2' } }]],
+  ['query-block', commands.queryBlock, {}],
+  ['query-named-block-nodes', commands.queryNamedBlockNodes, [{ ...inserted, ro: 'yes' }]],
+  ['query-named-block-nodes', commands.queryNamedBlockNodes, [7]],
+  ['query-block-jobs', commands.queryBlockJobs, [{ type: 'commit' }]],
+  ['query-status', commands.queryStatus, { status: 'running' }],
+  ['query-version', commands.queryVersion, { qemu: { major: 1, minor: 2 } }],
+] as const)('refuses an answer to %s of another form', async (command, query, answer) => {
+  await using directory = await tempDir();
+  const path = join(directory.path, 'qmp');
+  await using _ = await FakeQmpServer.listen(path, { [command]: () => answer });
+  await using client = await QmpClient.connect(path);
+  await expect(query(client)).rejects.toBeInstanceOf(QmpProtocolError);
+});
+
+it('sends commands as QEMU wants them', async () => {
+  await using directory = await tempDir();
+  const path = join(directory.path, 'qmp');
+  const ok = (): unknown => ({});
+  await using server = await FakeQmpServer.listen(path, {
+    stop: ok,
+    cont: ok,
+    transaction: ok,
+    'blockdev-snapshot-delete-internal-sync': ok,
+    'xen-save-devices-state': ok,
+    'xen-set-global-dirty-log': ok,
+  });
+  await using client = await QmpClient.connect(path);
+  await commands.stop(client);
+  await commands.saveDevicesState(client, '/run/x');
+  await commands.setGlobalDirtyLog(client, true);
+  const action = {
+    type: 'blockdev-snapshot-internal-sync',
+    data: { device: 'xvda-qcow2', name: 's' },
+  } as const;
+  await commands.transaction(client, [action]);
+  await commands.deleteInternalSnapshot(client, 'xvda-qcow2', 's');
+  await commands.cont(client);
+  expect(server.received.slice(1)).toEqual([
+    { execute: 'stop' },
+    { execute: 'xen-save-devices-state', arguments: { filename: '/run/x', live: false } },
+    { execute: 'xen-set-global-dirty-log', arguments: { enable: true } },
+    { execute: 'transaction', arguments: { actions: [action] } },
+    { execute: 'blockdev-snapshot-delete-internal-sync', arguments: { device: 'xvda-qcow2', name: 's' } },
+    { execute: 'cont' },
+  ]);
+});
