@@ -34,7 +34,13 @@ export interface RunFiles {
   readonly log: string;
   readonly qmp: string;
   readonly disk: string;
+  /** A raw disk of its own, through which files go in and out. */
+  readonly exchange: string;
 }
+
+export const exchangeDevice = '/dev/vdb';
+/** Sparse. */
+export const exchangeSize = 16 * 2 ** 30;
 
 export function runFiles(dir: string): RunFiles {
   return {
@@ -43,6 +49,7 @@ export function runFiles(dir: string): RunFiles {
     log: join(dir, 'qemu.log'),
     qmp: join(dir, 'qmp.sock'),
     disk: join(dir, 'disk.qcow2'),
+    exchange: join(dir, 'exchange.raw'),
   };
 }
 
@@ -81,7 +88,8 @@ export function machineArgs(image: Image, machine: Machine, files: RunFiles, por
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
     ...['-kernel', image.xen, '-append', xen, '-initrd', `${image.kernel} ${linux},${image.initrd}`],
     ...['-drive', `file=${files.disk},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap`],
-    ...['-device', 'virtio-blk-pci,drive=disk'],
+    ...['-drive', `file=${files.exchange},if=none,id=exchange,format=raw,cache=unsafe`],
+    ...['-device', 'virtio-blk-pci,drive=disk', '-device', 'virtio-blk-pci,drive=exchange'],
     ...['-netdev', `user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:${port}-:22`],
     ...['-device', 'virtio-net-pci,netdev=net,romfile='],
     ...['-serial', `file:${files.console}`, '-qmp', `unix:${files.qmp},server=on,wait=off`],
