@@ -45,9 +45,13 @@ export async function lockFile(path: string, timeoutMs: number): Promise<FileLoc
     }
     await file.close();
     if (performance.now() > deadline) {
-      throw new EnvironmentError('LOCK_BUSY', `${path} is held by another program for ${timeoutMs / 1000} s`, {
-        hint: 'wait for the xl command that works on this domain',
-      });
+      throw new EnvironmentError(
+        'LOCK_BUSY',
+        `${path} is held by another program for ${timeoutMs / 1000} s`,
+        {
+          hint: 'wait for the xl command that works on this domain',
+        },
+      );
     }
     await sleep(POLL_MS);
   }

@@ -1,0 +1,203 @@
+import type { Domid } from '../core/brand.ts';
+import { DomainError, InterruptedError, SuspendError } from '../core/errors.ts';
+import type { DomainState, Guest, GuestType, Hypervisor, XenVersion } from '../snapshot/ports.ts';
+import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../xenctrl/index.ts';
+import { type XenstoreClient, XenstoreTimeoutError, type XenstoreWatch } from '../xenstore/index.ts';
+import { XenGuest } from './guest.ts';
+
+/** How long a guest that has acknowledged the request may take to suspend, as libxl has it. */
+const ACKNOWLEDGED_MS = 60_000;
+/** The domain is looked at this often even when xenstored tells nothing. */
+const POLL_MS = 500;
+
+const SHUTDOWN_NAMES: readonly (readonly [number, NonNullable<DomainState['shutdown']>])[] = [
+  [SHUTDOWN.SHUTDOWN_poweroff, 'poweroff'],
+  [SHUTDOWN.SHUTDOWN_reboot, 'reboot'],
+  [SHUTDOWN.SHUTDOWN_suspend, 'suspend'],
+  [SHUTDOWN.SHUTDOWN_crash, 'crash'],
+  [SHUTDOWN.SHUTDOWN_watchdog, 'watchdog'],
+  [SHUTDOWN.SHUTDOWN_soft_reset, 'soft_reset'],
+];
+
+/** The hypervisor port on real Xen. */
+export class XenHypervisor implements Hypervisor, AsyncDisposable {
+  readonly #xen: XenControl;
+  readonly #xenstore: XenstoreClient;
+
+  private constructor(xen: XenControl, xenstore: XenstoreClient) {
+    this.#xen = xen;
+    this.#xenstore = xenstore;
+  }
+
+  /**
+   * @param xenstore stays the caller's
+   * @throws EnvironmentError when this is no dom0, or its Xen is not a tested one.
+   */
+  static async open(xenstore: XenstoreClient): Promise<XenHypervisor> {
+    return new XenHypervisor(await XenControl.open(), xenstore);
+  }
+
+  async version(): Promise<XenVersion> {
+    return this.#xen.version;
+  }
+
+  async domainState(domid: Domid): Promise<DomainState | undefined> {
+    const info = await this.#xen.domainInfo(domid);
+    if (info === undefined) return undefined;
+    return {
+      domid,
+      uuid: info.uuid,
+      name: (await this.#xenstore.readMaybe(`/local/domain/${domid}/name`)) ?? '',
+      type: await this.#guestType(domid, info),
+      paused: info.paused,
+      dying: info.dying,
+      shutdown: shutdownName(info.shutdownReason),
+      memoryBytes: info.memoryBytes,
+    };
+  }
+
+  async pause(domid: Domid): Promise<void> {
+    await this.#xen.pause(domid);
+  }
+
+  async unpause(domid: Domid): Promise<void> {
+    await this.#xen.unpause(domid);
+  }
+
+  async suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
+    // The watch comes first, so that nothing is missed.
+    await using released = await this.#xenstore.watch('@releaseDomain');
+    const asked = await this.#requestSuspend(domid);
+    try {
+      if (await this.#suspended(domid, released, options.timeoutMs, options.signal)) return;
+    } catch (error) {
+      if (!(error instanceof InterruptedError)) throw error;
+      if (asked && (await this.#takeBack(domid))) throw error;
+      // Too late to take it back: let it come, and undo it.
+      if (await this.#suspended(domid, released, ACKNOWLEDGED_MS)) await this.resume(domid);
+      throw error;
+    }
+    const seconds = options.timeoutMs / 1000;
+    if (asked && (await this.#takeBack(domid))) {
+      throw new SuspendError(
+        'SUSPEND_TIMEOUT',
+        `the guest did not react to the request to suspend within ${seconds} s`,
+        {
+          domid,
+          hint: 'does the guest run, and has it PV drivers? A longer --timeout may help; a guest that is booting cannot suspend',
+        },
+      );
+    }
+    if (await this.#suspended(domid, released, ACKNOWLEDGED_MS)) return;
+    throw new SuspendError(
+      'SUSPEND_STUCK',
+      `the guest acknowledged the request to suspend, but has not suspended within ${seconds + ACKNOWLEDGED_MS / 1000} s`,
+      { domid, hint: 'it may suspend yet: look at `xl list` (state s) and at its console' },
+    );
+  }
+
+  async resume(domid: Domid): Promise<void> {
+    await this.#xen.resume(domid);
+    await this.#xenstore.resumeDomain(domid);
+  }
+
+  async openGuest(domid: Domid): Promise<Guest> {
+    const info = await this.#xen.domainInfo(domid);
+    if (info === undefined) {
+      throw new DomainError('DOMAIN_GONE', `there is no domain ${domid}`, { domid });
+    }
+    if (!info.hvm) {
+      throw new DomainError('DOMAIN_PV', `domain ${domid} is a PV guest, whose memory cannot be saved yet`, {
+        domid,
+        hint: 'snapshots work for PVH and HVM guests',
+      });
+    }
+    return await XenGuest.open(this.#xen, domid);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#xen[Symbol.asyncDispose]();
+  }
+
+  /** libxl writes `pvh` to /libxl/<domid>/type; without it, what Xen tells has to do. */
+  async #guestType(domid: Domid, info: DomainInfo): Promise<GuestType> {
+    if (!info.hvm) return 'pv';
+    return (await this.#xenstore.readMaybe(`/libxl/${domid}/type`)) === 'pvh' ? 'pvh' : 'hvm';
+  }
+
+  /**
+   * PV drivers answer a request in xenstore; an HVM guest without them, or in an ACPI sleep, is stopped from outside
+   * (tools/libs/light/libxl_dom_suspend.c).
+   * @returns whether the guest was asked
+   */
+  async #requestSuspend(domid: Domid): Promise<boolean> {
+    const info = await this.#xen.domainInfo(domid);
+    if (info === undefined) throw gone(domid);
+    if (
+      (await this.#guestType(domid, info)) === 'hvm' &&
+      ((await this.#xen.hvmParam(domid, HVM_PARAM.HVM_PARAM_CALLBACK_IRQ)) === 0n ||
+        (await this.#xen.hvmParam(domid, HVM_PARAM.HVM_PARAM_ACPI_S_STATE)) !== 0n)
+    ) {
+      await this.#xen.shutdown(domid, SHUTDOWN.SHUTDOWN_suspend);
+      return false;
+    }
+    await this.#xenstore.write(shutdownPath(domid), 'suspend');
+    return true;
+  }
+
+  /**
+   * Waits until the guest has suspended.
+   * @returns false when the time is over
+   * @throws SuspendError when it has gone or shut down, InterruptedError.
+   */
+  async #suspended(
+    domid: Domid,
+    released: XenstoreWatch,
+    timeoutMs: number,
+    signal?: AbortSignal,
+  ): Promise<boolean> {
+    const deadline = performance.now() + timeoutMs;
+    for (;;) {
+      const info = await this.#xen.domainInfo(domid);
+      if (info === undefined || info.dying) throw gone(domid);
+      const shutdown = shutdownName(info.shutdownReason);
+      if (shutdown === 'suspend') return true;
+      if (shutdown !== undefined) {
+        throw new SuspendError('SUSPEND_SHUTDOWN', `the guest was to suspend, but shut down (${shutdown})`, {
+          domid,
+          data: { shutdown },
+        });
+      }
+      const left = deadline - performance.now();
+      if (left <= 0) return false;
+      try {
+        await released.next({ timeoutMs: Math.min(left, POLL_MS), signal });
+      } catch (error) {
+        if (!(error instanceof XenstoreTimeoutError)) throw error;
+      }
+    }
+  }
+
+  /** Withdraws the request, unless the guest has acknowledged it by emptying the node. */
+  async #takeBack(domid: Domid): Promise<boolean> {
+    const path = shutdownPath(domid);
+    return await this.#xenstore.transaction(async (access) => {
+      if ((await access.readMaybe(path)) !== 'suspend') return false;
+      await access.write(path, '');
+      return true;
+    });
+  }
+}
+
+function shutdownPath(domid: Domid): string {
+  return `/local/domain/${domid}/control/shutdown`;
+}
+
+function shutdownName(reason: number | undefined): DomainState['shutdown'] {
+  if (reason === undefined) return undefined;
+  return SHUTDOWN_NAMES.find(([value]) => value === reason)?.[1] ?? 'other';
+}
+
+function gone(domid: Domid): SuspendError {
+  return new SuspendError('SUSPEND_GONE', `domain ${domid} was destroyed while it was to suspend`, { domid });
+}

@@ -1,0 +1,158 @@
+/**
+ * The C functions that are called, in the words of their headers. test/unit/xenctrl/abi.test.ts lets the C compiler
+ * compare each prototype with the headers of every tested release.
+ *
+ * Unless noted: `int` is 0 or more on success and -1 on failure with errno set by the hypercall (EPERM: not
+ * privileged, ESRCH: no such domain, EINVAL: not in this state); nothing is allocated for the caller; any thread may
+ * call (libxenctrl is reentrant unless opened with XC_OPENFLAG_NON_REENTRANT), and a handle stays usable in all.
+ */
+
+/** A prototype: result and parameters, C types. */
+export interface Declaration {
+  readonly name: string;
+  readonly result: string;
+  readonly parameters: readonly string[];
+}
+
+/** A library and what is called in it. */
+export interface LibraryDeclaration<Name extends string> {
+  /** `%` stands for the release. */
+  readonly soname: string;
+  readonly headers: readonly string[];
+  readonly functions: Readonly<Record<Name, Omit<Declaration, 'name'>>>;
+}
+
+function declare<Name extends string>(declaration: LibraryDeclaration<Name>): LibraryDeclaration<Name> {
+  return declaration;
+}
+
+/** libxentoollog: only to keep libxenctrl from writing to stderr. */
+export const TOOLLOG = declare({
+  soname: 'libxentoollog.so.1',
+  headers: ['stdio.h', 'xentoollog.h'],
+  functions: {
+    // NULL without memory. Freed by xtl_logger_destroy; the FILE stays the caller's.
+    xtl_createlogger_stdiostream: {
+      result: 'xentoollog_logger_stdiostream *',
+      parameters: ['FILE *', 'xentoollog_level', 'unsigned'],
+    },
+    xtl_logger_destroy: { result: 'void', parameters: ['struct xentoollog_logger *'] },
+  },
+});
+
+export const XENCTRL = declare({
+  soname: 'libxenctrl.so.%',
+  headers: ['xenctrl.h'],
+  functions: {
+    // NULL on failure: EACCES, ENOENT (no /dev/xen/privcmd: not a Xen dom0). Freed by xc_interface_close.
+    xc_interface_open: {
+      result: 'xc_interface *',
+      parameters: ['xentoollog_logger *', 'xentoollog_logger *', 'unsigned'],
+    },
+    xc_interface_close: { result: 'int', parameters: ['xc_interface *'] },
+    // The handle belongs to the interface.
+    xc_interface_fmem_handle: {
+      result: 'struct xenforeignmemory_handle *',
+      parameters: ['xc_interface *'],
+    },
+    // XENVER_version: major << 16 | minor; XENVER_extraversion: fills 16 octets.
+    xc_version: { result: 'int', parameters: ['xc_interface *', 'int', 'void *'] },
+    // Number of domains written, from the first domid on.
+    xc_domain_getinfolist: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'unsigned int', 'xc_domaininfo_t *'],
+    },
+    // Counted: each pause needs its unpause.
+    xc_domain_pause: { result: 'int', parameters: ['xc_interface *', 'uint32_t'] },
+    xc_domain_unpause: { result: 'int', parameters: ['xc_interface *', 'uint32_t'] },
+    xc_domain_shutdown: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'int'] },
+    xc_domain_nr_gpfns: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'xen_pfn_t *'] },
+    xc_domain_get_tsc_info: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'uint32_t *', 'uint64_t *', 'uint32_t *', 'uint32_t *'],
+    },
+    // Octets written; with a NULL buffer, the most there can be.
+    xc_domain_hvm_getcontext: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'uint8_t *', 'uint32_t'],
+    },
+    xc_hvm_param_get: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'uint32_t', 'uint64_t *'],
+    },
+  },
+});
+
+/** Exported by libxenctrl for libxenguest and declared in no installed header (tools/libs/ctrl/xc_private.h). */
+export const XENCTRL_PRIVATE = declare({
+  soname: 'libxenctrl.so.%',
+  headers: [],
+  functions: {
+    // gfns in, types in bits 28-31 out; E2BIG above 1024 of them.
+    xc_get_pfn_type_batch: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'unsigned int', 'xen_pfn_t *'],
+    },
+  },
+});
+
+export const XENGUEST = declare({
+  soname: 'libxenguest.so.%',
+  headers: ['xenguest.h'],
+  functions: {
+    // EINVAL: the domain is not suspended.
+    xc_domain_resume: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'int'] },
+    // NULL without memory. Freed by xc_cpu_policy_destroy.
+    xc_cpu_policy_init: { result: 'xc_cpu_policy_t *', parameters: [] },
+    xc_cpu_policy_destroy: { result: 'void', parameters: ['xc_cpu_policy_t *'] },
+    // Most leaves and MSRs that any policy has on this host.
+    xc_cpu_policy_get_size: { result: 'int', parameters: ['xc_interface *', 'uint32_t *', 'uint32_t *'] },
+    xc_cpu_policy_get_domain: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'xc_cpu_policy_t *'],
+    },
+    // Counts in: room; out: entries written. ENOBUFS when the room is too small.
+    xc_cpu_policy_serialise: {
+      result: 'int',
+      parameters: [
+        'xc_interface *',
+        'const xc_cpu_policy_t *',
+        'xen_cpuid_leaf_t *',
+        'uint32_t *',
+        'xen_msr_entry_t *',
+        'uint32_t *',
+      ],
+    },
+  },
+});
+
+export const FOREIGNMEMORY = declare({
+  soname: 'libxenforeignmemory.so.1',
+  headers: ['xenforeignmemory.h'],
+  functions: {
+    // With an err array never NULL for single pages' failures: err[i] is 0 or a negated errno, and touching a page
+    // whose err is set is SIGBUS. NULL with errno for all others. Undone by xenforeignmemory_unmap.
+    xenforeignmemory_map: {
+      result: 'void *',
+      parameters: ['xenforeignmemory_handle *', 'uint32_t', 'int', 'size_t', 'const xen_pfn_t *', 'int *'],
+    },
+    // Any pointer or view into the mapping is deadly afterwards.
+    xenforeignmemory_unmap: {
+      result: 'int',
+      parameters: ['xenforeignmemory_handle *', 'void *', 'size_t'],
+    },
+  },
+});
+
+/** The C library of the process itself. */
+export const LIBC = declare({
+  soname: '',
+  headers: ['stdio.h', 'unistd.h'],
+  functions: {
+    // NULL with errno. Freed by fclose.
+    fopen: { result: 'FILE *', parameters: ['const char *', 'const char *'] },
+    fclose: { result: 'int', parameters: ['FILE *'] },
+    // Octets written, or -1: ENOSPC, EIO, EINTR, ….
+    pwrite: { result: 'ssize_t', parameters: ['int', 'const void *', 'size_t', 'off_t'] },
+  },
+});

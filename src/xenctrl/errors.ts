@@ -1,0 +1,45 @@
+import { getSystemErrorName } from 'node:util';
+import { EnvironmentError, type ErrorDetails, EXIT, type ExitCode, XlsnapError } from '../core/errors.ts';
+import { ABIS } from './abi.ts';
+
+/** A call of a Xen library that failed. */
+export class XenCallError extends XlsnapError {
+  override readonly exitCode: ExitCode = EXIT.xen;
+  /** Name of the function. */
+  readonly call: string;
+  /** Name of the errno: `EPERM`, `ESRCH`, … */
+  readonly errno: string;
+
+  /** @param errno positive number */
+  constructor(call: string, errno: number, details: ErrorDetails = {}) {
+    const name = errnoName(errno);
+    super('XEN_CALL', `${call}: ${name}`, {
+      ...(HINTS[name] === undefined ? {} : { hint: HINTS[name] }),
+      ...details,
+      data: { ...details.data, call, errno: name },
+    });
+    this.call = call;
+    this.errno = name;
+  }
+}
+
+const HINTS: Readonly<Record<string, string>> = {
+  EACCES: 'run it as root in dom0, with the Xen libraries of the running Xen',
+  EPERM: 'run it as root in dom0',
+  ENOENT: 'run it in a dom0: /dev/xen/privcmd must be there',
+  ESRCH: 'the domain is gone: look at `xl list`',
+};
+
+/** `ENOENT` for 2. */
+export function errnoName(errno: number): string {
+  return errno > 0 ? getSystemErrorName(-errno) : 'no errno';
+}
+
+/** No libraries of a tested Xen. */
+export function untestedXen(problem: string, cause?: unknown): EnvironmentError {
+  const tested = ABIS.map(({ release }) => release).join(' and ');
+  return new EnvironmentError('XEN_UNTESTED', `${problem}; tested are Xen ${tested}`, {
+    cause,
+    hint: 'install the Xen libraries of the running Xen, if it is one of these',
+  });
+}

@@ -1,0 +1,307 @@
+import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
+import { EnvironmentError } from '../core/errors.ts';
+import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, XENVER, XTL } from './abi.ts';
+import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
+import { errnoName, untestedXen, XenCallError } from './errors.ts';
+import { ForeignMemory } from './foreign-memory.ts';
+import { bind, loadKoffi, type NativeArgument, type NativeFunction } from './native.ts';
+import { toWords } from './words.ts';
+
+/** Most gfns that getpageframeinfo3 takes in one call (xen/arch/x86/domctl.c). */
+const PAGE_TYPE_CHUNK = 1024;
+
+export interface HypervisorVersion {
+  readonly major: number;
+  readonly minor: number;
+  /** `.4-pre` and the like. */
+  readonly extra: string;
+}
+
+/** What struct xen_domctl_getdomaininfo tells. */
+export interface DomainInfo {
+  /** Lower case, with dashes. */
+  readonly uuid: string;
+  readonly hvm: boolean;
+  readonly paused: boolean;
+  readonly dying: boolean;
+  /** SHUTDOWN_* when it has shut down. */
+  readonly shutdownReason: number | undefined;
+  readonly memoryBytes: number;
+}
+
+export interface TscNumbers {
+  readonly mode: number;
+  readonly khz: number;
+  readonly nsec: bigint;
+  readonly incarnation: number;
+}
+
+interface Libraries {
+  readonly abi: Abi;
+  readonly libc: Bound<typeof LIBC>;
+  readonly toollog: Bound<typeof TOOLLOG>;
+  readonly ctrl: Bound<typeof XENCTRL> & Bound<typeof XENCTRL_PRIVATE>;
+  readonly guest: Bound<typeof XENGUEST>;
+}
+type Bound<L extends { functions: object }> = Readonly<Record<keyof L['functions'], NativeFunction>>;
+
+interface Handles {
+  readonly xch: bigint;
+  readonly logger: bigint;
+  readonly file: bigint;
+}
+
+/**
+ * libxenctrl, opened. Calls may run side by side.
+ * Unless it says otherwise, each method throws XenCallError.
+ */
+export class XenControl implements AsyncDisposable {
+  readonly version: HypervisorVersion;
+  readonly memory: ForeignMemory;
+  readonly #libraries: Libraries;
+  #handles: Handles | undefined;
+
+  private constructor(
+    version: HypervisorVersion,
+    libraries: Libraries,
+    handles: Handles,
+    memory: ForeignMemory,
+  ) {
+    this.version = version;
+    this.memory = memory;
+    this.#libraries = libraries;
+    this.#handles = handles;
+  }
+
+  /**
+   * Finds the libraries of the Xen that runs and opens it.
+   * @throws EnvironmentError when this is no dom0, when libraries are missing, or when this Xen is not a tested one.
+   */
+  static async open(): Promise<XenControl> {
+    const koffi = await loadKoffi();
+    const libc = bind(koffi, LIBC);
+    const toollog = bind(koffi, TOOLLOG);
+    let running: string | undefined;
+    let missing: unknown;
+    for (const abi of ABIS) {
+      let ctrl: Libraries['ctrl'];
+      try {
+        ctrl = {
+          ...bind(koffi, XENCTRL, abi.release),
+          ...bind(koffi, XENCTRL_PRIVATE, abi.release),
+        };
+      } catch (error) {
+        missing = error;
+        continue;
+      }
+      const handles = openInterface(libc, toollog, ctrl);
+      const version = await readVersion(ctrl, handles.xch);
+      running = `${version.major}.${version.minor}`;
+      if (running !== abi.release) {
+        // Several releases' libraries may be installed; only those of the Xen that runs can talk to it.
+        await closeInterface(libc, toollog, ctrl, handles);
+        continue;
+      }
+      const guest = bind(koffi, XENGUEST, abi.release);
+      const fmem = ctrl.xc_interface_fmem_handle.callHere(handles.xch).value;
+      const memory = new ForeignMemory(koffi, bind(koffi, FOREIGNMEMORY), libc.pwrite, fmem);
+      return new XenControl(version, { abi, libc, toollog, ctrl, guest }, handles, memory);
+    }
+    throw running === undefined
+      ? untestedXen('no libxenctrl of a tested Xen is installed', missing)
+      : untestedXen(`no libxenctrl for the running Xen ${running} is installed`, missing);
+  }
+
+  /** `undefined` when there is no such domain. */
+  async domainInfo(domid: Domid): Promise<DomainInfo | undefined> {
+    const layout = this.#libraries.abi.domainInfo;
+    const info = new DataView(new ArrayBuffer(layout.size));
+    const { xc_domain_getinfolist } = this.#libraries.ctrl;
+    const found = await this.#call(xc_domain_getinfolist, domid, 1, info);
+    // The list begins with the first domain that has this domid or a higher one.
+    if (found < 1 || info.getUint16(layout.domain, true) !== domid) return undefined;
+    const flags = info.getUint32(layout.flags, true);
+    const pages = toSafeNumber(info.getBigUint64(layout.tot_pages, true), 'tot_pages');
+    return {
+      uuid: formatUuid(new Uint8Array(info.buffer, layout.handle, 16)),
+      hvm: (flags & DOMINF.XEN_DOMINF_hvm_guest) !== 0,
+      paused: (flags & DOMINF.XEN_DOMINF_paused) !== 0,
+      dying: (flags & DOMINF.XEN_DOMINF_dying) !== 0,
+      shutdownReason:
+        (flags & DOMINF.XEN_DOMINF_shutdown) === 0
+          ? undefined
+          : (flags >>> DOMINF.XEN_DOMINF_shutdownshift) & DOMINF.XEN_DOMINF_shutdownmask,
+      memoryBytes: pages * PAGE_SIZE,
+    };
+  }
+
+  /** Pauses count: each needs its unpause. */
+  async pause(domid: Domid): Promise<void> {
+    await this.#call(this.#libraries.ctrl.xc_domain_pause, domid);
+  }
+
+  async unpause(domid: Domid): Promise<void> {
+    await this.#call(this.#libraries.ctrl.xc_domain_unpause, domid);
+  }
+
+  /** Shuts a domain down from outside, without asking it. */
+  async shutdown(domid: Domid, reason: number): Promise<void> {
+    await this.#call(this.#libraries.ctrl.xc_domain_shutdown, domid, reason);
+  }
+
+  /**
+   * Resumes a suspended domain as after a cancelled suspend: the guest's suspend call returns 1
+   * (xenguest.h, xc_domain_resume with fast = 1).
+   */
+  async resume(domid: Domid): Promise<void> {
+    await this.#call(this.#libraries.guest.xc_domain_resume, domid, 1);
+  }
+
+  /** Number of gfns, one more than the highest. */
+  async nrGpfns(domid: Domid): Promise<number> {
+    const count = new BigUint64Array(1);
+    await this.#call(this.#libraries.ctrl.xc_domain_nr_gpfns, domid, count);
+    return toSafeNumber(count[0] ?? 0n, 'number of gfns');
+  }
+
+  /** The page type of each gfn, 0 … 15. */
+  async pageTypes(domid: Domid, gfns: Uint32Array): Promise<Uint8Array> {
+    const types = new Uint8Array(gfns.length);
+    for (let from = 0; from < gfns.length; from += PAGE_TYPE_CHUNK) {
+      const words = toWords(gfns.subarray(from, from + PAGE_TYPE_CHUNK));
+      const count = words.length / 2;
+      await this.#call(this.#libraries.ctrl.xc_get_pfn_type_batch, domid, count, words);
+      for (let i = 0; i < count; i++) {
+        types[from + i] = (words[2 * i] ?? 0) >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
+      }
+    }
+    return types;
+  }
+
+  async tscInfo(domid: Domid): Promise<TscNumbers> {
+    const mode = new Uint32Array(1);
+    const nsec = new BigUint64Array(1);
+    const khz = new Uint32Array(1);
+    const incarnation = new Uint32Array(1);
+    const { xc_domain_get_tsc_info } = this.#libraries.ctrl;
+    await this.#call(xc_domain_get_tsc_info, domid, mode, nsec, khz, incarnation);
+    return {
+      mode: mode[0] ?? 0,
+      khz: khz[0] ?? 0,
+      nsec: nsec[0] ?? 0n,
+      incarnation: incarnation[0] ?? 0,
+    };
+  }
+
+  /** The whole HVM context: save descriptors and their data. */
+  async hvmContext(domid: Domid): Promise<Uint8Array> {
+    const { xc_domain_hvm_getcontext } = this.#libraries.ctrl;
+    const room = await this.#call(xc_domain_hvm_getcontext, domid, 0n, 0);
+    const context = new Uint8Array(room);
+    const length = await this.#call(xc_domain_hvm_getcontext, domid, context, room);
+    return context.subarray(0, length);
+  }
+
+  async hvmParam(domid: Domid, index: number): Promise<bigint> {
+    const value = new BigUint64Array(1);
+    await this.#call(this.#libraries.ctrl.xc_hvm_param_get, domid, index, value);
+    return value[0] ?? 0n;
+  }
+
+  /** The domain's CPU policy: xen_cpuid_leaf_t and xen_msr_entry_t, one after the other. */
+  async cpuPolicy(domid: Domid): Promise<{ leaves: Uint8Array; msrs: Uint8Array }> {
+    const { abi, guest } = this.#libraries;
+    const leafCount = new Uint32Array(1);
+    const msrCount = new Uint32Array(1);
+    await this.#call(guest.xc_cpu_policy_get_size, leafCount, msrCount);
+    const leaves = new Uint8Array((leafCount[0] ?? 0) * abi.cpuidLeafSize);
+    const msrs = new Uint8Array((msrCount[0] ?? 0) * abi.msrEntrySize);
+    const policy = guest.xc_cpu_policy_init.callHere();
+    if (policy.value === 0n) throw new XenCallError('xc_cpu_policy_init', policy.errno);
+    try {
+      await this.#call(guest.xc_cpu_policy_get_domain, domid, policy.value);
+      await this.#call(guest.xc_cpu_policy_serialise, policy.value, leaves, leafCount, msrs, msrCount);
+    } finally {
+      guest.xc_cpu_policy_destroy.callHere(policy.value);
+    }
+    return {
+      leaves: leaves.subarray(0, (leafCount[0] ?? 0) * abi.cpuidLeafSize),
+      msrs: msrs.subarray(0, (msrCount[0] ?? 0) * abi.msrEntrySize),
+    };
+  }
+
+  /** No call may be under way any more. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const handles = this.#handles;
+    if (handles === undefined) return;
+    this.#handles = undefined;
+    const { libc, toollog, ctrl } = this.#libraries;
+    await closeInterface(libc, toollog, ctrl, handles);
+  }
+
+  /** Calls with the interface as first argument; -1 is an error. */
+  async #call(fn: NativeFunction, ...args: NativeArgument[]): Promise<number> {
+    if (this.#handles === undefined) throw new TypeError(`${fn.name} after XenControl was closed`);
+    const { value, errno } = await fn.call(this.#handles.xch, ...args);
+    if (value < 0) {
+      const domid = typeof args[0] === 'number' ? args[0] : undefined;
+      throw new XenCallError(fn.name, errno, domid === undefined ? {} : { domid });
+    }
+    return Number(value);
+  }
+}
+
+function openInterface(
+  libc: Libraries['libc'],
+  toollog: Libraries['toollog'],
+  ctrl: Libraries['ctrl'],
+): Handles {
+  // Without a logger of ours libxenctrl writes to stderr; what it would say there is in our errors.
+  const file = pointer(libc.fopen.callHere('/dev/null', 'w').value);
+  const logger = pointer(toollog.xtl_createlogger_stdiostream.callHere(file, XTL.XTL_CRITICAL, 0).value);
+  const { value, errno } = ctrl.xc_interface_open.callHere(logger, logger, 0);
+  if (value === 0n) {
+    toollog.xtl_logger_destroy.callHere(logger);
+    libc.fclose.callHere(file);
+    throw new EnvironmentError('XEN_INTERFACE', `cannot open Xen's control interface: ${errnoName(errno)}`, {
+      hint: 'run it as root in dom0; /dev/xen/privcmd must be there',
+    });
+  }
+  return { xch: pointer(value), logger, file };
+}
+
+async function closeInterface(
+  libc: Libraries['libc'],
+  toollog: Libraries['toollog'],
+  ctrl: Libraries['ctrl'],
+  handles: Handles,
+): Promise<void> {
+  await ctrl.xc_interface_close.call(handles.xch);
+  toollog.xtl_logger_destroy.callHere(handles.logger);
+  libc.fclose.callHere(handles.file);
+}
+
+async function readVersion(ctrl: Libraries['ctrl'], xch: bigint): Promise<HypervisorVersion> {
+  const { value, errno } = await ctrl.xc_version.call(xch, XENVER.XENVER_version, 0n);
+  const number = Number(value);
+  if (number < 0) throw new XenCallError('xc_version', errno);
+  const text = new Uint8Array(EXTRAVERSION_SIZE);
+  const extra = await ctrl.xc_version.call(xch, XENVER.XENVER_extraversion, text);
+  if (extra.value < 0) throw new XenCallError('xc_version', extra.errno);
+  return { major: number >>> 16, minor: number & 0xffff, extra: cString(text) };
+}
+
+function pointer(value: number | bigint): bigint {
+  if (typeof value !== 'bigint') throw new TypeError(`no pointer: ${value}`);
+  return value;
+}
+
+function cString(bytes: Uint8Array): string {
+  const end = bytes.indexOf(0);
+  return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
+}
+
+function formatUuid(handle: Uint8Array): string {
+  const hex = Array.from(handle, (octet) => octet.toString(16).padStart(2, '0')).join('');
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}
