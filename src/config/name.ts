@@ -1,0 +1,74 @@
+/** Why a text cannot be what it is meant to be. */
+export interface TextProblem {
+  readonly code: string;
+  readonly message: string;
+  readonly hint?: string;
+}
+
+/** Longest name in octets of UTF-8: `NAME.save.json.partial` must fit NAME_MAX (255), a qcow2 tag 255. */
+export const MAX_NAME_OCTETS = 200;
+
+/** Controls and the two characters of Unicode that break a line. */
+const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}]/u;
+
+/** What stands against a snapshot's name; `undefined` when it is good. */
+export function checkSnapshotName(name: string): TextProblem | undefined {
+  const shown = JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name);
+  const problem = (why: string, hint?: string): TextProblem => ({
+    code: 'BAD_NAME',
+    message: `the name ${shown} ${why}`,
+    ...(hint === undefined ? {} : { hint }),
+  });
+  if (name === '') return problem('is empty');
+  if (!isWellFormed(name)) return problem('is not valid Unicode');
+  if (CONTROL.test(name)) return problem('has a control character');
+  if (name.includes('/')) return problem('has a slash', 'the name becomes part of a file name');
+  if (name === '.' || name === '..') return problem('names a directory');
+  if (name.startsWith('-')) return problem('starts with "-"', 'programs would take it for an option');
+  if (/^[0-9]+$/.test(name)) {
+    return problem('has only digits', 'qemu-img takes such a tag for the ID of a snapshot: add a letter');
+  }
+  const octets = new TextEncoder().encode(name).length;
+  if (octets > MAX_NAME_OCTETS) {
+    return problem(`has ${octets} octets; ${MAX_NAME_OCTETS} are possible`, 'shorten it');
+  }
+  return undefined;
+}
+
+/** Longest path, PATH_MAX less its NUL (linux/limits.h). */
+const MAX_PATH_OCTETS = 4095;
+
+/** What stands against a path of a cfgfile; `undefined` when it is good. */
+export function checkPath(path: string): TextProblem | undefined {
+  const shown = JSON.stringify(path.length > 200 ? `${path.slice(0, 200)}…` : path);
+  if (!isWellFormed(path) || CONTROL.test(path)) {
+    return { code: 'BAD_PATH', message: `the path ${shown} has a control character or is not valid Unicode` };
+  }
+  if (!path.startsWith('/')) {
+    return {
+      code: 'RELATIVE_PATH',
+      message: `the path ${shown} is not absolute`,
+      hint: 'begin it with /: a cfgfile is used from any directory',
+    };
+  }
+  if (path.endsWith('/')) {
+    return { code: 'BAD_PATH', message: `the path ${shown} names a directory`, hint: 'name a file' };
+  }
+  if (new TextEncoder().encode(path).length > MAX_PATH_OCTETS) {
+    return { code: 'BAD_PATH', message: `the path ${shown} is longer than ${MAX_PATH_OCTETS} octets` };
+  }
+  return undefined;
+}
+
+/** What stands against a description: it is shown on terminals, so only tab and newline of the controls. */
+export function checkDescription(text: string): TextProblem | undefined {
+  if (isWellFormed(text) && !/[^\P{Cc}\t\n]/u.test(text)) return undefined;
+  return {
+    code: 'BAD_DESCRIPTION',
+    message: 'the description has a control character or is not valid Unicode',
+  };
+}
+
+function isWellFormed(text: string): boolean {
+  return !/\p{Surrogate}/u.test(text);
+}

@@ -1,0 +1,316 @@
+import type { DiskRequest, SnapshotConfig } from './config.ts';
+import { ConfigError, type ConfigFinding } from './errors.ts';
+import { type Located, nextToken, SyntaxProblem, type Token } from './lex.ts';
+import { checkDescription, checkPath, checkSnapshotName, type TextProblem } from './name.ts';
+
+/** Largest cfgfile in octets. */
+export const MAX_CONFIG_BYTES = 1024 * 1024;
+
+/** Findings that are told; a file with more is of another kind. */
+const MAX_FINDINGS = 20;
+
+/**
+ * Reads a cfgfile: the syntax of xl.cfg (tools/libs/util/libxlu_cfg_{l.l,y.y} of Xen 4.20) with the keys `name`,
+ * `description`, `memory_path` and `disks`. An empty text is as good as none.
+ *
+ * Stricter than xl: a key may be set once (`+=` adds to it), and numeric escapes are refused, which xl drops.
+ *
+ * @param source name of the file for messages; becomes `source` of the result
+ * @throws ConfigError with everything that is wrong; an error of syntax stands alone
+ */
+export function parseConfig(input: Uint8Array | string, source = 'cfgfile'): SnapshotConfig {
+  const text = decode(input, source);
+  const findings: Located[] = [];
+  let more = 0;
+  const report = (at: number, problem: TextProblem): void => {
+    if (findings.length < MAX_FINDINGS) findings.push({ ...problem, at });
+    else more++;
+  };
+  let config: SnapshotConfig = {};
+  try {
+    config = { ...interpret(readSettings(text, report), report), source };
+  } catch (error) {
+    if (!(error instanceof SyntaxProblem)) throw error;
+    throw new ConfigError(source, [withPosition(text, error.located)]);
+  }
+  findings.sort((a, b) => a.at - b.at);
+  const [first, ...rest] = findings.map((one) => withPosition(text, one));
+  if (first !== undefined) throw new ConfigError(source, [first, ...rest], { more });
+  return config;
+}
+
+function decode(input: Uint8Array | string, source: string): string {
+  const whole = (code: string, message: string, hint?: string): ConfigError =>
+    new ConfigError(source, [{ code, message, ...(hint === undefined ? {} : { hint }) }]);
+  if (input.length > MAX_CONFIG_BYTES) {
+    throw whole('TOO_LONG', `larger than ${MAX_CONFIG_BYTES} octets`, 'is it a cfgfile at all?');
+  }
+  let text: string;
+  try {
+    text = typeof input === 'string' ? input : new TextDecoder('utf-8', { fatal: true }).decode(input);
+  } catch {
+    throw whole('NOT_UTF8', 'not a text in UTF-8', 'is it a cfgfile? The memory file is another one');
+  }
+  if (text.includes('\0')) throw whole('NOT_TEXT', 'not a text: it has NUL octets', 'is it a cfgfile?');
+  return text;
+}
+
+interface Atom {
+  readonly text: string;
+  readonly at: number;
+}
+
+interface Setting {
+  readonly key: string;
+  readonly at: number;
+  /** Where the value begins. */
+  readonly valueAt: number;
+  /** A list, or the parts of a text that `+=` joined. */
+  readonly list: boolean;
+  readonly atoms: Atom[];
+}
+
+type Report = (at: number, problem: TextProblem) => void;
+
+/** The settings of the file by key, in its order. */
+function readSettings(text: string, report: Report): Map<string, Setting> {
+  const settings = new Map<string, Setting>();
+  const tokens = new Tokens(text);
+  let token = tokens.next();
+  while (token.kind !== 'end') {
+    if (token.kind === 'newline' || token.kind === ';') {
+      token = tokens.next();
+      continue;
+    }
+    if (token.kind !== 'word') throw unexpected(token, 'a key');
+    const { text: key, at } = token;
+    const operator = tokens.next();
+    if (operator.kind !== '=' && operator.kind !== '+=') throw unexpected(operator, `= after ${key}`);
+    const value = readValue(tokens);
+    token = tokens.next();
+    if (token.kind !== 'newline' && token.kind !== ';' && token.kind !== 'end') {
+      throw unexpected(token, 'the end of the line');
+    }
+    const before = settings.get(key);
+    if (before === undefined) settings.set(key, { key, at, ...value });
+    else if (operator.kind === '=') {
+      report(at, {
+        code: 'DUPLICATE_KEY',
+        message: `${key.slice(0, 60)} is set a second time`,
+        hint: '+= adds to what was set',
+      });
+    } else if (before.list !== value.list) {
+      report(at, { code: 'WRONG_TYPE', message: `${key.slice(0, 60)}: a list and a text cannot be joined` });
+    } else for (const atom of value.atoms) before.atoms.push(atom);
+  }
+  return settings;
+}
+
+function readValue(tokens: Tokens): Pick<Setting, 'valueAt' | 'list' | 'atoms'> {
+  const first = tokens.next();
+  const valueAt = first.at;
+  if (first.kind === 'string' || first.kind === 'number') {
+    return { valueAt, list: false, atoms: [{ text: first.text, at: first.at }] };
+  }
+  if (first.kind !== '[') throw unexpected(first, 'a value in quotes or a list in [ ]');
+  const atoms: Atom[] = [];
+  for (let token = tokens.nextInList(first); token.kind !== ']'; ) {
+    if (token.kind !== 'string' && token.kind !== 'number') {
+      throw unexpected(token, 'an entry in quotes or the end of the list');
+    }
+    atoms.push({ text: token.text, at: token.at });
+    token = tokens.nextInList(first);
+    if (token.kind === ',') token = tokens.nextInList(first);
+    else if (token.kind !== ']') throw unexpected(token, 'a comma or the end of the list');
+  }
+  return { valueAt, list: true, atoms };
+}
+
+class Tokens {
+  readonly #text: string;
+  #at = 0;
+
+  constructor(text: string) {
+    this.#text = text;
+  }
+
+  next(): Token {
+    const { token, end } = nextToken(this.#text, this.#at);
+    this.#at = end;
+    return token;
+  }
+
+  /** The next one that is no newline; `opened` is the bracket that must be closed. */
+  nextInList(opened: Token): Token {
+    let token = this.next();
+    while (token.kind === 'newline') token = this.next();
+    if (token.kind === 'end') throw new SyntaxProblem(opened.at, 'the list is not closed with ]');
+    return token;
+  }
+}
+
+function unexpected(token: Token, expected: string): SyntaxProblem {
+  const found =
+    token.kind === 'newline'
+      ? 'the end of the line'
+      : token.kind === 'end'
+        ? 'the end of the file'
+        : JSON.stringify(token.text.slice(0, 40));
+  const hint = token.kind === 'word' && !expected.startsWith('=') ? 'values stand in quotes' : undefined;
+  return new SyntaxProblem(token.at, `expected ${expected}, found ${found}`, hint);
+}
+
+const KEYS = ['name', 'description', 'memory_path', 'disks'] as const;
+
+function interpret(settings: Map<string, Setting>, report: Report): SnapshotConfig {
+  for (const { key, at } of settings.values()) {
+    if (KEYS.some((known) => known === key)) continue;
+    const near = nearest(key);
+    report(at, {
+      code: 'UNKNOWN_KEY',
+      message: `unknown key ${key.slice(0, 60)}`,
+      hint: near === undefined ? `the keys are ${KEYS.join(', ')}` : `did you mean ${near}?`,
+    });
+  }
+  const textOf = (key: string, check: (text: string) => TextProblem | undefined): string | undefined => {
+    const setting = settings.get(key);
+    if (setting === undefined) return undefined;
+    if (setting.list) {
+      report(setting.valueAt, { code: 'WRONG_TYPE', message: `${key} is a text, not a list` });
+      return undefined;
+    }
+    const text = setting.atoms.map((atom) => atom.text).join('');
+    if (text === '') return undefined;
+    const problem = check(text);
+    if (problem !== undefined) report(setting.valueAt, problem);
+    return text;
+  };
+  const name = textOf('name', checkSnapshotName);
+  const description = textOf('description', checkDescription);
+  const memoryPath = textOf('memory_path', checkPath);
+  const disks = disksOf(settings.get('disks'), report);
+  return {
+    ...(name === undefined ? {} : { name }),
+    ...(description === undefined ? {} : { description }),
+    ...(memoryPath === undefined ? {} : { memoryPath }),
+    ...(disks === undefined ? {} : { disks }),
+  };
+}
+
+function disksOf(setting: Setting | undefined, report: Report): readonly DiskRequest[] | undefined {
+  if (setting === undefined) return undefined;
+  if (!setting.list) {
+    report(setting.valueAt, {
+      code: 'WRONG_TYPE',
+      message: 'disks is a list, not a text',
+      hint: "write disks=['…'], or disks=[] for none",
+    });
+    return undefined;
+  }
+  const disks: DiskRequest[] = [];
+  const seen = new Set<string>();
+  for (const atom of setting.atoms) {
+    const disk = parseDisk(atom.text);
+    if ('code' in disk) {
+      report(atom.at, disk);
+      continue;
+    }
+    if (seen.has(disk.target)) {
+      report(atom.at, { code: 'DUPLICATE_DISK', message: `the disk ${disk.target} is named a second time` });
+    }
+    seen.add(disk.target);
+    disks.push(disk);
+  }
+  return disks;
+}
+
+/** `PATH,FORMAT,TARGET`, or `,,TARGET` for an internal snapshot. Spaces around the fields do not count. */
+function parseDisk(spec: string): DiskRequest | TextProblem {
+  const fields = spec.split(',', 5).map((field) => field.replace(/^[ \t]+/, '').trimEnd());
+  const [path, format, target] = fields;
+  const bad = (code: string, message: string, hint: string): TextProblem => ({ code, message, hint });
+  const shown = JSON.stringify(spec.slice(0, 100));
+  if (fields.length !== 3 || path === undefined || format === undefined || target === undefined) {
+    const count = fields.length > 4 ? 'more than 4' : String(fields.length);
+    return bad(
+      'BAD_DISK',
+      `${shown} has ${count} field${fields.length === 1 ? '' : 's'}, not 3`,
+      "write 'PATH,qcow2,TARGET' for an external snapshot, ',,TARGET' for an internal one",
+    );
+  }
+  if (target === '')
+    return bad('BAD_DISK', `${shown} names no target device`, 'the third field is, say, xvda');
+  if (!/^[a-z0-9]{1,32}$/.test(target)) {
+    return bad(
+      'BAD_DISK',
+      `${JSON.stringify(target.slice(0, 60))} is no target device`,
+      "write it as in the domain's configuration: xvda, hda, sda",
+    );
+  }
+  if (path === '' && format === '') return { kind: 'internal', target };
+  if (path === '') {
+    return bad('BAD_DISK', `${shown} has a format and no path`, `an internal snapshot is ',,${target}'`);
+  }
+  if (format === '') {
+    return bad('BAD_DISK', `${shown} has a path and no format`, `write 'PATH,qcow2,${target}'`);
+  }
+  if (format !== 'qcow2') {
+    return bad(
+      'BAD_FORMAT',
+      `an external snapshot cannot have the format ${JSON.stringify(format.slice(0, 60))}`,
+      'the overlay refers to its backing file, which qcow2 can: write qcow2',
+    );
+  }
+  return checkPath(path) ?? { kind: 'external', path, format, target };
+}
+
+/** The key that was probably meant. */
+function nearest(key: string): string | undefined {
+  const plain = key.slice(0, 40).toLowerCase().replaceAll(/[.-]/g, '_');
+  const [best] = KEYS.map((known) => ({ known, distance: editDistance(plain, known) })).sort(
+    (a, b) => a.distance - b.distance,
+  );
+  return best !== undefined && best.distance <= Math.max(1, best.known.length / 3) ? best.known : undefined;
+}
+
+/** Levenshtein's distance. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(replaced, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}
+
+/** Widest part of a line that is shown. */
+const EXCERPT_WIDTH = 90;
+
+function withPosition(text: string, { at, ...finding }: Located): ConfigFinding {
+  const start = text.lastIndexOf('\n', at - 1) + 1;
+  const stop = text.indexOf('\n', at);
+  let line = 1;
+  for (let i = text.indexOf('\n'); i >= 0 && i < at; i = text.indexOf('\n', i + 1)) line++;
+  const before = [...text.slice(start, at)];
+  const after = [...text.slice(at, Math.min(stop < 0 ? text.length : stop, at + 2 * EXCERPT_WIDTH))];
+  const cut = Math.max(0, before.length - EXCERPT_WIDTH / 2);
+  const left = (cut > 0 ? '…' : '') + before.slice(cut).map(visible).join('');
+  const right = after.slice(0, EXCERPT_WIDTH - (before.length - cut)).map(visible);
+  const margin = `${line} | `;
+  const caret = `${' '.repeat(margin.length - 2)}| ${' '.repeat([...left].length)}^`;
+  return {
+    ...finding,
+    line,
+    column: before.length + 1,
+    excerpt: `${margin}${left}${right.join('')}\n${caret}`,
+  };
+}
+
+function visible(character: string): string {
+  if (character === '\t') return ' ';
+  return /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u.test(character) ? '?' : character;
+}

@@ -1,0 +1,62 @@
+import type { SnapshotConfig } from './config.ts';
+import { ConfigError } from './errors.ts';
+import { parseConfig } from './parse.ts';
+
+/**
+ * A cfgfile that `parseConfig` takes back as `config` (but for `source`).
+ *
+ * @param comment lines to stand at its head, without `#`
+ * @throws ConfigError when no cfgfile can say it: a path with a comma, a bad name
+ */
+export function printConfig(config: SnapshotConfig, comment = ''): string {
+  const lines = comment === '' ? [] : comment.split('\n').map((line) => `# ${inComment(line)}`.trimEnd());
+  if (config.name !== undefined) lines.push(`name=${quote(config.name)}`);
+  if (config.description !== undefined) lines.push(`description=${quote(config.description)}`);
+  if (config.memoryPath !== undefined) lines.push(`memory_path=${quote(config.memoryPath)}`);
+  if (config.disks !== undefined) {
+    lines.push('disks=[');
+    for (const disk of config.disks) {
+      const fields = disk.kind === 'internal' ? ['', '', disk.target] : [disk.path, disk.format, disk.target];
+      lines.push(`  ${quote(fields.join(','))},`);
+    }
+    lines.push(']');
+  }
+  const text = `${lines.join('\n')}\n`;
+  const back = parseConfig(text, config.source ?? 'configuration');
+  if (!same(back, config)) {
+    throw new ConfigError(config.source ?? 'configuration', [
+      {
+        code: 'NOT_PRINTABLE',
+        message: 'a cfgfile cannot say it: a text is empty, or a path has a space at its start or end',
+      },
+    ]);
+  }
+  return text;
+}
+
+function same(a: SnapshotConfig, b: SnapshotConfig): boolean {
+  const plain = (config: SnapshotConfig): string =>
+    JSON.stringify([
+      config.name,
+      config.description,
+      config.memoryPath,
+      config.disks?.map((disk) =>
+        disk.kind === 'internal' ? [disk.target] : [disk.target, disk.path, disk.format],
+      ),
+    ]);
+  return plain(a) === plain(b);
+}
+
+function quote(text: string): string {
+  const escaped = text
+    .replaceAll('\\', '\\\\')
+    .replaceAll('"', '\\"')
+    .replaceAll('\n', '\\n')
+    .replaceAll('\t', '\\t');
+  return `"${escaped}"`;
+}
+
+/** A comment ends with its line; other controls have no place in it. */
+function inComment(line: string): string {
+  return line.replaceAll(/\p{Cc}/gu, ' ');
+}

@@ -1,0 +1,42 @@
+import { expect, test } from 'vitest';
+import { ConfigError } from '../../../src/config/errors.ts';
+import { printConfig } from '../../../src/config/print.ts';
+
+test('the text', () => {
+  const text = printConfig(
+    {
+      name: 'a "b"',
+      description: 'one\ntwo',
+      memoryPath: '/x/a.save',
+      disks: [
+        { kind: 'external', path: '/x/a.qcow2', format: 'qcow2', target: 'xvda' },
+        { kind: 'internal', target: 'xvdb' },
+      ],
+    },
+    'Made by xlsnap.\nOf domain g\r1.',
+  );
+  expect(text).toBe(
+    [
+      '# Made by xlsnap.',
+      '# Of domain g 1.',
+      'name="a \\"b\\""',
+      'description="one\\ntwo"',
+      'memory_path="/x/a.save"',
+      'disks=[',
+      '  "/x/a.qcow2,qcow2,xvda",',
+      '  ",,xvdb",',
+      ']',
+      '',
+    ].join('\n'),
+  );
+});
+
+test.each([
+  [{ name: '1' }],
+  [{ description: '' }],
+  [{ memoryPath: '/a\0' }],
+  [{ disks: [{ kind: 'external', path: '/a,b', format: 'qcow2', target: 'xvda' }] as const }],
+  [{ disks: [{ kind: 'external', path: '/a ', format: 'qcow2', target: 'xvda' }] as const }],
+])('what no cfgfile can say: %j', (config) => {
+  expect(() => printConfig(config)).toThrow(ConfigError);
+});
