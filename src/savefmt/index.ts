@@ -1,0 +1,47 @@
+/** Save files of Xen: xl's header, libxl's stream, libxc's stream. Works on any machine, without Xen. */
+export { RecordError, StreamError } from './errors.ts';
+export { encodePrefix, encodeSuffix, type PrefixOptions } from './frame.ts';
+export { DEFAULT_PAGES_PER_RECORD, SlotLayout, type SlotRecord } from './layout.ts';
+export {
+  type CpuidLeaf,
+  type DomainHeader,
+  encodeLibxcHeaders,
+  encodeLibxcRecord,
+  type GuestType,
+  type HvmParam,
+  type HvmParams,
+  type ImageHeader,
+  LIBXC_TYPE,
+  type LibxcRecord,
+  type LibxcRecordName,
+  type LibxcStateRecord,
+  libxcRecordName,
+  type MsrEntry,
+  makeLibxcHeaders,
+  type PageData,
+  parseCpuidLeaves,
+  parseMsrEntries,
+  type X86PvInfo,
+  type X86PvP2mFrames,
+  type X86PvVcpu,
+  type X86TscInfo,
+} from './libxc.ts';
+export {
+  EMULATOR,
+  encodeLibxlHeader,
+  encodeLibxlRecord,
+  LIBXL_TYPE,
+  type LibxlHeader,
+  type LibxlRecord,
+  libxlRecordName,
+  xenstorePairs,
+} from './libxl.ts';
+export {
+  encodeAmendment,
+  encodePageDataHead,
+  hasPageData,
+  PAGE_TYPE,
+  PfnWords,
+  pageTypeName,
+} from './page-data.ts';
+export { encodeXlHeader, makeXlHeader, type XlHeader, xlConfigText } from './xl-header.ts';
