@@ -140,8 +140,8 @@ own) and the counter's own page (\`lab/guest/counter.c\`), ${batch} to a record.
 gzip only saves room: the tests unpack them.
 
     npm run lab -- up
-    npm run lab -- guest TYPE --mem MIB         # TYPE: pv, pvh, hvm; the memory is in the header's JSON
-    npm run lab -- run xl save TYPE /lab/TYPE.xlsave
+    npm run lab -- guest TYPE --mem 84 --name TYPE84    # TYPE: pv, pvh, hvm
+    npm run lab -- run xl save TYPE84 /lab/TYPE.xlsave
     npm run lab -- get /lab/TYPE.xlsave FOLDER/TYPE.xlsave
     npm run -s lab -- run xl info > FOLDER/xen.txt
     node scripts/run.mjs lab/make-fixtures.ts FOLDER

@@ -332,7 +332,7 @@ int main(void)
         struct disk *d = &disks[i];
         char path[32];
         snprintf(path, sizeof path, "/dev/%.15s", d->name);
-        d->fd = open(path, O_RDWR | O_DIRECT | O_SYNC | O_CLOEXEC);
+        d->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
         int r = d->fd < 0 ? -1 : read_head(d, buf);
         if (r < 0)
             say("DISK-ERROR vdev=%s what=open errno=%d", d->name, errno);
@@ -381,7 +381,7 @@ int main(void)
                 say("MISMATCH vdev=%s disk=%lld memory=%llu", d->name, r ? (long long)buf->number : -1LL,
                     (unsigned long long)d->last);
             }
-            if (write_sector(d, buf, n, 0) || write_sector(d, buf, n, 1 + n % SLOTS))
+            if (write_sector(d, buf, n, 0) || write_sector(d, buf, n, 1 + n % SLOTS) || fdatasync(d->fd))
                 say("DISK-ERROR vdev=%s what=write errno=%d", d->name, errno);
             else {
                 d->used = 1;
