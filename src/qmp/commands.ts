@@ -2,7 +2,7 @@
 import type { Limits } from '../core/deadline.ts';
 import { isRecord } from '../core/guards.ts';
 import type { QmpClient } from './client.ts';
-import { QmpProtocolError } from './errors.ts';
+import { QmpCommandError, QmpProtocolError } from './errors.ts';
 import { type QemuVersion, toVersion } from './messages.ts';
 
 /** A node of QEMU's block graph that holds an image (qapi: BlockDeviceInfo). */
@@ -14,6 +14,8 @@ export interface BlockNode {
   readonly file: string;
   readonly readOnly: boolean;
   readonly encrypted: boolean;
+  /** Whether the guest's data is in a file of its own (qcow2's `data-file`). */
+  readonly externalData: boolean;
   /** File names of the backing chain, nearest first, as far as QEMU tells. */
   readonly backingFiles: readonly string[];
   /** Names of the internal snapshots. */
@@ -135,6 +137,32 @@ export async function deleteInternalSnapshot(
 }
 
 /**
+ * Merges an overlay, the top node of a disk, into its backing image and goes on with that. The guest may run.
+ * The overlay's file is not used afterwards, and not removed.
+ * @param limits `timeoutMs` holds for each of the job's steps; by default they may take as long as they do
+ * @throws QmpCommandError also when the job fails; the disk then still uses the overlay
+ */
+export async function commitOverlay(client: QmpClient, node: string, limits: Limits = {}): Promise<void> {
+  const jobId = `commit-${node}`;
+  using events = client.listen(['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']);
+  const args = { 'job-id': jobId, device: node };
+  await client.execute('block-commit', args, limits);
+  // Ready once, then over; a job that fails is over at once.
+  for (;;) {
+    const { event, data } = await events.next(limits);
+    if (data['device'] !== jobId) continue;
+    if (event === 'BLOCK_JOB_READY') {
+      await client.execute('block-job-complete', { device: jobId }, limits);
+      continue;
+    }
+    const failure = event === 'BLOCK_JOB_CANCELLED' ? 'cancelled' : data['error'];
+    if (failure !== undefined)
+      throw new QmpCommandError('GenericError', String(failure), 'block-commit', args);
+    return;
+  }
+}
+
+/**
  * Writes the devices' state to `filename`, which QEMU makes. With `live: true` QEMU would give up its images, so
  * that no disk snapshot could follow; hence always false.
  */
@@ -160,10 +188,16 @@ function toNode(value: unknown): BlockNode | undefined {
     file,
     readOnly: ro,
     encrypted: encrypted === true || image['encrypted'] === true,
+    externalData: hasDataFile(image['format-specific']),
     backingFiles: backingFiles(image),
     tags: tags(image['snapshots']),
     virtualSize,
   };
+}
+
+function hasDataFile(specific: unknown): boolean {
+  const data = isRecord(specific) ? specific['data'] : undefined;
+  return isRecord(data) && data['data-file'] !== undefined;
 }
 
 function backingFiles(image: Readonly<Record<string, unknown>>): string[] {

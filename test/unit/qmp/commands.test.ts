@@ -51,6 +51,7 @@ it('keeps of the block graph what snapshots need', async () => {
     file: '/g/overlay.qcow2',
     readOnly: false,
     encrypted: false,
+    externalData: false,
     backingFiles: ['/g/base.qcow2', '/g/root.raw'],
     tags: ['before'],
     virtualSize: 67108864,

@@ -1,0 +1,191 @@
+import { readFile, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
+import { QemuImages } from '../../src/toolstack/qemu-img.ts';
+import { makeImage, output, startQemu, xenDisk } from '../support/qemu.ts';
+import { tempDir } from '../support/temp.ts';
+
+let directory: Awaited<ReturnType<typeof tempDir>>;
+const images = new QemuImages();
+beforeEach(async () => {
+  directory = await tempDir();
+});
+afterEach(() => directory[Symbol.asyncDispose]());
+
+const at = (name: string): string => join(directory.path, name);
+const write = (path: string, pattern: number): Promise<string> =>
+  output('qemu-io', '-f', 'qcow2', '-c', `write -P ${pattern} 0 64k`, path);
+const holds = (path: string, pattern: number): Promise<boolean> =>
+  output('qemu-io', '-r', '-f', 'qcow2', '-c', `read -P ${pattern} 0 64k`, path).then(
+    (text) => !text.includes('verification failed'),
+    () => false,
+  );
+
+describe('info', () => {
+  it('tells format, size, snapshots and base', async () => {
+    const base = await makeImage(at('base.raw'), 'raw');
+    const image = await makeImage(at('image.qcow2'), 'qcow2', '-b', base, '-F', 'raw');
+    await images.createTag(image, 'before the upgrade');
+    await images.createTag(image, "it's, odd: -x");
+    expect(await images.info(image)).toEqual({
+      path: image,
+      format: 'qcow2',
+      virtualSize: 4 << 20,
+      tags: ['before the upgrade', "it's, odd: -x"],
+      backing: base,
+      snapshots: [
+        { id: '1', name: 'before the upgrade' },
+        { id: '2', name: "it's, odd: -x" },
+      ],
+      encrypted: false,
+      externalData: false,
+    });
+    expect(await images.info(base)).toMatchObject({ format: 'raw', tags: [], backing: undefined });
+    expect(await images.info(at('none'))).toBeUndefined();
+  });
+
+  it('works on an image in use', async () => {
+    const image = await makeImage(at('image.qcow2'));
+    const locked = xenDisk('xvda', image).map((argument) => argument.replace('"off"', '"on"'));
+    await using _ = await startQemu(directory.path, locked);
+    expect(await images.info(image)).toMatchObject({ format: 'qcow2' });
+    await expect(images.createTag(image, 's')).rejects.toThrow(/lock/);
+  });
+
+  it('sees encryption and external data files', async () => {
+    const data = await makeImage(at('data.qcow2'), 'qcow2', '-o', `data_file=${at('data.raw')}`);
+    expect(await images.info(data)).toMatchObject({ externalData: true });
+    const secret = at('locked.qcow2');
+    const options = ['-o', 'encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10'];
+    await output(
+      'qemu-img',
+      'create',
+      '-q',
+      '--object',
+      'secret,id=k,data=x',
+      '-f',
+      'qcow2',
+      ...options,
+      secret,
+      '1M',
+    );
+    expect(await images.info(secret)).toMatchObject({ encrypted: true });
+  });
+
+  it('says in whose words it failed', async () => {
+    await expect(images.info(directory.path)).rejects.toMatchObject({
+      name: 'DiskError',
+      code: 'QEMU_IMG',
+      message: expect.stringContaining(directory.path),
+      data: { operation: 'info', status: 1 },
+    });
+  });
+});
+
+describe('tags', () => {
+  it('keep a content, which comes back', async () => {
+    const image = await makeImage(at('a, b:c "d".qcow2'));
+    await write(image, 1);
+    await images.createTag(image, 'one');
+    await write(image, 2);
+    await images.createTag(image, 'two');
+    await images.applyTag(image, 'one');
+    expect(await holds(image, 1)).toBe(true);
+    expect(await holds(image, 2)).toBe(false);
+    await images.applyTag(image, 'two');
+    expect(await holds(image, 2)).toBe(true);
+    await images.deleteTag(image, 'one');
+    expect((await images.info(image))?.tags).toEqual(['two']);
+    expect(await images.check(image)).toEqual({ corruptions: 0, leaks: 0 });
+  });
+
+  it('are refused when they would be two, or mean another', async () => {
+    const image = await makeImage(at('image.qcow2'));
+    await images.createTag(image, 'one');
+    await expect(images.createTag(image, 'one')).rejects.toMatchObject({ code: 'TAG_EXISTS' });
+    // Its id is 1.
+    await expect(images.createTag(image, '1')).rejects.toMatchObject({ code: 'TAG_EXISTS' });
+    await expect(images.applyTag(image, '1')).rejects.toMatchObject({
+      code: 'NO_TAG',
+      hint: 'It has: "one".',
+    });
+    await expect(images.deleteTag(image, 'none')).rejects.toMatchObject({ code: 'NO_TAG' });
+    await output('qemu-img', 'snapshot', '-c', 'one', image);
+    await expect(images.applyTag(image, 'one')).rejects.toMatchObject({ code: 'TAG_AMBIGUOUS' });
+    await output('qemu-img', 'snapshot', '-c', '1', image);
+    await expect(images.deleteTag(image, '1')).rejects.toMatchObject({ code: 'TAG_AMBIGUOUS' });
+    expect((await images.info(image))?.tags).toEqual(['one', 'one', '1']);
+  });
+
+  it('are not written into what only looks like qcow2, nor into raw images', async () => {
+    const raw = await makeImage(at('image.raw'), 'raw');
+    await expect(images.createTag(raw, 's')).rejects.toBeInstanceOf(DiskError);
+    await expect(images.createTag(at('none'), 's')).rejects.toMatchObject({ code: 'NO_IMAGE' });
+  });
+});
+
+describe('overlays', () => {
+  it('read as their base until written', async () => {
+    const base = await makeImage(at('base, 1:2.qcow2'));
+    await write(base, 5);
+    const overlay = at('-o, ver:lay.qcow2');
+    await images.createOverlay(overlay, { path: base, format: 'qcow2' });
+    expect(await images.info(overlay)).toMatchObject({
+      format: 'qcow2',
+      backing: base,
+      virtualSize: 4 << 20,
+    });
+    expect(await holds(overlay, 5)).toBe(true);
+    await write(overlay, 6);
+    expect(await holds(base, 5)).toBe(true);
+  });
+
+  it('never replace a file, and leave none when they fail', async () => {
+    const base = await makeImage(at('base.qcow2'));
+    await writeFile(at('there'), 'mine');
+    await symlink(at('elsewhere'), at('link'));
+    for (const name of ['there', 'link']) {
+      const failure = images.createOverlay(at(name), { path: base, format: 'qcow2' });
+      await expect(failure).rejects.toBeInstanceOf(OutputError);
+    }
+    expect(await readFile(at('there'), 'utf8')).toBe('mine');
+    const failure = images.createOverlay(at('new'), { path: at('none'), format: 'qcow2' });
+    await expect(failure).rejects.toThrow(/none/);
+    await expect(readFile(at('new'))).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+});
+
+describe('the program', () => {
+  it('finds damage', async () => {
+    const image = await makeImage(at('image.qcow2'));
+    await write(image, 1);
+    const bytes = await readFile(image);
+    // The L1 table's offset is at 40; an entry that points beyond the end.
+    const l1 = Number(bytes.readBigUInt64BE(40));
+    bytes.writeBigUInt64BE(0x8000_0000_0fff_0000n, l1);
+    await writeFile(image, bytes);
+    expect((await images.check(image)).corruptions).toBeGreaterThan(0);
+    await writeFile(image, 'no image');
+    await expect(images.check(image)).rejects.toMatchObject({ code: 'QEMU_IMG' });
+  });
+
+  it('is named with its package when it is missing', async () => {
+    const image = await makeImage(at('image.qcow2'));
+    const { PATH } = process.env;
+    process.env['PATH'] = directory.path;
+    try {
+      const failure = images.info(image);
+      await expect(failure).rejects.toBeInstanceOf(EnvironmentError);
+      await expect(failure).rejects.toMatchObject({ hint: expect.stringContaining('qemu-utils') });
+    } finally {
+      process.env['PATH'] = PATH;
+    }
+  });
+
+  it('is ended by the signal', async () => {
+    const image = await makeImage(at('image.qcow2'));
+    const stopped = new QemuImages({ signal: AbortSignal.abort() });
+    await expect(stopped.info(image)).rejects.toBeInstanceOf(InterruptedError);
+  });
+});
