@@ -141,7 +141,7 @@ export function matchDisks(
   stored: readonly StoredDisk[],
   facts: BlockFacts | undefined,
 ): ResolvedDisk[] {
-  const wanted: Wanted[] = config.map((disk) => {
+  const wanted: StoredDisk[] = config.map((disk) => {
     const devid = vdevToDevid(disk.vdev);
     const known = stored.find((one) => one.devid === devid);
     const format = disk.format === undefined ? 'raw' : toDriver(disk.format);
@@ -168,16 +168,14 @@ export function matchDisks(
   return wanted.map((disk) => resolveOne(disk, vdevs, facts));
 }
 
-type Wanted = StoredDisk;
-
-function resolveOne(disk: Wanted, vdevs: readonly string[], facts: BlockFacts | undefined): ResolvedDisk {
+function resolveOne(disk: StoredDisk, vdevs: readonly string[], facts: BlockFacts | undefined): ResolvedDisk {
   const { vdev, devid, writable, cdrom, backend } = disk;
   const overlayNode = freeNodeName(vdev, facts?.nodes ?? []);
   const found = facts === undefined ? [] : candidates(disk, vdevs, facts.devices);
   const node = found.length === 1 ? found[0]?.inserted : undefined;
   const image = node === undefined ? disk.image : { path: plainPath(node.file), format: node.driver };
   const common = [
-    ...drivesObstacles(disk),
+    ...ownObstacles(disk),
     ...(writable && !cdrom ? [...backendObstacles(disk, facts), ...nodeObstacles(disk, found, facts)] : []),
   ];
   return {
@@ -196,7 +194,7 @@ function resolveOne(disk: Wanted, vdevs: readonly string[], facts: BlockFacts | 
 }
 
 /** Reasons in the disk's own nature. */
-function drivesObstacles({ vdev, cdrom, writable, devid }: Wanted): Obstacle[] {
+function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Obstacle[] {
   const obstacles: Obstacle[] = [];
   if (devid < 0) obstacles.push({ code: 'DISK_NAME', message: `${vdev} is no name of a virtual disk` });
   if (cdrom) obstacles.push({ code: 'DISK_CDROM', message: `disk ${vdev} is a CD-ROM drive` });
@@ -207,7 +205,7 @@ function drivesObstacles({ vdev, cdrom, writable, devid }: Wanted): Obstacle[] {
 }
 
 /** Reasons in who serves the disk. */
-function backendObstacles({ vdev, backend, image }: Wanted, facts: BlockFacts | undefined): Obstacle[] {
+function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFacts | undefined): Obstacle[] {
   if (backend === undefined) {
     return [{ code: 'DISK_NO_BACKEND', message: `disk ${vdev}: xenstore knows no backend of it` }];
   }
@@ -238,7 +236,7 @@ function backendObstacles({ vdev, backend, image }: Wanted, facts: BlockFacts | 
 
 /** Reasons in QEMU's block graph. */
 function nodeObstacles(
-  { vdev, backend, image }: Wanted,
+  { vdev, backend, image }: StoredDisk,
   found: readonly Candidate[],
   facts: BlockFacts | undefined,
 ): Obstacle[] {
@@ -337,7 +335,11 @@ interface Candidate {
  * The drives that hold this disk: at most one when all is well. xen-block's have no name in `device`, emulated
  * ones do. Among each, the surest sign decides: the node's name, the image, the image's being a base.
  */
-function candidates(disk: Wanted, vdevs: readonly string[], devices: readonly BlockDevice[]): Candidate[] {
+function candidates(
+  disk: StoredDisk,
+  vdevs: readonly string[],
+  devices: readonly BlockDevice[],
+): Candidate[] {
   const drives = devices.flatMap(({ device, inserted }) =>
     inserted === undefined ? [] : [{ device, inserted }],
   );

@@ -1,5 +1,4 @@
 import { existsSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qmp/client.ts';
@@ -97,7 +96,7 @@ it.each([
   expect(await tops()).toEqual(['xvda-qcow2', 'xvdb-qcow2']);
   expect((await queryBlock(client)).map(({ inserted }) => inserted?.tags)).toEqual([[], ['taken']]);
   // QEMU makes the overlay's file before it knows whether the rest will do, and does not remove it.
-  await rm(overlay, { force: true });
+  expect(existsSync(overlay)).toBe(true);
   await client.close();
   await qemu.quit();
   expect(await output('qemu-img', 'check', first)).toContain('No errors');
