@@ -1,6 +1,7 @@
 /** Save files of Xen: xl's header, libxl's stream, libxc's stream. Works on any machine, without Xen. */
 export { RecordError, StreamError } from './errors.ts';
 export { encodePrefix, encodeSuffix, type PrefixOptions } from './frame.ts';
+export type { LocatedItem, StreamFormat, StreamItem } from './items.ts';
 export { DEFAULT_PAGES_PER_RECORD, SlotLayout, type SlotRecord } from './layout.ts';
 export {
   type CpuidLeaf,
@@ -44,4 +45,14 @@ export {
   PfnWords,
   pageTypeName,
 } from './page-data.ts';
+export { type ReadOptions, readStream, readXlHeader } from './reader.ts';
+export {
+  type Finding,
+  type RecordCount,
+  type StreamFacts,
+  type VerifyOptions,
+  type VerifyReport,
+  verifyStream,
+} from './verify.ts';
+export { StreamWriter } from './writer.ts';
 export { encodeXlHeader, makeXlHeader, type XlHeader, xlConfigText } from './xl-header.ts';
