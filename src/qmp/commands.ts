@@ -147,18 +147,24 @@ export async function commitOverlay(client: QmpClient, node: string, limits: Lim
   using events = client.listen(['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']);
   const args = { 'job-id': jobId, device: node };
   await client.execute('block-commit', args, limits);
-  // Ready once, then over; a job that fails is over at once.
-  for (;;) {
-    const { event, data } = await events.next(limits);
-    if (data['device'] !== jobId) continue;
-    if (event === 'BLOCK_JOB_READY') {
-      await client.execute('block-job-complete', { device: jobId }, limits);
-      continue;
+  try {
+    // Ready once, then over; a job that fails is over at once.
+    for (;;) {
+      const { event, data } = await events.next(limits);
+      if (data['device'] !== jobId) continue;
+      if (event === 'BLOCK_JOB_READY') {
+        await client.execute('block-job-complete', { device: jobId }, limits);
+        continue;
+      }
+      const failure = event === 'BLOCK_JOB_CANCELLED' ? 'cancelled' : data['error'];
+      if (failure !== undefined)
+        throw new QmpCommandError('GenericError', String(failure), 'block-commit', args);
+      return;
     }
-    const failure = event === 'BLOCK_JOB_CANCELLED' ? 'cancelled' : data['error'];
-    if (failure !== undefined)
-      throw new QmpCommandError('GenericError', String(failure), 'block-commit', args);
-    return;
+  } catch (error) {
+    // A job that nobody completes would stand against every later snapshot; one that is over is not there.
+    await client.execute('block-job-cancel', { device: jobId }).catch(() => {});
+    throw error;
   }
 }
 

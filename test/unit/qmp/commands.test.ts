@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { QmpClient } from '../../../src/qmp/client.ts';
 import * as commands from '../../../src/qmp/commands.ts';
 import { QmpProtocolError } from '../../../src/qmp/errors.ts';
@@ -113,4 +113,54 @@ it('sends commands as QEMU wants them', async () => {
     { execute: 'blockdev-snapshot-delete-internal-sync', arguments: { device: 'xvda-qcow2', name: 's' } },
     { execute: 'cont' },
   ]);
+});
+
+describe('commitOverlay', () => {
+  const job = { device: 'commit-xlsnap-xvda-1', type: 'commit' };
+
+  async function commit(onCommit: (server: FakeQmpServer) => void, limits = {}): Promise<string[]> {
+    await using directory = await tempDir();
+    const path = join(directory.path, 'qmp');
+    await using server = await FakeQmpServer.listen(path, {
+      'block-commit': (_, fake) => {
+        onCommit(fake);
+        return {};
+      },
+      'block-job-complete': (_, fake) => {
+        fake.event('BLOCK_JOB_COMPLETED', job);
+        return {};
+      },
+      'block-job-cancel': () => ({}),
+    });
+    await using client = await QmpClient.connect(path);
+    try {
+      await commands.commitOverlay(client, 'xlsnap-xvda-1', limits);
+      return server.received.map(({ execute }) => execute);
+    } catch (error) {
+      expect(server.received.at(-1)).toEqual({
+        execute: 'block-job-cancel',
+        arguments: { device: job.device },
+      });
+      throw error;
+    }
+  }
+
+  it('completes its own job when that is ready', async () => {
+    const sent = await commit((server) => {
+      server.event('BLOCK_JOB_COMPLETED', { ...job, device: 'another' });
+      server.event('BLOCK_JOB_READY', job);
+    });
+    expect(sent).toEqual(['qmp_capabilities', 'block-commit', 'block-job-complete']);
+  });
+
+  it.each([
+    ['fails', 'BLOCK_JOB_COMPLETED', { ...job, error: 'No space left on device' }, /No space left/],
+    ['is cancelled', 'BLOCK_JOB_CANCELLED', job, /cancelled/],
+  ])('tells when the job %s', async (_, event, data, message) => {
+    await expect(commit((server) => server.event(event, data))).rejects.toThrow(message);
+  });
+
+  it('leaves no job behind when it takes too long', async () => {
+    await expect(commit(() => {}, { timeoutMs: 20 })).rejects.toMatchObject({ code: 'QMP_TIMEOUT' });
+  });
 });
