@@ -25,21 +25,24 @@ const SAVED_PARAMS: readonly number[] = [
   HVM_PARAM.HVM_PARAM_MCA_CAP,
 ];
 
+/** libxenctrl, or what tests put in its place. */
+export type Xen = Pick<XenControl, keyof XenControl>;
+
 /** An HVM or PVH guest on real Xen: its pfns are gfns, nothing has to be translated. */
 export class XenGuest implements Guest {
   readonly p2mSize: number;
   readonly maxBatch = MAX_BATCH;
-  readonly #xen: XenControl;
+  readonly #xen: Xen;
   readonly #domid: Domid;
 
-  private constructor(xen: XenControl, domid: Domid, p2mSize: number) {
+  private constructor(xen: Xen, domid: Domid, p2mSize: number) {
     this.#xen = xen;
     this.#domid = domid;
     this.p2mSize = p2mSize;
   }
 
   /** @throws XenCallError */
-  static async open(xen: XenControl, domid: Domid): Promise<XenGuest> {
+  static async open(xen: Xen, domid: Domid): Promise<XenGuest> {
     return new XenGuest(xen, domid, await xen.nrGpfns(domid));
   }
 
@@ -48,7 +51,7 @@ export class XenGuest implements Guest {
   }
 
   copyPages(fd: number, batch: PageBatch, { sparse }: { sparse: boolean }): Promise<BatchOutcome> {
-    return this.#xen.memory.copyPages(this.#domid, batch.pfns, fd, batch.position, sparse);
+    return this.#xen.copyPages(this.#domid, batch.pfns, fd, batch.position, sparse);
   }
 
   cpuPolicy(): Promise<{ leaves: Uint8Array; msrs: Uint8Array }> {

@@ -1,9 +1,9 @@
 import type { Domid } from '../core/brand.ts';
-import { DomainError, InterruptedError, SuspendError } from '../core/errors.ts';
+import { DomainError, SuspendError } from '../core/errors.ts';
 import type { DomainState, Guest, GuestType, Hypervisor, XenVersion } from '../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../xenctrl/index.ts';
-import { type XenstoreClient, XenstoreTimeoutError, type XenstoreWatch } from '../xenstore/index.ts';
-import { XenGuest } from './guest.ts';
+import { type XenstoreAccess, XenstoreTimeoutError, type XenstoreWatch } from '../xenstore/index.ts';
+import { type Xen, XenGuest } from './guest.ts';
 
 /** How long a guest that has acknowledged the request may take to suspend, as libxl has it. */
 const ACKNOWLEDGED_MS = 60_000;
@@ -19,12 +19,21 @@ const SHUTDOWN_NAMES: readonly (readonly [number, NonNullable<DomainState['shutd
   [SHUTDOWN.SHUTDOWN_soft_reset, 'soft_reset'],
 ];
 
+/** What of `XenstoreClient` is needed. */
+export interface SuspendXenstore {
+  readMaybe(path: string): Promise<string | undefined>;
+  write(path: string, value: string): Promise<void>;
+  transaction<T>(work: (access: Pick<XenstoreAccess, 'readMaybe' | 'write'>) => Promise<T>): Promise<T>;
+  watch(path: string): Promise<Pick<XenstoreWatch, 'next'> & AsyncDisposable>;
+  resumeDomain(domid: number): Promise<void>;
+}
+
 /** The hypervisor port on real Xen. */
 export class XenHypervisor implements Hypervisor, AsyncDisposable {
-  readonly #xen: XenControl;
-  readonly #xenstore: XenstoreClient;
+  readonly #xen: Xen;
+  readonly #xenstore: SuspendXenstore;
 
-  private constructor(xen: XenControl, xenstore: XenstoreClient) {
+  constructor(xen: Xen, xenstore: SuspendXenstore) {
     this.#xen = xen;
     this.#xenstore = xenstore;
   }
@@ -33,7 +42,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
    * @param xenstore stays the caller's
    * @throws EnvironmentError when this is no dom0, or its Xen is not a tested one.
    */
-  static async open(xenstore: XenstoreClient): Promise<XenHypervisor> {
+  static async open(xenstore: SuspendXenstore): Promise<XenHypervisor> {
     return new XenHypervisor(await XenControl.open(), xenstore);
   }
 
@@ -71,10 +80,8 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     try {
       if (await this.#suspended(domid, released, options.timeoutMs, options.signal)) return;
     } catch (error) {
-      if (!(error instanceof InterruptedError)) throw error;
-      if (asked && (await this.#takeBack(domid))) throw error;
-      // Too late to take it back: let it come, and undo it.
-      if (await this.#suspended(domid, released, ACKNOWLEDGED_MS)) await this.resume(domid);
+      // One that has gone or shut down has nothing to take back.
+      if (!(error instanceof SuspendError)) await this.#undoSuspend(domid, asked, released);
       throw error;
     }
     const seconds = options.timeoutMs / 1000;
@@ -152,7 +159,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
    */
   async #suspended(
     domid: Domid,
-    released: XenstoreWatch,
+    released: Pick<XenstoreWatch, 'next'>,
     timeoutMs: number,
     signal?: AbortSignal,
   ): Promise<boolean> {
@@ -176,6 +183,13 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
         if (!(error instanceof XenstoreTimeoutError)) throw error;
       }
     }
+  }
+
+  /** Makes the guest run on, whatever has become of the request. */
+  async #undoSuspend(domid: Domid, asked: boolean, released: Pick<XenstoreWatch, 'next'>): Promise<void> {
+    if (asked && (await this.#takeBack(domid))) return;
+    // Too late to take it back: let it come, and undo it.
+    if (await this.#suspended(domid, released, ACKNOWLEDGED_MS)) await this.resume(domid);
   }
 
   /** Withdraws the request, unless the guest has acknowledged it by emptying the node. */

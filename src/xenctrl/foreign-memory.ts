@@ -41,11 +41,7 @@ export class ForeignMemory {
     this.#handle = handle;
   }
 
-  /**
-   * Writes pages of a guest into a file, page i at `position + 4096 * i`, straight from the mapping.
-   * @param sparse leaves pages of zeros out
-   * @throws XenCallError when a page cannot be mapped, OutputError when a write fails.
-   */
+  /** See `XenControl.copyPages`. */
   async copyPages(
     domid: Domid,
     gfns: Uint32Array,

@@ -45,10 +45,14 @@ export function bind<Name extends string>(
     }
     return functions as Record<Name, NativeFunction>;
   } catch (cause) {
-    throw new EnvironmentError('XEN_LIBRARY', `cannot load ${soname}`, {
-      cause,
-      hint: 'install the Xen libraries of the running Xen',
-    });
+    throw new EnvironmentError(
+      'XEN_LIBRARY',
+      `cannot load ${soname === '' ? 'functions of the C library' : soname}`,
+      {
+        cause,
+        hint: 'install the Xen libraries of the running Xen',
+      },
+    );
   }
 }
 

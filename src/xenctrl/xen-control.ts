@@ -57,7 +57,7 @@ interface Handles {
  */
 export class XenControl implements AsyncDisposable {
   readonly version: HypervisorVersion;
-  readonly memory: ForeignMemory;
+  readonly #memory: ForeignMemory;
   readonly #libraries: Libraries;
   #handles: Handles | undefined;
 
@@ -68,7 +68,7 @@ export class XenControl implements AsyncDisposable {
     memory: ForeignMemory,
   ) {
     this.version = version;
-    this.memory = memory;
+    this.#memory = memory;
     this.#libraries = libraries;
     this.#handles = handles;
   }
@@ -178,6 +178,22 @@ export class XenControl implements AsyncDisposable {
     return types;
   }
 
+  /**
+   * Writes pages into the file `fd`, page i at `position + 4096 * i`, straight from the guest's memory.
+   * @param sparse leaves pages of zeros out
+   * @throws XenCallError when a page cannot be mapped, OutputError when a write fails.
+   */
+  async copyPages(
+    domid: Domid,
+    gfns: Uint32Array,
+    fd: number,
+    position: number,
+    sparse: boolean,
+  ): Promise<{ written: number; zero: number }> {
+    if (this.#handles === undefined) throw closed('copyPages');
+    return await this.#memory.copyPages(domid, gfns, fd, position, sparse);
+  }
+
   async tscInfo(domid: Domid): Promise<TscNumbers> {
     const mode = new Uint32Array(1);
     const nsec = new BigUint64Array(1);
@@ -241,7 +257,7 @@ export class XenControl implements AsyncDisposable {
 
   /** Calls with the interface as first argument; -1 is an error. */
   async #call(fn: NativeFunction, ...args: NativeArgument[]): Promise<number> {
-    if (this.#handles === undefined) throw new TypeError(`${fn.name} after XenControl was closed`);
+    if (this.#handles === undefined) throw closed(fn.name);
     const { value, errno } = await fn.call(this.#handles.xch, ...args);
     if (value < 0) {
       const domid = typeof args[0] === 'number' ? args[0] : undefined;
@@ -289,6 +305,10 @@ async function readVersion(ctrl: Libraries['ctrl'], xch: bigint): Promise<Hyperv
   const extra = await ctrl.xc_version.call(xch, XENVER.XENVER_extraversion, text);
   if (extra.value < 0) throw new XenCallError('xc_version', extra.errno);
   return { major: number >>> 16, minor: number & 0xffff, extra: cString(text) };
+}
+
+function closed(what: string): TypeError {
+  return new TypeError(`${what} after XenControl was closed`);
 }
 
 function pointer(value: number | bigint): bigint {
