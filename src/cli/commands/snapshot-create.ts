@@ -1,0 +1,71 @@
+import { checkSnapshotName } from '../../config/name.ts';
+import { readConfigFile } from '../../config/read.ts';
+import { UsageError } from '../../core/errors.ts';
+import type { CreateRequest } from '../../snapshot/types.ts';
+import type { CliContext } from '../context.ts';
+import { createPlanText, createResultText, jsonLine } from '../output.ts';
+import type { CliReporter } from '../progress.ts';
+import { type CommonOptions, runSession } from '../session.ts';
+
+export interface CreateOptions extends CommonOptions {
+  readonly name?: string;
+  readonly live?: boolean;
+  readonly dryRun?: boolean;
+  /** Seconds. */
+  readonly timeout?: number;
+}
+
+/** `xlsnap snapshot-create`; gives the exit code. */
+export function snapshotCreate(
+  context: CliContext,
+  domain: string,
+  cfgfile: string | undefined,
+  options: CreateOptions,
+): Promise<number> {
+  return runSession(
+    context,
+    options,
+    (reporter) => requestOf(domain, cfgfile, options, reporter),
+    async (session, request) => {
+      if (options.dryRun === true) {
+        const plan = await session.calls.planCreate(session.host, request, session.options);
+        return options.json === true ? jsonLine('create_plan', plan) : createPlanText(plan);
+      }
+      const result = await session.calls.createSnapshot(session.host, request, session.options);
+      for (const warning of result.warnings) session.reporter.log('warning', warning);
+      return options.json === true ? jsonLine('create_result', result) : createResultText(result);
+    },
+  );
+}
+
+async function requestOf(
+  domain: string,
+  cfgfile: string | undefined,
+  options: CreateOptions,
+  reporter: CliReporter,
+): Promise<CreateRequest> {
+  if (options.live === true) {
+    throw new UsageError('NOT_YET', '--live is not there yet', {
+      hint: 'leave it out: the guest is stopped while its memory is written',
+    });
+  }
+  const { name, timeout } = options;
+  const problem = name === undefined ? undefined : checkSnapshotName(name);
+  if (problem !== undefined) {
+    throw new UsageError(
+      problem.code,
+      `--name: ${problem.message}`,
+      problem.hint === undefined ? {} : { hint: problem.hint },
+    );
+  }
+  const config = cfgfile === undefined ? undefined : await readConfigFile(cfgfile);
+  if (name !== undefined && config?.name !== undefined && config.name !== name) {
+    reporter.log('warning', `the name of the cfgfile is taken, "${config.name}", not that of --name`);
+  }
+  return {
+    domain,
+    ...(config === undefined ? {} : { config }),
+    ...(name === undefined ? {} : { name }),
+    ...(timeout === undefined ? {} : { suspendTimeoutMs: timeout * 1000 }),
+  };
+}

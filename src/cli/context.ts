@@ -1,0 +1,72 @@
+import type { Host } from '../snapshot/ports.ts';
+import type {
+  CallOptions,
+  CreateRequest,
+  CreateResult,
+  RevertPlan,
+  RevertRequest,
+  RevertResult,
+  SnapshotPlan,
+} from '../snapshot/types.ts';
+
+/** The part of a stream that the command line uses. */
+export interface TextStream {
+  write(text: string): unknown;
+  readonly isTTY?: boolean;
+  /** Width of the terminal in characters. */
+  readonly columns?: number;
+}
+
+/** The signals that end the work. */
+export const ENDING_SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
+export type EndingSignal = keyof typeof ENDING_SIGNALS;
+
+/** What the commands call. */
+export interface SnapshotCalls {
+  planCreate(host: Host, request: CreateRequest, options?: CallOptions): Promise<SnapshotPlan>;
+  createSnapshot(host: Host, request: CreateRequest, options: CallOptions): Promise<CreateResult>;
+  planRevert(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertPlan>;
+  revertSnapshot(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertResult>;
+}
+
+/** The world of the command line; tests bring their own. */
+export interface CliContext {
+  readonly stdout: TextStream;
+  readonly stderr: TextStream;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Milliseconds on a clock that only goes forward. */
+  now(): number;
+  /** Calls `listener` for each ending signal; gives a function that stops it. */
+  onSignal(listener: (signal: EndingSignal) => void): () => void;
+  openHost(): Promise<Host>;
+  loadCalls(): Promise<SnapshotCalls>;
+}
+
+/** The context of this process. What is heavy is loaded when it is used, so that help and wrong arguments are quick. */
+export function processContext(): CliContext {
+  return {
+    stdout: process.stdout,
+    stderr: process.stderr,
+    env: process.env,
+    now: () => performance.now(),
+    onSignal(listener) {
+      const names = Object.keys(ENDING_SIGNALS) as EndingSignal[];
+      const handlers = names.map((name) => ({ name, handler: () => listener(name) }));
+      for (const { name, handler } of handlers) process.on(name, handler);
+      return () => {
+        for (const { name, handler } of handlers) process.off(name, handler);
+      };
+    },
+    async openHost() {
+      const { openHost } = await import('../toolstack/host.ts');
+      return await openHost();
+    },
+    async loadCalls() {
+      const [create, revert] = await Promise.all([
+        import('../snapshot/create.ts'),
+        import('../snapshot/revert.ts'),
+      ]);
+      return { ...create, ...revert };
+    },
+  };
+}

@@ -1,0 +1,105 @@
+import type {
+  CreateResult,
+  PhaseTiming,
+  RevertDisk,
+  RevertPlan,
+  RevertResult,
+  SnapshotDisk,
+  SnapshotPlan,
+} from '../snapshot/types.ts';
+import { formatBytes, formatSeconds, shellQuote, snakeKeys } from './text.ts';
+
+/** One line of JSON for stdout. `type` is its `message_type`. */
+export function jsonLine(type: string, value: object): string {
+  return JSON.stringify({ message_type: type, ...(snakeKeys(value) as object) });
+}
+
+/** What `snapshot-create --dry-run` prints. */
+export function createPlanText(plan: SnapshotPlan): string {
+  return lines([
+    `Snapshot "${plan.name}" of domain ${plan.domain} (domid ${plan.domid}, ${plan.type}, ${plan.state})`,
+    plan.description === '' ? undefined : `  description: ${plan.description.replaceAll('\n', '\n    ')}`,
+    `  memory: ${plan.memoryPath} (at most about ${formatBytes(plan.memoryBytes)})`,
+    `  cfgfile: ${plan.configPath}`,
+    `  manifest: ${plan.manifestPath}`,
+    ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${planned(disk)}`),
+    ...plan.warnings.map((warning) => `  warning: ${warning}`),
+    'A dry run: nothing was touched.',
+  ]);
+}
+
+function planned(disk: SnapshotDisk): string {
+  return disk.kind === 'internal'
+    ? `internal, tag "${disk.tag}" in ${disk.image}`
+    : `external, ${disk.base} stays as it is, the domain goes on with ${disk.overlay}`;
+}
+
+/** The three lines at the end of `snapshot-create`. */
+export function createResultText(result: CreateResult): string {
+  const { plan } = result;
+  const files = [
+    `memory ${plan.memoryPath} (${formatBytes(result.fileBytes)}, ${formatBytes(result.allocatedBytes)} on disk)`,
+    ...plan.disks.map((disk) =>
+      disk.kind === 'internal'
+        ? `${disk.vdev} in ${disk.image}`
+        : `${disk.vdev} in ${disk.base}, the domain goes on with ${disk.overlay}`,
+    ),
+  ];
+  return lines([
+    `Snapshot "${plan.name}" of ${plan.domain} taken: ${files.join('; ')}`,
+    stopped(result),
+    `To revert: ${['xlsnap', 'snapshot-revert', plan.domain, plan.configPath].map(shellQuote).join(' ')}`,
+  ]);
+}
+
+function stopped({ plan, phases, downtimeSeconds }: CreateResult): string {
+  if (plan.state === 'paused') return 'The guest was paused before, and still is';
+  const slowest = stoppedPhases(phases).reduce<PhaseTiming | undefined>(
+    (most, phase) => (most === undefined || phase.seconds > most.seconds ? phase : most),
+    undefined,
+  );
+  const by =
+    slowest === undefined ? '' : `, most of it by ${slowest.name} (${formatSeconds(slowest.seconds)})`;
+  return `The guest was stopped for ${formatSeconds(downtimeSeconds)}${by}`;
+}
+
+/** The phases that passed while the guest was suspended: those after `suspend`, up to `resume`. */
+function stoppedPhases(phases: readonly PhaseTiming[]): readonly PhaseTiming[] {
+  const names = phases.map((phase) => phase.name);
+  return phases.slice(names.indexOf('suspend') + 1, names.indexOf('resume') + 1);
+}
+
+/** What `snapshot-revert --dry-run` prints. */
+export function revertPlanText(plan: RevertPlan): string {
+  return lines([
+    `Revert of domain ${plan.domain} to snapshot "${plan.name}"`,
+    plan.domid === undefined ? '  the domain does not run' : `  domid ${plan.domid} will be destroyed`,
+    `  memory: ${plan.memoryPath}`,
+    ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
+    `  afterwards: ${plan.state}`,
+    ...plan.risks.map((risk) => `  risk: ${risk}`),
+    'A dry run: nothing was touched.',
+  ]);
+}
+
+function putBack(disk: RevertDisk): string {
+  if (disk.kind === 'internal') return `tag "${disk.tag}" of ${disk.image}`;
+  const replaced = disk.replaced === undefined ? '' : `, in place of ${disk.replaced}`;
+  return `fresh overlay ${disk.overlay} on ${disk.base}${replaced}`;
+}
+
+/** The end of `snapshot-revert`. */
+export function revertResultText(result: RevertResult): string {
+  const { plan } = result;
+  const took = formatSeconds(result.totalSeconds);
+  return lines([
+    `Domain ${plan.domain} is back at snapshot "${plan.name}": domid ${result.domid}, ${plan.state}, after ${took}`,
+    ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
+    result.kept.length === 0 ? undefined : `  kept: ${result.kept.join(', ')}`,
+    plan.state === 'paused' ? `To let it run: xl unpause ${result.domid}` : undefined,
+  ]);
+}
+
+function lines(texts: readonly (string | undefined)[]): string {
+  return texts.filter((text) => text !== undefined).join('\n');
+}

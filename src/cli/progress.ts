@@ -1,0 +1,139 @@
+import { PAGE_SIZE } from '../core/brand.ts';
+import type { Progress, Reporter } from '../core/reporter.ts';
+import type { CliContext, TextStream } from './context.ts';
+import { formatBytes, formatClock, printable, snakeKeys } from './text.ts';
+
+/** Shortest time between two redraws or two progress lines, milliseconds. */
+const INTERVAL_MS = 100;
+
+export interface ProgressOptions {
+  readonly json: boolean;
+  readonly quiet: boolean;
+}
+
+/** A reporter of the command line. */
+export interface CliReporter extends Reporter {
+  /** Takes the bar off the screen. */
+  clear(): void;
+}
+
+/** May the cursor be moved on this stream? */
+export function isTerminal(stream: TextStream, env: CliContext['env']): boolean {
+  return stream.isTTY === true && env['TERM'] !== 'dumb';
+}
+
+/** May there be colours? See https://no-color.org. */
+export function hasColour(stream: TextStream, env: CliContext['env']): boolean {
+  return isTerminal(stream, env) && (env['NO_COLOR'] ?? '') === '';
+}
+
+/**
+ * Tells on stderr how the work goes: JSON lines with `--json`, a bar on a terminal, in a pipe only warnings.
+ * `--quiet` leaves warnings only.
+ */
+export function makeReporter(context: CliContext, options: ProgressOptions): CliReporter {
+  if (options.json) return jsonReporter(context, options.quiet);
+  const bar = isTerminal(context.stderr, context.env) && !options.quiet ? new Bar(context) : undefined;
+  const yellow = hasColour(context.stderr, context.env);
+  return {
+    phase: (name, event) => (event === 'start' ? bar?.start(name) : bar?.clear()),
+    progress: (progress) => bar?.update(progress),
+    log(level, message) {
+      if (level !== 'warning') return;
+      bar?.clear();
+      const label = yellow ? '\x1b[33mwarning:\x1b[0m' : 'warning:';
+      context.stderr.write(`${label} ${printable(message)}\n`);
+    },
+    clear: () => bar?.clear(),
+  };
+}
+
+function jsonReporter(context: CliContext, quiet: boolean): CliReporter {
+  const write = (type: string, fields: object): void => {
+    context.stderr.write(`${JSON.stringify({ message_type: type, ...(snakeKeys(fields) as object) })}\n`);
+  };
+  let last = Number.NEGATIVE_INFINITY;
+  return {
+    phase(name, event, seconds) {
+      if (!quiet) write('phase', { phase: name, event, seconds });
+    },
+    progress(progress) {
+      const finished = progress.done === progress.total;
+      if (quiet || (!finished && context.now() - last < INTERVAL_MS)) return;
+      last = context.now();
+      write('progress', progress);
+    },
+    log(level, message, fields) {
+      if (level === 'warning' || (level === 'info' && !quiet)) write('log', { level, message, ...fields });
+    },
+    clear() {},
+  };
+}
+
+/** One line of the terminal, redrawn. */
+class Bar {
+  readonly #context: CliContext;
+  #drawnAt = Number.NEGATIVE_INFINITY;
+  #shown = false;
+  #phase = '';
+  #phaseStart = 0;
+
+  constructor(context: CliContext) {
+    this.#context = context;
+  }
+
+  start(phase: string): void {
+    this.#phase = phase;
+    this.#phaseStart = this.#context.now();
+    this.#draw(phase);
+  }
+
+  update(progress: Progress): void {
+    if (this.#context.now() - this.#drawnAt < INTERVAL_MS) return;
+    if (progress.phase !== this.#phase) {
+      this.#phase = progress.phase;
+      this.#phaseStart = this.#context.now();
+    }
+    const seconds = (this.#context.now() - this.#phaseStart) / 1000;
+    this.#draw(progressLine(progress, seconds, (this.#context.stderr.columns ?? 80) - 1));
+  }
+
+  clear(): void {
+    if (this.#shown) this.#context.stderr.write('\r\x1b[K');
+    this.#shown = false;
+    this.#drawnAt = Number.NEGATIVE_INFINITY;
+  }
+
+  #draw(line: string): void {
+    this.#drawnAt = this.#context.now();
+    this.#shown = true;
+    const width = Math.max(0, (this.#context.stderr.columns ?? 80) - 1);
+    this.#context.stderr.write(`\r${line.slice(0, width)}\x1b[K`);
+  }
+}
+
+/**
+ * `memory [####....] 64 of 128 MiB  52 MiB/s  ETA 0:02`, at most `width` characters; the bar takes what room is left.
+ * @param seconds since the phase began, for the rate where none is measured
+ */
+export function progressLine(progress: Progress, seconds: number, width: number): string {
+  const { phase, done, total, unit, round, dirtyPages } = progress;
+  const scale = unit === 'pages' ? PAGE_SIZE : 1;
+  const perSecond = progress.rate ?? (seconds > 0 ? (done * scale) / seconds : 0);
+  const amount =
+    unit === 'steps'
+      ? `${done}${total === undefined ? '' : ` of ${total}`}`
+      : `${formatBytes(done * scale)}${total === undefined ? '' : ` of ${formatBytes(total * scale)}`}`;
+  const facts = [amount];
+  if (unit !== 'steps' && perSecond > 0) facts.push(`${formatBytes(perSecond)}/s`);
+  if (round !== undefined) facts.push(`round ${round}`);
+  if (dirtyPages !== undefined) facts.push(`${dirtyPages} dirty pages`);
+  if (unit !== 'steps' && total !== undefined && perSecond > 0 && done < total) {
+    facts.push(`ETA ${formatClock(((total - done) * scale) / perSecond)}`);
+  }
+  const text = facts.join('  ');
+  const room = Math.min(40, width - phase.length - text.length - 4);
+  if (total === undefined || total <= 0 || room < 5) return `${phase} ${text}`.slice(0, Math.max(0, width));
+  const filled = Math.min(room, Math.max(0, Math.floor((done / total) * room)));
+  return `${phase} [${'#'.repeat(filled)}${'.'.repeat(room - filled)}] ${text}`;
+}

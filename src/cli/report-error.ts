@@ -1,0 +1,53 @@
+import { describeError, EXIT, UsageError, XlsnapError } from '../core/errors.ts';
+import type { CliContext } from './context.ts';
+import { hasColour } from './progress.ts';
+import { printable } from './text.ts';
+
+/**
+ * Says on stderr what went wrong: as text, or with `json` as one object of one line.
+ * @returns the exit code
+ */
+export function reportError(context: CliContext, error: unknown, json: boolean): number {
+  const known = error instanceof XlsnapError ? error : undefined;
+  const exitCode = known?.exitCode ?? EXIT.bug;
+  const stack = exitCode === EXIT.bug ? stackOf(known?.cause ?? error) : undefined;
+  if (json) {
+    const fields = known?.toJSON() ?? {
+      name: error instanceof Error ? error.name : typeof error,
+      code: 'BUG',
+      message: describeError(error),
+      exit_code: exitCode,
+    };
+    const line = { message_type: 'error', ...fields, ...(stack === undefined ? {} : { stack }) };
+    context.stderr.write(`${JSON.stringify(line)}\n`);
+    return exitCode;
+  }
+  const label = exitCode === EXIT.bug ? 'bug:' : 'error:';
+  const red = hasColour(context.stderr, context.env);
+  const lines = [
+    `${red ? `\x1b[31m${label}\x1b[0m` : label} ${printable(known?.message ?? describeError(error))}`,
+  ];
+  if (known !== undefined) lines.push(...details(known).map(printable));
+  if (stack !== undefined) {
+    lines.push(printable(stack), 'Please report this, with the command and the text above.');
+  }
+  context.stderr.write(`${lines.join('\n')}\n`);
+  return exitCode;
+}
+
+function details(error: XlsnapError): string[] {
+  const lines: string[] = [];
+  const cause = error.cause === undefined ? '' : describeError(error.cause);
+  if (cause !== '' && !error.message.includes(cause)) lines.push(`  because: ${cause}`);
+  if (error.phase !== undefined) lines.push(`  in phase: ${error.phase}`);
+  if (error.undone.length > 0) lines.push(`  undone: ${error.undone.join('; ')}`);
+  for (const failure of error.undoFailures) lines.push(`  NOT UNDONE: ${failure}`);
+  if (error.hint !== undefined) {
+    lines.push(`  ${error instanceof UsageError ? 'hint' : 'next'}: ${error.hint}`);
+  }
+  return lines;
+}
+
+function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : describeError(error);
+}

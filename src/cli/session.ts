@@ -1,0 +1,74 @@
+import { describeError } from '../core/errors.ts';
+import type { Host } from '../snapshot/ports.ts';
+import type { CallOptions } from '../snapshot/types.ts';
+import type { CliContext, SnapshotCalls } from './context.ts';
+import { type CliReporter, makeReporter } from './progress.ts';
+import { reportError } from './report-error.ts';
+import { catchSignals } from './signals.ts';
+import { printable } from './text.ts';
+
+/** Options that every command has. */
+export interface CommonOptions {
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+/** What a command works with. */
+export interface Session {
+  readonly host: Host;
+  readonly calls: SnapshotCalls;
+  readonly options: Required<CallOptions>;
+  readonly reporter: CliReporter;
+}
+
+/**
+ * Opens the host, lets `body` make the result's text, and prints it on stdout. Errors go to stderr.
+ * @param prepare checks the arguments and reads the cfgfile, before anything heavy is loaded
+ * @returns the exit code
+ */
+export async function runSession<Request>(
+  context: CliContext,
+  common: CommonOptions,
+  prepare: (reporter: CliReporter) => Promise<Request>,
+  body: (session: Session, request: Request) => Promise<string>,
+): Promise<number> {
+  const json = common.json === true;
+  const warned = new Set<string>();
+  const inner = makeReporter(context, { json, quiet: common.quiet === true });
+  const reporter: CliReporter = {
+    ...inner,
+    log(level, message, fields) {
+      // A warning may come while the work runs and again with its result.
+      if (level === 'warning' && warned.has(message)) return;
+      if (level === 'warning') warned.add(message);
+      inner.log(level, message, fields);
+    },
+  };
+  using interruption = catchSignals(context, (message) => reporter.log('warning', message));
+  try {
+    const request = await prepare(reporter);
+    const calls = await context.loadCalls();
+    const host = await context.openHost();
+    try {
+      const options = { reporter, signal: interruption.signal };
+      const text = await body({ host, calls, options, reporter }, request);
+      reporter.clear();
+      context.stdout.write(`${json ? text : printable(text)}\n`);
+    } finally {
+      await close(host, reporter);
+    }
+    return 0;
+  } catch (error) {
+    reporter.clear();
+    return interruption.exitCodeOf(error, reportError(context, error, json));
+  }
+}
+
+/** A failure to close changes nothing of what was done, and must not hide the first error. */
+async function close(host: Host, reporter: CliReporter): Promise<void> {
+  try {
+    await host[Symbol.asyncDispose]();
+  } catch (error) {
+    reporter.log('warning', `closing: ${describeError(error)}`);
+  }
+}

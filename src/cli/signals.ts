@@ -1,0 +1,31 @@
+import { EXIT, XlsnapError } from '../core/errors.ts';
+import { type CliContext, ENDING_SIGNALS, type EndingSignal } from './context.ts';
+
+/** The signals of the operating system as an AbortSignal. */
+export interface Interruption {
+  readonly signal: AbortSignal;
+  /** Exit code for an error that the work ended with: 128 + n when it is the answer to signal n. */
+  exitCodeOf(error: unknown, otherwise: number): number;
+  [Symbol.dispose](): void;
+}
+
+/** From now on SIGINT, SIGTERM and SIGHUP abort; a further one kills nothing while the work is being undone. */
+export function catchSignals(context: CliContext, say: (message: string) => void): Interruption {
+  const controller = new AbortController();
+  let received: EndingSignal | undefined;
+  const stop = context.onSignal((name) => {
+    if (received === undefined) {
+      received = name;
+      say(`${name}: stopping; what was begun is being undone`);
+      controller.abort(new Error(name));
+    } else say(`${name}: still undoing; killed now, the guest could stay stopped`);
+  });
+  return {
+    signal: controller.signal,
+    exitCodeOf(error, otherwise) {
+      const answers = error instanceof XlsnapError && error.exitCode === EXIT.interrupted;
+      return received !== undefined && answers ? 128 + ENDING_SIGNALS[received] : otherwise;
+    },
+    [Symbol.dispose]: stop,
+  };
+}

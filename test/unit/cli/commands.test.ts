@@ -1,0 +1,227 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { EXIT } from '../../../src/core/errors.ts';
+import { plan, revertPlan, xlsnap } from './support.ts';
+
+let cfgfile = '';
+let badCfgfile = '';
+beforeAll(async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'xlsnap-cli-'));
+  cfgfile = join(directory, 'good.cfg');
+  badCfgfile = join(directory, 'bad.cfg');
+  await writeFile(cfgfile, "name='from-file'\ndisks=[',,xvda']\n");
+  await writeFile(badCfgfile, "nam='x'\n");
+  return () => rm(directory, { recursive: true });
+});
+
+describe('snapshot-create', () => {
+  test('only the domain', async () => {
+    const { calls, code, stderr, opened, closed } = await xlsnap(['snapshot-create', 'guest1']);
+    expect(calls).toEqual([{ name: 'createSnapshot', request: { domain: 'guest1' } }]);
+    expect({ code, opened, closed }).toEqual({ code: 0, opened: 1, closed: 1 });
+    expect(stderr).toBe('warning: disk xvdc moves on\n');
+  });
+
+  test('says in three lines where the files are, how long the guest was stopped, how to revert', async () => {
+    const { stdout } = await xlsnap(['snapshot-create', 'guest1']);
+    expect(stdout.split('\n')).toEqual([
+      'Snapshot "before upgrade" of guest1 taken: memory /var/lib/xen/snapshots/u/before upgrade.save ' +
+        '(512 MiB, 201 MiB on disk); xvda in /d/a.qcow2; xvdb in /d/b.raw, the domain goes on with /d/b1.qcow2',
+      'The guest was stopped for 2.4 s, most of it by memory (1.9 s)',
+      "To revert: xlsnap snapshot-revert guest1 '/var/lib/xen/snapshots/u/before upgrade.save.cfg'",
+      '',
+    ]);
+  });
+
+  test('cfgfile, --name and --timeout', async () => {
+    const { calls, stderr } = await xlsnap([
+      'snapshot-create',
+      '7',
+      cfgfile,
+      '--name',
+      'mine',
+      '--timeout',
+      '2.5',
+    ]);
+    expect(calls[0]?.request).toEqual({
+      domain: '7',
+      config: { name: 'from-file', disks: [{ kind: 'internal', target: 'xvda' }], source: cfgfile },
+      name: 'mine',
+      suspendTimeoutMs: 2500,
+    });
+    expect(stderr).toContain('the name of the cfgfile is taken, "from-file"');
+  });
+
+  test('--dry-run prints the plan and makes nothing', async () => {
+    const { stdout, calls } = await xlsnap(['snapshot-create', 'guest1', '--dry-run']);
+    expect(calls.map((call) => call.name)).toEqual(['planCreate']);
+    for (const part of [
+      plan.memoryPath,
+      plan.configPath,
+      'tag "before upgrade" in /d/a.qcow2',
+      '/d/b1.qcow2',
+      'xvdc',
+    ]) {
+      expect(stdout).toContain(part);
+    }
+    const json = await xlsnap(['snapshot-create', 'guest1', '--dry-run', '--json']);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      message_type: 'create_plan',
+      memory_path: plan.memoryPath,
+      disks: [{ kind: 'internal' }, { base_format: 'raw' }],
+    });
+  });
+
+  test('--json prints one line', async () => {
+    const { stdout, stderr } = await xlsnap(['snapshot-create', 'guest1', '--json']);
+    expect(stdout.trimEnd().split('\n')).toHaveLength(1);
+    expect(JSON.parse(stdout)).toMatchObject({
+      message_type: 'create_result',
+      downtime_seconds: 2.4,
+      plan: { config_path: plan.configPath },
+      phases: expect.arrayContaining([{ name: 'memory', seconds: 1.9 }]),
+    });
+    expect(JSON.parse(stderr)).toEqual({
+      message_type: 'log',
+      level: 'warning',
+      message: 'disk xvdc moves on',
+    });
+  });
+
+  test('a warning of the plan comes before the work, and once', async () => {
+    let before = '';
+    const { stderr } = await xlsnap(['snapshot-create', 'guest1'], {
+      calls: {
+        createSnapshot: async (_host, _request, options) => {
+          options.reporter?.log('warning', 'disk xvdc moves on');
+          before = 'logged';
+          return (await import('./support.ts')).createResult;
+        },
+      },
+    });
+    expect(before).toBe('logged');
+    expect(stderr.match(/xvdc moves on/g)).toHaveLength(1);
+  });
+
+  test('what a guest is called cannot steer the terminal', async () => {
+    const { stdout } = await xlsnap(['snapshot-create', 'guest1', '--dry-run'], {
+      calls: { planCreate: () => Promise.resolve({ ...plan, domain: 'g\x1b[2J' }) },
+    });
+    expect(stdout).toContain('domain g?[2J');
+  });
+});
+
+describe('snapshot-revert', () => {
+  test('all options', async () => {
+    const { calls, code, stdout, stderr } = await xlsnap([
+      'snapshot-revert',
+      'guest1',
+      cfgfile,
+      '--running',
+      '--force',
+      '--keep',
+      '--timeout',
+      '9',
+    ]);
+    expect(calls).toEqual([
+      {
+        name: 'revertSnapshot',
+        request: {
+          domain: 'guest1',
+          config: { name: 'from-file', disks: [{ kind: 'internal', target: 'xvda' }], source: cfgfile },
+          running: true,
+          force: true,
+          keep: true,
+          timeoutMs: 9000,
+        },
+      },
+    ]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(
+      /^Domain guest1 is back at snapshot "before upgrade": domid 8, paused, after 3\.4 s\n/,
+    );
+    expect(stdout).toContain('kept: /d/b1.qcow2.kept');
+    expect(stdout).toContain('To let it run: xl unpause 8');
+    expect(stderr).toBe('warning: the configuration changed\nwarning: a safety tag is left\n');
+  });
+
+  test('--dry-run', async () => {
+    const { stdout, calls } = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--dry-run']);
+    expect(calls.map((call) => call.name)).toEqual(['planRevert']);
+    for (const part of [
+      'domid 7 will be destroyed',
+      revertPlan.memoryPath,
+      'tag "before upgrade" of /d/a.qcow2',
+      'risk:',
+    ]) {
+      expect(stdout).toContain(part);
+    }
+    const json = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--dry-run', '--json']);
+    expect(JSON.parse(json.stdout)).toMatchObject({ message_type: 'revert_plan', domid: 7 });
+    const result = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--json']);
+    expect(JSON.parse(result.stdout)).toMatchObject({ message_type: 'revert_result', domid: 8 });
+  });
+});
+
+describe('wrong arguments open nothing', () => {
+  test.each([
+    [['snapshot-create'], EXIT.usage, /missing required argument 'domain'/],
+    [['snapshot-create', ''], EXIT.usage, /domain.*empty/],
+    [['snapshot-create', 'a', 'b', 'c'], EXIT.usage, /too many arguments/],
+    [['snapshot-create', 'a', '--nam', 'x'], EXIT.usage, /unknown option '--nam'[\s\S]*--name/],
+    [['snapshot-create', 'a', '--live'], EXIT.usage, /--live is not there yet/],
+    [['snapshot-create', 'a', '--name', '1'], EXIT.usage, /--name: .*only digits/],
+    [['snapshot-create', 'a', '--timeout', '0'], EXIT.usage, /Expected seconds/],
+    [['snapshot-create', 'a', '--timeout', '1e3'], EXIT.usage, /Expected seconds/],
+    [['snapshot-create', 'a', '--timeout', '99999999'], EXIT.usage, /Expected seconds/],
+    [['snapshot-create', 'a', '/nowhere/x.cfg'], EXIT.config, /\/nowhere\/x\.cfg: there is no such file/],
+    [['snapshot-revert', 'a'], EXIT.usage, /missing required argument 'cfgfile'/],
+    [['snapshot-crate', 'a'], EXIT.usage, /unknown command 'snapshot-crate'[\s\S]*snapshot-create/],
+    [[], EXIT.usage, /Usage: xlsnap/],
+  ])('%j', async (args, code, message) => {
+    const text = await xlsnap(args);
+    expect(text).toMatchObject({ code, stdout: '', opened: 0, calls: [] });
+    expect(text.stderr).toMatch(message);
+    if (args.length === 0) return;
+    expect(text.stderr).toMatch(/^error: (?!error)/);
+    const json = await xlsnap([...args, '--json']);
+    expect(JSON.parse(json.stderr)).toMatchObject({ message_type: 'error', exit_code: code });
+  });
+
+  test('a cfgfile with an error shows file, line and column', async () => {
+    const { code, stderr, opened } = await xlsnap(['snapshot-revert', 'guest1', badCfgfile]);
+    expect({ code, opened }).toEqual({ code: EXIT.config, opened: 0 });
+    expect(stderr).toBe(
+      `error: ${badCfgfile}:1:1: unknown key nam\n1 | nam='x'\n  | ^\n  next: did you mean name?\n`,
+    );
+  });
+});
+
+describe('help', () => {
+  test('the main help ends with the exit codes', async () => {
+    const { code, stdout, stderr } = await xlsnap(['--help']);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    for (const exit of Object.values(EXIT)) expect(stdout).toMatch(new RegExp(`^ +${exit}  \\S`, 'm'));
+  });
+
+  test.each(['snapshot-create', 'snapshot-revert'])('%s has examples that parse', async (command) => {
+    const { code, stdout } = await xlsnap([command, '--help']);
+    expect(code).toBe(0);
+    const shown = [...stdout.matchAll(/^ {2}xlsnap (.*?) +# /gm)].map(([, args]) => args?.split(' ') ?? []);
+    expect(shown.length).toBeGreaterThan(1);
+    for (const args of shown) {
+      // Their cfgfiles are not there; the arguments are good.
+      const outcome = await xlsnap(args);
+      expect([EXIT.ok, EXIT.config]).toContain(outcome.code);
+    }
+  });
+
+  test('--version', async () => {
+    expect(await xlsnap(['--version'])).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/),
+    });
+  });
+});

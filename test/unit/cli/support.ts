@@ -1,0 +1,148 @@
+import type { CliContext, EndingSignal, SnapshotCalls } from '../../../src/cli/context.ts';
+import { run } from '../../../src/cli/run.ts';
+import type { Host } from '../../../src/snapshot/ports.ts';
+import type { CreateResult, RevertPlan, RevertResult, SnapshotPlan } from '../../../src/snapshot/types.ts';
+
+export const plan: SnapshotPlan = {
+  name: 'before upgrade',
+  description: 'two\nlines',
+  domid: 7,
+  uuid: '01234567-89ab-cdef-0123-456789abcdef',
+  domain: 'guest1',
+  type: 'pvh',
+  live: false,
+  state: 'running',
+  memoryPath: '/var/lib/xen/snapshots/u/before upgrade.save',
+  configPath: '/var/lib/xen/snapshots/u/before upgrade.save.cfg',
+  manifestPath: '/var/lib/xen/snapshots/u/before upgrade.save.json',
+  memoryBytes: 512 * 2 ** 20,
+  disks: [
+    { kind: 'internal', vdev: 'xvda', image: '/d/a.qcow2', tag: 'before upgrade' },
+    { kind: 'external', vdev: 'xvdb', base: '/d/b.raw', baseFormat: 'raw', overlay: '/d/b1.qcow2' },
+  ],
+  uncovered: ['xvdc'],
+  suspendTimeoutMs: 60_000,
+  warnings: ['disk xvdc moves on'],
+};
+
+export const createResult: CreateResult = {
+  plan,
+  xen: { major: 4, minor: 20, extra: '.4-pre' },
+  phases: [
+    { name: 'plan', seconds: 9 },
+    { name: 'suspend', seconds: 5 },
+    { name: 'memory', seconds: 1.9 },
+    { name: 'disks', seconds: 0.3 },
+    { name: 'resume', seconds: 0.1 },
+    { name: 'finish', seconds: 7 },
+  ],
+  downtimeSeconds: 2.4,
+  totalSeconds: 23,
+  fileBytes: 512 * 2 ** 20,
+  allocatedBytes: 201 * 2 ** 20,
+  pages: 131072,
+  zeroPages: 79616,
+  warnings: plan.warnings,
+};
+
+export const revertPlan: RevertPlan = {
+  name: plan.name,
+  domain: 'guest1',
+  uuid: plan.uuid,
+  domid: 7,
+  memoryPath: plan.memoryPath,
+  state: 'paused',
+  disks: [
+    { kind: 'internal', vdev: 'xvda', image: '/d/a.qcow2', tag: plan.name },
+    {
+      kind: 'external',
+      vdev: 'xvdb',
+      base: '/d/b.raw',
+      baseFormat: 'raw',
+      overlay: '/d/b1.qcow2',
+      replaced: '/d/b1.qcow2',
+    },
+  ],
+  risks: ['the configuration changed'],
+};
+
+export const revertResult: RevertResult = {
+  plan: revertPlan,
+  domid: 8,
+  phases: [{ name: 'restore', seconds: 3 }],
+  totalSeconds: 3.4,
+  kept: ['/d/b1.qcow2.kept'],
+  warnings: ['the configuration changed', 'a safety tag is left'],
+};
+
+export interface Outcome {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  /** Times that the host was opened and closed. */
+  readonly opened: number;
+  readonly closed: number;
+  readonly calls: readonly { readonly name: string; readonly request: unknown }[];
+}
+
+export interface World {
+  /** Replaces calls; the others give the samples above. */
+  readonly calls?: Partial<SnapshotCalls>;
+  readonly env?: Record<string, string>;
+  readonly tty?: boolean;
+  readonly columns?: number;
+  readonly now?: () => number;
+  readonly openHost?: () => Promise<Host>;
+  readonly closeHost?: () => Promise<void>;
+  /** Gets the function that delivers a signal. */
+  readonly signals?: (send: (signal: EndingSignal) => void) => void;
+}
+
+/** Runs the command line in this process. */
+export async function xlsnap(args: readonly string[], world: World = {}): Promise<Outcome> {
+  let stdout = '';
+  let stderr = '';
+  let opened = 0;
+  let closed = 0;
+  const calls: { name: string; request: unknown }[] = [];
+  const tty = {
+    isTTY: world.tty === true,
+    ...(world.columns === undefined ? {} : { columns: world.columns }),
+  };
+  const note = <T>(name: keyof SnapshotCalls, answer: T) => {
+    return async (host: Host, request: never, options: never): Promise<T> => {
+      calls.push({ name, request });
+      const own = world.calls?.[name] as ((...all: unknown[]) => Promise<T>) | undefined;
+      return own === undefined ? answer : await own(host, request, options);
+    };
+  };
+  const context: CliContext = {
+    stdout: { ...tty, write: (text) => (stdout += text) },
+    stderr: { ...tty, write: (text) => (stderr += text) },
+    env: world.env ?? {},
+    now: world.now ?? (() => performance.now()),
+    onSignal(listener) {
+      world.signals?.(listener);
+      return () => {};
+    },
+    openHost: () => {
+      opened++;
+      if (world.openHost !== undefined) return world.openHost();
+      return Promise.resolve({
+        async [Symbol.asyncDispose]() {
+          closed++;
+          await world.closeHost?.();
+        },
+      } as Host);
+    },
+    loadCalls: () =>
+      Promise.resolve({
+        planCreate: note('planCreate', plan),
+        createSnapshot: note('createSnapshot', createResult),
+        planRevert: note('planRevert', revertPlan),
+        revertSnapshot: note('revertSnapshot', revertResult),
+      }),
+  };
+  const code = await run(args, context);
+  return { code, stdout, stderr, opened, closed, calls };
+}

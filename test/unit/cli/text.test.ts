@@ -1,0 +1,46 @@
+import { spawnSync } from 'node:child_process';
+import { expect, test } from 'vitest';
+import {
+  formatBytes,
+  formatClock,
+  formatSeconds,
+  printable,
+  shellQuote,
+  snakeKeys,
+} from '../../../src/cli/text.ts';
+
+test('sizes and times', () => {
+  expect([0, 9.54 * 2 ** 20, 512 * 2 ** 20, 12 * 2 ** 30].map(formatBytes)).toEqual([
+    '0.0 MiB',
+    '9.5 MiB',
+    '512 MiB',
+    '12.0 GiB',
+  ]);
+  expect([0.0004, 0.34, 0.9996, 59.9, 73.4].map(formatSeconds)).toEqual([
+    '0 ms',
+    '340 ms',
+    '1.0 s',
+    '59.9 s',
+    '73 s',
+  ]);
+  expect([0, 6.2, 750, 3723].map(formatClock)).toEqual(['0:00', '0:07', '12:30', '1:02:03']);
+});
+
+test.each(['plain', '/a/b-c.cfg', '', 'a b', "it's", '$HOME', '*', 'a\nb', '~', '"', '\\', '!x', "''"])(
+  'the shell gives %j back',
+  (word) => {
+    const { stdout } = spawnSync('sh', ['-c', `printf %s ${shellQuote(word)}`], { encoding: 'utf8' });
+    expect(stdout).toBe(word);
+  },
+);
+
+test('printable keeps newlines and letters only', () => {
+  expect(printable('é\n\x1b[1m\r\t\x9b\u202eA')).toBe('é\n?[1m????A');
+});
+
+test('snakeKeys', () => {
+  expect(snakeKeys({ aB: [{ cDE: 1, x: undefined }], d: null })).toEqual({
+    a_b: [{ c_d_e: 1, x: undefined }],
+    d: null,
+  });
+});
