@@ -233,6 +233,13 @@ describe('what stands against a snapshot', () => {
     ]);
   });
 
+  it('being read-only, by the configuration or by the backend', () => {
+    const known = stored('xvda', { writable: false });
+    expect(codes(matchDisks([configured('xvda')], [known], facts([xvda]))[0])[0]).toEqual(['DISK_READ_ONLY']);
+    const config = configured('xvda', { writable: false });
+    expect(codes(matchDisks([config], [stored('xvda')], facts([xvda]))[0])[0]).toEqual(['DISK_READ_ONLY']);
+  });
+
   it('a CD-ROM drive, with or without a disc', () => {
     const image = { path: '/iso/a.iso', format: 'raw' };
     const drive = { cdrom: true, writable: false };
