@@ -142,11 +142,19 @@ class TypedPfnList {
   readonly #types: Uint8Array[] = [];
 
   addWhere(pfns: Uint32Array, types: Uint8Array, wanted: (type: number) => boolean): void {
-    const keep = (_: number, i: number) => wanted(types[i] ?? PAGE_TYPE.xtab);
-    const kept = pfns.filter(keep);
-    if (kept.length === 0) return;
-    this.#pfns.push(kept);
-    this.#types.push(types.filter(keep));
+    const keptPfns = new Uint32Array(pfns.length);
+    const keptTypes = new Uint8Array(pfns.length);
+    let count = 0;
+    for (let i = 0; i < pfns.length; i++) {
+      const type = types[i] ?? PAGE_TYPE.xtab;
+      if (!wanted(type)) continue;
+      keptPfns[count] = pfns[i] ?? 0;
+      keptTypes[count] = type;
+      count++;
+    }
+    if (count === 0) return;
+    this.#pfns.push(keptPfns.slice(0, count));
+    this.#types.push(keptTypes.slice(0, count));
   }
 
   join(): TypedPfns {

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
 import { EnvironmentError } from '../core/errors.ts';
 import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, XENVER, XTL } from './abi.ts';
@@ -107,9 +108,8 @@ export class XenControl implements AsyncDisposable {
       const memory = new ForeignMemory(koffi, bind(koffi, FOREIGNMEMORY), libc.pwrite, fmem);
       return new XenControl(version, { abi, libc, toollog, ctrl, guest }, handles, memory);
     }
-    throw running === undefined
-      ? untestedXen('no libxenctrl of a tested Xen is installed', missing)
-      : untestedXen(`no libxenctrl for the running Xen ${running} is installed`, missing);
+    running ??= await releaseFromSysfs();
+    throw untestedXen(`no libxenctrl for the running Xen (${running}) is installed`, missing);
   }
 
   /** `undefined` when there is no such domain. */
@@ -309,6 +309,16 @@ async function readVersion(ctrl: Libraries['ctrl'], xch: bigint): Promise<Hyperv
 
 function closed(what: string): TypeError {
   return new TypeError(`${what} after XenControl was closed`);
+}
+
+/** What the kernel says about the Xen below it. */
+async function releaseFromSysfs(): Promise<string> {
+  try {
+    const read = async (name: string) => (await readFile(`/sys/hypervisor/version/${name}`, 'utf8')).trim();
+    return `${await read('major')}.${await read('minor')}`;
+  } catch {
+    return 'of unknown version';
+  }
 }
 
 function pointer(value: number | bigint): bigint {
