@@ -1,7 +1,7 @@
 import { EXIT, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseLibxlJson } from './libxl-json.ts';
-import type { LibxlConfig } from './ports.ts';
+import type { DiskImage, LibxlConfig } from './ports.ts';
 
 /** A domain configuration that lacks what every one of libxl's has. */
 export class LibxlConfigError extends XlsnapError {
@@ -65,11 +65,8 @@ export function configDisks(config: LibxlConfig): readonly ConfigDisk[] {
   });
 }
 
-/** The same configuration with other qcow2 images in some disks. */
-export function withImages(
-  config: LibxlConfig,
-  images: readonly { readonly vdev: string; readonly path: string; readonly format: string }[],
-): LibxlConfig {
+/** The same configuration with other images in some disks. */
+export function withImages(config: LibxlConfig, images: readonly DiskImage[]): LibxlConfig {
   const disks = config['disks'];
   if (!Array.isArray(disks)) return config;
   return {

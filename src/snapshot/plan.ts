@@ -1,3 +1,4 @@
+import { printConfig } from '../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../core/errors.ts';
 import {
   configPathOf,
@@ -18,6 +19,8 @@ export interface CreateContext {
   readonly domain: DomainState;
   readonly config: LibxlConfig;
   readonly disks: readonly DomainDisk[];
+  /** The cfgfile for the revert. */
+  readonly configText: string;
   /** What stands against the plan so far; preflight adds to it. */
   readonly findings: Obstacle[];
 }
@@ -101,7 +104,28 @@ export async function makeCreateContext(
     suspendTimeoutMs: request.suspendTimeoutMs ?? DEFAULT_SUSPEND_TIMEOUT_MS,
     warnings,
   };
-  return { plan, domain, config, disks, findings };
+  let configText = '';
+  await asFinding(findings, async () => {
+    configText = revertConfig(plan);
+  });
+  return { plan, domain, config, disks, configText, findings };
+}
+
+/** @throws ConfigError when no cfgfile can say it: a path with a comma, say */
+function revertConfig(plan: SnapshotPlan): string {
+  return printConfig(
+    {
+      name: plan.name,
+      ...(plan.description === '' ? {} : { description: plan.description }),
+      memoryPath: plan.memoryPath,
+      disks: plan.disks.map((disk) =>
+        disk.kind === 'internal'
+          ? { kind: 'internal', target: disk.vdev }
+          : { kind: 'external', target: disk.vdev, path: disk.overlay, format: 'qcow2' },
+      ),
+    },
+    `Snapshot of domain ${plan.domain}, for: xlsnap snapshot-revert ${plan.domain} ${plan.configPath}`,
+  );
 }
 
 /** A disk that the guest writes to. */

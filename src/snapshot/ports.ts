@@ -161,8 +161,20 @@ export interface DeviceModel extends AsyncDisposable {
    * @throws DiskError; then no disk has changed.
    */
   snapshotDisks(actions: readonly DiskAction[]): Promise<void>;
-  /** Undoes an internal snapshot that `snapshotDisks` took. */
-  deleteInternal(vdev: string, tag: string): Promise<void>;
+  /**
+   * Puts the disks back as they were before `snapshotDisks` took these actions: deletes the tags; merges each overlay
+   * into its base, which the domain goes on with, and removes the overlay. The domain may run meanwhile.
+   */
+  undoSnapshots(actions: readonly DiskAction[]): Promise<void>;
+}
+
+/** Which image a disk has. */
+export interface DiskImage {
+  readonly vdev: string;
+  /** Absolute. */
+  readonly path: string;
+  /** `qcow2`, `raw`, … */
+  readonly format: string;
 }
 
 /** A domain's configuration as libxl's JSON (`libxl_domain_config`), the form in the header of a save file. */
@@ -177,17 +189,11 @@ export interface Toolstack {
   /** All disks of the domain, with what stands against snapshotting each. */
   disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]>;
   /** Opens the device model; `undefined` when the domain has none. */
-  openDeviceModel(domid: Domid, disks: readonly DomainDisk[]): Promise<DeviceModel | undefined>;
+  openDeviceModel(domid: Domid, config: LibxlConfig): Promise<DeviceModel | undefined>;
   /** Content of the EMULATOR_XENSTORE_DATA record; empty when there is nothing to save. HVM only. */
   emulatorXenstoreData(domid: Domid): Promise<Uint8Array>;
-  /**
-   * After external snapshots: makes xenstore and the stored configuration name the images now in use, `path` for
-   * each `vdev`.
-   */
-  repointDisks(
-    domid: Domid,
-    overlays: readonly { readonly vdev: string; readonly path: string }[],
-  ): Promise<void>;
+  /** After external snapshots: makes xenstore and the stored configuration name the images now in use. */
+  repointDisks(domid: Domid, images: readonly DiskImage[]): Promise<void>;
   /** Destroys the domain and waits until it is gone and its images are free. */
   destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /**

@@ -1,0 +1,234 @@
+import { rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { EnvironmentError } from '../core/errors.ts';
+import { GuestHold } from './hold.ts';
+import { printLibxlJson } from './libxl-json.ts';
+import { configDigest, type Manifest } from './manifest.ts';
+import { type MemoryOutcome, planMemory, saveMemory } from './memory.ts';
+import { makeDirectory, OutputFile, writeWhole } from './output-file.ts';
+import { Phases } from './phases.ts';
+import { type CreateContext, makeCreateContext, throwFindings } from './plan.ts';
+import type { DeviceModel, DiskAction, Guest, Host, XenVersion } from './ports.ts';
+import { preflightCreate } from './preflight.ts';
+import { type EmulatorState, guestPrefix, guestSuffix } from './save-stream.ts';
+import type { CallOptions, CreateRequest, CreateResult, SnapshotDisk, SnapshotPlan } from './types.ts';
+
+/** What `createSnapshot` would do, after all checks; touches nothing. Throws as its first phases do. */
+export async function planCreate(host: Host, request: CreateRequest): Promise<SnapshotPlan> {
+  const context = await makeCreateContext(host, request);
+  await preflightCreate(host, context);
+  throwFindings(context.findings, context.plan.domid);
+  return context.plan;
+}
+
+/**
+ * Takes a snapshot of a running or paused domain: its memory into a file that `xl restore` takes, its disks by one
+ * transaction at the same instant.
+ *
+ * Whatever happens, the guest ends as it was (running or paused); when this rejects, no snapshot is left behind and
+ * the disks are as before, but for what the error's `undoFailures` tells.
+ *
+ * @throws UsageError, DomainError, PreflightError before anything is touched; SuspendError, XenCallError, DiskError,
+ * OutputError, InterruptedError, each after undoing
+ */
+export async function createSnapshot(
+  host: Host,
+  request: CreateRequest,
+  options: CallOptions = {},
+): Promise<CreateResult> {
+  const phases = new Phases(options);
+  try {
+    const context = await phases.run('plan', () => makeCreateContext(host, request));
+    for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
+    await phases.run('preflight', async () => {
+      await preflightCreate(host, context);
+      throwFindings(context.findings, context.plan.domid);
+    });
+    const { domid } = context.domain;
+    // Both stay open until everything is undone.
+    await using guest = await host.hypervisor.openGuest(domid);
+    await using deviceModel = await host.toolstack.openDeviceModel(domid, context.config);
+    if (deviceModel === undefined && (context.plan.type === 'hvm' || context.plan.disks.length > 0)) {
+      throw new EnvironmentError('NO_DEVICE_MODEL', `domain ${context.plan.domain} has no QEMU to talk to`, {
+        domid,
+        hint: 'is its device model still running?',
+      });
+    }
+    const parts = { host, context, guest, deviceModel, options, phases };
+    try {
+      return await take(parts);
+    } catch (error) {
+      throw await phases.fail(error);
+    }
+  } catch (error) {
+    throw await phases.fail(error);
+  }
+}
+
+interface Parts {
+  readonly host: Host;
+  readonly context: CreateContext;
+  readonly guest: Guest;
+  readonly deviceModel: DeviceModel | undefined;
+  readonly options: CallOptions;
+  readonly phases: Phases;
+}
+
+async function take(parts: Parts): Promise<CreateResult> {
+  const { host, context, guest, deviceModel, phases, options } = parts;
+  const { plan, domain, config } = context;
+  const { domid } = domain;
+  const limits = options.signal === undefined ? {} : { signal: options.signal };
+  const start = performance.now();
+  const xen = await host.hypervisor.version();
+
+  const file = await phases.run('open', () => openFile(plan, phases));
+  const prefix = await guestPrefix(guest, printLibxlJson(config), xen);
+
+  const hold = new GuestHold(host.hypervisor, domid);
+  const released = phases.onUndo(
+    plan.state === 'paused' ? 'left the guest paused, as it was' : 'let the guest go on',
+    `xl list ${domid} shows its state; xl unpause ${domid}, or xl destroy ${domid} if it stays suspended`,
+    () => hold.release(),
+  );
+  await phases.run('suspend', () => hold.suspend({ timeoutMs: plan.suspendTimeoutMs, ...limits }));
+  const suspendedAt = performance.now();
+
+  let emulator: EmulatorState | undefined;
+  if (plan.type === 'hvm' && deviceModel !== undefined) {
+    emulator = await phases.run('device-model', async () => {
+      await hold.stop(deviceModel);
+      return {
+        context: await deviceModel.saveState(),
+        xenstoreData: await host.toolstack.emulatorXenstoreData(domid),
+      };
+    });
+  }
+
+  const memory = await phases.run('memory', () => saveDomain(parts, file, prefix, emulator));
+
+  if (deviceModel !== undefined && plan.disks.length > 0) {
+    await phases.run('disks', () => snapshotDisks(parts, deviceModel));
+  }
+
+  await phases.run('resume', () => hold.release());
+  const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
+  released();
+
+  const sizes = await phases.run('finish', () => finish(parts, file, xen, memory));
+  return {
+    plan,
+    xen,
+    phases: phases.timings,
+    downtimeSeconds,
+    totalSeconds: (performance.now() - start) / 1000,
+    ...sizes,
+    pages: memory.pages,
+    zeroPages: memory.zeroPages,
+    warnings: plan.warnings,
+  };
+}
+
+async function openFile(plan: SnapshotPlan, phases: Phases): Promise<OutputFile> {
+  const made = await makeDirectory(dirname(plan.memoryPath));
+  if (made !== undefined) {
+    phases.onUndo(`removed the directory ${made}`, `rm -r ${made}`, () => rm(made, { recursive: true }));
+  }
+  const file = await OutputFile.create(plan.memoryPath);
+  phases.onUndo(`removed ${file.partialPath}`, `rm ${file.partialPath}`, () => file.discard());
+  return file;
+}
+
+/** The whole save file, except for its name. The guest is suspended. */
+async function saveDomain(
+  { guest, options, phases }: Parts,
+  file: OutputFile,
+  prefix: Uint8Array,
+  emulator: EmulatorState | undefined,
+): Promise<MemoryOutcome> {
+  await file.writeAt(prefix, 0);
+  const memory = await planMemory(guest, prefix.length, options);
+  const outcome = await saveMemory(guest, file, memory, { ...options, reporter: phases.reporter });
+  await file.writeAt(await guestSuffix(guest, emulator), outcome.end);
+  return outcome;
+}
+
+/** The commit point: the transaction takes all disks or none. */
+async function snapshotDisks({ context, host, phases }: Parts, deviceModel: DeviceModel): Promise<void> {
+  const { disks } = context.plan;
+  const { domid } = context.domain;
+  const actions = disks.map(toAction);
+  const external = disks.filter((disk) => disk.kind === 'external');
+  const point = async (where: 'base' | 'overlay'): Promise<void> => {
+    if (external.length === 0) return;
+    const images = external.map((disk) => ({
+      vdev: disk.vdev,
+      path: disk[where],
+      format: where === 'base' ? disk.baseFormat : 'qcow2',
+    }));
+    await host.toolstack.repointDisks(domid, images);
+  };
+  await deviceModel.snapshotDisks(actions);
+  phases.onUndo('took the disk snapshots back', undoByHand(disks), async () => {
+    // In this order: where an overlay cannot be merged, the configuration goes on naming it.
+    await deviceModel.undoSnapshots(actions);
+    await point('base');
+  });
+  // While the guest is stopped: it must never run with a configuration that names the base.
+  await point('overlay');
+}
+
+function toAction(disk: SnapshotDisk): DiskAction {
+  return disk.kind === 'internal'
+    ? { kind: 'internal', vdev: disk.vdev, tag: disk.tag }
+    : { kind: 'external', vdev: disk.vdev, path: disk.overlay };
+}
+
+function undoByHand(disks: readonly SnapshotDisk[]): string {
+  return disks
+    .map((disk) =>
+      disk.kind === 'internal'
+        ? `with the domain down, qemu-img snapshot -d ${disk.tag} ${disk.image}`
+        : `the domain goes on with ${disk.overlay}: keep it`,
+    )
+    .join('; ');
+}
+
+/** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
+async function finish(
+  { context, phases }: Parts,
+  file: OutputFile,
+  xen: XenVersion,
+  memory: MemoryOutcome,
+): Promise<{ fileBytes: number; allocatedBytes: number }> {
+  const { plan, config } = context;
+  const sizes = await file.sizes();
+  const manifest: Manifest = {
+    format: 'xlsnap-manifest',
+    version: 1,
+    name: plan.name,
+    description: plan.description,
+    created: new Date().toISOString(),
+    state: plan.state,
+    domain: plan.domain,
+    uuid: plan.uuid,
+    type: plan.type,
+    xen,
+    memory: { path: plan.memoryPath, bytes: sizes.fileBytes, pages: memory.pages },
+    configDigest: configDigest(config),
+    disks: plan.disks,
+    uncovered: plan.uncovered,
+    phases: phases.timings,
+  };
+  const write = async (path: string, text: string): Promise<void> => {
+    phases.onUndo(`removed ${path}`, `rm ${path}`, () => rm(path, { force: true }));
+    await writeWhole(path, text);
+  };
+  await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
+  await write(plan.configPath, context.configText);
+  phases.onUndo(`removed ${plan.memoryPath}`, `rm ${plan.memoryPath}`, () =>
+    rm(plan.memoryPath, { force: true }),
+  );
+  await file.commit();
+  return sizes;
+}

@@ -1,0 +1,96 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Domid, toDomid } from '../core/brand.ts';
+import { DomainError, EnvironmentError, throwIfAborted } from '../core/errors.ts';
+import { isRecord } from '../core/guards.ts';
+import { parseLibxlJson } from '../snapshot/libxl-json.ts';
+import type { Hypervisor, LibxlConfig } from '../snapshot/ports.ts';
+import type { XenstoreClient } from '../xenstore/client.ts';
+import { runProgram } from './program.ts';
+
+/** `xl list` and the like answer in well under a second; software emulation is slow. */
+const XL_TIMEOUT_MS = 120_000;
+const POLL_MS = 100;
+
+/** Domid of a domain given by name or number, from xenstore. A number is taken as a domid, as xl does. */
+export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string): Promise<Domid | undefined> {
+  if (/^\d+$/.test(nameOrDomid)) {
+    try {
+      return toDomid(Number(nameOrDomid));
+    } catch {
+      return undefined;
+    }
+  }
+  for (const domid of await xenstore.list('/local/domain')) {
+    const name = await xenstore.readMaybe(`/local/domain/${domid}/name`);
+    if (name === nameOrDomid && /^\d+$/.test(domid)) return toDomid(Number(domid));
+  }
+  return undefined;
+}
+
+/**
+ * The configuration that `xl save` would put into the file's header.
+ * @throws EnvironmentError when xl fails
+ */
+export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
+  const { status, stdout, stderr } = await runProgram('xl', ['list', '-l', String(domid)], {
+    timeoutMs: XL_TIMEOUT_MS,
+  });
+  if (status !== 0) throw xlFailed(`xl list -l ${domid}`, stderr);
+  const list = parseLibxlJson(stdout);
+  const entry: unknown = Array.isArray(list) ? list[0] : list;
+  const config = isRecord(entry) ? entry['config'] : undefined;
+  if (!isRecord(config)) throw xlFailed(`xl list -l ${domid}`, 'its answer has no "config"');
+  return config;
+}
+
+function xlFailed(command: string, stderr: string): EnvironmentError {
+  return new EnvironmentError('XL', `${command} failed: ${lastLines(stderr)}`, {
+    hint: 'try the command by hand; was the domain started by xl?',
+  });
+}
+
+/** The end of what a program complained, in one line. */
+function lastLines(stderr: string): string {
+  return stderr.trim().split('\n').slice(-4).join('; ') || 'it said nothing';
+}
+
+/**
+ * Destroys a domain and waits until Xen has freed it and its QEMU has ended, so that nobody holds its images.
+ * @throws DomainError after `timeoutMs`
+ */
+export async function destroyDomain(
+  hypervisor: Hypervisor,
+  xenstore: XenstoreClient,
+  domid: Domid,
+  options: { timeoutMs: number; signal?: AbortSignal },
+): Promise<void> {
+  const deadline = performance.now() + options.timeoutMs;
+  const pid = await xenstore.readMaybe(`/local/domain/${domid}/image/device-model-pid`);
+  const { status, stderr } = await runProgram('xl', ['destroy', String(domid)], options);
+  for (;;) {
+    const gone = (await hypervisor.domainState(domid)) === undefined;
+    if (gone && !isRunning(pid)) return;
+    throwIfAborted(options.signal);
+    if (!gone && status !== 0) {
+      throw new DomainError('DESTROY', `xl destroy ${domid} failed: ${lastLines(stderr)}`, { domid });
+    }
+    if (performance.now() > deadline) {
+      const what = gone ? `its QEMU (pid ${pid}) still runs` : 'the domain is still there';
+      throw new DomainError('DESTROY_TIMEOUT', `domain ${domid} was destroyed, but ${what}`, {
+        domid,
+        hint: 'find out what holds it, then run the same command again',
+      });
+    }
+    await sleep(POLL_MS);
+  }
+}
+
+function isRunning(pid: string | undefined): boolean {
+  if (pid === undefined || !/^\d+$/.test(pid)) return false;
+  try {
+    process.kill(Number(pid), 0);
+    return true;
+  } catch {
+    return false;
+  }
+}

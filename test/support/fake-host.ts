@@ -1,0 +1,363 @@
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Domid, toDomid } from '../../src/core/brand.ts';
+import { DiskError, throwIfAborted } from '../../src/core/errors.ts';
+import { configDisks, domainIdentity, withImages } from '../../src/snapshot/libxl-config.ts';
+import type {
+  DeviceModel,
+  DiskAction,
+  DomainDisk,
+  DomainState,
+  Guest,
+  GuestType,
+  Host,
+  Hypervisor,
+  ImageInfo,
+  Images,
+  LibxlConfig,
+  Obstacle,
+  Toolstack,
+} from '../../src/snapshot/ports.ts';
+import { FakeGuest } from './fake-guest.ts';
+
+/** A disk image of the fake: a small real file, so that paths, renames and removals are real. */
+interface FakeImage {
+  format: string;
+  /** What the guest has written. */
+  content: string;
+  tags: Record<string, string>;
+  backing?: string;
+}
+
+export function writeImage(path: string, image: FakeImage): void {
+  writeFileSync(path, JSON.stringify(image));
+}
+
+export function readImage(path: string): FakeImage {
+  return JSON.parse(readFileSync(path, 'utf8')) as FakeImage;
+}
+
+/** What the guest reads from a disk: an overlay that has nothing of its own shows its backing file. */
+export function contentOf(path: string): string {
+  const image = readImage(path);
+  return image.content !== '' || image.backing === undefined ? image.content : contentOf(image.backing);
+}
+
+export interface FakeOptions {
+  readonly directory: string;
+  readonly type?: GuestType;
+  readonly paused?: boolean;
+  readonly disks?: readonly { vdev: string; format?: string; internal?: readonly Obstacle[] }[];
+}
+
+export const FAKE_UUID = '3f8d2c1e-1111-4222-8333-444455556666';
+
+/**
+ * One host with one domain, `guest1`, all of it simulated. Every port call is in `calls`; `fault` may throw or wait in
+ * any of them, before the call takes effect.
+ */
+export class FakeHost implements Host {
+  readonly calls: string[] = [];
+  /** Called before each port call takes effect, with its name. */
+  fault: (call: string) => void | Promise<void> = () => {};
+  readonly directory: string;
+  readonly guest: FakeGuest = new FakeGuest();
+  config: LibxlConfig;
+  domid: Domid | undefined = toDomid(7);
+  type: GuestType;
+  pauses: number;
+  suspended = false;
+  machineStopped = false;
+  dying = false;
+  shutdown: DomainState['shutdown'];
+  /** Where the running domain's disks write: vdev to image. */
+  readonly inUse = new Map<string, string>();
+  readonly obstacles = new Map<string, readonly Obstacle[]>();
+  disposed = 0;
+  readonly hypervisor: Hypervisor;
+  readonly toolstack: Toolstack;
+  readonly images: Images;
+
+  constructor(options: FakeOptions) {
+    this.directory = options.directory;
+    this.type = options.type ?? 'pvh';
+    this.pauses = options.paused === true ? 1 : 0;
+    const disks = (options.disks ?? [{ vdev: 'xvda' }]).map((disk) => {
+      const path = join(options.directory, `${disk.vdev}.img`);
+      const format = disk.format ?? 'qcow2';
+      writeImage(path, { format, content: 'at start', tags: {} });
+      this.inUse.set(disk.vdev, path);
+      this.obstacles.set(disk.vdev, disk.internal ?? []);
+      return { vdev: disk.vdev, pdev_path: path, format, readwrite: 1 };
+    });
+    this.config = {
+      c_info: { type: this.type, name: 'guest1', uuid: FAKE_UUID },
+      b_info: { max_memkb: 131072 },
+      disks,
+    };
+    this.hypervisor = this.#makeHypervisor();
+    this.toolstack = this.#makeToolstack();
+    this.images = this.#makeImages();
+  }
+
+  /** Whether the guest executes instructions. */
+  get runs(): boolean {
+    return this.domid !== undefined && this.pauses === 0 && !this.suspended && !this.machineStopped;
+  }
+
+  /** The running guest writes to all its disks. */
+  write(content: string): void {
+    for (const path of this.inUse.values()) writeImage(path, { ...readImage(path), content });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return Promise.resolve();
+  }
+
+  async #call(name: string): Promise<void> {
+    this.calls.push(name);
+    await this.fault(name);
+  }
+
+  #makeHypervisor(): Hypervisor {
+    return {
+      version: async () => {
+        await this.#call('version');
+        return { major: 4, minor: 20, extra: '.0' };
+      },
+      domainState: async (domid) => {
+        await this.#call('domainState');
+        if (domid !== this.domid) return undefined;
+        return {
+          domid,
+          ...domainIdentity(this.config),
+          type: this.type,
+          paused: this.pauses > 0,
+          dying: this.dying,
+          shutdown: this.suspended ? 'suspend' : this.shutdown,
+          memoryBytes: this.guest.memoryBytes,
+        };
+      },
+      pause: async () => {
+        await this.#call('pause');
+        this.pauses++;
+      },
+      unpause: async () => {
+        await this.#call('unpause');
+        this.pauses--;
+      },
+      suspend: async (_domid, { signal }) => {
+        await this.#call('suspend');
+        throwIfAborted(signal);
+        if (this.pauses > 0) throw new Error('a paused domain cannot suspend');
+        this.suspended = true;
+      },
+      resume: async () => {
+        await this.#call('resume');
+        this.suspended = false;
+      },
+      openGuest: async () => {
+        await this.#call('openGuest');
+        return this.#watched(this.guest);
+      },
+    };
+  }
+
+  /** The guest, with its calls in the list too. */
+  #watched(guest: Guest): Guest {
+    return {
+      p2mSize: guest.p2mSize,
+      maxBatch: guest.maxBatch,
+      pageTypes: async (pfns) => {
+        await this.#call('pageTypes');
+        return guest.pageTypes(pfns);
+      },
+      copyPages: async (fd, batch, options) => {
+        await this.#call('copyPages');
+        if (!this.suspended) throw new Error('memory copied while the guest runs');
+        return guest.copyPages(fd, batch, options);
+      },
+      cpuPolicy: async () => {
+        await this.#call('cpuPolicy');
+        return guest.cpuPolicy();
+      },
+      tscInfo: async () => {
+        await this.#call('tscInfo');
+        return guest.tscInfo();
+      },
+      hvmContext: async () => {
+        await this.#call('hvmContext');
+        return guest.hvmContext();
+      },
+      hvmParams: async () => {
+        await this.#call('hvmParams');
+        return guest.hvmParams();
+      },
+      [Symbol.asyncDispose]: () => {
+        this.disposed++;
+        return Promise.resolve();
+      },
+    };
+  }
+
+  #makeToolstack(): Toolstack {
+    return {
+      findDomain: async (name) => {
+        await this.#call('findDomain');
+        const known = [domainIdentity(this.config).name, String(this.domid)];
+        return known.includes(name) ? this.domid : undefined;
+      },
+      domainConfig: async () => {
+        await this.#call('domainConfig');
+        return this.config;
+      },
+      disks: async () => {
+        await this.#call('disks');
+        return configDisks(this.config).map((disk, at): DomainDisk => {
+          const path = this.inUse.get(disk.vdev);
+          return {
+            vdev: disk.vdev,
+            devid: 51712 + 16 * at,
+            writable: disk.writable,
+            cdrom: disk.cdrom,
+            path,
+            format: disk.format,
+            internal: this.obstacles.get(disk.vdev) ?? [],
+            external: [],
+          };
+        });
+      },
+      openDeviceModel: async () => {
+        await this.#call('openDeviceModel');
+        return this.#deviceModel();
+      },
+      emulatorXenstoreData: async () => {
+        await this.#call('emulatorXenstoreData');
+        return new Uint8Array(0);
+      },
+      repointDisks: async (_domid, images) => {
+        await this.#call('repointDisks');
+        this.config = withImages(this.config, images);
+      },
+      destroy: async () => {
+        await this.#call('destroy');
+        this.domid = undefined;
+        this.inUse.clear();
+        this.suspended = false;
+        this.pauses = 0;
+      },
+      restore: async (memoryPath, config) => {
+        await this.#call('restore');
+        if (!existsSync(memoryPath)) throw new Error(`no ${memoryPath}`);
+        if (config !== undefined) this.config = config;
+        for (const disk of configDisks(this.config)) if (disk.path) this.inUse.set(disk.vdev, disk.path);
+        this.domid = toDomid(8);
+        this.pauses = 1;
+        return this.domid;
+      },
+    };
+  }
+
+  #deviceModel(): DeviceModel {
+    const imageOf = (vdev: string): string => this.inUse.get(vdev) ?? '';
+    const take = (action: DiskAction): void => {
+      const path = imageOf(action.vdev);
+      const image = readImage(path);
+      if (action.kind === 'internal') {
+        writeImage(path, { ...image, tags: { ...image.tags, [action.tag]: image.content } });
+      } else {
+        writeImage(action.path, { format: 'qcow2', content: '', tags: {}, backing: path });
+        this.inUse.set(action.vdev, action.path);
+      }
+    };
+    const undo = (action: DiskAction): void => {
+      if (action.kind === 'internal') {
+        const path = imageOf(action.vdev);
+        const image = readImage(path);
+        delete image.tags[action.tag];
+        writeImage(path, image);
+      } else {
+        const overlay = readImage(action.path);
+        const base = overlay.backing ?? '';
+        if (overlay.content !== '') writeImage(base, { ...readImage(base), content: overlay.content });
+        this.inUse.set(action.vdev, base);
+        rmSync(action.path);
+      }
+    };
+    return {
+      stop: async () => {
+        await this.#call('stop');
+        this.machineStopped = true;
+      },
+      cont: async () => {
+        await this.#call('cont');
+        this.machineStopped = false;
+      },
+      saveState: async () => {
+        await this.#call('saveState');
+        return new TextEncoder().encode('QEVM state');
+      },
+      snapshotDisks: async (actions) => {
+        await this.#call('snapshotDisks');
+        if (!this.suspended) throw new DiskError('TEST', 'disks snapshotted while the guest runs');
+        for (const action of actions) take(action);
+      },
+      undoSnapshots: async (actions) => {
+        await this.#call('undoSnapshots');
+        for (const action of actions) undo(action);
+      },
+      [Symbol.asyncDispose]: () => {
+        this.disposed++;
+        return Promise.resolve();
+      },
+    };
+  }
+
+  #makeImages(): Images {
+    const must = (path: string, tag: string): string => {
+      const content = readImage(path).tags[tag];
+      if (content === undefined) throw new DiskError('TEST', `${path} has no ${tag}`);
+      return content;
+    };
+    const free = (): void => {
+      if (this.domid !== undefined) throw new DiskError('TEST', 'an image was changed while the domain runs');
+    };
+    return {
+      info: async (path): Promise<ImageInfo | undefined> => {
+        await this.#call('info');
+        if (!existsSync(path)) return undefined;
+        const image = readImage(path);
+        return {
+          path,
+          format: image.format,
+          virtualSize: 1 << 20,
+          tags: Object.keys(image.tags),
+          backing: image.backing,
+        };
+      },
+      applyTag: async (path, tag) => {
+        await this.#call('applyTag');
+        free();
+        writeImage(path, { ...readImage(path), content: must(path, tag) });
+      },
+      createTag: async (path, tag) => {
+        await this.#call('createTag');
+        free();
+        const image = readImage(path);
+        writeImage(path, { ...image, tags: { ...image.tags, [tag]: image.content } });
+      },
+      deleteTag: async (path, tag) => {
+        await this.#call('deleteTag');
+        must(path, tag);
+        const image = readImage(path);
+        delete image.tags[tag];
+        writeImage(path, image);
+      },
+      createOverlay: async (path, backing) => {
+        await this.#call('createOverlay');
+        if (existsSync(path)) throw new DiskError('TEST', `${path} exists`);
+        writeImage(path, { format: 'qcow2', content: '', tags: {}, backing: backing.path });
+      },
+    };
+  }
+}
