@@ -19,6 +19,12 @@ const cuts = fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { maxLength: 1
 const word = fc.nat({ max: 0xffff_ffff });
 
 describe('QMP lines', () => {
+  test('are each held to the limit alone', () => {
+    const splitter = new LineSplitter(8);
+    const lines = new TextEncoder().encode('1234567\n12345678\n\n1234567\n');
+    expect([...splitter.push(lines)]).toEqual(['1234567', '12345678', '', '1234567']);
+  });
+
   test.prop([fc.array(fc.dictionary(fc.string(), fc.jsonValue()), { maxLength: 6 }), cuts])(
     'survive any chopping',
     (messages, where) => {

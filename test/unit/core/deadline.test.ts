@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { within } from '../../../src/core/deadline.ts';
 import { InterruptedError } from '../../../src/core/errors.ts';
 import { EventQueue } from '../../../src/core/event-queue.ts';
@@ -10,6 +10,19 @@ describe('within', () => {
   it('gives the outcome of the work', async () => {
     await expect(within(Promise.resolve(7), { timeoutMs: 1000 }, late)).resolves.toBe(7);
     await expect(within(Promise.reject(new Error('own')), {}, late)).rejects.toThrow('own');
+  });
+
+  it('leaves no timer and no listener behind', async () => {
+    vi.useFakeTimers();
+    try {
+      const { signal } = new AbortController();
+      const removed = vi.spyOn(signal, 'removeEventListener');
+      await within(Promise.resolve(7), { timeoutMs: 1000, signal }, late);
+      expect(vi.getTimerCount()).toBe(0);
+      expect(removed).toHaveBeenCalledTimes(1);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('throws the error of the caller when the time is over', async () => {

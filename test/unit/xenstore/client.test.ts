@@ -111,6 +111,9 @@ describe('watches', () => {
     server.announce('@releaseDomain');
     server.announce('@releaseDomain');
     await client.mkdir('/sync');
+    expect(await watch.next()).toBe('@releaseDomain');
+    await expect(watch.next({ timeoutMs: 10 })).rejects.toBeInstanceOf(XenstoreTimeoutError);
+    server.announce('@releaseDomain');
     const seen: string[] = [];
     for await (const event of watch) {
       seen.push(event);
@@ -148,12 +151,15 @@ describe('transactions', () => {
     await using server = await FakeXenstored.listen(path);
     await using client = await XenstoreClient.connect({ path });
     const failure = new Error('own');
+    let runs = 0;
     await expect(
       client.transaction(async (access) => {
+        runs++;
         await access.write('/a', '1');
         throw failure;
       }),
     ).rejects.toBe(failure);
+    expect(runs).toBe(1);
     expect(server.get('/a')).toBeUndefined();
     expect(server.received.at(-1)).toBe(MESSAGE.transactionEnd);
   });
