@@ -133,7 +133,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
           closed++;
           await world.closeHost?.();
         },
-      } as Host);
+      } as Partial<Host> as Host);
     },
     loadCalls: () =>
       Promise.resolve({
