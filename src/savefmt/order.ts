@@ -134,6 +134,7 @@ export class OrderRules {
       case 'libxc-headers':
         this.#guest = item.domain.guestType;
         this.#version = item.image.version;
+        this.#seen.clear();
         return [];
       case 'libxl-record':
         return this.#libxl(item.record);

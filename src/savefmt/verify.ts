@@ -42,7 +42,7 @@ export interface RecordCount {
 export interface StreamFacts {
   /** Whether the outermost END was reached. */
   readonly complete: boolean;
-  /** Octets up to the end of the last whole item. */
+  /** Octets up to the outermost END; when it is missing, those of sound items (but for a last PAGE_DATA record). */
   readonly length: number;
   readonly guestType?: GuestType;
   /** Of libxc's stream: 2 or 3. */
@@ -92,6 +92,9 @@ export async function verifyStream(source: ByteSource, options: VerifyOptions = 
     for await (const item of readStream(source, { format, signal })) {
       pass.endItem(item.offset);
       pass.item(item);
+      // The end of a PAGE_DATA record is only known once its pages have been skipped.
+      const streamed = item.kind === 'libxc-record' && item.record.name === 'PAGE_DATA';
+      if (!streamed) pass.endItem(source.offset - start);
     }
     pass.endItem(source.offset - start);
     const rest = await source.read(1);
