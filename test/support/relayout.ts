@@ -14,7 +14,7 @@ import {
 } from '../../src/savefmt/index.ts';
 
 /** What a save file says, with the last word on each page. */
-interface Contents {
+export interface Contents {
   configJson: string;
   guestType: GuestType;
   xenMajor: number;
@@ -26,7 +26,8 @@ interface Contents {
   readonly pages: Map<number, { readonly type: number; readonly data: Uint8Array }>;
 }
 
-async function readContents(source: ByteSource): Promise<Contents> {
+/** Reads a whole file of xl. */
+export async function readContents(source: ByteSource): Promise<Contents> {
   const contents: Contents = {
     configJson: '',
     guestType: 'hvm',
