@@ -7,7 +7,7 @@ export class GuestHold {
   readonly #domid: Domid;
   /** How many pauses of its owner were taken away; Xen counts them. */
   #pauses = 0;
-  #suspended = false;
+  #asked = false;
   #stopped: DeviceModel | undefined;
 
   constructor(hypervisor: Hypervisor, domid: Domid) {
@@ -24,8 +24,8 @@ export class GuestHold {
       await this.#hypervisor.unpause(this.#domid);
       this.#pauses++;
     }
+    this.#asked = true;
     await this.#hypervisor.suspend(this.#domid, options);
-    this.#suspended = true;
   }
 
   /** Stops the machine of an HVM guest. */
@@ -44,7 +44,10 @@ export class GuestHold {
     for (; this.#pauses > 0; this.#pauses--) await this.#hypervisor.pause(this.#domid);
     await this.#stopped?.cont();
     this.#stopped = undefined;
-    if (this.#suspended) await this.#hypervisor.resume(this.#domid);
-    this.#suspended = false;
+    // Looked at, not remembered: a guest whose suspend failed by time-out may have suspended since.
+    if (this.#asked && (await this.#hypervisor.domainState(this.#domid))?.shutdown === 'suspend') {
+      await this.#hypervisor.resume(this.#domid);
+    }
+    this.#asked = false;
   }
 }

@@ -80,8 +80,8 @@ export class Phases {
     }
     const first = this.#typed(error);
     first.phase ??= this.#current;
-    first.undone = undone;
-    first.undoFailures = failures;
+    first.undone = [...first.undone, ...undone];
+    first.undoFailures = [...first.undoFailures, ...failures];
     return first;
   }
 

@@ -12,6 +12,7 @@ import {
   stop,
   transaction,
 } from '../qmp/commands.ts';
+import { QmpCommandError } from '../qmp/errors.ts';
 import type { DeviceModel, DiskAction } from '../snapshot/ports.ts';
 import { externalAction, internalAction, type ResolvedDisk } from './disks.ts';
 
@@ -56,16 +57,22 @@ export class QemuDeviceModel implements DeviceModel {
   }
 
   async snapshotDisks(actions: readonly DiskAction[]): Promise<void> {
-    await transaction(
-      this.#qmp,
-      actions.map((action) => {
-        const disk = this.#disk(action.vdev);
-        const part =
-          action.kind === 'internal' ? internalAction(disk, action.tag) : externalAction(disk, action.path);
-        if (part === undefined) throw noNode(action.vdev);
-        return part;
-      }),
-    );
+    const parts = actions.map((action) => {
+      const disk = this.#disk(action.vdev);
+      const part =
+        action.kind === 'internal' ? internalAction(disk, action.tag) : externalAction(disk, action.path);
+      if (part === undefined) throw noNode(action.vdev);
+      return part;
+    });
+    try {
+      await transaction(this.#qmp, parts);
+    } catch (error) {
+      // QEMU leaves the overlays that it made behind. After a time-out they may be in use.
+      if (error instanceof QmpCommandError) {
+        for (const action of actions) if (action.kind === 'external') await rm(action.path, { force: true });
+      }
+      throw error;
+    }
   }
 
   async undoSnapshots(actions: readonly DiskAction[]): Promise<void> {

@@ -1,0 +1,306 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parseConfig } from '../../../src/config/parse.ts';
+import { DomainError, PreflightError, XlsnapError } from '../../../src/core/errors.ts';
+import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
+import { configDisks } from '../../../src/snapshot/libxl-config.ts';
+import { readMemoryFacts } from '../../../src/snapshot/memory-facts.ts';
+import type { CreateRequest } from '../../../src/snapshot/types.ts';
+import {
+  contentOf,
+  FAKE_UUID,
+  FakeHost,
+  type FakeOptions,
+  readImage,
+  writeImage,
+} from '../../support/fake-host.ts';
+
+let directory: string;
+let snapshots: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'xlsnap-create-'));
+  snapshots = join(directory, 'snapshots');
+});
+afterEach(() => rmSync(directory, { recursive: true }));
+
+function makeHost(options: Partial<FakeOptions> = {}): FakeHost {
+  return new FakeHost({ directory, ...options });
+}
+
+function request(more: Partial<CreateRequest> = {}): CreateRequest {
+  return { domain: 'guest1', name: 's1', snapshotDir: snapshots, ...more };
+}
+
+const mixed = (): CreateRequest =>
+  request({
+    config: parseConfig(
+      `name="s1"\nmemory_path="${directory}/s1.save"\ndisks=['${directory}/ov.qcow2,qcow2,xvda', ',,xvdb']`,
+      'snap.cfg',
+    ),
+  });
+
+describe('createSnapshot', () => {
+  it.each(['pvh', 'hvm'] as const)('saves a running %s guest with its disk at one instant', async (type) => {
+    const host = makeHost({ type });
+    host.write('at the snapshot');
+    const result = await createSnapshot(host, request());
+    host.write('later');
+
+    expect(host.runs).toBe(true);
+    expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at the snapshot' });
+    expect(await readMemoryFacts(result.plan.memoryPath)).toMatchObject({ config: host.config });
+    expect(statSync(result.plan.memoryPath).mode & 0o777).toBe(0o600);
+    expect(result.fileBytes).toBe(statSync(result.plan.memoryPath).size);
+    expect(result.pages).toBe(host.guest.memoryBytes / 4096);
+    expect(host.calls.includes('saveState')).toBe(type === 'hvm');
+    expect(readdirSync(join(snapshots, FAKE_UUID)).sort()).toEqual([
+      's1.save',
+      's1.save.cfg',
+      's1.save.json',
+    ]);
+  });
+
+  it('writes a cfgfile that parse takes and that names what was done', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    const { plan } = await createSnapshot(host, mixed());
+    expect(parseConfig(readFileSync(plan.configPath, 'utf8'), 'x')).toMatchObject({
+      name: 's1',
+      memoryPath: join(directory, 's1.save'),
+      disks: [
+        { kind: 'external', target: 'xvda', path: join(directory, 'ov.qcow2'), format: 'qcow2' },
+        { kind: 'internal', target: 'xvdb' },
+      ],
+    });
+  });
+
+  it('takes internal and external snapshots in one transaction and names the overlay from then on', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    await createSnapshot(host, mixed());
+    host.write('later');
+    expect(host.calls.filter((call) => call === 'snapshotDisks')).toHaveLength(1);
+    expect(readImage(join(directory, 'xvda.img')).content).toBe('at start');
+    expect(contentOf(join(directory, 'ov.qcow2'))).toBe('later');
+    expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({ s1: 'at start' });
+    expect(configDisks(host.config).map((disk) => disk.path)).toEqual([
+      join(directory, 'ov.qcow2'),
+      join(directory, 'xvdb.img'),
+    ]);
+    // Stopped while it happens: the guest never runs on the overlay with a configuration that names the base.
+    expect(host.calls.indexOf('repointDisks')).toBeLessThan(host.calls.indexOf('resume'));
+  });
+
+  it('leaves a paused guest paused, however often it was paused', async () => {
+    const host = makeHost({ paused: true });
+    host.pauses = 2;
+    const { plan } = await createSnapshot(host, request());
+    expect(plan.state).toBe('paused');
+    expect(host.pauses).toBe(2);
+    expect(host.suspended).toBe(false);
+    // No instruction of the guest between the suspend and the pause.
+    expect(host.calls.lastIndexOf('pause')).toBeLessThan(host.calls.indexOf('resume'));
+  });
+
+  it('takes a diskless guest', async () => {
+    const { plan } = await createSnapshot(makeHost({ disks: [] }), request());
+    expect(plan.disks).toEqual([]);
+  });
+
+  it('warns of writable disks that are left out', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    const config = parseConfig("disks=[',,xvdb']", 'x');
+    const { plan } = await createSnapshot(host, request({ config }));
+    expect(plan.uncovered).toEqual(['xvda']);
+    expect(plan.warnings[0]).toContain('xvda');
+  });
+
+  it('plans without touching anything', async () => {
+    const host = makeHost();
+    const plan = await planCreate(host, request());
+    expect(plan).toMatchObject({ name: 's1', domain: 'guest1', state: 'running', type: 'pvh' });
+    expect(existsSync(snapshots)).toBe(false);
+    expect(host.calls.filter((call) => !reads.has(call))).toEqual([]);
+  });
+});
+
+const reads = new Set([
+  'findDomain',
+  'domainState',
+  'domainConfig',
+  'disks',
+  'info',
+  'version',
+  'openDeviceModel',
+  'openGuest',
+  'cpuPolicy',
+]);
+
+/** What must hold whenever a create has failed. */
+function expectUntouched(host: FakeHost, before: { images: string; files: string[] }): void {
+  expect(host.suspended).toBe(false);
+  expect(host.machineStopped).toBe(false);
+  expect(images()).toEqual(before.images);
+  expect(readdirSync(directory, { recursive: true }).sort()).toEqual(before.files);
+  expect(configDisks(host.config).map((disk) => disk.path)).toEqual([...host.inUse.values()]);
+}
+
+function images(): string {
+  return ['xvda', 'xvdb']
+    .map((vdev) => join(directory, `${vdev}.img`))
+    .map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : ''))
+    .join('\n');
+}
+
+function state(): { images: string; files: string[] } {
+  return { images: images(), files: (readdirSync(directory, { recursive: true }) as string[]).sort() };
+}
+
+async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof XlsnapError) return error;
+    throw error;
+  }
+  throw new Error('did not fail');
+}
+
+describe('a create that is refused', () => {
+  it.each([
+    ['a domain that is not there', (host: FakeHost) => (host.domid = undefined), 'DOMAIN_NOT_FOUND'],
+    ['a dying domain', (host: FakeHost) => (host.dying = true), 'DOMAIN_NOT_RUNNING'],
+    ['a domain that has shut down', (host: FakeHost) => (host.shutdown = 'poweroff'), 'DOMAIN_NOT_RUNNING'],
+    ['a PV guest', (host: FakeHost) => (host.type = 'pv'), 'NOT_YET'],
+  ])('%s', async (_what, change, code) => {
+    const host = makeHost();
+    change(host);
+    const before = state();
+    const error = await failure(createSnapshot(host, request()));
+    expect(error).toBeInstanceOf(DomainError);
+    expect(error.code).toBe(code);
+    expectUntouched(host, before);
+  });
+
+  it('--live', async () => {
+    expect((await failure(createSnapshot(makeHost(), request({ live: true })))).code).toBe('NOT_YET');
+  });
+
+  it.each([
+    [
+      'a tag that exists',
+      () => writeImage(join(directory, 'xvda.img'), { format: 'qcow2', content: '', tags: { s1: 'x' } }),
+      'TAG_EXISTS',
+    ],
+    ['a memory file that exists', () => writeFileSync(join(directory, 's1.save'), 'precious'), 'FILE_EXISTS'],
+    [
+      'a partial file that exists',
+      () => writeFileSync(join(directory, 's1.save.partial'), ''),
+      'FILE_EXISTS',
+    ],
+    ['an image that is gone', () => rmSync(join(directory, 'xvda.img')), 'NO_IMAGE'],
+  ])('%s', async (_what, change, code) => {
+    const host = makeHost();
+    change();
+    const before = state();
+    const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'x');
+    const error = await failure(createSnapshot(host, request({ config })));
+    expect(error).toBeInstanceOf(PreflightError);
+    expect(error.code).toBe(code);
+    expect(host.calls).not.toContain('suspend');
+    expect(state()).toEqual(before);
+  });
+
+  it('a disk that cannot have an internal snapshot, with what would work', async () => {
+    const host = makeHost({
+      disks: [
+        { vdev: 'xvda', internal: [{ code: 'RAW', message: 'disk xvda: it is raw', hint: 'external' }] },
+      ],
+    });
+    expect(await failure(createSnapshot(host, request()))).toMatchObject({ code: 'RAW', hint: 'external' });
+  });
+
+  it('a disk that the domain does not have', async () => {
+    const config = parseConfig("disks=[',,xvdz']", 'x');
+    expect(await failure(createSnapshot(makeHost(), request({ config })))).toMatchObject({
+      code: 'NO_SUCH_DISK',
+    });
+  });
+
+  it('several at once, all told', async () => {
+    writeFileSync(join(directory, 's1.save'), '');
+    const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"\ndisks=[',,xvdz']`, 'x');
+    const error = await failure(createSnapshot(makeHost(), request({ config })));
+    expect(error.message).toContain('xvdz');
+    expect(error.message).toContain('s1.save');
+  });
+});
+
+describe('a create that fails', () => {
+  const kinds = [
+    ['pvh', false],
+    ['pvh', true],
+    ['hvm', false],
+    ['hvm', true],
+  ] as const;
+
+  /** Every port call of a create that goes well, in order. */
+  async function callsOf(type: 'pvh' | 'hvm', paused: boolean): Promise<readonly string[]> {
+    const host = makeHost({ type, paused, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    await createSnapshot(host, mixed());
+    rmSync(directory, { recursive: true });
+    directory = mkdtempSync(join(tmpdir(), 'xlsnap-create-'));
+    return host.calls;
+  }
+
+  it.each(kinds)('at any port call leaves a %s guest (paused: %s) as it was', async (type, paused) => {
+    const calls = await callsOf(type, paused);
+    expect(calls.length).toBeGreaterThan(20);
+    for (let at = 0; at < calls.length; at++) {
+      for (const how of ['error', 'abort'] as const) {
+        const host = makeHost({ type, paused, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+        const before = state();
+        const abort = new AbortController();
+        let call = 0;
+        host.fault = () => {
+          if (call++ !== at) return;
+          if (how === 'error') throw new Error(`planted in call ${at}, ${calls[at]}`);
+          abort.abort();
+        };
+        const error = await failure(createSnapshot(host, mixed(), { signal: abort.signal }));
+        expect(host.pauses, `${how} in ${calls[at]}`).toBe(paused ? 1 : 0);
+        expectUntouched(host, before);
+        if (how === 'error') expect(error.message).toContain('planted');
+        else expect(error.code).toBe('INTERRUPTED');
+        expect(error.undoFailures).toEqual([]);
+      }
+    }
+  });
+
+  it('tells the phase and what was undone', async () => {
+    const host = makeHost();
+    host.fault = (call) => {
+      if (call === 'snapshotDisks') throw new Error('no');
+    };
+    const error = await failure(createSnapshot(host, request()));
+    expect(error.phase).toBe('disks');
+    expect(error.undone).toEqual([
+      'let the guest go on',
+      expect.stringContaining('removed'),
+      expect.stringContaining('removed the directory'),
+    ]);
+  });
+
+  it('tells an undo that fails, with what to do by hand, and does the others', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    host.fault = (call) => {
+      if (call === 'repointDisks' || call === 'undoSnapshots') throw new Error(`no ${call}`);
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error.message).toContain('no repointDisks');
+    expect(error.undoFailures).toEqual([expect.stringContaining('no undoSnapshots')]);
+    expect(error.undoFailures[0]).toContain('by hand');
+    expect(host.runs).toBe(true);
+    expect(existsSync(join(directory, 's1.save'))).toBe(false);
+  });
+});
