@@ -239,16 +239,19 @@ describe('the writer', () => {
   });
 
   test('refuses pages that are not those of the words', async () => {
+    const sink = new BufferSink();
     const bare = async (): Promise<StreamWriter> => {
-      const writer = new StreamWriter(new BufferSink(), 'libxc');
+      const writer = new StreamWriter(sink, 'libxc');
       await writer.write(headers);
       await writer.write(staticEnd);
       return writer;
     };
     await expect((await bare()).write(pageItem(PfnWords.of([1])))).rejects.toThrow(RangeError);
-    await expect((await bare()).write(pageItem(PfnWords.of([1]), page(1), page(2)))).rejects.toThrow(
-      RangeError,
-    );
+    const before = sink.offset;
+    const surplus = (await bare()).write(pageItem(PfnWords.of([1]), page(1), page(2)));
+    await expect(surplus).rejects.toThrow(RangeError);
+    // Nothing beyond the record's length has gone out.
+    expect(sink.offset - before).toBe(40 + 8 + 24 + 4096);
     await expect((await bare()).write(pageItem(PfnWords.of([])))).rejects.toThrow(RangeError);
   });
 });

@@ -91,6 +91,16 @@ test('a small file chopped at every octet', async () => {
   expect((await names(bytes)).at(-1)).toBe('END');
 });
 
+test('a file that ends in the pages says so', async () => {
+  const bytes = join(libxcHeaders(2), record(0x10), pageData([0, 0, 1], [1, 0, 2]));
+  await expect(names(bytes.subarray(0, -1), 'libxc')).rejects.toMatchObject({
+    code: 'TRUNCATED',
+    offset: 80,
+    data: { expected: '8192 octets', got: '8191' },
+    message: expect.stringContaining('pages of PAGE_DATA'),
+  });
+});
+
 test('the formats nest', async () => {
   expect(await names(hvmFile())).toEqual([
     'xl-header',
