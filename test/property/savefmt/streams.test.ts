@@ -117,8 +117,8 @@ describe('an encoder undoes its parser', () => {
     ['libxl header', libxlHeader],
     ['xl words', xlWords],
     ['PAGE_DATA header', pageDataHeader],
-  ])('%s: any octets', (_, layout) => {
-    fc.assert(
+  ])('%s: any octets', async (_, layout) => {
+    await fc.assert(
       fc.property(fc.uint8Array({ minLength: layout.size, maxLength: layout.size }), (bytes) => {
         expect((layout.encode as (value: unknown) => Uint8Array)(layout.parse(bytes))).toEqual(bytes);
       }),
