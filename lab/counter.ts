@@ -98,8 +98,8 @@ export function decodeSector(bytes: Uint8Array, offset = 0): Sector | undefined 
 export interface DiskReport {
   readonly head: Sector;
   /**
-   * What can not be: a slot that holds neither the number it should nor, for the tick under way,
-   * the one 64 before. Empty when nothing between was lost.
+   * Slots that do not hold the number they should (for the tick under way: or the one before).
+   * Empty when nothing between was lost.
    */
   readonly problems: readonly string[];
 }
@@ -108,28 +108,23 @@ export interface DiskReport {
 export function decodeDisk(bytes: Uint8Array): DiskReport | undefined {
   const head = decodeSector(bytes);
   if (head === undefined) return undefined;
+  const slots: (Sector | undefined)[] = [];
+  for (let index = 1; index <= slotCount; index++) slots[index] = decodeSector(bytes, index * sectorSize);
   const problems: string[] = [];
   if (head.index !== 0) problems.push(`the head sector was written for sector ${head.index}`);
-  for (let number = Math.max(1, head.number - slotCount + 1); number <= head.number; number++) {
+  // A life that was killed within a tick may have left its last slot out: only this life's numbers are proven.
+  const own = slots.filter((slot) => slot?.boot === head.boot).map((slot) => slot?.number ?? 0);
+  const first = Math.max(Math.min(head.number, ...own), head.number - slotCount + 1);
+  for (let number = first; number <= head.number; number++) {
     const index = 1 + (number % slotCount);
-    const slot = decodeSector(bytes, index * sectorSize);
-    // The head is written before the slot: in a snapshot the last slot may still be the one 64 ticks before.
-    if (number === head.number && (slot === undefined || slot.number === number - slotCount)) continue;
-    // A disk that was blank when a later number came to it has no older slots.
-    if (slot === undefined && !hasOlder(bytes, number)) continue;
+    const slot = slots[index];
+    // The head is written before the slot: in a snapshot the last slot may still have what was there before.
+    if (number === head.number && (slot === undefined || slot.number <= number - slotCount)) continue;
     if (slot?.number !== number || slot.index !== index) {
       problems.push(`sector ${index} should hold ${number}, holds ${slot?.number ?? 'nothing'}`);
     }
   }
   return { head, problems };
-}
-
-function hasOlder(bytes: Uint8Array, number: number): boolean {
-  for (let index = 1; index <= slotCount; index++) {
-    const slot = decodeSector(bytes, index * sectorSize);
-    if (slot !== undefined && slot.number < number) return true;
-  }
-  return false;
 }
 
 /** The counter as the guest's memory has it. For each disk: done <= number in its head sector <= started. */

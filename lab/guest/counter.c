@@ -29,6 +29,7 @@
 #define PAGE 4096
 #define SECTOR 512
 #define SLOTS 64
+#define AREA ((1 + SLOTS) * SECTOR)
 #define MAX_DISKS 26
 
 typedef uint32_t u32;
@@ -79,6 +80,7 @@ struct disk {
     int fd;
     u64 last; /* number in the head sector as this program left it */
     int used; /* there is such a number */
+    u64 first; /* first number that this program wrote, 0 before that */
 };
 
 static int console = 1;
@@ -262,6 +264,34 @@ static int read_head(const struct disk *d, struct sector *buf)
     return !memcmp(buf->magic, "XLSNAPSC", 8) && buf->sum == fnv(buf, SECTOR - 8);
 }
 
+/* Says what is wrong with a disk: the head sector and all slots, since a snapshot may have been taken between the
+ * comparison and the write of one tick, after which the head sector alone would look right. */
+static int check(const struct disk *d, const struct sector *area)
+{
+    if (!d->used)
+        return 0;
+    const struct sector *head = area;
+    int good = !memcmp(head->magic, "XLSNAPSC", 8) && head->sum == fnv(head, SECTOR - 8);
+    if (!good || head->number != d->last) {
+        say("MISMATCH vdev=%s disk=%lld memory=%llu sector=0", d->name, good ? (long long)head->number : -1LL,
+            (unsigned long long)d->last);
+        return 1;
+    }
+    for (u64 i = 0; i < SLOTS; i++) {
+        const struct sector *slot = &area[1 + i];
+        int there = !memcmp(slot->magic, "XLSNAPSC", 8);
+        /* the largest number up to the last one that belongs here */
+        u64 back = (d->last - i) % SLOTS, want = back > d->last ? 0 : d->last - back;
+        int ours = d->first && want >= d->first;
+        if (ours ? !there || slot->number != want : there && slot->number > d->last) {
+            say("MISMATCH vdev=%s disk=%lld memory=%llu sector=%llu", d->name, there ? (long long)slot->number : -1LL,
+                (unsigned long long)want, (unsigned long long)(1 + i));
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static int write_sector(const struct disk *d, struct sector *buf, u64 n, u64 index)
 {
     memset(buf, 0, SECTOR);
@@ -321,7 +351,7 @@ int main(void)
         count = find_disks(disks);
     }
     struct page *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct sector *buf = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct sector *buf = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED || buf == MAP_FAILED) {
         say("COUNTER-FAILED what=mmap errno=%d", errno);
         return 1;
@@ -373,19 +403,17 @@ int main(void)
             struct disk *d = &disks[i];
             if (d->fd < 0)
                 continue;
-            int r = read_head(d, buf);
-            if (r < 0)
+            if (pread(d->fd, buf, AREA, 0) != AREA)
                 say("DISK-ERROR vdev=%s what=read errno=%d", d->name, errno);
-            else if (d->used && (r == 0 || buf->number != d->last)) {
-                bad++;
-                say("MISMATCH vdev=%s disk=%lld memory=%llu", d->name, r ? (long long)buf->number : -1LL,
-                    (unsigned long long)d->last);
-            }
+            else
+                bad += (u64)check(d, buf);
             if (write_sector(d, buf, n, 0) || write_sector(d, buf, n, 1 + n % SLOTS) || fdatasync(d->fd))
                 say("DISK-ERROR vdev=%s what=write errno=%d", d->name, errno);
             else {
                 d->used = 1;
                 d->last = n;
+                if (!d->first)
+                    d->first = n;
             }
         }
         publish(page, n, n, count);
