@@ -1,0 +1,130 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { EnvironmentError, InterruptedError } from '../../src/core/errors.ts';
+import { type PipedStream, xlRestore } from '../../src/toolstack/xl-restore.ts';
+import { fakeProgram } from '../support/fake-program.ts';
+
+// What xl does to the stream it restores from, played by a shell script called xl.
+
+let directory: string;
+let content: PipedStream;
+let body: Buffer;
+let takeAway = (): void => {};
+const header = new TextEncoder().encode('another header');
+const fifos = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith('xlsnap-fifo-'));
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'xlsnap-restore-'));
+  const path = join(directory, 'memory.save');
+  body = Buffer.alloc(3_000_001, 'some memory ');
+  writeFileSync(path, Buffer.concat([Buffer.from('the old header'), body]));
+  content = { path, start: 14, header };
+});
+afterEach(() => {
+  takeAway();
+  rmSync(directory, { recursive: true });
+});
+
+function xl(script: string): void {
+  takeAway = fakeProgram(directory, 'xl', `cd ${directory}\n${script}`);
+}
+
+describe('xlRestore', () => {
+  it('gives the file itself to xl, with nothing on stdin', async () => {
+    xl('printf "%s " "$@" > args; cat > stdin');
+    await xlRestore(content.path, undefined);
+    expect(readFileSync(join(directory, 'args'), 'utf8')).toBe(`restore -p ${content.path} `);
+    expect(readFileSync(join(directory, 'stdin'))).toHaveLength(0);
+  });
+
+  it('gives another header and then the file from behind its own, by a name that xl can open', async () => {
+    const before = fifos();
+    xl('cat "$3" > got');
+    await xlRestore(content, undefined);
+    expect(readFileSync(join(directory, 'got')).equals(Buffer.concat([header, body]))).toBe(true);
+    expect(readFileSync(content.path, 'utf8').startsWith('the old header')).toBe(true);
+    expect(fifos()).toEqual(before);
+  });
+
+  it.each([
+    ['reads nothing', 'exit 1'],
+    ['hangs up early', 'head -c 100000 "$3" > /dev/null; exit 1'],
+    ['reads all and fails', 'cat "$3" > /dev/null; exit 1'],
+  ])('tells what an xl that %s said', async (_what, script) => {
+    xl(`echo "progress 10%" >&2; echo "libxl: error: no memory" >&2; ${script}`);
+    const failure = xlRestore(content, undefined);
+    await expect(failure).rejects.toThrow(EnvironmentError);
+    await expect(failure).rejects.toThrow('xl restore ended with status 1: libxl: error: no memory');
+    await expect(failure).rejects.toHaveProperty('hint', expect.stringContaining('/var/log/xen'));
+  });
+
+  it('loses none of the last words of an xl that dies at once', async () => {
+    xl(
+      'i=0; while [ $i -lt 900 ]; do echo "line $i of many that fill the pipe"; i=$((i+1)); done >&2; echo "error: the last" >&2; exit 3',
+    );
+    for (let round = 0; round < 5; round++) {
+      await expect(xlRestore(content.path, undefined)).rejects.toThrow('status 3: error: the last');
+    }
+  });
+
+  it('does not wait for the monitor that xl leaves behind with its streams', async () => {
+    xl('cat "$3" > got; (sleep 20; echo) & echo $! > monitor');
+    const start = performance.now();
+    await xlRestore(content, undefined);
+    expect(performance.now() - start).toBeLessThan(5000);
+    expect(readFileSync(join(directory, 'got'))).toHaveLength(header.length + body.length);
+    process.kill(Number(readFileSync(join(directory, 'monitor'), 'utf8')));
+  });
+
+  it('ends when xl fails and something keeps its end of the stream open unread', async () => {
+    xl('exec 3< "$3"; (sleep 20; echo) & echo $! > helper; echo "error: helper died" >&2; exit 2');
+    const start = performance.now();
+    await expect(xlRestore(content, undefined)).rejects.toThrow('status 2: error: helper died');
+    expect(performance.now() - start).toBeLessThan(5000);
+    process.kill(Number(readFileSync(join(directory, 'helper'), 'utf8')));
+  });
+
+  it.each([
+    ['reads', 'exec 3< "$3"; echo $$ > pid; exec sleep 20'],
+    ['has not opened it yet', 'echo $$ > pid; exec sleep 20'],
+  ])('when aborted ends an xl that %s and is back only when it is dead', async (_what, script) => {
+    const before = fifos();
+    xl(script);
+    const abort = new AbortController();
+    const failure = xlRestore(content, abort.signal).catch((error: unknown) => error);
+    while (!existsSync(join(directory, 'pid'))) await sleep(10);
+    await sleep(50);
+    abort.abort();
+    expect(await failure).toBeInstanceOf(InterruptedError);
+    const pid = Number(readFileSync(join(directory, 'pid'), 'utf8'));
+    expect(() => process.kill(pid, 0)).toThrow('ESRCH');
+    expect(fifos()).toEqual(before);
+  });
+
+  it('starts nothing when aborted before', async () => {
+    xl('touch started');
+    await expect(xlRestore(content, AbortSignal.abort())).rejects.toThrow(InterruptedError);
+    expect(existsSync(join(directory, 'started'))).toBe(false);
+  });
+
+  it('tells when the memory file cannot be read', async () => {
+    xl('cat "$3" > got; [ $(wc -c < got) -gt 100 ] || { echo "error: short" >&2; exit 1; }');
+    const failure = xlRestore({ ...content, path: join(directory, 'gone') }, undefined);
+    await expect(failure).rejects.toMatchObject({ cause: { code: 'ENOENT' } });
+  });
+
+  it('tells when there is no xl', async () => {
+    const path = process.env['PATH'];
+    process.env['PATH'] = directory;
+    takeAway = () => {
+      process.env['PATH'] = path;
+    };
+    await expect(xlRestore(content.path, undefined)).rejects.toMatchObject({
+      code: 'XL_RESTORE',
+      cause: { code: 'ENOENT' },
+    });
+  });
+});
