@@ -275,12 +275,15 @@ export class Lab {
     return [...text.matchAll(/\(XEN\) d(\d+)v\d+ Triple fault/g)].map((match) => Number(match[1]));
   }
 
-  /** Destroys a guest if it is there, and removes its folder. */
+  /** Destroys a guest if it is there, and removes its folder and its console's log. */
   async removeGuest(name: string): Promise<void> {
     const dir = guestFiles({ type: 'pv', name }).dir;
-    await this.run(`xl domid ${name} >/dev/null 2>&1 && xl destroy ${name}; rm -rf ${dir}`, {
-      timeoutMs: 60_000,
-    });
+    await this.run(
+      `xl domid ${name} >/dev/null 2>&1 && xl destroy ${name}; rm -rf ${dir} ${consolePath(name)}`,
+      {
+        timeoutMs: 60_000,
+      },
+    );
   }
 
   /** All that a guest of this name has written to its console, over all its lives. */
