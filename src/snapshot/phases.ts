@@ -20,7 +20,7 @@ class UnexpectedError extends XlsnapError {
 export class Phases {
   readonly timings: PhaseTiming[] = [];
   readonly reporter: Reporter;
-  readonly #signal: AbortSignal | undefined;
+  #signal: AbortSignal | undefined;
   readonly #undos: Undo[] = [];
   #current = 'plan';
 
@@ -48,6 +48,16 @@ export class Phases {
       this.reporter.phase(name, 'failed', (performance.now() - start) / 1000);
       throw error;
     }
+  }
+
+  /** @throws InterruptedError when the signal is aborted. */
+  checkpoint(): void {
+    throwIfAborted(this.#signal);
+  }
+
+  /** From here on the signal is not heeded: what is left is less work than to take everything back. */
+  shield(): void {
+    this.#signal = undefined;
   }
 
   /**

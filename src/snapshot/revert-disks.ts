@@ -14,6 +14,7 @@ export type KeptDisk =
  * Puts every disk back, nobody using them. Each step has its undo in `phases`, so that a failure on one disk leaves all
  * as before; once this resolves, the undos are forgotten and what was replaced is in the result.
  *
+ * @throws DiskError, OutputError, InterruptedError
  * @param mark tells this revert's files and tags from others'; `[0-9a-z-]`
  */
 export async function revertDisks(
@@ -25,13 +26,14 @@ export async function revertDisks(
   const kept: KeptDisk[] = [];
   const forget: (() => void)[] = [];
   for (const disk of disks) {
+    phases.checkpoint();
     if (disk.kind === 'internal') {
       const safety = `xlsnap-before-${mark}`;
       await images.createTag(disk.image, safety);
       forget.push(
         phases.onUndo(
           `put disk ${disk.vdev} back as it was`,
-          `qemu-img snapshot -a ${safety} ${disk.image}`,
+          `qemu-img snapshot -a ${safety} ${disk.image} && qemu-img snapshot -d ${safety} ${disk.image}`,
           async () => {
             await images.applyTag(disk.image, safety);
             await images.deleteTag(disk.image, safety);
@@ -43,8 +45,12 @@ export async function revertDisks(
     } else {
       const aside = `${disk.overlay}.before-${mark}`;
       const fresh = `${disk.overlay}.fresh-${mark}`;
+      const byHand =
+        disk.replaced === undefined
+          ? `rm -f ${fresh} ${disk.overlay}`
+          : `rm -f ${fresh}; mv ${aside} ${disk.overlay}, if there is ${aside}`;
       forget.push(
-        phases.onUndo(`put disk ${disk.vdev} back as it was`, `mv ${aside} ${disk.overlay}`, async () => {
+        phases.onUndo(`put disk ${disk.vdev} back as it was`, byHand, async () => {
           await rm(fresh, { force: true });
           if (await exists(aside)) await rename(aside, disk.overlay);
           else if (disk.replaced === undefined) await rm(disk.overlay, { force: true });
@@ -58,6 +64,7 @@ export async function revertDisks(
       await rename(fresh, disk.overlay);
     }
   }
+  phases.checkpoint();
   for (const one of forget) one();
   return kept;
 }

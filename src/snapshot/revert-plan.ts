@@ -43,7 +43,14 @@ export async function makeRevertContext(
   const disks: RevertDisk[] = [];
   for (const disk of wanted) {
     const resolved = await resolveDisk(host, disk, current, findings, risks);
-    if (resolved !== undefined) disks.push(resolved);
+    if (resolved === undefined) continue;
+    if (
+      resolved.kind === 'external' &&
+      disks.some((one) => 'overlay' in one && one.overlay === resolved.overlay)
+    ) {
+      findings.push({ code: 'PATH_TWICE', message: `${resolved.overlay} would be the overlay of two disks` });
+    }
+    disks.push(resolved);
   }
   for (const disk of configDisks(facts.config)) {
     if (!disk.writable || disk.cdrom || wanted.some((one) => one.vdev === disk.vdev)) continue;
@@ -224,6 +231,17 @@ async function resolveDisk(
     }
     return { kind: 'internal', vdev, image, tag: disk.tag };
   }
+  if (disk.overlay === image || (await chain(host, image)).includes(disk.overlay)) {
+    findings.push({
+      code: 'OVERLAY_IS_BASE',
+      message: `disk ${vdev}: ${disk.overlay} holds the snapshot itself: an overlay cannot take its place`,
+      hint: 'give the path of the overlay',
+    });
+    return undefined;
+  }
+  if (used === image) {
+    risks.push(`disk ${vdev}: the domain writes to ${image} itself, which is no longer as at the snapshot`);
+  }
   const replaced = await host.images.info(disk.overlay);
   if (replaced !== undefined) {
     if (replaced.tags.length > 0) {
@@ -234,8 +252,8 @@ async function resolveDisk(
     if (used !== undefined && used !== disk.overlay && (await chain(host, used)).includes(disk.overlay)) {
       risks.push(`disk ${vdev}: the later snapshot ${used} depends on the overlay ${disk.overlay}`);
     }
-    if (replaced.backing !== undefined && replaced.backing !== image) {
-      risks.push(`disk ${vdev}: ${disk.overlay} is an overlay of ${replaced.backing}, not of ${image}`);
+    if (replaced.backing !== image) {
+      risks.push(`disk ${vdev}: ${disk.overlay}, which would be replaced, is no overlay of ${image}`);
     }
   }
   return {

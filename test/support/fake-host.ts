@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { type Domid, toDomid } from '../../src/core/brand.ts';
 import { DiskError, throwIfAborted } from '../../src/core/errors.ts';
 import { configDisks, domainIdentity, withImages } from '../../src/snapshot/libxl-config.ts';
+import { readMemoryFacts } from '../../src/snapshot/memory-facts.ts';
 import type {
   DeviceModel,
   DiskAction,
@@ -249,7 +250,7 @@ export class FakeHost implements Host {
       restore: async (memoryPath, config) => {
         await this.#call('restore');
         if (!existsSync(memoryPath)) throw new Error(`no ${memoryPath}`);
-        if (config !== undefined) this.config = config;
+        this.config = config ?? (await readMemoryFacts(memoryPath)).config;
         for (const disk of configDisks(this.config)) if (disk.path) this.inUse.set(disk.vdev, disk.path);
         this.domid = toDomid(8);
         this.pauses = 1;
