@@ -1,0 +1,583 @@
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { SnapshotConfig } from '../../../src/config/config.ts';
+import { parseConfig } from '../../../src/config/parse.ts';
+import { type Domid, toDomid } from '../../../src/core/brand.ts';
+import {
+  DiskError,
+  InterruptedError,
+  RestoreError,
+  RiskError,
+  throwIfAborted,
+  XlsnapError,
+} from '../../../src/core/errors.ts';
+import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { configDisks } from '../../../src/snapshot/libxl-config.ts';
+import { planRevert, revertSnapshot } from '../../../src/snapshot/revert.ts';
+import type { RevertRequest } from '../../../src/snapshot/types.ts';
+import {
+  contentOf,
+  FAKE_UUID,
+  FakeHost,
+  type FakeOptions,
+  readImage,
+  writeImage,
+} from '../../support/fake-host.ts';
+
+let directory: string;
+const fresh = (): string => mkdtempSync(join(tmpdir(), 'xlsnap-revert-'));
+beforeEach(() => {
+  directory = fresh();
+});
+afterEach(() => rmSync(directory, { recursive: true, force: true }));
+
+type Kind = 'internal' | 'external';
+const at = (name: string): string => join(directory, name);
+
+function makeHost(options: Partial<FakeOptions> = {}): FakeHost {
+  return new FakeHost({ directory, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }], ...options });
+}
+
+/** A cfgfile for a snapshot of xvda, xvdb, … in these ways. */
+function config(name: string, kinds: readonly Kind[]): SnapshotConfig {
+  const disks = kinds.map((kind, i) => {
+    const vdev = `xvd${'ab'[i]}`;
+    return kind === 'internal' ? `',,${vdev}'` : `'${at(`${name}-${vdev}.qcow2`)},qcow2,${vdev}'`;
+  });
+  return parseConfig(`name="${name}"\nmemory_path="${at(`${name}.save`)}"\ndisks=[${disks}]`, 'snap.cfg');
+}
+
+const MIXED: readonly Kind[] = ['internal', 'external'];
+
+async function take(host: FakeHost, kinds: readonly Kind[] = MIXED, name = 's1'): Promise<RevertRequest> {
+  const cfg = config(name, kinds);
+  const { plan } = await createSnapshot(host, { domain: 'guest1', config: cfg });
+  return { domain: 'guest1', config: parseConfig(readFileSync(plan.configPath, 'utf8'), plan.configPath) };
+}
+
+/** Every file with its content: images, tags, leftovers. */
+function files(): Record<string, string> {
+  return Object.fromEntries(
+    readdirSync(directory)
+      .sort()
+      .map((name) => [name, readFileSync(at(name), 'latin1')]),
+  );
+}
+
+/** The files of a revert under way. */
+const leftovers = (): string[] => readdirSync(directory).filter((name) => /before-|fresh-/.test(name));
+const tagsOf = (vdev: string): string[] => Object.keys(readImage(at(`${vdev}.img`)).tags);
+/** What the guest reads from its disks. */
+const contents = (host: FakeHost): string[] => [...host.inUse.values()].map(contentOf);
+
+async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof XlsnapError) return error;
+    throw error;
+  }
+  throw new Error('did not fail');
+}
+
+/** A revert that is refused: the domain runs on, no file has changed. */
+async function refused(host: FakeHost, request: RevertRequest): Promise<XlsnapError> {
+  const before = files();
+  const { domid, runs } = host;
+  const from = host.calls.length;
+  const error = await failure(revertSnapshot(host, request));
+  expect(host.calls.slice(from).filter((call) => changes.has(call))).toEqual([]);
+  expect(files()).toEqual(before);
+  expect({ domid: host.domid, runs: host.runs }).toEqual({ domid, runs });
+  return error;
+}
+
+const changes = new Set([
+  'destroy',
+  'restore',
+  'unpause',
+  'pause',
+  'applyTag',
+  'createTag',
+  'deleteTag',
+  'createOverlay',
+]);
+
+describe('revertSnapshot', () => {
+  it.each([
+    [['internal', 'internal']],
+    [['external', 'external']],
+    [['internal', 'external']],
+    [['external', 'internal']],
+  ] as const)('of %s brings memory and disks back, any number of times', async (kinds) => {
+    const host = makeHost();
+    host.write('at the snapshot');
+    const request = await take(host, kinds);
+    for (const later of ['later', 'later still', 'at last']) {
+      host.write(later);
+      const result = await revertSnapshot(host, request);
+      expect(contents(host)).toEqual(['at the snapshot', 'at the snapshot']);
+      expect(host.domid).toBe(result.domid);
+      expect(host.runs).toBe(true);
+      expect(leftovers()).toEqual([]);
+      expect(tagsOf('xvda')).toEqual(kinds[0] === 'internal' ? ['s1'] : []);
+      expect(tagsOf('xvdb')).toEqual(kinds[1] === 'internal' ? ['s1'] : []);
+      expect(result.warnings).toEqual([]);
+      expect(configDisks(host.config).map((disk) => disk.path)).toEqual([...host.inUse.values()]);
+    }
+  });
+
+  it('writes to no base', async () => {
+    const host = makeHost();
+    const request = await take(host, ['external', 'external']);
+    const base = readFileSync(at('xvda.img'), 'utf8');
+    host.write('later');
+    await revertSnapshot(host, request);
+    host.write('after the revert');
+    expect(readFileSync(at('xvda.img'), 'utf8')).toBe(base);
+  });
+
+  it.each([
+    ['running', false, false, true],
+    ['running', false, true, true],
+    ['paused', true, false, false],
+    ['paused', true, true, true],
+  ])(
+    'a domain %s at the snapshot (--running: %3$s) is then as it should',
+    async (_was, paused, running, runs) => {
+      const host = makeHost({ paused });
+      const request = await take(host);
+      const { plan } = await revertSnapshot(host, { ...request, running });
+      expect(plan.state).toBe(runs ? 'running' : 'paused');
+      expect(host.runs).toBe(runs);
+    },
+  );
+
+  it('needs no running domain', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    host.write('later');
+    await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
+    host.calls.length = 0;
+    const result = await revertSnapshot(host, request);
+    expect(host.calls).not.toContain('destroy');
+    expect(result.plan.domid).toBeUndefined();
+    expect(contents(host)).toEqual(['at start', 'at start']);
+  });
+
+  it('takes the domid of the running domain', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    await revertSnapshot(host, { ...request, domain: '7' });
+    expect(host.domid).toBe(8);
+  });
+
+  it('takes a domain that has been renamed by its domid, since its uuid is the same', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    host.config = { ...host.config, c_info: { name: 'renamed', uuid: FAKE_UUID.toUpperCase() } };
+    expect((await refused(host, { ...request, domain: '7' })).code).toBe('RISKY');
+    await revertSnapshot(host, { ...request, domain: '7', force: true });
+    expect(host.config['c_info']).toMatchObject({ name: 'guest1' });
+  });
+
+  it('takes a diskless guest', async () => {
+    const host = makeHost({ disks: [] });
+    const request = await take(host, []);
+    await revertSnapshot(host, request);
+    expect(host.runs).toBe(true);
+  });
+
+  it('keeps what it replaces when asked to, and says where', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    host.write('later');
+    const { kept } = await revertSnapshot(host, { ...request, keep: true });
+    expect(kept).toEqual([expect.stringMatching(/s1-xvdb\.qcow2\.before-/)]);
+    expect(contentOf(kept[0] ?? '')).toBe('later');
+    // A safety tag takes room in the image itself; it is not kept.
+    expect(tagsOf('xvda')).toEqual(['s1']);
+  });
+
+  it('plans without touching anything', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    const before = files();
+    host.calls.length = 0;
+    const plan = await planRevert(host, request);
+    expect(plan).toMatchObject({ name: 's1', domain: 'guest1', domid: 7, state: 'running', risks: [] });
+    expect(host.calls.filter((call) => changes.has(call))).toEqual([]);
+    expect(files()).toEqual(before);
+  });
+
+  it('warns of what it could not remove, and is done all the same', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    host.fault = (call) => {
+      if (call === 'deleteTag') throw new DiskError('TEST', 'no deleteTag');
+    };
+    const { warnings } = await revertSnapshot(host, request);
+    expect(warnings).toEqual([expect.stringMatching(/xlsnap-before-.* is still there: no deleteTag/)]);
+    expect(host.runs).toBe(true);
+  });
+});
+
+describe('a revert that is refused', () => {
+  it.each(['guest2', '8', '7x'])('for another domain, %s', async (domain) => {
+    const host = makeHost();
+    const request = await take(host);
+    expect(await refused(host, { ...request, domain })).toMatchObject({
+      code: 'OTHER_DOMAIN',
+      hint: expect.stringContaining('guest1'),
+    });
+  });
+
+  it('for dom0', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    host.domid = toDomid(0);
+    expect((await refused(host, request)).code).toBe('DOMAIN_NOT_FOUND');
+  });
+
+  it('for a cfgfile that leads to no memory file', async () => {
+    const host = makeHost();
+    await take(host);
+    const request = { domain: 'guest1', config: parseConfig("disks=[',,xvda']", 'x.cfg') };
+    expect(await refused(host, request)).toMatchObject({
+      code: 'NO_MEMORY_PATH',
+      message: expect.stringContaining('x.cfg'),
+    });
+  });
+
+  const edit = (change: (manifest: Record<string, unknown>) => void): void => {
+    const manifest = JSON.parse(readFileSync(at('s1.save.json'), 'utf8')) as Record<string, unknown>;
+    change(manifest);
+    writeFileSync(at('s1.save.json'), JSON.stringify(manifest));
+  };
+  const size = (): number => statSync(at('s1.save')).size;
+
+  it.each<[string, () => void, string]>([
+    ['a memory file that is gone', () => rmSync(at('s1.save')), 'NO_MEMORY_FILE'],
+    ['an empty memory file', () => truncateSync(at('s1.save')), 'TRUNCATED'],
+    ['a memory file cut in its header', () => truncateSync(at('s1.save'), 40), 'TRUNCATED'],
+    ['a memory file cut in its pages', () => truncateSync(at('s1.save'), size() >> 1), 'TRUNCATED'],
+    ['a memory file cut by its last octet', () => truncateSync(at('s1.save'), size() - 1), 'TRUNCATED'],
+    ['a memory file without its last record', () => truncateSync(at('s1.save'), size() - 8), 'TRUNCATED'],
+    ['a memory file with something behind its end', () => appendFileSync(at('s1.save'), 'x'), 'TRAILING'],
+    ['something else as memory file', () => writeFileSync(at('s1.save'), 'x'.repeat(9999)), ''],
+    [
+      'a memory file of another size',
+      () => edit((manifest) => (manifest['memory'] = { path: '', bytes: 1, pages: 1 })),
+      'MEMORY_CHANGED',
+    ],
+    [
+      'a tag that is gone',
+      () => writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), tags: { other: 'x' } }),
+      'NO_TAG',
+    ],
+    ['an image that is gone', () => rmSync(at('xvda.img')), 'NO_IMAGE'],
+    ['a base that is gone', () => rmSync(at('xvdb.img')), 'NO_IMAGE'],
+    ['a damaged manifest', () => writeFileSync(at('s1.save.json'), '{"format":'), 'MANIFEST'],
+    ['a later manifest', () => edit((manifest) => (manifest['version'] = 2)), 'MANIFEST'],
+  ])('for %s, even with --force', async (_what, change, code) => {
+    const host = makeHost();
+    const request = await take(host);
+    change();
+    for (const force of [false, true]) {
+      const error = await refused(host, { ...request, force });
+      if (code === '') expect(error.exitCode).toBe(9);
+      else expect(error.code).toBe(code);
+      if (code === 'NO_TAG') expect(error.hint).toContain('other');
+    }
+  });
+
+  it('for a disk that the domain never had', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    const disks = [...(request.config.disks ?? []), { kind: 'internal', target: 'xvdz' } as const];
+    const error = await refused(host, { ...request, config: { ...request.config, disks } });
+    expect(error.code).toBe('NO_SUCH_DISK');
+  });
+
+  it('for all that stands against it at once', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    rmSync(at('xvdb.img'));
+    writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), tags: {} });
+    const error = await refused(host, request);
+    expect(error.message).toContain('xvda');
+    expect(error.message).toContain('xvdb.img is gone');
+  });
+
+  it.each(['xvdb.img', 'below.img'])(
+    'for an overlay that would replace what it is to lie on, %s',
+    async (name) => {
+      const host = makeHost();
+      writeImage(at('below.img'), { format: 'qcow2', content: 'below', tags: {} });
+      writeImage(at('xvdb.img'), { ...readImage(at('xvdb.img')), backing: at('below.img') });
+      const request = await take(host);
+      const disks = [{ kind: 'external', target: 'xvdb', path: at(name), format: 'qcow2' } as const];
+      const error = await refused(host, { ...request, force: true, config: { ...request.config, disks } });
+      expect(error.code).toBe('OVERLAY_IS_BASE');
+    },
+  );
+
+  it('for two disks with one overlay', async () => {
+    const host = makeHost();
+    const request = await take(host, ['external', 'external']);
+    const disks = ['xvda', 'xvdb'].map(
+      (target) => ({ kind: 'external', target, path: at('one.qcow2'), format: 'qcow2' }) as const,
+    );
+    const error = await refused(host, { ...request, force: true, config: { ...request.config, disks } });
+    expect(error.code).toBe('PATH_TWICE');
+  });
+});
+
+describe('a risky revert', () => {
+  const cases: [string, readonly Kind[], (host: FakeHost) => void | Promise<unknown>, string][] = [
+    [
+      'the configuration has changed',
+      MIXED,
+      (host) => (host.config = { ...host.config, b_info: { max_memkb: 1 } }),
+      'configuration has changed',
+    ],
+    ['the manifest is missing', MIXED, () => rmSync(at('s1.save.json')), 'there is no manifest'],
+    ['a writable disk is not covered', ['internal'], () => {}, 'disk xvdb is not part of the snapshot'],
+    [
+      'a later snapshot depends on the overlay',
+      MIXED,
+      (host) => take(host, MIXED, 's2'),
+      's2-xvdb.qcow2 depends on the overlay',
+    ],
+    [
+      'the overlay holds later snapshots',
+      MIXED,
+      (host) => take(host, ['internal', 'internal'], 's2'),
+      'holds later snapshots (s2)',
+    ],
+    [
+      "the image lies below the domain's overlay",
+      ['internal', 'internal'],
+      (host) => take(host, ['external', 'internal'], 's2'),
+      'xvda.img and would be broken',
+    ],
+    [
+      'the file in the place of the overlay is none of that base',
+      MIXED,
+      () => writeImage(at('s1-xvdb.qcow2'), { format: 'raw', content: 'precious', tags: {} }),
+      'is no overlay of',
+    ],
+    [
+      'the domain writes to the base itself',
+      MIXED,
+      (host) =>
+        host.toolstack.repointDisks(toDomid(7), [{ vdev: 'xvdb', path: at('xvdb.img'), format: 'qcow2' }]),
+      'no longer as at the snapshot',
+    ],
+    [
+      'Xen is another',
+      MIXED,
+      (host) => {
+        host.hypervisor.version = () => Promise.resolve({ major: 4, minor: 21, extra: '' });
+      },
+      'taken on Xen 4.20; this is 4.21',
+    ],
+  ];
+
+  it.each(cases)('is refused when %s', async (_what, kinds, change, message) => {
+    const host = makeHost();
+    const request = await take(host, kinds);
+    host.write('later');
+    await change(host);
+    const error = await refused(host, request);
+    expect(error).toBeInstanceOf(RiskError);
+    expect(error.message).toContain(message);
+    expect(error.data['risks']).toEqual([expect.stringContaining(message)]);
+    expect(error.hint).toContain('--force');
+  });
+
+  it.each(cases)('goes on with --force when %s', async (_what, kinds, change, message) => {
+    const host = makeHost();
+    const request = await take(host, kinds);
+    host.write('later');
+    await change(host);
+    const { warnings } = await revertSnapshot(host, { ...request, force: true });
+    expect(warnings).toEqual([expect.stringContaining(message)]);
+    expect(host.runs).toBe(true);
+    expect(leftovers()).toEqual([]);
+    const covered = kinds.map((_kind, i) => host.inUse.get(`xvd${'ab'[i]}`) ?? '');
+    expect(covered.map(contentOf)).toEqual(kinds.map(() => 'at start'));
+  });
+});
+
+describe('a revert that fails', () => {
+  interface Scene {
+    host: FakeHost;
+    request: RevertRequest;
+  }
+
+  async function scene(running: boolean): Promise<Scene> {
+    rmSync(directory, { recursive: true });
+    directory = fresh();
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    host.write('at the snapshot');
+    const request = await take(host);
+    host.write('later');
+    if (!running) await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
+    host.calls.length = 0;
+    return { host, request };
+  }
+
+  const disksNow = (): string[] => [at('xvda.img'), at('s1-xvdb.qcow2')].map(contentOf);
+
+  it.each([
+    ['a running domain', 'error', true],
+    ['a running domain', 'abort', true],
+    ['no domain', 'error', false],
+    ['no domain', 'abort', false],
+  ] as const)('at any port call (%s, %s) leaves what it says', async (_what, how, running) => {
+    const model = await scene(running);
+    await revertSnapshot(model.host, model.request);
+    const calls = model.host.calls;
+    expect(calls.length).toBeGreaterThan(10);
+    const seen = new Set<string>();
+    for (let index = 0; index < calls.length; index++) {
+      const { host, request } = await scene(running);
+      const before = files();
+      const domid: Domid | undefined = host.domid;
+      const abort = new AbortController();
+      let call = 0;
+      host.fault = (name) => {
+        if (call++ !== index) return;
+        if (how === 'error') throw new Error(`planted in call ${index}, ${name}`);
+        abort.abort();
+        // The call that waits longest heeds the signal itself.
+        if (name === 'restore') throwIfAborted(abort.signal);
+      };
+      let error: XlsnapError;
+      const outcome = revertSnapshot(host, request, { signal: abort.signal });
+      const where = `${how} in call ${index}, ${calls[index]}`;
+      const after = calls.slice(0, index);
+      const finishing = after.includes('unpause');
+      if (finishing || (how === 'abort' && after.includes('restore'))) {
+        // Done all the same.
+        const { warnings } = await outcome;
+        expect(warnings, where).toHaveLength(how === 'error' ? 1 : 0);
+        expect(host.runs, where).toBe(true);
+        expect(disksNow()).toEqual(['at the snapshot', 'at the snapshot']);
+        seen.add('finish');
+        continue;
+      }
+      error = await failure(outcome);
+      seen.add(error.phase ?? '');
+      expect(error.undoFailures, where).toEqual([]);
+      if (how === 'error') expect(error.message, where).toContain('planted');
+      else expect(error, where).toBeInstanceOf(InterruptedError);
+      if (error.phase === 'check' || (error.phase === 'destroy' && host.domid !== undefined)) {
+        expect(files(), where).toEqual(before);
+        expect(host.domid, where).toBe(domid);
+      } else if (error.phase === 'destroy') {
+        throw new Error(`${where}: destroyed, and it does not know`);
+      } else if (error.phase === 'disks') {
+        expect(files(), where).toEqual(before);
+        expect(host.domid, where).toBeUndefined();
+        expect(error.message, where).toContain('not running');
+        expect(error.message, where).toContain('its disks are as before');
+        expect(error.message.includes('was destroyed'), where).toBe(running);
+        expect(error.hint, where).toContain('the same command tries again');
+        expect(error.hint, where).toContain('xl create');
+        if (how === 'error') expect(error, where).toBeInstanceOf(DiskError);
+      } else if (error.phase === 'restore') {
+        expect(host.domid, where).toBeUndefined();
+        expect(disksNow(), where).toEqual(['at the snapshot', 'at the snapshot']);
+        expect(error.message, where).toContain('its disks are as at the snapshot');
+        if (how === 'error') expect(error, where).toBeInstanceOf(RestoreError);
+        expectKept(error, where);
+      } else {
+        expect(error.phase, where).toBe('unpause');
+        expect(error, where).toMatchObject({ code: 'NOT_UNPAUSED' });
+        expect(error.hint, where).toContain('xl unpause 8');
+        expect(host.pauses, where).toBe(1);
+        expectKept(error, where);
+      }
+      // The same command tries again, as it says.
+      host.fault = () => {};
+      const again = await revertSnapshot(host, request);
+      expect(again.warnings, where).toEqual([]);
+      expect(contents(host), where).toEqual(['at the snapshot', 'at the snapshot']);
+    }
+    const expected = ['check', 'disks', 'finish', 'restore'];
+    if (how === 'error') expected.push('unpause');
+    if (running) expected.push('destroy');
+    expect([...seen].sort()).toEqual(expected.sort());
+  });
+
+  /** The former content is there, and the hint says where. */
+  function expectKept(error: XlsnapError, where: string): void {
+    const aside = leftovers();
+    expect(aside, where).toHaveLength(1);
+    expect(contentOf(at(aside[0] ?? '')), where).toBe('later');
+    expect(error.hint, where).toContain(at(aside[0] ?? ''));
+    const tag = tagsOf('xvda').find((name) => name.startsWith('xlsnap-before-')) ?? '';
+    expect(readImage(at('xvda.img')).tags[tag], where).toBe('later');
+    expect(error.hint, where).toContain(tag);
+  }
+
+  it('reports an undo that fails, with what to do by hand, and does the others', async () => {
+    const { host, request } = await scene(true);
+    let applied = 0;
+    host.fault = (call) => {
+      if (call === 'createOverlay') throw new DiskError('TEST', 'no createOverlay');
+      if (call === 'applyTag' && ++applied === 2) throw new DiskError('TEST', 'no applyTag');
+    };
+    const error = await failure(revertSnapshot(host, request));
+    expect(error).toMatchObject({ code: 'DISKS_NOT_REVERTED', phase: 'disks' });
+    expect(error.message).toContain('not all of its disks are as before');
+    expect(error.hint).toContain('by hand');
+    expect(error.undone).toEqual([expect.stringContaining('xvdb')]);
+    expect(error.undoFailures).toHaveLength(1);
+    const byHand = /by hand: qemu-img snapshot -a (\S+) (\S+) && /.exec(error.undoFailures[0] ?? '');
+    // What is to be done by hand can be done.
+    expect(readImage(byHand?.[2] ?? '').tags[byHand?.[1] ?? '']).toBe('later');
+    expect(contentOf(at('s1-xvdb.qcow2'))).toBe('later');
+  });
+
+  it('tells of a destroy that did not work', async () => {
+    const { host, request } = await scene(true);
+    host.fault = (call) => {
+      if (call === 'destroy') throw new DiskError('TEST', 'no destroy');
+    };
+    const before = files();
+    const error = await failure(revertSnapshot(host, request));
+    expect(error.phase).toBe('destroy');
+    expect(error.message).toContain('its disks are untouched');
+    expect(files()).toEqual(before);
+  });
+
+  it('leaves no overlay behind where there was none', async () => {
+    const { host, request } = await scene(false);
+    rmSync(at('s1-xvdb.qcow2'));
+    const before = files();
+    host.fault = (call) => {
+      if (call === 'applyTag') throw new DiskError('TEST', 'no applyTag');
+    };
+    const disks = [...(request.config.disks ?? [])].reverse();
+    await failure(revertSnapshot(host, { ...request, config: { ...request.config, disks } }));
+    expect(existsSync(at('s1-xvdb.qcow2'))).toBe(false);
+    host.fault = () => {};
+    // The safety tag's undo needed applyTag as well.
+    expect(Object.keys(files())).toEqual(Object.keys(before));
+  });
+});
