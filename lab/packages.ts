@@ -29,6 +29,11 @@ const toBuild: readonly Need[] = [
   { package: 'gzip', proof: 'gzip' },
 ];
 
+/** For the C headers' judgement of the FFI layouts. */
+const toTest: readonly Need[] = [{ package: 'libxen-dev', proof: '/usr/include/xenctrl.h' }];
+
+const purposes = { run: toRun, build: [...toRun, ...toBuild], test: [...toRun, ...toBuild, ...toTest] };
+
 function isThere(need: Need): boolean {
   if (need.proof.startsWith('/')) return existsSync(need.proof);
   const path = `${process.env['PATH'] ?? ''}${delimiter}/usr/sbin${delimiter}/sbin`;
@@ -36,8 +41,8 @@ function isThere(need: Need): boolean {
 }
 
 /** Installs what is missing on this machine (as root, with apt), or says how to. */
-export async function ensurePackages(purpose: 'run' | 'build', steps: Steps): Promise<void> {
-  const missing = (purpose === 'run' ? toRun : [...toRun, ...toBuild]).filter((need) => !isThere(need));
+export async function ensurePackages(purpose: keyof typeof purposes, steps: Steps): Promise<void> {
+  const missing = purposes[purpose].filter((need) => !isThere(need));
   if (missing.length === 0) return;
   const names = missing.map((need) => need.package);
   const install = `apt-get install --no-install-recommends ${names.join(' ')}`;

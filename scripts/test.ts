@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ensurePackages } from '../lab/packages.ts';
+import { labPaths } from '../lab/paths.ts';
 import { Steps } from '../lab/timings.ts';
 
 interface Report {
@@ -48,7 +49,7 @@ function vitest(project: string): void {
   run(project, process.execPath, ['scripts/vitest-project.mjs', project]);
 }
 
-await ensurePackages('test', new Steps());
+await ensurePackages('test', new Steps(labPaths().timings, process.stderr));
 run('check', process.execPath, ['scripts/check.mjs']);
 vitest('integration');
 vitest('lab');

@@ -1,0 +1,121 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type DiskReport, decodeDisk, diskSpan, findPages, type MemoryCounter } from '../../lab/counter.ts';
+import { installXlsnap } from '../../lab/install.ts';
+import { Lab } from '../../lab/lab.ts';
+
+/** Node needs seconds to start under software emulation, and memory is copied at some 15 MiB/s. */
+const COMMAND_TIMEOUT_MS = 300_000;
+
+/** What the command line said. */
+export interface Said {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** The lab's dom0 with xlsnap installed from its packed tarball, as a user installs it. */
+export class Dom0 {
+  readonly lab: Lab;
+  readonly #scratch: string;
+
+  private constructor(lab: Lab, scratch: string) {
+    this.lab = lab;
+    this.#scratch = scratch;
+  }
+
+  static async open(): Promise<Dom0> {
+    const lab = Lab.open();
+    await lab.up();
+    await installXlsnap(lab);
+    await lab.run('rm -rf /var/lib/xen/snapshots');
+    return new Dom0(lab, mkdtempSync(join(tmpdir(), 'xlsnap-lab-')));
+  }
+
+  /** Runs xlsnap with arguments for the shell. */
+  async xlsnap(args: string): Promise<Said> {
+    return await this.lab.run(`xlsnap ${args}`, { check: false, timeoutMs: COMMAND_TIMEOUT_MS });
+  }
+
+  /** Runs xlsnap, which must succeed; gives its result, parsed. */
+  async result(args: string): Promise<Record<string, unknown>> {
+    const { code, stdout, stderr } = await this.xlsnap(`${args} --json`);
+    if (code !== 0) {
+      throw new Error(
+        `xlsnap ${args}: exit code ${code}\n${stdout}${stderr}\n${await this.lab.keepEvidence('xlsnap')}`,
+      );
+    }
+    return JSON.parse(stdout) as Record<string, unknown>;
+  }
+
+  /**
+   * Brings a guest back and waits for its ticks. Under software emulation a restored domain, as a booted one, may die of a
+   * triple fault, `xl restore`'s own as well; then, and only then, it is brought back again.
+   * @param bring gives the new domid
+   */
+  async bringBack(name: string, bring: () => Promise<number>): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      const domid = await bring();
+      const ticking = this.lab.waitForTicks(name, 10).then(() => true);
+      const faulted = this.#faulted(domid, ticking);
+      if (await Promise.race([ticking, faulted])) return;
+      if (attempt === 4) throw new Error(`${name} died of a triple fault ${attempt} times`);
+      console.error(`${name} (domain ${domid}) died of a triple fault after its restore; again`);
+      ticking.catch(() => {});
+    }
+  }
+
+  /** False as soon as the domain has had a triple fault; never true before it ticks. */
+  async #faulted(domid: number, ticking: Promise<boolean>): Promise<boolean> {
+    let settled = false;
+    const done = (): void => {
+      settled = true;
+    };
+    ticking.then(done, done);
+    while (!settled) {
+      if (this.lab.tripleFaults().includes(domid)) return false;
+      await sleep(1000);
+    }
+    return await ticking;
+  }
+
+  /** The domid of a domain by name. */
+  async domid(name: string): Promise<number> {
+    const domid = (await this.lab.domains()).get(name)?.domid;
+    if (domid === undefined) throw new Error(`there is no domain ${name}`);
+    return domid;
+  }
+
+  /** The counter that a memory file holds: exactly one page has it. */
+  async memoryCounter(path: string): Promise<MemoryCounter> {
+    const local = join(this.#scratch, 'memory');
+    await this.lab.copyOut(path, local);
+    const pages = findPages(readFileSync(local));
+    rmSync(local);
+    const [page] = pages;
+    if (page === undefined || pages.length !== 1)
+      throw new Error(`${path} holds ${pages.length} counter pages`);
+    return page;
+  }
+
+  /** The counter's part of an image that nobody writes to; of one of its snapshots with `tag`. */
+  async diskCounter(path: string, format: 'qcow2' | 'raw', tag?: string): Promise<DiskReport> {
+    const head = '/lab/head.raw';
+    const from = tag === undefined ? '' : `-l snapshot.name=${tag}`;
+    await this.lab.run(
+      `rm -f ${head}; qemu-img convert -U -f ${format} ${from} -O raw ${path} ${head} && truncate -s ${diskSpan} ${head}`,
+    );
+    const local = join(this.#scratch, 'disk');
+    await this.lab.copyOut(head, local);
+    const report = decodeDisk(readFileSync(local));
+    if (report === undefined) throw new Error(`${path} holds no counter`);
+    return report;
+  }
+
+  async close(): Promise<void> {
+    rmSync(this.#scratch, { recursive: true, force: true });
+    await this.lab.down();
+  }
+}
