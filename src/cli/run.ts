@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { EXIT, UsageError } from '../core/errors.ts';
 import type { CreateOptions } from './commands/snapshot-create.ts';
 import type { RevertOptions } from './commands/snapshot-revert.ts';
@@ -64,6 +64,7 @@ function makeProgram(context: CliContext, finish: (exitCode: number) => void): C
     .argument('[cfgfile]', 'name, description, memory_path and disks, in the syntax of xl.cfg')
     .option('--name <name>', "name of the snapshot; the cfgfile's wins (default: the time of creation)")
     .option('--live', 'not yet: let the domain run while its memory is copied')
+    .addOption(new Option('--disk-only').hideHelp())
     .option('--timeout <seconds>', 'how long the guest may take to suspend (default: 60)', seconds)
     .option('--dry-run', 'check everything, print the plan, touch nothing')
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')

@@ -10,6 +10,8 @@ import { type CommonOptions, runSession } from '../session.ts';
 export interface CreateOptions extends CommonOptions {
   readonly name?: string;
   readonly live?: boolean;
+  /** What virsh has, and what the RFC refuses. */
+  readonly diskOnly?: boolean;
   readonly dryRun?: boolean;
   /** Seconds. */
   readonly timeout?: number;
@@ -44,6 +46,11 @@ async function requestOf(
   options: CreateOptions,
   reporter: CliReporter,
 ): Promise<CreateRequest> {
+  if (options.diskOnly === true) {
+    throw new UsageError('DISK_ONLY', 'a snapshot of the disks alone is not taken', {
+      hint: 'without the memory the disks would be as after a crash; leave --disk-only out, or use qemu-img with the domain down',
+    });
+  }
   if (options.live === true) {
     throw new UsageError('NOT_YET', '--live is not there yet', {
       hint: 'leave it out: the guest is stopped while its memory is written',

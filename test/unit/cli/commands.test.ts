@@ -171,6 +171,7 @@ describe('wrong arguments open nothing', () => {
     [['snapshot-create', ''], EXIT.usage, /domain.*empty/],
     [['snapshot-create', 'a', 'b', 'c'], EXIT.usage, /too many arguments/],
     [['snapshot-create', 'a', '--nam', 'x'], EXIT.usage, /unknown option '--nam'[\s\S]*--name/],
+    [['snapshot-create', 'a', '--disk-only'], EXIT.usage, /disks alone is not taken/],
     [['snapshot-create', 'a', '--live'], EXIT.usage, /--live is not there yet/],
     [['snapshot-create', 'a', '--name', '1'], EXIT.usage, /--name: .*only digits/],
     [['snapshot-create', 'a', '--timeout', '0'], EXIT.usage, /Expected seconds/],
