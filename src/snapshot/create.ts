@@ -221,14 +221,12 @@ async function finish(
     phases: phases.timings,
   };
   const write = async (path: string, text: string): Promise<void> => {
-    phases.onUndo(`removed ${path}`, `rm ${path}`, () => rm(path, { force: true }));
+    // After, not before: a file of that name that is not ours stays.
     await writeWhole(path, text);
+    phases.onUndo(`removed ${path}`, `rm ${path}`, () => rm(path, { force: true }));
   };
   await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
   await write(plan.configPath, context.configText);
-  phases.onUndo(`removed ${plan.memoryPath}`, `rm ${plan.memoryPath}`, () =>
-    rm(plan.memoryPath, { force: true }),
-  );
   await file.commit();
   return sizes;
 }

@@ -11,6 +11,7 @@ export class OutputFile {
   readonly path: string;
   readonly partialPath: string;
   readonly #file: FileHandle;
+  #named = false;
 
   private constructor(path: string, partialPath: string, file: FileHandle) {
     this.path = path;
@@ -77,6 +78,7 @@ export class OutputFile {
         throw new OutputError('OUTPUT_EXISTS', `${this.path} has come into being meanwhile`);
       }
       await rename(this.partialPath, this.path);
+      this.#named = true;
       await syncDirectory(dirname(this.path));
     } catch (error) {
       if (error instanceof OutputError) throw error;
@@ -87,10 +89,10 @@ export class OutputFile {
     }
   }
 
-  /** Removes what has been written, under either name. */
+  /** Removes what has been written, under either name; never another's file. */
   async discard(): Promise<void> {
     await this.#file.close().catch(() => undefined);
-    await rm(this.partialPath, { force: true });
+    await rm(this.#named ? this.path : this.partialPath, { force: true });
   }
 }
 

@@ -277,6 +277,17 @@ describe('a create that fails', () => {
     }
   });
 
+  it.each(['s1.save', 's1.save.cfg', 's1.save.json'])('leaves a %s that came meanwhile', async (name) => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    host.fault = (call) => {
+      if (call === 'resume') writeFileSync(join(directory, name), 'precious');
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error.code).toBe('OUTPUT_EXISTS');
+    expect(readFileSync(join(directory, name), 'utf8')).toBe('precious');
+    expect(readdirSync(directory).sort()).toEqual([name, 'xvda.img', 'xvdb.img']);
+  });
+
   it('tells the phase and what was undone', async () => {
     const host = makeHost();
     host.fault = (call) => {
