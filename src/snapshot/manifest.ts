@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import type { GuestType, LibxlConfig, XenVersion } from './ports.ts';
 import type { PhaseTiming, SnapshotDisk } from './types.ts';
@@ -67,9 +67,10 @@ function isVolatile(path: readonly string[]): boolean {
 export async function readManifest(path: string): Promise<Manifest | undefined> {
   let text: string;
   try {
-    const bytes = await readFile(path);
-    if (bytes.length > MAX_MANIFEST_BYTES) throw bad(path, `is larger than ${MAX_MANIFEST_BYTES} octets`);
-    text = bytes.toString('utf8');
+    await using file = await open(path);
+    const { size } = await file.stat();
+    if (size > MAX_MANIFEST_BYTES) throw bad(path, `is larger than ${MAX_MANIFEST_BYTES} octets`);
+    text = await file.readFile('utf8');
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return undefined;
     if (error instanceof XlsnapError) throw error;

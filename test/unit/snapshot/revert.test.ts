@@ -346,7 +346,7 @@ describe('a revert that is refused', () => {
 });
 
 describe('a risky revert', () => {
-  const cases: [string, readonly Kind[], (host: FakeHost) => void | Promise<unknown>, string][] = [
+  const cases: [string, readonly Kind[], (host: FakeHost) => unknown, string][] = [
     [
       'the configuration has changed',
       MIXED,
