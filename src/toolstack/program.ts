@@ -16,7 +16,8 @@ const PACKAGES: Readonly<Record<string, string>> = {
 
 /**
  * Runs a program, never through a shell, and waits for its end.
- * @throws EnvironmentError when there is no such program or it runs longer than `timeoutMs`
+ * @throws EnvironmentError when there is no such program, it cannot be run, it runs longer than `timeoutMs`, or says
+ * more than anybody needs
  * @throws InterruptedError when the signal is aborted
  */
 export async function runProgram(
@@ -41,6 +42,7 @@ export async function runProgram(
           throwIfAborted(options.signal);
           if (error === null) resolve({ status: 0, stdout, stderr });
           else if (errnoCode(error) === 'ENOENT') reject(missing(program, error));
+          else if (typeof error.code === 'string') reject(notRun(program, error));
           else if (error.killed === true) reject(tooLong(program, args, options.timeoutMs));
           else resolve({ status: typeof error.code === 'number' ? error.code : -1, stdout, stderr });
         } catch (interrupted) {
@@ -57,6 +59,10 @@ function missing(program: string, cause: unknown): EnvironmentError {
     cause,
     ...(from === undefined ? {} : { hint: `apt-get install ${from}` }),
   });
+}
+
+function notRun(program: string, cause: unknown): EnvironmentError {
+  return new EnvironmentError('PROGRAM', `${program} could not be run to its end`, { cause });
 }
 
 function tooLong(program: string, args: readonly string[], timeoutMs: number): EnvironmentError {

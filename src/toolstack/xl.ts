@@ -36,7 +36,12 @@ export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
     timeoutMs: XL_TIMEOUT_MS,
   });
   if (status !== 0) throw xlFailed(`xl list -l ${domid}`, stderr);
-  const list = parseLibxlJson(stdout);
+  let list: unknown;
+  try {
+    list = parseLibxlJson(stdout);
+  } catch {
+    throw xlFailed(`xl list -l ${domid}`, 'its answer is not JSON');
+  }
   const entry: unknown = Array.isArray(list) ? list[0] : list;
   const config = isRecord(entry) ? entry['config'] : undefined;
   if (!isRecord(config)) throw xlFailed(`xl list -l ${domid}`, 'its answer has no "config"');

@@ -1,0 +1,314 @@
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { toDomid } from '../../src/core/brand.ts';
+import { DomainError, EnvironmentError, InterruptedError } from '../../src/core/errors.ts';
+import { editStoredConfig } from '../../src/toolstack/libxl-userdata.ts';
+import { runProgram } from '../../src/toolstack/program.ts';
+import { destroyDomain, domainConfig, findDomain } from '../../src/toolstack/xl.ts';
+import { lockFile } from '../../src/xenctrl/flock.ts';
+import { XenstoreClient } from '../../src/xenstore/client.ts';
+import { FakeXenstored } from '../../src/xenstore/testing.ts';
+import { FakeHost } from '../support/fake-host.ts';
+import { fakeProgram } from '../support/fake-program.ts';
+
+// Real processes and real locks, with shell scripts called xl.
+
+let directory: string;
+let takeAway = (): void => {};
+const at = (name: string): string => join(directory, name);
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'xlsnap-programs-'));
+});
+afterEach(() => {
+  takeAway();
+  takeAway = () => {};
+  rmSync(directory, { recursive: true });
+});
+
+function xl(script: string): void {
+  takeAway = fakeProgram(directory, 'xl', `cd ${directory}\n${script}`);
+}
+
+describe('runProgram', () => {
+  const limits = { timeoutMs: 10_000 };
+
+  it('gives status, output and complaints, and passes arguments as they are', async () => {
+    xl(`printf '<%s>' "$@"; echo "$LC_ALL" >&2; exit 3`);
+    expect(await runProgram('xl', ['a b', '$HOME', '*', "'"], limits)).toEqual({
+      status: 3,
+      stdout: "<a b><$HOME><*><'>",
+      stderr: 'C\n',
+    });
+  });
+
+  it('gives -1 when a signal ended it', async () => {
+    xl('kill -9 $$');
+    expect((await runProgram('xl', [], limits)).status).toBe(-1);
+  });
+
+  it('says which program is missing', async () => {
+    await expect(runProgram('no-such-program', [], limits)).rejects.toMatchObject({
+      code: 'NO_PROGRAM',
+      message: 'there is no program no-such-program',
+    });
+  });
+
+  it('says what cannot be run', async () => {
+    writeFileSync(at('data'), '', { mode: 0o600 });
+    await expect(runProgram(at('data'), [], limits)).rejects.toMatchObject({
+      code: 'PROGRAM',
+      cause: { code: 'EACCES' },
+    });
+  });
+
+  it('does not call too much output a time-out', async () => {
+    xl('head -c 70000000 /dev/zero');
+    await expect(runProgram('xl', [], limits)).rejects.toMatchObject({ code: 'PROGRAM' });
+  });
+
+  it('ends one that takes too long', async () => {
+    xl('echo $$ > pid; exec sleep 20');
+    const work = runProgram('xl', ['list'], { timeoutMs: 300 });
+    await expect(work).rejects.toMatchObject({
+      code: 'PROGRAM_TIMEOUT',
+      message: 'xl list did not end within 0.3 s',
+    });
+    expect(() => process.kill(pid(), 0)).toThrow('ESRCH');
+  });
+
+  it('ends when aborted', async () => {
+    xl('echo $$ > pid; exec sleep 20');
+    const abort = new AbortController();
+    const work = runProgram('xl', [], { ...limits, signal: abort.signal }).catch((error: unknown) => error);
+    while (!existsSync(at('pid'))) await sleep(10);
+    abort.abort();
+    expect(await work).toBeInstanceOf(InterruptedError);
+  });
+
+  it('starts nothing when aborted before', async () => {
+    xl('touch started');
+    const work = runProgram('xl', [], { ...limits, signal: AbortSignal.abort() });
+    await expect(work).rejects.toThrow(InterruptedError);
+    expect(existsSync(at('started'))).toBe(false);
+  });
+});
+
+const pid = (): number => Number(readFileSync(at('pid'), 'utf8'));
+
+describe('domainConfig', () => {
+  const config = { c_info: { name: 'guest1' }, big: 1 };
+  it.each([
+    ['a list', JSON.stringify([{ domid: 7, config }])],
+    ['an object', JSON.stringify({ domid: 7, config })],
+  ])('takes %s', async (_what, answer) => {
+    xl(`[ "$*" = "list -l 7" ] && echo '${answer}'`);
+    expect(await domainConfig(toDomid(7))).toEqual(config);
+  });
+
+  it.each([
+    ['garbage', 'echo "{"', 'its answer is not JSON'],
+    ['nothing', ':', 'its answer is not JSON'],
+    ['no domain', 'echo "[]"', 'its answer has no "config"'],
+    ['no configuration', `echo '[{"domid": 7, "config": null}]'`, 'its answer has no "config"'],
+    ['a failure', 'echo "libxl: error: no such domain" >&2; exit 1', 'no such domain'],
+    ['a silent failure', 'exit 1', 'it said nothing'],
+  ])('refuses %s', async (_what, script, message) => {
+    xl(script);
+    const failure = domainConfig(toDomid(7));
+    await expect(failure).rejects.toThrow(EnvironmentError);
+    await expect(failure).rejects.toThrow(/^xl list -l 7 failed: /);
+    await expect(failure).rejects.toThrow(message);
+  });
+});
+
+describe('with a xenstored', () => {
+  let xenstored: FakeXenstored;
+  let xenstore: XenstoreClient;
+  let host: FakeHost;
+
+  beforeEach(async () => {
+    xenstored = await FakeXenstored.listen(at('xenstored'), {
+      '/local/domain/0/name': 'Domain-0',
+      '/local/domain/7/name': 'guest1',
+      '/local/domain/9/name': '7',
+    });
+    xenstore = await XenstoreClient.connect({ path: at('xenstored') });
+    host = new FakeHost({ directory });
+  });
+  afterEach(async () => {
+    await xenstore.close();
+    await xenstored[Symbol.asyncDispose]();
+  });
+
+  it.each([
+    ['guest1', 7],
+    ['7', 7],
+    ['Domain-0', 0],
+    ['12', 12],
+    ['guest2', undefined],
+    ['99999999', undefined],
+  ])('finds %s', async (name, domid) => {
+    expect(await findDomain(xenstore, name)).toBe(domid);
+  });
+
+  const destroy = (timeoutMs = 10_000, signal?: AbortSignal): Promise<void> =>
+    destroyDomain(host.hypervisor, xenstore, toDomid(7), {
+      timeoutMs,
+      ...(signal === undefined ? {} : { signal }),
+    });
+
+  it('waits until the domain and its QEMU are gone', async () => {
+    const qemu = spawn('sleep', ['20']);
+    xenstored.set('/local/domain/7/image/device-model-pid', String(qemu.pid));
+    xl('echo "$*" > args');
+    let over = false;
+    const done = destroy().then(() => {
+      over = true;
+    });
+    await sleep(300);
+    expect(over).toBe(false);
+    host.domid = undefined;
+    await sleep(300);
+    expect(over).toBe(false);
+    qemu.kill();
+    await done;
+    expect(readFileSync(at('args'), 'utf8')).toBe('destroy 7\n');
+  });
+
+  it('says when QEMU stays', async () => {
+    xenstored.set('/local/domain/7/image/device-model-pid', String(process.pid));
+    xl('exit 0');
+    host.domid = undefined;
+    await expect(destroy(500)).rejects.toMatchObject({
+      code: 'DESTROY_TIMEOUT',
+      message: expect.stringContaining(`its QEMU (pid ${process.pid}) still runs`),
+    });
+  });
+
+  it('says when the domain stays', async () => {
+    xl('exit 0');
+    await expect(destroy(500)).rejects.toThrow('the domain is still there');
+  });
+
+  it('says what xl said when it failed, unless the domain is gone all the same', async () => {
+    xl('echo "libxl: error: no way" >&2; exit 1');
+    const failure = destroy();
+    await expect(failure).rejects.toThrow(DomainError);
+    await expect(failure).rejects.toThrow('xl destroy 7 failed: libxl: error: no way');
+    host.domid = undefined;
+    await destroy();
+  });
+
+  it('ends when aborted', async () => {
+    xl('exit 0');
+    const abort = new AbortController();
+    const work = destroy(10_000, abort.signal).catch((error: unknown) => error);
+    await sleep(200);
+    abort.abort();
+    expect(await work).toBeInstanceOf(InterruptedError);
+  });
+});
+
+/** Another program that holds a lock file, as libxl would, until it is told to let go. */
+async function holdLock(path: string): Promise<{ letGo: (remove: boolean) => Promise<void> }> {
+  const holder = spawn('flock', [
+    path,
+    'sh',
+    '-c',
+    'echo held; read line; [ "$line" = remove ] && rm "$0"; exit 0',
+    path,
+  ]);
+  await new Promise((resolve) => holder.stdout.once('data', resolve));
+  return {
+    letGo: async (remove) => {
+      holder.stdin.end(remove ? 'remove\n' : 'keep\n');
+      await new Promise((resolve) => holder.once('exit', resolve));
+    },
+  };
+}
+
+describe('lockFile', () => {
+  it.each([true, false])(
+    'waits for another program, which removes the file (%s) as it lets go',
+    async (remove) => {
+      const holder = await holdLock(at('lock'));
+      let held = false;
+      const lock = lockFile(at('lock'), 10_000).then((one) => {
+        held = true;
+        return one;
+      });
+      await sleep(200);
+      expect(held).toBe(false);
+      await holder.letGo(remove);
+      await using _lock = await lock;
+      // The lock is on the file of that name: another program sees it.
+      const other = spawn('flock', ['-n', at('lock'), 'true']);
+      const status = await new Promise((resolve) => other.once('exit', resolve));
+      expect(status).toBe(1);
+    },
+  );
+
+  it('gives up in time, and says so', async () => {
+    const holder = await holdLock(at('lock'));
+    await expect(lockFile(at('lock'), 200)).rejects.toMatchObject({ code: 'LOCK_BUSY' });
+    await holder.letGo(false);
+  });
+
+  it('lets one after the other through', async () => {
+    let inside = 0;
+    const one = async (): Promise<void> => {
+      await using _lock = await lockFile(at('lock'), 10_000);
+      expect(++inside).toBe(1);
+      await sleep(20);
+      inside--;
+    };
+    await Promise.all([one(), one(), one()]);
+    expect(readdirSync(directory)).toEqual([]);
+  });
+
+  it('says when the file cannot be made', async () => {
+    await expect(lockFile(at('none/lock'), 100)).rejects.toMatchObject({ code: 'LOCK' });
+  });
+});
+
+describe('editStoredConfig', () => {
+  const domain = { domid: 7, uuid: '3f8d2c1e-1111-4222-8333-444455556666' };
+  const name = (kind: string, what: string): string => `userdata-${kind}.7.${domain.uuid}.${what}`;
+  const stored = (): string => readFileSync(at(name('d', 'libxl-json')), 'utf8');
+
+  it('changes what libxl keeps, whole integers and trailing NUL included, and leaves no other file', async () => {
+    writeFileSync(at(name('d', 'libxl-json')), '{"a": 18446744073709551615}\n\0');
+    await editStoredConfig(domain, (config) => ({ ...config, b: 1 }), directory);
+    expect(stored()).toBe('{\n    "a": 18446744073709551615,\n    "b": 1\n}\n\0');
+    expect(readdirSync(directory)).toEqual([name('d', 'libxl-json')]);
+  });
+
+  it('waits for libxl, and reads what libxl wrote meanwhile', async () => {
+    writeFileSync(at(name('d', 'libxl-json')), '{"a": 1}');
+    const holder = await holdLock(at(name('l', 'domain-userdata-lock')));
+    const done = editStoredConfig(domain, (config) => ({ ...config, b: 1 }), directory);
+    await sleep(100);
+    expect(stored()).toBe('{"a": 1}');
+    writeFileSync(at(name('d', 'libxl-json')), '{"a": 2}');
+    await holder.letGo(true);
+    await done;
+    expect(JSON.parse(stored().replace('\0', ''))).toEqual({ a: 2, b: 1 });
+  });
+
+  it.each([
+    ['there is none', undefined],
+    ['it is no JSON', '{'],
+  ])('says that %s, and leaves it', async (_what, text) => {
+    if (text !== undefined) writeFileSync(at(name('d', 'libxl-json')), text);
+    const before = readdirSync(directory);
+    await expect(editStoredConfig(domain, (config) => config, directory)).rejects.toMatchObject({
+      code: 'LIBXL_CONFIG_UPDATE',
+    });
+    expect(readdirSync(directory)).toEqual(before);
+  });
+});
