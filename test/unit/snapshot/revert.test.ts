@@ -482,6 +482,7 @@ describe('a revert that fails', () => {
       }
       error = await failure(outcome);
       seen.add(error.phase ?? '');
+      if (/Tag|createOverlay/.test(calls[index] ?? '')) expect(error.phase, where).toBe('disks');
       expect(error.undoFailures, where).toEqual([]);
       if (how === 'error') expect(error.message, where).toContain('planted');
       else expect(error, where).toBeInstanceOf(InterruptedError);
