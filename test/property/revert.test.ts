@@ -63,6 +63,7 @@ test.prop([fc.array(step, { minLength: 4, maxLength: 14 }), fc.integer({ min: 1,
       rmSync(directory, { recursive: true });
     }
   },
+  60_000,
 );
 
 async function create(
