@@ -18,7 +18,7 @@ export default defineConfig({
           include: ['test/lab/**/*.test.ts'],
           // One lab at a time, one test after the other; software emulation is slow.
           fileParallelism: false,
-          testTimeout: 900_000,
+          testTimeout: 1_800_000,
           hookTimeout: 900_000,
         },
       },

@@ -275,6 +275,27 @@ export class Lab {
     return [...text.matchAll(/\(XEN\) d(\d+)v\d+ Triple fault/g)].map((match) => Number(match[1]));
   }
 
+  /**
+   * Does a job with guests, from their start on. Under emulation a running guest may die of a triple fault at any time; when
+   * the job fails and there was one meanwhile, it is done anew, up to 5 times in all. Any other failure counts.
+   */
+  async steadily<T>(what: string, job: () => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      const before = this.tripleFaults().length;
+      try {
+        return await job();
+      } catch (error) {
+        const faults = this.tripleFaults().slice(before);
+        if (faults.length === 0 || attempt === 5) {
+          this.#steps.say(`${what}: logs of the failure are in ${await this.keepEvidence(what)}`);
+          throw error;
+        }
+        const reason = messageOf(error).split('\n', 1)[0];
+        this.#steps.say(`${what}: emulation killed domain ${faults.join(', ')} (${reason}); doing it anew`);
+      }
+    }
+  }
+
   /** Destroys a guest if it is there, and removes its folder and its console's log. */
   async removeGuest(name: string): Promise<void> {
     const dir = guestFiles({ type: 'pv', name }).dir;

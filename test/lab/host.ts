@@ -1,7 +1,6 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type DiskReport, decodeDisk, diskSpan, findPages, type MemoryCounter } from '../../lab/counter.ts';
 import { installXlsnap } from '../../lab/install.ts';
 import { Lab } from '../../lab/lab.ts';
@@ -43,49 +42,9 @@ export class Dom0 {
   async result(args: string): Promise<Record<string, unknown>> {
     const { code, stdout, stderr } = await this.xlsnap(`${args} --json`);
     if (code !== 0) {
-      throw new Error(
-        `xlsnap ${args}: exit code ${code}\n${stdout}${stderr}\n${await this.lab.keepEvidence('xlsnap')}`,
-      );
+      throw new Error(`xlsnap ${args}: exit code ${code}\n${stdout}${stderr}`);
     }
     return JSON.parse(stdout) as Record<string, unknown>;
-  }
-
-  /**
-   * Brings a guest back and waits for its ticks. Under software emulation a restored domain, as a booted one, may die of a
-   * triple fault, `xl restore`'s own as well; then, and only then, it is brought back again.
-   * @param bring gives the new domid
-   */
-  async bringBack(name: string, bring: () => Promise<number>): Promise<void> {
-    for (let attempt = 1; ; attempt++) {
-      const domid = await bring();
-      const ticking = this.lab.waitForTicks(name, 10).then(() => true);
-      const faulted = this.#faulted(domid, ticking);
-      if (await Promise.race([ticking, faulted])) return;
-      if (attempt === 4) throw new Error(`${name} died of a triple fault ${attempt} times`);
-      console.error(`${name} (domain ${domid}) died of a triple fault after its restore; again`);
-      ticking.catch(() => {});
-    }
-  }
-
-  /** False as soon as the domain has had a triple fault; never true before it ticks. */
-  async #faulted(domid: number, ticking: Promise<boolean>): Promise<boolean> {
-    let settled = false;
-    const done = (): void => {
-      settled = true;
-    };
-    ticking.then(done, done);
-    while (!settled) {
-      if (this.lab.tripleFaults().includes(domid)) return false;
-      await sleep(1000);
-    }
-    return await ticking;
-  }
-
-  /** The domid of a domain by name. */
-  async domid(name: string): Promise<number> {
-    const domid = (await this.lab.domains()).get(name)?.domid;
-    if (domid === undefined) throw new Error(`there is no domain ${name}`);
-    return domid;
   }
 
   /** The counter that a memory file holds: exactly one page has it. */

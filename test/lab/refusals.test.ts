@@ -7,9 +7,25 @@ const NAME = 'e2e-no';
 const FOLDER = '/lab/no';
 
 let dom0: Dom0;
-let domid: number;
+let domid = -1;
 beforeAll(async () => {
   dom0 = await Dom0.open();
+});
+afterAll(() => dom0?.close());
+
+/** One case, with the guest running; done anew when emulation killed the guest meanwhile. */
+function steadily(body: () => Promise<void>): () => Promise<void> {
+  return () =>
+    dom0.lab.steadily(NAME, async () => {
+      await ensureGuest();
+      await body();
+    });
+}
+
+/** The guest of a former case, or a new one. */
+async function ensureGuest(): Promise<void> {
+  const there = (await dom0.lab.domains()).get(NAME);
+  if (there?.domid === domid && !/[scd]/.test(there.flags)) return;
   await dom0.lab.removeGuest(NAME);
   const guest = await dom0.lab.startGuest({
     type: 'pvh',
@@ -23,12 +39,10 @@ beforeAll(async () => {
     extraCfg: ['on_poweroff = "preserve"'],
   });
   domid = guest.domid;
-  await dom0.lab.run(`rm -rf ${FOLDER}; mkdir -p ${FOLDER}`);
-});
-afterAll(async () => {
-  await dom0.lab.removeGuest(NAME);
-  await dom0.close();
-});
+  await dom0.lab.run(
+    `umount ${FOLDER}/small ${FOLDER}/full 2>/dev/null; rm -rf ${FOLDER} /var/lib/xen/snapshots; mkdir -p ${FOLDER}`,
+  );
+}
 
 /** Writes a cfgfile and runs a create with it. */
 async function create(cfg: string, args = ''): Promise<Said> {
@@ -69,128 +83,155 @@ describe('a create that cannot be', () => {
       /hostname/,
     ],
     ['a disk-only request', `${memory()}disks=[]\n`, '--disk-only', EXIT.usage, /disks alone/],
-  ])('%s', async (_what, cfg, args, code, message) => {
-    const said = await create(cfg, args);
-    expect(said.stderr).toMatch(message);
-    expect(said.code).toBe(code);
-    await expectUnharmed();
-  });
+  ])('%s', (_what, cfg, args, code, message) =>
+    steadily(async () => {
+      const said = await create(cfg, args);
+      expect(said.stderr).toMatch(message);
+      expect(said.code).toBe(code);
+      await expectUnharmed();
+    })(),
+  );
 
-  it('a target file that exists, which stays as it is', async () => {
-    await dom0.lab.run(`echo precious >${FOLDER}/s.save`);
-    const { code, stderr } = await create(`${memory()}disks=[]\n`);
-    expect(stderr).toContain(`${FOLDER}/s.save exists`);
-    expect(code).toBe(EXIT.preflight);
-    expect((await dom0.lab.run(`cat ${FOLDER}/s.save; rm ${FOLDER}/s.save`)).stdout).toBe('precious\n');
-    await expectUnharmed();
-  });
+  it(
+    'a target file that exists, which stays as it is',
+    steadily(async () => {
+      await dom0.lab.run(`echo precious >${FOLDER}/s.save`);
+      const { code, stderr } = await create(`${memory()}disks=[]\n`);
+      expect(stderr).toContain(`${FOLDER}/s.save exists`);
+      expect(code).toBe(EXIT.preflight);
+      expect((await dom0.lab.run(`cat ${FOLDER}/s.save; rm ${FOLDER}/s.save`)).stdout).toBe('precious\n');
+      await expectUnharmed();
+    }),
+  );
 
-  it('a domain that is not there', async () => {
-    const { code, stderr } = await dom0.xlsnap('snapshot-create nobody');
-    expect(stderr).toContain('no domain nobody');
-    expect(code).toBe(EXIT.domain);
-  });
+  it(
+    'a domain that is not there',
+    steadily(async () => {
+      const { code, stderr } = await dom0.xlsnap('snapshot-create nobody');
+      expect(stderr).toContain('no domain nobody');
+      expect(code).toBe(EXIT.domain);
+    }),
+  );
 
-  it('a QMP socket that is gone', async () => {
-    const sockets = `/var/run/xen/qmp-libxenstat-${domid} /var/run/xen/qmp-libxl-${domid}`;
-    await dom0.lab.run(`mkdir /var/run/xen/away; mv ${sockets} /var/run/xen/away`);
-    const { code, stderr } = await create(`${memory()}disks=[',,xvda']\n`);
-    await dom0.lab.run('mv /var/run/xen/away/* /var/run/xen; rmdir /var/run/xen/away');
-    expect(stderr).toMatch(/QEMU/);
-    expect(code).toBe(EXIT.preflight);
-    await expectUnharmed();
-  });
+  it(
+    'a QMP socket that is gone',
+    steadily(async () => {
+      const sockets = `/var/run/xen/qmp-libxenstat-${domid} /var/run/xen/qmp-libxl-${domid}`;
+      await dom0.lab.run(`mkdir /var/run/xen/away; mv ${sockets} /var/run/xen/away`);
+      const { code, stderr } = await create(`${memory()}disks=[',,xvda']\n`);
+      await dom0.lab.run('mv /var/run/xen/away/* /var/run/xen; rmdir /var/run/xen/away');
+      expect(stderr).toMatch(/QEMU/);
+      expect(code).toBe(EXIT.preflight);
+      await expectUnharmed();
+    }),
+  );
 
-  it('a file system that is too small, seen before the guest is stopped', async () => {
-    await dom0.lab.run(`mkdir -p ${FOLDER}/small; mount -t tmpfs -o size=20M small ${FOLDER}/small`);
-    const { code, stderr } = await create(`${memory(`${FOLDER}/small`)}disks=[]\n`);
-    expect(stderr).toMatch(/MiB free/);
-    expect(code).toBe(EXIT.preflight);
-    await expectUnharmed(`${FOLDER}/small`);
-    await dom0.lab.run(`umount ${FOLDER}/small; rmdir ${FOLDER}/small`);
-  });
+  it(
+    'a file system that is too small, seen before the guest is stopped',
+    steadily(async () => {
+      await dom0.lab.run(`mkdir -p ${FOLDER}/small; mount -t tmpfs -o size=20M small ${FOLDER}/small`);
+      const { code, stderr } = await create(`${memory(`${FOLDER}/small`)}disks=[]\n`);
+      expect(stderr).toMatch(/MiB free/);
+      expect(code).toBe(EXIT.preflight);
+      await expectUnharmed(`${FOLDER}/small`);
+      await dom0.lab.run(`umount ${FOLDER}/small; rmdir ${FOLDER}/small`);
+    }),
+  );
 
-  it('a file system that becomes full while memory is written', async () => {
-    const folder = `${FOLDER}/full`;
-    await dom0.lab.run(`mkdir -p ${folder}; mount -t tmpfs -o size=110M full ${folder}`);
-    await dom0.lab.run(
-      `(until [ -e ${folder}/s.save.partial ]; do sleep 0.05; done; fallocate -l 100M ${FOLDER}/full/filler) >/dev/null 2>&1 &`,
-    );
-    const { code, stderr } = await create(`name="full"\n${memory(folder)}disks=[',,xvda']\n`);
-    expect(stderr).toMatch(/cannot write.*ENOSPC|no space/is);
-    expect(stderr).toContain('undone');
-    expect(code).toBe(EXIT.output);
-    await dom0.lab.run(`rm ${folder}/filler`);
-    await expectUnharmed(folder);
-    await dom0.lab.run(`umount ${folder}; rmdir ${folder}`);
-  });
+  it(
+    'a file system that becomes full while memory is written',
+    steadily(async () => {
+      const folder = `${FOLDER}/full`;
+      await dom0.lab.run(`mkdir -p ${folder}; mount -t tmpfs -o size=110M full ${folder}`);
+      await dom0.lab.run(
+        `(until [ -e ${folder}/s.save.partial ]; do sleep 0.05; done; fallocate -l 100M ${FOLDER}/full/filler) >/dev/null 2>&1 &`,
+      );
+      const { code, stderr } = await create(`name="full"\n${memory(folder)}disks=[',,xvda']\n`);
+      expect(stderr).toMatch(/cannot write.*ENOSPC|no space/is);
+      expect(stderr).toContain('undone');
+      expect(code).toBe(EXIT.output);
+      await dom0.lab.run(`rm ${folder}/filler`);
+      await expectUnharmed(folder);
+      await dom0.lab.run(`umount ${folder}; rmdir ${folder}`);
+    }),
+  );
 
-  it('a tag that exists already', async () => {
-    const first = await create(`name="t1"\nmemory_path="${FOLDER}/t1.save"\ndisks=[',,xvda']\n`);
-    expect(first.stderr).toContain('xvdb');
-    expect(first.code).toBe(EXIT.ok);
-    const { code, stderr } = await create(`name="t1"\nmemory_path="${FOLDER}/t2.save"\ndisks=[',,xvda']\n`);
-    expect(stderr).toMatch(/has a snapshot "t1" already/);
-    expect(code).toBe(EXIT.preflight);
-    expect((await dom0.lab.run(`ls ${FOLDER}`)).stdout).not.toContain('t2');
-    await dom0.lab.waitForTicks(NAME, 3);
-    // The snapshot leaves the raw xvdb out, so going back to it is a risk that has to be asked for.
-    const revert = await dom0.xlsnap(`snapshot-revert ${NAME} ${FOLDER}/t1.save.cfg`);
-    expect(revert.stderr).toMatch(/xvdb.*--force/s);
-    expect(revert.code).toBe(EXIT.risk);
-    await dom0.lab.waitForTicks(NAME, 3);
-  });
+  it(
+    'a tag that exists already',
+    steadily(async () => {
+      const first = await create(`name="t1"\nmemory_path="${FOLDER}/t1.save"\ndisks=[',,xvda']\n`);
+      expect(first.stderr).toContain('xvdb');
+      expect(first.code).toBe(EXIT.ok);
+      const { code, stderr } = await create(`name="t1"\nmemory_path="${FOLDER}/t2.save"\ndisks=[',,xvda']\n`);
+      expect(stderr).toMatch(/has a snapshot "t1" already/);
+      expect(code).toBe(EXIT.preflight);
+      expect((await dom0.lab.run(`ls ${FOLDER}`)).stdout).not.toContain('t2');
+      await dom0.lab.waitForTicks(NAME, 3);
+      // The snapshot leaves the raw xvdb out, so going back to it is a risk that has to be asked for.
+      const revert = await dom0.xlsnap(`snapshot-revert ${NAME} ${FOLDER}/t1.save.cfg`);
+      expect(revert.stderr).toMatch(/xvdb.*--force/s);
+      expect(revert.code).toBe(EXIT.risk);
+      await dom0.lab.waitForTicks(NAME, 3);
+    }),
+  );
 });
 
 describe('a paused guest', () => {
-  it('stays paused, and its snapshot is of a paused guest', async () => {
-    await dom0.lab.run(`xl pause ${NAME}`);
-    const before = await dom0.lab.counter(NAME);
-    const { code, stdout } = await create(`name="p1"\nmemory_path="${FOLDER}/p1.save"\ndisks=[',,xvda']\n`);
-    expect(code).toBe(EXIT.ok);
-    expect(stdout).toContain('paused');
-    expect((await dom0.lab.domains()).get(NAME)?.flags).toContain('p');
-    // It ran only as long as it took to suspend.
-    const after = await dom0.lab.counter(NAME);
-    expect(after?.n).toBeLessThan((before?.n ?? 0) + 20);
+  it(
+    'stays paused, and its snapshot is of a paused guest',
+    steadily(async () => {
+      await dom0.lab.run(`xl pause ${NAME}`);
+      const before = await dom0.lab.counter(NAME);
+      const { code, stdout } = await create(`name="p1"\nmemory_path="${FOLDER}/p1.save"\ndisks=[',,xvda']\n`);
+      expect(code).toBe(EXIT.ok);
+      expect(stdout).toContain('paused');
+      expect((await dom0.lab.domains()).get(NAME)?.flags).toContain('p');
+      // It ran only as long as it took to suspend.
+      const after = await dom0.lab.counter(NAME);
+      expect(after?.n).toBeLessThan((before?.n ?? 0) + 20);
 
-    await dom0.result(`snapshot-revert ${NAME} ${FOLDER}/p1.save.cfg --force`);
-    expect((await dom0.lab.domains()).get(NAME)?.flags).toContain('p');
-  });
+      await dom0.result(`snapshot-revert ${NAME} ${FOLDER}/p1.save.cfg --force`);
+      expect((await dom0.lab.domains()).get(NAME)?.flags).toContain('p');
+    }),
+  );
 });
 
 describe('a guest that cannot suspend', () => {
-  it('is left as it was, after the time-out', async () => {
-    const name = 'e2e-deaf';
-    await dom0.lab.removeGuest(name);
-    await dom0.lab.run(`mkdir -p /lab/guests/${name}; cat >/lab/guests/${name}/deaf.cfg`, {
-      // One second after it was unpaused its kernel is far from the drivers that answer.
-      input: `name="${name}"\ntype="pvh"\nmemory=64\nvcpus=1\nkernel="/lab/vmlinux"\ncmdline="panic=0"\n`,
-    });
-    await dom0.lab.run(`xl create -p /lab/guests/${name}/deaf.cfg`, { timeoutMs: 120_000 });
-    const { code, stderr } = await dom0.xlsnap(`snapshot-create ${name} --timeout 1`);
-    expect(stderr).toMatch(/did not react to the request to suspend within 1 s/);
-    expect(code).toBe(EXIT.suspend);
-    const { stdout } = await dom0.lab.run(
-      `xl list ${name}; xenstore-read /local/domain/$(xl domid ${name})/control/shutdown; ls -A /var/lib/xen/snapshots`,
-      { check: false },
-    );
-    expect(stdout).toMatch(/ --p--- /);
-    expect(stdout).not.toMatch(/suspend|partial/);
-    await dom0.lab.removeGuest(name);
-  });
+  it(
+    'is left as it was, after the time-out',
+    steadily(async () => {
+      const name = 'e2e-deaf';
+      await dom0.lab.removeGuest(name);
+      await dom0.lab.run(`mkdir -p /lab/guests/${name}; cat >/lab/guests/${name}/deaf.cfg`, {
+        // One second after it was unpaused its kernel is far from the drivers that answer.
+        input: `name="${name}"\ntype="pvh"\nmemory=64\nvcpus=1\nkernel="/lab/vmlinux"\ncmdline="panic=0"\n`,
+      });
+      await dom0.lab.run(`xl create -p /lab/guests/${name}/deaf.cfg`, { timeoutMs: 120_000 });
+      const { code, stderr } = await dom0.xlsnap(`snapshot-create ${name} --timeout 1`);
+      expect(stderr).toMatch(/did not react to the request to suspend within 1 s/);
+      expect(code).toBe(EXIT.suspend);
+      const { stdout } = await dom0.lab.run(
+        `xl list ${name}; xenstore-read /local/domain/$(xl domid ${name})/control/shutdown; ls -A /var/lib/xen/snapshots`,
+        { check: false },
+      );
+      expect(stdout).toMatch(/ --p--- /);
+      expect(stdout).not.toMatch(/suspend|partial/);
+      await dom0.lab.removeGuest(name);
+    }),
+  );
 });
 
 describe('a domain that has shut down', () => {
-  it('is refused', async () => {
-    await dom0.lab.run(`xl unpause ${NAME}`);
-    await dom0.lab.waitForTicks(NAME, 3);
-    await dom0.lab.run(`xl shutdown ${NAME}`);
-    await expect
-      .poll(async () => (await dom0.lab.domains()).get(NAME)?.flags, { timeout: 120_000, interval: 1000 })
-      .toContain('s');
-    const { code, stderr } = await dom0.xlsnap(`snapshot-create ${NAME}`);
-    expect(stderr).toMatch(/shut down \(poweroff\)/);
-    expect(code).toBe(EXIT.domain);
-  });
+  it(
+    'is refused',
+    steadily(async () => {
+      await dom0.lab.run(`xl shutdown ${NAME}`);
+      await expect
+        .poll(async () => (await dom0.lab.domains()).get(NAME)?.flags, { timeout: 120_000, interval: 1000 })
+        .toContain('s');
+      const { code, stderr } = await dom0.xlsnap(`snapshot-create ${NAME}`);
+      expect(stderr).toMatch(/shut down \(poweroff\)/);
+      expect(code).toBe(EXIT.domain);
+    }),
+  );
 });

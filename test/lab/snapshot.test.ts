@@ -1,5 +1,6 @@
 /** create and revert of real guests on real Xen: the guest's own counter is the judge. */
-import { afterAll, beforeAll, describe, expect, it, onTestFailed } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { GuestType } from '../../lab/guests.ts';
 import type { LabGuest } from '../../lab/lab.ts';
 import { Dom0 } from './host.ts';
 
@@ -9,129 +10,151 @@ beforeAll(async () => {
 });
 afterAll(() => dom0?.close());
 
-/** No complaint of the guest: its disks always held what its memory expected. */
-async function expectSound(name: string): Promise<void> {
-  expect((await dom0.lab.guestReport(name)).complaints).toEqual([]);
-}
+/** A guest with an internal and an external snapshot, and the steps that it goes through. */
+class Scenario {
+  readonly name: string;
+  readonly folder: string;
+  readonly memory: string;
+  readonly overlay: string;
+  readonly #type: GuestType;
+  #guest: LabGuest | undefined;
+  /** The number at the snapshot's instant. */
+  #instant = 0;
 
-function keepEvidence(name: string): void {
-  onTestFailed(async () => {
-    console.error(`evidence: ${await dom0.lab.keepEvidence(name)}`);
-  });
-}
+  constructor(type: GuestType) {
+    this.#type = type;
+    this.name = `e2e-${type}`;
+    this.folder = `/lab/snap-${type}`;
+    this.memory = `${this.folder}/s1.save`;
+    this.overlay = `${this.folder}/xvdb-s1.qcow2`;
+  }
 
-describe.each(['pvh', 'hvm'] as const)('a %s guest with an internal and an external snapshot', (type) => {
-  const name = `e2e-${type}`;
-  const folder = `/lab/snap-${type}`;
-  const memory = `${folder}/s1.save`;
-  const overlay = `${folder}/xvdb-s1.qcow2`;
-  let guest: LabGuest;
-  let instant: number;
-
-  const diskPath = (vdev: string): string => guest.disks.find((disk) => disk.vdev === vdev)?.path ?? '';
-
-  beforeAll(async () => {
-    await dom0.lab.removeGuest(name);
-    guest = await dom0.lab.startGuest({
-      type,
-      name,
-      memoryMiB: 96,
+  async start(): Promise<void> {
+    await dom0.lab.removeGuest(this.name);
+    await dom0.lab.run(`rm -rf ${this.folder}; mkdir -p ${this.folder}`);
+    this.#guest = await dom0.lab.startGuest({
+      type: this.#type,
+      name: this.name,
+      memoryMiB: 84,
       onReboot: 'restart',
       disks: [
         { vdev: 'xvda', format: 'qcow2', sizeMiB: 32 },
         { vdev: 'xvdb', format: 'qcow2', sizeMiB: 32 },
       ],
     });
-    await dom0.lab.waitForTicks(name, 10);
-  });
-  afterAll(() => dom0.lab.removeGuest(name));
+  }
 
-  it('is snapshotted at one instant and goes on', async () => {
-    keepEvidence(name);
-    await dom0.lab.run(`mkdir -p ${folder}; cat >${folder}/snap.cfg`, {
-      input: `name="s1"\nmemory_path="${memory}"\ndisks=[',,xvda', '${overlay},qcow2,xvdb']\n`,
+  /** Snapshots it; memory and both disks must be of one instant, and it goes on. */
+  async create(): Promise<void> {
+    await dom0.lab.run(`cat >${this.folder}/snap.cfg`, {
+      input: `name="s1"\nmemory_path="${this.memory}"\ndisks=[',,xvda', '${this.overlay},qcow2,xvdb']\n`,
     });
-    const result = await dom0.result(`snapshot-create ${name} ${folder}/snap.cfg`);
+    const result = await dom0.result(`snapshot-create ${this.name} ${this.folder}/snap.cfg`);
     expect(result).toMatchObject({ plan: { state: 'running', uncovered: [] } });
-    await dom0.lab.waitForTicks(name, 20);
-    await expectSound(name);
-    expect((await dom0.lab.domains()).get(name)?.domid).toBe(guest.domid);
+    await this.goOn();
+    expect((await dom0.lab.domains()).get(this.name)?.domid).toBe(this.#guest?.domid);
 
-    const counter = await dom0.memoryCounter(memory);
-    const internal = await dom0.diskCounter(diskPath('xvda'), 'qcow2', 's1');
-    const base = await dom0.diskCounter(diskPath('xvdb'), 'qcow2');
+    const counter = await dom0.memoryCounter(this.memory);
+    const internal = await dom0.diskCounter(this.#image('xvda'), 'qcow2', 's1');
+    const base = await dom0.diskCounter(this.#image('xvdb'), 'qcow2');
     for (const disk of [internal, base]) {
       expect(disk.problems).toEqual([]);
       expect(disk.head.boot).toBe(counter.boot);
       expect(disk.head.number).toBeGreaterThanOrEqual(counter.done);
       expect(disk.head.number).toBeLessThanOrEqual(counter.started);
     }
-    instant = counter.done;
-  });
+    this.#instant = counter.done;
+  }
 
-  it("leaves a file that Xen's own verifier accepts", async () => {
-    await dom0.lab.run(`verify-stream-v2 -f xl -i ${memory}`, { timeoutMs: 120_000 });
-  });
+  async verify(): Promise<void> {
+    await dom0.lab.run(`verify-stream-v2 -f xl -i ${this.memory}`, { timeoutMs: 120_000 });
+  }
 
-  it('has a configuration that names the overlay', async () => {
-    const { stdout } = await dom0.lab.run(`xl list -l ${name}`);
-    expect(stdout).toContain(`"pdev_path": "${overlay}"`);
-    expect(stdout).not.toContain(`"pdev_path": "${diskPath('xvdb')}"`);
-  });
+  async configurationNamesOverlay(): Promise<void> {
+    const { stdout } = await dom0.lab.run(`xl list -l ${this.name}`);
+    expect(stdout).toContain(`"pdev_path": "${this.overlay}"`);
+    expect(stdout).not.toContain(`"pdev_path": "${this.#image('xvdb')}"`);
+  }
 
-  it.each(['first', 'second'])('is reverted, for the %s time', async () => {
-    keepEvidence(name);
-    const before = await dom0.lab.waitForTicks(name, 10);
-    expect(before.n).toBeGreaterThan(instant + 10);
-    const ticksBefore = (await dom0.lab.guestReport(name)).ticks.length;
-    await dom0.bringBack(name, async () => {
-      const { domid } = await dom0.result(`snapshot-revert ${name} ${memory}.cfg`);
-      return Number(domid);
-    });
-    await expectSound(name);
-    const { ticks, up } = await dom0.lab.guestReport(name);
-    // It went on from the snapshot's instant, and did not boot.
-    expect(up).toHaveLength(1);
-    const restored = ticks.slice(ticksBefore).find((tick) => tick.n < before.n);
-    expect(restored?.n).toBeGreaterThan(instant - 1);
-    expect(restored?.n).toBeLessThan(instant + 5);
-    const { stdout } = await dom0.lab.run(`ls ${folder}; qemu-img snapshot -l ${diskPath('xvda')} -U`);
+  /** Reverts it: it goes on from the snapshot's instant, without a boot, and nothing is left behind. */
+  async revert(): Promise<void> {
+    const before = await dom0.lab.waitForTicks(this.name, 10);
+    expect(before.n).toBeGreaterThan(this.#instant + 10);
+    await this.#goesOnFromInstant(() => dom0.result(`snapshot-revert ${this.name} ${this.memory}.cfg`));
+    const { stdout } = await dom0.lab.run(
+      `ls ${this.folder}; qemu-img snapshot -l ${this.#image('xvda')} -U`,
+    );
     expect(stdout).not.toMatch(/before-|fresh-|partial/);
-  });
+  }
 
-  it('goes on with the overlay after a reboot of the guest', async () => {
-    keepEvidence(name);
-    const before = await dom0.lab.counter(name);
-    await dom0.lab.run(`xl reboot ${name}`);
+  /** Reboots it: it goes on with the overlay's number, and the base stays as it was. */
+  async reboot(): Promise<void> {
+    const before = await dom0.lab.counter(this.name);
+    const lives = (await dom0.lab.guestReport(this.name)).up.length;
+    await dom0.lab.run(`xl reboot ${this.name}`);
     await expect
-      .poll(async () => (await dom0.lab.guestReport(name)).up.length, { timeout: 300_000, interval: 2000 })
-      .toBeGreaterThan(1);
-    await dom0.lab.waitForTicks(name, 5);
-    await expectSound(name);
-    // The number of the overlay was taken over; the base still has that of the snapshot's instant.
-    const second = (await dom0.lab.guestReport(name)).up.at(-1);
-    expect(second?.disks.get('xvdb')).toBeGreaterThanOrEqual(before?.n ?? Number.POSITIVE_INFINITY);
-    const base = await dom0.diskCounter(diskPath('xvdb'), 'qcow2');
-    expect(base.head.number).toBeLessThanOrEqual(instant + 1);
-  });
+      .poll(async () => (await dom0.lab.guestReport(this.name)).up.length, {
+        timeout: 300_000,
+        interval: 2000,
+      })
+      .toBeGreaterThan(lives);
+    await this.goOn();
+    const life = (await dom0.lab.guestReport(this.name)).up.at(-1);
+    expect(life?.disks.get('xvdb')).toBeGreaterThanOrEqual(before?.n ?? Number.POSITIVE_INFINITY);
+    const base = await dom0.diskCounter(this.#image('xvdb'), 'qcow2');
+    expect(base.head.number).toBeLessThanOrEqual(this.#instant + 1);
+  }
 
-  it('is restored by plain xl restore', async () => {
-    keepEvidence(name);
-    // The user's part: the disks as they were. The file names the base, which nobody has written to since.
-    await dom0.lab.run(`xl destroy ${name}; qemu-img snapshot -a s1 ${diskPath('xvda')}`, {
+  /** Plain `xl restore`. The disks are the user's part; the file names the base, which nobody has written to. */
+  async restoreByXl(): Promise<void> {
+    await dom0.lab.run(`xl destroy ${this.name}; qemu-img snapshot -a s1 ${this.#image('xvda')}`, {
       timeoutMs: 60_000,
     });
-    let ticksBefore = 0;
-    await dom0.bringBack(name, async () => {
-      await dom0.lab.run(`xl destroy ${name}; qemu-img snapshot -a s1 ${diskPath('xvda')}`, {
-        timeoutMs: 60_000,
-      });
-      ticksBefore = (await dom0.lab.guestReport(name)).ticks.length;
-      await dom0.lab.run(`xl restore ${memory}`, { timeoutMs: 180_000 });
-      return await dom0.domid(name);
+    await this.#goesOnFromInstant(() => dom0.lab.run(`xl restore ${this.memory}`, { timeoutMs: 180_000 }));
+  }
+
+  async goOn(): Promise<void> {
+    await dom0.lab.waitForTicks(this.name, 10);
+    expect((await dom0.lab.guestReport(this.name)).complaints).toEqual([]);
+  }
+
+  async #goesOnFromInstant(bring: () => Promise<unknown>): Promise<void> {
+    const before = await dom0.lab.guestReport(this.name);
+    const numbers = before.ticks.map((tick) => tick.n);
+    await bring();
+    await this.goOn();
+    const after = await dom0.lab.guestReport(this.name);
+    expect(after.up).toHaveLength(before.up.length);
+    // Ticks told between the report and the destroy come first; they are higher than those before them.
+    const rest = after.ticks.slice(numbers.length);
+    const first = rest.find((tick, at) => tick.n < (rest[at - 1]?.n ?? numbers.at(-1) ?? 0));
+    expect(first?.n).toBeGreaterThanOrEqual(this.#instant);
+    expect(first?.n).toBeLessThan(this.#instant + 5);
+  }
+
+  #image(vdev: string): string {
+    return this.#guest?.disks.find((disk) => disk.vdev === vdev)?.path ?? `no ${vdev}`;
+  }
+}
+
+describe.each(['pvh', 'hvm'] as const)('a %s guest with an internal and an external snapshot', (type) => {
+  it('is snapshotted, goes on, is reverted twice, reboots, and is restored by plain xl', async () => {
+    const scenario = new Scenario(type);
+    const step = async (what: string, job: () => Promise<void>): Promise<void> => {
+      const start = performance.now();
+      await job();
+      console.log(`  ${type}: ${what}, ${((performance.now() - start) / 1000).toFixed(1)} s`);
+    };
+    await dom0.lab.steadily(scenario.name, async () => {
+      await step('starts', () => scenario.start());
+      await step('is snapshotted at one instant and goes on', () => scenario.create());
+      await step("its file is accepted by Xen's own verifier", () => scenario.verify());
+      await step('its configuration names the overlay', () => scenario.configurationNamesOverlay());
+      await step('is reverted', () => scenario.revert());
+      await step('is reverted again', () => scenario.revert());
+      await step('goes on with the overlay after a reboot', () => scenario.reboot());
+      await step('is restored by plain xl restore', () => scenario.restoreByXl());
     });
-    await expectSound(name);
-    const first = (await dom0.lab.guestReport(name)).ticks.slice(ticksBefore)[0];
-    expect(first?.n).toBeLessThan(instant + 5);
+    await dom0.lab.removeGuest(scenario.name);
   });
 });
