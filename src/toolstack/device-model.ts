@@ -1,13 +1,15 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Domid } from '../core/brand.ts';
-import { DiskError } from '../core/errors.ts';
-import { QmpClient, qmpSocketPaths } from '../qmp/client.ts';
+import type { Limits } from '../core/deadline.ts';
+import { DiskError, describeError, OutputError } from '../core/errors.ts';
+import { COMMAND_TIMEOUT_MS, QmpClient, qmpSocketPaths } from '../qmp/client.ts';
 import {
   commitOverlay,
   cont,
   deleteInternalSnapshot,
+  queryBlock,
   saveDevicesState,
   stop,
   transaction,
@@ -26,22 +28,29 @@ export async function connectQemu(domid: Domid): Promise<QmpClient | undefined> 
   return sockets.length === 0 ? undefined : await QmpClient.connectFirst(sockets);
 }
 
-/** The device model port on QMP. Owns the session. */
+/** The device model port on QMP. Owns the session, and opens another one where it broke. */
 export class QemuDeviceModel implements DeviceModel {
-  readonly #qmp: QmpClient;
+  #qmp: QmpClient;
   readonly #disks: readonly ResolvedDisk[];
+  readonly #limits: Limits;
 
-  constructor(qmp: QmpClient, disks: readonly ResolvedDisk[]) {
+  /** @param limits for the transaction, and for the question what has become of it */
+  constructor(
+    qmp: QmpClient,
+    disks: readonly ResolvedDisk[],
+    limits: Limits = { timeoutMs: COMMAND_TIMEOUT_MS },
+  ) {
     this.#qmp = qmp;
     this.#disks = disks;
+    this.#limits = limits;
   }
 
   async stop(): Promise<void> {
-    await stop(this.#qmp);
+    await stop(await this.#session());
   }
 
   async cont(): Promise<void> {
-    await cont(this.#qmp);
+    await cont(await this.#session());
   }
 
   async saveState(): Promise<Uint8Array> {
@@ -49,7 +58,7 @@ export class QemuDeviceModel implements DeviceModel {
     const directory = await mkdtemp(join(dirname(this.#qmp.path), 'xlsnap-'));
     try {
       const path = join(directory, 'devices');
-      await saveDevicesState(this.#qmp, path);
+      await saveDevicesState(await this.#session(), path);
       return await readFile(path);
     } finally {
       await rm(directory, { recursive: true, force: true });
@@ -64,13 +73,14 @@ export class QemuDeviceModel implements DeviceModel {
       if (part === undefined) throw noNode(action.vdev);
       return part;
     });
+    const before = await this.#taken(actions);
+    const overlays = await reserveOverlays(actions);
     try {
-      await transaction(this.#qmp, parts);
+      await transaction(await this.#session(), parts, this.#limits);
     } catch (error) {
-      // QEMU leaves the overlays that it made behind. After a time-out they may be in use.
-      if (error instanceof QmpCommandError) {
-        for (const action of actions) if (action.kind === 'external') await rm(action.path, { force: true });
-      }
+      if (!(error instanceof QmpCommandError)) await this.#takeBack(actions, before, error);
+      // QEMU leaves the overlays that it has written to.
+      for (const path of overlays) await rm(path, { force: true });
       throw error;
     }
   }
@@ -79,12 +89,64 @@ export class QemuDeviceModel implements DeviceModel {
     for (const action of actions) {
       const disk = this.#disk(action.vdev);
       if (action.kind === 'external') {
-        await commitOverlay(this.#qmp, disk.overlayNode);
+        await commitOverlay(await this.#session(), disk.overlayNode);
         await rm(action.path, { force: true });
       } else if (disk.node !== undefined) {
-        await deleteInternalSnapshot(this.#qmp, disk.node, action.tag);
+        await deleteInternalSnapshot(await this.#session(), disk.node, action.tag);
       }
     }
+  }
+
+  /**
+   * After a transaction that was not answered: undoes it if it took place.
+   * @throws DiskError when that cannot be found out or done; it tells what may be left
+   */
+  async #takeBack(
+    actions: readonly DiskAction[],
+    before: readonly DiskAction[],
+    error: unknown,
+  ): Promise<void> {
+    try {
+      // QEMU carries out one command after the other: once it answers, the transaction is over.
+      const taken = (await this.#taken(actions)).filter((action) => !before.includes(action));
+      await this.undoSnapshots(taken);
+    } catch (problem) {
+      const left = actions.map((action) =>
+        action.kind === 'external'
+          ? `disk ${action.vdev} may be using the overlay ${action.path}`
+          : `disk ${action.vdev} may have the snapshot ${action.tag} in its image`,
+      );
+      throw new DiskError(
+        'DISKS_UNKNOWN',
+        `it is unknown whether QEMU took the disk snapshots (${describeError(error)}; ${describeError(problem)}): ${left.join(', ')}`,
+        {
+          cause: error,
+          hint:
+            'look at query-block over QMP before the domain is started anew: where it names an overlay, that has the ' +
+            "guest's latest data, while the domain's configuration names the base",
+          data: { left },
+        },
+      );
+    }
+  }
+
+  /** Those of the snapshots that are there: the overlay is the disk's top node, the tag is in its image. */
+  async #taken(actions: readonly DiskAction[]): Promise<readonly DiskAction[]> {
+    const devices = await queryBlock(await this.#session(), this.#limits);
+    return actions.filter((action) => {
+      const { node, overlayNode } = this.#disk(action.vdev);
+      return devices.some(({ inserted }) =>
+        action.kind === 'external'
+          ? inserted?.nodeName === overlayNode
+          : inserted?.nodeName === node && inserted?.tags.includes(action.tag),
+      );
+    });
+  }
+
+  /** A session that broke must not keep the guest stopped, or its disks half-way. */
+  async #session(): Promise<QmpClient> {
+    if (this.#qmp.state === 'closed') this.#qmp = await QmpClient.connect(this.#qmp.path);
+    return this.#qmp;
   }
 
   #disk(vdev: string): ResolvedDisk {
@@ -96,6 +158,26 @@ export class QemuDeviceModel implements DeviceModel {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#qmp.close();
   }
+}
+
+/**
+ * Makes the overlays as empty files, which QEMU then writes to: QEMU itself would overwrite what is there, and let
+ * everybody read what it makes.
+ */
+async function reserveOverlays(actions: readonly DiskAction[]): Promise<readonly string[]> {
+  const made: string[] = [];
+  try {
+    for (const action of actions) {
+      if (action.kind !== 'external') continue;
+      const file = await open(action.path, 'wx', 0o600);
+      made.push(action.path);
+      await file.close();
+    }
+  } catch (cause) {
+    for (const path of made) await rm(path, { force: true });
+    throw new OutputError('OVERLAY', 'cannot make the overlays', { cause });
+  }
+  return made;
 }
 
 function noNode(vdev: string): DiskError {

@@ -10,6 +10,7 @@ const run = promisify(execFile);
 
 export interface Qemu extends AsyncDisposable {
   readonly socket: string;
+  readonly pid: number;
   /** Waits for the end. */
   quit(): Promise<void>;
 }
@@ -50,6 +51,7 @@ export async function startQemu(directory: string, args: readonly string[]): Pro
   });
   const qemu: Qemu = {
     socket,
+    pid: child.pid ?? 0,
     async quit() {
       await using client = await QmpClient.connect(socket);
       await client.execute('quit');
