@@ -1,6 +1,6 @@
 import type { Domid } from '../core/brand.ts';
 import { FileSource } from '../core/byte-source.ts';
-import { DomainError, EnvironmentError } from '../core/errors.ts';
+import { DomainError, describeError, EnvironmentError } from '../core/errors.ts';
 import { encodeXlHeader, makeXlHeader, readXlHeader, xlConfigText } from '../savefmt/index.ts';
 import { domainIdentity, parseLibxlConfig, withImages } from '../snapshot/libxl-config.ts';
 import { printLibxlJson } from '../snapshot/libxl-json.ts';
@@ -63,13 +63,16 @@ class XlHost implements Host {
 }
 
 /** The toolstack port on xl, xenstore and QMP. */
-class XlToolstack implements Toolstack {
+export class XlToolstack implements Toolstack {
   readonly #hypervisor: Hypervisor;
   readonly #xenstore: XenstoreClient;
+  readonly #userdata: string | undefined;
 
-  constructor(hypervisor: Hypervisor, xenstore: XenstoreClient) {
+  /** @param userdata where libxl keeps its configurations, if not in its usual place */
+  constructor(hypervisor: Hypervisor, xenstore: XenstoreClient, userdata?: string) {
     this.#hypervisor = hypervisor;
     this.#xenstore = xenstore;
+    this.#userdata = userdata;
   }
 
   findDomain(nameOrDomid: string): Promise<Domid | undefined> {
@@ -119,12 +122,13 @@ class XlToolstack implements Toolstack {
       for (const { vdev, path, format } of images) {
         const disk = stored.find((one) => one.vdev === vdev);
         if (disk === undefined) continue;
-        const params = `${toLibxlFormat(format)}:${path}`;
+        const params = `${toParamsFormat(format)}:${path}`;
         await access.write(`/libxl/${domid}/device/vbd/${disk.devid}/params`, params);
         if (disk.backend !== undefined) await access.write(`${disk.backend.path}/params`, params);
       }
     });
-    await editStoredConfig(state, (config) => withImages(config, images));
+    const stated = images.map((image) => ({ ...image, format: toConfigFormat(image.format) }));
+    await editStoredConfig(state, (config) => withImages(config, stated), this.#userdata);
   }
 
   destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
@@ -137,7 +141,7 @@ class XlToolstack implements Toolstack {
     { signal }: { signal?: AbortSignal },
   ): Promise<Domid> {
     const { start, stored } = await readHeader(memoryPath);
-    const { name } = domainIdentity(stored);
+    const { name, uuid } = domainIdentity(stored);
     if ((await this.findDomain(name)) !== undefined) {
       throw new DomainError('DOMAIN_EXISTS', `a domain ${name} is there already`);
     }
@@ -145,14 +149,32 @@ class XlToolstack implements Toolstack {
     try {
       await xlRestore(header === undefined ? memoryPath : { path: memoryPath, start, header }, signal);
     } catch (error) {
-      // xl removes what it began to build, unless it was ended from outside.
-      const left = await this.findDomain(name);
-      if (left !== undefined) await this.destroy(left, { timeoutMs: REMOVE_TIMEOUT_MS });
+      await this.#removeHalfBuilt(name, uuid, error);
       throw error;
     }
     const domid = await this.findDomain(name);
     if (domid === undefined) throw new EnvironmentError('XL_RESTORE', `xl restored no domain ${name}`);
     return domid;
+  }
+
+  /**
+   * xl removes what it began to build, unless it was ended from outside. Ours has never run; one that somebody else
+   * has started under the same name meanwhile stays.
+   * @throws DomainError when it cannot be removed
+   */
+  async #removeHalfBuilt(name: string, uuid: string, error: unknown): Promise<void> {
+    const left = await this.findDomain(name);
+    const state = left === undefined ? undefined : await this.#hypervisor.domainState(left);
+    if (state === undefined || state.uuid !== uuid || !state.paused) return;
+    try {
+      await this.destroy(state.domid, { timeoutMs: REMOVE_TIMEOUT_MS });
+    } catch (problem) {
+      throw new DomainError(
+        'HALF_BUILT',
+        `${describeError(error)}; what was built of domain ${name} is still there: ${describeError(problem)}`,
+        { cause: error, domid: state.domid, hint: `xl destroy ${state.domid}` },
+      );
+    }
   }
 }
 
@@ -172,7 +194,12 @@ async function listMaybe(xenstore: XenstoreClient, path: string): Promise<readon
   }
 }
 
-/** What libxl calls a format in `params` (tools/libs/light/libxl_device.c). */
-function toLibxlFormat(format: string): string {
-  return { raw: 'aio', vpc: 'vhd' }[format] ?? format;
+/** What libxl calls one of QEMU's formats in its configuration (libxl_types.idl: libxl_disk_format). */
+function toConfigFormat(format: string): string {
+  return format === 'vpc' ? 'vhd' : format;
+}
+
+/** And in `params` (tools/libs/light/libxl_device.c). */
+function toParamsFormat(format: string): string {
+  return format === 'raw' ? 'aio' : toConfigFormat(format);
 }
