@@ -114,6 +114,12 @@ export function decodeDisk(bytes: Uint8Array): DiskReport | undefined {
   if (head.index !== 0) problems.push(`the head sector was written for sector ${head.index}`);
   // A life that was killed within a tick may have left its last slot out: only this life's numbers are proven.
   const own = slots.filter((slot) => slot?.boot === head.boot).map((slot) => slot?.number ?? 0);
+  for (const slot of slots) {
+    // The head is written first, so a slot that is ahead of it is of a later instant.
+    if (slot?.boot === head.boot && slot.number > head.number) {
+      problems.push(`sector ${slot.index} holds ${slot.number}, the head sector only ${head.number}`);
+    }
+  }
   const first = Math.max(Math.min(head.number, ...own), head.number - slotCount + 1);
   for (let number = first; number <= head.number; number++) {
     const index = 1 + (number % slotCount);
