@@ -276,23 +276,42 @@ export class Lab {
   }
 
   /**
-   * Does a job with guests, from their start on. Under emulation a running guest may die of a triple fault at any time; when
-   * the job fails and there was one meanwhile, it is done anew, up to 5 times in all. Any other failure counts.
+   * Does a job with guests, from their start on. Under emulation a running guest may die of a triple fault at any time, and
+   * once in hours the whole machine freezes; when the job fails and that happened meanwhile, it is done anew, up to 5 times in
+   * all. Any other failure counts.
+   * @param prepare what a machine that had to be started anew needs before the job
    */
-  async steadily<T>(what: string, job: () => Promise<T>): Promise<T> {
+  async steadily<T>(what: string, job: () => Promise<T>, prepare?: () => Promise<void>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       const before = this.tripleFaults().length;
       try {
         return await job();
       } catch (error) {
-        const faults = this.tripleFaults().slice(before);
-        if (faults.length === 0 || attempt === 5) {
+        const frozen = !(await this.#answers());
+        const faults = frozen ? [] : this.tripleFaults().slice(before);
+        if ((!frozen && faults.length === 0) || attempt === 5) {
           this.#steps.say(`${what}: logs of the failure are in ${await this.keepEvidence(what)}`);
           throw error;
         }
         const reason = messageOf(error).split('\n', 1)[0];
-        this.#steps.say(`${what}: emulation killed domain ${faults.join(', ')} (${reason}); doing it anew`);
+        const cause = frozen ? 'the machine froze' : `emulation killed domain ${faults.join(', ')}`;
+        this.#steps.say(`${what}: ${cause} (${reason}); doing it anew`);
+        if (frozen) {
+          await this.down();
+          await this.up();
+          await prepare?.();
+        }
       }
+    }
+  }
+
+  /** Whether dom0 says anything within a minute. */
+  async #answers(): Promise<boolean> {
+    try {
+      await this.run('true', { timeoutMs: 60_000 });
+      return true;
+    } catch {
+      return false;
     }
   }
 

@@ -28,9 +28,19 @@ export class Dom0 {
   static async open(): Promise<Dom0> {
     const lab = Lab.open();
     await lab.up();
-    await installXlsnap(lab);
-    await lab.run('rm -rf /var/lib/xen/snapshots');
-    return new Dom0(lab, mkdtempSync(join(tmpdir(), 'xlsnap-lab-')));
+    const dom0 = new Dom0(lab, mkdtempSync(join(tmpdir(), 'xlsnap-lab-')));
+    await dom0.#prepare();
+    return dom0;
+  }
+
+  async #prepare(): Promise<void> {
+    await installXlsnap(this.lab);
+    await this.lab.run('rm -rf /var/lib/xen/snapshots');
+  }
+
+  /** See Lab.steadily. */
+  async steadily(what: string, job: () => Promise<void>): Promise<void> {
+    await this.lab.steadily(what, job, () => this.#prepare());
   }
 
   /** Runs xlsnap with arguments for the shell. */

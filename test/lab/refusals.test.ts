@@ -16,7 +16,8 @@ afterAll(() => dom0?.close());
 /** One case, with the guest running; done anew when emulation killed the guest meanwhile. */
 function steadily(body: () => Promise<void>): () => Promise<void> {
   return () =>
-    dom0.lab.steadily(NAME, async () => {
+    dom0.steadily(NAME, async () => {
+      console.log(`  ${expect.getState().currentTestName}`);
       await ensureGuest();
       await body();
     });

@@ -145,7 +145,7 @@ describe.each(['pvh', 'hvm'] as const)('a %s guest with an internal and an exter
       await job();
       console.log(`  ${type}: ${what}, ${((performance.now() - start) / 1000).toFixed(1)} s`);
     };
-    await dom0.lab.steadily(scenario.name, async () => {
+    await dom0.steadily(scenario.name, async () => {
       await step('starts', () => scenario.start());
       await step('is snapshotted at one instant and goes on', () => scenario.create());
       await step("its file is accepted by Xen's own verifier", () => scenario.verify());
