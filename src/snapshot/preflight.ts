@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../core/errors.ts';
-import { partialOf } from './output-file.ts';
+import { exists, partialOf } from './output-file.ts';
 import type { CreateContext } from './plan.ts';
 import { asFinding } from './plan.ts';
 import type { Host, Obstacle } from './ports.ts';
@@ -18,6 +18,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   const { plan, findings } = context;
   const newFiles = [
     plan.memoryPath,
+    partialOf(plan.memoryPath),
     plan.configPath,
     plan.manifestPath,
     ...plan.disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : [])),
@@ -30,11 +31,19 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
         hint: 'give each its own path',
       });
     }
-    await checkNewFile(path, findings);
+    const own = path === partialOf(plan.memoryPath);
+    await checkNewFile(path, findings, own ? 'another xlsnap writes it, or one was killed' : undefined);
   }
-  await checkNewFile(partialOf(plan.memoryPath), findings, 'another xlsnap writes it, or one was killed');
   await checkRoom(plan.memoryPath, plan.memoryBytes + EXTRA_BYTES, findings);
   for (const disk of plan.disks) {
+    // Only that of the memory file is made.
+    if (disk.kind === 'external' && !(await exists(dirname(disk.overlay)))) {
+      findings.push({
+        code: 'NO_DIRECTORY',
+        message: `disk ${disk.vdev}: there is no directory ${dirname(disk.overlay)} for its overlay`,
+        hint: 'make it first',
+      });
+    }
     await asFinding(findings, async () => {
       const image = disk.kind === 'internal' ? disk.image : disk.base;
       const info = await host.images.info(image);

@@ -1,4 +1,5 @@
-import { stat } from 'node:fs/promises';
+import { realpath, stat } from 'node:fs/promises';
+import { isAbsolute } from 'node:path';
 import { DomainError, RiskError, UsageError } from '../core/errors.ts';
 import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
 import { configDigest, type Manifest, readManifest } from './manifest.ts';
@@ -32,6 +33,7 @@ export async function makeRevertContext(
   const facts = await readMemoryFacts(memoryPath, options);
   const stored = domainIdentity(facts.config);
   checkIdentity(request.domain, stored, running);
+  await checkRenamed(host, stored.uuid, running);
   const manifest = await readManifest(manifestPathOf(memoryPath));
   const findings: Obstacle[] = [];
   const risks: string[] = [];
@@ -41,14 +43,19 @@ export async function makeRevertContext(
   const wanted = wantedDisks(request, name, facts.config, manifest);
   const current = running === undefined ? undefined : await host.toolstack.domainConfig(running.domid);
   const disks: RevertDisk[] = [];
+  const overlayPaths = new Set<string>();
   for (const disk of wanted) {
     const resolved = await resolveDisk(host, disk, current, findings, risks);
     if (resolved === undefined) continue;
-    if (
-      resolved.kind === 'external' &&
-      disks.some((one) => 'overlay' in one && one.overlay === resolved.overlay)
-    ) {
-      findings.push({ code: 'PATH_TWICE', message: `${resolved.overlay} would be the overlay of two disks` });
+    if (resolved.kind === 'external') {
+      const path = await real(resolved.overlay);
+      if (overlayPaths.has(path)) {
+        findings.push({
+          code: 'PATH_TWICE',
+          message: `${resolved.overlay} would be the overlay of two disks`,
+        });
+      }
+      overlayPaths.add(path);
     }
     disks.push(resolved);
   }
@@ -114,6 +121,16 @@ function checkIdentity(
     hint: `give the name that it has: ${stored.name}`,
     data: { stored },
     ...(running === undefined ? {} : { domid: running.domid }),
+  });
+}
+
+/** A domain that was renamed since runs on the very images that would be put back. */
+async function checkRenamed(host: Host, uuid: string, running: DomainState | undefined): Promise<void> {
+  const same = await findDomain(host, uuid);
+  if (same === undefined || same.domid === running?.domid) return;
+  throw new DomainError('RENAMED', `the snapshot's domain runs under another name: ${same.name}`, {
+    domid: same.domid,
+    hint: `give its domid, ${same.domid}`,
   });
 }
 
@@ -210,6 +227,15 @@ async function resolveDisk(
     findings.push({ code: 'NO_SUCH_DISK', message: `disk ${vdev}: the domain had no such disk` });
     return undefined;
   }
+  if (!isAbsolute(image)) {
+    // libxl leaves such a path as it is, and QEMU takes it from the directory where `xl create` was called.
+    findings.push({
+      code: 'IMAGE_RELATIVE',
+      message: `disk ${vdev}: it is not known where its image ${image} is: the path is not absolute`,
+      hint: 'write absolute paths into the disk= lines of the domain',
+    });
+    return undefined;
+  }
   const info = await host.images.info(image);
   if (info === undefined) {
     findings.push({ code: 'NO_IMAGE', message: `disk ${vdev}: its image ${image} is gone` });
@@ -225,13 +251,17 @@ async function resolveDisk(
   }
   const used =
     current === undefined ? undefined : configDisks(current).find((one) => one.vdev === vdev)?.path;
+  const same = async (one: string | undefined, other: string): Promise<boolean> =>
+    one !== undefined && (await real(one)) === (await real(other));
+  const dependsOn = async (above: string, below: string): Promise<boolean> =>
+    (await chain(host, above)).includes(await real(below));
   if (disk.kind === 'internal') {
-    if (used !== undefined && used !== image && (await chain(host, used)).includes(image)) {
+    if (used !== undefined && !(await same(used, image)) && (await dependsOn(used, image))) {
       risks.push(`disk ${vdev}: ${used}, which the domain uses now, depends on ${image} and would be broken`);
     }
     return { kind: 'internal', vdev, image, tag: disk.tag };
   }
-  if (disk.overlay === image || (await chain(host, image)).includes(disk.overlay)) {
+  if ((await same(disk.overlay, image)) || (await dependsOn(image, disk.overlay))) {
     findings.push({
       code: 'OVERLAY_IS_BASE',
       message: `disk ${vdev}: ${disk.overlay} holds the snapshot itself: an overlay cannot take its place`,
@@ -239,7 +269,7 @@ async function resolveDisk(
     });
     return undefined;
   }
-  if (used === image) {
+  if (await same(used, image)) {
     risks.push(`disk ${vdev}: the domain writes to ${image} itself, which is no longer as at the snapshot`);
   }
   const replaced = await host.images.info(disk.overlay);
@@ -249,10 +279,10 @@ async function resolveDisk(
         `disk ${vdev}: ${disk.overlay} holds later snapshots (${replaced.tags.join(', ')}) that would be lost`,
       );
     }
-    if (used !== undefined && used !== disk.overlay && (await chain(host, used)).includes(disk.overlay)) {
+    if (used !== undefined && !(await same(used, disk.overlay)) && (await dependsOn(used, disk.overlay))) {
       risks.push(`disk ${vdev}: the later snapshot ${used} depends on the overlay ${disk.overlay}`);
     }
-    if (replaced.backing !== image) {
+    if (!(await same(replaced.backing, image))) {
       risks.push(`disk ${vdev}: ${disk.overlay}, which would be replaced, is no overlay of ${image}`);
     }
   }
@@ -266,14 +296,19 @@ async function resolveDisk(
   };
 }
 
-/** The images below one, nearest first. Bounded, since a chain may be made to loop. */
+/** A file by its one true name: images and their directories may be symbolic links. */
+async function real(path: string): Promise<string> {
+  return await realpath(path).catch(() => path);
+}
+
+/** The images below one, nearest first, by their true names. Bounded, since a chain may be made to loop. */
 async function chain(host: Host, path: string): Promise<readonly string[]> {
   const below: string[] = [];
   let at: string | undefined = path;
   while (at !== undefined && below.length < 256) {
     const info: { backing: string | undefined } | undefined = await host.images.info(at);
     at = info?.backing;
-    if (at !== undefined) below.push(at);
+    if (at !== undefined) below.push(await real(at));
   }
   return below;
 }

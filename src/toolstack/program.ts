@@ -33,6 +33,8 @@ export async function runProgram(
       {
         encoding: 'utf8',
         timeout: options.timeoutMs,
+        // One that ignores SIGTERM would never let us go on; none of ours uses it to tidy up.
+        killSignal: 'SIGKILL',
         maxBuffer: 64 * 1024 * 1024,
         env: { ...process.env, LC_ALL: 'C' },
         ...(options.signal === undefined ? {} : { signal: options.signal }),

@@ -11,7 +11,9 @@ import { runProgram } from './program.ts';
 const XL_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
 
-/** Domid of a domain given by name or number, from xenstore. A number is taken as a domid, as xl does. */
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/** Domid of a domain given by name, number or uuid, from xenstore. A number is taken as a domid, as xl does. */
 export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string): Promise<Domid | undefined> {
   if (/^\d+$/.test(nameOrDomid)) {
     try {
@@ -21,8 +23,11 @@ export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string):
     }
   }
   for (const domid of await xenstore.list('/local/domain')) {
-    const name = await xenstore.readMaybe(`/local/domain/${domid}/name`);
-    if (name === nameOrDomid && /^\d+$/.test(domid)) return toDomid(Number(domid));
+    const path = `/local/domain/${domid}`;
+    const found = UUID.test(nameOrDomid)
+      ? (await xenstore.readMaybe(`${path}/vm`)) === `/vm/${nameOrDomid}`
+      : (await xenstore.readMaybe(`${path}/name`)) === nameOrDomid;
+    if (found && /^\d+$/.test(domid)) return toDomid(Number(domid));
   }
   return undefined;
 }

@@ -81,6 +81,12 @@ describe('runProgram', () => {
     expect(() => process.kill(pid(), 0)).toThrow('ESRCH');
   });
 
+  it('ends one that does not want to end', async () => {
+    xl('trap "" TERM; echo $$ > pid; while :; do sleep 0.05; done');
+    await expect(runProgram('xl', [], { timeoutMs: 300 })).rejects.toMatchObject({ code: 'PROGRAM_TIMEOUT' });
+    expect(() => process.kill(pid(), 0)).toThrow('ESRCH');
+  });
+
   it('ends when aborted', async () => {
     xl('echo $$ > pid; exec sleep 20');
     const abort = new AbortController();
@@ -135,6 +141,7 @@ describe('with a xenstored', () => {
     xenstored = await FakeXenstored.listen(at('xenstored'), {
       '/local/domain/0/name': 'Domain-0',
       '/local/domain/7/name': 'guest1',
+      '/local/domain/7/vm': '/vm/3f8d2c1e-1111-4222-8333-444455556666',
       '/local/domain/9/name': '7',
     });
     xenstore = await XenstoreClient.connect({ path: at('xenstored') });
@@ -151,6 +158,8 @@ describe('with a xenstored', () => {
     ['Domain-0', 0],
     ['12', 12],
     ['guest2', undefined],
+    ['3f8d2c1e-1111-4222-8333-444455556666', 7],
+    ['3f8d2c1e-1111-4222-8333-444455556667', undefined],
     ['99999999', undefined],
   ])('finds %s', async (name, domid) => {
     expect(await findDomain(xenstore, name)).toBe(domid);

@@ -205,7 +205,8 @@ export class FakeHost implements Host {
     return {
       findDomain: async (name) => {
         await this.#call('findDomain');
-        const known = [domainIdentity(this.config).name, String(this.domid)];
+        const { name: own, uuid } = domainIdentity(this.config);
+        const known = [own, uuid, String(this.domid)];
         return known.includes(name) ? this.domid : undefined;
       },
       domainConfig: async () => {

@@ -6,6 +6,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -343,6 +344,33 @@ describe('a revert that is refused', () => {
     const error = await refused(host, { ...request, force: true, config: { ...request.config, disks } });
     expect(error.code).toBe('PATH_TWICE');
   });
+
+  it('when the domain runs under another name, on the same images', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    host.config = { ...host.config, c_info: { type: 'pvh', name: 'renamed', uuid: FAKE_UUID } };
+    expect(await refused(host, { ...request, force: true })).toMatchObject({ code: 'RENAMED', domid: 7 });
+    expect((await planRevert(host, { ...request, domain: '7', force: true })).domid).toBe(7);
+  });
+
+  it('when it is not known where an image is', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    const path = at('s1.save.json');
+    writeFileSync(path, readFileSync(path, 'utf8').replaceAll(at('xvda.img'), 'xvda.img'));
+    expect((await refused(host, { ...request, force: true })).code).toBe('IMAGE_RELATIVE');
+  });
+});
+
+it('an image is the same under the name of a symbolic link', async () => {
+  const host = makeHost();
+  const request = await take(host, ['external', 'external']);
+  symlinkSync(at('xvda.img'), at('link'));
+  const [first, ...others] = host.config['disks'] as Record<string, unknown>[];
+  host.config = { ...host.config, disks: [{ ...first, pdev_path: at('link') }, ...others] };
+  const error = await refused(host, request);
+  expect(error).toBeInstanceOf(RiskError);
+  expect(error.message).toContain(`disk xvda: the domain writes to ${at('xvda.img')} itself`);
 });
 
 describe('a risky revert', () => {
