@@ -1,6 +1,7 @@
 import type {
   CreateResult,
   PhaseTiming,
+  PrecopyLimits,
   RevertDisk,
   RevertPlan,
   RevertResult,
@@ -20,12 +21,20 @@ export function createPlanText(plan: SnapshotPlan): string {
     `Snapshot "${plan.name}" of domain ${plan.domain} (domid ${plan.domid}, ${plan.type}, ${plan.state})`,
     plan.description === '' ? undefined : `  description: ${plan.description.replaceAll('\n', '\n    ')}`,
     `  memory: ${plan.memoryPath} (at most about ${formatBytes(plan.memoryBytes)})`,
+    plan.precopy === undefined ? undefined : `  live: ${limits(plan.precopy)}`,
     `  cfgfile: ${plan.configPath}`,
     `  manifest: ${plan.manifestPath}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${planned(disk)}`),
     ...plan.warnings.map((warning) => `  warning: ${warning}`),
     'A dry run: nothing was touched.',
   ]);
+}
+
+function limits({ maxRounds, targetDowntimeMs, maxDowntimeMs }: PrecopyLimits): string {
+  const texts = [`at most ${maxRounds} rounds while it runs`];
+  if (targetDowntimeMs !== undefined) texts.push(`until it need be stopped for about ${targetDowntimeMs} ms`);
+  if (maxDowntimeMs !== undefined) texts.push(`given up above ${maxDowntimeMs} ms`);
+  return texts.join(', ');
 }
 
 function planned(disk: SnapshotDisk): string {
@@ -52,7 +61,7 @@ export function createResultText(result: CreateResult): string {
   ]);
 }
 
-function stopped({ plan, phases, downtimeSeconds }: CreateResult): string {
+function stopped({ plan, phases, rounds, downtimeSeconds }: CreateResult): string {
   if (plan.state === 'paused') return 'The guest was paused before, and still is';
   const slowest = stoppedPhases(phases).reduce<PhaseTiming | undefined>(
     (most, phase) => (most === undefined || phase.seconds > most.seconds ? phase : most),
@@ -60,7 +69,8 @@ function stopped({ plan, phases, downtimeSeconds }: CreateResult): string {
   );
   const by =
     slowest === undefined ? '' : `, most of it by ${slowest.name} (${formatSeconds(slowest.seconds)})`;
-  return `The guest was stopped for ${formatSeconds(downtimeSeconds)}${by}`;
+  const before = rounds === undefined ? '' : `, after ${rounds.length - 1} rounds while it ran`;
+  return `The guest was stopped for ${formatSeconds(downtimeSeconds)}${by}${before}`;
 }
 
 /** The phases that passed while the guest was suspended: those after `suspend`, up to `resume`. */

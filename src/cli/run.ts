@@ -63,7 +63,22 @@ function makeProgram(context: CliContext, finish: (exitCode: number) => void): C
     .argument('<domain>', 'name or domid', notEmpty)
     .argument('[cfgfile]', 'name, description, memory_path and disks, in the syntax of xl.cfg')
     .option('--name <name>', "name of the snapshot; the cfgfile's wins (default: the time of creation)")
-    .option('--live', 'not yet: let the domain run while its memory is copied')
+    .option('--live', 'let the domain run while its memory is copied, and stop it only for the rest')
+    .option(
+      '--max-rounds <n>',
+      'with --live: passes over the memory while the domain runs (default: 5)',
+      count,
+    )
+    .option(
+      '--target-downtime <time>',
+      'with --live: stop the domain once that will take about so long, in ms or as 2s (default: as short as it gets)',
+      milliseconds,
+    )
+    .option(
+      '--max-downtime <time>',
+      'with --live: give up, and let the domain go on, rather than stop it for longer',
+      milliseconds,
+    )
     .addOption(new Option('--disk-only').hideHelp())
     .option('--timeout <seconds>', 'how long the guest may take to suspend (default: 60)', seconds)
     .option('--dry-run', 'check everything, print the plan, touch nothing')
@@ -127,6 +142,21 @@ function seconds(text: string): number {
     throw new InvalidArgumentError(`Expected seconds, more than 0 and at most ${MAX_TIMEOUT_SECONDS}.`);
   }
   return value;
+}
+
+/** `300`, `300ms` or `2s`. */
+function milliseconds(text: string): number {
+  const [, number, unit] = /^([0-9]+(?:\.[0-9]+)?)(ms|s)?$/.exec(text) ?? [];
+  const value = Number(number) * (unit === 's' ? 1000 : 1);
+  if (!(value <= MAX_TIMEOUT_SECONDS * 1000)) {
+    throw new InvalidArgumentError('Expected milliseconds, or a time such as 300ms or 2s.');
+  }
+  return value;
+}
+
+function count(text: string): number {
+  if (!/^[1-9][0-9]?$/.test(text)) throw new InvalidArgumentError('Expected a number from 1 to 49.');
+  return Number(text);
 }
 
 function notEmpty(text: string): string {

@@ -140,22 +140,22 @@ export class SlotLayout {
 
   /**
    * What goes to `record(index).offset`: everything of the record before its pages.
-   * @param pfns of all pages of the layout, not of this record alone.
+   * @param pfns of the record's own pages.
    * @param types their 4-bit types, all with data; NOTAB when absent.
-   * @throws RangeError when the lists do not fit the layout or a type has no data.
+   * @throws RangeError when the lists do not fit the record or a type has no data.
    */
   encodeHead(index: number, pfns: Uint32Array, types?: Uint8Array): Uint8Array {
-    if (pfns.length !== this.count || (types !== undefined && types.length !== this.count)) {
-      throw new RangeError(`${pfns.length} pfns and ${types?.length ?? 0} types for ${this.count} pages`);
+    const { count, fillers, dataOffset, offset } = this.record(index);
+    if (pfns.length !== count || (types !== undefined && types.length !== count)) {
+      throw new RangeError(`${pfns.length} pfns and ${types?.length ?? 0} types for ${count} pages`);
     }
-    const { firstIndex, count, fillers, dataOffset, offset } = this.record(index);
     const head = new Uint8Array(dataOffset - offset);
     head.set(recordHeader.encode({ type: PAGE_DATA_TYPE, length: pageDataLength(fillers + count, count) }));
     head.set(pageDataHeader.encode({ count: fillers + count, reserved: 0 }), recordHeader.size);
     const words = new PfnWords(head.subarray(PAGE_DATA_FIXED_LENGTH));
-    for (let i = 0; i < fillers; i++) words.set(i, pfns[firstIndex] ?? -1, PAGE_TYPE.xtab);
+    for (let i = 0; i < fillers; i++) words.set(i, pfns[0] ?? -1, PAGE_TYPE.xtab);
     for (let i = 0; i < count; i++) {
-      words.set(fillers + i, pfns[firstIndex + i] ?? -1, types?.[firstIndex + i] ?? PAGE_TYPE.notab);
+      words.set(fillers + i, pfns[i] ?? -1, types?.[i] ?? PAGE_TYPE.notab);
     }
     if (words.dataPages() !== count) throw new RangeError(`record ${index} has pages without data`);
     return head;

@@ -1,14 +1,17 @@
 import { rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { EnvironmentError } from '../core/errors.ts';
+import { PAGE_SIZE } from '../core/brand.ts';
+import { describeError, EnvironmentError } from '../core/errors.ts';
+import { DirtyLog } from './dirty-log.ts';
 import { GuestHold } from './hold.ts';
 import { printLibxlJson } from './libxl-json.ts';
 import { configDigest, type Manifest } from './manifest.ts';
-import { type MemoryOutcome, planMemory, saveMemory } from './memory.ts';
+import { type MemoryOutcome, MemorySaver } from './memory.ts';
 import { makeDirectory, OutputFile, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
 import { type CreateContext, makeCreateContext, throwFindings } from './plan.ts';
 import type { DeviceModel, DiskAction, Guest, Host, XenVersion } from './ports.ts';
+import { Precopy } from './precopy.ts';
 import { preflightCreate } from './preflight.ts';
 import { type EmulatorState, guestPrefix, guestSuffix } from './save-stream.ts';
 import type { CallOptions, CreateRequest, CreateResult, SnapshotDisk, SnapshotPlan } from './types.ts';
@@ -84,6 +87,16 @@ async function take(parts: Parts): Promise<CreateResult> {
 
   const file = await phases.run('open', () => openFile(plan, phases));
   const prefix = await guestPrefix(guest, printLibxlJson(config), xen);
+  await file.writeAt(prefix, 0);
+  const saver = new MemorySaver(guest, file, prefix.length, {
+    ...limits,
+    reporter: phases.reporter,
+    expectedPages: domain.memoryBytes / PAGE_SIZE,
+  });
+  const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
+  const precopy =
+    plan.precopy === undefined ? undefined : new Precopy(saver, log, guest.p2mSize, plan.precopy, options);
+  if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(parts, log, precopy));
 
   const hold = new GuestHold(host.hypervisor, domid);
   const released = phases.onUndo(
@@ -105,7 +118,12 @@ async function take(parts: Parts): Promise<CreateResult> {
     });
   }
 
-  const memory = await phases.run('memory', () => saveDomain(parts, file, prefix, emulator));
+  const memory = await phases.run('memory', async () => {
+    await (precopy === undefined ? saver.copyAll() : precopy.finish());
+    const outcome = await saver.finish();
+    await file.writeAt(await guestSuffix(guest, emulator), outcome.end);
+    return outcome;
+  });
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
     await phases.run('disks', () => snapshotDisks(parts, deviceModel));
@@ -114,6 +132,8 @@ async function take(parts: Parts): Promise<CreateResult> {
   await phases.run('resume', () => hold.release());
   const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
   released();
+  // Now, not earlier: it would only make the downtime longer.
+  const warnings = [...plan.warnings, ...(await stopLog(parts, log))];
 
   const sizes = await phases.run('finish', () => finish(parts, file, xen, memory));
   return {
@@ -125,8 +145,31 @@ async function take(parts: Parts): Promise<CreateResult> {
     ...sizes,
     pages: memory.pages,
     zeroPages: memory.zeroPages,
-    warnings: plan.warnings,
+    ...(precopy === undefined ? {} : { rounds: precopy.rounds }),
+    warnings,
   };
+}
+
+async function runPrecopy({ context, phases }: Parts, log: DirtyLog, precopy: Precopy): Promise<void> {
+  phases.onUndo(
+    'turned log-dirty mode off',
+    `xl save -c of domain ${context.domain.domid} turns it off; until then the guest is a little slower`,
+    () => log.stop(),
+  );
+  await log.start();
+  await precopy.run();
+}
+
+/** The snapshot is whole but for its name: what fails here must not take it back. */
+async function stopLog({ phases }: Parts, log: DirtyLog): Promise<readonly string[]> {
+  try {
+    await log.stop();
+    return [];
+  } catch (error) {
+    const warning = `log-dirty mode could not be turned off, the guest is a little slower: ${describeError(error)}`;
+    phases.reporter.log('warning', warning);
+    return [warning];
+  }
 }
 
 async function openFile(plan: SnapshotPlan, phases: Phases): Promise<OutputFile> {
@@ -137,20 +180,6 @@ async function openFile(plan: SnapshotPlan, phases: Phases): Promise<OutputFile>
   const file = await OutputFile.create(plan.memoryPath);
   phases.onUndo(`removed ${file.partialPath}`, `rm ${file.partialPath}`, () => file.discard());
   return file;
-}
-
-/** The whole save file, except for its name. The guest is suspended. */
-async function saveDomain(
-  { guest, options, phases }: Parts,
-  file: OutputFile,
-  prefix: Uint8Array,
-  emulator: EmulatorState | undefined,
-): Promise<MemoryOutcome> {
-  await file.writeAt(prefix, 0);
-  const memory = await planMemory(guest, prefix.length, options);
-  const outcome = await saveMemory(guest, file, memory, { ...options, reporter: phases.reporter });
-  await file.writeAt(await guestSuffix(guest, emulator), outcome.end);
-  return outcome;
 }
 
 /** The commit point: the transaction takes all disks or none. */

@@ -1,12 +1,15 @@
+import type { Bitmap } from '../core/bitmap.ts';
 import { PAGE_SIZE } from '../core/brand.ts';
 import { DomainError, throwIfAborted } from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
-import { encodeAmendment, hasPageData, PAGE_TYPE, SlotLayout } from '../savefmt/index.ts';
+import { encodeAmendment, hasPageData, PAGE_TYPE, PfnWords, SlotLayout } from '../savefmt/index.ts';
+import { Lanes } from './lanes.ts';
+import { PageSet } from './page-set.ts';
 import type { Guest } from './ports.ts';
 import type { CallOptions } from './types.ts';
 
 /** pfns whose types are asked for in one go; the signal is looked at in between. */
-const TYPE_CHUNK = 64 * 1024;
+const TYPE_CHUNK = 16 * 1024;
 /** Batches under way at once: as many as libuv's pool has threads unless told otherwise. */
 const IN_FLIGHT = 4;
 const PROGRESS_INTERVAL_MS = 100;
@@ -14,21 +17,6 @@ const PROGRESS_INTERVAL_MS = 100;
 const BARE_PER_RECORD = 1024 * 1024;
 
 const NO_PAGES = new Uint8Array(0);
-
-/** pfns in ascending order with their 4-bit types. */
-export interface TypedPfns {
-  readonly pfns: Uint32Array;
-  readonly types: Uint8Array;
-}
-
-/** What of the guest goes where in the file. */
-export interface MemoryPlan {
-  /** Pages with data, each with a slot in `layout`. */
-  readonly pages: TypedPfns;
-  /** Pages without data that a restore must know of: BROKEN and XALLOC. */
-  readonly bare: TypedPfns;
-  readonly layout: SlotLayout;
-}
 
 /** A file that is written at offsets. */
 export interface PositionalOutput {
@@ -40,164 +28,357 @@ export interface PositionalOutput {
 export interface MemoryOutcome {
   /** Pages with data. */
   readonly pages: number;
-  /** How many of them are all zeros and were left as holes. */
+  /** How many of them were all zeros when they were first copied, and were left as holes. */
   readonly zeroPages: number;
   /** Offset of the first octet behind the last PAGE_DATA record. */
   readonly end: number;
 }
 
+export interface MemoryOptions extends CallOptions {
+  /** Pages that the guest has, about; for the progress. */
+  readonly expectedPages: number;
+}
+
+/** Pages with their places in the file. */
+interface Segment {
+  readonly pages: PageSet;
+  readonly layout: SlotLayout;
+}
+
 /**
- * Finds the populated pages of a guest and lays them out. The guest must not change its memory map until
- * the memory is saved: it is suspended.
+ * Writes a guest's memory into PAGE_DATA records in which each page has one place, however often it is written.
  *
- * Pages of type XTAB have no entry: nothing is there.
- * @param firstRecordOffset a multiple of 4096, where the first PAGE_DATA record goes
- * @throws DomainError, InterruptedError, and what `Guest.pageTypes` throws
+ * `copyAll` comes first. While the guest runs, its pages change again, or come and go: `copyDirty` takes care of those
+ * that the hypervisor says were written. The file is right when the last `copyDirty` has seen all pages written before
+ * the guest was suspended; a suspended guest needs none. `finish` ends the records.
+ *
+ * A page that comes into being after `copyAll` gets a place in records behind the others. One that vanishes keeps its
+ * place, and an entry of type XTAB at the end says so; as with libxc's own stream, a restore still populates it.
+ *
+ * Methods run one at a time. When one rejects, nothing writes to the file any more. They throw OutputError,
+ * InterruptedError, and what `Guest.pageTypes` and `Guest.copyPages` throw.
  */
-export async function planMemory(
-  guest: Guest,
-  firstRecordOffset: number,
-  { signal }: Pick<CallOptions, 'signal'> = {},
-): Promise<MemoryPlan> {
-  if (guest.p2mSize > 2 ** 32) {
-    throw new DomainError(
-      'DOMAIN_P2M',
-      `the guest's p2m has ${guest.p2mSize} entries; at most 2^32 can be saved`,
-    );
-  }
-  const pages = new TypedPfnList();
-  const bare = new TypedPfnList();
-  for (let from = 0; from < guest.p2mSize; from += TYPE_CHUNK) {
-    throwIfAborted(signal);
-    const pfns = new Uint32Array(Math.min(TYPE_CHUNK, guest.p2mSize - from));
-    for (let i = 0; i < pfns.length; i++) pfns[i] = from + i;
-    const types = await guest.pageTypes(pfns);
-    pages.addWhere(pfns, types, hasPageData);
-    bare.addWhere(pfns, types, (type) => !hasPageData(type) && type !== PAGE_TYPE.xtab);
-  }
-  const populated = pages.join();
-  return {
-    pages: populated,
-    bare: bare.join(),
-    layout: SlotLayout.create({ firstRecordOffset, count: populated.pfns.length }),
-  };
-}
-
-/**
- * Writes all PAGE_DATA records. When it rejects, nothing writes to the file any more.
- * @throws OutputError, InterruptedError, and what `Guest.copyPages` throws
- */
-export async function saveMemory(
-  guest: Guest,
-  output: PositionalOutput,
-  { pages, bare, layout }: MemoryPlan,
-  { signal, reporter = silentReporter }: CallOptions = {},
-): Promise<MemoryOutcome> {
-  for (let i = 0; i < layout.recordCount; i++) {
-    throwIfAborted(signal);
-    await output.writeAt(layout.encodeHead(i, pages.pfns, pages.types), layout.record(i).offset);
-  }
-  const progress = new PageProgress(reporter, layout.count);
-  let next = 0;
-  let zeroPages = 0;
-  let failed = false;
-  const copy = async (): Promise<void> => {
-    while (next < layout.count && !failed) {
-      throwIfAborted(signal);
-      const first = next;
-      next += Math.min(guest.maxBatch, layout.runLength(first));
-      const pfns = pages.pfns.subarray(first, next);
-      const outcome = await guest.copyPages(
-        output.fd,
-        { pfns, position: layout.slotOffset(first) },
-        { sparse: true },
-      );
-      zeroPages += outcome.zero;
-      progress.add(pfns.length);
-    }
-  };
-  const copies = Array.from({ length: IN_FLIGHT }, () =>
-    copy().catch((error: unknown) => {
-      failed = true;
-      throw error;
-    }),
-  );
-  // All have to end before the guest or the file may be closed.
-  const failure = (await Promise.allSettled(copies)).find((copied) => copied.status === 'rejected');
-  if (failure !== undefined) throw failure.reason;
-  progress.tell();
-  let end = layout.end;
-  for (let from = 0; from < bare.pfns.length; from += BARE_PER_RECORD) {
-    const to = from + BARE_PER_RECORD;
-    const record = encodeAmendment(bare.pfns.subarray(from, to), bare.types.subarray(from, to), NO_PAGES);
-    await output.writeAt(record, end);
-    end += record.length;
-  }
-  return { pages: layout.count, zeroPages, end };
-}
-
-/** Collects pfns and their types in compact arrays. */
-class TypedPfnList {
-  readonly #pfns: Uint32Array[] = [];
-  readonly #types: Uint8Array[] = [];
-
-  addWhere(pfns: Uint32Array, types: Uint8Array, wanted: (type: number) => boolean): void {
-    const keptPfns = new Uint32Array(pfns.length);
-    const keptTypes = new Uint8Array(pfns.length);
-    let count = 0;
-    for (let i = 0; i < pfns.length; i++) {
-      const type = types[i] ?? PAGE_TYPE.xtab;
-      if (!wanted(type)) continue;
-      keptPfns[count] = pfns[i] ?? 0;
-      keptTypes[count] = type;
-      count++;
-    }
-    if (count === 0) return;
-    this.#pfns.push(keptPfns.slice(0, count));
-    this.#types.push(keptTypes.slice(0, count));
-  }
-
-  join(): TypedPfns {
-    const count = this.#pfns.reduce((sum, part) => sum + part.length, 0);
-    const pfns = new Uint32Array(count);
-    const types = new Uint8Array(count);
-    let at = 0;
-    for (const [i, part] of this.#pfns.entries()) {
-      pfns.set(part, at);
-      types.set(this.#types[i] ?? [], at);
-      at += part.length;
-    }
-    return { pfns, types };
-  }
-}
-
-/** Tells the reporter how far the copy is, not too often. */
-class PageProgress {
+export class MemorySaver {
+  readonly #guest: Guest;
+  readonly #output: PositionalOutput;
+  readonly #signal: AbortSignal | undefined;
   readonly #reporter: Reporter;
-  readonly #total: number;
+  readonly #expectedPages: number;
+  readonly #segments: Segment[] = [];
+  /** Types of pages that have a place and are not NOTAB. */
+  readonly #typed = new Map<number, number>();
+  /** Pages that a restore must know of and that have no data: BROKEN, XALLOC, and XTAB where data stands before. */
+  readonly #bare = new Map<number, number>();
+  #end: number;
+  #zeroPages = 0;
+
+  /**
+   * @param firstRecordOffset a multiple of 4096, where the first PAGE_DATA record goes
+   * @throws DomainError
+   */
+  constructor(guest: Guest, output: PositionalOutput, firstRecordOffset: number, options: MemoryOptions) {
+    if (guest.p2mSize > 2 ** 32) {
+      throw new DomainError(
+        'DOMAIN_P2M',
+        `the guest's p2m has ${guest.p2mSize} entries; at most 2^32 can be saved`,
+      );
+    }
+    this.#guest = guest;
+    this.#output = output;
+    this.#end = firstRecordOffset;
+    this.#signal = options.signal;
+    this.#reporter = options.reporter ?? silentReporter;
+    this.#expectedPages = options.expectedPages;
+  }
+
+  /**
+   * Finds the populated pages, gives each its place, and copies it; a page of zeros becomes a hole. Pages of type
+   * XTAB have no entry: nothing is there.
+   * @param deferred where pages are noted that could not be mapped, since the guest gave them away meanwhile; without
+   * it that is an error, as it is when the guest is suspended
+   * @returns pages copied
+   */
+  async copyAll(deferred?: Bitmap): Promise<number> {
+    const { p2mSize } = this.#guest;
+    const round = deferred === undefined ? undefined : 0;
+    const copier = this.#copier({ round, total: this.#expectedPages, sparse: true, deferred });
+    const records = new RecordWriter(this.#output, this.#end, p2mSize, copier);
+    await copier.run(async () => {
+      let next = this.#typesFrom(0);
+      for (let from = 0; from < p2mSize; from += TYPE_CHUNK) {
+        throwIfAborted(this.#signal);
+        const types = await next;
+        next = this.#typesFrom(from + TYPE_CHUNK);
+        // It is awaited in the next turn, unless there is none.
+        next.catch(() => {});
+        for (let i = 0; i < types.length; i++) {
+          const type = types[i] ?? PAGE_TYPE.xtab;
+          if (type === PAGE_TYPE.xtab) continue;
+          if (!hasPageData(type)) {
+            this.#bare.set(from + i, type);
+            continue;
+          }
+          if (type !== PAGE_TYPE.notab) this.#typed.set(from + i, type);
+          if (records.add(from + i, type)) await records.flush();
+        }
+      }
+      await next;
+      this.#segments.push(await records.end());
+    });
+    this.#end = records.layout.end;
+    this.#zeroPages = copier.zero;
+    return copier.copied;
+  }
+
+  /**
+   * Copies the pages in `dirty` again, to their places. Afterwards only the bits of those are set that could not be
+   * mapped, since the guest gave them away meanwhile.
+   * @param round its number, for the progress
+   * @param last the guest is suspended: a page that cannot be mapped is an error
+   * @returns pages copied
+   */
+  async copyDirty(dirty: Bitmap, round: number, last: boolean): Promise<number> {
+    const deferred = last ? undefined : dirty;
+    const copier = this.#copier({ round, total: dirty.count(), sparse: false, deferred });
+    const late = new Map<number, number>();
+    await copier.run(async () => {
+      let chunk = new Uint32Array(this.#guest.maxBatch);
+      let count = 0;
+      for (const pfn of dirty.indices()) {
+        chunk[count++] = pfn;
+        if (count < chunk.length) continue;
+        await this.#copyKnown(chunk, copier, dirty, late);
+        chunk = new Uint32Array(this.#guest.maxBatch);
+        count = 0;
+      }
+      if (count > 0) await this.#copyKnown(chunk.subarray(0, count), copier, dirty, late);
+      if (late.size === 0) return;
+      const records = new RecordWriter(this.#output, this.#end, this.#guest.p2mSize, copier);
+      for (const [pfn, type] of late) if (records.add(pfn, type)) await records.flush();
+      this.#segments.push(await records.end());
+      this.#end = records.layout.end;
+    });
+    return copier.copied;
+  }
+
+  /** Writes what stands behind the pages: the entries without data. */
+  async finish(): Promise<MemoryOutcome> {
+    const pfns = Uint32Array.from(this.#bare.keys()).sort();
+    for (let from = 0; from < pfns.length; from += BARE_PER_RECORD) {
+      const part = pfns.subarray(from, from + BARE_PER_RECORD);
+      const types = Uint8Array.from(part, (pfn) => this.#bare.get(pfn) ?? PAGE_TYPE.xtab);
+      const record = encodeAmendment(part, types, NO_PAGES);
+      await this.#output.writeAt(record, this.#end);
+      this.#end += record.length;
+    }
+    const pages = this.#segments.reduce((sum, segment) => sum + segment.pages.count, 0);
+    return { pages, zeroPages: this.#zeroPages, end: this.#end };
+  }
+
+  #typesFrom(from: number): Promise<Uint8Array> {
+    const count = Math.max(0, Math.min(TYPE_CHUNK, this.#guest.p2mSize - from));
+    const pfns = new Uint32Array(count);
+    for (let i = 0; i < count; i++) pfns[i] = from + i;
+    return this.#guest.pageTypes(pfns);
+  }
+
+  /** Copies those of the pages that have a place; the others go to `late`. */
+  async #copyKnown(
+    pfns: Uint32Array,
+    copier: Copier,
+    dirty: Bitmap,
+    late: Map<number, number>,
+  ): Promise<void> {
+    throwIfAborted(this.#signal);
+    const types = await this.#guest.pageTypes(pfns);
+    const known = new Uint32Array(pfns.length);
+    const positions = new Float64Array(pfns.length);
+    let count = 0;
+    for (const [i, pfn] of pfns.entries()) {
+      const type = types[i] ?? PAGE_TYPE.xtab;
+      const place = this.#placeOf(pfn);
+      dirty.clear(pfn);
+      if (hasPageData(type)) {
+        this.#bare.delete(pfn);
+        if (place === undefined) {
+          if (type !== PAGE_TYPE.notab) this.#typed.set(pfn, type);
+          late.set(pfn, type);
+          continue;
+        }
+        await this.#retype(pfn, type, place);
+        known[count] = pfn;
+        positions[count++] = place.layout.slotOffset(place.index);
+      } else if (type !== PAGE_TYPE.xtab || place !== undefined) {
+        this.#bare.set(pfn, type);
+      }
+    }
+    if (count > 0) await copier.copy(known.subarray(0, count), positions.subarray(0, count));
+  }
+
+  #placeOf(pfn: number): { layout: SlotLayout; index: number } | undefined {
+    for (const { pages, layout } of this.#segments) {
+      const index = pages.indexOf(pfn);
+      if (index >= 0) return { layout, index };
+    }
+    return undefined;
+  }
+
+  /** A page that has become a page table, or ceased to be one, changes its word in the record's head. */
+  async #retype(pfn: number, type: number, { layout, index }: { layout: SlotLayout; index: number }) {
+    if (type === (this.#typed.get(pfn) ?? PAGE_TYPE.notab)) return;
+    await this.#output.writeAt(PfnWords.of([pfn], [type]).bytes, layout.wordOffset(index));
+    if (type === PAGE_TYPE.notab) this.#typed.delete(pfn);
+    else this.#typed.set(pfn, type);
+  }
+
+  #copier(pass: Omit<CopierOptions, 'guest' | 'fd' | 'reporter' | 'signal'>): Copier {
+    return new Copier({
+      ...pass,
+      guest: this.#guest,
+      fd: this.#output.fd,
+      reporter: this.#reporter,
+      signal: this.#signal,
+    });
+  }
+}
+
+interface CopierOptions {
+  readonly guest: Guest;
+  readonly fd: number;
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal | undefined;
+  /** Of a running guest, from 0. */
+  readonly round: number | undefined;
+  /** Pages to copy, about. */
+  readonly total: number;
+  readonly sparse: boolean;
+  readonly deferred: Bitmap | undefined;
+}
+
+/** One pass over pages, several batches of them under way at once. */
+class Copier {
+  copied = 0;
+  zero = 0;
+  readonly #options: CopierOptions;
+  readonly #lanes = new Lanes(IN_FLIGHT);
   readonly #start = performance.now();
-  #done = 0;
   #told = this.#start;
 
-  constructor(reporter: Reporter, total: number) {
-    this.#reporter = reporter;
-    this.#total = total;
+  constructor(options: CopierOptions) {
+    this.#options = options;
   }
 
-  add(pages: number): void {
-    this.#done += pages;
-    if (performance.now() - this.#told >= PROGRESS_INTERVAL_MS) this.tell();
+  /** Runs `body`, which starts copies, and waits until all have ended, whatever happens. */
+  async run(body: () => Promise<void>): Promise<void> {
+    let failure: unknown;
+    try {
+      await body();
+    } catch (error) {
+      failure = error;
+      throw error;
+    } finally {
+      await this.#lanes.end().catch((error: unknown) => {
+        if (failure === undefined) throw error;
+      });
+    }
+    this.#tell();
   }
 
-  tell(): void {
+  /** Copies pages that stand back to back in the file. */
+  async copyRun(pfns: Uint32Array, position: number): Promise<void> {
+    const { maxBatch } = this.#options.guest;
+    for (let from = 0; from < pfns.length; from += maxBatch) {
+      const batch = pfns.subarray(from, from + maxBatch);
+      const positions = new Float64Array(batch.length);
+      for (let i = 0; i < batch.length; i++) positions[i] = position + (from + i) * PAGE_SIZE;
+      await this.copy(batch, positions);
+    }
+  }
+
+  /** Starts copying a batch when there is room for it. */
+  async copy(pfns: Uint32Array, positions: Float64Array): Promise<void> {
+    throwIfAborted(this.#options.signal);
+    await this.#lanes.start(() => this.#copy(pfns, positions));
+  }
+
+  async #copy(pfns: Uint32Array, positions: Float64Array): Promise<void> {
+    const { guest, fd, sparse, deferred } = this.#options;
+    const { zero, unmapped } = await guest.copyPages(fd, { pfns, positions }, { sparse });
+    if (unmapped.length > 0 && deferred === undefined) {
+      throw new DomainError(
+        'PAGE_UNMAPPABLE',
+        `page ${unmapped[0]} of the suspended guest cannot be mapped`,
+        {
+          data: { pfns: unmapped.slice(0, 10), count: unmapped.length },
+          hint: 'does another program change the memory of this guest?',
+        },
+      );
+    }
+    for (const pfn of unmapped) deferred?.set(pfn);
+    this.zero += zero;
+    this.copied += pfns.length - unmapped.length;
+    if (performance.now() - this.#told >= PROGRESS_INTERVAL_MS) this.#tell();
+  }
+
+  #tell(): void {
     const now = performance.now();
     this.#told = now;
-    this.#reporter.progress({
-      phase: 'memory',
-      done: this.#done,
-      total: this.#total,
+    const { reporter, total, round } = this.#options;
+    reporter.progress({
+      phase: round === undefined || this.#options.deferred === undefined ? 'memory' : 'precopy',
+      done: this.copied,
+      total: Math.max(total, this.copied),
       unit: 'pages',
-      rate: (this.#done * PAGE_SIZE * 1000) / Math.max(1, now - this.#start),
+      rate: (this.copied * PAGE_SIZE * 1000) / Math.max(1, now - this.#start),
+      ...(round === undefined ? {} : { round }),
     });
+  }
+}
+
+/** Lays pages out in PAGE_DATA records as they come, and has them copied. */
+class RecordWriter {
+  /** Once `end` is through, the layout of the pages; until then, of as many as there might be. */
+  layout: SlotLayout;
+  readonly #output: PositionalOutput;
+  readonly #copier: Copier;
+  readonly #pages: PageSet;
+  #written = 0;
+  #pfns: Uint32Array;
+  #types: Uint8Array;
+  #count = 0;
+
+  constructor(output: PositionalOutput, start: number, p2mSize: number, copier: Copier) {
+    this.#output = output;
+    this.#copier = copier;
+    this.#pages = new PageSet(p2mSize);
+    this.layout = SlotLayout.create({ firstRecordOffset: start, count: p2mSize });
+    this.#pfns = new Uint32Array(this.layout.perRecord);
+    this.#types = new Uint8Array(this.layout.perRecord);
+  }
+
+  /** @returns whether the record is full, and `flush` has to come */
+  add(pfn: number, type: number): boolean {
+    this.#pages.add(pfn);
+    this.#pfns[this.#count] = pfn;
+    this.#types[this.#count++] = type;
+    return this.#count === this.#pfns.length;
+  }
+
+  async flush(): Promise<void> {
+    const { offset, dataOffset } = this.layout.record(this.#written);
+    const pfns = this.#pfns.subarray(0, this.#count);
+    const head = this.layout.encodeHead(this.#written, pfns, this.#types.subarray(0, this.#count));
+    await this.#output.writeAt(head, offset);
+    await this.#copier.copyRun(pfns, dataOffset);
+    this.#written++;
+    this.#pfns = new Uint32Array(this.layout.perRecord);
+    this.#count = 0;
+  }
+
+  async end(): Promise<Segment> {
+    const { start } = this.layout;
+    this.layout = SlotLayout.create({ firstRecordOffset: start, count: this.#pages.count });
+    if (this.#count > 0) await this.flush();
+    return { pages: this.#pages, layout: this.layout };
   }
 }

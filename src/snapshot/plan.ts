@@ -8,10 +8,14 @@ import {
   nameFromTime,
 } from './naming.ts';
 import type { DomainDisk, DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
-import type { CreateRequest, SnapshotDisk, SnapshotPlan } from './types.ts';
+import type { CreateRequest, PrecopyLimits, SnapshotDisk, SnapshotPlan } from './types.ts';
 
 /** How long a guest may take to suspend, as libxl has it. */
 const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
+
+/** Rounds of a live snapshot, as libxc has it, and a bound. */
+const DEFAULT_MAX_ROUNDS = 5;
+const MOST_ROUNDS = 49;
 
 /** Everything that create learns before it touches anything. */
 export interface CreateContext {
@@ -56,11 +60,7 @@ export async function makeCreateContext(
   request: CreateRequest,
   now: Date = new Date(),
 ): Promise<CreateContext> {
-  if (request.live === true) {
-    throw new UsageError('NOT_YET', '--live is not there yet', {
-      hint: 'leave it out: the guest is stopped meanwhile',
-    });
-  }
+  const precopy = precopyLimits(request);
   const domain = await findLiveDomain(host, request.domain);
   if (domain.domid === 0) {
     throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be snapshotted', { domid: 0 });
@@ -93,7 +93,8 @@ export async function makeCreateContext(
     uuid: domain.uuid,
     domain: domain.name,
     type: domain.type,
-    live: false,
+    live: precopy !== undefined,
+    ...(precopy === undefined ? {} : { precopy }),
     state: domain.paused ? 'paused' : 'running',
     memoryPath,
     configPath: configPathOf(memoryPath),
@@ -109,6 +110,29 @@ export async function makeCreateContext(
     configText = revertConfig(plan);
   });
   return { plan, domain, config, disks, configText, findings };
+}
+
+/** @throws UsageError */
+function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
+  const { live = false, maxRounds, targetDowntimeMs, maxDowntimeMs } = request;
+  if (!live) {
+    if ((maxRounds ?? targetDowntimeMs ?? maxDowntimeMs) === undefined) return undefined;
+    throw new UsageError('LIVE_ONLY', 'limits of rounds and of downtime are for live snapshots only', {
+      hint: 'add --live, or leave --max-rounds, --target-downtime and --max-downtime out',
+    });
+  }
+  const rounds = maxRounds ?? DEFAULT_MAX_ROUNDS;
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > MOST_ROUNDS) {
+    throw new UsageError('MAX_ROUNDS', `${rounds} rounds; there can be 1 to ${MOST_ROUNDS}`);
+  }
+  for (const ms of [targetDowntimeMs, maxDowntimeMs]) {
+    if (ms !== undefined && !(ms >= 0)) throw new UsageError('DOWNTIME', `a downtime of ${ms} ms`);
+  }
+  return {
+    maxRounds: rounds,
+    ...(targetDowntimeMs === undefined ? {} : { targetDowntimeMs }),
+    ...(maxDowntimeMs === undefined ? {} : { maxDowntimeMs }),
+  };
 }
 
 /** @throws ConfigError when no cfgfile can say it: a path with a comma, say */

@@ -5,6 +5,7 @@
  * Unless a method says otherwise, each rejects with an XlsnapError, takes effect whole or not at all, and may be
  * called in any state.
  */
+import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
 
 export type GuestType = 'pv' | 'pvh' | 'hvm';
@@ -59,19 +60,19 @@ export interface Hypervisor {
   openGuest(domid: Domid): Promise<Guest>;
 }
 
-/** A run of pages and their place in the file. */
+/** Pages and their places in the file. */
 export interface PageBatch {
-  /** The pfns, ascending; at most `Guest.maxBatch` of them. */
+  /** Ascending; at most `Guest.maxBatch` of them. */
   readonly pfns: Uint32Array;
-  /** Offset in octets of the first page in the file; page i goes to `position + 4096 * i`. */
-  readonly position: number;
+  /** Where each page goes: offsets in octets, multiples of 4096. */
+  readonly positions: Float64Array;
 }
 
 export interface BatchOutcome {
-  /** Pages written. */
-  readonly written: number;
-  /** Pages that were all zeros and were left out: the file has a hole there, or had and must still have zeros. */
+  /** Pages of zeros that were left out: the file has holes there. */
   readonly zero: number;
+  /** pfns that could not be mapped: the guest has no such page (any more). Nothing was written for them. */
+  readonly unmapped: readonly number[];
 }
 
 /** Numbers of an X86_TSC_INFO record (libxc-migration-stream, "X86_TSC_INFO"). */
@@ -96,9 +97,19 @@ export interface Guest extends AsyncDisposable {
   /**
    * Writes guest pages into the file `fd`, leaving out pages of zeros when `sparse`. Pages must have types
    * that carry data. Several calls may run at once.
-   * @throws XenCallError when a page cannot be mapped, OutputError when a write fails.
+   * @throws OutputError when a write fails.
    */
   copyPages(fd: number, batch: PageBatch, options: { sparse: boolean }): Promise<BatchOutcome>;
+  /** Log-dirty mode on: from now on Xen notes which pages are written. One that is on already begins anew. */
+  startDirtyLog(): Promise<void>;
+  /**
+   * Sets in `pages`, a bitmap of `p2mSize` bits, the pfns written since the last call, or since the start; Xen forgets them
+   * then. Bits that are set stay.
+   * @param final the guest is suspended: pages that Xen's own emulation holds mapped for writing count too
+   */
+  takeDirty(pages: Bitmap, options: { final: boolean }): Promise<void>;
+  /** Log-dirty mode off. May be called when it is off. */
+  stopDirtyLog(): Promise<void>;
   /** CPU policy: contents of the X86_CPUID_POLICY and X86_MSR_POLICY records; empty where Xen has none. */
   cpuPolicy(): Promise<{ readonly leaves: Uint8Array; readonly msrs: Uint8Array }>;
   tscInfo(): Promise<TscInfo>;
@@ -154,6 +165,8 @@ export interface DeviceModel extends AsyncDisposable {
   /** Stops devices' work (QMP `stop`); only HVM has a machine to stop. */
   stop(): Promise<void>;
   cont(): Promise<void>;
+  /** Makes QEMU tell Xen's dirty log of the guest pages that it writes itself, or ends that. HVM only. */
+  logDirty(on: boolean): Promise<void>;
   /** The machine's state without its memory and disks: content of an EMULATOR_CONTEXT record. HVM only. */
   saveState(): Promise<Uint8Array>;
   /**

@@ -17,7 +17,14 @@ export interface CreateRequest {
   readonly config?: SnapshotConfig;
   /** `--name`; the cfgfile's name wins. */
   readonly name?: string;
+  /** Copies the memory while the guest runs, and stops it for what it wrote meanwhile only. */
   readonly live?: boolean;
+  /** Live: most rounds while the guest runs, 1 … 49; 5 unless given. */
+  readonly maxRounds?: number;
+  /** Live: the guest is stopped as soon as its downtime will be about so long. Without it: as short as it gets. */
+  readonly targetDowntimeMs?: number;
+  /** Live: rather than stop the guest for longer, create gives up. */
+  readonly maxDowntimeMs?: number;
   /** How long the guest may take to suspend; 60 000 unless given. */
   readonly suspendTimeoutMs?: number;
   /** Where memory files go when the configuration names none; `/var/lib/xen/snapshots` unless given. */
@@ -37,6 +44,16 @@ export type SnapshotDisk =
       readonly overlay: string;
     };
 
+/** When the rounds of a live snapshot end. */
+export interface PrecopyLimits {
+  /** Rounds while the guest runs, at most; the first copies all memory. */
+  readonly maxRounds: number;
+  /** Good enough: the guest is stopped as soon as the rest can be copied in so many milliseconds. */
+  readonly targetDowntimeMs?: number;
+  /** The guest is not stopped when copying the rest would take longer. */
+  readonly maxDowntimeMs?: number;
+}
+
 /** Everything that a create is going to do; `--dry-run` prints it. */
 export interface SnapshotPlan {
   readonly name: string;
@@ -45,6 +62,8 @@ export interface SnapshotPlan {
   readonly uuid: string;
   readonly domain: string;
   readonly type: GuestType;
+  /** How its memory is copied while it runs; absent when it is stopped for the copying. */
+  readonly precopy?: PrecopyLimits;
   readonly live: boolean;
   readonly state: 'running' | 'paused';
   readonly memoryPath: string;
@@ -64,10 +83,21 @@ export interface PhaseTiming {
   readonly seconds: number;
 }
 
+/** One pass over the memory of a running guest; the last one over that of the suspended guest. */
+export interface CopyRound {
+  /** Pages copied. */
+  readonly pages: number;
+  readonly seconds: number;
+  /** Pages that were written meanwhile, and have to be copied again. */
+  readonly dirtyAfter: number;
+}
+
 export interface CreateResult {
   readonly plan: SnapshotPlan;
   readonly xen: XenVersion;
   readonly phases: readonly PhaseTiming[];
+  /** Live only: the rounds of the phase `precopy`, and the last one, in the phase `memory`. */
+  readonly rounds?: readonly CopyRound[];
   /** From the guest's being suspended to its being resumed. */
   readonly downtimeSeconds: number;
   readonly totalSeconds: number;

@@ -11,6 +11,7 @@ import {
   deleteInternalSnapshot,
   queryBlock,
   saveDevicesState,
+  setGlobalDirtyLog,
   stop,
   transaction,
 } from '../qmp/commands.ts';
@@ -51,6 +52,10 @@ export class QemuDeviceModel implements DeviceModel {
 
   async cont(): Promise<void> {
     await cont(await this.#session());
+  }
+
+  async logDirty(on: boolean): Promise<void> {
+    await setGlobalDirtyLog(this.#qmp, on);
   }
 
   async saveState(): Promise<Uint8Array> {

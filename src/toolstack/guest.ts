@@ -1,3 +1,4 @@
+import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
 import type { BatchOutcome, Guest, PageBatch, TscInfo } from '../snapshot/ports.ts';
 import { HVM_PARAM, type XenControl } from '../xenctrl/index.ts';
@@ -51,7 +52,19 @@ export class XenGuest implements Guest {
   }
 
   copyPages(fd: number, batch: PageBatch, { sparse }: { sparse: boolean }): Promise<BatchOutcome> {
-    return this.#xen.copyPages(this.#domid, batch.pfns, fd, batch.position, sparse);
+    return this.#xen.copyPages(this.#domid, batch.pfns, batch.positions, fd, sparse);
+  }
+
+  async startDirtyLog(): Promise<void> {
+    await this.#xen.startDirtyLog(this.#domid);
+  }
+
+  async takeDirty(pages: Bitmap, { final }: { final: boolean }): Promise<void> {
+    pages.or(await this.#xen.takeDirty(this.#domid, this.p2mSize, final));
+  }
+
+  async stopDirtyLog(): Promise<void> {
+    await this.#xen.stopDirtyLog(this.#domid);
   }
 
   cpuPolicy(): Promise<{ leaves: Uint8Array; msrs: Uint8Array }> {
@@ -67,12 +80,10 @@ export class XenGuest implements Guest {
   }
 
   async hvmParams(): Promise<{ index: number; value: bigint }[]> {
-    const params = [];
-    for (const index of SAVED_PARAMS) {
-      const value = await this.#xen.hvmParam(this.#domid, index);
-      if (value !== 0n) params.push({ index, value });
-    }
-    return params;
+    const params = await Promise.all(
+      SAVED_PARAMS.map(async (index) => ({ index, value: await this.#xen.hvmParam(this.#domid, index) })),
+    );
+    return params.filter(({ value }) => value !== 0n);
   }
 
   /** Nothing stays open between calls. */

@@ -22,6 +22,8 @@ export interface Abi {
   /** sizeof(xen_cpuid_leaf_t) and sizeof(xen_msr_entry_t) (xen/arch-x86/xen.h). */
   readonly cpuidLeafSize: number;
   readonly msrEntrySize: number;
+  /** sizeof(xc_hypercall_buffer_t) (xenctrl.h), a multiple of 8. */
+  readonly hypercallBufferSize: number;
 }
 
 /** The tested releases, newest first. */
@@ -32,6 +34,7 @@ export const ABIS: readonly Abi[] = [
     domainInfo: { size: 112, domain: 0, flags: 4, tot_pages: 8, handle: 76 },
     cpuidLeafSize: 24,
     msrEntrySize: 16,
+    hypercallBufferSize: 40,
   },
   {
     release: '4.17',
@@ -39,6 +42,7 @@ export const ABIS: readonly Abi[] = [
     domainInfo: { size: 112, domain: 0, flags: 4, tot_pages: 8, handle: 76 },
     cpuidLeafSize: 24,
     msrEntrySize: 16,
+    hypercallBufferSize: 40,
   },
 ];
 
@@ -65,6 +69,14 @@ export const SHUTDOWN = {
 /** Page types are in these bits of what getpageframeinfo3 answers (xen/domctl.h). */
 export const PFINFO = {
   XEN_DOMCTL_PFINFO_LTAB_SHIFT: 28,
+} as const;
+
+/** Operations of XEN_DOMCTL_shadow_op, and a mode of CLEAN (xen/domctl.h). */
+export const SHADOW_OP = {
+  XEN_DOMCTL_SHADOW_OP_OFF: 0,
+  XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY: 2,
+  XEN_DOMCTL_SHADOW_OP_CLEAN: 11,
+  XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL: 1 << 0,
 } as const;
 
 /** Subcommands of xc_version (xen/version.h). */

@@ -76,6 +76,33 @@ export const XENCTRL = declare({
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint8_t *', 'uint32_t'],
     },
+    // Operations OFF and ENABLE_LOGDIRTY take neither mb nor mode. EINVAL: it is on already.
+    xc_shadow_control: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'unsigned int', 'unsigned int *', 'unsigned int'],
+    },
+    // Number of gfns that the bitmap has got, or -1. The stats may be NULL.
+    xc_logdirty_control: {
+      result: 'long long',
+      parameters: [
+        'xc_interface *',
+        'uint32_t',
+        'unsigned int',
+        'xc_hypercall_buffer_t *',
+        'unsigned long',
+        'unsigned int',
+        'xc_shadow_op_stats_t *',
+      ],
+    },
+    // Fills the buffer's struct, all zeros before, and gives the memory's address; NULL without memory.
+    xc__hypercall_buffer_alloc_pages: {
+      result: 'void *',
+      parameters: ['xc_interface *', 'xc_hypercall_buffer_t *', 'int'],
+    },
+    xc__hypercall_buffer_free_pages: {
+      result: 'void',
+      parameters: ['xc_interface *', 'xc_hypercall_buffer_t *', 'int'],
+    },
     xc_hvm_param_get: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint32_t', 'uint64_t *'],

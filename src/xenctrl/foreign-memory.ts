@@ -16,8 +16,10 @@ const ZERO_PAGE = new Uint8Array(PAGE_SIZE);
 
 /** Guest pages while they are mapped. Touching them afterwards kills the process. */
 interface MappedPages {
-  readonly address: bigint;
+  readonly address: number;
   readonly bytes: Uint8Array;
+  /** Negated errnos; touching a page whose error is not 0 kills the process too. */
+  readonly errors: Int32Array;
 }
 
 /** Foreign memory of guests. Pointers and views never leave it. */
@@ -27,6 +29,7 @@ export class ForeignMemory {
   readonly #unmap: NativeFunction;
   readonly #pwrite: NativeFunction;
   readonly #handle: number | bigint;
+  #turn: Promise<void> = Promise.resolve();
 
   constructor(
     koffi: Awaited<ReturnType<typeof loadKoffi>>,
@@ -45,19 +48,34 @@ export class ForeignMemory {
   async copyPages(
     domid: Domid,
     gfns: Uint32Array,
+    positions: Float64Array,
     fd: number,
-    position: number,
     sparse: boolean,
-  ): Promise<{ written: number; zero: number }> {
-    return await this.#withMapped(domid, gfns, async ({ address, bytes }) => {
-      let written = 0;
-      for (const { from, to } of sparse ? runsOfData(bytes) : [{ from: 0, to: gfns.length }]) {
-        const offset = from * PAGE_SIZE;
-        await this.#write(fd, address + BigInt(offset), (to - from) * PAGE_SIZE, position + offset);
-        written += to - from;
+  ): Promise<{ zero: number; unmapped: number[] }> {
+    return await this.#withMapped(domid, gfns, async ({ address, bytes, errors }) => {
+      const kinds = classify(bytes, errors, sparse);
+      await this.#inTurn(async () => {
+        for (const { from, to } of runsOfData(kinds, positions)) {
+          const offset = from * PAGE_SIZE;
+          const length = (to - from) * PAGE_SIZE;
+          // Most runs are short and are written at once; only then is there nothing to wait for.
+          const rest = this.#write(fd, address + offset, length, positions[from] ?? 0);
+          if (rest !== undefined) await rest;
+        }
+      });
+      let zero = 0;
+      const unmapped: number[] = [];
+      for (let i = 0; i < kinds.length; i++) {
+        if (kinds[i] === ZERO) zero++;
+        else if (kinds[i] === UNMAPPED) unmapped.push(gfns[i] ?? 0);
       }
-      return { written, zero: gfns.length - written };
+      return { zero, unmapped };
     });
+  }
+
+  /** A copy of memory that the C library has handed out. */
+  copyOut(address: number | bigint, length: number): Uint8Array {
+    return new Uint8Array(this.#koffi.view(address, length)).slice();
   }
 
   /** Maps the pages, runs `use`, and unmaps them when its promise is settled. */
@@ -69,28 +87,35 @@ export class ForeignMemory {
       throw new XenCallError('xenforeignmemory_map', mapped.errno, { domid });
     }
     try {
-      const bad = errors.findIndex((error) => error !== 0);
-      if (bad >= 0) {
-        throw new XenCallError('xenforeignmemory_map', -(errors[bad] ?? 0), {
-          domid,
-          data: { gfn: gfns[bad] },
-        });
-      }
       const bytes = new Uint8Array(this.#koffi.view(address, gfns.length * PAGE_SIZE));
-      return await use({ address, bytes });
+      // An address of user space has 47 bits.
+      return await use({ address: Number(address), bytes, errors });
     } finally {
       await this.#unmap.call(this.#handle, address, gfns.length);
     }
   }
 
-  async #write(fd: number, address: bigint, length: number, position: number): Promise<void> {
+  /**
+   * One batch after the other: a file system lets one thread at a time write to a file anyway, and those that wait
+   * for it spin. Meanwhile others are mapped and looked at.
+   */
+  async #inTurn(write: () => Promise<void>): Promise<void> {
+    const mine = this.#turn.then(write);
+    this.#turn = mine.catch(() => {});
+    await mine;
+  }
+
+  /** Writes here and now; what is left goes on in a promise. */
+  #write(fd: number, address: number, length: number, position: number): Promise<void> | undefined {
+    if (length < RUN_FOR_THREAD * PAGE_SIZE) {
+      if (this.#pwrite.callFast(fd, address, length, position) === length) return undefined;
+    }
+    return this.#writeInThread(fd, address, length, position);
+  }
+  async #writeInThread(fd: number, address: number, length: number, position: number): Promise<void> {
     let done = 0;
     while (done < length) {
-      const args = [fd, address + BigInt(done), length - done, position + done] as const;
-      const { value, errno } =
-        length < RUN_FOR_THREAD * PAGE_SIZE
-          ? this.#pwrite.callHere(...args)
-          : await this.#pwrite.call(...args);
+      const { value, errno } = await this.#pwrite.call(fd, address + done, length - done, position + done);
       const octets = Number(value);
       if (octets > 0) done += octets;
       else if (octets === 0 || errnoName(errno) !== 'EINTR') {
@@ -108,22 +133,42 @@ export class ForeignMemory {
   }
 }
 
-/** The runs of pages that are not all zeros: `from`, up to but not including `to`. */
-export function* runsOfData(bytes: Uint8Array): Generator<{ from: number; to: number }> {
+/** What is done with a page. */
+const DATA = 0;
+const ZERO = 1;
+const UNMAPPED = 2;
+
+/** Looks at the pages; those that are not mapped are not touched. Without `sparse` zeros are data. */
+function classify(bytes: Uint8Array, errors: Int32Array, sparse: boolean): Uint8Array {
   const memory = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-  const pages = bytes.byteLength / PAGE_SIZE;
-  let from = -1;
-  for (let page = 0; page < pages; page++) {
-    const at = page * PAGE_SIZE;
+  const kinds = new Uint8Array(errors.length);
+  for (let page = 0; page < kinds.length; page++) {
+    if (errors[page] !== 0) kinds[page] = UNMAPPED;
     // Most pages with data show it in the first word; for the others memcmp is the fastest there is.
-    const zero = words[at / 4] === 0 && memory.compare(ZERO_PAGE, 0, PAGE_SIZE, at, at + PAGE_SIZE) === 0;
-    if (zero && from >= 0) {
-      yield { from, to: page };
-      from = -1;
-    } else if (!zero && from < 0) {
-      from = page;
+    else if (sparse && words[page * (PAGE_SIZE / 4)] === 0) {
+      const at = page * PAGE_SIZE;
+      if (memory.compare(ZERO_PAGE, 0, PAGE_SIZE, at, at + PAGE_SIZE) === 0) kinds[page] = ZERO;
     }
   }
-  if (from >= 0) yield { from, to: pages };
+  return kinds;
+}
+
+/** Runs of pages with data that stand back to back in the file: `from`, up to but not including `to`. */
+export function* runsOfData(
+  kinds: Uint8Array,
+  positions: Float64Array,
+): Generator<{ from: number; to: number }> {
+  let from = 0;
+  while (from < kinds.length) {
+    if (kinds[from] !== DATA) {
+      from++;
+      continue;
+    }
+    const place = (positions[from] ?? 0) - from * PAGE_SIZE;
+    let to = from + 1;
+    while (to < kinds.length && kinds[to] === DATA && positions[to] === place + to * PAGE_SIZE) to++;
+    yield { from, to };
+    from = to;
+  }
 }

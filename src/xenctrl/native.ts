@@ -1,6 +1,9 @@
 import { EnvironmentError } from '../core/errors.ts';
 import type { Declaration, LibraryDeclaration } from './declarations.ts';
 
+/** More calls than this are never under way at once for long. */
+const ASYNC_POOLS = 32;
+
 type Koffi = typeof import('koffi').default;
 
 /** What goes into C: numbers, pointers (0n is NULL), strings, and memory that must not move or go until the call is over. */
@@ -20,11 +23,17 @@ export interface NativeFunction {
   call(...args: NativeArgument[]): Promise<NativeResult>;
   /** Calls in this thread. */
   callHere(...args: NativeArgument[]): NativeResult;
+  /** Calls in this thread with plain numbers, an address as one too, in a fraction of a microsecond; no errno. */
+  callFast(...args: number[]): number | bigint;
 }
 
 /** Loads koffi when the first library is needed: it costs 50 ms, which `xlsnap --help` need not pay. */
 export async function loadKoffi(): Promise<Koffi> {
-  return (await import('koffi')).default;
+  const koffi = (await import('koffi')).default;
+  // Each call in flight needs a stack and a heap. Those beyond the resident ones are mapped and unmapped for the call,
+  // which waits for the mapping of guest pages in other threads.
+  koffi.config({ resident_async_pools: ASYNC_POOLS });
+  return koffi;
 }
 
 /**
@@ -77,6 +86,7 @@ function bindFunction(
       const value = fromNative(native(...args.map(toNative)));
       return { value, errno: koffi.errno() };
     },
+    callFast: native as (...args: number[]) => number | bigint,
   };
 }
 
@@ -96,6 +106,8 @@ const SCALARS: Readonly<Record<string, string>> = {
   unsigned: 'unsigned int',
   'unsigned int': 'unsigned int',
   uint32_t: 'uint32_t',
+  'unsigned long': 'unsigned long',
+  'long long': 'int64_t',
   size_t: 'size_t',
   ssize_t: 'int64_t',
   off_t: 'int64_t',

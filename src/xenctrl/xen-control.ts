@@ -1,11 +1,11 @@
 import { readFile } from 'node:fs/promises';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
 import { EnvironmentError } from '../core/errors.ts';
-import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, XENVER, XTL } from './abi.ts';
+import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, SHADOW_OP, XENVER, XTL } from './abi.ts';
 import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { errnoName, untestedXen, XenCallError } from './errors.ts';
 import { ForeignMemory } from './foreign-memory.ts';
-import { bind, loadKoffi, type NativeArgument, type NativeFunction } from './native.ts';
+import { bind, loadKoffi, type NativeArgument, type NativeFunction, type NativeResult } from './native.ts';
 import { toWords } from './words.ts';
 
 /** Most gfns that getpageframeinfo3 takes in one call (xen/arch/x86/domctl.c). */
@@ -167,31 +167,83 @@ export class XenControl implements AsyncDisposable {
   /** The page type of each gfn, 0 … 15. */
   async pageTypes(domid: Domid, gfns: Uint32Array): Promise<Uint8Array> {
     const types = new Uint8Array(gfns.length);
-    for (let from = 0; from < gfns.length; from += PAGE_TYPE_CHUNK) {
+    const ask = async (from: number): Promise<void> => {
       const words = toWords(gfns.subarray(from, from + PAGE_TYPE_CHUNK));
       const count = words.length / 2;
       await this.#call(this.#libraries.ctrl.xc_get_pfn_type_batch, domid, count, words);
       for (let i = 0; i < count; i++) {
         types[from + i] = (words[2 * i] ?? 0) >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
       }
-    }
+    };
+    const chunks = Math.ceil(gfns.length / PAGE_TYPE_CHUNK);
+    // All have to end, so that none is under way when the interface is closed.
+    const asked = await Promise.allSettled(
+      Array.from({ length: chunks }, (_, i) => ask(i * PAGE_TYPE_CHUNK)),
+    );
+    const failure = asked.find((one) => one.status === 'rejected');
+    if (failure !== undefined) throw failure.reason;
     return types;
   }
 
   /**
-   * Writes pages into the file `fd`, page i at `position + 4096 * i`, straight from the guest's memory.
+   * Writes pages into the file `fd`, page i at `positions[i]`, straight from the guest's memory.
    * @param sparse leaves pages of zeros out
-   * @throws XenCallError when a page cannot be mapped, OutputError when a write fails.
+   * @returns how many were left out, and the gfns that could not be mapped
+   * @throws XenCallError when nothing can be mapped, OutputError when a write fails.
    */
   async copyPages(
     domid: Domid,
     gfns: Uint32Array,
+    positions: Float64Array,
     fd: number,
-    position: number,
     sparse: boolean,
-  ): Promise<{ written: number; zero: number }> {
+  ): Promise<{ zero: number; unmapped: number[] }> {
     if (this.#handles === undefined) throw closed('copyPages');
-    return await this.#memory.copyPages(domid, gfns, fd, position, sparse);
+    return await this.#memory.copyPages(domid, gfns, positions, fd, sparse);
+  }
+
+  /** Turns log-dirty mode on. One that is on already, to track a screen say, is taken over and begins anew. */
+  async startDirtyLog(domid: Domid): Promise<void> {
+    const { xc_shadow_control } = this.#libraries.ctrl;
+    const enable = () =>
+      this.#call(xc_shadow_control, domid, SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0);
+    try {
+      await enable();
+    } catch {
+      // tools/libs/guest/xg_sr_save.c: enable_logdirty.
+      await this.stopDirtyLog(domid);
+      await enable();
+    }
+  }
+
+  async stopDirtyLog(domid: Domid): Promise<void> {
+    const { xc_shadow_control } = this.#libraries.ctrl;
+    await this.#call(xc_shadow_control, domid, SHADOW_OP.XEN_DOMCTL_SHADOW_OP_OFF, 0n, 0);
+  }
+
+  /**
+   * The bitmap of gfns written since the last call, or since the log was started; Xen's own is cleared.
+   * @param gfns how many the bitmap covers
+   * @param final also what Xen's emulation of devices holds mapped: for a guest that is suspended
+   */
+  async takeDirty(domid: Domid, gfns: number, final: boolean): Promise<Uint8Array> {
+    const { abi, ctrl } = this.#libraries;
+    const length = Math.ceil(gfns / 64) * 8;
+    const pages = Math.ceil(length / PAGE_SIZE);
+    const buffer = new BigUint64Array(abi.hypercallBufferSize / 8);
+    const { value, errno } = await this.#interface(ctrl.xc__hypercall_buffer_alloc_pages, buffer, pages);
+    if (value === 0n) throw new XenCallError('xc__hypercall_buffer_alloc_pages', errno, { domid });
+    try {
+      const mode = final ? SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
+      const { XEN_DOMCTL_SHADOW_OP_CLEAN: clean } = SHADOW_OP;
+      const seen = await this.#call(ctrl.xc_logdirty_control, domid, clean, buffer, gfns, mode, 0n);
+      if (seen !== gfns) {
+        throw new XenCallError('xc_logdirty_control', 0, { domid, data: { expected: gfns, seen } });
+      }
+      return this.#memory.copyOut(value, length);
+    } finally {
+      await this.#interface(ctrl.xc__hypercall_buffer_free_pages, buffer, pages);
+    }
   }
 
   async tscInfo(domid: Domid): Promise<TscNumbers> {
@@ -257,13 +309,17 @@ export class XenControl implements AsyncDisposable {
 
   /** Calls with the interface as first argument; -1 is an error. */
   async #call(fn: NativeFunction, ...args: NativeArgument[]): Promise<number> {
-    if (this.#handles === undefined) throw closed(fn.name);
-    const { value, errno } = await fn.call(this.#handles.xch, ...args);
+    const { value, errno } = await this.#interface(fn, ...args);
     if (value < 0) {
       const domid = typeof args[0] === 'number' ? args[0] : undefined;
       throw new XenCallError(fn.name, errno, domid === undefined ? {} : { domid });
     }
     return Number(value);
+  }
+
+  async #interface(fn: NativeFunction, ...args: NativeArgument[]): Promise<NativeResult> {
+    if (this.#handles === undefined) throw closed(fn.name);
+    return await fn.call(this.#handles.xch, ...args);
   }
 }
 

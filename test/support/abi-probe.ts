@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ABIS, DOMINF, HVM_PARAM, PFINFO, SHUTDOWN, XENVER, XTL } from '../../src/xenctrl/abi.ts';
+import { ABIS, DOMINF, HVM_PARAM, PFINFO, SHADOW_OP, SHUTDOWN, XENVER, XTL } from '../../src/xenctrl/abi.ts';
 import * as declarations from '../../src/xenctrl/declarations.ts';
 
 /** What a release's headers say; the content of fixtures/abi/<release>.json. */
@@ -12,6 +12,7 @@ export interface AbiFacts {
   domainInfo: Record<string, number>;
   cpuidLeafSize: number;
   msrEntrySize: number;
+  hypercallBufferSize: number;
   extraversionSize: number;
   constants: Record<string, number>;
   /** Prototypes that the compiler found to be the headers'. */
@@ -23,6 +24,7 @@ export const CONSTANTS: Readonly<Record<string, number>> = {
   ...DOMINF,
   ...SHUTDOWN,
   ...PFINFO,
+  ...SHADOW_OP,
   ...XENVER,
   ...HVM_PARAM,
   ...XTL,
@@ -94,6 +96,7 @@ ${fields.map((name) => number(name, `offsetof(xc_domaininfo_t, ${name})`)).join(
   printf("\\"size\\":%zu},", sizeof(xc_domaininfo_t));
 ${number('cpuidLeafSize', 'sizeof(xen_cpuid_leaf_t)')}
 ${number('msrEntrySize', 'sizeof(xen_msr_entry_t)')}
+${number('hypercallBufferSize', 'sizeof(xc_hypercall_buffer_t)')}
 ${number('extraversionSize', 'sizeof(xen_extraversion_t)')}
   printf("\\"constants\\":{");
 ${Object.keys(CONSTANTS)

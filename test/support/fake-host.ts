@@ -69,6 +69,8 @@ export class FakeHost implements Host {
   pauses: number;
   suspended = false;
   machineStopped = false;
+  /** Whether QEMU tells Xen's dirty log what it writes. */
+  machineLogs = false;
   dying = false;
   shutdown: DomainState['shutdown'];
   /** Where the running domain's disks write: vdev to image. */
@@ -175,8 +177,21 @@ export class FakeHost implements Host {
       },
       copyPages: async (fd, batch, options) => {
         await this.#call('copyPages');
-        if (!this.suspended) throw new Error('memory copied while the guest runs');
+        if (!this.suspended && !this.guest.logging) throw new Error('memory copied while the guest runs');
         return guest.copyPages(fd, batch, options);
+      },
+      startDirtyLog: async () => {
+        await this.#call('startDirtyLog');
+        await guest.startDirtyLog();
+      },
+      takeDirty: async (pages, options) => {
+        await this.#call('takeDirty');
+        if (options.final !== this.suspended) throw new Error('final is for a suspended guest');
+        await guest.takeDirty(pages, options);
+      },
+      stopDirtyLog: async () => {
+        await this.#call('stopDirtyLog');
+        await guest.stopDirtyLog();
       },
       cpuPolicy: async () => {
         await this.#call('cpuPolicy');
@@ -294,6 +309,10 @@ export class FakeHost implements Host {
       cont: async () => {
         await this.#call('cont');
         this.machineStopped = false;
+      },
+      logDirty: async (on) => {
+        await this.#call(`logDirty ${on}`);
+        this.machineLogs = on;
       },
       saveState: async () => {
         await this.#call('saveState');

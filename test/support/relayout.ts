@@ -92,8 +92,10 @@ export async function relayout(from: string, to: string, perRecord?: number): Pr
   try {
     await file.write(prefix, 0, prefix.length, 0);
     for (let r = 0; r < layout.recordCount; r++) {
-      const head = layout.encodeHead(r, pfns, types);
-      await file.write(head, 0, head.length, layout.record(r).offset);
+      const { offset, firstIndex, count } = layout.record(r);
+      const end = firstIndex + count;
+      const head = layout.encodeHead(r, pfns.subarray(firstIndex, end), types.subarray(firstIndex, end));
+      await file.write(head, 0, head.length, offset);
     }
     for (let i = 0; i < pfns.length; i++) {
       const data = pages.get(pfns[i] ?? -1)?.data;

@@ -10,6 +10,11 @@ import { type CommonOptions, runSession } from '../session.ts';
 export interface CreateOptions extends CommonOptions {
   readonly name?: string;
   readonly live?: boolean;
+  readonly maxRounds?: number;
+  /** Milliseconds. */
+  readonly targetDowntime?: number;
+  /** Milliseconds. */
+  readonly maxDowntime?: number;
   /** What virsh has, and what the RFC refuses. */
   readonly diskOnly?: boolean;
   readonly dryRun?: boolean;
@@ -51,12 +56,7 @@ async function requestOf(
       hint: 'without the memory the disks would be as after a crash; leave --disk-only out, or use qemu-img with the domain down',
     });
   }
-  if (options.live === true) {
-    throw new UsageError('NOT_YET', '--live is not there yet', {
-      hint: 'leave it out: the guest is stopped while its memory is written',
-    });
-  }
-  const { name, timeout } = options;
+  const { name, timeout, live, maxRounds, targetDowntime, maxDowntime } = options;
   const problem = name === undefined ? undefined : checkSnapshotName(name);
   if (problem !== undefined) {
     throw new UsageError(
@@ -73,6 +73,10 @@ async function requestOf(
     domain,
     ...(config === undefined ? {} : { config }),
     ...(name === undefined ? {} : { name }),
+    ...(live === undefined ? {} : { live }),
+    ...(maxRounds === undefined ? {} : { maxRounds }),
+    ...(targetDowntime === undefined ? {} : { targetDowntimeMs: targetDowntime }),
+    ...(maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime }),
     ...(timeout === undefined ? {} : { suspendTimeoutMs: timeout * 1000 }),
   };
 }

@@ -29,7 +29,7 @@ describe('snapshot-create', () => {
     expect(stdout.split('\n')).toEqual([
       'Snapshot "before upgrade" of guest1 taken: memory /var/lib/xen/snapshots/u/before upgrade.save ' +
         '(512 MiB, 201 MiB on disk); xvda in /d/a.qcow2; xvdb in /d/b.raw, the domain goes on with /d/b1.qcow2',
-      'The guest was stopped for 2.4 s, most of it by memory (1.9 s)',
+      'The guest was stopped for 2.4 s, most of it by memory (1.9 s), after 2 rounds while it ran',
       "To revert: xlsnap snapshot-revert guest1 '/var/lib/xen/snapshots/u/before upgrade.save.cfg'",
       '',
     ]);
@@ -54,6 +54,19 @@ describe('snapshot-create', () => {
     expect(stderr).toContain('the name of the cfgfile is taken, "from-file"');
   });
 
+  test.each([
+    [[], {}],
+    [['--live'], { live: true }],
+    [
+      ['--live', '--max-rounds', '9', '--target-downtime', '1.5', '--max-downtime', '2s'],
+      { live: true, maxRounds: 9, targetDowntimeMs: 1.5, maxDowntimeMs: 2000 },
+    ],
+    [['--live', '--max-downtime', '300ms'], { live: true, maxDowntimeMs: 300 }],
+  ])('%j', async (args, request) => {
+    const { calls } = await xlsnap(['snapshot-create', '7', ...args]);
+    expect(calls[0]?.request).toEqual({ domain: '7', ...request });
+  });
+
   test('--dry-run prints the plan and makes nothing', async () => {
     const { stdout, calls } = await xlsnap(['snapshot-create', 'guest1', '--dry-run']);
     expect(calls.map((call) => call.name)).toEqual(['planCreate']);
@@ -63,6 +76,8 @@ describe('snapshot-create', () => {
       'tag "before upgrade" in /d/a.qcow2',
       '/d/b1.qcow2',
       'xvdc',
+      'at most 5 rounds',
+      'about 300 ms',
     ]) {
       expect(stdout).toContain(part);
     }
@@ -172,7 +187,10 @@ describe('wrong arguments open nothing', () => {
     [['snapshot-create', 'a', 'b', 'c'], EXIT.usage, /too many arguments/],
     [['snapshot-create', 'a', '--nam', 'x'], EXIT.usage, /unknown option '--nam'[\s\S]*--name/],
     [['snapshot-create', 'a', '--disk-only'], EXIT.usage, /disks alone is not taken/],
-    [['snapshot-create', 'a', '--live'], EXIT.usage, /--live is not there yet/],
+    [['snapshot-create', 'a', '--live', '--max-rounds', '0'], EXIT.usage, /from 1 to 49/],
+    [['snapshot-create', 'a', '--live', '--max-downtime', '2m'], EXIT.usage, /300ms or 2s/],
+    [['snapshot-create', 'a', '--live', '--target-downtime', ''], EXIT.usage, /300ms or 2s/],
+    [['snapshot-create', 'a', '--live', '--target-downtime', '9999999s'], EXIT.usage, /300ms or 2s/],
     [['snapshot-create', 'a', '--name', '1'], EXIT.usage, /--name: .*only digits/],
     [['snapshot-create', 'a', '--timeout', '0'], EXIT.usage, /Expected seconds/],
     [['snapshot-create', 'a', '--timeout', '1e3'], EXIT.usage, /Expected seconds/],

@@ -21,8 +21,11 @@ function slotFile(count: number, perRecord: number, types?: Uint8Array) {
   const suffix = encodeSuffix({ records: state });
   const file = new Uint8Array(layout.end + suffix.length);
   file.set(prefix);
-  for (let r = 0; r < layout.recordCount; r++)
-    file.set(layout.encodeHead(r, pfns, types), layout.record(r).offset);
+  for (let r = 0; r < layout.recordCount; r++) {
+    const { offset, firstIndex: from, count: pages } = layout.record(r);
+    const to = from + pages;
+    file.set(layout.encodeHead(r, pfns.subarray(from, to), types?.subarray(from, to)), offset);
+  }
   for (let i = 0; i < count; i++) file.fill((i + 1) & 255, layout.slotOffset(i), layout.slotOffset(i) + 4096);
   file.set(suffix, layout.end);
   return { file, layout, pfns };

@@ -136,10 +136,17 @@ const reads = new Set([
   'cpuPolicy',
 ]);
 
+/** The guest writes to some pages whenever something is done while it runs. */
+function keepWriting(host: FakeHost, call: string): void {
+  if (host.suspended || !/^(pageTypes|copyPages|takeDirty|suspend)$/.test(call)) return;
+  for (let pfn = 0; pfn < 60; pfn++) host.guest.write(pfn, host.calls.length);
+}
+
 /** What must hold whenever a create has failed. */
 function expectUntouched(host: FakeHost, before: { images: string; files: string[] }): void {
   expect(host.suspended).toBe(false);
   expect(host.machineStopped).toBe(false);
+  expect([host.guest.logging, host.machineLogs]).toEqual([false, false]);
   expect(images()).toEqual(before.images);
   expect(readdirSync(directory, { recursive: true }).sort()).toEqual(before.files);
   expect(configDisks(host.config).map((disk) => disk.path)).toEqual([...host.inUse.values()]);
@@ -182,8 +189,16 @@ describe('a create that is refused', () => {
     expectUntouched(host, before);
   });
 
-  it('--live', async () => {
-    expect((await failure(createSnapshot(makeHost(), request({ live: true })))).code).toBe('NOT_YET');
+  it.each([
+    ['limits without --live', { maxRounds: 3 }, 'LIVE_ONLY'],
+    ['a downtime without --live', { maxDowntimeMs: 3 }, 'LIVE_ONLY'],
+    ['no rounds', { live: true, maxRounds: 0 }, 'MAX_ROUNDS'],
+    ['too many rounds', { live: true, maxRounds: 50 }, 'MAX_ROUNDS'],
+    ['a downtime below 0', { live: true, targetDowntimeMs: -1 }, 'DOWNTIME'],
+    ['a downtime that is no number', { live: true, maxDowntimeMs: Number.NaN }, 'DOWNTIME'],
+  ])('%s', async (_what, more, code) => {
+    const error = await failure(createSnapshot(makeHost(), request(more)));
+    expect([error.code, error.exitCode]).toEqual([code, 2]);
   });
 
   it.each([
@@ -238,44 +253,55 @@ describe('a create that is refused', () => {
 
 describe('a create that fails', () => {
   const kinds = [
-    ['pvh', false],
-    ['pvh', true],
-    ['hvm', false],
-    ['hvm', true],
+    ['pvh', false, false],
+    ['pvh', true, false],
+    ['hvm', false, false],
+    ['hvm', true, false],
+    ['pvh', false, true],
+    ['hvm', false, true],
+    ['hvm', true, true],
   ] as const;
 
   /** Every port call of a create that goes well, in order. */
-  async function callsOf(type: 'pvh' | 'hvm', paused: boolean): Promise<readonly string[]> {
+  async function callsOf(type: 'pvh' | 'hvm', paused: boolean, live: boolean): Promise<readonly string[]> {
     const host = makeHost({ type, paused, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
-    await createSnapshot(host, mixed());
+    if (live) host.fault = (call) => keepWriting(host, call);
+    await createSnapshot(host, { ...mixed(), live });
     rmSync(directory, { recursive: true });
     directory = mkdtempSync(join(tmpdir(), 'xlsnap-create-'));
     return host.calls;
   }
 
-  it.each(kinds)('at any port call leaves a %s guest (paused: %s) as it was', async (type, paused) => {
-    const calls = await callsOf(type, paused);
-    expect(calls.length).toBeGreaterThan(20);
-    for (let at = 0; at < calls.length; at++) {
-      for (const how of ['error', 'abort'] as const) {
-        const host = makeHost({ type, paused, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
-        const before = state();
-        const abort = new AbortController();
-        let call = 0;
-        host.fault = () => {
-          if (call++ !== at) return;
-          if (how === 'error') throw new Error(`planted in call ${at}, ${calls[at]}`);
-          abort.abort();
-        };
-        const error = await failure(createSnapshot(host, mixed(), { signal: abort.signal }));
-        expect(host.pauses, `${how} in ${calls[at]}`).toBe(paused ? 1 : 0);
-        expectUntouched(host, before);
-        if (how === 'error') expect(error.message).toContain('planted');
-        else expect(error.code).toBe('INTERRUPTED');
-        expect(error.undoFailures).toEqual([]);
+  it.each(kinds)(
+    'at any port call leaves a %s guest (paused: %s, live: %s) as it was',
+    async (type, paused, live) => {
+      const calls = await callsOf(type, paused, live);
+      expect(calls.length).toBeGreaterThan(20);
+      // The first of them; the log is off then. What comes after the guest's going on is a warning.
+      const off = calls.findIndex((call) => /^(stopDirtyLog|logDirty false)$/.test(call));
+      for (let at = 0; at < calls.length; at++) {
+        for (const how of ['error', 'abort'] as const) {
+          if (how === 'error' && off >= 0 && at >= off && at < off + (type === 'hvm' ? 2 : 1)) continue;
+          const host = makeHost({ type, paused, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+          const before = state();
+          const abort = new AbortController();
+          let call = 0;
+          host.fault = (name) => {
+            if (live) keepWriting(host, name);
+            if (call++ !== at) return;
+            if (how === 'error') throw new Error(`planted in call ${at}, ${calls[at]}`);
+            abort.abort();
+          };
+          const error = await failure(createSnapshot(host, { ...mixed(), live }, { signal: abort.signal }));
+          expect(host.pauses, `${how} in ${calls[at]}`).toBe(paused ? 1 : 0);
+          expectUntouched(host, before);
+          if (how === 'error') expect(error.message).toContain('planted');
+          else expect(error.code).toBe('INTERRUPTED');
+          expect(error.undoFailures).toEqual([]);
+        }
       }
-    }
-  });
+    },
+  );
 
   it.each(['s1.save', 's1.save.cfg', 's1.save.json'])('leaves a %s that came meanwhile', async (name) => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
@@ -313,5 +339,64 @@ describe('a create that fails', () => {
     expect(error.undoFailures[0]).toContain('by hand');
     expect(host.runs).toBe(true);
     expect(existsSync(join(directory, 's1.save'))).toBe(false);
+  });
+});
+
+describe('a live create', () => {
+  it.each(['pvh', 'hvm'] as const)(
+    'of a %s guest copies while it runs, and the rest when it is stopped',
+    async (type) => {
+      const host = makeHost({ type });
+      host.fault = (call) => keepWriting(host, call);
+      const result = await createSnapshot(host, request({ live: true }));
+      expect(result.plan).toMatchObject({ live: true, precopy: { maxRounds: 5 } });
+      expect(result.rounds?.length).toBeGreaterThan(2);
+      expect(result.rounds?.[0]?.pages).toBe(result.pages);
+      expect(result.rounds?.at(-1)).toMatchObject({ pages: 60, dirtyAfter: 0 });
+      expect(result.phases.map(({ name }) => name)).toContain('precopy');
+      expect(await readMemoryFacts(result.plan.memoryPath)).toMatchObject({ config: host.config });
+      expect([host.runs, host.guest.logging, host.machineLogs]).toEqual([true, false, false]);
+      const of = (name: string): number => host.calls.indexOf(name);
+      expect(of('startDirtyLog')).toBeLessThan(of('copyPages'));
+      expect(of('copyPages')).toBeLessThan(of('suspend'));
+      expect(of('resume')).toBeLessThan(of('stopDirtyLog'));
+      expect(host.calls.filter((call) => call.startsWith('logDirty'))).toEqual(
+        type === 'hvm' ? ['logDirty true', 'logDirty false'] : [],
+      );
+      // QEMU's last writes are in the log before it is taken for the last time.
+      if (type === 'hvm') {
+        expect(of('logDirty true')).toBeLessThan(of('startDirtyLog'));
+        expect(of('saveState')).toBeLessThan(host.calls.lastIndexOf('takeDirty'));
+      }
+    },
+  );
+
+  it('that would stop the guest for too long gives up, and the guest never stopped', async () => {
+    const host = makeHost();
+    host.fault = (call) => keepWriting(host, call);
+    const before = state();
+    const error = await failure(
+      createSnapshot(host, request({ live: true, maxDowntimeMs: 0, maxRounds: 2 })),
+    );
+    expect(error).toMatchObject({
+      code: 'DOWNTIME_LIMIT',
+      exitCode: 6,
+      phase: 'precopy',
+      data: { maxDowntimeMs: 0, dirtyPages: 60, rounds: [{ pages: 300 }, { pages: 60, dirtyAfter: 60 }] },
+    });
+    expect(host.calls).not.toContain('suspend');
+    expectUntouched(host, before);
+  });
+
+  it('is whole, with a warning, when the log cannot be turned off', async () => {
+    const host = makeHost({ type: 'hvm' });
+    host.fault = (call) => {
+      if (call === 'stopDirtyLog') throw new Error('no');
+    };
+    const result = await createSnapshot(host, request({ live: true }));
+    expect(result.warnings).toEqual([expect.stringContaining('log-dirty')]);
+    // The other one is off.
+    expect(host.machineLogs).toBe(false);
+    expect(existsSync(result.plan.memoryPath)).toBe(true);
   });
 });

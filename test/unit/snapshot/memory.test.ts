@@ -3,10 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Bitmap } from '../../../src/core/bitmap.ts';
 import { InterruptedError, OutputError } from '../../../src/core/errors.ts';
 import { type Progress, silentReporter } from '../../../src/core/reporter.ts';
-import { type MemoryPlan, planMemory, saveMemory } from '../../../src/snapshot/memory.ts';
+import { type MemoryOutcome, MemorySaver } from '../../../src/snapshot/memory.ts';
 import { OutputFile } from '../../../src/snapshot/output-file.ts';
+import type { CallOptions } from '../../../src/snapshot/types.ts';
 import { FakeGuest } from '../../support/fake-guest.ts';
 
 const START = 8192;
@@ -62,89 +64,90 @@ function entries(file: Uint8Array, end: number): Entry[] {
   return found;
 }
 
-function planOf(guest: FakeGuest): Promise<MemoryPlan> {
-  return planMemory(guest, START);
+function saverOf(guest: FakeGuest, options: CallOptions = {}): MemorySaver {
+  return new MemorySaver(guest, output, START, { ...options, expectedPages: guest.memoryBytes / PAGE });
 }
 
-describe('planMemory', () => {
-  test('gives a slot to each page with data and none to XTAB', async () => {
+/** Saves a suspended guest. */
+async function save(guest: FakeGuest, options: CallOptions = {}): Promise<MemoryOutcome> {
+  const saver = saverOf(guest, options);
+  await saver.copyAll();
+  return await saver.finish();
+}
+
+/** The whole file; a hole at its end is made part of it. */
+async function read(end: number): Promise<Buffer> {
+  await output.writeAt(Uint8Array.of(0), end);
+  return readFileSync(output.partialPath);
+}
+
+/** Later entries win: what a restore would make of the file. */
+async function expectGuest(guest: FakeGuest, end: number): Promise<Map<number, Entry>> {
+  const file = await read(end);
+  const final = new Map<number, Entry>();
+  for (const entry of entries(file, end)) final.set(entry.pfn, entry);
+  for (let pfn = 0; pfn < guest.p2mSize; pfn++) {
+    const type = guest.typeOf(pfn);
+    const entry = final.get(pfn);
+    expect(entry?.type ?? XTAB, `type of ${pfn}`).toBe(type);
+    if (entry === undefined || type >= BROKEN) continue;
+    expect(entry.at % PAGE).toBe(0);
+    expect(file.compare(guest.page(pfn), 0, PAGE, entry.at, entry.at + PAGE), `page ${pfn}`).toBe(0);
+  }
+  return final;
+}
+
+describe('copyAll', () => {
+  test('writes every page once, zero pages as holes, BROKEN and XALLOC without data, XTAB not at all', async () => {
     const types = p2m();
     types[5] = BROKEN;
     types[7] = 14;
     types[9] = 0x9;
-    const { pages, bare, layout } = await planOf(new FakeGuest(types));
-    const wanted = [...types.keys()].filter((pfn) => (types[pfn] ?? 0) < BROKEN);
-    expect([...pages.pfns]).toEqual(wanted);
-    expect([...pages.types]).toEqual(wanted.map((pfn) => types[pfn]));
-    expect([[...bare.pfns], [...bare.types]]).toEqual([
-      [5, 7],
-      [BROKEN, 14],
-    ]);
-    expect([layout.start, layout.count]).toEqual([START, wanted.length]);
+    const guest = new FakeGuest(types, (pfn) => pfn % 3 === 0);
+    const outcome = await save(guest);
+    const wanted = [...types.keys()].filter((pfn) => types[pfn] !== XTAB);
+    const final = await expectGuest(guest, outcome.end);
+    expect([...final.keys()].sort((a, b) => a - b)).toEqual(wanted);
+    expect(outcome.pages).toBe(wanted.length - 2);
+    expect(outcome.zeroPages).toBe(wanted.filter((pfn) => pfn % 3 === 0).length);
+    const seen = entries(await read(outcome.end), outcome.end).filter(({ type }) => type < BROKEN);
+    expect(new Set(seen.map(({ pfn }) => pfn)).size).toBe(seen.length);
   });
 
   test('asks for types in bounded pieces and stops between them when told to', async () => {
     const guest = new FakeGuest(new Uint8Array(200_000).fill(XTAB));
-    expect((await planOf(guest)).pages.pfns).toHaveLength(0);
-    expect(guest.calls.mostTypes).toBe(65_536);
-    await expect(planMemory(guest, START, { signal: AbortSignal.abort() })).rejects.toThrow(InterruptedError);
+    expect((await save(guest)).pages).toBe(0);
+    expect(guest.calls.mostTypes).toBe(16_384);
+    await expect(save(guest, { signal: AbortSignal.abort() })).rejects.toThrow(InterruptedError);
   });
 
   test('refuses a p2m whose pfns do not fit into 32 bits', async () => {
     const guest = Object.assign(new FakeGuest(new Uint8Array(0)), { p2mSize: 2 ** 32 + 1 });
-    await expect(planOf(guest)).rejects.toMatchObject({ code: 'DOMAIN_P2M' });
-  });
-});
-
-describe('saveMemory', () => {
-  test('writes every page once, zero pages as holes, BROKEN without data', async () => {
-    const types = p2m();
-    types[5] = BROKEN;
-    const guest = new FakeGuest(types, (pfn) => pfn % 3 === 0);
-    const plan = await planOf(guest);
-    const outcome = await saveMemory(guest, output, plan);
-    // The last page may be a hole, which only what follows makes part of the file.
-    await output.writeAt(Uint8Array.of(0), outcome.end);
-
-    const file = readFileSync(output.partialPath);
-    const seen = new Map<number, number>();
-    for (const { pfn, type, at } of entries(file, outcome.end)) {
-      if (type >= BROKEN) {
-        if (pfn === 5) seen.set(pfn, type);
-        continue;
-      }
-      expect(at % PAGE).toBe(0);
-      expect(seen.has(pfn)).toBe(false);
-      expect(file.compare(guest.page(pfn), 0, PAGE, at, at + PAGE), `page ${pfn}`).toBe(0);
-      seen.set(pfn, type);
-    }
-    const wanted = [...types.keys()].filter((pfn) => types[pfn] !== XTAB);
-    expect([...seen.keys()].sort((a, b) => a - b)).toEqual(wanted);
-    expect(seen.get(5)).toBe(BROKEN);
-    expect(outcome.pages).toBe(wanted.length - 1);
-    expect(outcome.zeroPages).toBe(wanted.filter((pfn) => pfn % 3 === 0).length);
+    await expect(save(guest)).rejects.toMatchObject({ code: 'DOMAIN_P2M' });
   });
 
   test('keeps batches within the limit and within one record, several at once', async () => {
     const guest = new FakeGuest(p2m());
     guest.maxBatch = 1000;
     guest.beforeCopy = () => sleep(1);
-    const plan = await planOf(guest);
-    await saveMemory(guest, output, plan);
+    const { pages } = await save(guest);
     const sizes = guest.calls.batches.map(({ pfns }) => pfns.length);
-    expect(Math.max(...sizes)).toBe(1000);
-    expect(sizes.reduce((a, b) => a + b, 0)).toBe(plan.layout.count);
+    expect(sizes.reduce((a, b) => a + b, 0)).toBe(pages);
     expect(sizes.slice(0, 5)).toEqual([1000, 1000, 1000, 1000, 94]);
-    expect(guest.calls.mostAtOnce).toBeGreaterThan(1);
+    expect(guest.calls.mostAtOnce).toBe(4);
   });
 
   test('a guest without memory gives no records', async () => {
     const guest = new FakeGuest(new Uint8Array(10).fill(XTAB));
-    expect(await saveMemory(guest, output, await planOf(guest))).toEqual({
-      pages: 0,
-      zeroPages: 0,
-      end: START,
-    });
+    expect(await save(guest)).toEqual({ pages: 0, zeroPages: 0, end: START });
+  });
+
+  test('a page of a suspended guest that cannot be mapped is an error', async () => {
+    const guest = new FakeGuest(p2m());
+    guest.beforeCopy = async ({ pfns }) => {
+      if (pfns.includes(300)) guest.setType(300, XTAB);
+    };
+    await expect(save(guest)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE', data: { pfns: [300] } });
   });
 
   test('an error ends it when no batch runs any more, with no further ones', async () => {
@@ -155,12 +158,24 @@ describe('saveMemory', () => {
       if (begun === 3) throw new OutputError('OUTPUT_WRITE', 'disk full');
       await sleep(20);
     };
-    await expect(saveMemory(guest, output, await planOf(guest))).rejects.toThrow('disk full');
+    await expect(save(guest)).rejects.toThrow('disk full');
     expect(guest.calls.running).toBe(0);
     const after = begun;
     await sleep(40);
     expect(begun).toBe(after);
     expect(begun).toBeLessThan(10);
+  });
+
+  test('an error of the types ends it when no batch runs any more', async () => {
+    const guest = new FakeGuest(new Uint8Array(40_000));
+    guest.beforeCopy = () => sleep(20);
+    const real = guest.pageTypes.bind(guest);
+    guest.pageTypes = async (pfns) => {
+      if ((pfns[0] ?? 0) > 20_000) throw new Error('no types');
+      return await real(pfns);
+    };
+    await expect(save(guest)).rejects.toThrow('no types');
+    expect(guest.calls.running).toBe(0);
   });
 
   test('an aborted signal ends it between batches', async () => {
@@ -170,8 +185,7 @@ describe('saveMemory', () => {
       await sleep(1);
       if (guest.calls.batches.length > 8) controller.abort();
     };
-    const saving = saveMemory(guest, output, await planOf(guest), { signal: controller.signal });
-    await expect(saving).rejects.toThrow(InterruptedError);
+    await expect(save(guest, { signal: controller.signal })).rejects.toThrow(InterruptedError);
     expect(guest.calls.running).toBe(0);
     expect(guest.calls.batches.length).toBeLessThan(20);
   });
@@ -181,16 +195,105 @@ describe('saveMemory', () => {
     guest.beforeCopy = () => sleep(5);
     const told: Progress[] = [];
     const reporter = { ...silentReporter, progress: (progress: Progress) => told.push(progress) };
-    const plan = await planOf(guest);
-    await saveMemory(guest, output, plan, { reporter });
+    const { pages } = await save(guest, { reporter });
     expect(told.length).toBeGreaterThan(1);
     expect(told.length).toBeLessThan(guest.calls.batches.length / 2);
-    expect(told.at(-1)).toMatchObject({
-      phase: 'memory',
-      unit: 'pages',
-      done: plan.layout.count,
-      total: plan.layout.count,
-    });
+    expect(told.at(-1)).toMatchObject({ phase: 'memory', unit: 'pages', done: pages, total: pages });
+    expect(told.at(-1)).not.toHaveProperty('round');
     expect(told.map(({ done }) => done)).toEqual(told.map(({ done }) => done).sort((a, b) => a - b));
   });
+});
+
+describe('copyDirty', () => {
+  let guest: FakeGuest;
+  let saver: MemorySaver;
+  let dirty: Bitmap;
+  beforeEach(async () => {
+    guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
+    saver = saverOf(guest);
+    dirty = new Bitmap(guest.p2mSize);
+    await guest.startDirtyLog();
+    await saver.copyAll(dirty);
+  });
+
+  async function round(last: boolean): Promise<number> {
+    await guest.takeDirty(dirty);
+    return await saver.copyDirty(dirty, 1, last);
+  }
+
+  test('pages that changed are in their old places, also those that have become zeros', async () => {
+    guest.write(1, 0);
+    guest.write(2, 77);
+    guest.write(3, 78);
+    guest.write(8999, 79);
+    expect(await round(false)).toBe(4);
+    guest.write(2, 80);
+    expect(await round(true)).toBe(1);
+    expect(dirty.count()).toBe(0);
+    const { end, pages } = await saver.finish();
+    const all = entries(await read(end), end).filter(({ type }) => type < BROKEN);
+    expect(all).toHaveLength(pages);
+    await expectGuest(guest, end);
+  });
+
+  test('pages that come, go, and come again', async () => {
+    // 170 and 9100 were not there before; 9100 … make more than one batch.
+    guest.setType(170, NOTAB);
+    for (let pfn = 9100; pfn < 9300; pfn++) guest.setType(pfn, NOTAB);
+    guest.setType(10, XTAB);
+    guest.setType(11, XTAB);
+    guest.setType(12, BROKEN);
+    await round(false);
+    guest.setType(11, NOTAB);
+    guest.write(11, 5);
+    guest.write(170, 6);
+    guest.setType(9101, XTAB);
+    guest.setType(9500, NOTAB);
+    guest.setType(9501, BROKEN);
+    await round(true);
+    const { end, pages } = await saver.finish();
+    await expectGuest(guest, end);
+    expect(pages).toBe(9000 - 32 + 1 + 200 + 1);
+  });
+
+  test('a page that becomes a page table, and ceases to be one, changes its word', async () => {
+    guest.setType(20, 1);
+    guest.setType(9100, 2);
+    await round(false);
+    guest.setType(20, 0x9);
+    guest.setType(21, 3);
+    guest.setType(9100, NOTAB);
+    await round(false);
+    guest.setType(21, NOTAB);
+    await round(true);
+    await expectGuest(guest, (await saver.finish()).end);
+  });
+
+  test('a page that cannot be mapped is left for later, and is an error in the last round', async () => {
+    guest.write(30, 1);
+    guest.write(31, 1);
+    guest.beforeCopy = async () => guest.setType(30, XTAB);
+    expect(await round(false)).toBe(1);
+    expect([...dirty.indices()]).toEqual([30]);
+    guest.beforeCopy = async () => {};
+    await round(false);
+    expect(dirty.count()).toBe(0);
+    guest.write(31, 1);
+    guest.beforeCopy = async () => guest.setType(31, XTAB);
+    await expect(round(true)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE' });
+  });
+});
+
+test('a page given away while all are copied is left for later', async () => {
+  const guest = new FakeGuest(p2m());
+  const saver = saverOf(guest);
+  const dirty = new Bitmap(guest.p2mSize);
+  await guest.startDirtyLog();
+  guest.beforeCopy = async () => guest.setType(8000, XTAB);
+  await saver.copyAll(dirty);
+  expect([...dirty.indices()]).toEqual([8000]);
+  guest.beforeCopy = async () => {};
+  await guest.takeDirty(dirty);
+  await saver.copyDirty(dirty, 1, true);
+  await expectGuest(guest, (await saver.finish()).end);
 });

@@ -88,6 +88,9 @@ class FakeDomain {
         hvmContext: unused,
         cpuPolicy: unused,
         copyPages: unused,
+        startDirtyLog: unused,
+        takeDirty: unused,
+        stopDirtyLog: unused,
         [Symbol.asyncDispose]: async () => {},
       },
       {

@@ -16,6 +16,7 @@ describe.each(ABIS)('the table for Xen $release', (abi) => {
     expect(abi.domainInfo).toEqual(facts.domainInfo);
     expect(abi.cpuidLeafSize).toBe(facts.cpuidLeafSize);
     expect(abi.msrEntrySize).toBe(facts.msrEntrySize);
+    expect(abi.hypercallBufferSize).toBe(facts.hypercallBufferSize);
     expect(EXTRAVERSION_SIZE).toBe(facts.extraversionSize);
     expect(abi.domctlInterfaceVersion).toBe(facts.domctlInterfaceVersion);
   });

@@ -1,0 +1,103 @@
+import { Bitmap } from '../core/bitmap.ts';
+import { SuspendError } from '../core/errors.ts';
+import { type Reporter, silentReporter } from '../core/reporter.ts';
+import type { DirtyLog } from './dirty-log.ts';
+import type { MemorySaver } from './memory.ts';
+import type { CallOptions, CopyRound, PrecopyLimits } from './types.ts';
+
+/** Fewer dirty pages than this are not worth another round (libxc's number). */
+const FEW_PAGES = 50;
+/** A round that leaves more than this part of the dirty pages of the round before does not help any more. */
+const BETTER = 0.9;
+
+/** The copying of a running guest's memory, as far as it has come. */
+export class Precopy {
+  readonly rounds: CopyRound[] = [];
+  readonly #saver: MemorySaver;
+  readonly #log: DirtyLog;
+  /** Pages that were written since they were copied last, or could not be copied. */
+  readonly #dirty: Bitmap;
+  readonly #limits: PrecopyLimits;
+  readonly #reporter: Reporter;
+
+  constructor(
+    saver: MemorySaver,
+    log: DirtyLog,
+    p2mSize: number,
+    limits: PrecopyLimits,
+    options: CallOptions,
+  ) {
+    this.#saver = saver;
+    this.#log = log;
+    this.#limits = limits;
+    this.#dirty = new Bitmap(p2mSize);
+    this.#reporter = options.reporter ?? silentReporter;
+  }
+
+  /**
+   * Copies all memory, then again what was written meanwhile, until stopping the guest is cheap or cannot get cheaper.
+   * @throws SuspendError when copying the rest would take longer than `maxDowntimeMs`
+   */
+  async run(): Promise<void> {
+    const { maxRounds, targetDowntimeMs = 0, maxDowntimeMs: max = Number.POSITIVE_INFINITY } = this.#limits;
+    const target = Math.min(targetDowntimeMs, max);
+    for (;;) {
+      const before = this.rounds.at(-1);
+      const round = await this.#round({ last: false });
+      const { dirtyAfter } = round;
+      const estimate = estimateMs(round);
+      const good = dirtyAfter < FEW_PAGES || estimate <= target;
+      const stuck = before !== undefined && dirtyAfter > before.dirtyAfter * BETTER;
+      if (!good && !stuck && this.rounds.length < maxRounds) continue;
+      if (estimate > max) throw tooLong(estimate, max, this.rounds);
+      return;
+    }
+  }
+
+  /** The round that makes the file right. The guest is suspended, and its device model stopped. */
+  async finish(): Promise<void> {
+    await this.#log.take(this.#dirty, { final: true });
+    await this.#round({ last: true });
+  }
+
+  async #round({ last }: { last: boolean }): Promise<CopyRound> {
+    const number = this.rounds.length;
+    const start = performance.now();
+    const pages =
+      number === 0
+        ? await this.#saver.copyAll(this.#dirty)
+        : await this.#saver.copyDirty(this.#dirty, number, last);
+    const seconds = (performance.now() - start) / 1000;
+    if (!last) await this.#log.take(this.#dirty, { final: false });
+    const dirtyAfter = this.#dirty.count();
+    const round = { pages, seconds, dirtyAfter };
+    this.rounds.push(round);
+    this.#reporter.progress({
+      phase: last ? 'memory' : 'precopy',
+      done: pages,
+      total: pages,
+      unit: 'pages',
+      round: number,
+      dirtyPages: dirtyAfter,
+    });
+    return round;
+  }
+}
+
+/** How long copying the dirty pages would take, at the speed of the round just done. */
+function estimateMs({ pages, seconds, dirtyAfter }: CopyRound): number {
+  return pages === 0 ? 0 : (dirtyAfter / pages) * seconds * 1000;
+}
+
+function tooLong(estimateMs: number, maxMs: number, rounds: readonly CopyRound[]): SuspendError {
+  const dirty = rounds.at(-1)?.dirtyAfter ?? 0;
+  return new SuspendError(
+    'DOWNTIME_LIMIT',
+    `the guest would be stopped for some ${Math.ceil(estimateMs)} ms, more than the ${maxMs} ms allowed: ` +
+      `it has written ${dirty} pages again after ${rounds.length} rounds`,
+    {
+      data: { estimatedDowntimeMs: estimateMs, maxDowntimeMs: maxMs, dirtyPages: dirty, rounds },
+      hint: 'try again when the guest writes less, or allow more with --max-downtime',
+    },
+  );
+}
