@@ -205,7 +205,7 @@ describe('a guest that cannot suspend', () => {
       await dom0.lab.removeGuest(name);
       await dom0.lab.run(`mkdir -p /lab/guests/${name}; cat >/lab/guests/${name}/deaf.cfg`, {
         // One second after it was unpaused its kernel is far from the drivers that answer.
-        input: `name="${name}"\ntype="pvh"\nmemory=64\nvcpus=1\nkernel="/lab/vmlinux"\ncmdline="panic=0"\n`,
+        input: `name="${name}"\ntype="pvh"\nmemory=84\nvcpus=1\nkernel="/lab/vmlinux"\ncmdline="panic=0"\n`,
       });
       await dom0.lab.run(`xl create -p /lab/guests/${name}/deaf.cfg`, { timeoutMs: 120_000 });
       const { code, stderr } = await dom0.xlsnap(`snapshot-create ${name} --timeout 1`);
