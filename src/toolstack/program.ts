@@ -1,5 +1,6 @@
-import { execFile } from 'node:child_process';
-import { EnvironmentError, errnoCode, throwIfAborted } from '../core/errors.ts';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { EnvironmentError, errnoCode, throwIfAborted, XlsnapError } from '../core/errors.ts';
 
 export interface ProgramResult {
   /** Exit status; -1 when a signal ended it. */
@@ -7,6 +8,9 @@ export interface ProgramResult {
   readonly stdout: string;
   readonly stderr: string;
 }
+
+/** Characters of output. */
+const MAX_OUTPUT = 64 * 1024 * 1024;
 
 /** Debian packages of the programs we call, for hints. */
 const PACKAGES: Readonly<Record<string, string>> = {
@@ -25,34 +29,60 @@ export async function runProgram(
   args: readonly string[],
   options: { timeoutMs: number; signal?: AbortSignal },
 ): Promise<ProgramResult> {
-  throwIfAborted(options.signal);
-  return await new Promise((resolve, reject) => {
-    execFile(
-      program,
-      [...args],
-      {
-        encoding: 'utf8',
-        timeout: options.timeoutMs,
-        // One that ignores SIGTERM would never let us go on; none of ours uses it to tidy up.
-        killSignal: 'SIGKILL',
-        maxBuffer: 64 * 1024 * 1024,
-        env: { ...process.env, LC_ALL: 'C' },
-        ...(options.signal === undefined ? {} : { signal: options.signal }),
-      },
-      (error, stdout, stderr) => {
-        try {
-          throwIfAborted(options.signal);
-          if (error === null) resolve({ status: 0, stdout, stderr });
-          else if (errnoCode(error) === 'ENOENT') reject(missing(program, error));
-          else if (typeof error.code === 'string') reject(notRun(program, error));
-          else if (error.killed === true) reject(tooLong(program, args, options.timeoutMs));
-          else resolve({ status: typeof error.code === 'number' ? error.code : -1, stdout, stderr });
-        } catch (interrupted) {
-          reject(interrupted);
-        }
-      },
-    );
+  const { timeoutMs, signal } = options;
+  throwIfAborted(signal);
+  const child = spawn(program, [...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, LC_ALL: 'C' },
+    // A group of its own: a Ctrl-C is for us, and must not end what puts a disk back.
+    detached: true,
   });
+  let why: 'too long' | 'too much' | undefined;
+  // SIGKILL, since one that ignores SIGTERM would never let us go on; none of ours uses that to tidy up.
+  const end = (): void => {
+    if (child.pid !== undefined && child.exitCode === null) killGroup(child.pid);
+    // What it left behind in the background may hold them for ever.
+    child.stdout.destroy();
+    child.stderr.destroy();
+  };
+  const timer = setTimeout(() => {
+    why ??= 'too long';
+    end();
+  }, timeoutMs);
+  signal?.addEventListener('abort', end, { once: true });
+  const texts = [child.stdout, child.stderr].map((stream) => {
+    const text = { all: '' };
+    stream.setEncoding('utf8').on('data', (piece: string) => {
+      text.all += piece;
+      if (text.all.length <= MAX_OUTPUT) return;
+      why ??= 'too much';
+      end();
+    });
+    return text;
+  });
+  try {
+    const [status] = (await once(child, 'close')) as [number | null];
+    throwIfAborted(signal);
+    if (why === 'too long') throw tooLong(program, args, timeoutMs);
+    if (why === 'too much') throw notRun(program, new Error(`it said more than ${MAX_OUTPUT} characters`));
+    const [stdout = '', stderr = ''] = texts.map(({ all }) => all);
+    return { status: status ?? -1, stdout, stderr };
+  } catch (error) {
+    if (error instanceof XlsnapError) throw error;
+    throw errnoCode(error) === 'ENOENT' ? missing(program, error) : notRun(program, error);
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', end);
+  }
+}
+
+/** The program and what it has started. */
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch (error) {
+    if (errnoCode(error) !== 'ESRCH') throw error;
+  }
 }
 
 function missing(program: string, cause: unknown): EnvironmentError {

@@ -26,6 +26,8 @@ const MAX_STDERR = 64 * 1024;
 /** Read in pieces of this size; a pipe takes 64 KiB at a time. */
 const CHUNK = 1 << 20;
 const POLL_MS = 10;
+/** How long xl may take to end when it is asked to. */
+const TERM_MS = 10_000;
 /** How long to wait for the last words of an xl that has failed. */
 const LAST_WORDS_MS = 1000;
 
@@ -64,7 +66,11 @@ async function runRestore(
   });
   const said = once(child.stderr, 'end').catch(() => undefined);
   // xl and what it has started must be dead before anybody touches the half-built domain.
-  const stop = (): boolean => child.kill();
+  let last: NodeJS.Timeout | undefined;
+  const stop = (): void => {
+    child.kill();
+    last = setTimeout(() => child.kill('SIGKILL'), TERM_MS);
+  };
   signal?.addEventListener('abort', stop, { once: true });
   // Not `close`: xl's monitor, which stays, may hold the streams.
   const exit = once(child, 'exit').then(([code]: unknown[]) => code);
@@ -90,6 +96,7 @@ async function runRestore(
     );
   } finally {
     signal?.removeEventListener('abort', stop);
+    clearTimeout(last);
     over.abort();
     await fed;
     child.stderr.destroy();

@@ -81,6 +81,19 @@ describe('runProgram', () => {
     expect(() => process.kill(pid(), 0)).toThrow('ESRCH');
   });
 
+  it('does not wait for ever for what it leaves behind', async () => {
+    xl('setsid sleep 20 & echo $! > pid');
+    await expect(runProgram('xl', [], { timeoutMs: 300 })).rejects.toMatchObject({ code: 'PROGRAM_TIMEOUT' });
+    process.kill(pid());
+  });
+
+  it('keeps a Ctrl-C of ours away from it', async () => {
+    xl('ps -o pgid= -p $$; echo $$');
+    const { stdout } = await runProgram('xl', [], limits);
+    const [group, own] = stdout.trim().split(/\s+/);
+    expect(group).toBe(own);
+  });
+
   it('ends one that does not want to end', async () => {
     xl('trap "" TERM; echo $$ > pid; while :; do sleep 0.05; done');
     await expect(runProgram('xl', [], { timeoutMs: 300 })).rejects.toMatchObject({ code: 'PROGRAM_TIMEOUT' });
