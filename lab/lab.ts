@@ -468,10 +468,22 @@ export class Lab {
     const running = await this.#steps.run(
       `cold boot ${machine.accel}`,
       `booting Xen ${this.#release.xen} (${how})`,
-      () => this.#coldBoot(image, machine),
+      () => this.#bootWithRetries(image, machine),
     );
     if (this.#options.cold !== true) await this.#saveWarm(running, warm);
     return running;
+  }
+
+  /** Emulation breaks a boot of dom0 now and then: code that a kernel patches while another processor runs it. */
+  async #bootWithRetries(image: Image, machine: Machine): Promise<RunningLab> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#coldBoot(image, machine);
+      } catch (error) {
+        if (machine.accel !== 'tcg' || attempt === 4) throw error;
+        this.#steps.say(`dom0 did not boot (${tail(messageOf(error), 1)}); boot ${attempt + 1} of 4`);
+      }
+    }
   }
 
   async #coldBoot(image: Image, machine: Machine): Promise<RunningLab> {
