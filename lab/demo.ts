@@ -35,7 +35,7 @@ async function demo(): Promise<void> {
   await lab.startGuest({
     type: 'hvm',
     name: NAME,
-    memoryMiB: 64,
+    memoryMiB: 96,
     disks: [{ vdev: 'xvda', format: 'qcow2', sizeMiB: 32 }],
   });
   const running = await lab.waitForTicks(NAME, 5);
