@@ -9,7 +9,7 @@ import { configDigest, type Manifest } from './manifest.ts';
 import { type MemoryOutcome, MemorySaver } from './memory.ts';
 import { makeDirectory, OutputFile, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
-import { type CreateContext, makeCreateContext, throwFindings } from './plan.ts';
+import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
 import type { DeviceModel, DiskAction, Guest, Host, XenVersion } from './ports.ts';
 import { Precopy } from './precopy.ts';
 import { preflightCreate } from './preflight.ts';
@@ -41,6 +41,10 @@ export async function createSnapshot(
 ): Promise<CreateResult> {
   const phases = new Phases(options);
   try {
+    // First of all: another create or revert would change what the plan is made of.
+    await using _lock = await phases.run('lock', async () =>
+      host.toolstack.lock((await findLiveDomain(host, request.domain)).uuid),
+    );
     const context = await phases.run('plan', () => makeCreateContext(host, request));
     for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
     await phases.run('preflight', async () => {

@@ -1,4 +1,5 @@
 import type { Domid } from '../core/brand.ts';
+import { SuspendError } from '../core/errors.ts';
 import type { DeviceModel, Hypervisor } from './ports.ts';
 
 /** Holds a guest still, and lets it go on as it was before. */
@@ -23,6 +24,18 @@ export class GuestHold {
     while ((await this.#hypervisor.domainState(this.#domid))?.paused === true) {
       await this.#hypervisor.unpause(this.#domid);
       this.#pauses++;
+    }
+    // Suspended by somebody else, an `xl save` say: then it is not ours to resume.
+    const shutdown = (await this.#hypervisor.domainState(this.#domid))?.shutdown;
+    if (shutdown !== undefined) {
+      throw new SuspendError(
+        'SUSPEND_OTHER',
+        `the guest was shut down (${shutdown}) by somebody else meanwhile`,
+        {
+          domid: this.#domid,
+          hint: 'does another program save or migrate it?',
+        },
+      );
     }
     this.#asked = true;
     await this.#hypervisor.suspend(this.#domid, options);

@@ -33,6 +33,8 @@ export function parseLibxlConfig(text: string): LibxlConfig {
   return value;
 }
 
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
 /** @throws LibxlConfigError when there is no name or uuid */
 export function domainIdentity(config: LibxlConfig): { name: string; uuid: string } {
   const info = config['c_info'];
@@ -40,6 +42,9 @@ export function domainIdentity(config: LibxlConfig): { name: string; uuid: strin
   const uuid = isRecord(info) ? info['uuid'] : undefined;
   if (typeof name !== 'string' || typeof uuid !== 'string') {
     throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration has no c_info.name or c_info.uuid');
+  }
+  if (!UUID.test(uuid)) {
+    throw new LibxlConfigError('LIBXL_CONFIG', `the domain configuration's c_info.uuid is no uuid: ${uuid}`);
   }
   return { name, uuid: uuid.toLowerCase() };
 }

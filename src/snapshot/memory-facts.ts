@@ -1,6 +1,6 @@
 import { FileSource } from '../core/byte-source.ts';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
-import { verifyStream } from '../savefmt/index.ts';
+import { readXlHeader, verifyStream, xlConfigText } from '../savefmt/index.ts';
 import { parseLibxlConfig } from './libxl-config.ts';
 import type { LibxlConfig } from './ports.ts';
 import type { CallOptions } from './types.ts';
@@ -37,6 +37,15 @@ export async function readMemoryFacts(path: string, { signal }: CallOptions = {}
     throw new MemoryFileError('INCOMPLETE', `the memory file ${path} does not say which domain it is of`);
   }
   return { config: parseLibxlConfig(facts.configText), xen: facts.xen };
+}
+
+/**
+ * The configuration in a memory file's header; the rest of the file is not looked at.
+ * @throws MemoryFileError, StreamError, LibxlConfigError
+ */
+export async function readStoredConfig(path: string): Promise<LibxlConfig> {
+  await using source = await openMemoryFile(path);
+  return parseLibxlConfig(xlConfigText(await readXlHeader(source)));
 }
 
 async function openMemoryFile(path: string): Promise<FileSource> {

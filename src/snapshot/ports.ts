@@ -197,6 +197,12 @@ export type LibxlConfig = Readonly<Record<string, unknown>>;
 export interface Toolstack {
   /** Domid of a running domain given by name or number. `undefined` when there is none. */
   findDomain(nameOrDomid: string): Promise<Domid | undefined>;
+  /**
+   * Keeps other creates and reverts away from a domain until the lock is disposed of.
+   * @param uuid lower case, with dashes; the domain need not run
+   * @throws DomainError DOMAIN_BUSY at once when another holds it
+   */
+  lock(uuid: string): Promise<AsyncDisposable>;
   /** The configuration it would be saved with. */
   domainConfig(domid: Domid): Promise<LibxlConfig>;
   /** All disks of the domain, with what stands against snapshotting each. */

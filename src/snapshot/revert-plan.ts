@@ -3,7 +3,7 @@ import { isAbsolute } from 'node:path';
 import { DomainError, RiskError, UsageError } from '../core/errors.ts';
 import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
 import { configDigest, type Manifest, readManifest } from './manifest.ts';
-import { type MemoryFacts, readMemoryFacts } from './memory-facts.ts';
+import { type MemoryFacts, readMemoryFacts, readStoredConfig } from './memory-facts.ts';
 import { DEFAULT_SNAPSHOT_DIR, defaultMemoryPath, manifestPathOf } from './naming.ts';
 import { throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
@@ -16,6 +16,12 @@ export interface RevertContext {
   readonly running: DomainState | undefined;
   /** The configuration to restore with, when it is not the one in the memory file. */
   readonly config: LibxlConfig | undefined;
+}
+
+/** Uuid of the domain that the snapshot is of, from the memory file's header alone. */
+export async function snapshotUuid(host: Host, request: RevertRequest): Promise<string> {
+  const running = await findDomain(host, request.domain);
+  return domainIdentity(await readStoredConfig(memoryPathOf(request, running))).uuid;
 }
 
 /**

@@ -11,7 +11,7 @@ import { nameFromTime } from './naming.ts';
 import { Phases } from './phases.ts';
 import type { DomainState, Host } from './ports.ts';
 import { cleanKept, describeKept, type KeptDisk, revertDisks } from './revert-disks.ts';
-import { makeRevertContext, type RevertContext } from './revert-plan.ts';
+import { makeRevertContext, type RevertContext, snapshotUuid } from './revert-plan.ts';
 import type { CallOptions, RevertPlan, RevertRequest, RevertResult } from './types.ts';
 
 const DEFAULT_DESTROY_TIMEOUT_MS = 60_000;
@@ -43,6 +43,8 @@ export async function revertSnapshot(
   options: CallOptions = {},
 ): Promise<RevertResult> {
   const phases = new Phases(options);
+  // First of all: another create or revert would change what is checked.
+  await using _lock = await acquire(host, request, phases);
   const start = performance.now();
   const reached: Reached = { kept: [] };
   try {
@@ -75,6 +77,14 @@ export async function revertSnapshot(
     };
   } catch (error) {
     throw explain(await phases.fail(error), reached);
+  }
+}
+
+async function acquire(host: Host, request: RevertRequest, phases: Phases): Promise<AsyncDisposable> {
+  try {
+    return await phases.run('lock', async () => host.toolstack.lock(await snapshotUuid(host, request)));
+  } catch (error) {
+    throw await phases.fail(error);
   }
 }
 

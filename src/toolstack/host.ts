@@ -1,3 +1,5 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Domid } from '../core/brand.ts';
 import { FileSource } from '../core/byte-source.ts';
 import { DomainError, describeError, EnvironmentError } from '../core/errors.ts';
@@ -14,6 +16,7 @@ import type {
   LibxlConfig,
   Toolstack,
 } from '../snapshot/ports.ts';
+import { lockFile } from '../xenctrl/flock.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { isXenstoreErrno } from '../xenstore/errors.ts';
 import { connectQemu, QemuDeviceModel } from './device-model.ts';
@@ -24,6 +27,8 @@ import { QemuImages } from './qemu-img.ts';
 import { destroyDomain, domainConfig, findDomain } from './xl.ts';
 import { xlRestore } from './xl-restore.ts';
 
+/** Gone with a reboot, as are the processes that hold locks. */
+const LOCK_DIR = '/run/lock';
 /** How long removing a half-built domain may take. */
 const REMOVE_TIMEOUT_MS = 60_000;
 
@@ -77,6 +82,25 @@ export class XlToolstack implements Toolstack {
 
   findDomain(nameOrDomid: string): Promise<Domid | undefined> {
     return findDomain(this.#xenstore, nameOrDomid);
+  }
+
+  async lock(uuid: string): Promise<AsyncDisposable> {
+    const path = join(LOCK_DIR, `xlsnap-${uuid}.lock`);
+    try {
+      const lock = await lockFile(path, 0);
+      await writeFile(path, `${process.pid}\n`);
+      return lock;
+    } catch (error) {
+      if (!(error instanceof EnvironmentError && error.code === 'LOCK_BUSY')) throw error;
+      const pid = (await readFile(path, 'utf8').catch(() => '')).trim();
+      throw new DomainError(
+        'DOMAIN_BUSY',
+        `another xlsnap works on the domain${pid === '' ? '' : ` (pid ${pid})`}`,
+        {
+          hint: 'wait for it to end',
+        },
+      );
+    }
   }
 
   domainConfig(domid: Domid): Promise<LibxlConfig> {

@@ -17,14 +17,19 @@ class Scenario {
   readonly memory: string;
   readonly overlay: string;
   readonly #type: GuestType;
+  readonly #live: boolean;
   #guest: LabGuest | undefined;
+  /** The longest time between two ticks, by the guest's own clock, while the snapshot was taken. */
+  downtimeMs = Number.NaN;
   /** The number at the snapshot's instant. */
   #instant = 0;
 
-  constructor(type: GuestType) {
+  /** @param live the snapshot is taken while the guest runs and dirties its memory */
+  constructor(type: GuestType, live = false) {
     this.#type = type;
-    this.name = `e2e-${type}`;
-    this.folder = `/lab/snap-${type}`;
+    this.#live = live;
+    this.name = live ? `e2e-${type}-live` : `e2e-${type}`;
+    this.folder = `/lab/snap-${this.name}`;
     this.memory = `${this.folder}/s1.save`;
     this.overlay = `${this.folder}/xvdb-s1.qcow2`;
   }
@@ -37,6 +42,7 @@ class Scenario {
       name: this.name,
       memoryMiB: 84,
       onReboot: 'restart',
+      ...(this.#live ? { dirty: { mib: 8, rate: 1000 } } : {}),
       disks: [
         { vdev: 'xvda', format: 'qcow2', sizeMiB: 32 },
         { vdev: 'xvdb', format: 'qcow2', sizeMiB: 32 },
@@ -49,9 +55,14 @@ class Scenario {
     await dom0.lab.run(`cat >${this.folder}/snap.cfg`, {
       input: `name="s1"\nmemory_path="${this.memory}"\ndisks=[',,xvda', '${this.overlay},qcow2,xvdb']\n`,
     });
-    const result = await dom0.result(`snapshot-create ${this.name} ${this.folder}/snap.cfg`);
-    expect(result).toMatchObject({ plan: { state: 'running', uncovered: [] } });
+    await dom0.lab.waitForTicks(this.name, 5);
+    const told = (await dom0.lab.guestReport(this.name)).ticks.length;
+    const live = this.#live ? '--live' : '';
+    const result = await dom0.result(`snapshot-create ${this.name} ${this.folder}/snap.cfg ${live}`);
+    expect(result).toMatchObject({ plan: { state: 'running', uncovered: [], live: this.#live } });
     await this.goOn();
+    const ticks = (await dom0.lab.guestReport(this.name)).ticks.slice(told);
+    this.downtimeMs = Math.max(...ticks.map((tick) => tick.gapRealMs));
     expect((await dom0.lab.domains()).get(this.name)?.domid).toBe(this.#guest?.domid);
 
     const counter = await dom0.memoryCounter(this.memory);
@@ -148,6 +159,7 @@ describe.each(['pvh', 'hvm'] as const)('a %s guest with an internal and an exter
     await dom0.steadily(scenario.name, async () => {
       await step('starts', () => scenario.start());
       await step('is snapshotted at one instant and goes on', () => scenario.create());
+      console.log(`  ${type}: stopped for ${scenario.downtimeMs} ms by its own clock`);
       await step("its file is accepted by Xen's own verifier", () => scenario.verify());
       await step('its configuration names the overlay', () => scenario.configurationNamesOverlay());
       await step('is reverted', () => scenario.revert());
@@ -158,3 +170,21 @@ describe.each(['pvh', 'hvm'] as const)('a %s guest with an internal and an exter
     await dom0.lab.removeGuest(scenario.name);
   });
 });
+
+describe.each(['pvh', 'hvm'] as const)(
+  'a %s guest that dirties its memory and writes to its disks',
+  (type) => {
+    it('is snapshotted live and reverted', async () => {
+      const scenario = new Scenario(type, true);
+      await dom0.steadily(scenario.name, async () => {
+        await scenario.start();
+        await scenario.create();
+        console.log(`  ${type}: stopped for ${scenario.downtimeMs} ms by its own clock`);
+        await scenario.verify();
+        await scenario.revert();
+        await scenario.restoreByXl();
+      });
+      await dom0.lab.removeGuest(scenario.name);
+    });
+  },
+);

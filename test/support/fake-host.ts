@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../../src/core/brand.ts';
-import { DiskError, throwIfAborted } from '../../src/core/errors.ts';
+import { DiskError, DomainError, throwIfAborted } from '../../src/core/errors.ts';
 import { configDisks, domainIdentity, withImages } from '../../src/snapshot/libxl-config.ts';
 import { readMemoryFacts } from '../../src/snapshot/memory-facts.ts';
 import type {
@@ -77,6 +77,8 @@ export class FakeHost implements Host {
   readonly inUse = new Map<string, string>();
   readonly obstacles = new Map<string, readonly Obstacle[]>();
   disposed = 0;
+  /** Whether a create or revert is under way. */
+  locked = false;
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
@@ -223,6 +225,17 @@ export class FakeHost implements Host {
         const { name: own, uuid } = domainIdentity(this.config);
         const known = [own, uuid, String(this.domid)];
         return known.includes(name) ? this.domid : undefined;
+      },
+      lock: async () => {
+        await this.#call('lock');
+        if (this.locked) throw new DomainError('DOMAIN_BUSY', 'another holds the lock');
+        this.locked = true;
+        return {
+          [Symbol.asyncDispose]: () => {
+            this.locked = false;
+            return Promise.resolve();
+          },
+        };
       },
       domainConfig: async () => {
         await this.#call('domainConfig');

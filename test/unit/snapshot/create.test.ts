@@ -251,6 +251,31 @@ describe('a create that is refused', () => {
   });
 });
 
+describe('one at a time', () => {
+  it('a create while another holds the lock touches nothing', async () => {
+    const host = makeHost();
+    const before = state();
+    host.locked = true;
+    expect(await failure(createSnapshot(host, request()))).toMatchObject({
+      code: 'DOMAIN_BUSY',
+      phase: 'lock',
+    });
+    expect(host.calls.filter((call) => !reads.has(call) && call !== 'lock')).toEqual([]);
+    expectUntouched(host, before);
+  });
+
+  it('a guest that somebody else has suspended is left to them', async () => {
+    const host = makeHost();
+    // `xl save` begins between the plan and the suspend.
+    host.fault = (call) => {
+      if (call === 'cpuPolicy') host.suspended = true;
+    };
+    expect(await failure(createSnapshot(host, request()))).toMatchObject({ code: 'SUSPEND_OTHER' });
+    expect(host.suspended).toBe(true);
+    expect(host.calls).not.toContain('resume');
+  });
+});
+
 describe('a create that fails', () => {
   const kinds = [
     ['pvh', false, false],

@@ -514,7 +514,11 @@ describe('a revert that fails', () => {
       expect(error.undoFailures, where).toEqual([]);
       if (how === 'error') expect(error.message, where).toContain('planted');
       else expect(error, where).toBeInstanceOf(InterruptedError);
-      if (error.phase === 'check' || (error.phase === 'destroy' && host.domid !== undefined)) {
+      if (
+        error.phase === 'lock' ||
+        error.phase === 'check' ||
+        (error.phase === 'destroy' && host.domid !== undefined)
+      ) {
         expect(files(), where).toEqual(before);
         expect(host.domid, where).toBe(domid);
       } else if (error.phase === 'destroy') {
@@ -541,6 +545,7 @@ describe('a revert that fails', () => {
         expect(host.pauses, where).toBe(1);
         expectKept(error, where);
       }
+      expect(host.locked, where).toBe(false);
       // The same command tries again, as it says.
       host.fault = () => {};
       const again = await revertSnapshot(host, request);
@@ -548,7 +553,7 @@ describe('a revert that fails', () => {
       expect(contents(host), where).toEqual(['at the snapshot', 'at the snapshot']);
     }
     const expected = ['check', 'disks', 'finish', 'restore'];
-    if (how === 'error') expected.push('unpause');
+    if (how === 'error') expected.push('lock', 'unpause');
     if (running) expected.push('destroy');
     expect([...seen].sort()).toEqual(expected.sort());
   });
