@@ -190,25 +190,24 @@ async function openFile(plan: SnapshotPlan, phases: Phases): Promise<OutputFile>
 async function snapshotDisks({ context, host, phases }: Parts, deviceModel: DeviceModel): Promise<void> {
   const { disks } = context.plan;
   const { domid } = context.domain;
-  const actions = disks.map(toAction);
-  const external = disks.filter((disk) => disk.kind === 'external');
-  const point = async (where: 'base' | 'overlay'): Promise<void> => {
-    if (external.length === 0) return;
-    const images = external.map((disk) => ({
-      vdev: disk.vdev,
-      path: disk[where],
-      format: where === 'base' ? disk.baseFormat : 'qcow2',
-    }));
-    await host.toolstack.repointDisks(domid, images);
-  };
-  await deviceModel.snapshotDisks(actions);
-  phases.onUndo('took the disk snapshots back', undoByHand(disks), async () => {
-    // In this order: where an overlay cannot be merged, the configuration goes on naming it.
-    await deviceModel.undoSnapshots(actions);
-    await point('base');
-  });
+  await deviceModel.snapshotDisks(disks.map(toAction));
+  // Each disk has its own undo, so that one that fails does not keep the others from theirs.
+  for (const disk of disks) {
+    phases.onUndo(`took the snapshot of disk ${disk.vdev} back`, undoByHand(disk), async () => {
+      // In this order: where an overlay cannot be merged, the configuration goes on naming it.
+      await deviceModel.undoSnapshots([toAction(disk)]);
+      if (disk.kind === 'external') {
+        await host.toolstack.repointDisks(domid, [
+          { vdev: disk.vdev, path: disk.base, format: disk.baseFormat },
+        ]);
+      }
+    });
+  }
+  const overlays = disks.flatMap((disk) =>
+    disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],
+  );
   // While the guest is stopped: it must never run with a configuration that names the base.
-  await point('overlay');
+  if (overlays.length > 0) await host.toolstack.repointDisks(domid, overlays);
 }
 
 function toAction(disk: SnapshotDisk): DiskAction {
@@ -217,14 +216,10 @@ function toAction(disk: SnapshotDisk): DiskAction {
     : { kind: 'external', vdev: disk.vdev, path: disk.overlay };
 }
 
-function undoByHand(disks: readonly SnapshotDisk[]): string {
-  return disks
-    .map((disk) =>
-      disk.kind === 'internal'
-        ? `with the domain down, qemu-img snapshot -d ${disk.tag} ${disk.image}`
-        : `the domain goes on with ${disk.overlay}: keep it`,
-    )
-    .join('; ');
+function undoByHand(disk: SnapshotDisk): string {
+  return disk.kind === 'internal'
+    ? `with the domain down, qemu-img snapshot -d ${disk.tag} ${disk.image}`
+    : `the domain goes on with ${disk.overlay}: keep it`;
 }
 
 /** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
