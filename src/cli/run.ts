@@ -81,6 +81,10 @@ function makeProgram(context: CliContext, finish: (exitCode: number) => void): C
     )
     .addOption(new Option('--disk-only').hideHelp())
     .option('--timeout <seconds>', 'how long the guest may take to suspend (default: 60)', seconds)
+    .option(
+      '--no-sync',
+      'do not wait until the memory is on the disk: faster, and lost if the host loses power now',
+    )
     .option('--dry-run', 'check everything, print the plan, touch nothing')
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')
     .option('-q, --quiet', 'no progress')

@@ -255,6 +255,6 @@ async function finish(
   };
   await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
   await write(plan.configPath, context.configText);
-  await file.commit();
+  await file.commit({ sync: plan.sync });
   return sizes;
 }

@@ -12,6 +12,8 @@ import type { CallOptions } from './types.ts';
 const TYPE_CHUNK = 16 * 1024;
 /** Batches under way at once: as many as libuv's pool has threads unless told otherwise. */
 const IN_FLIGHT = 4;
+/** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
+const SMALL_GAP = 2;
 const PROGRESS_INTERVAL_MS = 100;
 /** Entries without data in one record; 8 MiB of them. */
 const BARE_PER_RECORD = 1024 * 1024;
@@ -23,6 +25,8 @@ export interface PositionalOutput {
   readonly fd: number;
   /** @throws OutputError */
   writeAt(bytes: Uint8Array, position: number): Promise<void>;
+  /** Called now and then while the guest runs: the disk may begin with what has been written so far. */
+  beginSync(): void;
 }
 
 export interface MemoryOutcome {
@@ -102,7 +106,7 @@ export class MemorySaver {
     const { p2mSize } = this.#guest;
     const round = deferred === undefined ? undefined : 0;
     const copier = this.#copier({ round, total: this.#expectedPages, sparse: true, deferred });
-    const records = new RecordWriter(this.#output, this.#end, p2mSize, copier);
+    const records = new RecordWriter(this.#output, this.#end, p2mSize, copier, deferred !== undefined);
     await copier.run(async () => {
       let next = this.#typesFrom(0);
       for (let from = 0; from < p2mSize; from += TYPE_CHUNK) {
@@ -135,30 +139,37 @@ export class MemorySaver {
    * mapped, since the guest gave them away meanwhile.
    * @param round its number, for the progress
    * @param last the guest is suspended: a page that cannot be mapped is an error
-   * @returns pages copied
+   * @returns how many of them it has taken care of
    */
   async copyDirty(dirty: Bitmap, round: number, last: boolean): Promise<number> {
-    const deferred = last ? undefined : dirty;
-    const copier = this.#copier({ round, total: dirty.count(), sparse: false, deferred });
+    const total = dirty.count();
+    const copier = this.#copier({ round, total, sparse: false, deferred: last ? undefined : dirty });
     const late = new Map<number, number>();
     await copier.run(async () => {
       let chunk = new Uint32Array(this.#guest.maxBatch);
       let count = 0;
-      for (const pfn of dirty.indices()) {
-        chunk[count++] = pfn;
-        if (count < chunk.length) continue;
-        await this.#copyKnown(chunk, copier, dirty, late);
+      const flush = async (): Promise<void> => {
+        const pfns = chunk.subarray(0, count);
         chunk = new Uint32Array(this.#guest.maxBatch);
         count = 0;
+        await this.#copyKnown(pfns, copier, dirty, late);
+      };
+      let before = Number.NEGATIVE_INFINITY;
+      for (const pfn of dirty.indices()) {
+        for (let at = pfn - before - 1 <= SMALL_GAP ? before + 1 : pfn; at <= pfn; at++) {
+          chunk[count++] = at;
+          if (count === chunk.length) await flush();
+        }
+        before = pfn;
       }
-      if (count > 0) await this.#copyKnown(chunk.subarray(0, count), copier, dirty, late);
+      if (count > 0) await flush();
       if (late.size === 0) return;
-      const records = new RecordWriter(this.#output, this.#end, this.#guest.p2mSize, copier);
+      const records = new RecordWriter(this.#output, this.#end, this.#guest.p2mSize, copier, !last);
       for (const [pfn, type] of late) if (records.add(pfn, type)) await records.flush();
       this.#segments.push(await records.end());
       this.#end = records.layout.end;
     });
-    return copier.copied;
+    return total - dirty.count();
   }
 
   /** Writes what stands behind the pages: the entries without data. */
@@ -182,7 +193,7 @@ export class MemorySaver {
     return this.#guest.pageTypes(pfns);
   }
 
-  /** Copies those of the pages that have a place; the others go to `late`. */
+  /** Copies those of the pages that have a place; of the others, those that are dirty go to `late`. */
   async #copyKnown(
     pfns: Uint32Array,
     copier: Copier,
@@ -197,6 +208,7 @@ export class MemorySaver {
     for (const [i, pfn] of pfns.entries()) {
       const type = types[i] ?? PAGE_TYPE.xtab;
       const place = this.#placeOf(pfn);
+      if (place === undefined && !dirty.has(pfn)) continue;
       dirty.clear(pfn);
       if (hasPageData(type)) {
         this.#bare.delete(pfn);
@@ -341,14 +353,16 @@ class RecordWriter {
   layout: SlotLayout;
   readonly #output: PositionalOutput;
   readonly #copier: Copier;
+  readonly #live: boolean;
   readonly #pages: PageSet;
   #written = 0;
   #pfns: Uint32Array;
   #types: Uint8Array;
   #count = 0;
 
-  constructor(output: PositionalOutput, start: number, p2mSize: number, copier: Copier) {
+  constructor(output: PositionalOutput, start: number, p2mSize: number, copier: Copier, live: boolean) {
     this.#output = output;
+    this.#live = live;
     this.#copier = copier;
     this.#pages = new PageSet(p2mSize);
     this.layout = SlotLayout.create({ firstRecordOffset: start, count: p2mSize });
@@ -370,6 +384,7 @@ class RecordWriter {
     const head = this.layout.encodeHead(this.#written, pfns, this.#types.subarray(0, this.#count));
     await this.#output.writeAt(head, offset);
     await this.#copier.copyRun(pfns, dataOffset);
+    if (this.#live) this.#output.beginSync();
     this.#written++;
     this.#pfns = new Uint32Array(this.layout.perRecord);
     this.#count = 0;

@@ -12,6 +12,8 @@ export class OutputFile {
   readonly partialPath: string;
   readonly #file: FileHandle;
   #named = false;
+  #syncing: Promise<void> | undefined;
+  #syncFailure: { readonly cause: unknown } | undefined;
 
   private constructor(path: string, partialPath: string, file: FileHandle) {
     this.path = path;
@@ -59,6 +61,21 @@ export class OutputFile {
     }
   }
 
+  /**
+   * Lets the disk begin with what has been written so far, so that `commit` has less to wait for. It tells of failures
+   * too: Linux reports each but once.
+   */
+  beginSync(): void {
+    this.#syncing ??= this.#file
+      .datasync()
+      .catch((cause: unknown) => {
+        this.#syncFailure ??= { cause };
+      })
+      .finally(() => {
+        this.#syncing = undefined;
+      });
+  }
+
   /** Octets of length and octets that the file system has allocated. */
   async sizes(): Promise<{ fileBytes: number; allocatedBytes: number }> {
     const { size, blocks } = await this.#file.stat();
@@ -66,12 +83,14 @@ export class OutputFile {
   }
 
   /**
-   * Octets to the disk, then the name.
+   * Octets to the disk, unless `sync` is false, then the name.
    * @throws OutputError; the partial file is still there.
    */
-  async commit(): Promise<void> {
+  async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {
     try {
-      await this.#file.datasync();
+      await this.#syncing;
+      if (this.#syncFailure !== undefined) throw this.#syncFailure.cause;
+      if (sync) await this.#file.datasync();
       await this.#file.close();
       // rename(2) would replace a file that has come since the preflight.
       if (await exists(this.path)) {
@@ -79,7 +98,7 @@ export class OutputFile {
       }
       await rename(this.partialPath, this.path);
       this.#named = true;
-      await syncDirectory(dirname(this.path));
+      if (sync) await syncDirectory(dirname(this.path));
     } catch (error) {
       if (error instanceof OutputError) throw error;
       throw new OutputError('OUTPUT_COMMIT', `cannot finish ${this.path}`, {

@@ -103,6 +103,7 @@ export async function makeCreateContext(
     disks: chosen,
     uncovered,
     suspendTimeoutMs: request.suspendTimeoutMs ?? DEFAULT_SUSPEND_TIMEOUT_MS,
+    sync: request.sync ?? true,
     warnings,
   };
   let configText = '';

@@ -27,6 +27,8 @@ export interface CreateRequest {
   readonly maxDowntimeMs?: number;
   /** How long the guest may take to suspend; 60 000 unless given. */
   readonly suspendTimeoutMs?: number;
+  /** Waits until the memory file is on the disk, before it gets its name. Yes unless it is `false`. */
+  readonly sync?: boolean;
   /** Where memory files go when the configuration names none; `/var/lib/xen/snapshots` unless given. */
   readonly snapshotDir?: string;
 }
@@ -74,6 +76,7 @@ export interface SnapshotPlan {
   /** Writable disks that move on without a snapshot; a revert needs `--force`. */
   readonly uncovered: readonly string[];
   readonly suspendTimeoutMs: number;
+  readonly sync: boolean;
   readonly warnings: readonly string[];
 }
 

@@ -10,6 +10,8 @@ import { toWords } from './words.ts';
 
 /** Most gfns that getpageframeinfo3 takes in one call (xen/arch/x86/domctl.c). */
 const PAGE_TYPE_CHUNK = 1024;
+/** What handing a call over to another thread costs about, when the threads sleep or the processors are busy. */
+const HANDOVER_MS = 0.1;
 
 export interface HypervisorVersion {
   readonly major: number;
@@ -61,6 +63,8 @@ export class XenControl implements AsyncDisposable {
   readonly #memory: ForeignMemory;
   readonly #libraries: Libraries;
   #handles: Handles | undefined;
+  /** How long asking for a page's type has taken, milliseconds. */
+  #typeMs = 0;
 
   private constructor(
     version: HypervisorVersion,
@@ -117,7 +121,7 @@ export class XenControl implements AsyncDisposable {
     const layout = this.#libraries.abi.domainInfo;
     const info = new DataView(new ArrayBuffer(layout.size));
     const { xc_domain_getinfolist } = this.#libraries.ctrl;
-    const found = await this.#call(xc_domain_getinfolist, domid, 1, info);
+    const found = this.#quick(xc_domain_getinfolist, domid, 1, info);
     // The list begins with the first domain that has this domid or a higher one.
     if (found < 1 || info.getUint16(layout.domain, true) !== domid) return undefined;
     const flags = info.getUint32(layout.flags, true);
@@ -170,7 +174,11 @@ export class XenControl implements AsyncDisposable {
     const ask = async (from: number): Promise<void> => {
       const words = toWords(gfns.subarray(from, from + PAGE_TYPE_CHUNK));
       const count = words.length / 2;
-      await this.#call(this.#libraries.ctrl.xc_get_pfn_type_batch, domid, count, words);
+      const { xc_get_pfn_type_batch } = this.#libraries.ctrl;
+      const start = performance.now();
+      if (count * this.#typeMs < HANDOVER_MS) this.#quick(xc_get_pfn_type_batch, domid, count, words);
+      else await this.#call(xc_get_pfn_type_batch, domid, count, words);
+      this.#typeMs = (performance.now() - start) / count;
       for (let i = 0; i < count; i++) {
         types[from + i] = (words[2 * i] ?? 0) >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
       }
@@ -198,7 +206,7 @@ export class XenControl implements AsyncDisposable {
     fd: number,
     sparse: boolean,
   ): Promise<{ zero: number; unmapped: number[] }> {
-    if (this.#handles === undefined) throw closed('copyPages');
+    this.#open('copyPages');
     return await this.#memory.copyPages(domid, gfns, positions, fd, sparse);
   }
 
@@ -231,7 +239,8 @@ export class XenControl implements AsyncDisposable {
     const length = Math.ceil(gfns / 64) * 8;
     const pages = Math.ceil(length / PAGE_SIZE);
     const buffer = new BigUint64Array(abi.hypercallBufferSize / 8);
-    const { value, errno } = await this.#interface(ctrl.xc__hypercall_buffer_alloc_pages, buffer, pages);
+    const xch = this.#open('takeDirty');
+    const { value, errno } = ctrl.xc__hypercall_buffer_alloc_pages.callHere(xch, buffer, pages);
     if (value === 0n) throw new XenCallError('xc__hypercall_buffer_alloc_pages', errno, { domid });
     try {
       const mode = final ? SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
@@ -242,7 +251,7 @@ export class XenControl implements AsyncDisposable {
       }
       return this.#memory.copyOut(value, length);
     } finally {
-      await this.#interface(ctrl.xc__hypercall_buffer_free_pages, buffer, pages);
+      ctrl.xc__hypercall_buffer_free_pages.callHere(xch, buffer, pages);
     }
   }
 
@@ -252,7 +261,7 @@ export class XenControl implements AsyncDisposable {
     const khz = new Uint32Array(1);
     const incarnation = new Uint32Array(1);
     const { xc_domain_get_tsc_info } = this.#libraries.ctrl;
-    await this.#call(xc_domain_get_tsc_info, domid, mode, nsec, khz, incarnation);
+    this.#quick(xc_domain_get_tsc_info, domid, mode, nsec, khz, incarnation);
     return {
       mode: mode[0] ?? 0,
       khz: khz[0] ?? 0,
@@ -264,15 +273,15 @@ export class XenControl implements AsyncDisposable {
   /** The whole HVM context: save descriptors and their data. */
   async hvmContext(domid: Domid): Promise<Uint8Array> {
     const { xc_domain_hvm_getcontext } = this.#libraries.ctrl;
-    const room = await this.#call(xc_domain_hvm_getcontext, domid, 0n, 0);
+    const room = this.#quick(xc_domain_hvm_getcontext, domid, 0n, 0);
     const context = new Uint8Array(room);
-    const length = await this.#call(xc_domain_hvm_getcontext, domid, context, room);
+    const length = this.#quick(xc_domain_hvm_getcontext, domid, context, room);
     return context.subarray(0, length);
   }
 
   async hvmParam(domid: Domid, index: number): Promise<bigint> {
     const value = new BigUint64Array(1);
-    await this.#call(this.#libraries.ctrl.xc_hvm_param_get, domid, index, value);
+    this.#quick(this.#libraries.ctrl.xc_hvm_param_get, domid, index, value);
     return value[0] ?? 0n;
   }
 
@@ -307,20 +316,30 @@ export class XenControl implements AsyncDisposable {
     await closeInterface(libc, toollog, ctrl, handles);
   }
 
-  /** Calls with the interface as first argument; -1 is an error. */
+  /** Calls with the interface as first argument, in a thread; -1 is an error. */
   async #call(fn: NativeFunction, ...args: NativeArgument[]): Promise<number> {
-    const { value, errno } = await this.#interface(fn, ...args);
-    if (value < 0) {
-      const domid = typeof args[0] === 'number' ? args[0] : undefined;
-      throw new XenCallError(fn.name, errno, domid === undefined ? {} : { domid });
-    }
-    return Number(value);
+    return succeeded(fn, args, await fn.call(this.#open(fn.name), ...args));
   }
 
-  async #interface(fn: NativeFunction, ...args: NativeArgument[]): Promise<NativeResult> {
-    if (this.#handles === undefined) throw closed(fn.name);
-    return await fn.call(this.#handles.xch, ...args);
+  /** The same in this thread, for calls that take some microseconds. */
+  #quick(fn: NativeFunction, ...args: NativeArgument[]): number {
+    return succeeded(fn, args, fn.callHere(this.#open(fn.name), ...args));
   }
+
+  #open(what: string): bigint {
+    if (this.#handles === undefined) throw closed(what);
+    return this.#handles.xch;
+  }
+}
+
+function succeeded(
+  fn: NativeFunction,
+  args: readonly NativeArgument[],
+  { value, errno }: NativeResult,
+): number {
+  if (value >= 0) return Number(value);
+  const domid = typeof args[0] === 'number' ? args[0] : undefined;
+  throw new XenCallError(fn.name, errno, domid === undefined ? {} : { domid });
 }
 
 function openInterface(

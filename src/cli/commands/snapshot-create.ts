@@ -17,6 +17,8 @@ export interface CreateOptions extends CommonOptions {
   readonly maxDowntime?: number;
   /** What virsh has, and what the RFC refuses. */
   readonly diskOnly?: boolean;
+  /** False with `--no-sync`. */
+  readonly sync?: boolean;
   readonly dryRun?: boolean;
   /** Seconds. */
   readonly timeout?: number;
@@ -77,6 +79,7 @@ async function requestOf(
     ...(maxRounds === undefined ? {} : { maxRounds }),
     ...(targetDowntime === undefined ? {} : { targetDowntimeMs: targetDowntime }),
     ...(maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime }),
+    ...(options.sync === false ? { sync: false } : {}),
     ...(timeout === undefined ? {} : { suspendTimeoutMs: timeout * 1000 }),
   };
 }

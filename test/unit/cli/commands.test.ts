@@ -57,6 +57,7 @@ describe('snapshot-create', () => {
   test.each([
     [[], {}],
     [['--live'], { live: true }],
+    [['--no-sync'], { sync: false }],
     [
       ['--live', '--max-rounds', '9', '--target-downtime', '1.5', '--max-downtime', '2s'],
       { live: true, maxRounds: 9, targetDowntimeMs: 1.5, maxDowntimeMs: 2000 },

@@ -23,6 +23,7 @@ export const plan: SnapshotPlan = {
   ],
   uncovered: ['xvdc'],
   suspendTimeoutMs: 60_000,
+  sync: true,
   warnings: ['disk xvdc moves on'],
 };
 

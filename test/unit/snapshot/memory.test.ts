@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Bitmap } from '../../../src/core/bitmap.ts';
 import { InterruptedError, OutputError } from '../../../src/core/errors.ts';
 import { type Progress, silentReporter } from '../../../src/core/reporter.ts';
@@ -282,6 +282,29 @@ describe('copyDirty', () => {
     guest.beforeCopy = async () => guest.setType(31, XTAB);
     await expect(round(true)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE' });
   });
+});
+
+test('the disk begins while the guest runs, and never while it is stopped', async () => {
+  const begin = vi.spyOn(output, 'beginSync');
+  const guest = new FakeGuest(p2m());
+  await save(guest);
+  expect(begin).not.toHaveBeenCalled();
+  await saverOf(guest).copyAll(new Bitmap(guest.p2mSize));
+  expect(begin).toHaveBeenCalledTimes(3);
+});
+
+test('clean pages between dirty ones are copied with them, if there are any', async () => {
+  const guest = new FakeGuest(p2m());
+  const saver = saverOf(guest);
+  const dirty = new Bitmap(guest.p2mSize);
+  await guest.startDirtyLog();
+  await saver.copyAll(dirty);
+  for (const pfn of [10, 13, 20, 24, 159, 192]) guest.write(pfn, 9);
+  await guest.takeDirty(dirty);
+  guest.calls.batches.length = 0;
+  expect(await saver.copyDirty(dirty, 1, true)).toBe(6);
+  expect(guest.calls.batches.flatMap(({ pfns }) => [...pfns])).toEqual([10, 11, 12, 13, 20, 24, 159, 192]);
+  await expectGuest(guest, (await saver.finish()).end);
 });
 
 test('a page given away while all are copied is left for later', async () => {

@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { OutputError } from '../../../src/core/errors.ts';
 import {
   exists,
@@ -49,6 +50,42 @@ describe('OutputFile', () => {
     expect(fileBytes).toBe((1 << 24) + 3);
     expect(allocatedBytes).toBeLessThan(1 << 20);
     await file.discard();
+  });
+
+  describe('and the disk', () => {
+    /** `datasync` of all files, seen. */
+    async function datasync() {
+      await using probe = await open(join(directory.path, 'probe'), 'w');
+      const prototype: { datasync(): Promise<void> } = Object.getPrototypeOf(probe);
+      return vi.spyOn(prototype, 'datasync');
+    }
+    afterEach(() => vi.restoreAllMocks());
+
+    it('begins early, once at a time, and is waited for at the end', async () => {
+      const sync = await datasync();
+      const file = await OutputFile.create(path);
+      file.beginSync();
+      file.beginSync();
+      expect(sync).toHaveBeenCalledTimes(1);
+      await file.commit();
+      expect(sync).toHaveBeenCalledTimes(2);
+    });
+
+    it('is not waited for when nobody wants that', async () => {
+      const sync = await datasync();
+      await (await OutputFile.create(path)).commit({ sync: false });
+      expect(sync).not.toHaveBeenCalled();
+      expect(names()).toContain('file');
+    });
+
+    it('that failed early is told at the end', async () => {
+      (await datasync()).mockRejectedValueOnce(new Error('EIO'));
+      const file = await OutputFile.create(path);
+      file.beginSync();
+      await expect(file.commit()).rejects.toMatchObject({ code: 'OUTPUT_COMMIT', cause: { message: 'EIO' } });
+      expect(names()).not.toContain('file');
+      await file.discard();
+    });
   });
 
   it('never opens a partial file that is there', async () => {

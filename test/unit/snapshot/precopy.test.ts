@@ -41,6 +41,7 @@ async function run(limits: Partial<PrecopyLimits> = {}, told: Progress[] = []): 
     writeAt: async (bytes: Uint8Array, position: number) => {
       writeSync(fd, bytes, 0, bytes.length, position);
     },
+    beginSync: () => {},
   };
   const saver = new MemorySaver(guest, output, 4096, { expectedPages: PAGES });
   const log = new DirtyLog(guest, undefined);
