@@ -22,7 +22,7 @@ export class ConfigError extends XlsnapError {
 
   /**
    * @param source name of the file, for the message
-   * @param more number of findings that were left out
+   * @param options `more`: number of findings that were left out
    */
   constructor(
     source: string,

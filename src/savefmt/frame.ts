@@ -49,8 +49,8 @@ export function encodePrefix(options: PrefixOptions): Uint8Array {
 
 /**
  * The rest of the file behind the last PAGE_DATA record: state, END of libxc's stream, libxl's records, END.
- * @param records HVM: X86_TSC_INFO, HVM_PARAMS, HVM_CONTEXT. PV: X86_TSC_INFO, SHARED_INFO, vCPUs.
- * @param libxlRecords HVM: EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT.
+ * `records`, HVM: X86_TSC_INFO, HVM_CONTEXT, HVM_PARAMS; PV: X86_TSC_INFO, SHARED_INFO, vCPUs.
+ * `libxlRecords`, HVM: EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT.
  */
 export function encodeSuffix({
   records,

@@ -62,9 +62,8 @@ export class SlotLayout {
   }
 
   /**
-   * @param firstRecordOffset a multiple of 4096; `encodePrefix` gives such a length.
-   * @param count pages with data.
-   * @param perRecord 512 * k - 2, at most 32254 (a record of 126 MiB).
+   * `firstRecordOffset` is a multiple of 4096; `encodePrefix` gives such a length. `count` is of pages with data.
+   * `perRecord` is 512 * k - 2, at most 32254 (a record of 126 MiB).
    * @throws RangeError for other numbers.
    */
   static create({

@@ -105,7 +105,7 @@ export interface Guest extends AsyncDisposable {
   /**
    * Sets in `pages`, a bitmap of `p2mSize` bits, the pfns written since the last call, or since the start; Xen forgets them
    * then. Bits that are set stay.
-   * @param final the guest is suspended: pages that Xen's own emulation holds mapped for writing count too
+   * @param options `final`: the guest is suspended: pages that Xen's own emulation holds mapped for writing count too
    */
   takeDirty(pages: Bitmap, options: { final: boolean }): Promise<void>;
   /** Log-dirty mode off. May be called when it is off. */

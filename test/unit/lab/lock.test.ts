@@ -51,8 +51,9 @@ it('is waited for, and given up in time', async () => {
 });
 
 it('of a process that is gone is taken over, also when another has its number', async () => {
-  const other = spawn('true');
+  const other = spawn('sleep', ['100']);
   const id = processId(other.pid ?? 0);
+  other.kill();
   await once(other, 'exit');
   for (const holder of [id, { ...processId(process.pid), start: '1' }]) {
     writeFileSync(file, JSON.stringify({ ...holder, what: 'x' }));
