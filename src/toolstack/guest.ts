@@ -86,6 +86,7 @@ export class XenGuest implements Guest {
     return params.filter(({ value }) => value !== 0n);
   }
 
-  /** Nothing stays open between calls. */
-  async [Symbol.asyncDispose](): Promise<void> {}
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#xen.releasePages();
+  }
 }

@@ -88,6 +88,7 @@ class FakeDomain {
         hvmContext: unused,
         cpuPolicy: unused,
         copyPages: unused,
+        releasePages: async () => {},
         startDirtyLog: unused,
         takeDirty: unused,
         stopDirtyLog: unused,
