@@ -86,7 +86,6 @@ export class XenGuest implements Guest {
     return params.filter(({ value }) => value !== 0n);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#xen.releasePages();
-  }
+  /** Nothing stays open between calls. */
+  async [Symbol.asyncDispose](): Promise<void> {}
 }

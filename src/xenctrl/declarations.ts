@@ -158,20 +158,10 @@ export const FOREIGNMEMORY = declare({
   headers: ['xenforeignmemory.h'],
   functions: {
     // With an err array never NULL for single pages' failures: err[i] is 0 or a negated errno, and touching a page
-    // whose err is set is SIGBUS. NULL with errno for all others; with MAP_FIXED nothing is mapped at addr then. Undone
-    // by xenforeignmemory_unmap, or by mapping over it.
-    xenforeignmemory_map2: {
+    // whose err is set is SIGBUS. NULL with errno for all others. Undone by xenforeignmemory_unmap.
+    xenforeignmemory_map: {
       result: 'void *',
-      parameters: [
-        'xenforeignmemory_handle *',
-        'uint32_t',
-        'void *',
-        'int',
-        'int',
-        'size_t',
-        'const xen_pfn_t *',
-        'int *',
-      ],
+      parameters: ['xenforeignmemory_handle *', 'uint32_t', 'int', 'size_t', 'const xen_pfn_t *', 'int *'],
     },
     // Any pointer or view into the mapping is deadly afterwards.
     xenforeignmemory_unmap: {

@@ -2,13 +2,11 @@ import { type Domid, PAGE_SIZE } from '../core/brand.ts';
 import { OutputError } from '../core/errors.ts';
 import type { FOREIGNMEMORY } from './declarations.ts';
 import { errnoName, XenCallError } from './errors.ts';
-import type { loadKoffi, NativeFunction, NativeResult } from './native.ts';
+import type { loadKoffi, NativeFunction } from './native.ts';
 import { toWords } from './words.ts';
 
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
-/** MAP_FIXED (sys/mman.h), for x86. */
-const MAP_FIXED = 0x10;
 /**
  * Runs of at least this many pages are written in a thread of the pool. A call there costs some 8 µs of this thread, a
  * write of one page to the page cache 1 µs.
@@ -29,13 +27,6 @@ interface MappedPages {
   readonly errors: Int32Array;
 }
 
-/** A place in this process where pages are mapped, and stay so until others are mapped over them. */
-interface Window {
-  readonly address: bigint;
-  readonly pages: number;
-  readonly bytes: Uint8Array;
-}
-
 /** Foreign memory of guests. Pointers and views never leave it. */
 export class ForeignMemory {
   readonly #koffi: Awaited<ReturnType<typeof loadKoffi>>;
@@ -43,8 +34,6 @@ export class ForeignMemory {
   readonly #unmap: NativeFunction;
   readonly #pwrite: NativeFunction;
   readonly #handle: number | bigint;
-  /** Those that no batch uses. */
-  readonly #windows: Window[] = [];
   #turn: Promise<void> = Promise.resolve();
 
   constructor(
@@ -54,7 +43,7 @@ export class ForeignMemory {
     handle: number | bigint,
   ) {
     this.#koffi = koffi;
-    this.#map = functions.xenforeignmemory_map2;
+    this.#map = functions.xenforeignmemory_map;
     this.#unmap = functions.xenforeignmemory_unmap;
     this.#pwrite = pwrite;
     this.#handle = handle;
@@ -94,66 +83,24 @@ export class ForeignMemory {
     return new Uint8Array(this.#koffi.view(address, length)).slice();
   }
 
-  /** Unmaps what is kept mapped. No other call may be under way. */
-  async release(): Promise<void> {
-    for (const { address, pages } of this.#windows.splice(0)) {
-      await this.#unmap.call(this.#handle, address, pages);
-    }
-  }
-
-  /** Maps the pages, and runs `use` on them while they are mapped. */
+  /** Maps the pages, runs `use`, and unmaps them when its promise is settled. */
   async #withMapped<T>(domid: Domid, gfns: Uint32Array, use: (pages: MappedPages) => Promise<T>): Promise<T> {
-    return gfns.length < MAP_FOR_THREAD
-      ? await this.#withFewMapped(domid, gfns, use)
-      : await this.#withWindow(domid, gfns, use);
-  }
-
-  async #withFewMapped<T>(
-    domid: Domid,
-    gfns: Uint32Array,
-    use: (pages: MappedPages) => Promise<T>,
-  ): Promise<T> {
     const errors = new Int32Array(gfns.length);
-    const args = [this.#handle, domid, 0n, PROT_READ, 0, gfns.length, toWords(gfns), errors] as const;
-    const address = addressOf(this.#map.callHere(...args), domid);
+    const args = [this.#handle, domid, PROT_READ, gfns.length, toWords(gfns), errors] as const;
+    const few = gfns.length < MAP_FOR_THREAD;
+    const mapped = few ? this.#map.callHere(...args) : await this.#map.call(...args);
+    const address = mapped.value;
+    if (typeof address !== 'bigint' || address === 0n) {
+      throw new XenCallError('xenforeignmemory_map', mapped.errno, { domid });
+    }
     try {
       const bytes = new Uint8Array(this.#koffi.view(address, gfns.length * PAGE_SIZE));
+      // An address of user space has 47 bits.
       return await use({ address: Number(address), bytes, errors });
     } finally {
-      this.#unmap.callHere(this.#handle, address, gfns.length);
+      if (few) this.#unmap.callHere(this.#handle, address, gfns.length);
+      else await this.#unmap.call(this.#handle, address, gfns.length);
     }
-  }
-
-  /**
-   * Maps over what an earlier batch has left: its view is used again. JavaScript's collector takes each new view for so
-   * much new memory and begins to collect.
-   */
-  async #withWindow<T>(domid: Domid, gfns: Uint32Array, use: (pages: MappedPages) => Promise<T>): Promise<T> {
-    const pages = gfns.length;
-    const errors = new Int32Array(pages);
-    const at = this.#windows.findIndex((window) => window.pages >= pages);
-    const old = at < 0 ? undefined : this.#windows.splice(at, 1)[0];
-    const place = old === undefined ? ([0n, 0] as const) : ([old.address, MAP_FIXED] as const);
-    const [address, flags] = place;
-    const args = [this.#handle, domid, address, PROT_READ, flags, pages, toWords(gfns), errors] as const;
-    const mapped = await this.#map.call(...args);
-    if (mapped.value === 0n && old !== undefined && old.pages > pages) {
-      // The library has unmapped the place that it could not fill; the rest of the window is still there.
-      const rest = old.address + BigInt(pages * PAGE_SIZE);
-      this.#unmap.callHere(this.#handle, rest, old.pages - pages);
-    }
-    const window = old ?? this.#newWindow(addressOf(mapped, domid), pages);
-    addressOf(mapped, domid);
-    try {
-      const bytes = window.bytes.subarray(0, pages * PAGE_SIZE);
-      return await use({ address: Number(window.address), bytes, errors });
-    } finally {
-      this.#windows.push(window);
-    }
-  }
-
-  #newWindow(address: bigint, pages: number): Window {
-    return { address, pages, bytes: new Uint8Array(this.#koffi.view(address, pages * PAGE_SIZE)) };
   }
 
   /**
@@ -192,12 +139,6 @@ export class ForeignMemory {
       }
     }
   }
-}
-
-/** An address of user space has 47 bits: a number holds it. */
-function addressOf({ value, errno }: NativeResult, domid: Domid): bigint {
-  if (typeof value === 'bigint' && value !== 0n) return value;
-  throw new XenCallError('xenforeignmemory_map2', errno, { domid });
 }
 
 /** What is done with a page. */

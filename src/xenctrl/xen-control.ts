@@ -255,11 +255,6 @@ export class XenControl implements AsyncDisposable {
     }
   }
 
-  /** Lets go of the guest memory that `copyPages` leaves mapped. None may be under way. */
-  async releasePages(): Promise<void> {
-    await this.#memory.release();
-  }
-
   async tscInfo(domid: Domid): Promise<TscNumbers> {
     const mode = new Uint32Array(1);
     const nsec = new BigUint64Array(1);
@@ -316,7 +311,6 @@ export class XenControl implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const handles = this.#handles;
     if (handles === undefined) return;
-    await this.#memory.release();
     this.#handles = undefined;
     const { libc, toollog, ctrl } = this.#libraries;
     await closeInterface(libc, toollog, ctrl, handles);

@@ -88,7 +88,6 @@ class FakeDomain {
         hvmContext: unused,
         cpuPolicy: unused,
         copyPages: unused,
-        releasePages: async () => {},
         startDirtyLog: unused,
         takeDirty: unused,
         stopDirtyLog: unused,
