@@ -170,7 +170,11 @@ describe('a restore that fails', () => {
 
   it.each([
     ['runs', () => (host.pauses = 0)],
-    ['has another uuid', () => (host.config = { ...host.config, c_info: { name: 'guest1', uuid: 'other' } })],
+    [
+      'has another uuid',
+      () =>
+        (host.config = { ...host.config, c_info: { name: 'guest1', uuid: FAKE_UUID.replaceAll('4', '5') } }),
+    ],
   ])('leaves a domain of that name that %s: it is somebody else’s', async (_, change) => {
     change();
     const error = await restore(() => xenstored.set('/local/domain/7/name', 'guest1'));
