@@ -56,7 +56,14 @@ export async function revertSnapshot(
       await phases.run('destroy', () => destroy(host, running, request, options));
     }
     const mark = `${nameFromTime(new Date())}-${randomBytes(3).toString('hex')}`;
-    const kept = await phases.run('disks', () => revertDisks(host.images, plan.disks, mark, phases));
+    const replaced = await phases.run('disks', () => revertDisks(host.images, plan.disks, mark, phases));
+    // Before the restore: qemu-img must never write to an image that a QEMU has open.
+    const tags = await cleanKept(
+      host.images,
+      replaced.filter(({ kind }) => kind === 'tag'),
+      false,
+    );
+    const kept = replaced.filter(({ kind }) => kind === 'file');
     reached.kept = kept;
     const domid = await phases.run('restore', () =>
       host.toolstack.restore(plan.memoryPath, context.config, options),
@@ -73,7 +80,7 @@ export async function revertSnapshot(
       phases: phases.timings,
       totalSeconds: (performance.now() - start) / 1000,
       kept: files,
-      warnings: [...plan.risks, ...warnings],
+      warnings: [...plan.risks, ...tags.warnings, ...warnings],
     };
   } catch (error) {
     throw explain(await phases.fail(error), reached);

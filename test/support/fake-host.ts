@@ -382,6 +382,7 @@ export class FakeHost implements Host {
       },
       deleteTag: async (path, tag) => {
         await this.#call('deleteTag');
+        free();
         must(path, tag);
         const image = readImage(path);
         delete image.tags[tag];
