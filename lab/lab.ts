@@ -277,7 +277,7 @@ export class Lab {
 
   /**
    * Does a job with guests, from their start on. Under emulation a running guest may die of a triple fault at any time, and
-   * once in hours the whole machine freezes; when the job fails and that happened meanwhile, it is done anew, up to 5 times in
+   * once in hours the whole machine freezes, or libxl does not wait for a slow QEMU; when the job fails and that happened meanwhile, it is done anew, up to 5 times in
    * all. Any other failure counts.
    * @param prepare what a machine that had to be started anew needs before the job
    */
@@ -289,12 +289,16 @@ export class Lab {
       } catch (error) {
         const frozen = !(await this.#answers());
         const faults = frozen ? [] : this.tripleFaults().slice(before);
-        if ((!frozen && faults.length === 0) || attempt === 5) {
+        // libxl gives a device model seconds to start; a busy emulated machine takes longer now and then.
+        const slow = /device model did not start|Destruction of domain failed/.test(messageOf(error));
+        if ((!frozen && !slow && faults.length === 0) || attempt === 5) {
           this.#steps.say(`${what}: logs of the failure are in ${await this.keepEvidence(what)}`);
           throw error;
         }
         const reason = messageOf(error).split('\n', 1)[0];
-        const cause = frozen ? 'the machine froze' : `emulation killed domain ${faults.join(', ')}`;
+        const killed =
+          faults.length > 0 ? `emulation killed domain ${faults.join(', ')}` : 'libxl lost patience';
+        const cause = frozen ? 'the machine froze' : killed;
         this.#steps.say(`${what}: ${cause} (${reason}); doing it anew`);
         if (frozen) {
           await this.down();
