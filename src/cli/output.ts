@@ -1,3 +1,4 @@
+import type { MemoryReport } from '../snapshot/memory-facts.ts';
 import type {
   CreateResult,
   PhaseTiming,
@@ -107,6 +108,20 @@ export function revertResultText(result: RevertResult): string {
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     result.kept.length === 0 ? undefined : `  kept: ${result.kept.join(', ')}`,
     plan.state === 'paused' ? `To let it run: xl unpause ${result.domid}` : undefined,
+  ]);
+}
+
+/** What `verify` prints of a sound file. */
+export function verifyResultText({ path, bytes, guestType, xen, pages, records }: MemoryReport): string {
+  const by = xen === undefined ? '' : `, saved by Xen ${xen.major}.${xen.minor}`;
+  const rows = records.map(({ level, name, count, octets }) => [`${level} ${name}`, count, octets] as const);
+  const width = Math.max(0, ...rows.map(([name]) => name.length));
+  return lines([
+    `${path} is sound: ${guestType === 'pv' ? 'PV' : 'HVM or PVH'} guest${by}, ${pages} pages, ${formatBytes(bytes)}`,
+    ...rows.map(
+      ([name, count, octets]) =>
+        `  ${name.padEnd(width)} ${String(count).padStart(6)} ${String(octets).padStart(14)} octets`,
+    ),
   ]);
 }
 

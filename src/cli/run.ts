@@ -3,6 +3,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { EXIT, UsageError } from '../core/errors.ts';
 import type { CreateOptions } from './commands/snapshot-create.ts';
 import type { RevertOptions } from './commands/snapshot-revert.ts';
+import type { VerifyFileOptions } from './commands/verify.ts';
 import type { CliContext } from './context.ts';
 import { exitCodeTable } from './exit-codes.ts';
 import { reportError } from './report-error.ts';
@@ -129,6 +130,21 @@ function makeProgram(context: CliContext, finish: (exitCode: number) => void): C
     .action(async (domain: string, cfgfile: string, options: RevertOptions) => {
       const { snapshotRevert } = await import('./commands/snapshot-revert.ts');
       finish(await snapshotRevert(context, domain, cfgfile, options));
+    });
+
+  program
+    .command('verify')
+    .summary('check a memory file')
+    .description(
+      "Reads a memory file, or a save file of xl's, to its end and checks it strictly as the stream's specifications " +
+        'say: order, lengths, padding, reserved fields, the end. Needs no Xen. The content of pages has no checksum yet.',
+    )
+    .argument('<file>', 'the memory file', notEmpty)
+    .option('--json', 'JSON: the result on stdout, errors with all findings on stderr')
+    .addHelpText('after', examples(['xlsnap verify /x/guest1.save', 'exit code 9 when it is damaged']))
+    .action(async (path: string, options: VerifyFileOptions) => {
+      const { verifyFile } = await import('./commands/verify.ts');
+      finish(await verifyFile(context, path, options));
     });
   return program;
 }

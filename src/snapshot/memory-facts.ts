@@ -1,6 +1,12 @@
 import { FileSource } from '../core/byte-source.ts';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
-import { readXlHeader, verifyStream, xlConfigText } from '../savefmt/index.ts';
+import {
+  type Finding,
+  type RecordCount,
+  readXlHeader,
+  verifyStream,
+  xlConfigText,
+} from '../savefmt/index.ts';
 import { parseLibxlConfig } from './libxl-config.ts';
 import type { LibxlConfig } from './ports.ts';
 import type { CallOptions } from './types.ts';
@@ -37,6 +43,52 @@ export async function readMemoryFacts(path: string, { signal }: CallOptions = {}
     throw new MemoryFileError('INCOMPLETE', `the memory file ${path} does not say which domain it is of`);
   }
   return { config: parseLibxlConfig(facts.configText), xen: facts.xen };
+}
+
+/** What a sound memory file holds. */
+export interface MemoryReport {
+  readonly path: string;
+  /** Octets from the header to the outermost END. */
+  readonly bytes: number;
+  /** As libxc's stream has it: `hvm` stands for PVH too. */
+  readonly guestType: 'pv' | 'hvm' | undefined;
+  /** Xen that saved it. */
+  readonly xen: { readonly major: number; readonly minor: number } | undefined;
+  /** Pages with data; one that stands in the stream n times counts n times. */
+  readonly pages: number;
+  /** In the order of their first appearance. */
+  readonly records: readonly RecordCount[];
+  /** What Xen's restore takes, although the specifications want it otherwise. */
+  readonly warnings: readonly Finding[];
+}
+
+/**
+ * Checks a save file, xl's or ours, from its header to its last octet. Needs no Xen.
+ * @throws MemoryFileError with all findings, each with its offset, when a restore would refuse the file or make no
+ * whole guest of it; InterruptedError
+ */
+export async function verifyMemoryFile(path: string, signal?: AbortSignal): Promise<MemoryReport> {
+  await using source = await openMemoryFile(path);
+  const { ok, findings, omitted, facts } = await verifyStream(source, { signal });
+  if (!ok) {
+    const errors = findings.filter(({ severity }) => severity === 'error');
+    const lines = errors.map(({ code, message, offset }) => `  ${message} (${code}, at offset ${offset})`);
+    if (omitted > 0) lines.push(`  and ${omitted} more`);
+    throw new MemoryFileError('DAMAGED', [`${path} is no sound save file:`, ...lines].join('\n'), {
+      ...(errors[0] === undefined ? {} : { offset: errors[0].offset }),
+      hint: errors.find(({ hint }) => hint !== undefined)?.hint ?? 'take it from a copy, if there is one',
+      data: { findings, omitted },
+    });
+  }
+  return {
+    path,
+    bytes: facts.length,
+    guestType: facts.guestType,
+    xen: facts.xen,
+    pages: facts.pages,
+    records: facts.records,
+    warnings: findings,
+  };
 }
 
 /**

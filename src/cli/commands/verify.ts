@@ -1,0 +1,33 @@
+import { verifyMemoryFile } from '../../snapshot/memory-facts.ts';
+import type { CliContext } from '../context.ts';
+import { jsonLine, verifyResultText } from '../output.ts';
+import { makeReporter } from '../progress.ts';
+import { reportError } from '../report-error.ts';
+import { catchSignals } from '../signals.ts';
+import { printable } from '../text.ts';
+
+export interface VerifyFileOptions {
+  readonly json?: boolean;
+}
+
+/** `xlsnap verify`; needs no Xen. Gives the exit code: `format` when the file is damaged. */
+export async function verifyFile(
+  context: CliContext,
+  path: string,
+  options: VerifyFileOptions,
+): Promise<number> {
+  const json = options.json === true;
+  const reporter = makeReporter(context, { json, quiet: true });
+  using interruption = catchSignals(context, () => {});
+  try {
+    const report = await verifyMemoryFile(path, interruption.signal);
+    for (const { code, message, offset } of report.warnings) {
+      reporter.log('warning', `${message} (${code}, at offset ${offset})`);
+    }
+    const text = json ? jsonLine('verify_result', report) : printable(verifyResultText(report));
+    context.stdout.write(`${text}\n`);
+    return 0;
+  } catch (error) {
+    return interruption.exitCodeOf(error, reportError(context, error, json));
+  }
+}

@@ -1,0 +1,66 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
+import { expect, test } from 'vitest';
+import { EXIT } from '../../../src/core/errors.ts';
+import { tempDir } from '../../support/temp.ts';
+import { xlsnap } from './support.ts';
+
+// On real files of xl's, cut down: fixtures/savefmt.
+
+const fixture = async (name: string): Promise<Buffer> =>
+  gunzipSync(await readFile(`fixtures/savefmt/${name}.xlsave.gz`));
+
+test.each([
+  ['pv', 'PV guest, saved by Xen 4.20, 54 pages'],
+  ['pvh', 'HVM or PVH guest, saved by Xen 4.20, 13 pages'],
+  ['hvm', 'HVM or PVH guest, saved by Xen 4.20, 13 pages'],
+])('a save file of xl is sound: %s', async (name, words) => {
+  await using directory = await tempDir();
+  const path = join(directory.path, 'guest.save');
+  await writeFile(path, await fixture(name));
+  const { code, stdout, stderr, opened } = await xlsnap(['verify', path]);
+  expect({ code, stderr, opened }).toEqual({ code: 0, stderr: '', opened: 0 });
+  expect(stdout).toContain(`${path} is sound: ${words}`);
+  expect(stdout).toMatch(/^ {2}libxc PAGE_DATA +\d+ +\d+ octets$/m);
+  expect(stdout).toMatch(/^ {2}libxl END +1 +8 octets$/m);
+});
+
+test('the JSON has the keys of docs/scripting.md, and no others', async () => {
+  await using directory = await tempDir();
+  const path = join(directory.path, 'guest.save');
+  const bytes = await fixture('hvm');
+  await writeFile(path, bytes);
+  const { stdout } = await xlsnap(['verify', path, '--json']);
+  const { message_type, ...message } = JSON.parse(stdout) as Record<string, unknown>;
+  expect(message_type).toBe('verify_result');
+  expect(message).toMatchObject({ path, bytes: bytes.length, guest_type: 'hvm', pages: 13, warnings: [] });
+  const row = (await readFile('docs/scripting.md', 'utf8')).match(/^\| `verify_result` .*$/m)?.[0];
+  const keys = [...(row?.split(' | ')[2]?.matchAll(/`(\w+)`/g) ?? [])].map(([, key]) => key);
+  expect(keys).toEqual(Object.keys(message));
+});
+
+test('a file that was cut off is refused with the offset, and all findings for a script', async () => {
+  await using directory = await tempDir();
+  const path = join(directory.path, 'guest.save');
+  const bytes = await fixture('pvh');
+  await writeFile(path, bytes.subarray(0, bytes.length - 5));
+  const text = await xlsnap(['verify', path]);
+  expect(text).toMatchObject({ code: EXIT.format, stdout: '' });
+  expect(text.stderr).toMatch(/is no sound save file:\n {2}.* at offset \d+\)/);
+  const json = await xlsnap(['verify', path, '--json']);
+  const error = JSON.parse(json.stderr) as { code: string; offset: number; data: { findings: unknown[] } };
+  expect(error).toMatchObject({ code: 'DAMAGED', exit_code: EXIT.format });
+  expect(error.data.findings.length).toBeGreaterThan(0);
+  expect(error.offset).toBeLessThanOrEqual(bytes.length);
+});
+
+test('a file that is not there, or no save file at all, is exit code 9', async () => {
+  await using directory = await tempDir();
+  const path = join(directory.path, 'none');
+  const missing = await xlsnap(['verify', path]);
+  expect(missing).toMatchObject({ code: EXIT.format, stdout: '' });
+  expect(missing.stderr).toContain(`there is no memory file ${path}`);
+  await writeFile(path, 'x'.repeat(5000));
+  expect(await xlsnap(['verify', path])).toMatchObject({ code: EXIT.format, stdout: '' });
+});
