@@ -2,6 +2,7 @@ import { FileSource } from '../core/byte-source.ts';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import {
   type Finding,
+  type GuestType,
   type RecordCount,
   readXlHeader,
   verifyStream,
@@ -45,13 +46,18 @@ export async function readMemoryFacts(path: string, { signal }: CallOptions = {}
   return { config: parseLibxlConfig(facts.configText), xen: facts.xen };
 }
 
+/** A finding in one line. */
+export function findingText({ code, message, offset }: Finding): string {
+  return `${message} (${code}, at offset ${offset})`;
+}
+
 /** What a sound memory file holds. */
 export interface MemoryReport {
   readonly path: string;
   /** Octets from the header to the outermost END. */
   readonly bytes: number;
   /** As libxc's stream has it: `hvm` stands for PVH too. */
-  readonly guestType: 'pv' | 'hvm' | undefined;
+  readonly guestType: GuestType | undefined;
   /** Xen that saved it. */
   readonly xen: { readonly major: number; readonly minor: number } | undefined;
   /** Pages with data; one that stands in the stream n times counts n times. */
@@ -72,7 +78,7 @@ export async function verifyMemoryFile(path: string, signal?: AbortSignal): Prom
   const { ok, findings, omitted, facts } = await verifyStream(source, { signal });
   if (!ok) {
     const errors = findings.filter(({ severity }) => severity === 'error');
-    const lines = errors.map(({ code, message, offset }) => `  ${message} (${code}, at offset ${offset})`);
+    const lines = errors.map((finding) => `  ${findingText(finding)}`);
     if (omitted > 0) lines.push(`  and ${omitted} more`);
     throw new MemoryFileError('DAMAGED', [`${path} is no sound save file:`, ...lines].join('\n'), {
       ...(errors[0] === undefined ? {} : { offset: errors[0].offset }),

@@ -1,4 +1,4 @@
-import { verifyMemoryFile } from '../../snapshot/memory-facts.ts';
+import { findingText, verifyMemoryFile } from '../../snapshot/memory-facts.ts';
 import type { CliContext } from '../context.ts';
 import { jsonLine, verifyResultText } from '../output.ts';
 import { makeReporter } from '../progress.ts';
@@ -21,9 +21,7 @@ export async function verifyFile(
   using interruption = catchSignals(context, () => {});
   try {
     const report = await verifyMemoryFile(path, interruption.signal);
-    for (const { code, message, offset } of report.warnings) {
-      reporter.log('warning', `${message} (${code}, at offset ${offset})`);
-    }
+    for (const warning of report.warnings) reporter.log('warning', findingText(warning));
     const text = json ? jsonLine('verify_result', report) : printable(verifyResultText(report));
     context.stdout.write(`${text}\n`);
     return 0;

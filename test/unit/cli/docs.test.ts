@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { EXIT_MEANINGS } from '../../../src/cli/exit-codes.ts';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { EXIT } from '../../../src/core/errors.ts';
-import { xlsnap } from './support.ts';
+import { documentedKeys, xlsnap } from './support.ts';
 
 const root = join(import.meta.dirname, '../../..');
 const read = (name: string): string => readFileSync(join(root, name), 'utf8');
@@ -30,12 +30,7 @@ describe('docs/scripting.md', () => {
   ])('has the keys of %s, and no others', async (type, args) => {
     const { message_type, ...message } = JSON.parse((await xlsnap(args)).stdout) as Record<string, unknown>;
     expect(message_type).toBe(type);
-    const row = scripting
-      .split('\n')
-      .find((line) => line.startsWith(`| \`${type}\``))
-      ?.split(' | ')[2];
-    const documented = [...(row?.matchAll(/`(\w+)`/g) ?? [])].map(([, key]) => key);
-    expect(documented).toEqual(Object.keys(message));
+    expect(documentedKeys(type)).toEqual(Object.keys(message));
   });
 });
 

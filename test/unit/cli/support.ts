@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { CliContext, EndingSignal, SnapshotCalls } from '../../../src/cli/context.ts';
 import { run } from '../../../src/cli/run.ts';
 import type { Host } from '../../../src/snapshot/ports.ts';
@@ -152,4 +154,13 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
   };
   const code = await run(args, context);
   return { code, stdout, stderr, opened, closed, calls };
+}
+
+/** The keys that docs/scripting.md gives for a `message_type` on stdout. */
+export function documentedKeys(type: string): (string | undefined)[] {
+  const row = readFileSync(join(import.meta.dirname, '../../../docs/scripting.md'), 'utf8')
+    .split('\n')
+    .find((line) => line.startsWith(`| \`${type}\``))
+    ?.split(' | ')[2];
+  return [...(row?.matchAll(/`(\w+)`/g) ?? [])].map(([, key]) => key);
 }
