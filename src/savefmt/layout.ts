@@ -17,8 +17,8 @@ import { recordHeader } from './record.ts';
 const ENTRIES_PER_PAGE = PAGE_SIZE / 8;
 const FIXED_ENTRIES = PAGE_DATA_FIXED_LENGTH / 8;
 
-/** Pages in each full record: 16 MiB of page data behind 32 KiB of head. */
-export const DEFAULT_PAGES_PER_RECORD = 8 * ENTRIES_PER_PAGE - FIXED_ENTRIES;
+/** Pages in each full record: nearly 4 MiB of page data behind 8 KiB of head. */
+export const DEFAULT_PAGES_PER_RECORD = 2 * ENTRIES_PER_PAGE - FIXED_ENTRIES;
 
 /** Where one record of the layout stands; offsets are octets of the file. */
 export interface SlotRecord {
@@ -126,15 +126,6 @@ export class SlotLayout {
   wordOffset(index: number): number {
     const { offset, firstIndex, fillers } = this.record(this.#recordOf(index));
     return offset + PAGE_DATA_FIXED_LENGTH + 8 * (fillers + index - firstIndex);
-  }
-
-  /**
-   * How many pages from `index` on stand back to back in the file.
-   * @throws RangeError when there is no such page.
-   */
-  runLength(index: number): number {
-    const { firstIndex, count } = this.record(this.#recordOf(index));
-    return firstIndex + count - index;
   }
 
   /**

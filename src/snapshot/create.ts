@@ -139,7 +139,7 @@ async function take(parts: Parts): Promise<CreateResult> {
   // Now, not earlier: it would only make the downtime longer.
   const warnings = [...plan.warnings, ...(await stopLog(parts, log))];
 
-  const sizes = await phases.run('finish', () => finish(parts, file, xen, memory));
+  const sizes = await phases.run('finish', () => finish(parts, file, xen, saver, memory));
   return {
     plan,
     xen,
@@ -227,9 +227,11 @@ async function finish(
   { context, phases }: Parts,
   file: OutputFile,
   xen: XenVersion,
+  saver: MemorySaver,
   memory: MemoryOutcome,
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
   const { plan, config } = context;
+  await saver.writeKept();
   const sizes = await file.sizes();
   const manifest: Manifest = {
     format: 'xlsnap-manifest',

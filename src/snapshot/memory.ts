@@ -1,33 +1,27 @@
 import type { Bitmap } from '../core/bitmap.ts';
 import { PAGE_SIZE } from '../core/brand.ts';
 import { DomainError, throwIfAborted } from '../core/errors.ts';
+import { PAGE_KIND } from '../core/page-kind.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
-import { encodeAmendment, hasPageData, PAGE_TYPE, PfnWords, SlotLayout } from '../savefmt/index.ts';
-import { Lanes } from './lanes.ts';
-import { PageSet } from './page-set.ts';
+import { encodeAmendment, hasPageData, PAGE_TYPE, PfnWords } from '../savefmt/index.ts';
+import { CopyProgress } from './copy-progress.ts';
+import type { PositionalOutput } from './output-file.ts';
 import type { Guest } from './ports.ts';
+import { type Segment, SegmentWriter, unmappable } from './segment.ts';
 import type { CallOptions } from './types.ts';
 
 /** pfns whose types are asked for in one go; the signal is looked at in between. */
 const TYPE_CHUNK = 16 * 1024;
-/** Batches under way at once: as many as libuv's pool has threads unless told otherwise. */
-const IN_FLIGHT = 4;
 /** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
 const SMALL_GAP = 2;
-const PROGRESS_INTERVAL_MS = 100;
+/** Pages of a suspended guest that are kept in memory, at most, and written when it runs again: 32 MiB. */
+const KEPT_MAX = 8192;
 /** Entries without data in one record; 8 MiB of them. */
 const BARE_PER_RECORD = 1024 * 1024;
+/** Where a page goes that has no place. */
+const NOWHERE = -1;
 
 const NO_PAGES = new Uint8Array(0);
-
-/** A file that is written at offsets. */
-export interface PositionalOutput {
-  readonly fd: number;
-  /** @throws OutputError */
-  writeAt(bytes: Uint8Array, position: number): Promise<void>;
-  /** Called now and then while the guest runs: the disk may begin with what has been written so far. */
-  beginSync(): void;
-}
 
 export interface MemoryOutcome {
   /** Pages with data. */
@@ -43,24 +37,34 @@ export interface MemoryOptions extends CallOptions {
   readonly expectedPages: number;
 }
 
-/** Pages with their places in the file. */
-interface Segment {
-  readonly pages: PageSet;
-  readonly layout: SlotLayout;
+/** Pages and where in the file they go. */
+interface PlacedPages {
+  readonly pfns: Uint32Array;
+  /** Offsets in octets. */
+  readonly offsets: Float64Array;
+}
+
+/** Copies of pages, and where in the file they go. */
+interface Copies {
+  /** Page i at octet 4096 * i. */
+  readonly bytes: Uint8Array;
+  /** Offsets in the file, or `NOWHERE`. */
+  readonly offsets: Float64Array;
 }
 
 /**
  * Writes a guest's memory into PAGE_DATA records in which each page has one place, however often it is written.
  *
  * `copyAll` comes first. While the guest runs, its pages change again, or come and go: `copyDirty` takes care of those
- * that the hypervisor says were written. The file is right when the last `copyDirty` has seen all pages written before
- * the guest was suspended; a suspended guest needs none. `finish` ends the records.
+ * that the hypervisor says were written. `copyLast` copies what the suspended guest has written since; a guest that was
+ * suspended for `copyAll` needs none. `finish` ends the records, and `writeKept` makes the file right: it may come when
+ * the guest runs again.
  *
  * A page that comes into being after `copyAll` gets a place in records behind the others. One that vanishes keeps its
  * place, and an entry of type XTAB at the end says so; as with libxc's own stream, a restore still populates it.
  *
  * Methods run one at a time. When one rejects, nothing writes to the file any more. They throw OutputError,
- * InterruptedError, and what `Guest.pageTypes` and `Guest.copyPages` throw.
+ * InterruptedError, and what the methods of `Guest` throw.
  */
 export class MemorySaver {
   readonly #guest: Guest;
@@ -73,6 +77,11 @@ export class MemorySaver {
   readonly #typed = new Map<number, number>();
   /** Pages that a restore must know of and that have no data: BROKEN, XALLOC, and XTAB where data stands before. */
   readonly #bare = new Map<number, number>();
+  readonly #kept: Copies[] = [];
+  /** Room for the pages that are kept, made while the guest runs: `readyToKeep`. */
+  #room = NO_PAGES;
+  /** What copying pages into memory has taken so far. */
+  readonly #reading = { pages: 0, ms: 0 };
   #end: number;
   #zeroPages = 0;
 
@@ -104,10 +113,10 @@ export class MemorySaver {
    */
   async copyAll(deferred?: Bitmap): Promise<number> {
     const { p2mSize } = this.#guest;
-    const round = deferred === undefined ? undefined : 0;
-    const copier = this.#copier({ round, total: this.#expectedPages, sparse: true, deferred });
-    const records = new RecordWriter(this.#output, this.#end, p2mSize, copier, deferred !== undefined);
-    await copier.run(async () => {
+    const live = deferred !== undefined;
+    const progress = this.#progress({ total: this.#expectedPages, round: live ? 0 : undefined, live });
+    const writer = this.#writer(progress, deferred);
+    const { segment, end } = await writer.run(async () => {
       let next = this.#typesFrom(0);
       for (let from = 0; from < p2mSize; from += TYPE_CHUNK) {
         throwIfAborted(this.#signal);
@@ -123,53 +132,80 @@ export class MemorySaver {
             continue;
           }
           if (type !== PAGE_TYPE.notab) this.#typed.set(from + i, type);
-          if (records.add(from + i, type)) await records.flush();
+          if (writer.add(from + i, type)) await writer.flush();
         }
       }
       await next;
-      this.#segments.push(await records.end());
     });
-    this.#end = records.layout.end;
-    this.#zeroPages = copier.zero;
-    return copier.copied;
+    this.#segments.push(segment);
+    this.#end = end;
+    this.#zeroPages = writer.zero;
+    return progress.copied;
   }
 
   /**
    * Copies the pages in `dirty` again, to their places. Afterwards only the bits of those are set that could not be
    * mapped, since the guest gave them away meanwhile.
    * @param round its number, for the progress
-   * @param last the guest is suspended: a page that cannot be mapped is an error
    * @returns how many of them it has taken care of
    */
-  async copyDirty(dirty: Bitmap, round: number, last: boolean): Promise<number> {
+  async copyDirty(dirty: Bitmap, round: number): Promise<number> {
     const total = dirty.count();
-    const copier = this.#copier({ round, total, sparse: false, deferred: last ? undefined : dirty });
+    const progress = this.#progress({ total, round, live: true });
+    const buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
     const late = new Map<number, number>();
-    await copier.run(async () => {
-      let chunk = new Uint32Array(this.#guest.maxBatch);
-      let count = 0;
-      const flush = async (): Promise<void> => {
-        const pfns = chunk.subarray(0, count);
-        chunk = new Uint32Array(this.#guest.maxBatch);
-        count = 0;
-        await this.#copyKnown(pfns, copier, dirty, late);
-      };
-      let before = Number.NEGATIVE_INFINITY;
-      for (const pfn of dirty.indices()) {
-        for (let at = pfn - before - 1 <= SMALL_GAP ? before + 1 : pfn; at <= pfn; at++) {
-          chunk[count++] = at;
-          if (count === chunk.length) await flush();
-        }
-        before = pfn;
-      }
-      if (count > 0) await flush();
-      if (late.size === 0) return;
-      const records = new RecordWriter(this.#output, this.#end, this.#guest.p2mSize, copier, !last);
-      for (const [pfn, type] of late) if (records.add(pfn, type)) await records.flush();
-      this.#segments.push(await records.end());
-      this.#end = records.layout.end;
-    });
+    for (const pfns of this.#batches(dirty, SMALL_GAP)) {
+      const placed = await this.#sort(pfns, dirty, late);
+      const { copies, unmapped } = await this.#read(placed, buffer);
+      for (const pfn of unmapped) dirty.set(pfn);
+      await this.#write(copies);
+      progress.add(placed.pfns.length - unmapped.length);
+    }
+    await this.#addLate(late, progress, dirty);
     return total - dirty.count();
+  }
+
+  /**
+   * How long `copyLast` would take for so many pages, in milliseconds, by what `copyDirty` took; undefined before that, and
+   * where they are more than there is room for.
+   */
+  lastCopyMs(pages: number): number | undefined {
+    const { pages: known, ms } = this.#reading;
+    return known === 0 || pages > KEPT_MAX ? undefined : (pages / known) * ms;
+  }
+
+  /** Makes room in memory for about so many pages, so that `copyLast` need not: the guest should still run. */
+  readyToKeep(pages: number): void {
+    this.#room = new Uint8Array(Math.min(KEPT_MAX, pages) * PAGE_SIZE);
+    // The kernel gives memory when it is touched.
+    this.#room.fill(1);
+  }
+
+  /**
+   * Copies the pages in `dirty` of a suspended guest. As many as there is room for wait in memory for `writeKept`.
+   * @param round its number, for the progress
+   * @returns how many there were
+   * @throws DomainError when a page cannot be mapped
+   */
+  async copyLast(dirty: Bitmap, round: number): Promise<number> {
+    const progress = this.#progress({ total: dirty.count(), round, live: false });
+    const late = new Map<number, number>();
+    let buffer = NO_PAGES;
+    for (const pfns of this.#batches(dirty, 0)) {
+      const placed = await this.#sort(pfns, dirty, late);
+      const octets = placed.pfns.length * PAGE_SIZE;
+      const keep = octets <= this.#room.length;
+      if (!keep && buffer.length === 0) buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
+      const { copies, unmapped } = await this.#read(placed, keep ? this.#room : buffer);
+      if (unmapped.length > 0) throw unmappable(unmapped);
+      if (keep) {
+        this.#kept.push(copies);
+        this.#room = this.#room.subarray(octets);
+      } else await this.#write(copies);
+      progress.add(placed.pfns.length);
+    }
+    await this.#addLate(late, progress, undefined);
+    return progress.copied;
   }
 
   /** Writes what stands behind the pages: the entries without data. */
@@ -182,8 +218,14 @@ export class MemorySaver {
       await this.#output.writeAt(record, this.#end);
       this.#end += record.length;
     }
-    const pages = this.#segments.reduce((sum, segment) => sum + segment.pages.count, 0);
+    const pages = this.#segments.reduce((sum, segment) => sum + segment.count, 0);
     return { pages, zeroPages: this.#zeroPages, end: this.#end };
+  }
+
+  /** Writes the pages that `copyLast` has kept to their places. */
+  async writeKept(): Promise<void> {
+    for (const copies of this.#kept.splice(0)) await this.#write(copies);
+    this.#room = NO_PAGES;
   }
 
   #typesFrom(from: number): Promise<Uint8Array> {
@@ -193,17 +235,41 @@ export class MemorySaver {
     return this.#guest.pageTypes(pfns);
   }
 
-  /** Copies those of the pages that have a place; of the others, those that are dirty go to `late`. */
-  async #copyKnown(
-    pfns: Uint32Array,
-    copier: Copier,
-    dirty: Bitmap,
-    late: Map<number, number>,
-  ): Promise<void> {
+  /** The set pfns in batches; with them clean ones, up to `gap` of them, that stand between two in the file as well. */
+  *#batches(dirty: Bitmap, gap: number): Generator<Uint32Array> {
+    const { maxBatch } = this.#guest;
+    let batch = new Uint32Array(maxBatch);
+    let count = 0;
+    let before = Number.NEGATIVE_INFINITY;
+    for (const pfn of dirty.indices()) {
+      let first = pfn;
+      if (pfn - before > 1 && pfn - before - 1 <= gap) {
+        const apart = this.#offsetOf(pfn) - this.#offsetOf(before);
+        if (apart === (pfn - before) * PAGE_SIZE) first = before + 1;
+      }
+      if (count + pfn - first + 1 > maxBatch) {
+        yield batch.subarray(0, count);
+        batch = new Uint32Array(maxBatch);
+        count = 0;
+        first = pfn;
+      }
+      for (let at = first; at <= pfn; at++) batch[count++] = at;
+      before = pfn;
+    }
+    if (count > 0) yield batch.subarray(0, count);
+  }
+
+  /**
+   * Takes note of the pages' types.
+   * @param dirty its bits of these pages are cleared
+   * @param late gets those that are dirty and have no place yet
+   * @returns those that have data and a place
+   */
+  async #sort(pfns: Uint32Array, dirty: Bitmap, late: Map<number, number>): Promise<PlacedPages> {
     throwIfAborted(this.#signal);
     const types = await this.#guest.pageTypes(pfns);
     const known = new Uint32Array(pfns.length);
-    const positions = new Float64Array(pfns.length);
+    const offsets = new Float64Array(pfns.length);
     let count = 0;
     for (const [i, pfn] of pfns.entries()) {
       const type = types[i] ?? PAGE_TYPE.xtab;
@@ -217,183 +283,90 @@ export class MemorySaver {
           late.set(pfn, type);
           continue;
         }
-        await this.#retype(pfn, type, place);
+        if (type !== (this.#typed.get(pfn) ?? PAGE_TYPE.notab)) await this.#retype(pfn, type, place);
         known[count] = pfn;
-        positions[count++] = place.layout.slotOffset(place.index);
+        offsets[count++] = place.segment.dataOffset(place.slot);
       } else if (type !== PAGE_TYPE.xtab || place !== undefined) {
         this.#bare.set(pfn, type);
       }
     }
-    if (count > 0) await copier.copy(known.subarray(0, count), positions.subarray(0, count));
+    return { pfns: known.subarray(0, count), offsets: offsets.subarray(0, count) };
   }
 
-  #placeOf(pfn: number): { layout: SlotLayout; index: number } | undefined {
-    for (const { pages, layout } of this.#segments) {
-      const index = pages.indexOf(pfn);
-      if (index >= 0) return { layout, index };
+  /** Copies pages into `buffer`. */
+  async #read(
+    { pfns, offsets }: PlacedPages,
+    buffer: Uint8Array,
+  ): Promise<{ copies: Copies; unmapped: readonly number[] }> {
+    const bytes = buffer.subarray(0, pfns.length * PAGE_SIZE);
+    const start = performance.now();
+    const kinds = pfns.length === 0 ? NO_PAGES : await this.#guest.readPages(pfns, bytes);
+    this.#reading.pages += pfns.length;
+    this.#reading.ms += performance.now() - start;
+    const unmapped: number[] = [];
+    for (const [i, kind] of kinds.entries()) {
+      if (kind === PAGE_KIND.data) continue;
+      unmapped.push(pfns[i] ?? 0);
+      offsets[i] = NOWHERE;
+    }
+    return { copies: { bytes, offsets }, unmapped };
+  }
+
+  /** Writes pages to their places, neighbours together. */
+  async #write({ bytes, offsets }: Copies): Promise<void> {
+    let from = 0;
+    while (from < offsets.length) {
+      const offset = offsets[from] ?? NOWHERE;
+      let to = from + 1;
+      if (offset !== NOWHERE) {
+        while (to < offsets.length && offsets[to] === offset + (to - from) * PAGE_SIZE) to++;
+        await this.#output.writeAt(bytes.subarray(from * PAGE_SIZE, to * PAGE_SIZE), offset);
+      }
+      from = to;
+    }
+  }
+
+  /** Gives pages their places that have come into being since the others got theirs. */
+  async #addLate(
+    late: ReadonlyMap<number, number>,
+    progress: CopyProgress,
+    deferred: Bitmap | undefined,
+  ): Promise<void> {
+    if (late.size === 0) return;
+    const writer = this.#writer(progress, deferred);
+    const { segment, end } = await writer.run(async () => {
+      for (const [pfn, type] of late) if (writer.add(pfn, type)) await writer.flush();
+    });
+    this.#segments.push(segment);
+    this.#end = end;
+  }
+
+  #placeOf(pfn: number): { segment: Segment; slot: number } | undefined {
+    for (const segment of this.#segments) {
+      const slot = segment.slotOf(pfn);
+      if (slot >= 0) return { segment, slot };
     }
     return undefined;
   }
 
+  #offsetOf(pfn: number): number {
+    const place = this.#placeOf(pfn);
+    return place === undefined ? NOWHERE : place.segment.dataOffset(place.slot);
+  }
+
   /** A page that has become a page table, or ceased to be one, changes its word in the record's head. */
-  async #retype(pfn: number, type: number, { layout, index }: { layout: SlotLayout; index: number }) {
-    if (type === (this.#typed.get(pfn) ?? PAGE_TYPE.notab)) return;
-    await this.#output.writeAt(PfnWords.of([pfn], [type]).bytes, layout.wordOffset(index));
+  async #retype(pfn: number, type: number, { segment, slot }: { segment: Segment; slot: number }) {
+    await this.#output.writeAt(PfnWords.of([pfn], [type]).bytes, segment.wordOffset(slot));
     if (type === PAGE_TYPE.notab) this.#typed.delete(pfn);
     else this.#typed.set(pfn, type);
   }
 
-  #copier(pass: Omit<CopierOptions, 'guest' | 'fd' | 'reporter' | 'signal'>): Copier {
-    return new Copier({
-      ...pass,
-      guest: this.#guest,
-      fd: this.#output.fd,
-      reporter: this.#reporter,
-      signal: this.#signal,
-    });
-  }
-}
-
-interface CopierOptions {
-  readonly guest: Guest;
-  readonly fd: number;
-  readonly reporter: Reporter;
-  readonly signal: AbortSignal | undefined;
-  /** Of a running guest, from 0. */
-  readonly round: number | undefined;
-  /** Pages to copy, about. */
-  readonly total: number;
-  readonly sparse: boolean;
-  readonly deferred: Bitmap | undefined;
-}
-
-/** One pass over pages, several batches of them under way at once. */
-class Copier {
-  copied = 0;
-  zero = 0;
-  readonly #options: CopierOptions;
-  readonly #lanes = new Lanes(IN_FLIGHT);
-  readonly #start = performance.now();
-  #told = this.#start;
-
-  constructor(options: CopierOptions) {
-    this.#options = options;
+  #writer(progress: CopyProgress, deferred: Bitmap | undefined): SegmentWriter {
+    const options = { deferred, signal: this.#signal };
+    return new SegmentWriter(this.#guest, this.#output, this.#end, progress, options);
   }
 
-  /** Runs `body`, which starts copies, and waits until all have ended, whatever happens. */
-  async run(body: () => Promise<void>): Promise<void> {
-    let failure: unknown;
-    try {
-      await body();
-    } catch (error) {
-      failure = error;
-      throw error;
-    } finally {
-      await this.#lanes.end().catch((error: unknown) => {
-        if (failure === undefined) throw error;
-      });
-    }
-    this.#tell();
-  }
-
-  /** Copies pages that stand back to back in the file. */
-  async copyRun(pfns: Uint32Array, position: number): Promise<void> {
-    const { maxBatch } = this.#options.guest;
-    for (let from = 0; from < pfns.length; from += maxBatch) {
-      const batch = pfns.subarray(from, from + maxBatch);
-      const positions = new Float64Array(batch.length);
-      for (let i = 0; i < batch.length; i++) positions[i] = position + (from + i) * PAGE_SIZE;
-      await this.copy(batch, positions);
-    }
-  }
-
-  /** Starts copying a batch when there is room for it. */
-  async copy(pfns: Uint32Array, positions: Float64Array): Promise<void> {
-    throwIfAborted(this.#options.signal);
-    await this.#lanes.start(() => this.#copy(pfns, positions));
-  }
-
-  async #copy(pfns: Uint32Array, positions: Float64Array): Promise<void> {
-    const { guest, fd, sparse, deferred } = this.#options;
-    const { zero, unmapped } = await guest.copyPages(fd, { pfns, positions }, { sparse });
-    if (unmapped.length > 0 && deferred === undefined) {
-      throw new DomainError(
-        'PAGE_UNMAPPABLE',
-        `page ${unmapped[0]} of the suspended guest cannot be mapped`,
-        {
-          data: { pfns: unmapped.slice(0, 10), count: unmapped.length },
-          hint: 'does another program change the memory of this guest?',
-        },
-      );
-    }
-    for (const pfn of unmapped) deferred?.set(pfn);
-    this.zero += zero;
-    this.copied += pfns.length - unmapped.length;
-    if (performance.now() - this.#told >= PROGRESS_INTERVAL_MS) this.#tell();
-  }
-
-  #tell(): void {
-    const now = performance.now();
-    this.#told = now;
-    const { reporter, total, round } = this.#options;
-    reporter.progress({
-      phase: round === undefined || this.#options.deferred === undefined ? 'memory' : 'precopy',
-      done: this.copied,
-      total: Math.max(total, this.copied),
-      unit: 'pages',
-      rate: (this.copied * PAGE_SIZE * 1000) / Math.max(1, now - this.#start),
-      ...(round === undefined ? {} : { round }),
-    });
-  }
-}
-
-/** Lays pages out in PAGE_DATA records as they come, and has them copied. */
-class RecordWriter {
-  /** Once `end` is through, the layout of the pages; until then, of as many as there might be. */
-  layout: SlotLayout;
-  readonly #output: PositionalOutput;
-  readonly #copier: Copier;
-  readonly #live: boolean;
-  readonly #pages: PageSet;
-  #written = 0;
-  #pfns: Uint32Array;
-  #types: Uint8Array;
-  #count = 0;
-
-  constructor(output: PositionalOutput, start: number, p2mSize: number, copier: Copier, live: boolean) {
-    this.#output = output;
-    this.#live = live;
-    this.#copier = copier;
-    this.#pages = new PageSet(p2mSize);
-    this.layout = SlotLayout.create({ firstRecordOffset: start, count: p2mSize });
-    this.#pfns = new Uint32Array(this.layout.perRecord);
-    this.#types = new Uint8Array(this.layout.perRecord);
-  }
-
-  /** @returns whether the record is full, and `flush` has to come */
-  add(pfn: number, type: number): boolean {
-    this.#pages.add(pfn);
-    this.#pfns[this.#count] = pfn;
-    this.#types[this.#count++] = type;
-    return this.#count === this.#pfns.length;
-  }
-
-  async flush(): Promise<void> {
-    const { offset, dataOffset } = this.layout.record(this.#written);
-    const pfns = this.#pfns.subarray(0, this.#count);
-    const head = this.layout.encodeHead(this.#written, pfns, this.#types.subarray(0, this.#count));
-    await this.#output.writeAt(head, offset);
-    await this.#copier.copyRun(pfns, dataOffset);
-    if (this.#live) this.#output.beginSync();
-    this.#written++;
-    this.#pfns = new Uint32Array(this.layout.perRecord);
-    this.#count = 0;
-  }
-
-  async end(): Promise<Segment> {
-    const { start } = this.layout;
-    this.layout = SlotLayout.create({ firstRecordOffset: start, count: this.#pages.count });
-    if (this.#count > 0) await this.flush();
-    return { pages: this.#pages, layout: this.layout };
+  #progress(pass: ConstructorParameters<typeof CopyProgress>[1]): CopyProgress {
+    return new CopyProgress(this.#reporter, pass);
   }
 }

@@ -60,21 +60,6 @@ export interface Hypervisor {
   openGuest(domid: Domid): Promise<Guest>;
 }
 
-/** Pages and their places in the file. */
-export interface PageBatch {
-  /** Ascending; at most `Guest.maxBatch` of them. */
-  readonly pfns: Uint32Array;
-  /** Where each page goes: offsets in octets, multiples of 4096. */
-  readonly positions: Float64Array;
-}
-
-export interface BatchOutcome {
-  /** Pages of zeros that were left out: the file has holes there. */
-  readonly zero: number;
-  /** pfns that could not be mapped: the guest has no such page (any more). Nothing was written for them. */
-  readonly unmapped: readonly number[];
-}
-
 /** Numbers of an X86_TSC_INFO record (libxc-migration-stream, "X86_TSC_INFO"). */
 export interface TscInfo {
   readonly mode: number;
@@ -87,7 +72,7 @@ export interface TscInfo {
 export interface Guest extends AsyncDisposable {
   /** Number of pfns in its p2m, one more than the highest gfn. */
   readonly p2mSize: number;
-  /** Most pages in one batch. */
+  /** Most pages in one call of `packPages` or `readPages`; at least 1022. */
   readonly maxBatch: number;
   /**
    * The page type of each pfn, 0 … 15 as in PAGE_DATA's bits 60-63 (XEN_DOMCTL_PFINFO_*).
@@ -95,11 +80,26 @@ export interface Guest extends AsyncDisposable {
    */
   pageTypes(pfns: Uint32Array): Promise<Uint8Array>;
   /**
-   * Writes guest pages into the file `fd`, leaving out pages of zeros when `sparse`. Pages must have types
-   * that carry data. Several calls may run at once.
+   * Writes one stretch of the file `fd`, from `position` on: what `makeHead` gives, then the pages that have data, back to
+   * back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
+   * @param pfns at most `maxBatch`
+   * @param makeHead is given the kind of each page
+   * @returns the kind of each page (`PAGE_KIND`): its data was written, it is all zeros, or it cannot be mapped since the
+   * guest has no such page (any more)
    * @throws OutputError when a write fails.
    */
-  copyPages(fd: number, batch: PageBatch, options: { sparse: boolean }): Promise<BatchOutcome>;
+  packPages(
+    fd: number,
+    pfns: Uint32Array,
+    position: number,
+    makeHead: (kinds: Uint8Array) => Uint8Array,
+  ): Promise<Uint8Array>;
+  /**
+   * Copies pages into `into`, page i to octet 4096 * i. Pages must have types that carry data.
+   * @param pfns at most `maxBatch`
+   * @returns the kind of each page, which is `data` or `unmapped`; of those there is nothing in `into`
+   */
+  readPages(pfns: Uint32Array, into: Uint8Array): Promise<Uint8Array>;
   /** Log-dirty mode on: from now on Xen notes which pages are written. One that is on already begins anew. */
   startDirtyLog(): Promise<void>;
   /**

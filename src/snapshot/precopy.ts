@@ -9,6 +9,8 @@ import type { CallOptions, CopyRound, PrecopyLimits } from './types.ts';
 const FEW_PAGES = 50;
 /** A round that leaves more than this part of the dirty pages of the round before does not help any more. */
 const BETTER = 0.9;
+/** Room for what the guest writes while it suspends, besides as much as it wrote in the last round. */
+const SPARE_PAGES = 1024;
 
 /** The copying of a running guest's memory, as far as it has come. */
 export class Precopy {
@@ -45,11 +47,13 @@ export class Precopy {
       const before = this.rounds.at(-1);
       const round = await this.#round({ last: false });
       const { dirtyAfter } = round;
-      const estimate = estimateMs(round);
+      const estimate = this.#saver.lastCopyMs(dirtyAfter) ?? estimateMs(round);
       const good = dirtyAfter < FEW_PAGES || estimate <= target;
       const stuck = before !== undefined && dirtyAfter > before.dirtyAfter * BETTER;
       if (!good && !stuck && this.rounds.length < maxRounds) continue;
       if (estimate > max) throw tooLong(estimate, max, this.rounds);
+      // The guest writes on until it is suspended.
+      this.#saver.readyToKeep(2 * dirtyAfter + SPARE_PAGES);
       return;
     }
   }
@@ -66,7 +70,9 @@ export class Precopy {
     const pages =
       number === 0
         ? await this.#saver.copyAll(this.#dirty)
-        : await this.#saver.copyDirty(this.#dirty, number, last);
+        : await (last
+            ? this.#saver.copyLast(this.#dirty, number)
+            : this.#saver.copyDirty(this.#dirty, number));
     const seconds = (performance.now() - start) / 1000;
     if (!last) await this.#log.take(this.#dirty, { final: false });
     const dirtyAfter = this.#dirty.count();

@@ -1,6 +1,6 @@
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
-import type { BatchOutcome, Guest, PageBatch, TscInfo } from '../snapshot/ports.ts';
+import type { Guest, TscInfo } from '../snapshot/ports.ts';
 import { HVM_PARAM, type XenControl } from '../xenctrl/index.ts';
 
 /** Pages of a batch, 4 MiB: larger ones were no faster, smaller ones cost more calls. */
@@ -51,8 +51,17 @@ export class XenGuest implements Guest {
     return this.#xen.pageTypes(this.#domid, pfns);
   }
 
-  copyPages(fd: number, batch: PageBatch, { sparse }: { sparse: boolean }): Promise<BatchOutcome> {
-    return this.#xen.copyPages(this.#domid, batch.pfns, batch.positions, fd, sparse);
+  packPages(
+    fd: number,
+    pfns: Uint32Array,
+    position: number,
+    makeHead: (kinds: Uint8Array) => Uint8Array,
+  ): Promise<Uint8Array> {
+    return this.#xen.packPages(this.#domid, pfns, fd, position, makeHead);
+  }
+
+  readPages(pfns: Uint32Array, into: Uint8Array): Promise<Uint8Array> {
+    return this.#xen.readPages(this.#domid, pfns, into);
   }
 
   async startDirtyLog(): Promise<void> {

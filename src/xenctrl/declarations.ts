@@ -174,12 +174,15 @@ export const FOREIGNMEMORY = declare({
 /** The C library of the process itself. */
 export const LIBC = declare({
   soname: '',
-  headers: ['stdio.h', 'unistd.h'],
+  headers: ['stdio.h', 'string.h', 'sys/uio.h'],
   functions: {
     // NULL with errno. Freed by fclose.
     fopen: { result: 'FILE *', parameters: ['const char *', 'const char *'] },
     fclose: { result: 'int', parameters: ['FILE *'] },
-    // Octets written, or -1: ENOSPC, EIO, EINTR, ….
-    pwrite: { result: 'ssize_t', parameters: ['int', 'const void *', 'size_t', 'off_t'] },
+    // 0 when they are the same.
+    memcmp: { result: 'int', parameters: ['const void *', 'const void *', 'size_t'] },
+    memcpy: { result: 'void *', parameters: ['void *', 'const void *', 'size_t'] },
+    // Octets written, or -1: ENOSPC, EIO, EINTR, …; at most IOV_MAX pieces.
+    pwritev: { result: 'ssize_t', parameters: ['int', 'const struct iovec *', 'int', 'off_t'] },
   },
 });

@@ -1,80 +1,93 @@
 import { type Domid, PAGE_SIZE } from '../core/brand.ts';
 import { OutputError } from '../core/errors.ts';
-import type { FOREIGNMEMORY } from './declarations.ts';
+import { PAGE_KIND } from '../core/page-kind.ts';
+import type { FOREIGNMEMORY, LIBC } from './declarations.ts';
 import { errnoName, XenCallError } from './errors.ts';
+import { Gather } from './gather.ts';
 import type { loadKoffi, NativeFunction } from './native.ts';
 import { toWords } from './words.ts';
 
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
 /**
- * Runs of at least this many pages are written in a thread of the pool. A call there costs some 8 µs of this thread, a
- * write of one page to the page cache 1 µs.
- */
-const RUN_FOR_THREAD = 16;
-/**
  * Mappings of at least so many pages are made in a thread. A turn of one costs 10 µs, and several times that when the
  * threads sleep or the processors are busy; mapping a page costs well below 1 µs.
  */
 const MAP_FOR_THREAD = 256;
-const ZERO_PAGE = new Uint8Array(PAGE_SIZE);
+
+/** What the stretch of a file begins with, made when the kinds of its pages are known; at least 64 octets. */
+export type HeadMaker = (kinds: Uint8Array) => Uint8Array;
 
 /** Guest pages while they are mapped. Touching them afterwards kills the process. */
 interface MappedPages {
   readonly address: number;
-  readonly bytes: Uint8Array;
   /** Negated errnos; touching a page whose error is not 0 kills the process too. */
   readonly errors: Int32Array;
 }
 
-/** Foreign memory of guests. Pointers and views never leave it. */
+type MemoryFunctions = Readonly<
+  Record<
+    | keyof (typeof FOREIGNMEMORY)['functions']
+    | Extract<keyof (typeof LIBC)['functions'], 'memcmp' | 'memcpy' | 'pwritev'>,
+    NativeFunction
+  >
+>;
+
+/**
+ * Foreign memory of guests. JavaScript never sees it: the C library looks at it, copies and writes it, and no pointer
+ * leaves this class.
+ */
 export class ForeignMemory {
   readonly #koffi: Awaited<ReturnType<typeof loadKoffi>>;
-  readonly #map: NativeFunction;
-  readonly #unmap: NativeFunction;
-  readonly #pwrite: NativeFunction;
+  readonly #functions: MemoryFunctions;
   readonly #handle: number | bigint;
+  readonly #zeros = new Uint8Array(PAGE_SIZE);
   #turn: Promise<void> = Promise.resolve();
 
   constructor(
     koffi: Awaited<ReturnType<typeof loadKoffi>>,
-    functions: Readonly<Record<keyof (typeof FOREIGNMEMORY)['functions'], NativeFunction>>,
-    pwrite: NativeFunction,
+    functions: MemoryFunctions,
     handle: number | bigint,
   ) {
     this.#koffi = koffi;
-    this.#map = functions.xenforeignmemory_map;
-    this.#unmap = functions.xenforeignmemory_unmap;
-    this.#pwrite = pwrite;
+    this.#functions = functions;
     this.#handle = handle;
   }
 
-  /** See `XenControl.copyPages`. */
-  async copyPages(
+  /** See `XenControl.packPages`. */
+  async packPages(
     domid: Domid,
     gfns: Uint32Array,
-    positions: Float64Array,
     fd: number,
-    sparse: boolean,
-  ): Promise<{ zero: number; unmapped: number[] }> {
-    return await this.#withMapped(domid, gfns, async ({ address, bytes, errors }) => {
-      const kinds = classify(bytes, errors, sparse);
-      await this.#inTurn(async () => {
-        for (const { from, to } of runsOfData(kinds, positions)) {
-          const offset = from * PAGE_SIZE;
-          const length = (to - from) * PAGE_SIZE;
-          // Most runs are short and are written at once; only then is there nothing to wait for.
-          const rest = this.#write(fd, address + offset, length, positions[from] ?? 0);
-          if (rest !== undefined) await rest;
-        }
-      });
-      let zero = 0;
-      const unmapped: number[] = [];
+    position: number,
+    makeHead: HeadMaker,
+  ): Promise<Uint8Array> {
+    return await this.#withMapped(domid, gfns, async ({ address, errors }) => {
+      const kinds = this.#classify(address, errors);
+      const gather = new Gather(gfns.length + 1);
+      const head = makeHead(kinds);
+      gather.addBytes(head, this.#addressOf(head));
       for (let i = 0; i < kinds.length; i++) {
-        if (kinds[i] === ZERO) zero++;
-        else if (kinds[i] === UNMAPPED) unmapped.push(gfns[i] ?? 0);
+        if (kinds[i] === PAGE_KIND.data) gather.add(address + i * PAGE_SIZE, PAGE_SIZE);
       }
-      return { zero, unmapped };
+      await this.#inTurn(() => this.#write(fd, gather, position));
+      return kinds;
+    });
+  }
+
+  /** See `XenControl.readPages`. */
+  async readPages(domid: Domid, gfns: Uint32Array, into: Uint8Array): Promise<Uint8Array> {
+    if (into.length < gfns.length * PAGE_SIZE) throw new RangeError(`no room for ${gfns.length} pages`);
+    return await this.#withMapped(domid, gfns, async ({ address, errors }) => {
+      const kinds = new Uint8Array(gfns.length);
+      const target = this.#addressOf(into);
+      for (let i = 0; i < gfns.length; i++) {
+        if (errors[i] !== 0) kinds[i] = PAGE_KIND.unmapped;
+        else {
+          this.#functions.memcpy.callFast(target + i * PAGE_SIZE, address + i * PAGE_SIZE, PAGE_SIZE);
+        }
+      }
+      return kinds;
     });
   }
 
@@ -85,22 +98,41 @@ export class ForeignMemory {
 
   /** Maps the pages, runs `use`, and unmaps them when its promise is settled. */
   async #withMapped<T>(domid: Domid, gfns: Uint32Array, use: (pages: MappedPages) => Promise<T>): Promise<T> {
+    const { xenforeignmemory_map: map, xenforeignmemory_unmap: unmap } = this.#functions;
     const errors = new Int32Array(gfns.length);
     const args = [this.#handle, domid, PROT_READ, gfns.length, toWords(gfns), errors] as const;
     const few = gfns.length < MAP_FOR_THREAD;
-    const mapped = few ? this.#map.callHere(...args) : await this.#map.call(...args);
+    const mapped = few ? map.callHere(...args) : await map.call(...args);
     const address = mapped.value;
     if (typeof address !== 'bigint' || address === 0n) {
       throw new XenCallError('xenforeignmemory_map', mapped.errno, { domid });
     }
     try {
-      const bytes = new Uint8Array(this.#koffi.view(address, gfns.length * PAGE_SIZE));
       // An address of user space has 47 bits.
-      return await use({ address: Number(address), bytes, errors });
+      return await use({ address: Number(address), errors });
     } finally {
-      if (few) this.#unmap.callHere(this.#handle, address, gfns.length);
-      else await this.#unmap.call(this.#handle, address, gfns.length);
+      if (few) unmap.callHere(this.#handle, address, gfns.length);
+      else await unmap.call(this.#handle, address, gfns.length);
     }
+  }
+
+  /** Looks at the pages; those that are not mapped are not touched. */
+  #classify(address: number, errors: Int32Array): Uint8Array {
+    const { memcmp } = this.#functions;
+    const zeros = this.#addressOf(this.#zeros);
+    const kinds = new Uint8Array(errors.length);
+    for (let i = 0; i < kinds.length; i++) {
+      if (errors[i] !== 0) kinds[i] = PAGE_KIND.unmapped;
+      // It stops at the first octet that differs: in most pages with data that is the first.
+      else if (memcmp.callFast(address + i * PAGE_SIZE, zeros, PAGE_SIZE) === 0) kinds[i] = PAGE_KIND.zero;
+    }
+    return kinds;
+  }
+
+  /** Where an array of at least 64 octets lies: smaller ones may move. */
+  #addressOf(bytes: Uint8Array): number {
+    if (bytes.length < 64) throw new RangeError(`${bytes.length} octets may move`);
+    return Number(this.#koffi.address(bytes));
   }
 
   /**
@@ -113,23 +145,18 @@ export class ForeignMemory {
     await mine;
   }
 
-  /** Writes here and now; what is left goes on in a promise. */
-  #write(fd: number, address: number, length: number, position: number): Promise<void> | undefined {
-    if (length < RUN_FOR_THREAD * PAGE_SIZE) {
-      if (this.#pwrite.callFast(fd, address, length, position) === length) return undefined;
-    }
-    return this.#writeInThread(fd, address, length, position);
-  }
-  async #writeInThread(fd: number, address: number, length: number, position: number): Promise<void> {
-    let done = 0;
-    while (done < length) {
-      const { value, errno } = await this.#pwrite.call(fd, address + done, length - done, position + done);
+  async #write(fd: number, gather: Gather, position: number): Promise<void> {
+    let at = position;
+    while (gather.octets > 0) {
+      const { value, errno } = await this.#functions.pwritev.call(fd, gather.entries, gather.count, at);
       const octets = Number(value);
-      if (octets > 0) done += octets;
-      else if (octets === 0 || errnoName(errno) !== 'EINTR') {
+      if (octets > 0) {
+        gather.advance(octets);
+        at += octets;
+      } else if (octets === 0 || errnoName(errno) !== 'EINTR') {
         const name = octets === 0 ? 'nothing was written' : errnoName(errno);
         throw new OutputError('OUTPUT_WRITE', `cannot write guest memory: ${name}`, {
-          offset: position + done,
+          offset: at,
           data: { errno: name },
           hint:
             name === 'ENOSPC' || name === 'EDQUOT'
@@ -138,45 +165,5 @@ export class ForeignMemory {
         });
       }
     }
-  }
-}
-
-/** What is done with a page. */
-const DATA = 0;
-const ZERO = 1;
-const UNMAPPED = 2;
-
-/** Looks at the pages; those that are not mapped are not touched. Without `sparse` zeros are data. */
-function classify(bytes: Uint8Array, errors: Int32Array, sparse: boolean): Uint8Array {
-  const memory = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-  const kinds = new Uint8Array(errors.length);
-  for (let page = 0; page < kinds.length; page++) {
-    if (errors[page] !== 0) kinds[page] = UNMAPPED;
-    // Most pages with data show it in the first word; for the others memcmp is the fastest there is.
-    else if (sparse && words[page * (PAGE_SIZE / 4)] === 0) {
-      const at = page * PAGE_SIZE;
-      if (memory.compare(ZERO_PAGE, 0, PAGE_SIZE, at, at + PAGE_SIZE) === 0) kinds[page] = ZERO;
-    }
-  }
-  return kinds;
-}
-
-/** Runs of pages with data that stand back to back in the file: `from`, up to but not including `to`. */
-export function* runsOfData(
-  kinds: Uint8Array,
-  positions: Float64Array,
-): Generator<{ from: number; to: number }> {
-  let from = 0;
-  while (from < kinds.length) {
-    if (kinds[from] !== DATA) {
-      from++;
-      continue;
-    }
-    const place = (positions[from] ?? 0) - from * PAGE_SIZE;
-    let to = from + 1;
-    while (to < kinds.length && kinds[to] === DATA && positions[to] === place + to * PAGE_SIZE) to++;
-    yield { from, to };
-    from = to;
   }
 }

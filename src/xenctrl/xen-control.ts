@@ -4,7 +4,7 @@ import { EnvironmentError } from '../core/errors.ts';
 import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, SHADOW_OP, XENVER, XTL } from './abi.ts';
 import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { errnoName, untestedXen, XenCallError } from './errors.ts';
-import { ForeignMemory } from './foreign-memory.ts';
+import { ForeignMemory, type HeadMaker } from './foreign-memory.ts';
 import { bind, loadKoffi, type NativeArgument, type NativeFunction, type NativeResult } from './native.ts';
 import { toWords } from './words.ts';
 
@@ -65,6 +65,8 @@ export class XenControl implements AsyncDisposable {
   #handles: Handles | undefined;
   /** How long asking for a page's type has taken, milliseconds. */
   #typeMs = 0;
+  /** For calls in this thread. */
+  readonly #words = new Uint32Array(2 * PAGE_TYPE_CHUNK);
 
   private constructor(
     version: HypervisorVersion,
@@ -109,7 +111,7 @@ export class XenControl implements AsyncDisposable {
       }
       const guest = bind(koffi, XENGUEST, abi.release);
       const fmem = ctrl.xc_interface_fmem_handle.callHere(handles.xch).value;
-      const memory = new ForeignMemory(koffi, bind(koffi, FOREIGNMEMORY), libc.pwrite, fmem);
+      const memory = new ForeignMemory(koffi, { ...bind(koffi, FOREIGNMEMORY), ...libc }, fmem);
       return new XenControl(version, { abi, libc, toollog, ctrl, guest }, handles, memory);
     }
     running ??= await releaseFromSysfs();
@@ -171,43 +173,57 @@ export class XenControl implements AsyncDisposable {
   /** The page type of each gfn, 0 … 15. */
   async pageTypes(domid: Domid, gfns: Uint32Array): Promise<Uint8Array> {
     const types = new Uint8Array(gfns.length);
-    const ask = async (from: number): Promise<void> => {
-      const words = toWords(gfns.subarray(from, from + PAGE_TYPE_CHUNK));
-      const count = words.length / 2;
-      const { xc_get_pfn_type_batch } = this.#libraries.ctrl;
+    const { xc_get_pfn_type_batch } = this.#libraries.ctrl;
+    const asked: Promise<void>[] = [];
+    for (let from = 0; from < gfns.length; from += PAGE_TYPE_CHUNK) {
+      const chunk = gfns.subarray(from, from + PAGE_TYPE_CHUNK);
+      const here = chunk.length * this.#typeMs < HANDOVER_MS;
+      const words = toWords(chunk, here ? this.#words : undefined);
       const start = performance.now();
-      if (count * this.#typeMs < HANDOVER_MS) this.#quick(xc_get_pfn_type_batch, domid, count, words);
-      else await this.#call(xc_get_pfn_type_batch, domid, count, words);
-      this.#typeMs = (performance.now() - start) / count;
-      for (let i = 0; i < count; i++) {
-        types[from + i] = (words[2 * i] ?? 0) >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
+      const take = (): void => {
+        this.#typeMs = (performance.now() - start) / chunk.length;
+        for (let i = 0; i < chunk.length; i++) {
+          types[from + i] = (words[2 * i] ?? 0) >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
+        }
+      };
+      if (here) {
+        this.#quick(xc_get_pfn_type_batch, domid, chunk.length, words);
+        take();
+      } else {
+        asked.push(this.#call(xc_get_pfn_type_batch, domid, chunk.length, words).then(take));
       }
-    };
-    const chunks = Math.ceil(gfns.length / PAGE_TYPE_CHUNK);
+    }
     // All have to end, so that none is under way when the interface is closed.
-    const asked = await Promise.allSettled(
-      Array.from({ length: chunks }, (_, i) => ask(i * PAGE_TYPE_CHUNK)),
-    );
-    const failure = asked.find((one) => one.status === 'rejected');
+    const failure = (await Promise.allSettled(asked)).find((one) => one.status === 'rejected');
     if (failure !== undefined) throw failure.reason;
     return types;
   }
 
   /**
-   * Writes pages into the file `fd`, page i at `positions[i]`, straight from the guest's memory.
-   * @param sparse leaves pages of zeros out
-   * @returns how many were left out, and the gfns that could not be mapped
-   * @throws XenCallError when nothing can be mapped, OutputError when a write fails.
+   * Writes one stretch of the file `fd`, from `position` on, straight from the guest's memory: what `makeHead` gives,
+   * then the pages with data, back to back. Stretches are written one at a time.
+   * @returns the kind of each page (`PAGE_KIND`)
+   * @throws XenCallError when nothing can be mapped, OutputError when the write fails.
    */
-  async copyPages(
+  async packPages(
     domid: Domid,
     gfns: Uint32Array,
-    positions: Float64Array,
     fd: number,
-    sparse: boolean,
-  ): Promise<{ zero: number; unmapped: number[] }> {
-    this.#open('copyPages');
-    return await this.#memory.copyPages(domid, gfns, positions, fd, sparse);
+    position: number,
+    makeHead: HeadMaker,
+  ): Promise<Uint8Array> {
+    this.#open('packPages');
+    return await this.#memory.packPages(domid, gfns, fd, position, makeHead);
+  }
+
+  /**
+   * Copies pages into `into`, page i to octet 4096 * i.
+   * @returns the kind of each page, which is `data` or `unmapped`
+   * @throws XenCallError when nothing can be mapped
+   */
+  async readPages(domid: Domid, gfns: Uint32Array, into: Uint8Array): Promise<Uint8Array> {
+    this.#open('readPages');
+    return await this.#memory.readPages(domid, gfns, into);
   }
 
   /** Turns log-dirty mode on. One that is on already, to track a screen say, is taken over and begins anew. */

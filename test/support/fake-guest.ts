@@ -1,15 +1,19 @@
 import { writeSync } from 'node:fs';
 import type { Bitmap } from '../../src/core/bitmap.ts';
-import type { BatchOutcome, Guest, PageBatch, TscInfo } from '../../src/snapshot/ports.ts';
+import { PAGE_KIND } from '../../src/core/page-kind.ts';
+import type { Guest, TscInfo } from '../../src/snapshot/ports.ts';
 
 const PAGE = 4096;
 
 /** What happened to a FakeGuest. */
 export interface FakeGuestCalls {
-  readonly batches: PageBatch[];
-  /** Most `copyPages` that ran at once. */
+  /** pfns of each `packPages`, in the order of the calls. */
+  readonly packed: Uint32Array[];
+  /** pfns of each `readPages`. */
+  readonly read: Uint32Array[];
+  /** Most `packPages` that ran at once. */
   mostAtOnce: number;
-  /** `copyPages` that run now. */
+  /** `packPages` that run now. */
   running: number;
   /** Most pfns that `pageTypes` was asked for at once. */
   mostTypes: number;
@@ -21,10 +25,10 @@ export interface FakeGuestCalls {
  */
 export class FakeGuest implements Guest {
   readonly p2mSize: number;
-  maxBatch = 64;
-  readonly calls: FakeGuestCalls = { batches: [], mostAtOnce: 0, running: 0, mostTypes: 0 };
-  /** Replaces what a batch does before it writes: errors, delays. */
-  beforeCopy: (batch: PageBatch) => Promise<void> = () => Promise.resolve();
+  maxBatch = 1024;
+  readonly calls: FakeGuestCalls = { packed: [], read: [], mostAtOnce: 0, running: 0, mostTypes: 0 };
+  /** What happens before pages are copied: errors, delays. */
+  beforeCopy: (pfns: Uint32Array) => Promise<void> = () => Promise.resolve();
   hvmParamList: { index: number; value: bigint }[] = [{ index: 1, value: 0xfeffcn }];
   policy = { leaves: new Uint8Array(24).fill(1), msrs: new Uint8Array(16).fill(2) };
   /** Whether its dirty log is on, and how often it was taken. */
@@ -83,24 +87,38 @@ export class FakeGuest implements Guest {
     return Uint8Array.from(pfns, (pfn) => this.typeOf(pfn));
   }
 
-  async copyPages(fd: number, batch: PageBatch, { sparse }: { sparse: boolean }): Promise<BatchOutcome> {
+  async packPages(
+    fd: number,
+    pfns: Uint32Array,
+    position: number,
+    makeHead: (kinds: Uint8Array) => Uint8Array,
+  ): Promise<Uint8Array> {
     const { calls } = this;
-    calls.batches.push(batch);
+    calls.packed.push(pfns);
     calls.running++;
     calls.mostAtOnce = Math.max(calls.mostAtOnce, calls.running);
     try {
-      await this.beforeCopy(batch);
-      let zero = 0;
-      const unmapped: number[] = [];
-      for (const [i, pfn] of batch.pfns.entries()) {
-        if (this.typeOf(pfn) >= 13) unmapped.push(pfn);
-        else if (sparse && this.#word(pfn) === 0) zero++;
-        else writeSync(fd, this.page(pfn), 0, PAGE, batch.positions[i]);
-      }
-      return { zero, unmapped };
+      await this.beforeCopy(pfns);
+      const kinds = Uint8Array.from(pfns, (pfn) => {
+        if (this.typeOf(pfn) >= 13) return PAGE_KIND.unmapped;
+        return this.#word(pfn) === 0 ? PAGE_KIND.zero : PAGE_KIND.data;
+      });
+      const data = [...pfns].filter((_, i) => kinds[i] === PAGE_KIND.data).map((pfn) => this.page(pfn));
+      writeSync(fd, Buffer.concat([makeHead(kinds), ...data]), 0, undefined, position);
+      return kinds;
     } finally {
       calls.running--;
     }
+  }
+
+  async readPages(pfns: Uint32Array, into: Uint8Array): Promise<Uint8Array> {
+    this.calls.read.push(pfns);
+    await this.beforeCopy(pfns);
+    return Uint8Array.from(pfns, (pfn, i) => {
+      if (this.typeOf(pfn) >= 13) return PAGE_KIND.unmapped;
+      into.set(this.page(pfn), i * PAGE);
+      return PAGE_KIND.data;
+    });
   }
 
   async startDirtyLog(): Promise<void> {

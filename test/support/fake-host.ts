@@ -168,6 +168,10 @@ export class FakeHost implements Host {
     };
   }
 
+  #mayCopy(): void {
+    if (!this.suspended && !this.guest.logging) throw new Error('memory copied while the guest runs');
+  }
+
   /** The guest, with its calls in the list too. */
   #watched(guest: Guest): Guest {
     return {
@@ -177,10 +181,15 @@ export class FakeHost implements Host {
         await this.#call('pageTypes');
         return guest.pageTypes(pfns);
       },
-      copyPages: async (fd, batch, options) => {
-        await this.#call('copyPages');
-        if (!this.suspended && !this.guest.logging) throw new Error('memory copied while the guest runs');
-        return guest.copyPages(fd, batch, options);
+      packPages: async (...args) => {
+        await this.#call('packPages');
+        this.#mayCopy();
+        return guest.packPages(...args);
+      },
+      readPages: async (...args) => {
+        await this.#call('readPages');
+        this.#mayCopy();
+        return guest.readPages(...args);
       },
       startDirtyLog: async () => {
         await this.#call('startDirtyLog');

@@ -238,15 +238,13 @@ test.prop([fc.nat({ max: 3 * 2 ** 24 }), fc.integer({ min: 1, max: 63 }), fc.nat
     const index = seed % count;
     const at = layout.slotOffset(index);
     expect(at % 4096).toBe(0);
-    const run = layout.runLength(index);
-    if (index + 1 < count && run > 1) expect(layout.slotOffset(index + 1)).toBe(at + 4096);
-    if (run === 1) {
-      const record = layout.record(Math.floor(index / layout.perRecord));
+    const number = Math.floor(index / layout.perRecord);
+    const record = layout.record(number);
+    if (index + 1 < record.firstIndex + record.count) expect(layout.slotOffset(index + 1)).toBe(at + 4096);
+    else {
       const end = record.dataOffset + record.count * 4096;
       expect(at + 4096).toBe(end);
-      expect(end).toBe(
-        index + 1 === count ? layout.end : layout.record(Math.floor(index / layout.perRecord) + 1).offset,
-      );
+      expect(end).toBe(index + 1 === count ? layout.end : layout.record(number + 1).offset);
     }
     const last = layout.record(layout.recordCount - 1);
     expect(last.offset + 16 + 8 * (last.fillers + last.count)).toBe(last.dataOffset);

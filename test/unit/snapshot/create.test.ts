@@ -138,7 +138,7 @@ const reads = new Set([
 
 /** The guest writes to some pages whenever something is done while it runs. */
 function keepWriting(host: FakeHost, call: string): void {
-  if (host.suspended || !/^(pageTypes|copyPages|takeDirty|suspend)$/.test(call)) return;
+  if (host.suspended || !/^(pageTypes|packPages|readPages|takeDirty|suspend)$/.test(call)) return;
   for (let pfn = 0; pfn < 60; pfn++) host.guest.write(pfn, host.calls.length);
 }
 
@@ -382,8 +382,8 @@ describe('a live create', () => {
       expect(await readMemoryFacts(result.plan.memoryPath)).toMatchObject({ config: host.config });
       expect([host.runs, host.guest.logging, host.machineLogs]).toEqual([true, false, false]);
       const of = (name: string): number => host.calls.indexOf(name);
-      expect(of('startDirtyLog')).toBeLessThan(of('copyPages'));
-      expect(of('copyPages')).toBeLessThan(of('suspend'));
+      expect(of('startDirtyLog')).toBeLessThan(of('packPages'));
+      expect(of('packPages')).toBeLessThan(of('suspend'));
       expect(of('resume')).toBeLessThan(of('stopDirtyLog'));
       expect(host.calls.filter((call) => call.startsWith('logDirty'))).toEqual(
         type === 'hvm' ? ['logDirty true', 'logDirty false'] : [],

@@ -126,15 +126,26 @@ describe('copyAll', () => {
     await expect(save(guest)).rejects.toMatchObject({ code: 'DOMAIN_P2M' });
   });
 
-  test('keeps batches within the limit and within one record, several at once', async () => {
+  test('copies record by record, several at once', async () => {
     const guest = new FakeGuest(p2m());
-    guest.maxBatch = 1000;
     guest.beforeCopy = () => sleep(1);
     const { pages } = await save(guest);
-    const sizes = guest.calls.batches.map(({ pfns }) => pfns.length);
+    const sizes = guest.calls.packed.map((pfns) => pfns.length);
     expect(sizes.reduce((a, b) => a + b, 0)).toBe(pages);
-    expect(sizes.slice(0, 5)).toEqual([1000, 1000, 1000, 1000, 94]);
+    expect(sizes).toEqual([...new Array(8).fill(1022), 8968 - 8 * 1022]);
     expect(guest.calls.mostAtOnce).toBe(4);
+  });
+
+  test('in each record pages with data stand before those of zeros', async () => {
+    const guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
+    const { end } = await save(guest);
+    const all = entries(await read(end), end).filter(({ type }) => type < BROKEN);
+    for (let from = 0; from < all.length; from += 1022) {
+      const pfns = all.slice(from, from + 1022).map(({ pfn }) => pfn);
+      const data = pfns.filter((pfn) => pfn % 3 !== 0);
+      const zeros = pfns.filter((pfn) => pfn % 3 === 0);
+      expect(pfns).toEqual([...data, ...zeros]);
+    }
   });
 
   test('a guest without memory gives no records', async () => {
@@ -144,7 +155,7 @@ describe('copyAll', () => {
 
   test('a page of a suspended guest that cannot be mapped is an error', async () => {
     const guest = new FakeGuest(p2m());
-    guest.beforeCopy = async ({ pfns }) => {
+    guest.beforeCopy = async (pfns) => {
       if (pfns.includes(300)) guest.setType(300, XTAB);
     };
     await expect(save(guest)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE', data: { pfns: [300] } });
@@ -183,21 +194,21 @@ describe('copyAll', () => {
     const controller = new AbortController();
     guest.beforeCopy = async () => {
       await sleep(1);
-      if (guest.calls.batches.length > 8) controller.abort();
+      if (guest.calls.packed.length > 4) controller.abort();
     };
     await expect(save(guest, { signal: controller.signal })).rejects.toThrow(InterruptedError);
     expect(guest.calls.running).toBe(0);
-    expect(guest.calls.batches.length).toBeLessThan(20);
+    expect(guest.calls.packed.length).toBeLessThan(9);
   });
 
   test('tells its progress now and then, and the end', async () => {
-    const guest = new FakeGuest(p2m());
+    const guest = new FakeGuest(new Uint8Array(100_000));
     guest.beforeCopy = () => sleep(5);
     const told: Progress[] = [];
     const reporter = { ...silentReporter, progress: (progress: Progress) => told.push(progress) };
     const { pages } = await save(guest, { reporter });
     expect(told.length).toBeGreaterThan(1);
-    expect(told.length).toBeLessThan(guest.calls.batches.length / 2);
+    expect(told.length).toBeLessThan(guest.calls.packed.length / 2);
     expect(told.at(-1)).toMatchObject({ phase: 'memory', unit: 'pages', done: pages, total: pages });
     expect(told.at(-1)).not.toHaveProperty('round');
     expect(told.map(({ done }) => done)).toEqual(told.map(({ done }) => done).sort((a, b) => a - b));
@@ -218,7 +229,13 @@ describe('copyDirty', () => {
 
   async function round(last: boolean): Promise<number> {
     await guest.takeDirty(dirty);
-    return await saver.copyDirty(dirty, 1, last);
+    return await (last ? saver.copyLast(dirty, 1) : saver.copyDirty(dirty, 1));
+  }
+
+  async function finish(): Promise<MemoryOutcome> {
+    const outcome = await saver.finish();
+    await saver.writeKept();
+    return outcome;
   }
 
   test('pages that changed are in their old places, also those that have become zeros', async () => {
@@ -230,7 +247,7 @@ describe('copyDirty', () => {
     guest.write(2, 80);
     expect(await round(true)).toBe(1);
     expect(dirty.count()).toBe(0);
-    const { end, pages } = await saver.finish();
+    const { end, pages } = await finish();
     const all = entries(await read(end), end).filter(({ type }) => type < BROKEN);
     expect(all).toHaveLength(pages);
     await expectGuest(guest, end);
@@ -251,7 +268,7 @@ describe('copyDirty', () => {
     guest.setType(9500, NOTAB);
     guest.setType(9501, BROKEN);
     await round(true);
-    const { end, pages } = await saver.finish();
+    const { end, pages } = await finish();
     await expectGuest(guest, end);
     expect(pages).toBe(9000 - 32 + 1 + 200 + 1);
   });
@@ -266,7 +283,7 @@ describe('copyDirty', () => {
     await round(false);
     guest.setType(21, NOTAB);
     await round(true);
-    await expectGuest(guest, (await saver.finish()).end);
+    await expectGuest(guest, (await finish()).end);
   });
 
   test('a page that cannot be mapped is left for later, and is an error in the last round', async () => {
@@ -282,6 +299,33 @@ describe('copyDirty', () => {
     guest.beforeCopy = async () => guest.setType(31, XTAB);
     await expect(round(true)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE' });
   });
+
+  test('what the suspended guest wrote is kept in memory as far as there is room, and written later', async () => {
+    for (let pfn = 200; pfn < 2500; pfn++) guest.write(pfn, 9);
+    await guest.takeDirty(dirty);
+    saver.readyToKeep(2000);
+    const write = vi.spyOn(output, 'writeAt');
+    expect(await saver.copyLast(dirty, 1)).toBe(2300);
+    // 1024 are kept, 1024 do not fit any more, the last 252 do.
+    const octets = (): number => write.mock.calls.reduce((sum, [bytes]) => sum + bytes.length, 0);
+    expect(octets()).toBe(1024 * PAGE);
+    const { end } = await saver.finish();
+    write.mockClear();
+    await saver.writeKept();
+    expect(octets()).toBe((2300 - 1024) * PAGE);
+    await saver.writeKept();
+    expect(octets()).toBe((2300 - 1024) * PAGE);
+    await expectGuest(guest, end);
+  });
+
+  test('how long the last copy would take is known once pages were copied again', async () => {
+    expect(saver.lastCopyMs(100)).toBeUndefined();
+    guest.write(200, 9);
+    guest.beforeCopy = () => sleep(5);
+    await round(false);
+    expect(saver.lastCopyMs(10)).toBeGreaterThan(40);
+    expect(saver.lastCopyMs(8193)).toBeUndefined();
+  });
 });
 
 test('the disk begins while the guest runs, and never while it is stopped', async () => {
@@ -290,20 +334,20 @@ test('the disk begins while the guest runs, and never while it is stopped', asyn
   await save(guest);
   expect(begin).not.toHaveBeenCalled();
   await saverOf(guest).copyAll(new Bitmap(guest.p2mSize));
-  expect(begin).toHaveBeenCalledTimes(3);
+  expect(begin).toHaveBeenCalledTimes(9);
 });
 
 test('clean pages between dirty ones are copied with them, if there are any', async () => {
-  const guest = new FakeGuest(p2m());
+  const guest = new FakeGuest(p2m(), (pfn) => pfn % 40 === 0);
   const saver = saverOf(guest);
   const dirty = new Bitmap(guest.p2mSize);
   await guest.startDirtyLog();
   await saver.copyAll(dirty);
-  for (const pfn of [10, 13, 20, 24, 159, 192]) guest.write(pfn, 9);
+  for (const pfn of [10, 13, 20, 24, 38, 40, 159, 192]) guest.write(pfn, 9);
   await guest.takeDirty(dirty);
-  guest.calls.batches.length = 0;
-  expect(await saver.copyDirty(dirty, 1, true)).toBe(6);
-  expect(guest.calls.batches.flatMap(({ pfns }) => [...pfns])).toEqual([10, 11, 12, 13, 20, 24, 159, 192]);
+  expect(await saver.copyDirty(dirty, 1)).toBe(8);
+  // 40 stands among the zeros, away from its neighbours.
+  expect(guest.calls.read.flatMap((pfns) => [...pfns])).toEqual([10, 11, 12, 13, 20, 24, 38, 40, 159, 192]);
   await expectGuest(guest, (await saver.finish()).end);
 });
 
@@ -317,6 +361,6 @@ test('a page given away while all are copied is left for later', async () => {
   expect([...dirty.indices()]).toEqual([8000]);
   guest.beforeCopy = async () => {};
   await guest.takeDirty(dirty);
-  await saver.copyDirty(dirty, 1, true);
+  await saver.copyDirty(dirty, 1);
   await expectGuest(guest, (await saver.finish()).end);
 });

@@ -103,7 +103,7 @@ test('gives up when it would take too long, with the numbers', async () => {
 });
 
 test('pages that could not be copied are not forgotten', async () => {
-  guest.beforeCopy = async ({ pfns }) => {
+  guest.beforeCopy = async (pfns) => {
     if (pfns.includes(7) && guest.taken === 0) guest.setType(7, 15);
   };
   const precopy = await run();

@@ -5,7 +5,7 @@ import koffi from 'koffi';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { toDomid } from '../../../src/core/brand.ts';
 import { LIBC } from '../../../src/xenctrl/declarations.ts';
-import { ForeignMemory, runsOfData } from '../../../src/xenctrl/foreign-memory.ts';
+import { ForeignMemory } from '../../../src/xenctrl/foreign-memory.ts';
 import { bind, type NativeArgument, type NativeFunction } from '../../../src/xenctrl/native.ts';
 
 const PAGE = 4096;
@@ -16,6 +16,7 @@ const ENOSPC = 28;
 const libc = koffi.load(null);
 const mmap = libc.func('mmap', 'void *', ['void *', 'size_t', 'int', 'int', 'int', 'int64_t']);
 const munmap = libc.func('munmap', 'int', ['void *', 'size_t']);
+const libcFunctions = bind(koffi, LIBC);
 const PROT_READ_WRITE = 3;
 const MAP_PRIVATE_ANONYMOUS = 0x22;
 
@@ -58,10 +59,12 @@ function fn(name: string, body: (...args: NativeArgument[]) => [number | bigint,
 }
 
 /** Foreign memory over anonymous mappings of this process. */
-function memory(pwrite: NativeFunction = bind(koffi, LIBC).pwrite): ForeignMemory {
+function memory(pwritev: NativeFunction = libcFunctions.pwritev): ForeignMemory {
   return new ForeignMemory(
     koffi,
     {
+      ...libcFunctions,
+      pwritev,
       xenforeignmemory_map: fn('map', (_handle, _domid, _prot, pages, words, errors) => {
         if (mapErrno !== 0) return [0n, mapErrno];
         const length = Number(pages) * PAGE;
@@ -81,149 +84,120 @@ function memory(pwrite: NativeFunction = bind(koffi, LIBC).pwrite): ForeignMemor
         return [munmap(address, Number(pages) * PAGE), 0];
       }),
     },
-    pwrite,
     1n,
   );
 }
 
-/** Places one after the other, from `position` on. */
-function places(count: number, position = 0): Float64Array {
-  return Float64Array.from({ length: count }, (_, i) => position + i * PAGE);
+const HEAD = 100;
+
+/** A head in which each octet is the kind of a page, 9 behind them. */
+function head(kinds: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(HEAD).fill(9);
+  bytes.set(kinds.subarray(0, HEAD));
+  return bytes;
 }
 
-describe('runsOfData', () => {
-  // x: data, the others have none; |: the next page stands elsewhere in the file.
-  test.each([
-    ['', []],
-    ['....', []],
-    ['x', [[0, 1]]],
-    [
-      '.x.xx',
-      [
-        [1, 2],
-        [3, 5],
-      ],
-    ],
-    [
-      'xx..x',
-      [
-        [0, 2],
-        [4, 5],
-      ],
-    ],
-    [
-      'xx|x|.x',
-      [
-        [0, 2],
-        [2, 3],
-        [4, 5],
-      ],
-    ],
-  ])('%s', (pattern, runs) => {
-    const kinds = Uint8Array.from(pattern.replaceAll('|', ''), (page) => (page === 'x' ? 0 : 1));
-    const positions: number[] = [];
-    let position = 0;
-    for (const character of pattern) {
-      if (character !== '|') positions.push(position);
-      position += PAGE;
-    }
-    expect([...runsOfData(kinds, Float64Array.from(positions))].map(({ from, to }) => [from, to])).toEqual(
-      runs,
-    );
-  });
-});
+function range(from: number, count: number): Uint32Array {
+  return Uint32Array.from({ length: count }, (_, i) => from + i);
+}
 
-describe('copyPages', () => {
-  test('writes data, leaves holes for zeros, and unmaps', async () => {
-    // 30 pages in one go for a thread, single ones in this thread.
-    const gfns = Uint32Array.from({ length: 64 }, (_, i) => 0x1000 + i);
-    fill = (gfn) => (gfn < 0x101e || gfn % 2 === 1 ? (gfn & 0xff) + 1 : 0);
-    const outcome = await memory().copyPages(DOMID, gfns, places(64, 8192), fd, true);
-    expect(outcome).toEqual({ zero: 17, unmapped: [] });
+const DATA = 0;
+const ZERO = 1;
+const UNMAPPED = 2;
+
+describe('packPages', () => {
+  test('writes a head that knows the kinds, then the pages with data back to back, and unmaps', async () => {
+    const gfns = range(0x1000, 300);
+    fill = (gfn) => (gfn < 0x101e || gfn % 2 === 1 ? (gfn & 0x7f) + 1 : 0);
+    const kinds = await memory().packPages(DOMID, gfns, fd, 8192, head);
+    expect(kinds).toEqual(Uint8Array.from(gfns, (gfn) => (fill(gfn) === 0 ? ZERO : DATA)));
     expect(mapped).toBe(0);
     const file = readFileSync(join(directory, 'f'));
-    for (const [i, gfn] of gfns.entries()) {
-      const page = file.subarray(8192 + i * PAGE, 8192 + (i + 1) * PAGE);
-      expect(page.equals(Buffer.alloc(PAGE, fill(gfn))), `gfn ${gfn}`).toBe(true);
-    }
+    const pages = [...gfns].filter((gfn) => fill(gfn) !== 0).map((gfn) => Buffer.alloc(PAGE, fill(gfn)));
+    expect(file.equals(Buffer.concat([Buffer.alloc(8192), head(kinds), ...pages]))).toBe(true);
   });
 
-  test('sees an octet anywhere in a page, and puts each page in its place', async () => {
+  test('sees an octet anywhere in a page', async () => {
     fill = () => 0;
     last = 9;
-    const positions = Float64Array.of(5 * PAGE, 2 * PAGE, 3 * PAGE);
-    const outcome = await memory().copyPages(DOMID, Uint32Array.of(7, 8, 9), positions, fd, true);
-    expect(outcome).toEqual({ zero: 2, unmapped: [] });
+    const kinds = await memory().packPages(DOMID, Uint32Array.of(7, 8, 9), fd, 0, head);
+    expect([...kinds]).toEqual([ZERO, ZERO, DATA]);
     const file = readFileSync(join(directory, 'f'));
-    expect(file).toHaveLength(4 * PAGE);
-    expect([file[4 * PAGE - 1], file.indexOf(1)]).toEqual([1, 4 * PAGE - 1]);
+    expect(file).toHaveLength(HEAD + PAGE);
+    expect(file.indexOf(1, 3)).toBe(HEAD + PAGE - 1);
   });
 
   test('batches side by side write one after the other, and one that fails does not stop the next', async () => {
-    const real = bind(koffi, LIBC).pwrite;
+    const real = libcFunctions.pwritev;
     let writing = 0;
-    const pwrite = fn('pwrite', () => [-1, ENOSPC]);
     const slow: NativeFunction = {
-      ...pwrite,
-      callFast: (...args) => (args[3] === 0 ? -1 : real.callFast(...args)),
+      ...real,
       call: async (...args) => {
         expect(writing++).toBe(0);
         await new Promise((resolve) => setTimeout(resolve, 10));
         writing--;
-        return pwrite.callHere(...args);
+        return args[3] === 0 ? { value: -1, errno: ENOSPC } : real.callHere(...args);
       },
     };
     const foreign = memory(slow);
     const both = await Promise.allSettled(
-      [0, 1, 0].map((at) => foreign.copyPages(DOMID, Uint32Array.of(5), places(1, at * PAGE), fd, true)),
+      [0, 1, 0].map((at) => foreign.packPages(DOMID, Uint32Array.of(5), fd, at * PAGE, head)),
     );
     expect(both.map(({ status }) => status)).toEqual(['rejected', 'fulfilled', 'rejected']);
     expect(mapped).toBe(0);
   });
 
-  test('writes zeros too when not sparse', async () => {
-    fill = () => 0;
-    const outcome = await memory().copyPages(DOMID, Uint32Array.of(1, 2, 3), places(3), fd, false);
-    expect(outcome).toEqual({ zero: 0, unmapped: [] });
-    expect(readFileSync(join(directory, 'f'))).toHaveLength(3 * PAGE);
-  });
-
   test('a page that cannot be mapped is named, never touched, and the others are written', async () => {
     failing.set(7, -22);
-    const outcome = await memory().copyPages(DOMID, Uint32Array.of(6, 7, 8), places(3), fd, true);
-    expect(outcome).toEqual({ zero: 0, unmapped: [7] });
+    const kinds = await memory().packPages(DOMID, Uint32Array.of(6, 7, 8), fd, 0, head);
+    expect([...kinds]).toEqual([DATA, UNMAPPED, DATA]);
     expect(mapped).toBe(0);
     const file = readFileSync(join(directory, 'f'));
-    expect([file[0], file[PAGE], file[2 * PAGE]]).toEqual([6, 0, 8]);
+    expect(file).toHaveLength(HEAD + 2 * PAGE);
+    expect([file[HEAD], file[HEAD + PAGE]]).toEqual([6, 8]);
   });
 
   test('a mapping that fails as a whole', async () => {
     mapErrno = 3;
-    await expect(memory().copyPages(DOMID, Uint32Array.of(1), places(1), fd, true)).rejects.toMatchObject({
+    await expect(memory().packPages(DOMID, Uint32Array.of(1), fd, 0, head)).rejects.toMatchObject({
       data: { errno: 'ESRCH' },
     });
   });
 
+  test('a head that cannot be made unmaps, and writes nothing', async () => {
+    const failed = memory().packPages(DOMID, Uint32Array.of(1), fd, 0, () => {
+      throw new RangeError('no head');
+    });
+    await expect(failed).rejects.toThrow('no head');
+    expect(mapped).toBe(0);
+    expect(readFileSync(join(directory, 'f'))).toHaveLength(0);
+  });
+
   test('goes on after short and interrupted writes', async () => {
-    const real = bind(koffi, LIBC).pwrite;
+    const real = libcFunctions.pwritev;
+    const whole = Uint32Array.from({ length: 4 });
     let calls = 0;
-    const pwrite = fn('pwrite', (file = 0, address = 0n, length = 0, position = 0) => {
+    // Of the first piece at most 1000 octets.
+    const pwritev = fn('pwritev', (file = 0, entries, _count, position = 0) => {
       if (calls++ % 2 === 0) return [-1, EINTR];
-      const { value, errno } = real.callHere(file, address, Math.min(Number(length), 1000), position);
+      whole.set((entries as Uint32Array).subarray(0, 4));
+      whole[2] = Math.min(whole[2] ?? 0, 1000);
+      const { value, errno } = real.callHere(file, whole, 1, position);
       return [value, errno];
     });
-    await memory(pwrite).copyPages(DOMID, Uint32Array.of(5, 6), places(2, PAGE), fd, true);
+    fill = (gfn) => (gfn === 6 ? 0 : gfn);
+    const kinds = await memory(pwritev).packPages(DOMID, Uint32Array.of(5, 6, 7), fd, PAGE, head);
     const file = readFileSync(join(directory, 'f'));
-    expect(file.subarray(PAGE).equals(Buffer.concat([Buffer.alloc(PAGE, 5), Buffer.alloc(PAGE, 6)]))).toBe(
-      true,
-    );
-    expect(calls).toBe(18);
+    expect(
+      file.subarray(PAGE).equals(Buffer.concat([head(kinds), Buffer.alloc(PAGE, 5), Buffer.alloc(PAGE, 7)])),
+    ).toBe(true);
+    expect(calls).toBe(2 * (1 + 5 + 5));
   });
 
   test('a full disk is an OutputError with the offset', async () => {
-    const pwrite = fn('pwrite', () => [-1, ENOSPC]);
+    const pwritev = fn('pwritev', () => [-1, ENOSPC]);
     await expect(
-      memory(pwrite).copyPages(DOMID, Uint32Array.of(5), places(1, 3 * PAGE), fd, true),
+      memory(pwritev).packPages(DOMID, Uint32Array.of(5), fd, 3 * PAGE, head),
     ).rejects.toMatchObject({
       code: 'OUTPUT_WRITE',
       exitCode: 12,
@@ -232,5 +206,25 @@ describe('copyPages', () => {
       hint: expect.stringContaining('make room'),
     });
     expect(mapped).toBe(0);
+  });
+});
+
+describe('readPages', () => {
+  test('copies pages to their places, leaves those alone that cannot be mapped, and unmaps', async () => {
+    const gfns = range(1, 300);
+    failing.set(3, -22);
+    const into = new Uint8Array(301 * PAGE).fill(255);
+    const kinds = await memory().readPages(DOMID, gfns, into);
+    expect(kinds).toEqual(Uint8Array.from(gfns, (gfn) => (gfn === 3 ? UNMAPPED : DATA)));
+    for (const [i, gfn] of [...gfns, 255].entries()) {
+      const page = Buffer.from(into.subarray(i * PAGE, (i + 1) * PAGE));
+      expect(page.equals(Buffer.alloc(PAGE, gfn === 3 ? 255 : fill(gfn))), `gfn ${gfn}`).toBe(true);
+    }
+    expect(mapped).toBe(0);
+  });
+
+  test('refuses less room than the pages need', async () => {
+    const small = new Uint8Array(2 * PAGE - 1);
+    await expect(memory().readPages(DOMID, Uint32Array.of(1, 2), small)).rejects.toThrow(RangeError);
   });
 });
