@@ -21,6 +21,8 @@ const BARE_PER_RECORD = 1024 * 1024;
 /** Where a page goes that has no place. */
 const NOWHERE = -1;
 
+/** Types of pfns without a page. */
+const NOTHING = Buffer.alloc(TYPE_CHUNK, PAGE_TYPE.xtab);
 const NO_PAGES = new Uint8Array(0);
 
 export interface MemoryOutcome {
@@ -124,6 +126,7 @@ export class MemorySaver {
         next = this.#typesFrom(from + TYPE_CHUNK);
         // It is awaited in the next turn, unless there is none.
         next.catch(() => {});
+        if (NOTHING.compare(types, 0, types.length, 0, types.length) === 0) continue;
         for (let i = 0; i < types.length; i++) {
           const type = types[i] ?? PAGE_TYPE.xtab;
           if (type === PAGE_TYPE.xtab) continue;
@@ -228,11 +231,9 @@ export class MemorySaver {
     this.#room = NO_PAGES;
   }
 
-  #typesFrom(from: number): Promise<Uint8Array> {
+  async #typesFrom(from: number): Promise<Uint8Array> {
     const count = Math.max(0, Math.min(TYPE_CHUNK, this.#guest.p2mSize - from));
-    const pfns = new Uint32Array(count);
-    for (let i = 0; i < count; i++) pfns[i] = from + i;
-    return this.#guest.pageTypes(pfns);
+    return await this.#guest.pageTypesFrom(from, count);
   }
 
   /** The set pfns in batches; with them clean ones, up to `gap` of them, that stand between two in the file as well. */

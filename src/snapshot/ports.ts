@@ -79,6 +79,8 @@ export interface Guest extends AsyncDisposable {
    * Any number of pfns; the implementation asks in chunks that Xen takes.
    */
   pageTypes(pfns: Uint32Array): Promise<Uint8Array>;
+  /** The same for `count` pfns from `first` on. */
+  pageTypesFrom(first: number, count: number): Promise<Uint8Array>;
   /**
    * Writes one stretch of the file `fd`, from `position` on: what `makeHead` gives, then the pages that have data, back to
    * back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.

@@ -160,19 +160,15 @@ export class SegmentWriter {
     const layout = this.#layout;
     const { offset } = layout.record(record);
     const kinds = await this.#guest.packPages(this.#output.fd, pfns, offset, (seen) => {
-      const order = dataFirst(seen);
-      return layout.encodeHead(
-        record,
-        Uint32Array.from(order, (at) => pfns[at] ?? -1),
-        Uint8Array.from(order, (at) => types[at] ?? -1),
-      );
+      const packed = dataFirst(pfns, types, seen);
+      return layout.encodeHead(record, packed.pfns, packed.types);
     });
     const firstBit = record * bitsPerRecord(layout.perRecord);
     const unmapped: number[] = [];
-    for (const [i, kind] of kinds.entries()) {
-      if (kind === PAGE_KIND.data) continue;
+    for (let i = 0; i < kinds.length; i++) {
+      if (kinds[i] === PAGE_KIND.data) continue;
       this.#empty.set(firstBit + i);
-      if (kind === PAGE_KIND.zero) this.zero++;
+      if (kinds[i] === PAGE_KIND.zero) this.zero++;
       else unmapped.push(pfns[i] ?? 0);
     }
     if (unmapped.length > 0 && this.#deferred === undefined) throw unmappable(unmapped);
@@ -190,11 +186,22 @@ export function unmappable(pfns: readonly number[]): DomainError {
   });
 }
 
-/** Indices of the pages with data, then those of the others. */
-function dataFirst(kinds: Uint8Array): Uint16Array {
-  const order = new Uint16Array(kinds.length);
-  let at = 0;
-  for (let i = 0; i < kinds.length; i++) if (kinds[i] === PAGE_KIND.data) order[at++] = i;
-  for (let i = 0; i < kinds.length; i++) if (kinds[i] !== PAGE_KIND.data) order[at++] = i;
-  return order;
+/** The pages with data, then the others. */
+function dataFirst(
+  pfns: Uint32Array,
+  types: Uint8Array,
+  kinds: Uint8Array,
+): { pfns: Uint32Array; types: Uint8Array } {
+  const packed = { pfns: new Uint32Array(pfns.length), types: new Uint8Array(types.length) };
+  let to = 0;
+  const take = (data: boolean): void => {
+    for (let i = 0; i < kinds.length; i++) {
+      if ((kinds[i] === PAGE_KIND.data) !== data) continue;
+      packed.pfns[to] = pfns[i] ?? -1;
+      packed.types[to++] = types[i] ?? -1;
+    }
+  };
+  take(true);
+  take(false);
+  return packed;
 }

@@ -51,6 +51,10 @@ export class XenGuest implements Guest {
     return this.#xen.pageTypes(this.#domid, pfns);
   }
 
+  pageTypesFrom(first: number, count: number): Promise<Uint8Array> {
+    return this.#xen.pageTypesFrom(this.#domid, first, count);
+  }
+
   packPages(
     fd: number,
     pfns: Uint32Array,

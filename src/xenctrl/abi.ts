@@ -69,6 +69,7 @@ export const SHUTDOWN = {
 /** Page types are in these bits of what getpageframeinfo3 answers (xen/domctl.h). */
 export const PFINFO = {
   XEN_DOMCTL_PFINFO_LTAB_SHIFT: 28,
+  XEN_DOMCTL_PFINFO_XTAB: 0xf0000000,
 } as const;
 
 /** Operations of XEN_DOMCTL_shadow_op, and a mode of CLEAN (xen/domctl.h). */

@@ -2,7 +2,10 @@
  * gfns as an array of xen_pfn_t (64 bits, little-endian): the low and the high half of each word.
  * @param words where they go, if not to an array of their own
  */
-export function toWords(gfns: Uint32Array, words = new Uint32Array(2 * gfns.length)): Uint32Array {
+export function toWords(
+  gfns: Uint32Array,
+  words: Uint32Array = new Uint32Array(2 * gfns.length),
+): Uint32Array {
   for (let i = 0; i < gfns.length; i++) {
     words[2 * i] = gfns[i] ?? 0;
     words[2 * i + 1] = 0;

@@ -10,6 +10,11 @@ import { toWords } from './words.ts';
 
 /** Most gfns that getpageframeinfo3 takes in one call (xen/arch/x86/domctl.c). */
 const PAGE_TYPE_CHUNK = 1024;
+const XTAB = PFINFO.XEN_DOMCTL_PFINFO_XTAB >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
+/** What getpageframeinfo3 answers for gfns without a page. */
+const XTAB_WORDS = Uint32Array.from({ length: 2 * PAGE_TYPE_CHUNK }, (_, at) =>
+  at % 2 === 0 ? PFINFO.XEN_DOMCTL_PFINFO_XTAB : 0,
+);
 /** What handing a call over to another thread costs about, when the threads sleep or the processors are busy. */
 const HANDOVER_MS = 0.1;
 
@@ -171,26 +176,50 @@ export class XenControl implements AsyncDisposable {
   }
 
   /** The page type of each gfn, 0 … 15. */
-  async pageTypes(domid: Domid, gfns: Uint32Array): Promise<Uint8Array> {
-    const types = new Uint8Array(gfns.length);
+  pageTypes(domid: Domid, gfns: Uint32Array): Promise<Uint8Array> {
+    return this.#pageTypes(domid, gfns.length, (words, from) => {
+      toWords(gfns.subarray(from, from + words.length / 2), words);
+    });
+  }
+
+  /** The page type of each of `count` gfns from `first` on. */
+  pageTypesFrom(domid: Domid, first: number, count: number): Promise<Uint8Array> {
+    return this.#pageTypes(domid, count, (words, from) => {
+      for (let at = 0; at < words.length; at += 2) {
+        words[at] = first + from + at / 2;
+        words[at + 1] = 0;
+      }
+    });
+  }
+
+  /** @param fill puts the gfns from the given index on into an array of xen_pfn_t */
+  async #pageTypes(
+    domid: Domid,
+    count: number,
+    fill: (words: Uint32Array, from: number) => void,
+  ): Promise<Uint8Array> {
+    const types = new Uint8Array(count).fill(XTAB);
     const { xc_get_pfn_type_batch } = this.#libraries.ctrl;
     const asked: Promise<void>[] = [];
-    for (let from = 0; from < gfns.length; from += PAGE_TYPE_CHUNK) {
-      const chunk = gfns.subarray(from, from + PAGE_TYPE_CHUNK);
-      const here = chunk.length * this.#typeMs < HANDOVER_MS;
-      const words = toWords(chunk, here ? this.#words : undefined);
+    for (let from = 0; from < count; from += PAGE_TYPE_CHUNK) {
+      const length = Math.min(PAGE_TYPE_CHUNK, count - from);
+      const here = length * this.#typeMs < HANDOVER_MS;
+      const words = here ? this.#words.subarray(0, 2 * length) : new Uint32Array(2 * length);
+      fill(words, from);
       const start = performance.now();
       const take = (): void => {
-        this.#typeMs = (performance.now() - start) / chunk.length;
-        for (let i = 0; i < chunk.length; i++) {
+        this.#typeMs = (performance.now() - start) / length;
+        // Most of a small guest's p2m is empty.
+        if (sameOctets(words, XTAB_WORDS.subarray(0, 2 * length))) return;
+        for (let i = 0; i < length; i++) {
           types[from + i] = (words[2 * i] ?? 0) >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
         }
       };
       if (here) {
-        this.#quick(xc_get_pfn_type_batch, domid, chunk.length, words);
+        this.#quick(xc_get_pfn_type_batch, domid, length, words);
         take();
       } else {
-        asked.push(this.#call(xc_get_pfn_type_batch, domid, chunk.length, words).then(take));
+        asked.push(this.#call(xc_get_pfn_type_batch, domid, length, words).then(take));
       }
     }
     // All have to end, so that none is under way when the interface is closed.
@@ -410,6 +439,14 @@ async function releaseFromSysfs(): Promise<string> {
   } catch {
     return 'of unknown version';
   }
+}
+
+function sameOctets(one: Uint32Array, other: Uint32Array): boolean {
+  return Buffer.compare(octets(one), octets(other)) === 0;
+}
+
+function octets(words: Uint32Array): Uint8Array {
+  return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 }
 
 function pointer(value: number | bigint): bigint {

@@ -87,6 +87,10 @@ export class FakeGuest implements Guest {
     return Uint8Array.from(pfns, (pfn) => this.typeOf(pfn));
   }
 
+  pageTypesFrom(first: number, count: number): Promise<Uint8Array> {
+    return this.pageTypes(Uint32Array.from({ length: count }, (_, i) => first + i));
+  }
+
   async packPages(
     fd: number,
     pfns: Uint32Array,

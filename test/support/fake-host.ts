@@ -181,6 +181,10 @@ export class FakeHost implements Host {
         await this.#call('pageTypes');
         return guest.pageTypes(pfns);
       },
+      pageTypesFrom: async (...args) => {
+        await this.#call('pageTypes');
+        return guest.pageTypesFrom(...args);
+      },
       packPages: async (...args) => {
         await this.#call('packPages');
         this.#mayCopy();

@@ -84,6 +84,7 @@ class FakeDomain {
         hvmParam: async (_, index) => this.params.get(index) ?? 0n,
         nrGpfns: async () => 1000,
         pageTypes: unused,
+        pageTypesFrom: unused,
         tscInfo: unused,
         hvmContext: unused,
         cpuPolicy: unused,
