@@ -1,12 +1,28 @@
-// Compiles src/ to dist/, with declarations.
+// Compiles src/ to dist/, with declarations: the library one module for one, the command line in few files, since
+// loading its 60 modules one by one took a quarter of the time of a small snapshot.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, rmSync } from 'node:fs';
+import { chmodSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ensureDependencies, root } from './dependencies.mjs';
 
 ensureDependencies();
-rmSync(join(root, 'dist'), { recursive: true, force: true });
+const dist = join(root, 'dist');
+rmSync(dist, { recursive: true, force: true });
 const tsc = spawnSync('npx', ['tsc', '-p', 'tsconfig.build.json'], { cwd: root, stdio: 'inherit' });
-const main = join(root, 'dist', 'cli', 'main.js');
-if (tsc.status === 0 && existsSync(main)) chmodSync(main, 0o755);
-process.exit(tsc.status ?? 1);
+if (tsc.status !== 0) process.exit(tsc.status ?? 1);
+rmSync(join(dist, 'cli'), { recursive: true });
+const { build } = await import('esbuild');
+await build({
+  absWorkingDir: root,
+  entryPoints: ['src/cli/main.ts'],
+  outdir: 'dist/cli',
+  bundle: true,
+  // What only some commands need is loaded when it is needed.
+  splitting: true,
+  packages: 'external',
+  platform: 'node',
+  format: 'esm',
+  target: 'node20',
+  logLevel: 'warning',
+});
+chmodSync(join(dist, 'cli', 'main.js'), 0o755);
