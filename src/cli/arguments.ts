@@ -1,0 +1,33 @@
+/** Readers of arguments, for commander. */
+import { InvalidArgumentError } from 'commander';
+
+/** The longest time-out, a week: a timer of Node holds 24 days. */
+const MAX_TIMEOUT_SECONDS = 7 * 24 * 3600;
+
+export function seconds(text: string): number {
+  const value = Number(text);
+  if (!/^[0-9]+(\.[0-9]+)?$/.test(text) || value === 0 || value > MAX_TIMEOUT_SECONDS) {
+    throw new InvalidArgumentError(`Expected seconds, more than 0 and at most ${MAX_TIMEOUT_SECONDS}.`);
+  }
+  return value;
+}
+
+/** `300`, `300ms` or `2s`. */
+export function milliseconds(text: string): number {
+  const [, number, unit] = /^([0-9]+(?:\.[0-9]+)?)(ms|s)?$/.exec(text) ?? [];
+  const value = Number(number) * (unit === 's' ? 1000 : 1);
+  if (!(value <= MAX_TIMEOUT_SECONDS * 1000)) {
+    throw new InvalidArgumentError('Expected milliseconds, or a time such as 300ms or 2s.');
+  }
+  return value;
+}
+
+export function count(text: string): number {
+  if (!/^[1-9][0-9]?$/.test(text)) throw new InvalidArgumentError('Expected a number from 1 to 49.');
+  return Number(text);
+}
+
+export function notEmpty(text: string): string {
+  if (text === '') throw new InvalidArgumentError('It is empty.');
+  return text;
+}

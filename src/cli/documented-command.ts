@@ -1,0 +1,25 @@
+import { Command } from 'commander';
+
+/** A command line that one may type, and what it does. */
+export type Example = readonly [command: string, what: string];
+
+/** A command of commander's with what the help, the manual page and the completions need besides. */
+export class DocumentedCommand extends Command {
+  readonly #examples: Example[] = [];
+
+  override createCommand(name?: string): DocumentedCommand {
+    return new DocumentedCommand(name);
+  }
+
+  get examples(): readonly Example[] {
+    return this.#examples;
+  }
+
+  /** Puts examples at the end of the help. */
+  addExamples(...examples: readonly Example[]): this {
+    this.#examples.push(...examples);
+    const width = Math.max(...examples.map(([command]) => command.length));
+    const lines = examples.map(([command, what]) => `  ${command.padEnd(width)}  # ${what}`);
+    return this.addHelpText('after', ['', 'Examples:', ...lines].join('\n'));
+  }
+}

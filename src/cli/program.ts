@@ -1,0 +1,41 @@
+import { readFileSync } from 'node:fs';
+import type { CliContext } from './context.ts';
+import type { Define } from './definitions/define.ts';
+import { defineSnapshotCreate } from './definitions/snapshot-create.ts';
+import { defineSnapshotRevert } from './definitions/snapshot-revert.ts';
+import { defineVerify } from './definitions/verify.ts';
+import { DocumentedCommand } from './documented-command.ts';
+import { exitCodeTable } from './exit-codes.ts';
+
+/** All commands, in the order of the help. */
+const DEFINITIONS: readonly Define[] = [defineSnapshotCreate, defineSnapshotRevert, defineVerify];
+
+/**
+ * The command line with all its commands: the one source of the help, the manual page and the completions.
+ * @param finish takes the exit code of the command that ran
+ */
+export function makeProgram(context: CliContext, finish: (exitCode: number) => void): DocumentedCommand {
+  const program = new DocumentedCommand('xlsnap')
+    .description('Snapshots of running Xen domains, memory and disks at one instant.')
+    .version(version())
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => context.stdout.write(text),
+      writeErr: (text) => context.stderr.write(text),
+      // `run` says it, in our form.
+      outputError: () => {},
+      getOutHelpWidth: () => context.stdout.columns ?? 80,
+      getErrHelpWidth: () => context.stderr.columns ?? 80,
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    })
+    .addHelpText('after', `\n${exitCodeTable()}`);
+  for (const define of DEFINITIONS) define(program, context, finish);
+  return program;
+}
+
+/** Of package.json, which is two levels up in src/ and in dist/. */
+export function version(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
