@@ -9,16 +9,11 @@ import { join } from 'node:path';
 import { ensurePackages } from '../lab/packages.ts';
 import { labPaths } from '../lab/paths.ts';
 import { Steps } from '../lab/timings.ts';
-
-interface Report {
-  readonly numPassedTests: number;
-  readonly numFailedTests: number;
-  readonly numPendingTests: number;
-}
+import { failureLines, type Report } from './failures.ts';
 
 const reports = mkdtempSync(join(tmpdir(), 'xlsnap-test-'));
-const counts = { passed: 0, failed: 0, skipped: 0 };
-const failed: string[] = [];
+const counts = { passed: 0, skipped: 0 };
+const failures: string[] = [];
 
 function run(name: string, command: string, args: readonly string[]): void {
   const report = join(reports, `${name}.json`);
@@ -28,21 +23,20 @@ function run(name: string, command: string, args: readonly string[]): void {
     stdio: ['ignore', 'inherit', 'inherit'],
     env: { ...process.env, XLSNAP_TEST_REPORT: report },
   });
+  const told: string[] = [];
   try {
-    const { numPassedTests, numFailedTests, numPendingTests } = JSON.parse(
-      readFileSync(report, 'utf8'),
-    ) as Report;
-    counts.passed += numPassedTests;
-    counts.failed += numFailedTests;
-    counts.skipped += numPendingTests;
+    const json = JSON.parse(readFileSync(report, 'utf8')) as Report;
+    counts.passed += json.numPassedTests;
+    counts.skipped += json.numPendingTests;
+    told.push(...failureLines(json, process.cwd()));
   } catch {
-    console.error(`${name} left no report`);
-    counts.failed += 1;
+    told.push('no report of its tests');
   }
   console.error(
     `=== ${name}: ${status === 0 ? 'ok' : 'FAILED'}, ${Math.round((performance.now() - start) / 1000)} s`,
   );
-  if (status !== 0) failed.push(name);
+  if (status !== 0 && told.length === 0) told.push('failed, but no test of it did: see its output');
+  failures.push(...told.map((line) => `FAILED ${name}: ${line}`));
 }
 
 function vitest(project: string): void {
@@ -54,9 +48,7 @@ run('check', process.execPath, ['scripts/check.mjs']);
 vitest('integration');
 vitest('lab');
 rmSync(reports, { recursive: true, force: true });
-// In this form for whoever reads the end of the output.
-console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
-if (failed.length > 0) {
-  console.error(`failed: ${failed.join(', ')}`);
-  process.exit(1);
-}
+// Once more at the end, and all on stdout: whoever has only the last lines of the output needs them.
+for (const line of failures) console.log(line);
+console.log(`${counts.passed} passed, ${failures.length} failed, ${counts.skipped} skipped`);
+if (failures.length > 0) process.exit(1);

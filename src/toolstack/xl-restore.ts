@@ -6,7 +6,7 @@ import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { EnvironmentError, errnoCode, throwIfAborted } from '../core/errors.ts';
 import { runProgram } from './program.ts';
 
@@ -84,7 +84,8 @@ async function runRestore(
     if (code === 0) return;
     over.abort();
     const cause = await fed;
-    await Promise.race([said, sleep(LAST_WORDS_MS)]);
+    // On a busy machine the time may be over before what xl said has been read: one more turn reads it.
+    await Promise.race([said, sleep(LAST_WORDS_MS).then(() => turn())]);
     throw new EnvironmentError(
       'XL_RESTORE',
       `xl restore ended with status ${String(code)}: ${summary(complaint)}`,

@@ -203,7 +203,8 @@ describe('a transaction that is not answered', () => {
       return undefined;
     });
     try {
-      const one = await open(at('proxy'), 2000);
+      // Also how long QEMU may take for the transaction and the next answer, once it goes on: several fsyncs.
+      const one = await open(at('proxy'), 8000);
       await expect(one.snapshotDisks(mixed())).rejects.toBeInstanceOf(QmpTimeoutError);
       expect(stopped).toBe(true);
     } finally {

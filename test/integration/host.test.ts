@@ -1,5 +1,6 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { toDomid } from '../../src/core/brand.ts';
 import { encodeXlHeader, makeXlHeader } from '../../src/savefmt/index.ts';
@@ -142,30 +143,36 @@ describe('a restore that fails', () => {
       memory(),
       encodeXlHeader(makeXlHeader(JSON.stringify({ c_info: { name: 'guest1', uuid: FAKE_UUID } }))),
     );
-    // Time for the domain to come while xl works.
+    // The restore fails once the domain has come, while xl works.
     takeAway = fakeProgram(
       directory.path,
       'xl',
-      `echo "$*" >> ${at('calls')}; sleep 0.3; case $1 in destroy) exit 0;; *) echo "error: no" >&2; exit 1;; esac`,
+      `cd ${directory.path}; echo "$*" >> calls
+       case $1 in destroy) exit 0;; esac
+       while [ ! -e come ]; do sleep 0.02; done; echo "error: no" >&2; exit 1`,
     );
   });
 
-  /** What is in xenstore when xl has failed. */
+  const called = async (command: string): Promise<void> => {
+    while (!existsSync(at('calls')) || !script().includes(command)) await sleep(10);
+  };
+
+  /** @param left puts into xenstore what is there when xl has failed */
   const restore = async (left: () => void): Promise<unknown> => {
     const work = toolstack.restore(memory(), undefined, {}).catch((error: unknown) => error);
-    setTimeout(left, 100);
+    await called('restore');
+    left();
+    writeFileSync(at('come'), '');
     return await work;
   };
 
   it('has what is left of the domain removed, and says why it failed', async () => {
-    const error = await restore(() => {
-      xenstored.set('/local/domain/7/name', 'guest1');
-      setTimeout(() => {
-        host.domid = undefined;
-      }, 500);
+    const destroyed = called('destroy 7').then(() => {
+      host.domid = undefined;
     });
+    const error = await restore(() => xenstored.set('/local/domain/7/name', 'guest1'));
+    await destroyed;
     expect(error).toMatchObject({ code: 'XL_RESTORE', message: expect.stringContaining('error: no') });
-    expect(script()).toContain('destroy 7');
   });
 
   it.each([
