@@ -14,8 +14,8 @@ import type { CallOptions } from './types.ts';
 const TYPE_CHUNK = 16 * 1024;
 /** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
 const SMALL_GAP = 2;
-/** Pages of a suspended guest that are kept in memory, at most, and written when it runs again: 32 MiB. */
-const KEPT_MAX = 8192;
+/** Pages of a suspended guest that are kept in memory, at most, and written when it runs again: 16 MiB. */
+const KEPT_MAX = 4096;
 /** Entries without data in one record; 8 MiB of them. */
 const BARE_PER_RECORD = 1024 * 1024;
 /** Where a page goes that has no place. */

@@ -84,6 +84,8 @@ export class SegmentWriter {
   #pfns: Uint32Array;
   #types: Uint8Array;
   #count = 0;
+  /** A record's pages in the order in which they stand there, while its head is made. */
+  readonly #packed: { readonly pfns: Uint32Array; readonly types: Uint8Array };
 
   /**
    * @param start where the first record goes
@@ -108,6 +110,7 @@ export class SegmentWriter {
     this.#empty = new Bitmap(recordCount * bitsPerRecord(perRecord));
     this.#pfns = new Uint32Array(perRecord);
     this.#types = new Uint8Array(perRecord);
+    this.#packed = { pfns: new Uint32Array(perRecord), types: new Uint8Array(perRecord) };
   }
 
   /**
@@ -160,8 +163,13 @@ export class SegmentWriter {
     const layout = this.#layout;
     const { offset } = layout.record(record);
     const kinds = await this.#guest.packPages(this.#output.fd, pfns, offset, (seen) => {
-      const packed = dataFirst(pfns, types, seen);
-      return layout.encodeHead(record, packed.pfns, packed.types);
+      this.#pack(pfns, types, seen);
+      const { length } = pfns;
+      return layout.encodeHead(
+        record,
+        this.#packed.pfns.subarray(0, length),
+        this.#packed.types.subarray(0, length),
+      );
     });
     const firstBit = record * bitsPerRecord(layout.perRecord);
     const unmapped: number[] = [];
@@ -176,6 +184,20 @@ export class SegmentWriter {
     if (this.#deferred !== undefined) this.#output.beginSync();
     this.#progress.add(pfns.length - unmapped.length);
   }
+
+  /** The pages with data, then the others. */
+  #pack(pfns: Uint32Array, types: Uint8Array, kinds: Uint8Array): void {
+    let to = 0;
+    const take = (data: boolean): void => {
+      for (let i = 0; i < kinds.length; i++) {
+        if ((kinds[i] === PAGE_KIND.data) !== data) continue;
+        this.#packed.pfns[to] = pfns[i] ?? -1;
+        this.#packed.types[to++] = types[i] ?? -1;
+      }
+    };
+    take(true);
+    take(false);
+  }
 }
 
 /** The suspended guest is without pages that it had. */
@@ -184,24 +206,4 @@ export function unmappable(pfns: readonly number[]): DomainError {
     data: { pfns: pfns.slice(0, 10), count: pfns.length },
     hint: 'does another program change the memory of this guest?',
   });
-}
-
-/** The pages with data, then the others. */
-function dataFirst(
-  pfns: Uint32Array,
-  types: Uint8Array,
-  kinds: Uint8Array,
-): { pfns: Uint32Array; types: Uint8Array } {
-  const packed = { pfns: new Uint32Array(pfns.length), types: new Uint8Array(types.length) };
-  let to = 0;
-  const take = (data: boolean): void => {
-    for (let i = 0; i < kinds.length; i++) {
-      if ((kinds[i] === PAGE_KIND.data) !== data) continue;
-      packed.pfns[to] = pfns[i] ?? -1;
-      packed.types[to++] = types[i] ?? -1;
-    }
-  };
-  take(true);
-  take(false);
-  return packed;
 }

@@ -324,7 +324,7 @@ describe('copyDirty', () => {
     guest.beforeCopy = () => sleep(5);
     await round(false);
     expect(saver.lastCopyMs(10)).toBeGreaterThan(40);
-    expect(saver.lastCopyMs(8193)).toBeUndefined();
+    expect(saver.lastCopyMs(4097)).toBeUndefined();
   });
 });
 
