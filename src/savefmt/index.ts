@@ -38,6 +38,7 @@ export {
   xenstorePairs,
 } from './libxl.ts';
 export {
+  dataOffset,
   encodeAmendment,
   encodePageDataHead,
   hasPageData,
@@ -45,6 +46,7 @@ export {
   PfnWords,
   pageTypeName,
 } from './page-data.ts';
+export { PAGE_STATE, type PageCounts, PageMap, type PageRange } from './page-map.ts';
 export { type ReadOptions, readStream, readXlHeader } from './reader.ts';
 export {
   type Finding,
