@@ -12,7 +12,12 @@ const steps = [
   ['unit and property tests', process.execPath, ['scripts/vitest-project.mjs', 'unit']],
   ['docs', bin('typedoc'), ['--emit', 'none', '--logLevel', 'Warn']],
   ['package', bin('publint'), ['--strict']],
+  ['subpaths', process.execPath, ['scripts/subpaths.mjs']],
+  ['examples and types of the package', bin('tsc'), ['-p', 'tsconfig.package.json']],
+  ['types as they are resolved', bin('attw'), ['--pack', '.', '--profile', 'esm-only', '--quiet']],
 ];
+// attw packs; what it packs is built already.
+process.env.npm_config_ignore_scripts = 'true';
 
 const failed = [];
 for (const [name, command, args] of steps) {

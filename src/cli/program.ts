@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import type { CliContext } from './context.ts';
 import type { Define } from './definitions/define.ts';
+import { defineInspect } from './definitions/inspect.ts';
 import { defineSnapshotCreate } from './definitions/snapshot-create.ts';
 import { defineSnapshotRevert } from './definitions/snapshot-revert.ts';
 import { defineVerify } from './definitions/verify.ts';
@@ -8,7 +9,7 @@ import { DocumentedCommand } from './documented-command.ts';
 import { exitCodeTable } from './exit-codes.ts';
 
 /** All commands, in the order of the help. */
-const DEFINITIONS: readonly Define[] = [defineSnapshotCreate, defineSnapshotRevert, defineVerify];
+const DEFINITIONS: readonly Define[] = [defineSnapshotCreate, defineSnapshotRevert, defineInspect, defineVerify];
 
 /**
  * The command line with all its commands: the one source of the help, the manual page and the completions.

@@ -7,6 +7,18 @@ export function formatBytes(octets: number): string {
   return mib >= 10 ? `${Math.round(mib)} MiB` : `${mib.toFixed(1)} MiB`;
 }
 
+/** As `formatBytes`, and below 1 MiB `64 KiB`. */
+export function formatSize(octets: number): string {
+  return octets < 2 ** 20 ? `${Math.ceil(octets / 1024)} KiB` : formatBytes(octets);
+}
+
+/** `8.4 %`, `0 %`, and for what is hardly anything `<0.1 %`. */
+export function formatShare(part: number, whole: number): string {
+  const percent = whole === 0 ? 0 : (100 * part) / whole;
+  if (percent > 0 && percent < 0.1) return '<0.1 %';
+  return `${percent === 0 ? '0' : percent.toFixed(1)} %`;
+}
+
 /** `340 ms`, `2.4 s`, `73 s`. */
 export function formatSeconds(seconds: number): string {
   if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;

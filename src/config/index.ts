@@ -1,3 +1,15 @@
+/**
+ * The cfgfile of `snapshot-create` and `snapshot-revert`. Works on any machine.
+ *
+ * @example
+ * ```ts
+ * import { readConfigFile } from 'xlsnap/config';
+ *
+ * const config = await readConfigFile('/srv/snapshots/guest1.save.cfg');
+ * ```
+ *
+ * @module
+ */
 export type { DiskRequest, SnapshotConfig } from './config.ts';
 export { ConfigError, type ConfigFinding } from './errors.ts';
 export { checkSnapshotName, MAX_NAME_OCTETS, type TextProblem } from './name.ts';

@@ -2,7 +2,8 @@
 
 declare const brand: unique symbol;
 
-type Brand<Name extends string> = number & { readonly [brand]: Name };
+/** A number that has been proven to be a `Name`. */
+export type Brand<Name extends string> = number & { readonly [brand]: Name };
 
 /** A Xen domain id, 0 … 0x7fef (xen/include/public/xen.h: DOMID_FIRST_RESERVED is 0x7ff0). */
 export type Domid = Brand<'domid'>;

@@ -39,14 +39,17 @@ export class FileSource implements ByteSource, AsyncDisposable {
   offset = 0;
   /** Length of the file in octets. */
   readonly size: number;
+  /** Octets that the file system has allocated for it. */
+  readonly allocated: number;
   readonly #file: FileHandle;
   readonly #window: Uint8Array;
   #windowAt = 0;
   #windowLength = 0;
 
-  private constructor(file: FileHandle, size: number, windowSize: number) {
+  private constructor(file: FileHandle, size: number, allocated: number, windowSize: number) {
     this.#file = file;
     this.size = size;
+    this.allocated = allocated;
     this.#window = new Uint8Array(windowSize);
   }
 
@@ -54,26 +57,32 @@ export class FileSource implements ByteSource, AsyncDisposable {
   static async open(path: string, windowSize = 1 << 20): Promise<FileSource> {
     const file = await open(path, 'r');
     try {
-      const { size } = await file.stat();
-      return new FileSource(file, size, windowSize);
+      const { size, blocks } = await file.stat();
+      // stat(2) counts in units of 512 octets, whatever the file system's blocks.
+      return new FileSource(file, size, 512 * blocks, windowSize);
     } catch (error) {
       await file.close();
       throw error;
     }
   }
 
+  /** The file's descriptor, open until this is disposed of. */
+  get fd(): number {
+    return this.#file.fd;
+  }
+
   async read(length: number): Promise<Uint8Array> {
     const wanted = Math.max(0, Math.min(length, this.size - this.offset));
     if (wanted > this.#window.length) {
       const part = new Uint8Array(wanted);
-      const got = await this.#fill(part, this.offset);
+      const got = await this.readAt(part, this.offset);
       this.offset += got;
       return part.subarray(0, got);
     }
     const from = this.offset - this.#windowAt;
     if (from < 0 || from + wanted > this.#windowLength) {
       this.#windowAt = this.offset;
-      this.#windowLength = await this.#fill(this.#window, this.offset);
+      this.#windowLength = await this.readAt(this.#window, this.offset);
     }
     const at = this.offset - this.#windowAt;
     const part = this.#window.subarray(at, Math.min(at + wanted, this.#windowLength));
@@ -87,11 +96,11 @@ export class FileSource implements ByteSource, AsyncDisposable {
     return Promise.resolve(there);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#file.close();
-  }
-
-  async #fill(into: Uint8Array, position: number): Promise<number> {
+  /**
+   * Reads from any offset, without going there.
+   * @returns how many octets there were; fewer than `into` holds only at the end
+   */
+  async readAt(into: Uint8Array, position: number): Promise<number> {
     let got = 0;
     while (got < into.length) {
       const { bytesRead } = await this.#file.read(into, got, into.length - got, position + got);
@@ -99,6 +108,10 @@ export class FileSource implements ByteSource, AsyncDisposable {
       got += bytesRead;
     }
     return got;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file.close();
   }
 }
 

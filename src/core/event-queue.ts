@@ -11,12 +11,20 @@ export class EventQueue<T> {
     return this.#items;
   }
 
-  /** Adds an item; after the end it is dropped. */
-  push(item: T): void {
+  /**
+   * Adds an item; after the end it is dropped.
+   * @param replaces whether it makes the last one superfluous, if nobody has taken that yet
+   */
+  push(item: T, replaces?: (last: T) => boolean): void {
     if (this.#end !== undefined) return;
     const first = this.#waiting.shift();
-    if (first === undefined) this.#items.push(item);
-    else first.resolve(item);
+    if (first !== undefined) {
+      first.resolve(item);
+      return;
+    }
+    const last = this.#items.at(-1);
+    if (last !== undefined && replaces?.(last) === true) this.#items.pop();
+    this.#items.push(item);
   }
 
   /** Nothing more will come: items still there can be taken, then `next` throws `error`. */

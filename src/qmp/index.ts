@@ -1,5 +1,18 @@
-/** A QMP client, and the commands that snapshots need. Works without Xen. */
+/**
+ * A client for QMP, QEMU's protocol, and the commands that snapshots need. Works without Xen.
+ *
+ * @example
+ * ```ts
+ * import { QmpClient, queryBlock } from 'xlsnap/qmp';
+ *
+ * await using qmp = await QmpClient.connect('/run/qemu.sock');
+ * console.log(await queryBlock(qmp));
+ * ```
+ *
+ * @module
+ */
 
+export type { Limits } from '../core/deadline.ts';
 export type { QmpArguments, QmpState } from './client.ts';
 export { COMMAND_TIMEOUT_MS, CONNECT_TIMEOUT_MS, QmpClient, qmpSocketPaths } from './client.ts';
 export * from './commands.ts';

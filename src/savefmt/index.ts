@@ -1,5 +1,21 @@
-/** Save files of Xen: xl's header, libxl's stream, libxc's stream. Works on any machine, without Xen. */
-export { RecordError, StreamError } from './errors.ts';
+/**
+ * Save files of Xen: xl's header, libxl's stream, libxc's stream. Works on any machine, without Xen.
+ *
+ * @example
+ * ```ts
+ * import { FileSource, readStream } from 'xlsnap/savefmt';
+ *
+ * await using source = await FileSource.open('/x/guest1.save');
+ * for await (const item of readStream(source)) {
+ *   if (item.kind === 'libxc-record') console.log(item.offset, item.record.name);
+ * }
+ * ```
+ *
+ * @module
+ */
+export { BufferSink, type ByteSink } from '../core/byte-sink.ts';
+export { BufferSource, type ByteSource, FileSource, StreamSource } from '../core/byte-source.ts';
+export { type FormatErrorDetails, RecordError, StreamError } from './errors.ts';
 export { encodePrefix, encodeSuffix, type PrefixOptions } from './frame.ts';
 export type { LocatedItem, StreamFormat, StreamItem } from './items.ts';
 export { DEFAULT_PAGES_PER_RECORD, SlotLayout, type SlotRecord } from './layout.ts';
@@ -38,6 +54,7 @@ export {
   xenstorePairs,
 } from './libxl.ts';
 export {
+  dataOffset,
   encodeAmendment,
   encodePageDataHead,
   hasPageData,
@@ -45,6 +62,7 @@ export {
   PfnWords,
   pageTypeName,
 } from './page-data.ts';
+export { PAGE_STATE, type PageCounts, PageMap, type PageRange } from './page-map.ts';
 export { type ReadOptions, readStream, readXlHeader } from './reader.ts';
 export {
   type Finding,

@@ -13,6 +13,11 @@ export const PAGE_DATA_TYPE = 1;
 /** Octets of a record before its first pfn word: record header, count, reserved. */
 export const PAGE_DATA_FIXED_LENGTH = recordHeader.size + pageDataHeader.size;
 
+/** Offset of the first page of a record at `offset` with so many entries. */
+export function dataOffset(offset: number, entries: number): number {
+  return offset + PAGE_DATA_FIXED_LENGTH + 8 * entries;
+}
+
 /** XEN_DOMCTL_PFINFO_* (xen/include/public/domctl.h) shifted down to 4 bits, as in bits 60-63 of a word. */
 export const PAGE_TYPE = {
   notab: 0x0,

@@ -77,21 +77,27 @@ export interface VerifyOptions {
   /** Most findings to list. Default 100. */
   readonly maxFindings?: number;
   readonly signal?: AbortSignal | undefined;
+  /**
+   * Gets each item, and is waited for: for who wants to know more than the facts. The pages of a PAGE_DATA record can be
+   * read meanwhile.
+   */
+  readonly onItem?: (item: LocatedItem) => void | Promise<void>;
 }
 
 /**
  * Reads a stream to its end, without the pages' content, and checks all that the specifications say about it.
  * Damage is a finding, not an exception.
- * @throws InterruptedError, and what the source throws.
+ * @throws InterruptedError, and what the source and `onItem` throw; a StreamError or RecordError of `onItem` is a finding.
  */
 export async function verifyStream(source: ByteSource, options: VerifyOptions = {}): Promise<VerifyReport> {
-  const { format = 'xl', maxFindings = 100, signal } = options;
+  const { format = 'xl', maxFindings = 100, signal, onItem } = options;
   const start = source.offset;
   const pass = new Pass(format, maxFindings);
   try {
     for await (const item of readStream(source, { format, signal })) {
       pass.endItem(item.offset);
       pass.item(item);
+      await onItem?.(item);
       // The end of a PAGE_DATA record is only known once its pages have been skipped.
       const streamed = item.kind === 'libxc-record' && item.record.name === 'PAGE_DATA';
       if (!streamed) pass.endItem(source.offset - start);

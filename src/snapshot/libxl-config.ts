@@ -49,6 +49,45 @@ export function domainIdentity(config: LibxlConfig): { name: string; uuid: strin
   return { name, uuid: uuid.toLowerCase() };
 }
 
+/** What a configuration says of its domain; what it does not say is `undefined`. */
+export interface DomainSummary {
+  readonly name: string | undefined;
+  readonly uuid: string | undefined;
+  /** libxl's word: `pv`, `pvh`, `hvm`. */
+  readonly type: string | undefined;
+  /** vCPUs that it starts with, and most that it can have. */
+  readonly vcpus: number | undefined;
+  readonly maxVcpus: number | undefined;
+  /** Memory that it starts with, and most that it can have, octets. */
+  readonly memoryBytes: number | undefined;
+  readonly maxMemoryBytes: number | undefined;
+  readonly disks: readonly ConfigDisk[];
+}
+
+/** What can be told of a domain from its configuration alone, whatever that lacks. */
+export function summarizeConfig(config: LibxlConfig): DomainSummary {
+  const { c_info: general, b_info: build } = config;
+  const text = (from: unknown, key: string): string | undefined => {
+    const value = isRecord(from) ? from[key] : undefined;
+    return typeof value === 'string' ? value : undefined;
+  };
+  const count = (key: string, scale: number): number | undefined => {
+    const value = isRecord(build) ? build[key] : undefined;
+    return typeof value === 'number' && Number.isSafeInteger(value * scale) ? value * scale : undefined;
+  };
+  const vcpus = isRecord(build) ? build['avail_vcpus'] : undefined;
+  return {
+    name: text(general, 'name'),
+    uuid: text(general, 'uuid'),
+    type: text(general, 'type'),
+    vcpus: Array.isArray(vcpus) ? vcpus.length : undefined,
+    maxVcpus: count('max_vcpus', 1),
+    memoryBytes: count('target_memkb', 1024),
+    maxMemoryBytes: count('max_memkb', 1024),
+    disks: configDisks(config),
+  };
+}
+
 /** The disks that a configuration names. Entries without a vdev are left out. */
 export function configDisks(config: LibxlConfig): readonly ConfigDisk[] {
   const disks = config['disks'];

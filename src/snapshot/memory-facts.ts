@@ -76,16 +76,7 @@ export interface MemoryReport {
 export async function verifyMemoryFile(path: string, signal?: AbortSignal): Promise<MemoryReport> {
   await using source = await openMemoryFile(path);
   const { ok, findings, omitted, facts } = await verifyStream(source, { signal });
-  if (!ok) {
-    const errors = findings.filter(({ severity }) => severity === 'error');
-    const lines = errors.map((finding) => `  ${findingText(finding)}`);
-    if (omitted > 0) lines.push(`  and ${omitted} more`);
-    throw new MemoryFileError('DAMAGED', [`${path} is no sound save file:`, ...lines].join('\n'), {
-      ...(errors[0] === undefined ? {} : { offset: errors[0].offset }),
-      hint: errors.find(({ hint }) => hint !== undefined)?.hint ?? 'take it from a copy, if there is one',
-      data: { findings, omitted },
-    });
-  }
+  if (!ok) throw damaged(path, findings, omitted);
   return {
     path,
     bytes: facts.length,
@@ -97,6 +88,18 @@ export async function verifyMemoryFile(path: string, signal?: AbortSignal): Prom
   };
 }
 
+/** The error about a file with findings that are errors. `omitted` counts those that are not listed. */
+export function damaged(path: string, findings: readonly Finding[], omitted: number): MemoryFileError {
+  const errors = findings.filter(({ severity }) => severity === 'error');
+  const lines = errors.map((finding) => `  ${findingText(finding)}`);
+  if (omitted > 0) lines.push(`  and ${omitted} more`);
+  return new MemoryFileError('DAMAGED', [`${path} is no sound save file:`, ...lines].join('\n'), {
+    ...(errors[0] === undefined ? {} : { offset: errors[0].offset }),
+    hint: errors.find(({ hint }) => hint !== undefined)?.hint ?? 'take it from a copy, if there is one',
+    data: { findings, omitted },
+  });
+}
+
 /**
  * The configuration in a memory file's header; the rest of the file is not looked at.
  * @throws MemoryFileError, StreamError, LibxlConfigError
@@ -106,9 +109,13 @@ export async function readStoredConfig(path: string): Promise<LibxlConfig> {
   return parseLibxlConfig(xlConfigText(await readXlHeader(source)));
 }
 
-async function openMemoryFile(path: string): Promise<FileSource> {
+/**
+ * @param windowSize octets that are read ahead; few are best for who goes over the pages
+ * @throws MemoryFileError
+ */
+export async function openMemoryFile(path: string, windowSize?: number): Promise<FileSource> {
   try {
-    return await FileSource.open(path);
+    return await FileSource.open(path, windowSize);
   } catch (cause) {
     const missing = errnoCode(cause) === 'ENOENT';
     throw new MemoryFileError(

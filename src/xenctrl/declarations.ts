@@ -184,5 +184,7 @@ export const LIBC = declare({
     memcpy: { result: 'void *', parameters: ['void *', 'const void *', 'size_t'] },
     // Octets written, or -1: ENOSPC, EIO, EINTR, …; at most IOV_MAX pieces.
     pwritev: { result: 'ssize_t', parameters: ['int', 'const struct iovec *', 'int', 'off_t'] },
+    // The offset, or -1: with SEEK_DATA and SEEK_HOLE ENXIO at or behind the end of the file.
+    lseek: { result: 'off_t', parameters: ['int', 'off_t', 'int'] },
   },
 });

@@ -1,4 +1,18 @@
-/** Xen's libraries by FFI: hypercalls and foreign memory. Needs dom0. */
-export { ABIS, type Abi, HVM_PARAM, SHUTDOWN } from './abi.ts';
+/**
+ * Xen's libraries by FFI: hypercalls and foreign memory. Needs dom0.
+ *
+ * @example
+ * ```ts
+ * import { toDomid, XenControl } from 'xlsnap/xenctrl';
+ *
+ * await using xen = await XenControl.open();
+ * console.log(xen.version, await xen.domainInfo(toDomid(0)));
+ * ```
+ *
+ * @module
+ */
+export { type Domid, toDomid } from '../core/brand.ts';
+export { ABIS, type Abi, type DomainInfoLayout, HVM_PARAM, SHUTDOWN } from './abi.ts';
 export { XenCallError } from './errors.ts';
+export type { HeadMaker } from './foreign-memory.ts';
 export { type DomainInfo, type HypervisorVersion, type TscNumbers, XenControl } from './xen-control.ts';

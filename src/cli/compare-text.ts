@@ -1,0 +1,69 @@
+import { PAGE_SIZE } from '../core/brand.ts';
+import type { ChangeCounts, Comparison, RegionChange } from '../snapshot/compare.ts';
+import type { Inspection } from '../snapshot/inspect.ts';
+import { table, timeText } from './inspect-text.ts';
+import { formatShare, formatSize } from './text.ts';
+
+/** Characters of the bars. */
+const BAR = 10;
+
+/** What `inspect A B` prints: for a terminal of 80 columns. */
+export function comparisonText({ a, b, total, regions }: Comparison): string {
+  const different = a.domain?.uuid !== b.domain?.uuid;
+  return [
+    ...sideLines('A', a),
+    ...sideLines('B', b),
+    ...(different ? ['  They are of different domains.'] : []),
+    '',
+    totalLine(total),
+    ...regionLines(regions),
+  ].join('\n');
+}
+
+function regionLines(regions: readonly RegionChange[]): string[] {
+  // Two snapshots of one guest mostly have the same pages.
+  const alone = regions.some(({ onlyA, onlyB }) => onlyA + onlyB > 0);
+  const titles = ['guest address', 'changed', 'of', ''];
+  return table(
+    alone ? [...titles, 'only A', 'only B'] : titles,
+    regions.map((region) => {
+      const cells = [
+        `${address(region.firstPfn)} - ${address(region.endPfn)}`,
+        amount(region.changed),
+        amount(region.same + region.changed),
+        bar(region),
+      ];
+      return alone ? [...cells, amount(region.onlyA), amount(region.onlyB)] : cells;
+    }),
+  );
+}
+
+function sideLines(side: string, { path, manifest, domain, bytes, allocatedBytes }: Inspection): string[] {
+  const facts = [
+    ...(manifest === undefined ? [] : [`"${manifest.name}"`, timeText(manifest.created)]),
+    ...(domain?.name === undefined ? [] : [domain.name]),
+    `${formatSize(bytes)}, ${formatSize(allocatedBytes)} on disk`,
+  ];
+  return [`${side}  ${path}`, `   ${facts.join(', ')}`];
+}
+
+function totalLine({ same, changed, onlyA, onlyB }: ChangeCounts): string {
+  const rest = onlyA + onlyB === 0 ? '' : `; ${amount(onlyA)} only in A, ${amount(onlyB)} only in B`;
+  return `Memory: ${amount(changed)} of ${amount(same + changed)} changed (${formatShare(changed, same + changed)})${rest}`;
+}
+
+/** The share that changed; whatever changed shows. */
+function bar({ same, changed }: RegionChange): string {
+  const filled = changed === 0 ? 0 : Math.max(1, Math.round((BAR * changed) / (same + changed)));
+  return `${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}`;
+}
+
+function amount(pages: number): string {
+  return pages === 0 ? '0' : formatSize(pages * PAGE_SIZE);
+}
+
+/** Regions end at whole MiB, those above 1 GiB at whole GiB. */
+function address(pfn: number): string {
+  const mib = (pfn * PAGE_SIZE) / 2 ** 20;
+  return mib >= 1024 ? `${mib / 1024} GiB` : `${mib} MiB`;
+}

@@ -1,0 +1,162 @@
+import { PAGE_SIZE } from '../core/brand.ts';
+import type { PageRange, RecordCount } from '../savefmt/index.ts';
+import type { Inspection, MemoryMap } from '../snapshot/inspect.ts';
+import type { DomainSummary } from '../snapshot/libxl-config.ts';
+import type { Manifest } from '../snapshot/manifest.ts';
+import { formatSeconds, formatSize } from './text.ts';
+
+/** Columns that the titles at the left take. */
+const TITLE = 10;
+
+/** What `inspect FILE` prints: for a terminal of 80 columns. */
+export function inspectionText(inspection: Inspection): string {
+  const { path, domain, manifest, memory, records } = inspection;
+  return [
+    path,
+    ...(manifest === undefined ? [] : snapshotLines(manifest)),
+    ...damageLines(inspection),
+    ...(domain === undefined ? [] : domainLines(domain, inspection.type)),
+    ...fileLines(inspection),
+    ...(domain === undefined ? [] : diskLines(domain, manifest)),
+    ...(manifest === undefined || manifest.phases.length === 0 ? [] : phaseLines(manifest)),
+    ...(memory.pages === 0 ? [] : ['', ...memoryLines(memory, inspection.type === 'pv' ? 'pfns' : 'gfns')]),
+    ...(records.length === 0 ? [] : ['', ...recordLines(records)]),
+  ].join('\n');
+}
+
+/** A manifest's time, to the second. */
+export function timeText(created: string): string {
+  return created.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
+}
+
+/** Titled lines: the title stands at the first one only. */
+function titled(title: string, texts: readonly string[]): string[] {
+  return texts.map((text, i) => `  ${(i === 0 ? title : '').padEnd(TITLE)}${text}`);
+}
+
+function snapshotLines({ name, description, created, state }: Manifest): string[] {
+  return titled('snapshot', [
+    `"${name}", ${timeText(created)}, the domain was ${state}`,
+    ...(description === '' ? [] : description.split('\n')),
+  ]);
+}
+
+/** The findings themselves are an error's business. */
+function damageLines({ sound, findings }: Inspection): string[] {
+  const first = findings.find(({ severity }) => severity === 'error');
+  return sound ? [] : titled('damaged', [`at offset ${first?.offset ?? 0}; this is what could be read`]);
+}
+
+function domainLines(domain: DomainSummary, type: string | undefined): string[] {
+  const { name, uuid, vcpus, maxVcpus, memoryBytes, maxMemoryBytes } = domain;
+  const facts = [
+    type?.toUpperCase(),
+    range(vcpus, maxVcpus, String, (n) => `${n} vCPU${n === 1 ? '' : 's'}`),
+    range(memoryBytes, maxMemoryBytes, formatSize, formatSize),
+  ].filter((fact) => fact !== undefined);
+  return titled('domain', [
+    `${name ?? '(no name)'}, ${facts.join(', ')}`,
+    ...(uuid === undefined ? [] : [uuid]),
+  ]);
+}
+
+/** `2 vCPUs`, `2 of 4 vCPUs`. */
+function range(
+  now: number | undefined,
+  most: number | undefined,
+  plain: (value: number) => string,
+  full: (value: number) => string,
+): string | undefined {
+  if (most === undefined) return now === undefined ? undefined : full(now);
+  return now === undefined || now === most ? full(most) : `${plain(now)} of ${full(most)}`;
+}
+
+function fileLines({ bytes, allocatedBytes, xen, streamVersion, header }: Inspection): string[] {
+  const by = xen === undefined ? [] : [`saved by Xen ${xen.major}.${xen.minor}`];
+  if (streamVersion !== undefined) by.push(`stream version ${streamVersion}`);
+  if (header !== undefined) by.push(`${formatSize(header.configBytes)} of configuration`);
+  return titled('file', [
+    `${formatSize(bytes)}, ${formatSize(allocatedBytes)} on disk`,
+    ...(by.length === 0 ? [] : [by.join(', ')]),
+  ]);
+}
+
+function diskLines({ disks }: DomainSummary, manifest: Manifest | undefined): string[] {
+  const texts = disks.flatMap((disk) => {
+    const { vdev, format, path, writable, cdrom } = disk;
+    const kind = cdrom ? ', CD-ROM' : writable ? '' : ', read-only';
+    const taken = manifest?.disks.find((one) => one.vdev === vdev);
+    const how =
+      taken === undefined
+        ? []
+        : [taken.kind === 'internal' ? `  tag "${taken.tag}"` : `  went on with ${taken.overlay}`];
+    return [`${vdev} ${format ?? ''} ${path ?? '(empty)'}${kind}`, ...how];
+  });
+  return titled('disks', texts);
+}
+
+function phaseLines({ phases }: Manifest): string[] {
+  return titled('phases', wrapped(phases.map(({ name, seconds }) => `${name} ${formatSeconds(seconds)}`)));
+}
+
+/** Joined with commas, in lines of not much more than 60 characters. */
+function wrapped(texts: readonly string[]): string[] {
+  const lines: string[] = [];
+  for (const [i, text] of texts.entries()) {
+    const part = i === texts.length - 1 ? text : `${text},`;
+    const last = lines.at(-1);
+    if (last === undefined || last.length + part.length > 60) lines.push(part);
+    else lines[lines.length - 1] = `${last} ${part}`;
+  }
+  return lines;
+}
+
+function memoryLines(memory: MemoryMap, frames: string): string[] {
+  const { pages, holes, storedZeros, read, holesKnown, repeated, types, gap, ranges } = memory;
+  const zeros = [
+    ...(holesKnown && holes > 0 ? [`${amount(holes)} zeros that take no room`] : []),
+    ...(read && storedZeros > 0 ? [`${amount(storedZeros)} zeros that take room`] : []),
+  ];
+  const kinds = Object.entries(types).map(([name, count]) => `${name} ${count}`);
+  const rows = ranges.map((one) => rangeRow(one, read));
+  return [
+    `Memory: ${amount(pages)}${zeros.length === 0 ? '' : `, of it ${zeros.join(', ')}`}`,
+    ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : titled('types', wrapped(kinds))),
+    ...(repeated === 0 ? [] : [`  ${amount(repeated)} stand in the file more than once; the last counts`]),
+    ...table([frames, 'size', 'holes', 'zeros'], rows),
+    ...(gap === 1 ? [] : [`  (ranges less than ${formatSize(gap * PAGE_SIZE)} apart are shown as one)`]),
+  ];
+}
+
+function rangeRow({ firstPfn, lastPfn, pages, holes, storedZeros }: PageRange, read: boolean): string[] {
+  const span = lastPfn - firstPfn + 1;
+  return [
+    `${firstPfn.toString(16).padStart(8, '0')}-${lastPfn.toString(16).padStart(8, '0')}`,
+    formatSize(span * PAGE_SIZE),
+    span === pages ? '' : formatSize((span - pages) * PAGE_SIZE),
+    holes + storedZeros === 0 ? '' : formatSize((read ? holes + storedZeros : holes) * PAGE_SIZE),
+  ];
+}
+
+function amount(pages: number): string {
+  return formatSize(pages * PAGE_SIZE);
+}
+
+function recordLines(records: readonly RecordCount[]): string[] {
+  return [
+    'Records',
+    ...table(
+      ['', 'count', 'octets'],
+      records.map(({ level, name, count, octets }) => [`${level} ${name}`, String(count), String(octets)]),
+    ),
+  ];
+}
+
+/** Indented rows below their titles: the first column to the left, the others to the right. */
+export function table(titles: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const all = [titles, ...rows];
+  const widths = titles.map((_, column) => Math.max(...all.map((row) => row[column]?.length ?? 0)));
+  return all.map((row) =>
+    `  ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart((widths[i] ?? 0) + 2))).join('')}`.trimEnd(),
+  );
+}

@@ -1,0 +1,71 @@
+import { EventQueue } from './event-queue.ts';
+import type { LogLevel, Progress, Reporter } from './reporter.ts';
+
+/** What a `Reporter` is told, as an object. */
+export type ProgressEvent =
+  | {
+      readonly type: 'phase';
+      readonly phase: string;
+      readonly event: 'start' | 'end' | 'failed';
+      /** Not at the start. */
+      readonly seconds?: number;
+    }
+  | ({ readonly type: 'progress' } & Progress)
+  | {
+      readonly type: 'log';
+      readonly level: LogLevel;
+      readonly message: string;
+      readonly fields?: Readonly<Record<string, unknown>>;
+    };
+
+/** Work under way. */
+export interface ObservedWork<T> extends AsyncIterable<ProgressEvent> {
+  /** What the work came to; may be left alone, also when it rejects. */
+  readonly result: Promise<T>;
+}
+
+/** Ends the queue of work that has been done. */
+class WorkDone extends Error {}
+
+/**
+ * The events of a call as an async iterable, for who prefers that to a `Reporter`. The work begins at once, and goes on
+ * whether the events are taken or not; where nobody takes them, of several of one phase's progress only the last is kept.
+ * They can be gone through once. The iteration ends with the work, and throws what that throws.
+ *
+ * @example
+ * ```ts
+ * const work = observe((reporter) => createSnapshot(host, { domain: 'guest1' }, { reporter, signal }));
+ * for await (const event of work) if (event.type === 'progress') console.log(event.phase, event.done);
+ * const result = await work.result;
+ * ```
+ */
+export function observe<T>(work: (reporter: Reporter) => Promise<T>): ObservedWork<T> {
+  const queue = new EventQueue<ProgressEvent>();
+  const result = work({
+    phase: (phase, event, seconds) =>
+      queue.push({ type: 'phase', phase, event, ...(seconds === undefined ? {} : { seconds }) }),
+    progress: (progress) =>
+      queue.push(
+        { type: 'progress', ...progress },
+        (last) => last.type === 'progress' && last.phase === progress.phase,
+      ),
+    log: (level, message, fields) =>
+      queue.push({ type: 'log', level, message, ...(fields === undefined ? {} : { fields }) }),
+  });
+  const over = (): void => queue.end(new WorkDone());
+  result.then(over, over);
+  return {
+    result,
+    async *[Symbol.asyncIterator](): AsyncGenerator<ProgressEvent, void, undefined> {
+      try {
+        for (;;) yield await queue.next({}, () => new WorkDone());
+      } catch (error) {
+        if (!(error instanceof WorkDone)) throw error;
+      } finally {
+        // Whoever leaves the loop early wants no more.
+        over();
+      }
+      await result;
+    },
+  };
+}

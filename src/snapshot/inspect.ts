@@ -1,0 +1,250 @@
+import { PAGE_SIZE } from '../core/brand.ts';
+import type { FileSource } from '../core/byte-source.ts';
+import { describeError, EnvironmentError } from '../core/errors.ts';
+import { type Extents, HoleFinder } from '../core/extents.ts';
+import { isRecord } from '../core/guards.ts';
+import {
+  dataOffset,
+  type Finding,
+  hasPageData,
+  PAGE_STATE,
+  type PageCounts,
+  PageMap,
+  type PageRange,
+  type PfnWords,
+  type RecordCount,
+  verifyStream,
+} from '../savefmt/index.ts';
+import { type DomainSummary, summarizeConfig } from './libxl-config.ts';
+import { type Manifest, readManifest } from './manifest.ts';
+import { MemoryFileError, openMemoryFile } from './memory-facts.ts';
+import { PageReader } from './page-reader.ts';
+import type { CallOptions } from './types.ts';
+
+/** Most ranges of the memory map unless the caller wants fewer. */
+const RANGES = 1000;
+/** Heads of records are what is read: with 1022 pages they have two pages. */
+const HEAD_WINDOW = 4 * PAGE_SIZE;
+/** Records with pages that are remembered for reading their pages: 16 TiB of memory in xl's records. */
+const RECORDS_MAX = 2 ** 22;
+
+export interface InspectOptions extends Pick<CallOptions, 'signal'> {
+  /** Asks the file system where the open file has data; without it no page is known to be a hole. */
+  readonly extents?: (fd: number) => Promise<Extents>;
+  /** Reads all pages, to find those of zeros that take room. */
+  readonly readPages?: boolean;
+  /** Most ranges in the memory map; 1000 unless given. */
+  readonly maxRanges?: number;
+}
+
+/** The guest's memory in a file. */
+export interface MemoryMap extends PageCounts {
+  /** Pages that stand in the file once more, in an earlier place; the last one counts. */
+  readonly repeated: number;
+  /** Whether pages were read, so that `storedZeros` says something. */
+  readonly read: boolean;
+  /** Whether the file system could be asked for holes. */
+  readonly holesKnown: boolean;
+  /** Ranges with fewer pfns than this between them are given as one. */
+  readonly gap: number;
+  /** Ascending. */
+  readonly ranges: readonly PageRange[];
+}
+
+/** What a save file, xl's or ours, holds. Of a damaged one: what could be read. */
+export interface Inspection {
+  readonly path: string;
+  /** Length of the file, octets. */
+  readonly bytes: number;
+  /** Octets that the file system has allocated for it. */
+  readonly allocatedBytes: number;
+  /** No finding is an error. */
+  readonly sound: boolean;
+  readonly findings: readonly Finding[];
+  /** Findings beyond those that are listed. */
+  readonly omitted: number;
+  /** Type of guest; where the configuration does not say more, `hvm` stands for PVH too. */
+  readonly type: string | undefined;
+  /** Version of libxc's stream. */
+  readonly streamVersion: number | undefined;
+  /** Xen that saved it. */
+  readonly xen: { readonly major: number; readonly minor: number } | undefined;
+  readonly header: XlHeaderFacts | undefined;
+  readonly domain: DomainSummary | undefined;
+  /** In the order of their first appearance. */
+  readonly records: readonly RecordCount[];
+  readonly memory: MemoryMap;
+  /** The one beside the file, as it is; absent when there is none. */
+  readonly manifest: Manifest | undefined;
+  readonly warnings: readonly string[];
+}
+
+/** xl's header. */
+export interface XlHeaderFacts {
+  readonly mandatoryFlags: number;
+  readonly optionalFlags: number;
+  /** Of the configuration with its NUL, octets. */
+  readonly configBytes: number;
+}
+
+/** Where the pages of a record are. */
+export interface PageRecord {
+  /** Offset of its first pfn word. */
+  readonly wordsOffset: number;
+  readonly count: number;
+  readonly dataOffset: number;
+  readonly minPfn: number;
+  readonly maxPfn: number;
+}
+
+/** An inspection, with all that is needed to find the pages. */
+export interface Scan {
+  readonly inspection: Inspection;
+  readonly map: PageMap;
+  /** In the file's order; those that have pages. */
+  readonly records: readonly PageRecord[];
+}
+
+/**
+ * Reads a save file, xl's or ours, without its pages, and tells what it holds. Needs no Xen. Takes an octet for each page
+ * of the guest, and a little more. Damage does not make it fail: what was read before it is told, with the findings.
+ * @throws MemoryFileError when the file cannot be opened or has too many records, InterruptedError
+ */
+export async function inspectFile(path: string, options: InspectOptions = {}): Promise<Inspection> {
+  await using source = await openMemoryFile(path, HEAD_WINDOW);
+  return (await scan(path, source, options)).inspection;
+}
+
+/** As `inspectFile`, of a file that is open already. */
+export async function scan(path: string, source: FileSource, options: InspectOptions): Promise<Scan> {
+  const { signal, readPages = false, maxRanges = RANGES } = options;
+  const warnings: string[] = [];
+  const extents = await askExtents(source, options, warnings);
+  const reader = new RecordScan(source, extents, readPages);
+  let header: XlHeaderFacts | undefined;
+  const { ok, findings, omitted, facts } = await verifyStream(source, {
+    signal,
+    onItem: async (item) => {
+      if (item.kind === 'xl-header') {
+        const { mandatoryFlags, optionalFlags, config } = item.header;
+        header = { mandatoryFlags, optionalFlags, configBytes: config?.length ?? 0 };
+      } else if (item.kind === 'libxc-record' && item.record.name === 'PAGE_DATA') {
+        await reader.add(item.record.words, item.offset);
+      }
+    },
+  });
+  const domain = isRecord(facts.config) ? summarizeConfig(facts.config) : undefined;
+  const manifest = await manifestBeside(path, warnings);
+  if (manifest !== undefined && manifest.memory.bytes !== source.size) {
+    warnings.push(
+      `the manifest is of a file of ${manifest.memory.bytes} octets, this one has ${source.size}`,
+    );
+  }
+  const { map, records } = reader;
+  return {
+    map,
+    records,
+    inspection: {
+      path,
+      bytes: source.size,
+      allocatedBytes: source.allocated,
+      sound: ok,
+      findings,
+      omitted,
+      type: domain?.type ?? facts.guestType,
+      streamVersion: facts.version,
+      xen: facts.xen,
+      header,
+      domain,
+      records: facts.records,
+      memory: {
+        ...map.counts(),
+        repeated: map.repeated,
+        read: readPages,
+        holesKnown: extents !== undefined,
+        ...map.ranges(maxRanges),
+      },
+      manifest,
+      warnings,
+    },
+  };
+}
+
+async function askExtents(
+  source: FileSource,
+  { extents }: InspectOptions,
+  warnings: string[],
+): Promise<Extents | undefined> {
+  try {
+    return await extents?.(source.fd);
+  } catch (error) {
+    if (!(error instanceof EnvironmentError)) throw error;
+    warnings.push(`the file's holes are not known: ${describeError(error)}`);
+    return undefined;
+  }
+}
+
+async function manifestBeside(path: string, warnings: string[]): Promise<Manifest | undefined> {
+  try {
+    return await readManifest(`${path}.json`);
+  } catch (error) {
+    warnings.push(describeError(error));
+    return undefined;
+  }
+}
+
+/** Goes over PAGE_DATA records. */
+class RecordScan {
+  readonly map = new PageMap();
+  readonly records: PageRecord[] = [];
+  readonly #holes: HoleFinder | undefined;
+  readonly #pages: PageReader | undefined;
+  readonly #size: number;
+
+  constructor(source: FileSource, extents: Extents | undefined, readPages: boolean) {
+    this.#size = source.size;
+    this.#holes = extents === undefined ? undefined : new HoleFinder(extents);
+    this.#pages = readPages ? new PageReader(source) : undefined;
+  }
+
+  async add(words: PfnWords, offset: number): Promise<void> {
+    const start = dataOffset(offset, words.count);
+    const pages = words.dataPages();
+    // The reader finds out only when it skips the pages.
+    if (start + pages * PAGE_SIZE > this.#size) return;
+    const content = new Uint8Array(pages);
+    for (let i = 0; i < pages; i++) {
+      const at = start + i * PAGE_SIZE;
+      if (this.#holes?.isHole(at, PAGE_SIZE)) content[i] = PAGE_STATE.hole;
+      else if (this.#pages !== undefined && (await isZero(this.#pages, at)))
+        content[i] = PAGE_STATE.storedZero;
+    }
+    this.map.add(words, content, offset);
+    if (pages === 0) return;
+    if (this.records.length >= RECORDS_MAX) {
+      throw new MemoryFileError('TOO_MANY_RECORDS', `more than ${RECORDS_MAX} PAGE_DATA records`, { offset });
+    }
+    this.records.push(located(words, offset, start));
+  }
+}
+
+const ZEROS = Buffer.alloc(PAGE_SIZE);
+
+async function isZero(pages: PageReader, offset: number): Promise<boolean> {
+  let at = pages.position(offset);
+  if (at < 0) at = await pages.load(offset);
+  return pages.window.compare(ZEROS, 0, PAGE_SIZE, at, at + PAGE_SIZE) === 0;
+}
+
+function located(words: PfnWords, offset: number, start: number): PageRecord {
+  let minPfn = Number.POSITIVE_INFINITY;
+  let maxPfn = -1;
+  for (let i = 0; i < words.count; i++) {
+    if (!hasPageData(words.type(i))) continue;
+    const pfn = words.pfn(i);
+    minPfn = Math.min(minPfn, pfn);
+    maxPfn = Math.max(maxPfn, pfn);
+  }
+  const wordsOffset = dataOffset(offset, 0);
+  return { wordsOffset, count: words.count, dataOffset: start, minPfn, maxPfn };
+}

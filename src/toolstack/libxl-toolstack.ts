@@ -1,0 +1,146 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Domid } from '../core/brand.ts';
+import { DomainError, EnvironmentError } from '../core/errors.ts';
+import { withImages } from '../snapshot/libxl-config.ts';
+import type {
+  DeviceModel,
+  DiskImage,
+  DomainDisk,
+  Hypervisor,
+  LibxlConfig,
+  Toolstack,
+} from '../snapshot/ports.ts';
+import { lockFile } from '../xenctrl/flock.ts';
+import type { XenstoreClient } from '../xenstore/client.ts';
+import { isXenstoreErrno } from '../xenstore/errors.ts';
+import { connectQemu, QemuDeviceModel } from './device-model.ts';
+import { readStoredDisks, resolveDisks } from './disks.ts';
+import { editStoredConfig } from './libxl-userdata.ts';
+import { findDomain } from './xl.ts';
+
+/** Gone with a reboot, as are the processes that hold locks. */
+const LOCK_DIR = '/run/lock';
+
+/**
+ * What of a toolstack is the same whoever starts the domains by libxl: names and disks in xenstore, QEMU by QMP, locks, and
+ * the configuration that libxl keeps. The rest is abstract: how a domain is described, destroyed and restored.
+ *
+ * For a toolstack of one's own, extend it and give it to `openHost`. One that does without libxl has no configuration
+ * in /var/lib/xen, and overrides `repointDisks` too.
+ */
+export abstract class LibxlToolstack implements Toolstack {
+  protected readonly hypervisor: Hypervisor;
+  protected readonly xenstore: XenstoreClient;
+  readonly #userdata: string | undefined;
+
+  /** @param userdata where libxl keeps its configurations, if not in its usual place */
+  constructor(hypervisor: Hypervisor, xenstore: XenstoreClient, userdata?: string) {
+    this.hypervisor = hypervisor;
+    this.xenstore = xenstore;
+    this.#userdata = userdata;
+  }
+
+  /** See `Toolstack.domainConfig`. */
+  abstract domainConfig(domid: Domid): Promise<LibxlConfig>;
+
+  /** See `Toolstack.destroy`. */
+  abstract destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+
+  /** See `Toolstack.restore`. */
+  abstract restore(
+    memoryPath: string,
+    config: LibxlConfig | undefined,
+    options: { signal?: AbortSignal },
+  ): Promise<Domid>;
+
+  findDomain(nameOrDomid: string): Promise<Domid | undefined> {
+    return findDomain(this.xenstore, nameOrDomid);
+  }
+
+  async lock(uuid: string): Promise<AsyncDisposable> {
+    const path = join(LOCK_DIR, `xlsnap-${uuid}.lock`);
+    try {
+      const lock = await lockFile(path, 0);
+      await writeFile(path, `${process.pid}\n`);
+      return lock;
+    } catch (error) {
+      if (!(error instanceof EnvironmentError && error.code === 'LOCK_BUSY')) throw error;
+      const pid = (await readFile(path, 'utf8').catch(() => '')).trim();
+      throw new DomainError(
+        'DOMAIN_BUSY',
+        `another xlsnap works on the domain${pid === '' ? '' : ` (pid ${pid})`}`,
+        {
+          hint: 'wait for it to end',
+        },
+      );
+    }
+  }
+
+  async disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]> {
+    await using qmp = await connectQemu(domid);
+    return await resolveDisks(domid, config, this.xenstore, qmp);
+  }
+
+  async openDeviceModel(domid: Domid, config: LibxlConfig): Promise<DeviceModel | undefined> {
+    const qmp = await connectQemu(domid);
+    if (qmp === undefined) return undefined;
+    try {
+      return new QemuDeviceModel(qmp, await resolveDisks(domid, config, this.xenstore, qmp));
+    } catch (error) {
+      await qmp.close();
+      throw error;
+    }
+  }
+
+  async emulatorXenstoreData(domid: Domid): Promise<Uint8Array> {
+    // tools/libs/light/libxl_dom_save.c: libxl__save_emulator_xenstore_data. Recent QEMUs keep nothing there.
+    const root = `/local/domain/0/device-model/${domid}`;
+    const strings: string[] = [];
+    for (const entry of await listMaybe(this.xenstore, `${root}/physmap`)) {
+      for (const part of ['start_addr', 'size', 'name']) {
+        const key = `physmap/${entry}/${part}`;
+        strings.push(key, await this.xenstore.read(`${root}/${key}`));
+      }
+    }
+    return new TextEncoder().encode(strings.map((text) => `${text}\0`).join(''));
+  }
+
+  async repointDisks(domid: Domid, images: readonly DiskImage[]): Promise<void> {
+    const state = await this.hypervisor.domainState(domid);
+    if (state === undefined) {
+      throw new EnvironmentError('DOMAIN_GONE', `domain ${domid} is gone`, { domid });
+    }
+    const stored = await readStoredDisks(domid, this.xenstore);
+    await this.xenstore.transaction(async (access) => {
+      for (const { vdev, path, format } of images) {
+        const disk = stored.find((one) => one.vdev === vdev);
+        if (disk === undefined) continue;
+        const params = `${toParamsFormat(format)}:${path}`;
+        await access.write(`/libxl/${domid}/device/vbd/${disk.devid}/params`, params);
+        if (disk.backend !== undefined) await access.write(`${disk.backend.path}/params`, params);
+      }
+    });
+    const stated = images.map((image) => ({ ...image, format: toConfigFormat(image.format) }));
+    await editStoredConfig(state, (config) => withImages(config, stated), this.#userdata);
+  }
+}
+
+async function listMaybe(xenstore: XenstoreClient, path: string): Promise<readonly string[]> {
+  try {
+    return await xenstore.list(path);
+  } catch (error) {
+    if (isXenstoreErrno(error, 'ENOENT')) return [];
+    throw error;
+  }
+}
+
+/** What libxl calls one of QEMU's formats in its configuration (libxl_types.idl: libxl_disk_format). */
+function toConfigFormat(format: string): string {
+  return format === 'vpc' ? 'vhd' : format;
+}
+
+/** And in `params` (tools/libs/light/libxl_device.c). */
+function toParamsFormat(format: string): string {
+  return format === 'raw' ? 'aio' : toConfigFormat(format);
+}

@@ -1,0 +1,67 @@
+import { mkdtemp, open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { type Extent, type Extents, HoleFinder } from '../../../src/core/extents.ts';
+import { fileExtents } from '../../../src/xenctrl/extents.ts';
+
+function extentsOf(parts: readonly Extent[]): Extents & { asked: number } {
+  return {
+    asked: 0,
+    from(offset) {
+      this.asked++;
+      return parts.find(({ end }) => end > offset);
+    },
+  };
+}
+
+test('a piece that touches no data is a hole, in any order of asking', () => {
+  const extents = extentsOf([
+    { start: 10, end: 20 },
+    { start: 30, end: 40 },
+  ]);
+  const finder = new HoleFinder(extents);
+  const pieces = [
+    [0, 10, true],
+    [0, 11, false],
+    [15, 2, false],
+    [19, 1, false],
+    [20, 10, true],
+    [21, 10, false],
+    [40, 99, true],
+    [2, 3, true],
+    [39, 4, false],
+  ] as const;
+  for (const [offset, length, hole] of pieces) {
+    expect(finder.isHole(offset, length), `${offset}+${length}`).toBe(hole);
+  }
+});
+
+test('ascending, the file system is asked once for each part', () => {
+  const extents = extentsOf(Array.from({ length: 50 }, (_, i) => ({ start: 100 * i, end: 100 * i + 50 })));
+  const finder = new HoleFinder(extents);
+  let holes = 0;
+  for (let at = 0; at < 5000; at += 10) if (finder.isHole(at, 10)) holes++;
+  expect(holes).toBe(250);
+  expect(extents.asked).toBeLessThanOrEqual(52);
+});
+
+test('real files: holes where nothing was written', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'xlsnap-extents-'));
+  const file = await open(join(directory, 'sparse'), 'w+');
+  try {
+    const MIB = 2 ** 20;
+    await file.truncate(4 * MIB);
+    await file.write(Buffer.alloc(4096, 1), 0, 4096, 2 * MIB);
+    const extents = await fileExtents(file.fd);
+    const finder = new HoleFinder(extents);
+    expect(finder.isHole(2 * MIB, 4096)).toBe(false);
+    // tmpfs, ext4, XFS and btrfs all tell; one that does not says that all is data.
+    expect(finder.isHole(0, MIB)).toBe(true);
+    expect(finder.isHole(3 * MIB, MIB)).toBe(true);
+    expect(extents.from(4 * MIB)).toBeUndefined();
+  } finally {
+    await file.close();
+    await rm(directory, { recursive: true });
+  }
+});
