@@ -1,3 +1,4 @@
+import { shellQuote } from '../core/shell-quote.ts';
 import type { MemoryReport } from '../snapshot/memory-facts.ts';
 import type {
   CreateResult,
@@ -9,7 +10,7 @@ import type {
   SnapshotDisk,
   SnapshotPlan,
 } from '../snapshot/types.ts';
-import { formatBytes, formatSeconds, shellQuote, snakeKeys } from './text.ts';
+import { formatBytes, formatSeconds, snakeKeys } from './text.ts';
 
 /** One line of JSON for stdout. `type` is its `message_type`. */
 export function jsonLine(type: string, value: object): string {

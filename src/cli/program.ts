@@ -1,14 +1,25 @@
 import { readFileSync } from 'node:fs';
 import type { CliContext } from './context.ts';
+import { defineCompletion } from './definitions/completion.ts';
 import type { Define } from './definitions/define.ts';
+import { defineDoctor } from './definitions/doctor.ts';
 import { defineSnapshotCreate } from './definitions/snapshot-create.ts';
 import { defineSnapshotRevert } from './definitions/snapshot-revert.ts';
 import { defineVerify } from './definitions/verify.ts';
+import { defineInstallXlWrapper, defineRemoveXlWrapper } from './definitions/xl-wrapper.ts';
 import { DocumentedCommand } from './documented-command.ts';
 import { exitCodeTable } from './exit-codes.ts';
 
 /** All commands, in the order of the help. */
-const DEFINITIONS: readonly Define[] = [defineSnapshotCreate, defineSnapshotRevert, defineVerify];
+const DEFINITIONS: readonly Define[] = [
+  defineSnapshotCreate,
+  defineSnapshotRevert,
+  defineVerify,
+  defineDoctor,
+  defineInstallXlWrapper,
+  defineRemoveXlWrapper,
+  defineCompletion,
+];
 
 /**
  * The command line with all its commands: the one source of the help, the manual page and the completions.

@@ -28,7 +28,7 @@ import { destroyDomain, domainConfig, findDomain } from './xl.ts';
 import { xlRestore } from './xl-restore.ts';
 
 /** Gone with a reboot, as are the processes that hold locks. */
-const LOCK_DIR = '/run/lock';
+export const LOCK_DIR = '/run/lock';
 /** How long removing a half-built domain may take. */
 const REMOVE_TIMEOUT_MS = 60_000;
 

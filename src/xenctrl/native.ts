@@ -32,7 +32,13 @@ export async function loadKoffi(): Promise<Koffi> {
   const koffi = (await import('koffi')).default;
   // Each call in flight needs a stack and a heap. Those beyond the resident ones are mapped and unmapped for the call,
   // which waits for the mapping of guest pages in other threads.
-  koffi.config({ resident_async_pools: ASYNC_POOLS });
+  if (koffi.config().resident_async_pools !== ASYNC_POOLS) {
+    try {
+      koffi.config({ resident_async_pools: ASYNC_POOLS });
+    } catch {
+      // Somebody else in this process has loaded a library with koffi; then it is only slower.
+    }
+  }
   return koffi;
 }
 

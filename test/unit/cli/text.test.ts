@@ -1,13 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
-import {
-  formatBytes,
-  formatClock,
-  formatSeconds,
-  printable,
-  shellQuote,
-  snakeKeys,
-} from '../../../src/cli/text.ts';
+import { formatBytes, formatClock, formatSeconds, printable, snakeKeys } from '../../../src/cli/text.ts';
+import { shellQuote } from '../../../src/core/shell-quote.ts';
 
 test('sizes and times', () => {
   expect([0, 9.54 * 2 ** 20, 512 * 2 ** 20, 12 * 2 ** 30].map(formatBytes)).toEqual([
