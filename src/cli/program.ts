@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import type { Argument } from 'commander';
 import type { CliContext } from './context.ts';
 import { defineCompletion } from './definitions/completion.ts';
 import type { Define } from './definitions/define.ts';
@@ -40,9 +41,20 @@ export function makeProgram(context: CliContext, finish: (exitCode: number) => v
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     })
+    .configureHelp({
+      minWidthToWrap: 20,
+      // Each command has options; to say so takes room from what it does.
+      subcommandTerm: (command) =>
+        [command.name(), ...command.registeredArguments.map(argumentTerm)].join(' '),
+    })
     .addHelpText('after', `\n${exitCodeTable()}`);
   for (const define of DEFINITIONS) define(program, context, finish);
   return program;
+}
+
+function argumentTerm(argument: Argument): string {
+  const name = `${argument.name()}${argument.variadic ? '...' : ''}`;
+  return argument.required ? `<${name}>` : `[${name}]`;
 }
 
 /** Of package.json, which is two levels up in src/ and in dist/. */

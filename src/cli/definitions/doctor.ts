@@ -5,7 +5,7 @@ import type { Define } from './define.ts';
 export const defineDoctor: Define = (program, context, finish) => {
   program
     .command('doctor')
-    .summary('say what of the host works, and which domains can be snapshotted')
+    .summary('say what works here, and which domains can be snapshotted')
     .description(
       'Looks for everything that xlsnap needs: Node, Xen and its libraries, xenstore, xl, QEMU, qemu-img, permissions. ' +
         'Then it says of each domain whether and how it can be snapshotted, and if not, why not. It changes nothing and pauses nothing. ' +
