@@ -1,9 +1,8 @@
-import { Help } from 'commander';
 import type { DiskExamination } from '../snapshot/examine.ts';
 import type { Obstacle } from '../snapshot/ports.ts';
 import type { DoctorReport, DomainReport } from '../toolstack/doctor.ts';
 import type { HostCheck } from '../toolstack/host-checks.ts';
-import { printable } from './text.ts';
+import { printable, wrapText } from './text.ts';
 
 export interface DoctorLayout {
   /** Width of the terminal; without one, lines are not broken. */
@@ -42,25 +41,16 @@ interface Row {
   readonly text: string;
 }
 
-/** Text is not broken into narrower columns. */
-const MIN_WIDTH = 20;
 /** Width of the column with the status, and a space. */
 const STATUS_WIDTH = 9;
 
 function layOut({ status, indent, text }: Row, { columns, colour }: DoctorLayout): string {
   const label = status === undefined ? '' : LABELS[status];
   const left = status === undefined ? ' '.repeat(indent) : label.padEnd(STATUS_WIDTH);
-  const shown =
-    colour && status !== undefined ? `${COLOURS[status]}${label}\x1b[0m${left.slice(label.length)}` : left;
-  const clean = printable(text).replaceAll('\n', ' ');
-  if (columns === undefined) return `${shown}${clean}`;
-  // Where a line is broken it goes on a little further in.
-  const help = new Help();
-  help.minWidthToWrap = MIN_WIDTH;
-  const broken = help.boxWrap(clean, Math.max(MIN_WIDTH, columns - left.length - 2)).split('\n');
-  return broken
-    .map((line, at) => (at === 0 ? shown + line : `${' '.repeat(left.length + 2)}${line}`))
-    .join('\n');
+  const shown = wrapText(left + printable(text).replaceAll('\n', ' '), columns, left.length);
+  return colour && status !== undefined
+    ? `${COLOURS[status]}${label}\x1b[0m${shown.slice(label.length)}`
+    : shown;
 }
 
 function checkRows({ name, status, version, message, hint }: HostCheck): Row[] {

@@ -4,6 +4,7 @@ import { doctorText } from '../doctor-text.ts';
 import { jsonLine } from '../output.ts';
 import { hasColour } from '../progress.ts';
 import { reportError } from '../report-error.ts';
+import { columnsOf } from '../text.ts';
 
 export interface DoctorOptions {
   readonly json?: boolean;
@@ -20,7 +21,7 @@ export async function doctor(
     const report = await context.runDoctor(domain);
     const { stdout, env } = context;
     const layout = {
-      columns: stdout.isTTY === true ? (stdout.columns ?? 80) : undefined,
+      columns: columnsOf(stdout),
       colour: hasColour(stdout, env),
     };
     stdout.write(`${json ? jsonLine('doctor_result', report) : doctorText(report, layout)}\n`);
