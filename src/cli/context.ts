@@ -8,6 +8,7 @@ import type {
   RevertResult,
   SnapshotPlan,
 } from '../snapshot/types.ts';
+import type { DoctorReport } from '../toolstack/doctor.ts';
 
 /** The part of a stream that the command line uses. */
 export interface TextStream {
@@ -34,12 +35,16 @@ export interface CliContext {
   readonly stdout: TextStream;
   readonly stderr: TextStream;
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** Absolute path by which this program was called. */
+  readonly program: string;
   /** Milliseconds on a clock that only goes forward. */
   now(): number;
   /** Calls `listener` for each ending signal; gives a function that stops it. */
   onSignal(listener: (signal: EndingSignal) => void): () => void;
   openHost(): Promise<Host>;
   loadCalls(): Promise<SnapshotCalls>;
+  /** @param domain the only one to look at */
+  runDoctor(domain: string | undefined): Promise<DoctorReport>;
 }
 
 /** The context of this process. What is heavy is loaded when it is used, so that help and wrong arguments are quick. */
@@ -48,6 +53,7 @@ export function processContext(): CliContext {
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,
+    program: process.argv[1] ?? 'xlsnap',
     now: () => performance.now(),
     onSignal(listener) {
       const names = Object.keys(ENDING_SIGNALS) as EndingSignal[];
@@ -67,6 +73,10 @@ export function processContext(): CliContext {
         import('../snapshot/revert.ts'),
       ]);
       return { ...create, ...revert };
+    },
+    async runDoctor(domain) {
+      const { runDoctor } = await import('../toolstack/doctor.ts');
+      return await runDoctor(this.openHost, domain);
     },
   };
 }

@@ -1,3 +1,4 @@
+import { shellQuote } from '../core/shell-quote.ts';
 import type { MemoryReport } from '../snapshot/memory-facts.ts';
 import type {
   CreateResult,
@@ -9,7 +10,7 @@ import type {
   SnapshotDisk,
   SnapshotPlan,
 } from '../snapshot/types.ts';
-import { formatBytes, formatSeconds, shellQuote, snakeKeys } from './text.ts';
+import { formatBytes, formatSeconds, plural, snakeKeys } from './text.ts';
 
 /** One line of JSON for stdout. `type` is its `message_type`. */
 export function jsonLine(type: string, value: object): string {
@@ -44,19 +45,17 @@ function planned(disk: SnapshotDisk): string {
     : `external, ${disk.base} stays as it is, the domain goes on with ${disk.overlay}`;
 }
 
-/** The three lines at the end of `snapshot-create`. */
+/** The end of `snapshot-create`: where the files are, how long the guest was stopped, how to revert. */
 export function createResultText(result: CreateResult): string {
   const { plan } = result;
-  const files = [
-    `memory ${plan.memoryPath} (${formatBytes(result.fileBytes)}, ${formatBytes(result.allocatedBytes)} on disk)`,
+  return lines([
+    `Snapshot "${plan.name}" of ${plan.domain} taken`,
+    `  memory: ${plan.memoryPath} (${formatBytes(result.fileBytes)}, ${formatBytes(result.allocatedBytes)} on disk)`,
     ...plan.disks.map((disk) =>
       disk.kind === 'internal'
-        ? `${disk.vdev} in ${disk.image}`
-        : `${disk.vdev} in ${disk.base}, the domain goes on with ${disk.overlay}`,
+        ? `  disk ${disk.vdev}: in ${disk.image}`
+        : `  disk ${disk.vdev}: ${disk.base}; the domain goes on with ${disk.overlay}`,
     ),
-  ];
-  return lines([
-    `Snapshot "${plan.name}" of ${plan.domain} taken: ${files.join('; ')}`,
     stopped(result),
     `To revert: ${['xlsnap', 'snapshot-revert', plan.domain, plan.configPath].map(shellQuote).join(' ')}`,
   ]);
@@ -70,7 +69,7 @@ function stopped({ plan, phases, rounds, downtimeSeconds }: CreateResult): strin
   );
   const by =
     slowest === undefined ? '' : `, most of it by ${slowest.name} (${formatSeconds(slowest.seconds)})`;
-  const before = rounds === undefined ? '' : `, after ${rounds.length - 1} rounds while it ran`;
+  const before = rounds === undefined ? '' : `, after ${plural(rounds.length - 1, 'round')}`;
   return `The guest was stopped for ${formatSeconds(downtimeSeconds)}${by}${before}`;
 }
 

@@ -1,15 +1,28 @@
 import { readFileSync } from 'node:fs';
+import type { Argument } from 'commander';
 import type { CliContext } from './context.ts';
+import { defineCompletion } from './definitions/completion.ts';
 import type { Define } from './definitions/define.ts';
+import { defineDoctor } from './definitions/doctor.ts';
 import { defineInspect } from './definitions/inspect.ts';
 import { defineSnapshotCreate } from './definitions/snapshot-create.ts';
 import { defineSnapshotRevert } from './definitions/snapshot-revert.ts';
 import { defineVerify } from './definitions/verify.ts';
+import { defineInstallXlWrapper, defineRemoveXlWrapper } from './definitions/xl-wrapper.ts';
 import { DocumentedCommand } from './documented-command.ts';
 import { exitCodeTable } from './exit-codes.ts';
 
 /** All commands, in the order of the help. */
-const DEFINITIONS: readonly Define[] = [defineSnapshotCreate, defineSnapshotRevert, defineInspect, defineVerify];
+const DEFINITIONS: readonly Define[] = [
+  defineSnapshotCreate,
+  defineSnapshotRevert,
+  defineInspect,
+  defineVerify,
+  defineDoctor,
+  defineInstallXlWrapper,
+  defineRemoveXlWrapper,
+  defineCompletion,
+];
 
 /**
  * The command line with all its commands: the one source of the help, the manual page and the completions.
@@ -30,9 +43,20 @@ export function makeProgram(context: CliContext, finish: (exitCode: number) => v
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     })
+    .configureHelp({
+      minWidthToWrap: 20,
+      // Each command has options; to say so takes room from what it does.
+      subcommandTerm: (command) =>
+        [command.name(), ...command.registeredArguments.map(argumentTerm)].join(' '),
+    })
     .addHelpText('after', `\n${exitCodeTable()}`);
   for (const define of DEFINITIONS) define(program, context, finish);
   return program;
+}
+
+function argumentTerm(argument: Argument): string {
+  const name = `${argument.name()}${argument.variadic ? '...' : ''}`;
+  return argument.required ? `<${name}>` : `[${name}]`;
 }
 
 /** Of package.json, which is two levels up in src/ and in dist/. */

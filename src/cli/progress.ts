@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { Progress, Reporter } from '../core/reporter.ts';
 import type { CliContext, TextStream } from './context.ts';
-import { formatBytes, formatClock, printable, snakeKeys } from './text.ts';
+import { columnsOf, formatBytes, formatClock, printable, snakeKeys, wrapText } from './text.ts';
 
 /** Shortest time between two redraws or two progress lines, milliseconds. */
 const INTERVAL_MS = 100;
@@ -41,8 +41,8 @@ export function makeReporter(context: CliContext, options: ProgressOptions): Cli
     log(level, message) {
       if (level !== 'warning') return;
       bar?.clear();
-      const label = yellow ? '\x1b[33mwarning:\x1b[0m' : 'warning:';
-      context.stderr.write(`${label} ${printable(message)}\n`);
+      const text = wrapText(printable(`warning: ${message}`), columnsOf(context.stderr));
+      context.stderr.write(`${yellow ? text.replace(/^warning:/, '\x1b[33mwarning:\x1b[0m') : text}\n`);
     },
     clear: () => bar?.clear(),
   };

@@ -1,7 +1,7 @@
 import { describeError, EXIT, UsageError, XlsnapError } from '../core/errors.ts';
 import type { CliContext } from './context.ts';
 import { hasColour } from './progress.ts';
-import { printable } from './text.ts';
+import { columnsOf, printable, wrapText } from './text.ts';
 
 /**
  * Says on stderr what went wrong: as text, or with `json` as one object of one line.
@@ -23,15 +23,14 @@ export function reportError(context: CliContext, error: unknown, json: boolean):
     return exitCode;
   }
   const label = exitCode === EXIT.bug ? 'bug:' : 'error:';
-  const red = hasColour(context.stderr, context.env);
-  const lines = [
-    `${red ? `\x1b[31m${label}\x1b[0m` : label} ${printable(known?.message ?? describeError(error))}`,
-  ];
-  if (known !== undefined) lines.push(...details(known).map(printable));
+  const lines = [`${label} ${known?.message ?? describeError(error)}`];
+  if (known !== undefined) lines.push(...details(known));
   if (stack !== undefined) {
-    lines.push(printable(stack), 'Please report this, with the command and the text above.');
+    lines.push(stack, 'Please report this, with the command and the text above.');
   }
-  context.stderr.write(`${lines.join('\n')}\n`);
+  const text = wrapText(printable(lines.join('\n')), columnsOf(context.stderr));
+  const red = hasColour(context.stderr, context.env);
+  context.stderr.write(`${red ? `\x1b[31m${label}\x1b[0m${text.slice(label.length)}` : text}\n`);
   return exitCode;
 }
 

@@ -1,3 +1,6 @@
+import { Help } from 'commander';
+import type { TextStream } from './context.ts';
+
 /** Small forms of text that the output shares. */
 
 /** `512 MiB`, `9.5 MiB`, `12.3 GiB`. */
@@ -34,15 +37,39 @@ export function formatClock(seconds: number): string {
   return hours > 0 ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 
-/** One word for a POSIX shell. */
-export function shellQuote(word: string): string {
-  if (/^[A-Za-z0-9_@%+=:,./-]+$/.test(word)) return word;
-  return `'${word.replaceAll("'", "'\\''")}'`;
-}
-
 /** Text for a terminal: what would steer it becomes `?`. Names and messages come from guests and other programs. */
 export function printable(text: string): string {
   return text.replaceAll(/[^\P{Cc}\n]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu, '?');
+}
+
+/** `1 round`, `2 rounds`. */
+export function plural(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
+}
+
+/** Width of a terminal; undefined where none has to be heeded, as in a pipe. */
+export function columnsOf(stream: TextStream): number | undefined {
+  return stream.isTTY === true ? (stream.columns ?? 80) : undefined;
+}
+
+/** Text is not broken into narrower columns. */
+const MIN_COLUMNS = 20;
+
+/**
+ * Each line broken between words, so that it fits into `columns`; what comes after the first part is further in by 2 than the
+ * line, or than `indent`.
+ */
+export function wrapText(text: string, columns: number | undefined, indent = 0): string {
+  if (columns === undefined) return text;
+  const help = new Help();
+  help.minWidthToWrap = MIN_COLUMNS;
+  const wrapped = text.split('\n').map((line) => {
+    const own = Math.max(indent, /^ */.exec(line)?.[0].length ?? 0);
+    const left = line.slice(0, own);
+    const width = Math.max(MIN_COLUMNS, columns - own - 2);
+    return left + help.boxWrap(line.slice(own), width).replaceAll('\n', `\n${' '.repeat(own + 2)}`);
+  });
+  return wrapped.join('\n');
 }
 
 /** Plain data with keys as `--json` prints them: `memoryPath` becomes `memory_path`. */

@@ -154,7 +154,7 @@ function revertConfig(plan: SnapshotPlan): string {
 }
 
 /** A disk that the guest writes to. */
-function isVolume(disk: DomainDisk): boolean {
+export function isVolume(disk: DomainDisk): boolean {
   return disk.writable && !disk.cdrom && disk.path !== undefined;
 }
 

@@ -105,7 +105,7 @@ async function checkRoom(path: string, wanted: number, findings: Obstacle[]): Pr
 }
 
 /** The nearest directory above that is there already. */
-async function firstExisting(path: string): Promise<string> {
+export async function firstExisting(path: string): Promise<string> {
   let at = path;
   for (;;) {
     try {

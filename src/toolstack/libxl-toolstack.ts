@@ -20,7 +20,7 @@ import { editStoredConfig } from './libxl-userdata.ts';
 import { findDomain } from './xl.ts';
 
 /** Gone with a reboot, as are the processes that hold locks. */
-const LOCK_DIR = '/run/lock';
+export const LOCK_DIR = '/run/lock';
 
 /**
  * What of a toolstack is the same whoever starts the domains by libxl: names and disks in xenstore, QEMU by QMP, locks, and

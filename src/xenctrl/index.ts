@@ -15,4 +15,5 @@ export { type Domid, toDomid } from '../core/brand.ts';
 export { ABIS, type Abi, type DomainInfoLayout, HVM_PARAM, SHUTDOWN } from './abi.ts';
 export { XenCallError } from './errors.ts';
 export type { HeadMaker } from './foreign-memory.ts';
+export { findLibraries, koffiVersion, type LibrariesFound, runningXen } from './libraries.ts';
 export { type DomainInfo, type HypervisorVersion, type TscNumbers, XenControl } from './xen-control.ts';

@@ -32,11 +32,12 @@ export async function loadKoffi(): Promise<Koffi> {
   const koffi = (await import('koffi')).default;
   // Each call in flight needs a stack and a heap. Those beyond the resident ones are mapped and unmapped for the call,
   // which waits for the mapping of guest pages in other threads.
-  try {
-    koffi.config({ resident_async_pools: ASYNC_POOLS });
-  } catch {
-    // koffi takes no configuration once a library is loaded: by an earlier call, which set it, or by the program that
-    // uses xlsnap; then calls are a little slower.
+  if (koffi.config().resident_async_pools !== ASYNC_POOLS) {
+    try {
+      koffi.config({ resident_async_pools: ASYNC_POOLS });
+    } catch {
+      // koffi takes no configuration once the program that uses xlsnap has loaded a library; it is only a little slower.
+    }
   }
   return koffi;
 }

@@ -42,6 +42,7 @@ export const defineSnapshotCreate: Define = (program, context, finish) => {
     .addExamples(
       ['xlsnap snapshot-create guest1', 'everything by default'],
       ['xlsnap snapshot-create guest1 --name before-upgrade', 'with a name'],
+      ['xlsnap snapshot-create guest1 --live', 'the guest hardly stops'],
       ['xlsnap snapshot-create guest1 snap.cfg --dry-run', 'what would be done'],
       ['xlsnap snapshot-create 7 snap.cfg --json', 'by domid, for a script'],
     )

@@ -20,9 +20,9 @@ export const defineSnapshotRevert: Define = (program, context, finish) => {
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(
-      ['xlsnap snapshot-revert guest1 /x/guest1.save.cfg', 'back to the snapshot'],
-      ['xlsnap snapshot-revert guest1 /x/guest1.save.cfg --dry-run', 'what would be done'],
-      ['xlsnap snapshot-revert guest1 /x/guest1.save.cfg --running', 'and let it run'],
+      ['xlsnap snapshot-revert guest1 before.save.cfg', 'back to it'],
+      ['xlsnap snapshot-revert guest1 before.save.cfg --dry-run', 'what would be done'],
+      ['xlsnap snapshot-revert guest1 before.save.cfg --running', 'and let it run'],
     )
     .action(async (domain: string, cfgfile: string, options: RevertOptions) => {
       const { snapshotRevert } = await import('../commands/snapshot-revert.ts');

@@ -1,13 +1,20 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { EXIT_MEANINGS } from '../../../src/cli/exit-codes.ts';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { EXIT } from '../../../src/core/errors.ts';
-import { documentedKeys, xlsnap } from './support.ts';
+import { documentedKeys, program, xlsnap } from './support.ts';
 
 const root = join(import.meta.dirname, '../../..');
 const read = (name: string): string => readFileSync(join(root, name), 'utf8');
+/** All Markdown that users read. */
+const documents = [
+  'README.md',
+  ...readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' }).flatMap((name) =>
+    name.endsWith('.md') ? [`docs/${name}`] : [],
+  ),
+];
 const scripting = read('docs/scripting.md');
 
 describe('docs/scripting.md', () => {
@@ -34,6 +41,31 @@ describe('docs/scripting.md', () => {
   });
 });
 
+describe('every key that is printed, at any depth, is described in docs/scripting.md', () => {
+  const words = new Set([...scripting.matchAll(/`(\w+)`/g)].map(([, word]) => word));
+
+  test.each([
+    ['snapshot-create', 'a', '--dry-run', '--json'],
+    ['snapshot-create', 'a', '--json'],
+    ['snapshot-revert', 'a', '/dev/null', '--dry-run', '--json'],
+    ['snapshot-revert', 'a', '/dev/null', '--json'],
+    ['snapshot-create', 'a', '--json', '--name', '1'],
+    ['doctor', '--json'],
+  ])('%s %s %s', async (...args) => {
+    const { stdout, stderr } = await xlsnap(args);
+    const lines = `${stdout}${stderr}`.trim().split('\n');
+    const keys = new Set(lines.flatMap((line) => keysOf(JSON.parse(line))));
+    expect(keys.size).toBeGreaterThan(4);
+    expect([...keys].filter((key) => !words.has(key))).toEqual([]);
+  });
+});
+
+function keysOf(value: unknown): string[] {
+  if (Array.isArray(value)) return value.flatMap(keysOf);
+  if (typeof value !== 'object' || value === null) return [];
+  return Object.entries(value).flatMap(([key, inner]) => [key, ...keysOf(inner)]);
+}
+
 test('the cfgfiles that are shown are good', () => {
   for (const name of ['docs/cfgfile.md', 'README.md']) {
     const [shown] = /(?:^ {4}.*\n)*^ {4}memory_path=.*\n(?:^ {4}.*\n)*/m.exec(read(name)) ?? [];
@@ -53,8 +85,23 @@ test('the error that is shown is the one that comes', () => {
   );
 });
 
-test('links of the README lead somewhere', () => {
-  const links = [...read('README.md').matchAll(/\]\(([^)#:]+)\)/g)].map(([, link]) => link ?? '');
-  expect(links.length).toBeGreaterThan(4);
-  for (const link of links) expect(read(link).length).toBeGreaterThan(0);
+test.each(documents)('links lead somewhere: %s', (name) => {
+  const links = [...read(name).matchAll(/\]\(([^)#:]+)\)/g)].map(([, link]) => link ?? '');
+  if (name === 'README.md') expect(links.length).toBeGreaterThan(4);
+  for (const link of links) expect(read(join(dirname(name), link)).length).toBeGreaterThan(0);
+});
+
+test.each(documents)('commands of xlsnap that are shown have options that exist: %s', (name) => {
+  const commands = new Map(program().commands.map((command) => [command.name(), command]));
+  const shown = [...read(name).matchAll(/(?:^|[#`( ])xlsnap ([a-z][a-z-]+)([^`\n]*)/gm)];
+  for (const [line, command = '', rest = ''] of shown) {
+    const definition = commands.get(command);
+    if (definition === undefined) continue;
+    const known = definition.options.map(({ long }) => long);
+    const used = [...rest.matchAll(/(?<= )--[a-z-]+/g)].map(([option]) => option);
+    expect(
+      used.filter((option) => !known.includes(option) && option !== '--help'),
+      line,
+    ).toEqual([]);
+  }
 });

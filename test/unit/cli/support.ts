@@ -1,9 +1,17 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { CliContext, EndingSignal, SnapshotCalls } from '../../../src/cli/context.ts';
+import {
+  type CliContext,
+  type EndingSignal,
+  processContext,
+  type SnapshotCalls,
+} from '../../../src/cli/context.ts';
+import type { DocumentedCommand } from '../../../src/cli/documented-command.ts';
+import { makeProgram } from '../../../src/cli/program.ts';
 import { run } from '../../../src/cli/run.ts';
 import type { Host } from '../../../src/snapshot/ports.ts';
 import type { CreateResult, RevertPlan, RevertResult, SnapshotPlan } from '../../../src/snapshot/types.ts';
+import type { DoctorReport } from '../../../src/toolstack/doctor.ts';
 
 export const plan: SnapshotPlan = {
   name: 'before upgrade',
@@ -84,6 +92,40 @@ export const revertResult: RevertResult = {
   warnings: ['the configuration changed', 'a safety tag is left'],
 };
 
+export const doctorReport: DoctorReport = {
+  ok: true,
+  checks: [
+    { name: 'node', status: 'ok', version: '20.19.2', message: '/usr/bin/node' },
+    { name: 'lock-directory', status: 'ok', message: '/run/lock' },
+  ],
+  domains: [
+    {
+      domain: 'guest1',
+      domid: 7,
+      type: 'pvh',
+      state: 'running',
+      possible: true,
+      byDefault: true,
+      live: true,
+      disks: [
+        {
+          vdev: 'xvda',
+          path: '/d/a.qcow2',
+          format: 'qcow2',
+          volume: true,
+          internal: true,
+          external: true,
+          obstacles: [],
+        },
+      ],
+      obstacles: [],
+      liveObstacles: [],
+      qemu: '10.0.13',
+      warnings: [],
+    },
+  ],
+};
+
 export interface Outcome {
   readonly code: number;
   readonly stdout: string;
@@ -103,6 +145,7 @@ export interface World {
   readonly now?: () => number;
   readonly openHost?: () => Promise<Host>;
   readonly closeHost?: () => Promise<void>;
+  readonly doctor?: DoctorReport;
   /** Gets the function that delivers a signal. */
   readonly signals?: (send: (signal: EndingSignal) => void) => void;
 }
@@ -129,6 +172,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
     stdout: { ...tty, write: (text) => (stdout += text) },
     stderr: { ...tty, write: (text) => (stderr += text) },
     env: world.env ?? {},
+    program: '/usr/bin/xlsnap',
     now: world.now ?? (() => performance.now()),
     onSignal(listener) {
       world.signals?.(listener);
@@ -144,6 +188,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         },
       } as Partial<Host> as Host);
     },
+    runDoctor: () => Promise.resolve(world.doctor ?? doctorReport),
     loadCalls: () =>
       Promise.resolve({
         planCreate: note('planCreate', plan),
@@ -154,6 +199,11 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
   };
   const code = await run(args, context);
   return { code, stdout, stderr, opened, closed, calls };
+}
+
+/** The command line's definitions, of a command line that can do nothing. */
+export function program(): DocumentedCommand {
+  return makeProgram(processContext(), () => {});
 }
 
 /** The keys that docs/scripting.md gives for a `message_type` on stdout. */

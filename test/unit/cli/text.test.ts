@@ -1,13 +1,15 @@
 import { spawnSync } from 'node:child_process';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import {
   formatBytes,
   formatClock,
   formatSeconds,
+  plural,
   printable,
-  shellQuote,
   snakeKeys,
+  wrapText,
 } from '../../../src/cli/text.ts';
+import { shellQuote } from '../../../src/core/shell-quote.ts';
 
 test('sizes and times', () => {
   expect([0, 9.54 * 2 ** 20, 512 * 2 ** 20, 12 * 2 ** 30].map(formatBytes)).toEqual([
@@ -42,5 +44,32 @@ test('snakeKeys', () => {
   expect(snakeKeys({ aB: [{ cDE: 1, x: undefined }], d: null })).toEqual({
     a_b: [{ c_d_e: 1, x: undefined }],
     d: null,
+  });
+});
+
+test('plural', () => {
+  expect([0, 1, 2].map((n) => plural(n, 'round'))).toEqual(['0 rounds', '1 round', '2 rounds']);
+});
+
+describe('text in a terminal', () => {
+  const text = 'error: the first line is long\n  - and so is the second\nshort';
+
+  test('is broken between words, and goes on further in', () => {
+    expect(wrapText(text, 24).split('\n')).toEqual([
+      'error: the first line',
+      '  is long',
+      '  - and so is the',
+      '    second',
+      'short',
+    ]);
+  });
+
+  test('a path longer than the line stays whole, so that it can be copied', () => {
+    const path = '/var/lib/xen/snapshots/5d3f1111/before.save';
+    expect(wrapText(`error: ${path} is there`, 30).split('\n')).toContain(`  ${path}`);
+  });
+
+  test('is as it is in a pipe', () => {
+    expect(wrapText(text, undefined)).toBe(text);
   });
 });

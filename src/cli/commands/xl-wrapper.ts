@@ -1,0 +1,43 @@
+import { DEFAULT_PREFIX, installXlWrapper, removeXlWrapper } from '../../toolstack/xl-wrapper.ts';
+import type { CliContext } from '../context.ts';
+import { makeReporter } from '../progress.ts';
+import { reportError } from '../report-error.ts';
+import { printable } from '../text.ts';
+
+export interface XlWrapperOptions {
+  readonly prefix?: string;
+}
+
+/** `xlsnap install-xl-wrapper`; gives the exit code. */
+export function installWrapper(
+  context: CliContext,
+  { prefix = DEFAULT_PREFIX }: XlWrapperOptions,
+): Promise<number> {
+  return said(context, async () => {
+    const { path, xl, warnings } = await installXlWrapper(prefix, context.program);
+    const reporter = makeReporter(context, { json: false, quiet: true });
+    for (const warning of warnings) reporter.log('warning', warning);
+    return [
+      `${path} hands snapshot-create and snapshot-revert to ${context.program}, everything else to ${xl}`,
+      'A shell that runs may have to forget where xl was: hash -r',
+    ];
+  });
+}
+
+/** `xlsnap remove-xl-wrapper`; gives the exit code. */
+export function removeWrapper(
+  context: CliContext,
+  { prefix = DEFAULT_PREFIX }: XlWrapperOptions,
+): Promise<number> {
+  return said(context, async () => [`removed ${await removeXlWrapper(prefix)}`]);
+}
+
+async function said(context: CliContext, work: () => Promise<readonly string[]>): Promise<number> {
+  try {
+    const lines = await work();
+    context.stdout.write(`${lines.map(printable).join('\n')}\n`);
+    return 0;
+  } catch (error) {
+    return reportError(context, error, false);
+  }
+}

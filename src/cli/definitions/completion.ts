@@ -1,0 +1,22 @@
+import { Argument } from 'commander';
+import type { Define } from './define.ts';
+
+export const defineCompletion: Define = (program, context, finish) => {
+  program
+    .command('completion')
+    .summary('print completions for a shell')
+    .description(
+      'Prints a script with which bash or zsh completes the commands, options, domains and files of xlsnap.',
+    )
+    .addArgument(new Argument('<shell>', 'which shell').choices(['bash', 'zsh']))
+    .addExamples(
+      ['xlsnap completion bash > /etc/bash_completion.d/xlsnap', 'for all users'],
+      ['source <(xlsnap completion bash)', 'in this shell'],
+      ['xlsnap completion zsh > /usr/local/share/zsh/site-functions/_xlsnap', 'for zsh'],
+    )
+    .action(async (shell: 'bash' | 'zsh') => {
+      const { bashCompletion, zshCompletion } = await import('../completion.ts');
+      context.stdout.write(shell === 'bash' ? bashCompletion(program) : zshCompletion(program));
+      finish(0);
+    });
+};

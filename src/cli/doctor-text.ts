@@ -1,0 +1,117 @@
+import type { DiskExamination } from '../snapshot/examine.ts';
+import type { Obstacle } from '../snapshot/ports.ts';
+import type { DoctorReport, DomainReport } from '../toolstack/doctor.ts';
+import type { HostCheck } from '../toolstack/host-checks.ts';
+import { printable, wrapText } from './text.ts';
+
+export interface DoctorLayout {
+  /** Width of the terminal; without one, lines are not broken. */
+  readonly columns: number | undefined;
+  readonly colour: boolean;
+}
+
+/** Names of the checks as the report shows them. */
+const TITLES: Readonly<Record<string, string>> = {
+  node: 'Node',
+  root: 'root',
+  dom0: 'dom0',
+  'xen-libraries': 'Xen libraries',
+  xen: 'Xen',
+  qemu: 'QEMU',
+  'snapshot-directory': 'snapshots',
+  'lock-directory': 'locks',
+  domains: 'the domains',
+};
+
+const LABELS = { ok: 'ok', warning: 'warning', failed: 'FAILED' } as const;
+const COLOURS = { ok: '\x1b[32m', warning: '\x1b[33m', failed: '\x1b[31m' } as const;
+
+/** The report of `xlsnap doctor` for people. */
+export function doctorText(report: DoctorReport, layout: DoctorLayout): string {
+  const rows = report.checks.flatMap((check) => checkRows(check));
+  for (const domain of report.domains) rows.push(...domainRows(domain));
+  rows.push({ indent: 0, text: summary(report) });
+  return rows.map((row) => layOut(row, layout)).join('\n');
+}
+
+/** A line: what it is about in a column of its own, then text that may be broken. */
+interface Row {
+  readonly status?: HostCheck['status'];
+  readonly indent: number;
+  readonly text: string;
+}
+
+/** Width of the column with the status, and a space. */
+const STATUS_WIDTH = 9;
+
+function layOut({ status, indent, text }: Row, { columns, colour }: DoctorLayout): string {
+  const label = status === undefined ? '' : LABELS[status];
+  const left = status === undefined ? ' '.repeat(indent) : label.padEnd(STATUS_WIDTH);
+  const shown = wrapText(left + printable(text).replaceAll('\n', ' '), columns, left.length);
+  return colour && status !== undefined
+    ? `${COLOURS[status]}${label}\x1b[0m${shown.slice(label.length)}`
+    : shown;
+}
+
+function checkRows({ name, status, version, message, hint }: HostCheck): Row[] {
+  const title = TITLES[name] ?? name;
+  const row = {
+    status,
+    indent: 0,
+    text: `${title}${version === undefined ? '' : ` ${version}`}: ${message}`,
+  };
+  return [row, ...hints(hint)];
+}
+
+function domainRows(report: DomainReport): Row[] {
+  const { domain, domid, type, state, qemu, disks, obstacles, liveObstacles, warnings } = report;
+  const facts = [domid === undefined ? [] : `domid ${domid}`, type ?? [], state ?? []].flat();
+  if (qemu !== undefined) facts.push(`QEMU ${qemu}`);
+  const name = `domain ${domain}${facts.length === 0 ? '' : ` (${facts.join(', ')})`}`;
+  return [
+    { status: report.possible ? 'ok' : 'failed', indent: 0, text: `${name}: ${verdict(report)}` },
+    ...obstacles.flatMap(obstacleRows),
+    ...(report.possible ? liveObstacles.flatMap(obstacleRows) : []),
+    ...disks.flatMap(diskRows),
+    ...warnings.map((text) => ({ status: 'warning', indent: 0, text: `domain ${domain}: ${text}` }) as const),
+  ];
+}
+
+function verdict({ possible, byDefault, live, state }: DomainReport): string {
+  if (!possible) return 'cannot be snapshotted';
+  const how = byDefault ? 'can be snapshotted' : 'can be snapshotted with a cfgfile that says how';
+  if (state === 'paused') return `${how}; it stays paused`;
+  return live ? `${how}, with or without --live` : `${how}, without --live`;
+}
+
+function diskRows({ vdev, path, format, volume, internal, external, obstacles }: DiskExamination): Row[] {
+  const what = `disk ${vdev}${path === undefined ? '' : ` ${path}`}${format === undefined ? '' : ` (${format})`}`;
+  if (!volume) return [{ indent: STATUS_WIDTH, text: `${what}: not written to, stays out of it` }];
+  const ways = [...(internal ? ['internal'] : []), ...(external ? ['external'] : [])];
+  const how = ways.length === 0 ? 'cannot be snapshotted' : `${ways.join(' or ')} snapshot`;
+  return [{ indent: STATUS_WIDTH, text: `${what}: ${how}` }, ...obstacles.flatMap(obstacleRows)];
+}
+
+function obstacleRows({ message, hint }: Obstacle): Row[] {
+  return [{ indent: STATUS_WIDTH, text: `- ${message}` }, ...hints(hint)];
+}
+
+function hints(hint: string | undefined): Row[] {
+  return hint === undefined ? [] : [{ indent: STATUS_WIDTH, text: `  next: ${hint}` }];
+}
+
+function summary({ ok, checks, domains }: DoctorReport): string {
+  if (ok) {
+    const [first] = domains;
+    const which = domains.length === 1 && first !== undefined ? first.domain : 'each domain';
+    return domains.length === 0
+      ? 'All is well. No domain runs.'
+      : `All is well: ${which} can be snapshotted.`;
+  }
+  const failures = checks.filter(({ status }) => status === 'failed').length;
+  const parts: string[] = [];
+  if (failures > 0) parts.push(`${failures} of ${checks.length} checks of the host failed`);
+  const not = domains.filter(({ possible }) => !possible).map(({ domain }) => domain);
+  if (not.length > 0) parts.push(`cannot be snapshotted: ${not.join(', ')}`);
+  return `${parts.join('; ')}.`;
+}

@@ -1,0 +1,104 @@
+/** The report of `xlsnap doctor`: what of the host works, and how each domain could be snapshotted. Nothing is changed. */
+import { toDomid } from '../core/brand.ts';
+import { describeError, XlsnapError } from '../core/errors.ts';
+import { type DomainExamination, examineDomain } from '../snapshot/examine.ts';
+import type { Host } from '../snapshot/ports.ts';
+import { XenstoreClient } from '../xenstore/client.ts';
+import { connectQemu } from './device-model.ts';
+import { asFailure, checkHost, type HostCheck } from './host-checks.ts';
+
+/** A domain, with what its QEMU and its kernel say. */
+export interface DomainReport extends DomainExamination {
+  /** Version of its QEMU, if it has one. */
+  readonly qemu?: string;
+  readonly warnings: readonly string[];
+}
+
+export interface DoctorReport {
+  /** Whether no check has failed and all domains can be snapshotted. */
+  readonly ok: boolean;
+  readonly checks: readonly HostCheck[];
+  readonly domains: readonly DomainReport[];
+}
+
+/**
+ * Looks at the host and at one domain, or at all.
+ * @param nameOrDomid of the only domain to look at
+ */
+export async function runDoctor(
+  openHost: () => Promise<Host>,
+  nameOrDomid: string | undefined,
+): Promise<DoctorReport> {
+  const checks = [...(await checkHost())];
+  let domains: readonly DomainReport[] = [];
+  try {
+    domains = await examineDomains(openHost, nameOrDomid);
+  } catch (error) {
+    checks.push({ name: 'domains', ...asFailure(error) });
+  }
+  const ok = checks.every(({ status }) => status !== 'failed') && domains.every(({ possible }) => possible);
+  return { ok, checks, domains };
+}
+
+/** In the order of xenstore. */
+async function examineDomains(
+  openHost: () => Promise<Host>,
+  nameOrDomid: string | undefined,
+): Promise<readonly DomainReport[]> {
+  await using host = await openHost();
+  const names = nameOrDomid === undefined ? await listDomains() : [nameOrDomid];
+  const reports: DomainReport[] = [];
+  for (const name of names) reports.push(await reportDomain(host, name));
+  return reports;
+}
+
+/** Domids of all domains but dom0. */
+async function listDomains(): Promise<readonly string[]> {
+  await using xenstore = await XenstoreClient.connect();
+  return (await xenstore.list('/local/domain')).filter((domid) => /^[1-9]\d*$/.test(domid));
+}
+
+async function reportDomain(host: Host, nameOrDomid: string): Promise<DomainReport> {
+  try {
+    const examination = await examineDomain(host, nameOrDomid);
+    const { domid } = examination;
+    if (domid === undefined) return { ...examination, warnings: [] };
+    const qemu = await qemuVersion(domid).catch(() => undefined);
+    return {
+      ...examination,
+      ...(qemu === undefined ? {} : { qemu }),
+      warnings: await suspendWarnings(domid).catch(() => []),
+    };
+  } catch (error) {
+    return unknownDomain(nameOrDomid, error);
+  }
+}
+
+function unknownDomain(domain: string, error: unknown): DomainReport {
+  const { code, hint } = error instanceof XlsnapError ? error : { code: 'UNKNOWN', hint: undefined };
+  const message = describeError(error);
+  return {
+    domain,
+    possible: false,
+    byDefault: false,
+    live: false,
+    disks: [],
+    obstacles: [{ code, message, ...(hint === undefined ? {} : { hint }) }],
+    liveObstacles: [],
+    warnings: [],
+  };
+}
+
+async function qemuVersion(domid: number): Promise<string | undefined> {
+  await using qmp = await connectQemu(toDomid(domid));
+  if (qmp === undefined) return undefined;
+  const { major, minor, micro } = qmp.version;
+  return `${major}.${minor}.${micro}`;
+}
+
+/** Linux says in xenstore that it can suspend (drivers/xen/manage.c); a guest that says nothing may be able to, too. */
+async function suspendWarnings(domid: number): Promise<readonly string[]> {
+  await using xenstore = await XenstoreClient.connect();
+  const says = await xenstore.readMaybe(`/local/domain/${domid}/control/feature-suspend`);
+  return says === '1' ? [] : ['the guest has not said that it can suspend: it boots, or has no PV drivers'];
+}

@@ -1,0 +1,116 @@
+import { spawnSync } from 'node:child_process';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { bashCompletion, zshCompletion } from '../../../src/cli/completion.ts';
+import { fakeProgram } from '../../support/fake-program.ts';
+import { tempDir } from '../../support/temp.ts';
+import { program, xlsnap } from './support.ts';
+
+let directory: Awaited<ReturnType<typeof tempDir>>;
+let undo = (): void => {};
+
+beforeAll(async () => {
+  directory = await tempDir();
+  const list = [
+    'Name    ID   Mem VCPUs State Time(s)',
+    'Domain-0 0 1024 1 r----- 9.5',
+    'guest1 7 64 1 -b---- 1',
+    'web 8',
+  ];
+  undo = fakeProgram(directory.path, 'xl', `cat <<'END'\n${list.join('\n')}\nEND`);
+  await mkdir(join(directory.path, 'a directory'));
+  await writeFile(join(directory.path, 'a file.cfg'), '');
+});
+
+afterAll(async () => {
+  undo();
+  await directory[Symbol.asyncDispose]();
+});
+
+/** What bash would offer for the last of the words. */
+function offers(...words: string[]): string[] {
+  const script = `${bashCompletion(program())}
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _xlsnap; printf '%s\\n' "\${COMPREPLY[@]}"`;
+  const { stdout, stderr, status } = spawnSync('bash', ['-c', script, 'bash', 'xlsnap', ...words], {
+    encoding: 'utf8',
+    cwd: directory.path,
+  });
+  expect({ stderr, status }).toEqual({ stderr: '', status: 0 });
+  return stdout.split('\n').filter((line) => line !== '');
+}
+
+describe('bash', () => {
+  test('commands', () => {
+    expect(offers('snap')).toEqual(['snapshot-create', 'snapshot-revert']);
+    expect(offers('')).toContain('doctor');
+  });
+
+  test('options, but not the hidden ones', () => {
+    expect(offers('snapshot-create', '--ma')).toEqual(['--max-rounds', '--max-downtime']);
+    expect(offers('snapshot-create', '--d')).toEqual(['--dry-run']);
+    expect(offers('snapshot-revert', 'guest1', '--ru')).toEqual(['--running']);
+  });
+
+  test('domains, and not dom0', () => {
+    expect(offers('snapshot-create', '')).toEqual(['guest1', 'web']);
+    expect(offers('snapshot-create', '--name', 'x', '--live', 'w')).toEqual(['web']);
+    expect(offers('doctor', 'g')).toEqual(['guest1']);
+  });
+
+  test('files, with spaces in their names', () => {
+    expect(offers('snapshot-revert', 'guest1', 'a').sort()).toEqual(['a directory', 'a file.cfg']);
+    expect(offers('install-xl-wrapper', '--prefix', 'a')).toEqual(['a directory']);
+  });
+
+  test('nothing for a value that only the user knows, and nothing after the last argument', () => {
+    expect(offers('snapshot-create', '--name', '')).toEqual([]);
+    expect(offers('verify', 'a file.cfg', '')).toEqual([]);
+    expect(offers('completion', '')).toEqual(['bash', 'zsh']);
+    expect(offers('no-such-command', '')).toEqual([]);
+  });
+});
+
+test.skipIf(spawnSync('zsh', ['-c', 'true']).status !== 0)(
+  'zsh can read its script (skipped: no zsh here)',
+  () => {
+    const { status, stderr } = spawnSync('zsh', ['-n'], {
+      input: zshCompletion(program()),
+      encoding: 'utf8',
+    });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+  },
+);
+
+test.each([bashCompletion, zshCompletion])(
+  'a new option and a new command are in it by themselves: $name',
+  (make) => {
+    const changed = program();
+    changed
+      .command('frobnicate')
+      .summary('does it')
+      .argument('<domain>')
+      .option('--grit <file>', 'how rough');
+    const before = make(program());
+    expect(before).not.toMatch(/frobnicate|--grit/);
+    expect(make(changed)).toMatch(/frobnicate/);
+    expect(make(changed)).toMatch(/--grit/);
+  },
+);
+
+test.each(['bash', 'zsh'])('every visible option of every command is in it: %s', async (shell) => {
+  const { code, stdout } = await xlsnap(['completion', shell]);
+  expect(code).toBe(0);
+  for (const command of program().commands) {
+    expect(stdout).toContain(command.name());
+    for (const { long, hidden } of command.options) {
+      if (long) expect(stdout.includes(long), `${command.name()} ${long}`).toBe(!hidden);
+    }
+  }
+});
+
+test('another shell is a wrong argument', async () => {
+  const { code, stderr } = await xlsnap(['completion', 'fish']);
+  expect(code).toBe(2);
+  expect(stderr).toContain('bash, zsh');
+});
