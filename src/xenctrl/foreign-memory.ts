@@ -9,12 +9,6 @@ import { toWords } from './words.ts';
 
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
-/**
- * Mappings of at least so many pages are made in a thread. A turn of one costs 10 µs, and several times that when the
- * threads sleep or the processors are busy; mapping a page costs well below 1 µs.
- */
-const MAP_FOR_THREAD = 256;
-
 /** What the stretch of a file begins with, made when the kinds of its pages are known; at least 64 octets. */
 export type HeadMaker = (kinds: Uint8Array) => Uint8Array;
 
@@ -96,13 +90,14 @@ export class ForeignMemory {
     return new Uint8Array(this.#koffi.view(address, length)).slice();
   }
 
-  /** Maps the pages, runs `use`, and unmaps them when its promise is settled. */
+  /**
+   * Maps the pages, runs `use`, and unmaps them when its promise is settled. Mapping, looking at pages and unmapping go on
+   * in this thread while another one writes: handed over as well, they cost more than they win.
+   */
   async #withMapped<T>(domid: Domid, gfns: Uint32Array, use: (pages: MappedPages) => Promise<T>): Promise<T> {
     const { xenforeignmemory_map: map, xenforeignmemory_unmap: unmap } = this.#functions;
     const errors = new Int32Array(gfns.length);
-    const args = [this.#handle, domid, PROT_READ, gfns.length, toWords(gfns), errors] as const;
-    const few = gfns.length < MAP_FOR_THREAD;
-    const mapped = few ? map.callHere(...args) : await map.call(...args);
+    const mapped = map.callHere(this.#handle, domid, PROT_READ, gfns.length, toWords(gfns), errors);
     const address = mapped.value;
     if (typeof address !== 'bigint' || address === 0n) {
       throw new XenCallError('xenforeignmemory_map', mapped.errno, { domid });
@@ -111,8 +106,7 @@ export class ForeignMemory {
       // An address of user space has 47 bits.
       return await use({ address: Number(address), errors });
     } finally {
-      if (few) unmap.callHere(this.#handle, address, gfns.length);
-      else await unmap.call(this.#handle, address, gfns.length);
+      unmap.callHere(this.#handle, address, gfns.length);
     }
   }
 
