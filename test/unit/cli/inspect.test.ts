@@ -4,7 +4,7 @@ import { gunzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { EXIT } from '../../../src/core/errors.ts';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
-import { FakeHost } from '../../support/fake-host.ts';
+import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 import { documentedKeys, xlsnap } from './support.ts';
 
