@@ -83,6 +83,7 @@ test('two files: what changed, by region, and a picture of it', async () => {
     '  0 MiB - 1 MiB    40 KiB  896 KiB  #.........       0       0',
     '  1 MiB - 16 MiB        0  300 KiB  ..........   4 KiB       0',
   ]);
+  expect(text[9]).toBe(`Picture: ${picture}`);
   const svg = await readFile(picture, 'utf8');
   expect(svg).toMatch(/^<svg xmlns="http:\/\/www\.w3\.org\/2000\/svg" /);
   expect(svg).toContain('prefers-color-scheme:dark');
