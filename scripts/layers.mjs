@@ -14,6 +14,7 @@ export const layers = {
   config: ['core'],
   snapshot: ['core', 'savefmt', 'config'],
   toolstack: ['core', 'savefmt', 'qmp', 'xenstore', 'xenctrl', 'config', 'snapshot'],
+  testing: ['core', 'savefmt', 'qmp', 'xenstore', 'config', 'snapshot'],
   bench: ['core', 'snapshot', 'toolstack'],
   cli: [
     'core',

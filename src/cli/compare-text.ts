@@ -8,7 +8,7 @@ import { formatShare, formatSize } from './text.ts';
 const BAR = 10;
 
 /** What `inspect A B` prints: for a terminal of 80 columns. */
-export function comparisonText({ a, b, total, regions }: Comparison): string {
+export function comparisonText({ a, b, total, regions }: Comparison, picture?: string): string {
   const different = a.domain?.uuid !== b.domain?.uuid;
   return [
     ...sideLines('A', a),
@@ -17,6 +17,7 @@ export function comparisonText({ a, b, total, regions }: Comparison): string {
     '',
     totalLine(total),
     ...regionLines(regions),
+    ...(picture === undefined ? [] : [`Picture: ${picture}`]),
   ].join('\n');
 }
 

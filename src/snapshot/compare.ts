@@ -16,7 +16,6 @@ const STEP = 4096;
 const CELLS = 4096;
 /** Smallest step in which a map can tell where there are pages. */
 const PIECE = 2 ** 15;
-const HEAD_WINDOW = 4 * PAGE_SIZE;
 
 export type CompareOptions = Pick<CallOptions, 'reporter'> & Omit<InspectOptions, 'readPages'>;
 
@@ -58,8 +57,8 @@ export async function compareFiles(
   pathB: string,
   options: CompareOptions = {},
 ): Promise<Comparison> {
-  await using a = await openMemoryFile(pathA, HEAD_WINDOW);
-  await using b = await openMemoryFile(pathB, HEAD_WINDOW);
+  await using a = await openMemoryFile(pathA);
+  await using b = await openMemoryFile(pathB);
   const sides = [await openSide(pathA, a, options), await openSide(pathB, b, options)] as const;
   const changes = new Changes(sides);
   const pages = sides.map(({ scanned }) => scanned.inspection.memory.pages);

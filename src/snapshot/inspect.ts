@@ -23,8 +23,6 @@ import type { CallOptions } from './types.ts';
 
 /** Most ranges of the memory map unless the caller wants fewer. */
 const RANGES = 1000;
-/** Heads of records are what is read: with 1022 pages they have two pages. */
-const HEAD_WINDOW = 4 * PAGE_SIZE;
 /** Records with pages that are remembered for reading their pages: 16 TiB of memory in xl's records. */
 const RECORDS_MAX = 2 ** 22;
 
@@ -111,7 +109,7 @@ export interface Scan {
  * @throws MemoryFileError when the file cannot be opened or has too many records, InterruptedError
  */
 export async function inspectFile(path: string, options: InspectOptions = {}): Promise<Inspection> {
-  await using source = await openMemoryFile(path, HEAD_WINDOW);
+  await using source = await openMemoryFile(path);
   return (await scan(path, source, options)).inspection;
 }
 

@@ -1,3 +1,4 @@
+import { PAGE_SIZE } from '../core/brand.ts';
 import { FileSource } from '../core/byte-source.ts';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import {
@@ -109,13 +110,13 @@ export async function readStoredConfig(path: string): Promise<LibxlConfig> {
   return parseLibxlConfig(xlConfigText(await readXlHeader(source)));
 }
 
-/**
- * @param windowSize octets that are read ahead; few are best for who goes over the pages
- * @throws MemoryFileError
- */
-export async function openMemoryFile(path: string, windowSize?: number): Promise<FileSource> {
+/** Octets read at a time: the pages are gone over, and the head of a record of 1022 of them has two pages. */
+const HEAD_WINDOW = 4 * PAGE_SIZE;
+
+/** @throws MemoryFileError */
+export async function openMemoryFile(path: string): Promise<FileSource> {
   try {
-    return await FileSource.open(path, windowSize);
+    return await FileSource.open(path, HEAD_WINDOW);
   } catch (cause) {
     const missing = errnoCode(cause) === 'ENOENT';
     throw new MemoryFileError(

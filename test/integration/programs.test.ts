@@ -6,13 +6,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { toDomid } from '../../src/core/brand.ts';
 import { DomainError, EnvironmentError, InterruptedError } from '../../src/core/errors.ts';
+import { FakeHost } from '../../src/testing/fake-host.ts';
 import { editStoredConfig } from '../../src/toolstack/libxl-userdata.ts';
 import { runProgram } from '../../src/toolstack/program.ts';
 import { destroyDomain, domainConfig, findDomain } from '../../src/toolstack/xl.ts';
 import { lockFile } from '../../src/xenctrl/flock.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { FakeXenstored } from '../../src/xenstore/testing.ts';
-import { FakeHost } from '../support/fake-host.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 
 // Real processes and real locks, with shell scripts called xl.

@@ -41,7 +41,7 @@ async function installExample(): Promise<void> {
 
 async function example(command: 'create' | 'revert', cfgfile: string): Promise<Record<string, unknown>> {
   const { stdout } = await dom0.lab.run(
-    `PATH=/opt/no-xl; export PATH; node ${EXAMPLE}/main.js ${command} ${NAME} ${cfgfile}`,
+    `PATH=/opt/no-xl; export PATH; node ${EXAMPLE}/examples/main.js ${command} ${NAME} ${cfgfile}`,
     { timeoutMs: 300_000 },
   );
   return JSON.parse(stdout) as Record<string, unknown>;

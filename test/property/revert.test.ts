@@ -8,7 +8,7 @@ import { PreflightError, RiskError } from '../../src/core/errors.ts';
 import { createSnapshot } from '../../src/snapshot/create.ts';
 import { revertSnapshot } from '../../src/snapshot/revert.ts';
 import type { RevertRequest } from '../../src/snapshot/types.ts';
-import { contentOf, FakeHost } from '../support/fake-host.ts';
+import { contentOf, FakeHost } from '../../src/testing/fake-host.ts';
 
 const VDEVS = ['xvda', 'xvdb', 'hdc'];
 

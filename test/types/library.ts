@@ -24,6 +24,7 @@ import {
 import { ConfigError, readConfigFile, type SnapshotConfig } from 'xlsnap/config';
 import { QmpClient } from 'xlsnap/qmp';
 import { FileSource, type LocatedItem, readStream } from 'xlsnap/savefmt';
+import { FakeHost } from 'xlsnap/testing';
 import { XenControl } from 'xlsnap/xenctrl';
 import { XenstoreClient } from 'xlsnap/xenstore';
 
@@ -91,3 +92,5 @@ expectTypeOf(readStream(source)).toEqualTypeOf<AsyncGenerator<LocatedItem>>();
 expectTypeOf(QmpClient.connect('/x')).resolves.toEqualTypeOf<QmpClient>();
 expectTypeOf(XenstoreClient.connect()).resolves.toEqualTypeOf<XenstoreClient>();
 expectTypeOf(XenControl.open()).resolves.toEqualTypeOf<XenControl>();
+expectTypeOf<FakeHost>().toExtend<Host>();
+expectTypeOf(new FakeHost({ directory: '/x' }).calls).toEqualTypeOf<string[]>();

@@ -52,7 +52,9 @@ export async function inspectFiles(
     const comparison = await compareMemoryFiles(path, other, { signal, reporter, ...ranges });
     if (options.picture !== undefined) await write(options.picture, changePicture(comparison));
     const { cells, ...shown } = comparison;
-    say('compare_result', { ...shown, picture: options.picture }, () => comparisonText(comparison));
+    say('compare_result', { ...shown, picture: options.picture }, () =>
+      comparisonText(comparison, options.picture),
+    );
     for (const warning of [...comparison.a.warnings, ...comparison.b.warnings])
       reporter.log('warning', warning);
     return EXIT.ok;

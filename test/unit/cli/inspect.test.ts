@@ -4,7 +4,7 @@ import { gunzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { EXIT } from '../../../src/core/errors.ts';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
-import { FakeHost } from '../../support/fake-host.ts';
+import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 import { documentedKeys, xlsnap } from './support.ts';
 
@@ -83,6 +83,7 @@ test('two files: what changed, by region, and a picture of it', async () => {
     '  0 MiB - 1 MiB    40 KiB  896 KiB  #.........       0       0',
     '  1 MiB - 16 MiB        0  300 KiB  ..........   4 KiB       0',
   ]);
+  expect(text[9]).toBe(`Picture: ${picture}`);
   const svg = await readFile(picture, 'utf8');
   expect(svg).toMatch(/^<svg xmlns="http:\/\/www\.w3\.org\/2000\/svg" /);
   expect(svg).toContain('prefers-color-scheme:dark');

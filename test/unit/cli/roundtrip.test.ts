@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 import { EXIT } from '../../../src/core/errors.ts';
 import * as create from '../../../src/snapshot/create.ts';
 import * as revert from '../../../src/snapshot/revert.ts';
-import { contentOf, FakeHost } from '../../support/fake-host.ts';
+import { contentOf, FakeHost } from '../../../src/testing/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 import { xlsnap } from './support.ts';
 

@@ -15,7 +15,7 @@ import {
   type FakeOptions,
   readImage,
   writeImage,
-} from '../../support/fake-host.ts';
+} from '../../../src/testing/fake-host.ts';
 
 let directory: string;
 let snapshots: string;

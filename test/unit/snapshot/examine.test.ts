@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { examineDomain } from '../../../src/snapshot/examine.ts';
 import type { Obstacle } from '../../../src/snapshot/ports.ts';
-import { FAKE_UUID, FakeHost, type FakeOptions } from '../../support/fake-host.ts';
+import { FAKE_UUID, FakeHost, type FakeOptions } from '../../../src/testing/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 
 async function examine(

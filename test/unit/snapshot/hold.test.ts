@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { toDomid } from '../../../src/core/brand.ts';
 import { GuestHold } from '../../../src/snapshot/hold.ts';
 import type { DeviceModel } from '../../../src/snapshot/ports.ts';
-import { FakeHost } from '../../support/fake-host.ts';
+import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 
 let directory: Awaited<ReturnType<typeof tempDir>>;

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { compareMemoryFiles, inspectMemoryFile } from '../../../src/toolstack/memory-file.ts';
-import { FakeHost } from '../../support/fake-host.ts';
 import {
   join as bytes,
   hvmState,

@@ -9,7 +9,7 @@ import { type Progress, silentReporter } from '../../../src/core/reporter.ts';
 import { type MemoryOutcome, MemorySaver } from '../../../src/snapshot/memory.ts';
 import { OutputFile } from '../../../src/snapshot/output-file.ts';
 import type { CallOptions } from '../../../src/snapshot/types.ts';
-import { FakeGuest } from '../../support/fake-guest.ts';
+import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 
 const START = 8192;
 const PAGE = 4096;

@@ -8,7 +8,7 @@ import { DirtyLog } from '../../../src/snapshot/dirty-log.ts';
 import { MemorySaver } from '../../../src/snapshot/memory.ts';
 import { Precopy } from '../../../src/snapshot/precopy.ts';
 import type { PrecopyLimits } from '../../../src/snapshot/types.ts';
-import { FakeGuest } from '../../support/fake-guest.ts';
+import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 
 const PAGES = 2000;
 

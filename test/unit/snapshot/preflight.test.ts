@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { planCreate } from '../../../src/snapshot/create.ts';
-import { FakeHost } from '../../support/fake-host.ts';
+import { FakeHost } from '../../../src/testing/fake-host.ts';
 
 let directory: string;
 beforeEach(() => {

@@ -35,7 +35,7 @@ import {
   type FakeOptions,
   readImage,
   writeImage,
-} from '../../support/fake-host.ts';
+} from '../../../src/testing/fake-host.ts';
 
 let directory: string;
 const fresh = (): string => mkdtempSync(join(tmpdir(), 'xlsnap-revert-'));

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { guestPrefix, guestSuffix } from '../../../src/snapshot/save-stream.ts';
-import { FakeGuest } from '../../support/fake-guest.ts';
+import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 
 const XEN = { major: 4, minor: 20, extra: '' };
 

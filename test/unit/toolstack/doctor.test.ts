@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { EnvironmentError } from '../../../src/core/errors.ts';
+import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { runDoctor } from '../../../src/toolstack/doctor.ts';
 import { checkHost } from '../../../src/toolstack/host-checks.ts';
-import { FakeHost } from '../../support/fake-host.ts';
 import { fakeProgram } from '../../support/fake-program.ts';
 import { tempDir } from '../../support/temp.ts';
 

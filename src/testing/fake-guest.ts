@@ -1,7 +1,7 @@
 import { writeSync } from 'node:fs';
-import type { Bitmap } from '../../src/core/bitmap.ts';
-import { PAGE_KIND } from '../../src/core/page-kind.ts';
-import type { Guest, TscInfo } from '../../src/snapshot/ports.ts';
+import type { Bitmap } from '../core/bitmap.ts';
+import { PAGE_KIND } from '../core/page-kind.ts';
+import type { Guest, TscInfo } from '../snapshot/ports.ts';
 
 const PAGE = 4096;
 

@@ -1,9 +1,9 @@
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Domid, toDomid } from '../../src/core/brand.ts';
-import { DiskError, DomainError, throwIfAborted } from '../../src/core/errors.ts';
-import { configDisks, domainIdentity, withImages } from '../../src/snapshot/libxl-config.ts';
-import { readMemoryFacts } from '../../src/snapshot/memory-facts.ts';
+import { type Domid, toDomid } from '../core/brand.ts';
+import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
+import { configDisks, domainIdentity, withImages } from '../snapshot/libxl-config.ts';
+import { readMemoryFacts } from '../snapshot/memory-facts.ts';
 import type {
   DeviceModel,
   DiskAction,
@@ -18,11 +18,11 @@ import type {
   LibxlConfig,
   Obstacle,
   Toolstack,
-} from '../../src/snapshot/ports.ts';
+} from '../snapshot/ports.ts';
 import { FakeGuest } from './fake-guest.ts';
 
 /** A disk image of the fake: a small real file, so that paths, renames and removals are real. */
-interface FakeImage {
+export interface FakeImage {
   format: string;
   /** What the guest has written. */
   content: string;
@@ -30,10 +30,12 @@ interface FakeImage {
   backing?: string;
 }
 
+/** Makes an image, or writes to it. */
 export function writeImage(path: string, image: FakeImage): void {
   writeFileSync(path, JSON.stringify(image));
 }
 
+/** What an image is, and what is in it. */
 export function readImage(path: string): FakeImage {
   return JSON.parse(readFileSync(path, 'utf8')) as FakeImage;
 }
@@ -45,12 +47,14 @@ export function contentOf(path: string): string {
 }
 
 export interface FakeOptions {
+  /** Where its images are made: an empty directory of the test's. */
   readonly directory: string;
   readonly type?: GuestType;
   readonly paused?: boolean;
   readonly disks?: readonly { vdev: string; format?: string; internal?: readonly Obstacle[] }[];
 }
 
+/** Of `guest1`. */
 export const FAKE_UUID = '3f8d2c1e-1111-4222-8333-444455556666';
 
 /**

@@ -1,0 +1,37 @@
+/**
+ * Stand-ins for tests: a host with one domain, all of it simulated, in which any call may be made to fail; a QEMU that talks
+ * QMP, and a xenstored. They need no Xen. The tests of xlsnap itself use them.
+ *
+ * @example
+ * ```ts
+ * import { createSnapshot, XlsnapError } from 'xlsnap';
+ * import { FakeHost } from 'xlsnap/testing';
+ *
+ * const host = new FakeHost({ directory });
+ * host.fault = (call) => {
+ *   if (call === 'snapshotDisks') throw new Error('the disk is full');
+ * };
+ * await createSnapshot(host, { domain: 'guest1' }).catch(() => undefined);
+ * console.log(host.runs, host.calls);
+ * ```
+ *
+ * @module
+ */
+export {
+  FAKE_GREETING,
+  type FakeQmpHandler,
+  FakeQmpRefusal,
+  FakeQmpServer,
+} from '../qmp/testing.ts';
+export { FakeXenstored } from '../xenstore/testing.ts';
+export type { XenstoreMessage } from '../xenstore/wire.ts';
+export { FakeGuest, type FakeGuestCalls } from './fake-guest.ts';
+export {
+  contentOf,
+  FAKE_UUID,
+  FakeHost,
+  type FakeImage,
+  type FakeOptions,
+  readImage,
+  writeImage,
+} from './fake-host.ts';
