@@ -22,6 +22,7 @@ export { type ObservedWork, observe, type ProgressEvent } from './core/progress-
 export { type LogLevel, type Progress, type Reporter, silentReporter } from './core/reporter.ts';
 export type { ChangeCounts, CompareOptions, Comparison, RegionChange } from './snapshot/compare.ts';
 export { createSnapshot, planCreate } from './snapshot/create.ts';
+export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/examine.ts';
 export type { Inspection, InspectOptions, MemoryMap, XlHeaderFacts } from './snapshot/inspect.ts';
 export {
   type ConfigDisk,
@@ -35,6 +36,8 @@ export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './snapshot
 export type * from './snapshot/ports.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert.ts';
 export type * from './snapshot/types.ts';
+export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor.ts';
 export { type HostOptions, openHost, XlToolstack } from './toolstack/host.ts';
+export { checkHost, type HostCheck } from './toolstack/host-checks.ts';
 export { LibxlToolstack } from './toolstack/libxl-toolstack.ts';
 export { compareMemoryFiles, inspectMemoryFile } from './toolstack/memory-file.ts';

@@ -109,6 +109,16 @@ test.each(['bash', 'zsh'])('every visible option of every command is in it: %s',
   }
 });
 
+test('every argument of every command has a completion', () => {
+  const script = bashCompletion(program());
+  for (const command of program().commands) {
+    for (const [at, argument] of command.registeredArguments.entries()) {
+      const which = `${command.name()}:${argument.variadic ? '*' : at}`;
+      expect(script, `${which} ${argument.name()}: add it to KINDS`).toContain(`\n  ${which}) `);
+    }
+  }
+});
+
 test('another shell is a wrong argument', async () => {
   const { code, stderr } = await xlsnap(['completion', 'fish']);
   expect(code).toBe(2);
