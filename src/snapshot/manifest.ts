@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
+import { parseJson } from '../core/json.ts';
 import { type Checksums, sumsLength } from './checksums.ts';
 import type { GuestType, LibxlConfig, XenVersion } from './ports.ts';
 import type { PhaseTiming, SnapshotDisk } from './types.ts';
@@ -85,9 +86,18 @@ export async function readManifest(path: string): Promise<Manifest | undefined> 
     if (error instanceof XlsnapError) throw error;
     throw bad(path, 'cannot be read', error);
   }
+  return parseManifest(path, text);
+}
+
+/**
+ * The manifest that a text is.
+ * @param path for the message
+ * @throws ManifestError
+ */
+export function parseManifest(path: string, text: string): Manifest {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseJson(text);
   } catch (error) {
     throw bad(path, 'is not JSON', error);
   }

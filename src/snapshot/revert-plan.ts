@@ -6,7 +6,7 @@ import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
 import { configDigest, type Manifest, readManifest } from './manifest.ts';
 import { type MemoryFacts, readMemoryFacts, readStoredConfig } from './memory-facts.ts';
 import { DEFAULT_SNAPSHOT_DIR, defaultMemoryPath, manifestPathOf } from './naming.ts';
-import { throwFindings } from './plan.ts';
+import { checkNames, throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
 
@@ -108,6 +108,7 @@ async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState 
 
 function memoryPathOf(request: RevertRequest, running: DomainState | undefined): string {
   const { memoryPath, name, source } = request.config;
+  checkNames(name, memoryPath);
   if (memoryPath !== undefined) return memoryPath;
   if (name !== undefined && running !== undefined) {
     return defaultMemoryPath(DEFAULT_SNAPSHOT_DIR, running.uuid, name);

@@ -245,6 +245,15 @@ describe('a revert that is refused', () => {
     });
   });
 
+  it('for a name that leads elsewhere', async () => {
+    const host = makeHost();
+    await take(host);
+    for (const name of ['../../x', 'a/b', '-x']) {
+      const error = await refused(host, { domain: 'guest1', config: { name } });
+      expect(error).toMatchObject({ code: 'BAD_NAME', exitCode: 2 });
+    }
+  });
+
   it('for dom0', async () => {
     const host = makeHost();
     const request = await take(host);
