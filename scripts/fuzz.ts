@@ -49,7 +49,7 @@ function fuzz(target: TargetName): Promise<{ run: number; problem: string } | un
   const job: FuzzJob = { target, seed, from, runs, progress };
   const worker = new Worker(new URL('./fuzz-thread.mjs', import.meta.url), {
     workerData: job,
-    resourceLimits: { maxOldGenerationSizeMb: 256 },
+    resourceLimits: { maxOldGenerationSizeMb: 96 },
   });
   const start = performance.now();
   const run = (): number => Number(Atomics.load(progress, 0));
