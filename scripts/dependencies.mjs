@@ -8,9 +8,9 @@ export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** Runs `npm ci` unless node_modules is already that of the lock file. */
 export function ensureDependencies() {
-  const [major] = process.versions.node.split('.');
-  if (Number(major) < 20) {
-    console.error(`xlsnap needs Node 20 or newer; this is ${process.version}`);
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  if (major < 20 || (major === 20 && minor < 15)) {
+    console.error(`xlsnap needs Node 20.15 or newer; this is ${process.version}`);
     process.exit(1);
   }
   const lock = createHash('sha256')

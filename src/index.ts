@@ -20,6 +20,7 @@ export * from './core/errors.ts';
 export type { Extent, Extents } from './core/extents.ts';
 export { type ObservedWork, observe, type ProgressEvent } from './core/progress-events.ts';
 export { type LogLevel, type Progress, type Reporter, silentReporter } from './core/reporter.ts';
+export type { Checksums } from './snapshot/checksums.ts';
 export type { ChangeCounts, CompareOptions, Comparison, RegionChange } from './snapshot/compare.ts';
 export { createSnapshot, planCreate } from './snapshot/create.ts';
 export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/examine.ts';

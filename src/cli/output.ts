@@ -111,7 +111,8 @@ export function revertResultText(result: RevertResult): string {
 }
 
 /** What `verify` prints of a sound file. */
-export function verifyResultText({ path, bytes, guestType, xen, pages, records }: MemoryReport): string {
+export function verifyResultText(report: MemoryReport): string {
+  const { path, bytes, guestType, xen, pages, records, checksums } = report;
   const by = xen === undefined ? '' : `, saved by Xen ${xen.major}.${xen.minor}`;
   const rows = records.map(({ level, name, count, octets }) => [`${level} ${name}`, count, octets] as const);
   const width = Math.max(0, ...rows.map(([name]) => name.length));
@@ -121,6 +122,9 @@ export function verifyResultText({ path, bytes, guestType, xen, pages, records }
       ([name, count, octets]) =>
         `  ${name.padEnd(width)} ${String(count).padStart(6)} ${String(octets).padStart(14)} octets`,
     ),
+    checksums === 'right'
+      ? '  each octet is as it was written, by the checksums in its manifest'
+      : '  no checksums lie beside it: what the pages hold cannot be checked',
   ]);
 }
 

@@ -85,7 +85,8 @@ function readSettings(text: string, report: Report): Map<string, Setting> {
     if (token.kind !== 'word') throw unexpected(token, 'a key');
     const { text: key, at } = token;
     const operator = tokens.next();
-    if (operator.kind !== '=' && operator.kind !== '+=') throw unexpected(operator, `= after ${key}`);
+    if (operator.kind !== '=' && operator.kind !== '+=')
+      throw unexpected(operator, `= after ${key.slice(0, 60)}`);
     const value = readValue(tokens);
     token = tokens.next();
     if (token.kind !== 'newline' && token.kind !== ';' && token.kind !== 'end') {

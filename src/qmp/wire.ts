@@ -1,5 +1,6 @@
 /** One JSON object per line, in UTF-8 (QEMU's docs/interop/qmp-spec). */
 import { isRecord } from '../core/guards.ts';
+import { parseJson } from '../core/json.ts';
 import { QmpProtocolError } from './errors.ts';
 
 /** The longest line taken from QEMU, in octets. */
@@ -54,7 +55,7 @@ export class LineSplitter {
 export function parseLine(line: string): Readonly<Record<string, unknown>> {
   let value: unknown;
   try {
-    value = JSON.parse(line);
+    value = parseJson(line);
   } catch (cause) {
     throw new QmpProtocolError(`QEMU sent malformed JSON: ${excerpt(line)}`, { cause });
   }

@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSource } from '../core/byte-source.ts';
+import { parseJson } from '../core/json.ts';
 import { hex, RecordError, StreamError } from './errors.ts';
 import type { LocatedItem, StreamFormat } from './items.ts';
 import {
@@ -245,7 +246,7 @@ class Pass {
       if (header.config?.at(-1) !== 0) {
         this.report('error', 'XL_CONFIG_NUL', 'xl header: the configuration does not end with NUL', offset);
       }
-      this.#facts = { ...this.#facts, config: JSON.parse(configText) as unknown };
+      this.#facts = { ...this.#facts, config: parseJson(configText) };
     } catch (error) {
       const code = error instanceof RecordError ? error.code : 'XL_CONFIG_JSON';
       this.report('error', code, error instanceof Error ? error.message : String(error), offset);

@@ -1,7 +1,8 @@
 import { rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../core/brand.ts';
-import { describeError, EnvironmentError } from '../core/errors.ts';
+import { describeError, EnvironmentError, InterruptedError, OutputError } from '../core/errors.ts';
+import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold } from './hold.ts';
 import { printLibxlJson } from './libxl-json.ts';
@@ -139,7 +140,7 @@ async function take(parts: Parts): Promise<CreateResult> {
   // Now, not earlier: it would only make the downtime longer.
   const warnings = [...plan.warnings, ...(await stopLog(parts, log))];
 
-  const sizes = await phases.run('finish', () => finish(parts, file, xen, saver, memory));
+  const sizes = await phases.run('finish', () => finish(parts, file, xen, saver, memory, prefix.length));
   return {
     plan,
     xen,
@@ -224,15 +225,20 @@ function undoByHand(disk: SnapshotDisk): string {
 
 /** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
 async function finish(
-  { context, phases }: Parts,
+  parts: Parts,
   file: OutputFile,
   xen: XenVersion,
   saver: MemorySaver,
   memory: MemoryOutcome,
+  head: number,
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
+  const { context, phases } = parts;
   const { plan, config } = context;
   await saver.writeKept();
   const sizes = await file.sizes();
+  // The disk has the longer part of the work.
+  if (plan.sync) file.beginSync();
+  const checksums = await readBack(parts, file, sizes.fileBytes, head);
   const manifest: Manifest = {
     format: 'xlsnap-manifest',
     version: 1,
@@ -245,6 +251,7 @@ async function finish(
     type: plan.type,
     xen,
     memory: { path: plan.memoryPath, bytes: sizes.fileBytes, pages: memory.pages },
+    checksums,
     configDigest: configDigest(config),
     disks: plan.disks,
     uncovered: plan.uncovered,
@@ -259,4 +266,31 @@ async function finish(
   await write(plan.configPath, context.configText);
   await file.commit({ sync: plan.sync });
   return sizes;
+}
+
+/** Not while memory is copied: the guest would be stopped for longer, and a live one's pages are written several times. */
+async function readBack(
+  { host, phases, options }: Parts,
+  file: OutputFile,
+  size: number,
+  head: number,
+): Promise<Checksums> {
+  try {
+    return await checksumFile(
+      file.fd,
+      size,
+      { head, stretch: STRETCH },
+      {
+        signal: options.signal,
+        extents: host.extents,
+        progress: (done) => phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'octets' }),
+      },
+    );
+  } catch (cause) {
+    if (cause instanceof InterruptedError) throw cause;
+    throw new OutputError('OUTPUT_READ', `cannot read ${file.partialPath} back`, {
+      cause,
+      hint: 'check the file system: is it failing?',
+    });
+  }
 }

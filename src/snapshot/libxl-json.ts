@@ -1,21 +1,34 @@
+import { parseJson } from '../core/json.ts';
+
 /**
  * libxl's JSON keeps 64-bit integers; a JavaScript number holds 53 bits. Such integers pass through as strings with
  * a mark that no configuration contains, so that what is read and printed again is what it was.
  */
 const MARK = '\u0000integer:';
-const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
-const MARKED = /"\\u0000integer:(-?\d+)"/g;
+/** Strings and numbers of a text that is known to be JSON; in another one it would take for ever to find no closing quote. */
+const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
+const MARKED = /"\\u0000integer:(-?\d[\d.eE+-]*)"/g;
+/** The escape of a NUL in a string; a NUL itself JSON does not allow. */
+const NUL = /(?<!\\)(?:\\\\)*\\u0000/;
 
 /**
  * Parses libxl's JSON.
- * @throws SyntaxError as JSON.parse does
+ * @throws SyntaxError as `parseJson` does
  */
 export function parseLibxlJson(text: string): unknown {
+  const plain = parseJson(text);
+  let whole = true;
   const safe = text.replace(TOKEN, (token) => {
-    if (token.startsWith('"') || !/^-?\d+$/.test(token)) return token;
-    return Number.isSafeInteger(Number(token)) ? token : JSON.stringify(MARK + token);
+    if (token.startsWith('"')) {
+      if (NUL.test(token)) throw new SyntaxError('a string with a NUL, which no string of libxl has');
+      return token;
+    }
+    const value = Number(token);
+    if (Number.isSafeInteger(value) || (Number.isFinite(value) && !/^-?\d+$/.test(token))) return token;
+    whole = false;
+    return JSON.stringify(MARK + token);
   });
-  return JSON.parse(safe);
+  return whole ? plain : parseJson(safe);
 }
 
 /** Prints it as libxl does: indented by 4, integers whole. */

@@ -1,6 +1,9 @@
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
+import { isRecord } from '../core/guards.ts';
+import { parseJson } from '../core/json.ts';
+import { type Checksums, sumsLength } from './checksums.ts';
 import type { GuestType, LibxlConfig, XenVersion } from './ports.ts';
 import type { PhaseTiming, SnapshotDisk } from './types.ts';
 
@@ -21,6 +24,8 @@ export interface Manifest {
   readonly type: GuestType;
   readonly xen: XenVersion;
   readonly memory: { readonly path: string; readonly bytes: number; readonly pages: number };
+  /** Of the memory file; the first version of xlsnap wrote none. */
+  readonly checksums?: Checksums;
   /** Digest of the domain's configuration without what changes from start to start. */
   readonly configDigest: string;
   readonly disks: readonly SnapshotDisk[];
@@ -33,7 +38,12 @@ export class ManifestError extends XlsnapError {
   readonly exitCode = EXIT.format;
 }
 
+/** Code of the error for JSON that is something else altogether. */
+export const NO_MANIFEST = 'NO_MANIFEST';
+
 const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
+/** Shorter stretches than anybody writes: reading them one by one would take for ever. */
+const SHORTEST_STRETCH = 64 * 1024;
 
 /**
  * SHA-256 of a configuration, independent of the order of its keys, of the domid, and of the images' paths (an
@@ -76,21 +86,32 @@ export async function readManifest(path: string): Promise<Manifest | undefined> 
     if (error instanceof XlsnapError) throw error;
     throw bad(path, 'cannot be read', error);
   }
+  return parseManifest(path, text);
+}
+
+/**
+ * The manifest that a text is.
+ * @param path for the message
+ * @throws ManifestError
+ */
+export function parseManifest(path: string, text: string): Manifest {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseJson(text);
   } catch (error) {
     throw bad(path, 'is not JSON', error);
   }
   return checked(path, value);
 }
 
-function checked(path: string, value: unknown): Manifest {
-  const top = record(path, 'the manifest', value);
-  if (top['format'] !== 'xlsnap-manifest') throw bad(path, 'is no manifest of xlsnap');
+function checked(path: string, top: unknown): Manifest {
+  if (!isRecord(top) || top['format'] !== 'xlsnap-manifest') {
+    throw bad(path, 'is no manifest of xlsnap', undefined, NO_MANIFEST);
+  }
   if (top['version'] !== 1) throw bad(path, `has version ${String(top['version'])}; this xlsnap knows 1`);
   const xen = record(path, 'xen', top['xen']);
   const memory = record(path, 'memory', top['memory']);
+  const bytes = count(path, 'memory.bytes', memory['bytes']);
   return {
     format: 'xlsnap-manifest',
     version: 1,
@@ -108,9 +129,12 @@ function checked(path: string, value: unknown): Manifest {
     },
     memory: {
       path: string(path, 'memory.path', memory['path']),
-      bytes: count(path, 'memory.bytes', memory['bytes']),
+      bytes,
       pages: count(path, 'memory.pages', memory['pages']),
     },
+    ...(top['checksums'] === undefined
+      ? {}
+      : { checksums: checkedChecksums(path, bytes, record(path, 'checksums', top['checksums'])) }),
     configDigest: string(path, 'configDigest', top['configDigest']),
     disks: list(path, 'disks', top['disks']).map((disk, i) => checkedDisk(path, `disks[${i}]`, disk)),
     uncovered: list(path, 'uncovered', top['uncovered']).map((v, i) => string(path, `uncovered[${i}]`, v)),
@@ -118,6 +142,22 @@ function checked(path: string, value: unknown): Manifest {
       const at = record(path, `phases[${i}]`, phase);
       return { name: string(path, 'name', at['name']), seconds: number(path, 'seconds', at['seconds']) };
     }),
+  };
+}
+
+function checkedChecksums(path: string, bytes: number, value: Readonly<Record<string, unknown>>): Checksums {
+  const head = count(path, 'checksums.head', value['head']);
+  const stretch = count(path, 'checksums.stretch', value['stretch']);
+  if (stretch < SHORTEST_STRETCH) throw bad(path, 'is damaged: checksums.stretch is too short');
+  const sums = string(path, 'checksums.sums', value['sums']);
+  if (sums.length !== sumsLength(bytes, head, stretch) || !/^[0-9a-f]*$/.test(sums)) {
+    throw bad(path, `is damaged: checksums.sums does not fit a file of ${bytes} octets`);
+  }
+  return {
+    algorithm: oneOf(path, 'checksums.algorithm', value['algorithm'], ['crc32']),
+    head,
+    stretch,
+    sums,
   };
 }
 
@@ -141,17 +181,15 @@ function checkedDisk(path: string, what: string, value: unknown): SnapshotDisk {
   };
 }
 
-function bad(path: string, problem: string, cause?: unknown): ManifestError {
-  return new ManifestError('MANIFEST', `the manifest ${path} ${problem}`, {
+function bad(path: string, problem: string, cause?: unknown, code = 'MANIFEST'): ManifestError {
+  return new ManifestError(code, `the manifest ${path} ${problem}`, {
     hint: 'move it away and revert with --force to go on without it',
     cause,
   });
 }
 
-function record(path: string, what: string, value: unknown): Record<string, unknown> {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
-    return value as Record<string, unknown>;
-  }
+function record(path: string, what: string, value: unknown): Readonly<Record<string, unknown>> {
+  if (isRecord(value)) return value;
   throw bad(path, `is damaged: ${what} is not an object`);
 }
 

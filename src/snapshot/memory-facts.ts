@@ -9,7 +9,10 @@ import {
   verifyStream,
   xlConfigText,
 } from '../savefmt/index.ts';
+import { findDamage } from './integrity.ts';
 import { parseLibxlConfig } from './libxl-config.ts';
+import { type Manifest, ManifestError, NO_MANIFEST, readManifest } from './manifest.ts';
+import { manifestPathOf } from './naming.ts';
 import type { LibxlConfig } from './ports.ts';
 import type { CallOptions } from './types.ts';
 
@@ -65,19 +68,25 @@ export interface MemoryReport {
   readonly pages: number;
   /** In the order of their first appearance. */
   readonly records: readonly RecordCount[];
+  /** Whether each octet is as it was written; `none`: there is no manifest with checksums beside it. */
+  readonly checksums: 'right' | 'none';
   /** What Xen's restore takes, although the specifications want it otherwise. */
   readonly warnings: readonly Finding[];
 }
 
 /**
- * Checks a save file, xl's or ours, from its header to its last octet. Needs no Xen.
+ * Checks a save file, xl's or ours, from its header to its last octet, and against the manifest that lies beside it, if
+ * one does. Needs no Xen.
  * @throws MemoryFileError with all findings, each with its offset, when a restore would refuse the file or make no
- * whole guest of it; InterruptedError
+ * whole guest of it, or it is not what was written; ManifestError; InterruptedError
  */
-export async function verifyMemoryFile(path: string, signal?: AbortSignal): Promise<MemoryReport> {
+export async function verifyMemoryFile(path: string, options: CallOptions = {}): Promise<MemoryReport> {
   await using source = await openMemoryFile(path);
-  const { ok, findings, omitted, facts } = await verifyStream(source, { signal });
-  if (!ok) throw damaged(path, findings, omitted);
+  const { ok, findings: ofStream, omitted, facts } = await verifyStream(source, { signal: options.signal });
+  const manifest = await manifestBeside(path);
+  const damage = manifest === undefined ? [] : await findDamage(path, manifest, options);
+  const findings = [...ofStream, ...damage];
+  if (!ok || damage.length > 0) throw damaged(path, findings, omitted);
   return {
     path,
     bytes: facts.length,
@@ -85,6 +94,7 @@ export async function verifyMemoryFile(path: string, signal?: AbortSignal): Prom
     xen: facts.xen,
     pages: facts.pages,
     records: facts.records,
+    checksums: manifest?.checksums === undefined ? 'none' : 'right',
     warnings: findings,
   };
 }
@@ -99,6 +109,16 @@ export function damaged(path: string, findings: readonly Finding[], omitted: num
     hint: errors.find(({ hint }) => hint !== undefined)?.hint ?? 'take it from a copy, if there is one',
     data: { findings, omitted },
   });
+}
+
+/** The manifest of a memory file. A save file of xl's may have some other JSON beside it. */
+async function manifestBeside(path: string): Promise<Manifest | undefined> {
+  try {
+    return await readManifest(manifestPathOf(path));
+  } catch (error) {
+    if (error instanceof ManifestError && error.code === NO_MANIFEST) return undefined;
+    throw error;
+  }
 }
 
 /**

@@ -1,3 +1,4 @@
+import { checkPath, checkSnapshotName } from '../config/name.ts';
 import { printConfig } from '../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../core/errors.ts';
 import {
@@ -61,6 +62,7 @@ export async function makeCreateContext(
   now: Date = new Date(),
 ): Promise<CreateContext> {
   const precopy = precopyLimits(request);
+  checkNames(request.config?.name ?? request.name, request.config?.memoryPath);
   const domain = await findLiveDomain(host, request.domain);
   if (domain.domid === 0) {
     throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be snapshotted', { domid: 0 });
@@ -111,6 +113,22 @@ export async function makeCreateContext(
     configText = revertConfig(plan);
   });
   return { plan, domain, config, disks, configText, findings };
+}
+
+/**
+ * What a cfgfile may not say, a caller of the library may not either: the name becomes part of a file's.
+ * @throws UsageError
+ */
+export function checkNames(name: string | undefined, memoryPath: string | undefined): void {
+  const problem =
+    (name === undefined ? undefined : checkSnapshotName(name)) ??
+    (memoryPath === undefined ? undefined : checkPath(memoryPath));
+  if (problem === undefined) return;
+  throw new UsageError(
+    problem.code,
+    problem.message,
+    problem.hint === undefined ? {} : { hint: problem.hint },
+  );
 }
 
 /** @throws UsageError */

@@ -7,6 +7,7 @@
  */
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
+import type { Extents } from '../core/extents.ts';
 
 export type GuestType = 'pv' | 'pvh' | 'hvm';
 
@@ -246,4 +247,6 @@ export interface Host extends AsyncDisposable {
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
+  /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
+  readonly extents?: (fd: number) => Promise<Extents>;
 }

@@ -1,11 +1,12 @@
-import { realpath, stat } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { DomainError, RiskError, UsageError } from '../core/errors.ts';
+import { findDamage } from './integrity.ts';
 import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
 import { configDigest, type Manifest, readManifest } from './manifest.ts';
 import { type MemoryFacts, readMemoryFacts, readStoredConfig } from './memory-facts.ts';
 import { DEFAULT_SNAPSHOT_DIR, defaultMemoryPath, manifestPathOf } from './naming.ts';
-import { throwFindings } from './plan.ts';
+import { checkNames, throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
 
@@ -43,7 +44,7 @@ export async function makeRevertContext(
   const manifest = await readManifest(manifestPathOf(memoryPath));
   const findings: Obstacle[] = [];
   const risks: string[] = [];
-  await checkMemory(memoryPath, manifest, findings);
+  if (manifest !== undefined) findings.push(...(await checkMemory(host, memoryPath, manifest, options)));
   checkManifest(manifest, memoryPath, risks);
   const name = request.config.name ?? manifest?.name ?? '';
   const wanted = wantedDisks(request, name, facts.config, manifest);
@@ -107,6 +108,7 @@ async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState 
 
 function memoryPathOf(request: RevertRequest, running: DomainState | undefined): string {
   const { memoryPath, name, source } = request.config;
+  checkNames(name, memoryPath);
   if (memoryPath !== undefined) return memoryPath;
   if (name !== undefined && running !== undefined) {
     return defaultMemoryPath(DEFAULT_SNAPSHOT_DIR, running.uuid, name);
@@ -140,19 +142,19 @@ async function checkRenamed(host: Host, uuid: string, running: DomainState | und
   });
 }
 
+/** Each octet of the memory file is as it was written, or these things stand against it. */
 async function checkMemory(
+  { extents }: Host,
   path: string,
-  manifest: Manifest | undefined,
-  findings: Obstacle[],
-): Promise<void> {
-  if (manifest === undefined) return;
-  const { size } = await stat(path);
-  if (size === manifest.memory.bytes) return;
-  findings.push({
-    code: 'MEMORY_CHANGED',
-    message: `${path} has ${size} octets; its manifest says ${manifest.memory.bytes}`,
-    hint: 'it is not the file that was written: find the right one',
-  });
+  manifest: Manifest,
+  options: CallOptions,
+): Promise<readonly Obstacle[]> {
+  const damage = await findDamage(path, manifest, { ...options, extents });
+  return damage.map(({ code, message, hint }) => ({
+    code,
+    message: code === 'CHECKSUM' ? `${path}: ${message}` : message,
+    ...(hint === undefined ? {} : { hint }),
+  }));
 }
 
 function checkManifest(manifest: Manifest | undefined, memoryPath: string, risks: string[]): void {

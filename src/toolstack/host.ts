@@ -5,6 +5,7 @@ import { encodeXlHeader, makeXlHeader, readXlHeader, xlConfigText } from '../sav
 import { domainIdentity, parseLibxlConfig } from '../snapshot/libxl-config.ts';
 import { printLibxlJson } from '../snapshot/libxl-json.ts';
 import type { Host, Hypervisor, Images, LibxlConfig, Toolstack } from '../snapshot/ports.ts';
+import { writtenExtents } from '../xenctrl/extents.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { XenHypervisor } from './hypervisor.ts';
 import { LibxlToolstack } from './libxl-toolstack.ts';
@@ -40,6 +41,7 @@ class XenHost implements Host {
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images = new QemuImages();
+  readonly extents = writtenExtents;
   readonly #close: () => Promise<void>;
 
   constructor(hypervisor: XenHypervisor, xenstore: XenstoreClient, toolstack: Toolstack) {

@@ -3,6 +3,7 @@ import { open, rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { DiskError, errnoCode, OutputError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
+import { parseJson } from '../core/json.ts';
 import type { ImageInfo, Images } from '../snapshot/ports.ts';
 import { type ProgramResult, runProgram } from './program.ts';
 
@@ -54,7 +55,7 @@ export class QemuImages implements Images {
       throw new DiskError('IMAGE_UNREADABLE', `cannot look at ${image}`, { cause: error });
     }
     const answer = await this.#succeed(['info', '--output=json', '--force-share', image], image);
-    const info = toInfo(image, parseJson(answer.stdout));
+    const info = toInfo(image, jsonOf(answer.stdout));
     if (info === undefined) {
       throw new DiskError('QEMU_IMG', `qemu-img info ${image} gave no description of an image`);
     }
@@ -112,7 +113,7 @@ export class QemuImages implements Images {
     const answer = await this.#run(args);
     // 2: corruptions, 3: leaks only; both with a report.
     if (![0, 2, 3].includes(answer.status)) throw failure('check', path, answer);
-    const report = parseJson(answer.stdout);
+    const report = jsonOf(answer.stdout);
     if (!isRecord(report)) throw failure('check', path, answer);
     const { corruptions, leaks } = report;
     return {
@@ -171,9 +172,9 @@ function failure(operation: string, path: string, { status, stderr }: ProgramRes
   });
 }
 
-function parseJson(text: string): unknown {
+function jsonOf(text: string): unknown {
   try {
-    return JSON.parse(text);
+    return parseJson(text);
   } catch {
     return undefined;
   }
@@ -213,7 +214,7 @@ function toSnapshot(value: unknown): ImageSnapshot[] {
 export function plainPath(name: string): string {
   if (name.startsWith('file:')) return name.slice('file:'.length);
   if (!name.startsWith('json:')) return name;
-  let at = parseJson(name.slice('json:'.length));
+  let at = jsonOf(name.slice('json:'.length));
   while (isRecord(at)) {
     const filename = at['filename'] ?? at['file.filename'];
     if (typeof filename === 'string') return filename;

@@ -41,9 +41,17 @@ export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
     timeoutMs: XL_TIMEOUT_MS,
   });
   if (status !== 0) throw xlFailed(`xl list -l ${domid}`, stderr);
+  return parseDomainConfig(domid, stdout);
+}
+
+/**
+ * The configuration in the answer of `xl list -l`.
+ * @throws EnvironmentError
+ */
+export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
   let list: unknown;
   try {
-    list = parseLibxlJson(stdout);
+    list = parseLibxlJson(answer);
   } catch {
     throw xlFailed(`xl list -l ${domid}`, 'its answer is not JSON');
   }

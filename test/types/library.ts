@@ -77,7 +77,7 @@ void Partial;
 
 expectTypeOf(inspectMemoryFile('/x', { readPages: true })).resolves.toEqualTypeOf<Inspection>();
 expectTypeOf(compareMemoryFiles).parameter(0).toBeString();
-expectTypeOf(verifyMemoryFile('/x', signal)).resolves.toHaveProperty('records');
+expectTypeOf(verifyMemoryFile('/x', { signal })).resolves.toHaveProperty('records');
 
 // One tree of errors, over all subpaths.
 expectTypeOf<ConfigError>().toExtend<XlsnapError>();

@@ -17,15 +17,18 @@ export async function verifyFile(
   options: VerifyFileOptions,
 ): Promise<number> {
   const json = options.json === true;
-  const reporter = makeReporter(context, { json, quiet: true });
+  // A bar on a terminal, since reading takes a while; nothing else but the result.
+  const reporter = makeReporter(context, { json, quiet: json });
   using interruption = catchSignals(context, () => {});
   try {
-    const report = await verifyMemoryFile(path, interruption.signal);
+    const report = await verifyMemoryFile(path, { reporter, signal: interruption.signal });
+    reporter.clear();
     for (const warning of report.warnings) reporter.log('warning', findingText(warning));
     const text = json ? jsonLine('verify_result', report) : printable(verifyResultText(report));
     context.stdout.write(`${text}\n`);
     return 0;
   } catch (error) {
+    reporter.clear();
     return interruption.exitCodeOf(error, reportError(context, error, json));
   }
 }

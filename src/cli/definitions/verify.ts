@@ -8,7 +8,8 @@ export const defineVerify: Define = (program, context, finish) => {
     .summary('check a memory file')
     .description(
       "Reads a memory file, or a save file of xl's, to its end and checks it strictly as the stream's specifications " +
-        'say: order, lengths, padding, reserved fields, the end. Needs no Xen. The content of pages has no checksum yet.',
+        'say: order, lengths, padding, reserved fields, the end. If the manifest that snapshot-create wrote lies beside it, each ' +
+        'octet is compared with its checksums. Needs no Xen.',
     )
     .argument('<file>', 'the memory file', notEmpty)
     .option('--json', 'JSON: the result on stdout, errors with all findings on stderr')

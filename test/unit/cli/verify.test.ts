@@ -2,7 +2,10 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
+import { parseConfig } from '../../../src/config/parse.ts';
 import { EXIT } from '../../../src/core/errors.ts';
+import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { FakeHost } from '../../support/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 import { documentedKeys, xlsnap } from './support.ts';
 
@@ -51,6 +54,35 @@ test('a file that was cut off is refused with the offset, and all findings for a
   expect(error).toMatchObject({ code: 'DAMAGED', exit_code: EXIT.format });
   expect(error.data.findings.length).toBeGreaterThan(0);
   expect(error.offset).toBeLessThanOrEqual(bytes.length);
+});
+
+test('with a manifest beside it, each octet is compared; other JSON there is none', async () => {
+  await using directory = await tempDir();
+  const host = new FakeHost({ directory: directory.path });
+  const path = join(directory.path, 's.save');
+  const config = parseConfig(`memory_path="${path}"`, 'x');
+  await createSnapshot(host, { domain: 'guest1', config });
+  const sound = await xlsnap(['verify', path]);
+  expect(sound).toMatchObject({ code: 0 });
+  expect(sound.stdout).toContain('each octet is as it was written');
+
+  const bytes = await readFile(path);
+  bytes[600_000] = (bytes[600_000] ?? 0) ^ 1;
+  await writeFile(path, bytes);
+  const damaged = await xlsnap(['verify', path]);
+  expect(damaged).toMatchObject({ code: EXIT.format, stdout: '' });
+  expect(damaged.stderr).toMatch(
+    /octets \d+ to \d+ are not what was written: PAGE_DATA at offset \d+ \(pfns .*\(CHECKSUM, at offset \d+\)/,
+  );
+
+  await writeFile(`${path}.json`, '{"format": "xlsnap-manifest", "ver');
+  expect((await xlsnap(['verify', path])).code).toBe(EXIT.format);
+  for (const text of ['[{"domid": 7}]', '{"domid": 7}']) {
+    await writeFile(`${path}.json`, text);
+    const other = await xlsnap(['verify', path]);
+    expect(other).toMatchObject({ code: 0 });
+    expect(other.stdout).toContain('no checksums lie beside it');
+  }
 });
 
 test('a file that is not there, or no save file at all, is exit code 9', async () => {

@@ -17,6 +17,10 @@ function errorOf(input: string | Uint8Array): ConfigError {
 const found = (input: string): string[] =>
   errorOf(input).findings.map((one) => `${one.line}:${one.column} ${one.code}`);
 
+test('a key of 1 MB is not repeated in the message', () => {
+  expect(errorOf('k'.repeat(1_000_000)).message.length).toBeLessThan(1000);
+});
+
 describe('what xl.cfg can say', () => {
   test('the file of the RFC', () => {
     const text = `

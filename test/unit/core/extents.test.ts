@@ -1,9 +1,10 @@
-import { mkdtemp, open, rm } from 'node:fs/promises';
+import { mkdtemp, open, rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { type Extent, type Extents, HoleFinder } from '../../../src/core/extents.ts';
-import { fileExtents } from '../../../src/xenctrl/extents.ts';
+import { fileExtents, writtenExtents } from '../../../src/xenctrl/extents.ts';
+import { tempDir } from '../../support/temp.ts';
 
 function extentsOf(parts: readonly Extent[]): Extents & { asked: number } {
   return {
@@ -64,4 +65,15 @@ test('real files: holes where nothing was written', async () => {
     await file.close();
     await rm(directory, { recursive: true });
   }
+});
+
+test('of a file just written are known where the file system is known to know, elsewhere all is data', async () => {
+  await using directory = await tempDir();
+  await using file = await open(join(directory.path, 'file'), 'w+');
+  await file.write(new Uint8Array(65_536).fill(1), 0, 65_536, 1 << 20);
+  await file.truncate(4 << 20);
+  const own = [0xef53, 0x58465342, 0x9123683e, 0x01021994].includes((await statfs(directory.path)).type);
+  expect((await writtenExtents(file.fd)).from(0)?.start).toBe(own ? 1 << 20 : 0);
+  await using other = await open('/proc/self/maps');
+  expect((await writtenExtents(other.fd)).from(5)).toEqual({ start: 5, end: Number.POSITIVE_INFINITY });
 });

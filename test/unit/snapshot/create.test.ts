@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
-import { DomainError, PreflightError, XlsnapError } from '../../../src/core/errors.ts';
+import { DomainError, PreflightError, UsageError, XlsnapError } from '../../../src/core/errors.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
 import { configDisks } from '../../../src/snapshot/libxl-config.ts';
 import { readMemoryFacts } from '../../../src/snapshot/memory-facts.ts';
@@ -114,6 +114,26 @@ describe('createSnapshot', () => {
     expect(plan.uncovered).toEqual(['xvda']);
     expect(plan.warnings[0]).toContain('xvda');
   });
+
+  it.each(['../up', 'a/b', '..', '.', '-x', 'a\nb', 'x'.repeat(300), '12', ''])(
+    'makes no file of the name %j, whoever calls',
+    async (name) => {
+      const host = makeHost();
+      const before = readdirSync(directory, { recursive: true });
+      for (const bad of [request({ name }), request({ config: { name } })]) {
+        await expect(createSnapshot(host, bad)).rejects.toMatchObject({ code: 'BAD_NAME', exitCode: 2 });
+      }
+      expect(readdirSync(directory, { recursive: true })).toEqual(before);
+    },
+  );
+
+  it.each(['s.save', '../s.save', '/x/', '/a\0b', `/${'x'.repeat(5000)}`])(
+    'writes to no path like %j',
+    async (memoryPath) => {
+      const attempt = createSnapshot(makeHost(), request({ config: { memoryPath } }));
+      await expect(attempt).rejects.toThrow(UsageError);
+    },
+  );
 
   it('plans without touching anything', async () => {
     const host = makeHost();

@@ -17,6 +17,7 @@ const MANIFEST: Manifest = {
   type: 'hvm',
   xen: { major: 4, minor: 20, extra: '.1' },
   memory: { path: '/s/s1.save', bytes: 4096, pages: 1 },
+  checksums: { algorithm: 'crc32', head: 1024, stretch: 65_536, sums: '0123abcd00000000' },
   configDigest: 'ab',
   disks: [
     { kind: 'internal', vdev: 'xvda', image: '/i/a', tag: 's1' },
@@ -63,16 +64,33 @@ describe('readManifest', () => {
         if (
           typeof bad === typeof good &&
           typeof bad === 'string' &&
-          !/kind|state|type|format$/.test(path.at(-1) ?? '')
+          !/kind|state|type|algorithm|sums|format$/.test(path.at(-1) ?? '')
         )
           continue;
         if (path.at(-1) === 'seconds' && bad === -1) continue;
+        if (path.join('.') === 'checksums' && bad === undefined) continue;
         const attempt = read(spoiled(path, bad));
         await expect(attempt, JSON.stringify(bad)).rejects.toThrow(ManifestError);
         await expect(attempt).rejects.toHaveProperty('hint', expect.stringContaining('--force'));
       }
     },
   );
+
+  it('reads those of the first version, which have no checksums', async () => {
+    const { checksums: _, ...old } = MANIFEST;
+    expect(await read(JSON.stringify(old))).toEqual(old);
+  });
+
+  it.each<[string, object]>([
+    ['too few sums', { sums: '0123abcd' }],
+    ['too many sums', { sums: '0123abcd0000000000000000' }],
+    ['sums of other digits', { sums: '0123ABCD00000000' }],
+    ['stretches of which there would be millions', { stretch: 1, sums: '0'.repeat(8 * 3073) }],
+    ['another algorithm', { algorithm: 'md5' }],
+  ])('refuses %s', async (_what, bad) => {
+    const attempt = read(JSON.stringify({ ...MANIFEST, checksums: { ...MANIFEST.checksums, ...bad } }));
+    await expect(attempt).rejects.toThrow(ManifestError);
+  });
 
   it.each([1.5, -1, 2 ** 53])('refuses %d as a count', async (bad) => {
     await expect(read(spoiled(['memory', 'bytes'], bad))).rejects.toThrow('memory.bytes is not a count');

@@ -245,6 +245,15 @@ describe('a revert that is refused', () => {
     });
   });
 
+  it('for a name that leads elsewhere', async () => {
+    const host = makeHost();
+    await take(host);
+    for (const name of ['../../x', 'a/b', '-x']) {
+      const error = await refused(host, { domain: 'guest1', config: { name } });
+      expect(error).toMatchObject({ code: 'BAD_NAME', exitCode: 2 });
+    }
+  });
+
   it('for dom0', async () => {
     const host = makeHost();
     const request = await take(host);
@@ -268,6 +277,11 @@ describe('a revert that is refused', () => {
     writeFileSync(at('s1.save.json'), JSON.stringify(manifest));
   };
   const size = (): number => statSync(at('s1.save')).size;
+  const flipBit = (path: string, offset: number): void => {
+    const bytes = readFileSync(path);
+    bytes[offset] = (bytes[offset] ?? 0) ^ 4;
+    writeFileSync(path, bytes);
+  };
 
   it.each<[string, () => void, string]>([
     ['a memory file that is gone', () => rmSync(at('s1.save')), 'NO_MEMORY_FILE'],
@@ -280,9 +294,15 @@ describe('a revert that is refused', () => {
     ['something else as memory file', () => writeFileSync(at('s1.save'), 'x'.repeat(9999)), ''],
     [
       'a memory file of another size',
-      () => edit((manifest) => (manifest['memory'] = { path: '', bytes: 1, pages: 1 })),
+      () =>
+        edit((manifest) => {
+          manifest['memory'] = { path: '', bytes: 1, pages: 1 };
+          delete manifest['checksums'];
+        }),
       'MEMORY_CHANGED',
     ],
+    ['a page that is not as it was written', () => flipBit(at('s1.save'), size() >> 1), 'CHECKSUM'],
+    ['a guest’s state that is not as it was written', () => flipBit(at('s1.save'), size() - 60), 'CHECKSUM'],
     [
       'a tag that is gone',
       () => writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), tags: { other: 'x' } }),

@@ -11,10 +11,16 @@ import {
   readStoredDisks,
   type StoredDisk,
 } from '../../../src/toolstack/disks.ts';
+import { plainPath } from '../../../src/toolstack/qemu-img.ts';
 import { vdevToDevid } from '../../../src/toolstack/vdev.ts';
 import { XenstoreClient } from '../../../src/xenstore/client.ts';
 import { FakeXenstored } from '../../../src/xenstore/testing.ts';
 import { tempDir } from '../../support/temp.ts';
+
+it.each(['json:{', 'json:', 'json:[]', 'json:{"file":{"file":{}}}', `json:${'['.repeat(100_000)}`])(
+  'a file name of QEMU’s that is no JSON, %.20s, is the name of no path of ours',
+  (name) => expect(plainPath(name)).toBe(name),
+);
 
 const configured = (vdev: string, more: Partial<ConfigDisk> = {}): ConfigDisk => ({
   vdev,

@@ -1,0 +1,149 @@
+import { read } from 'node:fs';
+import { promisify } from 'node:util';
+import { crc32 } from 'node:zlib';
+import { crc32OfZeros } from '../core/crc32.ts';
+import { throwIfAborted } from '../core/errors.ts';
+import type { Extents } from '../core/extents.ts';
+import type { Host } from './ports.ts';
+
+/** Offsets in octets; `to` is behind the last one. */
+export interface FileRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+/**
+ * Checksums of a file: CRC-32 (ISO 3309) of its first `head` octets and then of every `stretch` octets, the last one
+ * shorter. No octet is left out. They tell damage, and nothing about who did it.
+ */
+export interface Checksums {
+  readonly algorithm: 'crc32';
+  /** Octets before the first PAGE_DATA record, so that a stretch and a full record are one. */
+  readonly head: number;
+  readonly stretch: number;
+  /** 8 hexadecimal digits each, in the order of the file. */
+  readonly sums: string;
+}
+
+/** A full PAGE_DATA record of 1022 pages is just as long. */
+export const STRETCH = 4 * 1024 * 1024;
+
+const DIGITS = 8;
+/** Read in pieces of this size, which the second-level cache holds, so many at once. */
+const PIECE = 512 * 1024;
+const IN_FLIGHT = 4;
+/** Asking for shorter holes takes longer than reading them. */
+const SMALL_HOLE = 64 * 1024;
+
+const readFd = promisify(read);
+
+export interface ChecksumOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Leaves out what reads as zeros anyway. */
+  readonly extents?: Host['extents'];
+  /** Called now and then with the octets that are done. */
+  readonly progress?: (done: number) => void;
+}
+
+/**
+ * Reads an open file of `size` octets and sums it up.
+ * @throws InterruptedError, the error of read(2) as Node gives it, RangeError when the file is shorter
+ */
+export async function checksumFile(
+  fd: number,
+  size: number,
+  shape: { readonly head: number; readonly stretch: number },
+  { signal, extents, progress }: ChecksumOptions = {},
+): Promise<Checksums> {
+  const buffers = Array.from({ length: IN_FLIGHT }, () => new Uint8Array(PIECE));
+  /** Pieces whose reading has begun. */
+  const begun: { piece: Piece; octets: Promise<Uint8Array> }[] = [];
+  const sums: string[] = [];
+  let sum = 0;
+  const finish = async (): Promise<void> => {
+    const next = begun.shift();
+    if (next === undefined) return;
+    const { piece } = next;
+    sum = piece.hole ? crc32OfZeros(piece.to - piece.from, sum) : crc32(await next.octets, sum);
+    if (!piece.last) return;
+    sums.push(sum.toString(16).padStart(DIGITS, '0'));
+    sum = 0;
+    progress?.(piece.to);
+  };
+  try {
+    let turn = 0;
+    for (const piece of pieces(size, shape, await extents?.(fd))) {
+      throwIfAborted(signal);
+      if (begun.length === IN_FLIGHT) await finish();
+      const buffer = buffers[turn++ % IN_FLIGHT] ?? new Uint8Array(PIECE);
+      const octets = piece.hole ? Promise.resolve(NOTHING) : readWhole(fd, buffer, piece);
+      // Where an earlier piece fails, nobody asks for the later ones.
+      octets.catch(() => {});
+      begun.push({ piece, octets });
+    }
+    while (begun.length > 0) await finish();
+  } finally {
+    // Nothing may read from the descriptor when the caller closes it.
+    await Promise.allSettled(begun.map(({ octets }) => octets));
+  }
+  return { algorithm: 'crc32', head: shape.head, stretch: shape.stretch, sums: sums.join('') };
+}
+
+/** The ranges of a file of `size` octets whose sums differ. Both must be of that size and shape. */
+export function differing(size: number, expected: Checksums, found: Checksums): FileRange[] {
+  const { head, stretch } = expected;
+  return [...stretches(size, head, stretch)].filter((_, i) => {
+    const at = i * DIGITS;
+    return expected.sums.slice(at, at + DIGITS) !== found.sums.slice(at, at + DIGITS);
+  });
+}
+
+/** Length of `sums` for a file of `size` octets. */
+export function sumsLength(size: number, head: number, stretch: number): number {
+  const first = Math.min(head, size);
+  return DIGITS * ((first > 0 ? 1 : 0) + Math.ceil((size - first) / stretch));
+}
+
+function* stretches(size: number, head: number, stretch: number): Generator<FileRange> {
+  for (let from = 0; from < size; ) {
+    const to = Math.min(size, from < head ? head : from + stretch);
+    yield { from, to };
+    from = to;
+  }
+}
+
+/** What is summed up in one go. */
+interface Piece extends FileRange {
+  readonly hole: boolean;
+  /** The stretch ends with it. */
+  readonly last: boolean;
+}
+
+const NOTHING = new Uint8Array(0);
+
+function* pieces(
+  size: number,
+  { head, stretch }: { readonly head: number; readonly stretch: number },
+  extents: Extents | undefined,
+): Generator<Piece> {
+  let data = extents === undefined ? { start: 0, end: size } : { start: 0, end: 0 };
+  for (const { from, to } of stretches(size, head, stretch)) {
+    for (let at = from; at < to; ) {
+      if (at >= data.end) data = extents?.from(at) ?? { start: size, end: size };
+      const hole = data.start - at >= SMALL_HOLE || data.start >= to;
+      const end = Math.min(to, hole ? data.start : Math.min(at + PIECE, data.end));
+      yield { from: at, to: end, hole, last: end === to };
+      at = end;
+    }
+  }
+}
+
+async function readWhole(fd: number, buffer: Uint8Array, { from, to }: FileRange): Promise<Uint8Array> {
+  const length = to - from;
+  for (let done = 0; done < length; ) {
+    const { bytesRead } = await readFd(fd, buffer, done, length - done, from + done);
+    if (bytesRead === 0) throw new RangeError(`the file ends at ${from + done}`);
+    done += bytesRead;
+  }
+  return buffer.subarray(0, length);
+}
