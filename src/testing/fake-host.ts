@@ -179,6 +179,7 @@ export class FakeHost implements Host {
   /** The guest, with its calls in the list too. */
   #watched(guest: Guest): Guest {
     return {
+      streamType: guest.streamType,
       p2mSize: guest.p2mSize,
       maxBatch: guest.maxBatch,
       pageTypes: async (pfns) => {
@@ -212,21 +213,23 @@ export class FakeHost implements Host {
         await this.#call('stopDirtyLog');
         await guest.stopDirtyLog();
       },
-      cpuPolicy: async () => {
-        await this.#call('cpuPolicy');
-        return guest.cpuPolicy();
+      settle: async () => {
+        await this.#call('settle');
+        if (!this.suspended) throw new Error('settled while it runs');
+        return guest.settle();
       },
-      tscInfo: async () => {
-        await this.#call('tscInfo');
-        return guest.tscInfo();
+      staticRecords: async () => {
+        await this.#call('staticRecords');
+        return guest.staticRecords();
       },
-      hvmContext: async () => {
-        await this.#call('hvmContext');
-        return guest.hvmContext();
+      startRecords: async () => {
+        await this.#call('startRecords');
+        return guest.startRecords();
       },
-      hvmParams: async () => {
-        await this.#call('hvmParams');
-        return guest.hvmParams();
+      stateRecords: async () => {
+        await this.#call('stateRecords');
+        if (!this.suspended) throw new Error('state of a guest that runs');
+        return guest.stateRecords();
       },
       [Symbol.asyncDispose]: () => {
         this.disposed++;

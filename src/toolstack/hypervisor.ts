@@ -3,7 +3,9 @@ import { DomainError, SuspendError } from '../core/errors.ts';
 import type { DomainState, Guest, GuestType, Hypervisor, XenVersion } from '../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../xenctrl/index.ts';
 import { type XenstoreAccess, XenstoreTimeoutError, type XenstoreWatch } from '../xenstore/index.ts';
-import { type Xen, XenGuest } from './guest.ts';
+import { XenGuest } from './guest.ts';
+import type { Xen } from './guest-records.ts';
+import { XenPvGuest } from './pv-guest.ts';
 
 /** How long a guest that has acknowledged the request may take to suspend, as libxl has it. */
 const ACKNOWLEDGED_MS = 60_000;
@@ -113,12 +115,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     if (info === undefined) {
       throw new DomainError('DOMAIN_GONE', `there is no domain ${domid}`, { domid });
     }
-    if (!info.hvm) {
-      throw new DomainError('DOMAIN_PV', `domain ${domid} is a PV guest, whose memory cannot be saved yet`, {
-        domid,
-        hint: 'snapshots work for PVH and HVM guests',
-      });
-    }
+    if (!info.hvm) return await XenPvGuest.open(this.#xen, domid, info);
     return await XenGuest.open(this.#xen, domid);
   }
 

@@ -1,4 +1,4 @@
-import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
+import { type Domid, PAGE_SIZE, toSafeNumber } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
 import type { PvGuestLayout } from '../abi.ts';
 import { badGuest, hexFrame } from './errors.ts';
@@ -22,7 +22,7 @@ export interface PvSources {
 
 /** What Xen knows of the domain (struct xen_domctl_getdomaininfo). */
 export interface PvDomainFacts {
-  readonly sharedInfoFrame: number;
+  readonly sharedInfoFrame: bigint;
   readonly maxVcpuId: number;
 }
 
@@ -95,7 +95,8 @@ export class PvDomain implements AsyncDisposable {
     };
     try {
       const m2p = keep(await maps.m2p(calls.maxMfn()));
-      const sharedInfo = keep(await maps.frames(domid, Uint32Array.of(facts.sharedInfoFrame)));
+      const frame = toSafeNumber(facts.sharedInfoFrame, 'shared info frame');
+      const sharedInfo = keep(await maps.frames(domid, Uint32Array.of(frame)));
       const found = await findStable(sources, domid, layout, m2p.table.size, sharedInfo);
       const pieces: KeptMapping[] = [];
       for (let from = 0; from < found.leaves.length; from += FRAMES_PER_PIECE) {
@@ -115,15 +116,10 @@ export class PvDomain implements AsyncDisposable {
     return this.#leafPfns;
   }
 
-  /** The mfn of each pfn, now; NO_FRAME where the guest has no page, or says what cannot be. */
-  mfnsOf(pfns: Uint32Array): Uint32Array {
-    const mfns = new Uint32Array(pfns.length);
-    const hosts = this.#m2p.table.size;
-    for (let i = 0; i < pfns.length; i++) {
-      const mfn = this.#p2m.get(pfns[i] ?? NO_FRAME);
-      mfns[i] = mfn < hosts ? mfn : NO_FRAME;
-    }
-    return mfns;
+  /** The mfn of a pfn, now; NO_FRAME where the guest has no page, or says what cannot be. */
+  mfnOf(pfn: number): number {
+    const mfn = this.#p2m.get(pfn);
+    return mfn < this.#m2p.table.size ? mfn : NO_FRAME;
   }
 
   /** See `PageTables.normalise`. */

@@ -153,7 +153,8 @@ const reads = new Set([
   'version',
   'openDeviceModel',
   'openGuest',
-  'cpuPolicy',
+  'staticRecords',
+  'startRecords',
 ]);
 
 /** The guest writes to some pages whenever something is done while it runs. */
@@ -198,7 +199,6 @@ describe('a create that is refused', () => {
     ['a domain that is not there', (host: FakeHost) => (host.domid = undefined), 'DOMAIN_NOT_FOUND'],
     ['a dying domain', (host: FakeHost) => (host.dying = true), 'DOMAIN_NOT_RUNNING'],
     ['a domain that has shut down', (host: FakeHost) => (host.shutdown = 'poweroff'), 'DOMAIN_NOT_RUNNING'],
-    ['a PV guest', (host: FakeHost) => (host.type = 'pv'), 'NOT_YET'],
   ])('%s', async (_what, change, code) => {
     const host = makeHost();
     change(host);
@@ -288,7 +288,7 @@ describe('one at a time', () => {
     const host = makeHost();
     // `xl save` begins between the plan and the suspend.
     host.fault = (call) => {
-      if (call === 'cpuPolicy') host.suspended = true;
+      if (call === 'staticRecords') host.suspended = true;
     };
     expect(await failure(createSnapshot(host, request()))).toMatchObject({ code: 'SUSPEND_OTHER' });
     expect(host.suspended).toBe(true);
