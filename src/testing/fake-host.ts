@@ -90,6 +90,7 @@ export class FakeHost implements Host {
   constructor(options: FakeOptions) {
     this.directory = options.directory;
     this.type = options.type ?? 'pvh';
+    if (this.type === 'pv') this.guest.streamType = 'pv';
     this.pauses = options.paused === true ? 1 : 0;
     const disks = (options.disks ?? [{ vdev: 'xvda' }]).map((disk) => {
       const path = join(options.directory, `${disk.vdev}.img`);
