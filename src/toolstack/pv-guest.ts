@@ -60,7 +60,13 @@ export class XenPvGuest implements Guest {
     const found = there.length === 0 ? there : await this.#xen.pageTypes(this.#domid, there);
     for (let i = 0, at = 0; i < pfns.length; i++) {
       const pfn = pfns[i] ?? 0;
-      const type = mfns[i] === NO_FRAME ? PAGE_TYPE.xtab : (found[at++] ?? PAGE_TYPE.xtab);
+      const mfn = mfns[i] ?? NO_FRAME;
+      let type: number = mfn === NO_FRAME ? PAGE_TYPE.xtab : (found[at++] ?? PAGE_TYPE.xtab);
+      if (type !== PAGE_TYPE.xtab && !this.#domain.agrees(pfn, mfn)) {
+        // While the guest runs this may be a change under way: looked at again like a page that is not there.
+        if (await this.#suspended()) throw disagreement(this.#domid, pfn, mfn);
+        type = PAGE_TYPE.xtab;
+      }
       types[i] = type;
       if (type === PAGE_TYPE.xtab) this.#absent.set(pfn);
       else this.#absent.clear(pfn);
@@ -188,6 +194,15 @@ export class XenPvGuest implements Guest {
 function isTable(type: number): boolean {
   const level = type & LEVEL_MASK;
   return level >= 1 && level <= 4 && type < PAGE_TYPE.broken;
+}
+
+/** Saved as it is, one page could fill the file over and over. */
+function disagreement(domid: Domid, pfn: number, mfn: number): DomainError {
+  return new DomainError(
+    'P2M_DISAGREES',
+    `the guest says that its page ${pfn} is at mfn ${mfn}, and Xen has another page there`,
+    { domid, data: { pfn, mfn }, hint: "the guest's kernel wrote this itself: it has to be rebooted" },
+  );
 }
 
 function badTable(domid: Domid, { pfn, level, index, reason, mfn }: BadEntry & { pfn: number }): DomainError {

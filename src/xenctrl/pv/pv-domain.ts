@@ -122,6 +122,11 @@ export class PvDomain implements AsyncDisposable {
     return mfn < this.#m2p.table.size ? mfn : NO_FRAME;
   }
 
+  /** Whether Xen has the mfn at this pfn as well: a page has one pfn, whatever the guest's p2m says. */
+  agrees(pfn: number, mfn: number): boolean {
+    return this.#m2p.table.get(mfn) === pfn;
+  }
+
   /** See `PageTables.normalise`. */
   normalise(words: Uint32Array, level: number): BadEntry | undefined {
     return this.#tables.normalise(words, level);

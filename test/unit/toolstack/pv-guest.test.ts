@@ -116,6 +116,21 @@ describe('page types', () => {
   });
 });
 
+test('one page at many pfns: nothing while the guest runs, an error once it is suspended', async () => {
+  await using guest = await open();
+  const mfn = pv.world.mfn(100);
+  for (const pfn of [101, 102]) pv.entryOf(pfn).set([mfn, 0]);
+  const pfns = Uint32Array.of(100, 101, 102, 103);
+  expect([...(await guest.pageTypes(pfns))]).toEqual([0, XTAB, XTAB, 0]);
+  // They are looked at again.
+  expect(await taken(guest)).toEqual([101, 102]);
+  suspended = true;
+  await expect(guest.pageTypes(pfns)).rejects.toMatchObject({
+    code: 'P2M_DISAGREES',
+    data: { pfn: 101, mfn },
+  });
+});
+
 describe('page tables', () => {
   test.each(['packPages', 'readPages'] as const)('have pfns in what %s gives', async (how) => {
     await using guest = await open();
