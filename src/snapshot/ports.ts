@@ -58,6 +58,8 @@ export interface Hypervisor {
   suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /** Resumes a suspended domain as after a cancelled suspend: same domid, same devices. */
   resume(domid: Domid): Promise<void>;
+  /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
+  liveObstacle(type: GuestType): Promise<Obstacle | undefined>;
   /** Opens the guest for reading its memory and state. */
   openGuest(domid: Domid): Promise<Guest>;
 }

@@ -81,6 +81,8 @@ export class FakeHost implements Host {
   readonly inUse = new Map<string, string>();
   readonly obstacles = new Map<string, readonly Obstacle[]>();
   disposed = 0;
+  /** Why no memory can be copied while the guest runs. */
+  liveObstacle: Obstacle | undefined;
   /** Whether a create or revert is under way. */
   locked = false;
   readonly hypervisor: Hypervisor;
@@ -134,6 +136,10 @@ export class FakeHost implements Host {
       version: async () => {
         await this.#call('version');
         return { major: 4, minor: 20, extra: '.0' };
+      },
+      liveObstacle: async () => {
+        await this.#call('liveObstacle');
+        return this.liveObstacle;
       },
       domainState: async (domid) => {
         await this.#call('domainState');

@@ -1,6 +1,6 @@
 import type { Domid } from '../core/brand.ts';
 import { DomainError, SuspendError } from '../core/errors.ts';
-import type { DomainState, Guest, GuestType, Hypervisor, XenVersion } from '../snapshot/ports.ts';
+import type { DomainState, Guest, GuestType, Hypervisor, Obstacle, XenVersion } from '../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../xenctrl/index.ts';
 import { type XenstoreAccess, XenstoreTimeoutError, type XenstoreWatch } from '../xenstore/index.ts';
 import { XenGuest } from './guest.ts';
@@ -108,6 +108,16 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   async resume(domid: Domid): Promise<void> {
     await this.#xen.resume(domid);
     await this.#xenstore.resumeDomain(domid);
+  }
+
+  /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
+  async liveObstacle(type: GuestType): Promise<Obstacle | undefined> {
+    if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
+    return {
+      code: 'NO_LIVE',
+      message: 'this Xen was built without shadow paging, which it takes to copy a PV guest while it runs',
+      hint: 'take the snapshot without --live: the guest is stopped while its memory is copied; `xl info` says "shadow" in virt_caps where live works',
+    };
   }
 
   async openGuest(domid: Domid): Promise<Guest> {

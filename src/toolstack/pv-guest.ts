@@ -76,6 +76,10 @@ export class XenPvGuest implements Guest {
     return types;
   }
 
+  pageTypesFrom(first: number, count: number): Promise<Uint8Array> {
+    return this.pageTypes(Uint32Array.from({ length: count }, (_, i) => first + i));
+  }
+
   packPages(
     fd: number,
     pfns: Uint32Array,

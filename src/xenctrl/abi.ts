@@ -36,6 +36,8 @@ export interface PvCallLayouts {
   readonly xen_domctl_vcpu_msr: StructLayout<never>;
   readonly xen_domctl_getvcpuinfo: StructLayout<'online'>;
   readonly xen_machphys_mfn_list: StructLayout<'max_extents' | 'extent_start' | 'nr_extents'>;
+  /** xen/sysctl.h */
+  readonly xen_sysctl_physinfo: StructLayout<'capabilities'>;
 }
 
 /** What a PV guest's words look like, by its width (xen/foreign/x86_64.h, xen/foreign/x86_32.h). */
@@ -87,6 +89,7 @@ const PV_CALLS: PvCallLayouts = {
   xen_domctl_vcpu_msr: { size: 16 },
   xen_domctl_getvcpuinfo: { size: 24, online: 4 },
   xen_machphys_mfn_list: { size: 24, max_extents: 0, extent_start: 8, nr_extents: 16 },
+  xen_sysctl_physinfo: { size: 112, capabilities: 28 },
 };
 
 /** The guests' own interface never changes. */
@@ -196,6 +199,11 @@ export const DOMCTL = {
   XEN_DOMCTL_get_ext_vcpucontext: 43,
   XEN_DOMCTL_getvcpuextstate: 63,
   XEN_DOMCTL_get_vcpu_msrs: 72,
+} as const;
+
+/** What a host can do (xen/sysctl.h). */
+export const PHYSCAP = {
+  XEN_SYSCTL_PHYSCAP_shadow: 1 << 4,
 } as const;
 
 /** Suboperation of memory_op (xen/memory.h). */

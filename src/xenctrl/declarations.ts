@@ -82,6 +82,7 @@ export const XENCTRL = declare({
     },
     // The struct is copied to and fro; buffers it points to must be hypercall buffers.
     xc_domctl: { result: 'int', parameters: ['xc_interface *', 'struct xen_domctl *'] },
+    xc_physinfo: { result: 'int', parameters: ['xc_interface *', 'xc_physinfo_t *'] },
     // The highest mfn of the host.
     xc_maximum_ram_page: { result: 'int', parameters: ['xc_interface *', 'unsigned long *'] },
     xc_domain_nr_gpfns: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'xen_pfn_t *'] },

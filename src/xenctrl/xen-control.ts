@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
 import { EnvironmentError } from '../core/errors.ts';
-import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, SHADOW_OP, XENVER, XTL } from './abi.ts';
+import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, PHYSCAP, SHADOW_OP, XENVER, XTL } from './abi.ts';
 import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { errnoName, untestedXen, XenCallError } from './errors.ts';
 import { ForeignMemory, type HeadMaker, type PageRewriter } from './foreign-memory.ts';
@@ -157,6 +157,15 @@ export class XenControl implements AsyncDisposable {
       sharedInfoFrame: info.getBigUint64(layout.shared_info_frame, true),
       maxVcpuId: info.getUint32(layout.max_vcpu_id, true),
     };
+  }
+
+  /** Whether the running Xen has shadow paging. */
+  shadowPaging(): boolean {
+    const { abi, ctrl } = this.#libraries;
+    const { xen_sysctl_physinfo: fields } = abi.pvCalls;
+    const info = new DataView(new ArrayBuffer(fields.size));
+    this.#quick(ctrl.xc_physinfo, info);
+    return (info.getUint32(fields.capabilities, true) & PHYSCAP.XEN_SYSCTL_PHYSCAP_shadow) !== 0;
   }
 
   /** Pauses count: each needs its unpause. */

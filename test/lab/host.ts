@@ -12,6 +12,9 @@ const COMMAND_TIMEOUT_MS = 300_000;
 /** The release of Xen that the tests run on. */
 export const XEN = process.env['XLSNAP_LAB_XEN'] ?? defaultXen;
 
+/** Whether that Xen can copy PV guests while they run: Debian 13's was built without shadow paging. */
+export const PV_LIVE = XEN === '4.17';
+
 /** What the command line said. */
 export interface Said {
   readonly code: number;

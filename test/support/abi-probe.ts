@@ -9,6 +9,7 @@ import {
   DOMINF,
   HVM_PARAM,
   PFINFO,
+  PHYSCAP,
   PV_GUESTS,
   SHADOW_OP,
   SHUTDOWN,
@@ -41,6 +42,7 @@ export const CONSTANTS: Readonly<Record<string, number>> = {
   ...SHADOW_OP,
   ...DOMCTL,
   ...XENMEM,
+  ...PHYSCAP,
   ...XENVER,
   ...HVM_PARAM,
   ...XTL,
@@ -107,6 +109,7 @@ function cSource(): string {
 ${[...new Set(headers)].map((header) => `#include <${header}>`).join('\n')}
 #include <xen/domctl.h>
 #include <xen/memory.h>
+#include <xen/sysctl.h>
 #include <xen/foreign/x86_32.h>
 #include <xen/foreign/x86_64.h>
 #include <xen/sched.h>

@@ -174,6 +174,7 @@ const reads = new Set([
   'openGuest',
   'staticRecords',
   'startRecords',
+  'liveObstacle',
 ]);
 
 /** The guest writes to some pages whenever something is done while it runs. */
@@ -291,6 +292,20 @@ describe('a create that is refused', () => {
 });
 
 describe('one at a time', () => {
+  it('a live one where the host has no dirty log for such a guest', async () => {
+    const host = makeHost({ type: 'pv' });
+    host.liveObstacle = { code: 'NO_LIVE', message: 'no shadow paging' };
+    const before = state();
+    expect(await failure(createSnapshot(host, request({ live: true })))).toMatchObject({
+      code: 'NO_LIVE',
+      phase: 'preflight',
+      exitCode: 5,
+    });
+    expect(host.calls.filter((call) => !reads.has(call) && call !== 'lock')).toEqual([]);
+    expectUntouched(host, before);
+    await createSnapshot(host, request());
+  });
+
   it('a create while another holds the lock touches nothing', async () => {
     const host = makeHost();
     const before = state();

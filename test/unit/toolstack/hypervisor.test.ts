@@ -20,6 +20,7 @@ class FakeDomain {
   /** Xen refuses to tell of it. */
   broken = false;
   pauses = 0;
+  shadow = false;
   policy = { leaves: new Uint8Array(24).fill(1), msrs: new Uint8Array(16).fill(2) };
   readonly log: string[] = [];
   readonly nodes = new Map([
@@ -91,6 +92,7 @@ class FakeDomain {
         tscInfo: async () => ({ mode: 1, khz: 2_000_000, nsec: 3n, incarnation: 4 }),
         hvmContext: async () => Uint8Array.of(1, 2, 3),
         cpuPolicy: async () => this.policy,
+        shadowPaging: () => this.shadow,
         openPv: () => Promise.reject(new XenCallError('xc_domain_get_guest_width', 1)),
         packPages: unused,
         readPages: unused,
@@ -341,4 +343,16 @@ describe('openGuest', () => {
     domain.there = false;
     await expect(domain.hypervisor().openGuest(DOMID)).rejects.toMatchObject({ code: 'DOMAIN_GONE' });
   });
+});
+
+test('live: a PV guest needs shadow paging, others do not', async () => {
+  const hypervisor = domain.hypervisor();
+  expect(await hypervisor.liveObstacle('pv')).toMatchObject({
+    code: 'NO_LIVE',
+    hint: expect.stringContaining('without --live'),
+  });
+  expect(await hypervisor.liveObstacle('hvm')).toBeUndefined();
+  expect(await hypervisor.liveObstacle('pvh')).toBeUndefined();
+  domain.shadow = true;
+  expect(await hypervisor.liveObstacle('pv')).toBeUndefined();
 });
