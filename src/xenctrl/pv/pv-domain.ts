@@ -81,6 +81,8 @@ export class PvDomain implements AsyncDisposable {
   }
 
   /**
+   * For `XenControl.openPv`.
+   * @internal
    * @param facts of the domain with this domid
    * @throws XenCallError, DomainError when the guest's tables make no sense, EnvironmentError
    */
