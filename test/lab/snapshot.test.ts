@@ -45,7 +45,7 @@ class Scenario {
     this.#guest = await dom0.lab.startGuest({
       type: this.#type,
       name: this.name,
-      memoryMiB: this.#type === 'pv' ? 96 : 84,
+      memoryMiB: this.#type === 'hvm' ? 84 : 96,
       vcpus: this.#type === 'pv' ? 2 : 1,
       onReboot: 'restart',
       ...(this.#live ? { dirty: { mib: 8, rate: 1000 } } : {}),
