@@ -151,7 +151,8 @@ export class FakeGuest implements Guest {
     return [
       ...(this.streamType === 'pv' ? [pv] : []),
       { name: 'X86_CPUID_POLICY', leaves: [leaf] },
-      { name: 'X86_MSR_POLICY', entries: [{ index: 1, flags: 0, value: 2n }] },
+      // Reserved bits are set: a warning of verify and inspect.
+      { name: 'X86_MSR_POLICY', entries: [{ index: 1, flags: 2, value: 2n }] },
     ];
   }
 
