@@ -420,8 +420,14 @@ export class Lab {
         else if (domain.domid !== domid) death = `it was started anew as domain ${domain.domid}`;
         else if (/[scd]/.test(domain.flags)) death = `its state is ${domain.flags}`;
         if (death !== undefined) {
-          const again = this.tripleFaults().includes(domid);
-          return { domid, death: again ? `triple fault; ${death}` : death, again };
+          const cause = this.tripleFaults().includes(domid)
+            ? 'triple fault'
+            : // A processor of an emulated machine that still runs the breakpoint by which the kernel patches itself.
+              /Oops: int3/.test(said.stdout)
+              ? 'stale breakpoint'
+              : undefined;
+          const again = cause !== undefined;
+          return { domid, death: again ? `${cause}; ${death}` : death, again };
         }
         if (counts) return { domid, death: undefined, again: false };
       }

@@ -91,7 +91,8 @@ async function take(parts: Parts): Promise<CreateResult> {
   const xen = await host.hypervisor.version();
 
   const file = await phases.run('open', () => openFile(plan, phases));
-  const prefix = await guestPrefix(guest, printLibxlJson(config), xen);
+  const json = printLibxlJson(config);
+  const prefix = await guestPrefix(guest, json, xen);
   await file.writeAt(prefix, 0);
   const saver = new MemorySaver(guest, file, prefix.length, {
     ...limits,
@@ -124,6 +125,8 @@ async function take(parts: Parts): Promise<CreateResult> {
   }
 
   const memory = await phases.run('memory', async () => {
+    await guest.settle();
+    if (guest.streamType === 'pv') await file.writeAt(await guestPrefix(guest, json, xen), 0);
     await (precopy === undefined ? saver.copyAll() : precopy.finish());
     const outcome = await saver.finish();
     await file.writeAt(await guestSuffix(guest, emulator), outcome.end);

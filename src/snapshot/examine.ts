@@ -61,6 +61,8 @@ export async function examineDomain(
     domain = plan.domain;
     disks = context.disks.map(examineDisk);
     liveObstacles.push(...againstLive(config));
+    const ofHost = await host.hypervisor.liveObstacle(plan.type);
+    if (ofHost !== undefined) liveObstacles.push(ofHost);
     await preflightCreate(host, context);
     // Those of one way of snapshotting a disk are with the disk.
     const ofDisks = new Set(context.disks.flatMap((disk) => disk.internal));

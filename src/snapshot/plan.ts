@@ -67,12 +67,6 @@ export async function makeCreateContext(
   if (domain.domid === 0) {
     throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be snapshotted', { domid: 0 });
   }
-  if (domain.type === 'pv') {
-    throw new DomainError('NOT_YET', `domain ${domain.name} is a PV guest; PV is not there yet`, {
-      domid: domain.domid,
-      hint: 'HVM and PVH guests can be snapshotted',
-    });
-  }
   const config = await host.toolstack.domainConfig(domain.domid);
   const disks = await host.toolstack.disks(domain.domid, config);
   const findings: Obstacle[] = [];

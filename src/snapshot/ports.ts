@@ -8,6 +8,7 @@
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
 import type { Extents } from '../core/extents.ts';
+import type { LibxcStateRecord } from '../savefmt/index.ts';
 
 export type GuestType = 'pv' | 'pvh' | 'hvm';
 
@@ -57,21 +58,20 @@ export interface Hypervisor {
   suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /** Resumes a suspended domain as after a cancelled suspend: same domid, same devices. */
   resume(domid: Domid): Promise<void>;
+  /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
+  liveObstacle(type: GuestType): Promise<Obstacle | undefined>;
   /** Opens the guest for reading its memory and state. */
   openGuest(domid: Domid): Promise<Guest>;
 }
 
-/** Numbers of an X86_TSC_INFO record (libxc-migration-stream, "X86_TSC_INFO"). */
-export interface TscInfo {
-  readonly mode: number;
-  readonly khz: number;
-  readonly nsec: bigint;
-  readonly incarnation: number;
-}
-
-/** One guest, opened. Its memory never shows outside of the methods. */
+/**
+ * One guest, opened. Its memory never shows outside of the methods. What differs between types of guests is behind them:
+ * a PV guest's pfns stand for mfns that it may change, and its page tables go into a file with pfns in them.
+ */
 export interface Guest extends AsyncDisposable {
-  /** Number of pfns in its p2m, one more than the highest gfn. */
+  /** In the stream's domain header; a PVH guest's is `hvm`. */
+  readonly streamType: 'pv' | 'hvm';
+  /** Number of pfns in its p2m, one more than the highest. */
   readonly p2mSize: number;
   /** Most pages in one call of `packPages` or `readPages`; at least 1022. */
   readonly maxBatch: number;
@@ -87,8 +87,8 @@ export interface Guest extends AsyncDisposable {
    * back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
    * @param pfns at most `maxBatch`
    * @param makeHead is given the kind of each page
-   * @returns the kind of each page (`PAGE_KIND`): its data was written, it is all zeros, or it cannot be mapped since the
-   * guest has no such page (any more)
+   * @returns the kind of each page (`PAGE_KIND`): its data was written, it is all zeros, or it cannot be had: the guest has no
+   * such page (any more), or, of a running PV guest, it is a page table that is being changed
    * @throws OutputError when a write fails.
    */
   packPages(
@@ -113,13 +113,17 @@ export interface Guest extends AsyncDisposable {
   takeDirty(pages: Bitmap, options: { final: boolean }): Promise<void>;
   /** Log-dirty mode off. May be called when it is off. */
   stopDirtyLog(): Promise<void>;
-  /** CPU policy: contents of the X86_CPUID_POLICY and X86_MSR_POLICY records; empty where Xen has none. */
-  cpuPolicy(): Promise<{ readonly leaves: Uint8Array; readonly msrs: Uint8Array }>;
-  tscInfo(): Promise<TscInfo>;
-  /** Contents of the HVM_CONTEXT record. HVM and PVH only. */
-  hvmContext(): Promise<Uint8Array>;
-  /** The non-zero HVM params that libxc saves, in its order. HVM and PVH only. */
-  hvmParams(): Promise<readonly { readonly index: number; readonly value: bigint }[]>;
+  /**
+   * The guest is suspended now: finds out anew what it may have moved while it ran. Comes before the last pages are read.
+   * @throws DomainError when what is written already cannot be of the same guest
+   */
+  settle(): Promise<void>;
+  /** What never changes while the guest lives: the records before STATIC_DATA_END. */
+  staticRecords(): Promise<readonly LibxcStateRecord[]>;
+  /** What a restore must know before the first page; the records behind STATIC_DATA_END. Always of one length. */
+  startRecords(): Promise<readonly LibxcStateRecord[]>;
+  /** The suspended guest's state: the records behind its pages, in the order of libxc. */
+  stateRecords(): Promise<readonly LibxcStateRecord[]>;
 }
 
 /** How a disk of the domain can be snapshotted; what stands against it is in `internal` and `external`. */

@@ -35,6 +35,10 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     await checkNewFile(path, findings, own ? 'another xlsnap writes it, or one was killed' : undefined);
   }
   await checkRoom(plan.memoryPath, plan.memoryBytes + EXTRA_BYTES, findings);
+  if (plan.live) {
+    const obstacle = await host.hypervisor.liveObstacle(plan.type);
+    if (obstacle !== undefined) findings.push(obstacle);
+  }
   for (const disk of plan.disks) {
     // Only that of the memory file is made.
     if (disk.kind === 'external' && !(await exists(dirname(disk.overlay)))) {

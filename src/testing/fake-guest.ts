@@ -1,7 +1,8 @@
 import { writeSync } from 'node:fs';
 import type { Bitmap } from '../core/bitmap.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
-import type { Guest, TscInfo } from '../snapshot/ports.ts';
+import type { LibxcStateRecord } from '../savefmt/index.ts';
+import type { Guest } from '../snapshot/ports.ts';
 
 const PAGE = 4096;
 
@@ -29,8 +30,9 @@ export class FakeGuest implements Guest {
   readonly calls: FakeGuestCalls = { packed: [], read: [], mostAtOnce: 0, running: 0, mostTypes: 0 };
   /** What happens before pages are copied: errors, delays. */
   beforeCopy: (pfns: Uint32Array) => Promise<void> = () => Promise.resolve();
-  hvmParamList: { index: number; value: bigint }[] = [{ index: 1, value: 0xfeffcn }];
-  policy = { leaves: new Uint8Array(24).fill(1), msrs: new Uint8Array(16).fill(2) };
+  streamType: 'pv' | 'hvm' = 'hvm';
+  /** Of a PV guest: where its p2m is. */
+  p2mFrame = 1n;
   /** Whether its dirty log is on, and how often it was taken. */
   logging = false;
   taken = 0;
@@ -141,20 +143,39 @@ export class FakeGuest implements Guest {
     this.logging = false;
   }
 
-  async cpuPolicy(): Promise<{ leaves: Uint8Array; msrs: Uint8Array }> {
-    return this.policy;
+  async settle(): Promise<void> {}
+
+  async staticRecords(): Promise<readonly LibxcStateRecord[]> {
+    const pv = { name: 'X86_PV_INFO', guestWidth: 8, ptLevels: 4, reserved1: 0, reserved2: 0 } as const;
+    const leaf = { leaf: 1, subleaf: 0, eax: 1, ebx: 2, ecx: 3, edx: 4 };
+    return [
+      ...(this.streamType === 'pv' ? [pv] : []),
+      { name: 'X86_CPUID_POLICY', leaves: [leaf] },
+      // Reserved bits are set: a warning of verify and inspect.
+      { name: 'X86_MSR_POLICY', entries: [{ index: 1, flags: 2, value: 2n }] },
+    ];
   }
 
-  async tscInfo(): Promise<TscInfo> {
-    return { mode: 1, khz: 2_400_000, nsec: 5_000_000_000n, incarnation: 3 };
+  async startRecords(): Promise<readonly LibxcStateRecord[]> {
+    if (this.streamType !== 'pv') return [];
+    const frames = new BigUint64Array(Math.ceil(this.p2mSize / 512)).fill(this.p2mFrame);
+    return [{ name: 'X86_PV_P2M_FRAMES', startPfn: 0, endPfn: this.p2mSize - 1, frames }];
   }
 
-  async hvmContext(): Promise<Uint8Array> {
-    return Uint8Array.of(1, 2, 3, 4, 5);
-  }
-
-  async hvmParams(): Promise<readonly { index: number; value: bigint }[]> {
-    return this.hvmParamList;
+  async stateRecords(): Promise<readonly LibxcStateRecord[]> {
+    const tsc = { mode: 1, khz: 2_400_000, nsec: 5_000_000_000n, incarnation: 3, reserved: 0 };
+    if (this.streamType === 'pv') {
+      return [
+        { name: 'X86_TSC_INFO', ...tsc },
+        { name: 'SHARED_INFO', data: new Uint8Array(PAGE) },
+        { name: 'X86_PV_VCPU_BASIC', vcpuId: 0, reserved: 0, context: new Uint8Array(5168) },
+      ];
+    }
+    return [
+      { name: 'X86_TSC_INFO', ...tsc },
+      { name: 'HVM_CONTEXT', data: Uint8Array.of(1, 2, 3, 4, 5) },
+      { name: 'HVM_PARAMS', reserved: 0, params: [{ index: 1n, value: 0xfeffcn }] },
+    ];
   }
 
   async [Symbol.asyncDispose](): Promise<void> {}

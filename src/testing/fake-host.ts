@@ -81,6 +81,8 @@ export class FakeHost implements Host {
   readonly inUse = new Map<string, string>();
   readonly obstacles = new Map<string, readonly Obstacle[]>();
   disposed = 0;
+  /** Why no memory can be copied while the guest runs. */
+  liveObstacle: Obstacle | undefined;
   /** Whether a create or revert is under way. */
   locked = false;
   readonly hypervisor: Hypervisor;
@@ -90,6 +92,7 @@ export class FakeHost implements Host {
   constructor(options: FakeOptions) {
     this.directory = options.directory;
     this.type = options.type ?? 'pvh';
+    if (this.type === 'pv') this.guest.streamType = 'pv';
     this.pauses = options.paused === true ? 1 : 0;
     const disks = (options.disks ?? [{ vdev: 'xvda' }]).map((disk) => {
       const path = join(options.directory, `${disk.vdev}.img`);
@@ -133,6 +136,10 @@ export class FakeHost implements Host {
       version: async () => {
         await this.#call('version');
         return { major: 4, minor: 20, extra: '.0' };
+      },
+      liveObstacle: async () => {
+        await this.#call('liveObstacle');
+        return this.liveObstacle;
       },
       domainState: async (domid) => {
         await this.#call('domainState');
@@ -179,6 +186,7 @@ export class FakeHost implements Host {
   /** The guest, with its calls in the list too. */
   #watched(guest: Guest): Guest {
     return {
+      streamType: guest.streamType,
       p2mSize: guest.p2mSize,
       maxBatch: guest.maxBatch,
       pageTypes: async (pfns) => {
@@ -212,21 +220,23 @@ export class FakeHost implements Host {
         await this.#call('stopDirtyLog');
         await guest.stopDirtyLog();
       },
-      cpuPolicy: async () => {
-        await this.#call('cpuPolicy');
-        return guest.cpuPolicy();
+      settle: async () => {
+        await this.#call('settle');
+        if (!this.suspended) throw new Error('settled while it runs');
+        return guest.settle();
       },
-      tscInfo: async () => {
-        await this.#call('tscInfo');
-        return guest.tscInfo();
+      staticRecords: async () => {
+        await this.#call('staticRecords');
+        return guest.staticRecords();
       },
-      hvmContext: async () => {
-        await this.#call('hvmContext');
-        return guest.hvmContext();
+      startRecords: async () => {
+        await this.#call('startRecords');
+        return guest.startRecords();
       },
-      hvmParams: async () => {
-        await this.#call('hvmParams');
-        return guest.hvmParams();
+      stateRecords: async () => {
+        await this.#call('stateRecords');
+        if (!this.suspended) throw new Error('state of a guest that runs');
+        return guest.stateRecords();
       },
       [Symbol.asyncDispose]: () => {
         this.disposed++;

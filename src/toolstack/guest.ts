@@ -1,7 +1,9 @@
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
-import type { Guest, TscInfo } from '../snapshot/ports.ts';
-import { HVM_PARAM, type XenControl } from '../xenctrl/index.ts';
+import type { LibxcStateRecord } from '../savefmt/index.ts';
+import type { Guest } from '../snapshot/ports.ts';
+import { HVM_PARAM } from '../xenctrl/index.ts';
+import { cpuPolicyRecords, tscRecord, type Xen } from './guest-records.ts';
 
 /** Pages of a batch, 4 MiB: larger ones were no faster, smaller ones cost more calls. */
 const MAX_BATCH = 1024;
@@ -26,11 +28,9 @@ const SAVED_PARAMS: readonly number[] = [
   HVM_PARAM.HVM_PARAM_MCA_CAP,
 ];
 
-/** libxenctrl, or what tests put in its place. */
-export type Xen = Pick<XenControl, keyof XenControl>;
-
 /** An HVM or PVH guest on real Xen: its pfns are gfns, nothing has to be translated. */
 export class XenGuest implements Guest {
+  readonly streamType = 'hvm';
   readonly p2mSize: number;
   readonly maxBatch = MAX_BATCH;
   readonly #xen: Xen;
@@ -80,23 +80,31 @@ export class XenGuest implements Guest {
     await this.#xen.stopDirtyLog(this.#domid);
   }
 
-  cpuPolicy(): Promise<{ leaves: Uint8Array; msrs: Uint8Array }> {
-    return this.#xen.cpuPolicy(this.#domid);
+  /** Its pfns are gfns: where they are is Xen's business. */
+  async settle(): Promise<void> {}
+
+  staticRecords(): Promise<LibxcStateRecord[]> {
+    return cpuPolicyRecords(this.#xen, this.#domid);
   }
 
-  tscInfo(): Promise<TscInfo> {
-    return this.#xen.tscInfo(this.#domid);
+  async startRecords(): Promise<LibxcStateRecord[]> {
+    return [];
   }
 
-  hvmContext(): Promise<Uint8Array> {
-    return this.#xen.hvmContext(this.#domid);
-  }
-
-  async hvmParams(): Promise<{ index: number; value: bigint }[]> {
-    const params = await Promise.all(
-      SAVED_PARAMS.map(async (index) => ({ index, value: await this.#xen.hvmParam(this.#domid, index) })),
+  async stateRecords(): Promise<LibxcStateRecord[]> {
+    const records: LibxcStateRecord[] = [
+      await tscRecord(this.#xen, this.#domid),
+      { name: 'HVM_CONTEXT', data: await this.#xen.hvmContext(this.#domid) },
+    ];
+    const all = await Promise.all(
+      SAVED_PARAMS.map(async (index) => ({
+        index: BigInt(index),
+        value: await this.#xen.hvmParam(this.#domid, index),
+      })),
     );
-    return params.filter(({ value }) => value !== 0n);
+    const params = all.filter(({ value }) => value !== 0n);
+    if (params.length > 0) records.push({ name: 'HVM_PARAMS', reserved: 0, params });
+    return records;
   }
 
   /** Nothing stays open between calls. */

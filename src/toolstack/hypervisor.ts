@@ -1,9 +1,11 @@
 import type { Domid } from '../core/brand.ts';
 import { DomainError, SuspendError } from '../core/errors.ts';
-import type { DomainState, Guest, GuestType, Hypervisor, XenVersion } from '../snapshot/ports.ts';
+import type { DomainState, Guest, GuestType, Hypervisor, Obstacle, XenVersion } from '../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../xenctrl/index.ts';
 import { type XenstoreAccess, XenstoreTimeoutError, type XenstoreWatch } from '../xenstore/index.ts';
-import { type Xen, XenGuest } from './guest.ts';
+import { XenGuest } from './guest.ts';
+import type { Xen } from './guest-records.ts';
+import { XenPvGuest } from './pv-guest.ts';
 
 /** How long a guest that has acknowledged the request may take to suspend, as libxl has it. */
 const ACKNOWLEDGED_MS = 60_000;
@@ -108,17 +110,22 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     await this.#xenstore.resumeDomain(domid);
   }
 
+  /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
+  async liveObstacle(type: GuestType): Promise<Obstacle | undefined> {
+    if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
+    return {
+      code: 'NO_LIVE',
+      message: 'this Xen was built without shadow paging, which it takes to copy a PV guest while it runs',
+      hint: 'take the snapshot without --live: the guest is stopped while its memory is copied; `xl info` says "shadow" in virt_caps where live works',
+    };
+  }
+
   async openGuest(domid: Domid): Promise<Guest> {
     const info = await this.#xen.domainInfo(domid);
     if (info === undefined) {
       throw new DomainError('DOMAIN_GONE', `there is no domain ${domid}`, { domid });
     }
-    if (!info.hvm) {
-      throw new DomainError('DOMAIN_PV', `domain ${domid} is a PV guest, whose memory cannot be saved yet`, {
-        domid,
-        hint: 'snapshots work for PVH and HVM guests',
-      });
-    }
+    if (!info.hvm) return await XenPvGuest.open(this.#xen, domid, info);
     return await XenGuest.open(this.#xen, domid);
   }
 

@@ -9,7 +9,50 @@ export interface DomainInfoLayout {
   readonly domain: number;
   readonly flags: number;
   readonly tot_pages: number;
+  readonly shared_info_frame: number;
+  readonly max_vcpu_id: number;
   readonly handle: number;
+}
+
+/** Size and offsets in octets of a C struct; nested fields with dots. */
+export type StructLayout<Field extends string> = Readonly<Record<Field | 'size', number>>;
+
+/** Structs of the calls for PV vCPUs, which have no wrapper in libxenctrl (xen/domctl.h, xen/memory.h). */
+export interface PvCallLayouts {
+  readonly xen_domctl: StructLayout<
+    | 'cmd'
+    | 'interface_version'
+    | 'domain'
+    | 'u.ext_vcpucontext.vcpu'
+    | 'u.ext_vcpucontext.size'
+    | 'u.vcpuextstate.vcpu'
+    | 'u.vcpuextstate.xfeature_mask'
+    | 'u.vcpuextstate.size'
+    | 'u.vcpuextstate.buffer'
+    | 'u.vcpu_msrs.vcpu'
+    | 'u.vcpu_msrs.msr_count'
+    | 'u.vcpu_msrs.msrs'
+  >;
+  readonly xen_domctl_vcpu_msr: StructLayout<never>;
+  readonly xen_domctl_getvcpuinfo: StructLayout<'online'>;
+  readonly xen_machphys_mfn_list: StructLayout<'max_extents' | 'extent_start' | 'nr_extents'>;
+  /** xen/sysctl.h */
+  readonly xen_sysctl_physinfo: StructLayout<'capabilities'>;
+}
+
+/** What a PV guest's words look like, by its width (xen/foreign/x86_64.h, xen/foreign/x86_32.h). */
+export interface PvGuestLayout {
+  /** Octets of a word. */
+  readonly width: 4 | 8;
+  readonly ptLevels: 3 | 4;
+  readonly shared_info: StructLayout<
+    | 'arch.max_pfn'
+    | 'arch.pfn_to_mfn_frame_list_list'
+    | 'arch.p2m_cr3'
+    | 'arch.p2m_vaddr'
+    | 'arch.p2m_generation'
+  >;
+  readonly vcpu_guest_context: StructLayout<'user_regs.edx' | 'gdt_frames' | 'gdt_ents' | 'ctrlreg'>;
 }
 
 /** One release of Xen. */
@@ -24,25 +67,96 @@ export interface Abi {
   readonly msrEntrySize: number;
   /** sizeof(xc_hypercall_buffer_t) (xenctrl.h), a multiple of 8. */
   readonly hypercallBufferSize: number;
+  readonly pvCalls: PvCallLayouts;
 }
+
+const PV_CALLS: PvCallLayouts = {
+  xen_domctl: {
+    size: 144,
+    cmd: 0,
+    interface_version: 4,
+    domain: 8,
+    'u.ext_vcpucontext.vcpu': 16,
+    'u.ext_vcpucontext.size': 20,
+    'u.vcpuextstate.vcpu': 16,
+    'u.vcpuextstate.xfeature_mask': 24,
+    'u.vcpuextstate.size': 32,
+    'u.vcpuextstate.buffer': 40,
+    'u.vcpu_msrs.vcpu': 16,
+    'u.vcpu_msrs.msr_count': 20,
+    'u.vcpu_msrs.msrs': 24,
+  },
+  xen_domctl_vcpu_msr: { size: 16 },
+  xen_domctl_getvcpuinfo: { size: 24, online: 4 },
+  xen_machphys_mfn_list: { size: 24, max_extents: 0, extent_start: 8, nr_extents: 16 },
+  xen_sysctl_physinfo: { size: 112, capabilities: 28 },
+};
+
+/** The guests' own interface never changes. */
+export const PV_GUESTS: readonly PvGuestLayout[] = [
+  {
+    width: 8,
+    ptLevels: 4,
+    shared_info: {
+      size: 3136,
+      'arch.max_pfn': 3088,
+      'arch.pfn_to_mfn_frame_list_list': 3096,
+      'arch.p2m_cr3': 3112,
+      'arch.p2m_vaddr': 3120,
+      'arch.p2m_generation': 3128,
+    },
+    vcpu_guest_context: { size: 5168, 'user_regs.edx': 616, gdt_frames: 4832, gdt_ents: 4960, ctrlreg: 4984 },
+  },
+  {
+    width: 4,
+    ptLevels: 3,
+    shared_info: {
+      size: 2344,
+      'arch.max_pfn': 2316,
+      'arch.pfn_to_mfn_frame_list_list': 2320,
+      'arch.p2m_cr3': 2328,
+      'arch.p2m_vaddr': 2332,
+      'arch.p2m_generation': 2336,
+    },
+    vcpu_guest_context: { size: 2800, 'user_regs.edx': 524, gdt_frames: 2640, gdt_ents: 2704, ctrlreg: 2716 },
+  },
+];
 
 /** The tested releases, newest first. */
 export const ABIS: readonly Abi[] = [
   {
     release: '4.20',
     domctlInterfaceVersion: 0x17,
-    domainInfo: { size: 112, domain: 0, flags: 4, tot_pages: 8, handle: 76 },
+    domainInfo: {
+      size: 112,
+      domain: 0,
+      flags: 4,
+      tot_pages: 8,
+      shared_info_frame: 48,
+      max_vcpu_id: 68,
+      handle: 76,
+    },
     cpuidLeafSize: 24,
     msrEntrySize: 16,
     hypercallBufferSize: 40,
+    pvCalls: PV_CALLS,
   },
   {
     release: '4.17',
     domctlInterfaceVersion: 0x15,
-    domainInfo: { size: 112, domain: 0, flags: 4, tot_pages: 8, handle: 76 },
+    domainInfo: {
+      size: 112,
+      domain: 0,
+      flags: 4,
+      tot_pages: 8,
+      shared_info_frame: 48,
+      max_vcpu_id: 68,
+      handle: 76,
+    },
     cpuidLeafSize: 24,
     msrEntrySize: 16,
     hypercallBufferSize: 40,
+    pvCalls: PV_CALLS,
   },
 ];
 
@@ -78,6 +192,23 @@ export const SHADOW_OP = {
   XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY: 2,
   XEN_DOMCTL_SHADOW_OP_CLEAN: 11,
   XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL: 1 << 0,
+} as const;
+
+/** What of a PV vCPU's state is asked for by raw domctl (xen/domctl.h). */
+export const DOMCTL = {
+  XEN_DOMCTL_get_ext_vcpucontext: 43,
+  XEN_DOMCTL_getvcpuextstate: 63,
+  XEN_DOMCTL_get_vcpu_msrs: 72,
+} as const;
+
+/** What a host can do (xen/sysctl.h). */
+export const PHYSCAP = {
+  XEN_SYSCTL_PHYSCAP_shadow: 1 << 4,
+} as const;
+
+/** Suboperation of memory_op (xen/memory.h). */
+export const XENMEM = {
+  XENMEM_machphys_compat_mfn_list: 25,
 } as const;
 
 /** Subcommands of xc_version (xen/version.h). */

@@ -66,6 +66,25 @@ export const XENCTRL = declare({
     xc_domain_pause: { result: 'int', parameters: ['xc_interface *', 'uint32_t'] },
     xc_domain_unpause: { result: 'int', parameters: ['xc_interface *', 'uint32_t'] },
     xc_domain_shutdown: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'int'] },
+    // Octets of a guest's word: 4 or 8.
+    xc_domain_get_guest_width: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'unsigned int *'],
+    },
+    // EINVAL: there is no such vCPU, or it was never set up.
+    xc_vcpu_getinfo: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'uint32_t', 'xc_vcpuinfo_t *'],
+    },
+    xc_vcpu_getcontext: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'uint32_t', 'vcpu_guest_context_any_t *'],
+    },
+    // The struct is copied to and fro; buffers it points to must be hypercall buffers.
+    xc_domctl: { result: 'int', parameters: ['xc_interface *', 'struct xen_domctl *'] },
+    xc_physinfo: { result: 'int', parameters: ['xc_interface *', 'xc_physinfo_t *'] },
+    // The highest mfn of the host.
+    xc_maximum_ram_page: { result: 'int', parameters: ['xc_interface *', 'unsigned long *'] },
     xc_domain_nr_gpfns: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'xen_pfn_t *'] },
     xc_domain_get_tsc_info: {
       result: 'int',
@@ -120,6 +139,11 @@ export const XENCTRL_PRIVATE = declare({
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'unsigned int', 'xen_pfn_t *'],
     },
+    // The struct is copied to and fro; buffers it points to must be hypercall buffers.
+    xc_memory_op: {
+      result: 'long long',
+      parameters: ['xc_interface *', 'unsigned int', 'void *', 'size_t'],
+    },
   },
 });
 
@@ -129,6 +153,12 @@ export const XENGUEST = declare({
   functions: {
     // EINVAL: the domain is not suspended.
     xc_domain_resume: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'int'] },
+    // Maps the m2p of Xen up to the mfn, in whole 2 MiB; NULL with errno. Undone by xenforeignmemory_unmap. The mfn0 may
+    // be NULL.
+    xc_map_m2p: {
+      result: 'xen_pfn_t *',
+      parameters: ['xc_interface *', 'unsigned long', 'int', 'unsigned long *'],
+    },
     // NULL without memory. Freed by xc_cpu_policy_destroy.
     xc_cpu_policy_init: { result: 'xc_cpu_policy_t *', parameters: [] },
     xc_cpu_policy_destroy: { result: 'void', parameters: ['xc_cpu_policy_t *'] },

@@ -12,6 +12,17 @@ const PROT_READ = 1;
 /** What the stretch of a file begins with, made when the kinds of its pages are known; at least 64 octets. */
 export type HeadMaker = (kinds: Uint8Array) => Uint8Array;
 
+/** Pages that do not go into a file as they are. */
+export interface PageRewriter {
+  /** Their indices. */
+  readonly pages: readonly number[];
+  /**
+   * Changes a copy of the page, 1024 words.
+   * @returns false when it cannot be had now: then it counts as unmapped
+   */
+  rewrite(words: Uint32Array, index: number): boolean;
+}
+
 /** Guest pages while they are mapped. Touching them afterwards kills the process. */
 interface MappedPages {
   readonly address: number;
@@ -55,14 +66,19 @@ export class ForeignMemory {
     fd: number,
     position: number,
     makeHead: HeadMaker,
+    rewriter?: PageRewriter,
   ): Promise<Uint8Array> {
     return await this.#withMapped(domid, gfns, async ({ address, errors }) => {
       const kinds = this.#classify(address, errors);
+      const copies = this.#rewritten(address, kinds, rewriter);
       const gather = new Gather(gfns.length + 1);
       const head = makeHead(kinds);
       gather.addBytes(head, this.#addressOf(head));
       for (let i = 0; i < kinds.length; i++) {
-        if (kinds[i] === PAGE_KIND.data) gather.add(address + i * PAGE_SIZE, PAGE_SIZE);
+        if (kinds[i] !== PAGE_KIND.data) continue;
+        const copy = copies.get(i);
+        if (copy === undefined) gather.add(address + i * PAGE_SIZE, PAGE_SIZE);
+        else gather.addBytes(copy, this.#addressOf(copy));
       }
       await this.#inTurn(() => this.#write(fd, gather, position));
       return kinds;
@@ -70,7 +86,12 @@ export class ForeignMemory {
   }
 
   /** See `XenControl.readPages`. */
-  async readPages(domid: Domid, gfns: Uint32Array, into: Uint8Array): Promise<Uint8Array> {
+  async readPages(
+    domid: Domid,
+    gfns: Uint32Array,
+    into: Uint8Array,
+    rewriter?: PageRewriter,
+  ): Promise<Uint8Array> {
     if (into.length < gfns.length * PAGE_SIZE) throw new RangeError(`no room for ${gfns.length} pages`);
     return await this.#withMapped(domid, gfns, async ({ address, errors }) => {
       const kinds = new Uint8Array(gfns.length);
@@ -80,6 +101,11 @@ export class ForeignMemory {
         else {
           this.#functions.memcpy.callFast(target + i * PAGE_SIZE, address + i * PAGE_SIZE, PAGE_SIZE);
         }
+      }
+      for (const i of rewriter?.pages ?? []) {
+        if (kinds[i] !== PAGE_KIND.data) continue;
+        const words = new Uint32Array(into.buffer, into.byteOffset + i * PAGE_SIZE, PAGE_SIZE / 4);
+        if (rewriter?.rewrite(words, i) !== true) kinds[i] = PAGE_KIND.unmapped;
       }
       return kinds;
     });
@@ -121,6 +147,27 @@ export class ForeignMemory {
       else if (memcmp.callFast(address + i * PAGE_SIZE, zeros, PAGE_SIZE) === 0) kinds[i] = PAGE_KIND.zero;
     }
     return kinds;
+  }
+
+  /** Copies of the pages with data that the rewriter wants, changed; those that it refuses become unmapped in `kinds`. */
+  #rewritten(
+    address: number,
+    kinds: Uint8Array,
+    rewriter: PageRewriter | undefined,
+  ): ReadonlyMap<number, Uint8Array> {
+    const copies = new Map<number, Uint8Array>();
+    if (rewriter === undefined || rewriter.pages.length === 0) return copies;
+    const buffer = new ArrayBuffer(rewriter.pages.length * PAGE_SIZE);
+    const target = this.#addressOf(new Uint8Array(buffer));
+    for (const [at, i] of rewriter.pages.entries()) {
+      // A page of zeros has no entries that could be changed.
+      if (kinds[i] !== PAGE_KIND.data) continue;
+      this.#functions.memcpy.callFast(target + at * PAGE_SIZE, address + i * PAGE_SIZE, PAGE_SIZE);
+      if (rewriter.rewrite(new Uint32Array(buffer, at * PAGE_SIZE, PAGE_SIZE / 4), i)) {
+        copies.set(i, new Uint8Array(buffer, at * PAGE_SIZE, PAGE_SIZE));
+      } else kinds[i] = PAGE_KIND.unmapped;
+    }
+    return copies;
   }
 
   /** Where an array of at least 64 octets lies: smaller ones may move. */

@@ -12,8 +12,21 @@
  * @module
  */
 export { type Domid, toDomid } from '../core/brand.ts';
-export { ABIS, type Abi, type DomainInfoLayout, HVM_PARAM, SHUTDOWN } from './abi.ts';
+export {
+  ABIS,
+  type Abi,
+  type DomainInfoLayout,
+  HVM_PARAM,
+  type PvCallLayouts,
+  type PvGuestLayout,
+  SHUTDOWN,
+  type StructLayout,
+} from './abi.ts';
 export { XenCallError } from './errors.ts';
-export type { HeadMaker } from './foreign-memory.ts';
+export type { HeadMaker, PageRewriter } from './foreign-memory.ts';
 export { findLibraries, koffiVersion, type LibrariesFound, runningXen } from './libraries.ts';
+export { NO_FRAME } from './pv/frame-table.ts';
+export type { BadEntry } from './pv/page-table.ts';
+export type { PvVcpu } from './pv/pv-calls.ts';
+export type { PvDomain, PvDomainFacts } from './pv/pv-domain.ts';
 export { type DomainInfo, type HypervisorVersion, type TscNumbers, XenControl } from './xen-control.ts';

@@ -1,11 +1,15 @@
 import { readFile } from 'node:fs/promises';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
 import { EnvironmentError } from '../core/errors.ts';
-import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, SHADOW_OP, XENVER, XTL } from './abi.ts';
+import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, PHYSCAP, SHADOW_OP, XENVER, XTL } from './abi.ts';
 import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { errnoName, untestedXen, XenCallError } from './errors.ts';
-import { ForeignMemory, type HeadMaker } from './foreign-memory.ts';
+import { ForeignMemory, type HeadMaker, type PageRewriter } from './foreign-memory.ts';
+import { withHypercallBuffer } from './hypercall-buffer.ts';
 import { bind, loadKoffi, type NativeArgument, type NativeFunction, type NativeResult } from './native.ts';
+import { PvCalls } from './pv/pv-calls.ts';
+import { PvDomain } from './pv/pv-domain.ts';
+import { TableMaps } from './pv/table-maps.ts';
 import { toWords } from './words.ts';
 
 /** Most gfns that getpageframeinfo3 takes in one call (xen/arch/x86/domctl.c). */
@@ -35,6 +39,9 @@ export interface DomainInfo {
   /** SHUTDOWN_* when it has shut down. */
   readonly shutdownReason: number | undefined;
   readonly memoryBytes: number;
+  /** mfn of a PV guest's shared info page; of no meaning for others. */
+  readonly sharedInfoFrame: bigint;
+  readonly maxVcpuId: number;
 }
 
 export interface TscNumbers {
@@ -66,6 +73,7 @@ interface Handles {
 export class XenControl implements AsyncDisposable {
   readonly version: HypervisorVersion;
   readonly #memory: ForeignMemory;
+  readonly #maps: TableMaps;
   readonly #libraries: Libraries;
   #handles: Handles | undefined;
   /** How long asking for a page's type has taken, milliseconds. */
@@ -77,12 +85,17 @@ export class XenControl implements AsyncDisposable {
     version: HypervisorVersion,
     libraries: Libraries,
     handles: Handles,
-    memory: ForeignMemory,
+    koffi: Awaited<ReturnType<typeof loadKoffi>>,
   ) {
     this.version = version;
-    this.#memory = memory;
     this.#libraries = libraries;
     this.#handles = handles;
+    const { ctrl, guest, libc } = libraries;
+    const foreign = bind(koffi, FOREIGNMEMORY);
+    const handle = ctrl.xc_interface_fmem_handle.callHere(handles.xch).value;
+    this.#memory = new ForeignMemory(koffi, { ...foreign, ...libc }, handle);
+    const xch = (): bigint => this.#open('PvDomain');
+    this.#maps = new TableMaps({ koffi, foreign, mapM2p: guest, handle, xch });
   }
 
   /**
@@ -115,9 +128,7 @@ export class XenControl implements AsyncDisposable {
         continue;
       }
       const guest = bind(koffi, XENGUEST, abi.release);
-      const fmem = ctrl.xc_interface_fmem_handle.callHere(handles.xch).value;
-      const memory = new ForeignMemory(koffi, { ...bind(koffi, FOREIGNMEMORY), ...libc }, fmem);
-      return new XenControl(version, { abi, libc, toollog, ctrl, guest }, handles, memory);
+      return new XenControl(version, { abi, libc, toollog, ctrl, guest }, handles, koffi);
     }
     running ??= await releaseFromSysfs();
     throw untestedXen(`no libxenctrl for the running Xen (${running}) is installed`, missing);
@@ -143,7 +154,18 @@ export class XenControl implements AsyncDisposable {
           ? undefined
           : (flags >>> DOMINF.XEN_DOMINF_shutdownshift) & DOMINF.XEN_DOMINF_shutdownmask,
       memoryBytes: pages * PAGE_SIZE,
+      sharedInfoFrame: info.getBigUint64(layout.shared_info_frame, true),
+      maxVcpuId: info.getUint32(layout.max_vcpu_id, true),
     };
+  }
+
+  /** Whether the running Xen has shadow paging. */
+  shadowPaging(): boolean {
+    const { abi, ctrl } = this.#libraries;
+    const { xen_sysctl_physinfo: fields } = abi.pvCalls;
+    const info = new DataView(new ArrayBuffer(fields.size));
+    this.#quick(ctrl.xc_physinfo, info);
+    return (info.getUint32(fields.capabilities, true) & PHYSCAP.XEN_SYSCTL_PHYSCAP_shadow) !== 0;
   }
 
   /** Pauses count: each needs its unpause. */
@@ -231,6 +253,7 @@ export class XenControl implements AsyncDisposable {
   /**
    * Writes one stretch of the file `fd`, from `position` on, straight from the guest's memory: what `makeHead` gives,
    * then the pages with data, back to back. Stretches are written one at a time.
+   * @param rewriter for pages that do not go into the file as they are
    * @returns the kind of each page (`PAGE_KIND`)
    * @throws XenCallError when nothing can be mapped, OutputError when the write fails.
    */
@@ -240,19 +263,42 @@ export class XenControl implements AsyncDisposable {
     fd: number,
     position: number,
     makeHead: HeadMaker,
+    rewriter?: PageRewriter,
   ): Promise<Uint8Array> {
     this.#open('packPages');
-    return await this.#memory.packPages(domid, gfns, fd, position, makeHead);
+    return await this.#memory.packPages(domid, gfns, fd, position, makeHead, rewriter);
   }
 
   /**
    * Copies pages into `into`, page i to octet 4096 * i.
+   * @param rewriter for pages that are wanted otherwise than they are
    * @returns the kind of each page, which is `data` or `unmapped`
    * @throws XenCallError when nothing can be mapped
    */
-  async readPages(domid: Domid, gfns: Uint32Array, into: Uint8Array): Promise<Uint8Array> {
+  async readPages(
+    domid: Domid,
+    gfns: Uint32Array,
+    into: Uint8Array,
+    rewriter?: PageRewriter,
+  ): Promise<Uint8Array> {
     this.#open('readPages');
-    return await this.#memory.readPages(domid, gfns, into);
+    return await this.#memory.readPages(domid, gfns, into, rewriter);
+  }
+
+  /**
+   * Opens the tables of a PV domain; `info` is the domain's. It has to be closed before this is.
+   * @throws XenCallError, DomainError when the guest's tables make no sense, EnvironmentError
+   */
+  async openPv(domid: Domid, info: DomainInfo): Promise<PvDomain> {
+    const { abi, ctrl } = this.#libraries;
+    const calls = new PvCalls({
+      abi,
+      ctrl,
+      xch: () => this.#open('PvDomain'),
+      call: (fn, ...args) => this.#quick(fn, ...args),
+      copyOut: (address, length) => this.#memory.copyOut(address, length),
+    });
+    return await PvDomain.open({ calls, maps: this.#maps }, domid, info);
   }
 
   /** Turns log-dirty mode on. One that is on already, to track a screen say, is taken over and begins anew. */
@@ -282,22 +328,22 @@ export class XenControl implements AsyncDisposable {
   async takeDirty(domid: Domid, gfns: number, final: boolean): Promise<Uint8Array> {
     const { abi, ctrl } = this.#libraries;
     const length = Math.ceil(gfns / 64) * 8;
-    const pages = Math.ceil(length / PAGE_SIZE);
-    const buffer = new BigUint64Array(abi.hypercallBufferSize / 8);
     const xch = this.#open('takeDirty');
-    const { value, errno } = ctrl.xc__hypercall_buffer_alloc_pages.callHere(xch, buffer, pages);
-    if (value === 0n) throw new XenCallError('xc__hypercall_buffer_alloc_pages', errno, { domid });
-    try {
-      const mode = final ? SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
-      const { XEN_DOMCTL_SHADOW_OP_CLEAN: clean } = SHADOW_OP;
-      const seen = await this.#call(ctrl.xc_logdirty_control, domid, clean, buffer, gfns, mode, 0n);
-      if (seen !== gfns) {
-        throw new XenCallError('xc_logdirty_control', 0, { domid, data: { expected: gfns, seen } });
-      }
-      return this.#memory.copyOut(value, length);
-    } finally {
-      ctrl.xc__hypercall_buffer_free_pages.callHere(xch, buffer, pages);
-    }
+    return await withHypercallBuffer(
+      ctrl,
+      xch,
+      abi.hypercallBufferSize,
+      length,
+      async ({ struct, address }) => {
+        const mode = final ? SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
+        const { XEN_DOMCTL_SHADOW_OP_CLEAN: clean } = SHADOW_OP;
+        const seen = await this.#call(ctrl.xc_logdirty_control, domid, clean, struct, gfns, mode, 0n);
+        if (seen !== gfns) {
+          throw new XenCallError('xc_logdirty_control', 0, { domid, data: { expected: gfns, seen } });
+        }
+        return this.#memory.copyOut(address, length);
+      },
+    );
   }
 
   async tscInfo(domid: Domid): Promise<TscNumbers> {

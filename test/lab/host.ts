@@ -4,9 +4,16 @@ import { join } from 'node:path';
 import { type DiskReport, decodeDisk, diskSpan, findPages, type MemoryCounter } from '../../lab/counter.ts';
 import { installXlsnap } from '../../lab/install.ts';
 import { Lab } from '../../lab/lab.ts';
+import { defaultXen } from '../../lab/releases.ts';
 
 /** Node needs seconds to start under software emulation, and memory is copied at some 15 MiB/s. */
 const COMMAND_TIMEOUT_MS = 300_000;
+
+/** The release of Xen that the tests run on. */
+export const XEN = process.env['XLSNAP_LAB_XEN'] ?? defaultXen;
+
+/** Whether that Xen can copy PV guests while they run: Debian 13's was built without shadow paging. */
+export const PV_LIVE = XEN === '4.17';
 
 /** What the command line said. */
 export interface Said {
@@ -26,7 +33,7 @@ export class Dom0 {
   }
 
   static async open(): Promise<Dom0> {
-    const lab = Lab.open();
+    const lab = Lab.open({ release: XEN });
     await lab.up();
     const dom0 = new Dom0(lab, mkdtempSync(join(tmpdir(), 'xlsnap-lab-')));
     await dom0.#prepare();

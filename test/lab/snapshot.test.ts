@@ -2,7 +2,12 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { GuestType } from '../../lab/guests.ts';
 import type { LabGuest } from '../../lab/lab.ts';
-import { Dom0 } from './host.ts';
+import { Dom0, PV_LIVE, XEN } from './host.ts';
+
+/** With Debian 12's QEMU below, no HVM guest comes up on Xen 4.17. */
+const TYPES: readonly GuestType[] = XEN === '4.17' ? ['pv', 'pvh'] : ['pv', 'pvh', 'hvm'];
+
+const LIVE_TYPES = TYPES.filter((type) => type !== 'pv' || PV_LIVE);
 
 let dom0: Dom0;
 beforeAll(async () => {
@@ -40,7 +45,8 @@ class Scenario {
     this.#guest = await dom0.lab.startGuest({
       type: this.#type,
       name: this.name,
-      memoryMiB: 84,
+      memoryMiB: this.#type === 'hvm' ? 84 : 96,
+      vcpus: this.#type === 'pv' ? 2 : 1,
       onReboot: 'restart',
       ...(this.#live ? { dirty: { mib: 8, rate: 1000 } } : {}),
       disks: [
@@ -148,7 +154,7 @@ class Scenario {
   }
 }
 
-describe.each(['pvh', 'hvm'] as const)('a %s guest with an internal and an external snapshot', (type) => {
+describe.each(TYPES)('a %s guest with an internal and an external snapshot', (type) => {
   it('is snapshotted, goes on, is reverted twice, reboots, and is restored by plain xl', async () => {
     const scenario = new Scenario(type);
     const step = async (what: string, job: () => Promise<void>): Promise<void> => {
@@ -174,7 +180,7 @@ describe.each(['pvh', 'hvm'] as const)('a %s guest with an internal and an exter
 const live = process.env['XLSNAP_LAB_LIVE'] === '1';
 if (!live) console.log('skipped: live snapshots in the lab take ten minutes; XLSNAP_LAB_LIVE=1 runs them');
 
-describe.runIf(live).each(['pvh', 'hvm'] as const)(
+describe.runIf(live).each(LIVE_TYPES)(
   'a %s guest that dirties its memory and writes to its disks',
   (type) => {
     it('is snapshotted live and reverted', async () => {
@@ -184,6 +190,7 @@ describe.runIf(live).each(['pvh', 'hvm'] as const)(
         await scenario.create();
         console.log(`  ${type}: stopped for ${scenario.downtimeMs} ms by its own clock`);
         await scenario.verify();
+        await scenario.revert();
         await scenario.revert();
         await scenario.restoreByXl();
       });

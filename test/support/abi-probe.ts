@@ -3,7 +3,20 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ABIS, DOMINF, HVM_PARAM, PFINFO, SHADOW_OP, SHUTDOWN, XENVER, XTL } from '../../src/xenctrl/abi.ts';
+import {
+  ABIS,
+  DOMCTL,
+  DOMINF,
+  HVM_PARAM,
+  PFINFO,
+  PHYSCAP,
+  PV_GUESTS,
+  SHADOW_OP,
+  SHUTDOWN,
+  XENMEM,
+  XENVER,
+  XTL,
+} from '../../src/xenctrl/abi.ts';
 import * as declarations from '../../src/xenctrl/declarations.ts';
 
 /** What a release's headers say; the content of fixtures/abi/<release>.json. */
@@ -14,6 +27,8 @@ export interface AbiFacts {
   msrEntrySize: number;
   hypercallBufferSize: number;
   extraversionSize: number;
+  /** Size and offsets of structs, by their names in C. */
+  structs: Record<string, Record<string, number>>;
   constants: Record<string, number>;
   /** Prototypes that the compiler found to be the headers'. */
   prototypes: Record<string, string>;
@@ -25,10 +40,24 @@ export const CONSTANTS: Readonly<Record<string, number>> = {
   ...SHUTDOWN,
   ...PFINFO,
   ...SHADOW_OP,
+  ...DOMCTL,
+  ...XENMEM,
+  ...PHYSCAP,
   ...XENVER,
   ...HVM_PARAM,
   ...XTL,
 };
+
+/** All structs of one release's table, by their names in C. */
+export function structs(abi: (typeof ABIS)[number] | undefined = ABIS[0]): AbiFacts['structs'] {
+  const all: AbiFacts['structs'] = { ...abi?.pvCalls };
+  for (const { width, shared_info, vcpu_guest_context } of PV_GUESTS) {
+    const suffix = width === 8 ? 'x86_64' : 'x86_32';
+    all[`shared_info_${suffix}`] = shared_info;
+    all[`vcpu_guest_context_${suffix}`] = vcpu_guest_context;
+  }
+  return all;
+}
 
 /** The declarations as C function types, name to type; without those that no installed header has. */
 export function prototypes(): Record<string, string> {
@@ -79,6 +108,10 @@ function cSource(): string {
 #include <stdio.h>
 ${[...new Set(headers)].map((header) => `#include <${header}>`).join('\n')}
 #include <xen/domctl.h>
+#include <xen/memory.h>
+#include <xen/sysctl.h>
+#include <xen/foreign/x86_32.h>
+#include <xen/foreign/x86_64.h>
 #include <xen/sched.h>
 #include <xen/version.h>
 #include <xen/hvm/params.h>
@@ -98,6 +131,16 @@ ${number('cpuidLeafSize', 'sizeof(xen_cpuid_leaf_t)')}
 ${number('msrEntrySize', 'sizeof(xen_msr_entry_t)')}
 ${number('hypercallBufferSize', 'sizeof(xc_hypercall_buffer_t)')}
 ${number('extraversionSize', 'sizeof(xen_extraversion_t)')}
+  printf("\\"structs\\":{");
+${Object.entries(structs())
+  .map(([name, layout], i) => {
+    const offsets = Object.keys(layout).filter((field) => field !== 'size');
+    return `  printf("${i === 0 ? '' : ','}\\"${name}\\":{");
+${offsets.map((field) => number(field, `offsetof(struct ${name}, ${field})`)).join('\n')}
+  printf("\\"size\\":%zu}", sizeof(struct ${name}));`;
+  })
+  .join('\n')}
+  printf("},");
   printf("\\"constants\\":{");
 ${Object.keys(CONSTANTS)
   .map((name, i) => `  printf("${i === 0 ? '' : ','}\\"${name}\\":%ld", (long)${name});`)

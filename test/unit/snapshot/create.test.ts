@@ -6,7 +6,8 @@ import { parseConfig } from '../../../src/config/parse.ts';
 import { DomainError, PreflightError, UsageError, XlsnapError } from '../../../src/core/errors.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
 import { configDisks } from '../../../src/snapshot/libxl-config.ts';
-import { readMemoryFacts } from '../../../src/snapshot/memory-facts.ts';
+import { readMemoryFacts, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
+import type { GuestType } from '../../../src/snapshot/ports.ts';
 import type { CreateRequest } from '../../../src/snapshot/types.ts';
 import {
   contentOf,
@@ -42,24 +43,42 @@ const mixed = (): CreateRequest =>
   });
 
 describe('createSnapshot', () => {
-  it.each(['pvh', 'hvm'] as const)('saves a running %s guest with its disk at one instant', async (type) => {
-    const host = makeHost({ type });
-    host.write('at the snapshot');
-    const result = await createSnapshot(host, request());
-    host.write('later');
+  it.each(['pv', 'pvh', 'hvm'] as const)(
+    'saves a running %s guest with its disk at one instant',
+    async (type) => {
+      const host = makeHost({ type });
+      host.write('at the snapshot');
+      const result = await createSnapshot(host, request());
+      host.write('later');
 
-    expect(host.runs).toBe(true);
-    expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at the snapshot' });
-    expect(await readMemoryFacts(result.plan.memoryPath)).toMatchObject({ config: host.config });
-    expect(statSync(result.plan.memoryPath).mode & 0o777).toBe(0o600);
-    expect(result.fileBytes).toBe(statSync(result.plan.memoryPath).size);
-    expect(result.pages).toBe(host.guest.memoryBytes / 4096);
-    expect(host.calls.includes('saveState')).toBe(type === 'hvm');
-    expect(readdirSync(join(snapshots, FAKE_UUID)).sort()).toEqual([
-      's1.save',
-      's1.save.cfg',
-      's1.save.json',
-    ]);
+      expect(host.runs).toBe(true);
+      expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at the snapshot' });
+      expect(await readMemoryFacts(result.plan.memoryPath)).toMatchObject({ config: host.config });
+      expect(statSync(result.plan.memoryPath).mode & 0o777).toBe(0o600);
+      expect(result.fileBytes).toBe(statSync(result.plan.memoryPath).size);
+      expect(result.pages).toBe(host.guest.memoryBytes / 4096);
+      expect(host.calls.includes('saveState')).toBe(type === 'hvm');
+      expect(readdirSync(join(snapshots, FAKE_UUID)).sort()).toEqual([
+        's1.save',
+        's1.save.cfg',
+        's1.save.json',
+      ]);
+    },
+  );
+
+  it.each([false, true])("a PV guest's p2m may be elsewhere when it is suspended, live: %s", async (live) => {
+    const host = makeHost({ type: 'pv' });
+    host.guest.p2mFrame = 3n;
+    host.fault = (call) => {
+      if (call === 'settle') host.guest.p2mFrame = 0x77n;
+    };
+    const { plan } = await createSnapshot(host, request({ live }));
+    const file = readFileSync(plan.memoryPath);
+    // X86_PV_P2M_FRAMES for 400 pfns: type 3, 16 octets, from 0 to 399, one frame.
+    const record = (frame: number): Buffer => Buffer.from(Uint32Array.of(3, 16, 0, 399, frame, 0).buffer);
+    expect(file.includes(record(0x77))).toBe(true);
+    expect(file.includes(record(3))).toBe(false);
+    expect(await verifyMemoryFile(plan.memoryPath)).toMatchObject({ guestType: 'pv' });
   });
 
   it('writes a cfgfile that parse takes and that names what was done', async () => {
@@ -153,7 +172,9 @@ const reads = new Set([
   'version',
   'openDeviceModel',
   'openGuest',
-  'cpuPolicy',
+  'staticRecords',
+  'startRecords',
+  'liveObstacle',
 ]);
 
 /** The guest writes to some pages whenever something is done while it runs. */
@@ -198,7 +219,6 @@ describe('a create that is refused', () => {
     ['a domain that is not there', (host: FakeHost) => (host.domid = undefined), 'DOMAIN_NOT_FOUND'],
     ['a dying domain', (host: FakeHost) => (host.dying = true), 'DOMAIN_NOT_RUNNING'],
     ['a domain that has shut down', (host: FakeHost) => (host.shutdown = 'poweroff'), 'DOMAIN_NOT_RUNNING'],
-    ['a PV guest', (host: FakeHost) => (host.type = 'pv'), 'NOT_YET'],
   ])('%s', async (_what, change, code) => {
     const host = makeHost();
     change(host);
@@ -272,6 +292,20 @@ describe('a create that is refused', () => {
 });
 
 describe('one at a time', () => {
+  it('a live one where the host has no dirty log for such a guest', async () => {
+    const host = makeHost({ type: 'pv' });
+    host.liveObstacle = { code: 'NO_LIVE', message: 'no shadow paging' };
+    const before = state();
+    expect(await failure(createSnapshot(host, request({ live: true })))).toMatchObject({
+      code: 'NO_LIVE',
+      phase: 'preflight',
+      exitCode: 5,
+    });
+    expect(host.calls.filter((call) => !reads.has(call) && call !== 'lock')).toEqual([]);
+    expectUntouched(host, before);
+    await createSnapshot(host, request());
+  });
+
   it('a create while another holds the lock touches nothing', async () => {
     const host = makeHost();
     const before = state();
@@ -288,7 +322,7 @@ describe('one at a time', () => {
     const host = makeHost();
     // `xl save` begins between the plan and the suspend.
     host.fault = (call) => {
-      if (call === 'cpuPolicy') host.suspended = true;
+      if (call === 'staticRecords') host.suspended = true;
     };
     expect(await failure(createSnapshot(host, request()))).toMatchObject({ code: 'SUSPEND_OTHER' });
     expect(host.suspended).toBe(true);
@@ -305,10 +339,12 @@ describe('a create that fails', () => {
     ['pvh', false, true],
     ['hvm', false, true],
     ['hvm', true, true],
+    ['pv', false, false],
+    ['pv', true, true],
   ] as const;
 
   /** Every port call of a create that goes well, in order. */
-  async function callsOf(type: 'pvh' | 'hvm', paused: boolean, live: boolean): Promise<readonly string[]> {
+  async function callsOf(type: GuestType, paused: boolean, live: boolean): Promise<readonly string[]> {
     const host = makeHost({ type, paused, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     if (live) host.fault = (call) => keepWriting(host, call);
     await createSnapshot(host, { ...mixed(), live });

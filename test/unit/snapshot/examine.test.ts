@@ -34,6 +34,7 @@ describe('a domain that can be snapshotted', () => {
       liveObstacles: [],
     });
     const reads = [
+      'liveObstacle',
       'findDomain',
       'domainState',
       'domainConfig',
@@ -71,6 +72,18 @@ describe('a domain that can be snapshotted', () => {
       live: false,
       liveObstacles: [{ code: 'LIVE_IOMMU' }],
     });
+  });
+});
+
+test('a PV guest where Xen has no dirty log for it: not live', async () => {
+  const { examination } = await examine({ type: 'pv' }, (host) => {
+    host.liveObstacle = { code: 'NO_LIVE', message: 'no shadow paging' };
+  });
+  expect(examination).toMatchObject({
+    type: 'pv',
+    possible: true,
+    live: false,
+    liveObstacles: [{ code: 'NO_LIVE' }],
   });
 });
 

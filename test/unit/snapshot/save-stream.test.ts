@@ -30,18 +30,18 @@ test('the prefix ends at a page boundary with the CPU policy and STATIC_DATA_END
   expect(recordTypes(prefix, afterLibxcHeaders(prefix))).toEqual([0x11, 0x12, 0x10]);
 });
 
-test('a Xen without CPU policy gets no empty records', async () => {
-  const guest = new FakeGuest(new Uint8Array(0));
-  guest.policy = { leaves: new Uint8Array(0), msrs: new Uint8Array(0) };
+test('a PV guest has its info before STATIC_DATA_END, and its p2m frames behind it', async () => {
+  const guest = new FakeGuest(new Uint8Array(1000));
+  guest.streamType = 'pv';
   const prefix = await guestPrefix(guest, '{}', XEN);
-  expect(recordTypes(prefix, afterLibxcHeaders(prefix))).toEqual([0x10]);
+  expect(prefix.length % 4096).toBe(0);
+  expect(recordTypes(prefix, afterLibxcHeaders(prefix))).toEqual([0x2, 0x11, 0x12, 0x10, 0x3]);
+  expect(recordTypes(await guestSuffix(guest))).toEqual([8, 7, 4, 0, 0]);
 });
 
 test('a PVH guest ends with TSC, context, params and both ENDs', async () => {
   const guest = new FakeGuest(new Uint8Array(0));
   expect(recordTypes(await guestSuffix(guest))).toEqual([8, 9, 10, 0, 0]);
-  guest.hvmParamList = [];
-  expect(recordTypes(await guestSuffix(guest))).toEqual([8, 9, 0, 0]);
 });
 
 test("an HVM guest's emulator follows libxc's END", async () => {

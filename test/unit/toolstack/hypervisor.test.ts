@@ -20,6 +20,8 @@ class FakeDomain {
   /** Xen refuses to tell of it. */
   broken = false;
   pauses = 0;
+  shadow = false;
+  policy = { leaves: new Uint8Array(24).fill(1), msrs: new Uint8Array(16).fill(2) };
   readonly log: string[] = [];
   readonly nodes = new Map([
     ['/local/domain/5/name', 'guest'],
@@ -64,6 +66,8 @@ class FakeDomain {
             dying: this.dying,
             shutdownReason: this.reason,
             memoryBytes: 4096,
+            sharedInfoFrame: 0x77n,
+            maxVcpuId: 0,
           };
         },
         pause: async () => {
@@ -85,9 +89,11 @@ class FakeDomain {
         nrGpfns: async () => 1000,
         pageTypes: unused,
         pageTypesFrom: unused,
-        tscInfo: unused,
-        hvmContext: unused,
-        cpuPolicy: unused,
+        tscInfo: async () => ({ mode: 1, khz: 2_000_000, nsec: 3n, incarnation: 4 }),
+        hvmContext: async () => Uint8Array.of(1, 2, 3),
+        cpuPolicy: async () => this.policy,
+        shadowPaging: () => this.shadow,
+        openPv: () => Promise.reject(new XenCallError('xc_domain_get_guest_width', 1)),
         packPages: unused,
         readPages: unused,
         startDirtyLog: unused,
@@ -291,19 +297,62 @@ describe('openGuest', () => {
     domain.params.set(HVM_PARAM.HVM_PARAM_CALLBACK_IRQ, 5n);
     await using guest = await domain.hypervisor().openGuest(DOMID);
     expect(guest.p2mSize).toBe(1000);
-    expect(await guest.hvmParams()).toEqual([
-      { index: 17, value: 4n },
-      { index: 12, value: 3n },
+    expect(guest.streamType).toBe('hvm');
+    expect(await guest.stateRecords()).toEqual([
+      { name: 'X86_TSC_INFO', mode: 1, khz: 2_000_000, nsec: 3n, incarnation: 4, reserved: 0 },
+      { name: 'HVM_CONTEXT', data: Uint8Array.of(1, 2, 3) },
+      {
+        name: 'HVM_PARAMS',
+        reserved: 0,
+        params: [
+          { index: 17n, value: 4n },
+          { index: 12n, value: 3n },
+        ],
+      },
+    ]);
+    expect(await guest.startRecords()).toEqual([]);
+  });
+
+  test('writes no empty records', async () => {
+    domain.policy = { leaves: new Uint8Array(0), msrs: new Uint8Array(0) };
+    await using guest = await domain.hypervisor().openGuest(DOMID);
+    expect(await guest.staticRecords()).toEqual([]);
+    expect((await guest.stateRecords()).map(({ name }) => name)).toEqual(['X86_TSC_INFO', 'HVM_CONTEXT']);
+  });
+
+  test('has the CPU policy', async () => {
+    await using guest = await domain.hypervisor().openGuest(DOMID);
+    expect(await guest.staticRecords()).toEqual([
+      {
+        name: 'X86_CPUID_POLICY',
+        leaves: [expect.objectContaining({ leaf: 0x01010101, edx: 0x01010101 })],
+      },
+      {
+        name: 'X86_MSR_POLICY',
+        entries: [{ index: 0x02020202, flags: 0x02020202, value: 0x0202020202020202n }],
+      },
     ]);
   });
 
-  test('refuses a PV guest, and one that is not there', async () => {
+  test('a PV guest goes by its own tables; one that is not there is refused', async () => {
     domain.hvm = false;
     await expect(domain.hypervisor().openGuest(DOMID)).rejects.toMatchObject({
-      code: 'DOMAIN_PV',
-      exitCode: 4,
+      code: 'XEN_CALL',
+      call: 'xc_domain_get_guest_width',
     });
     domain.there = false;
     await expect(domain.hypervisor().openGuest(DOMID)).rejects.toMatchObject({ code: 'DOMAIN_GONE' });
   });
+});
+
+test('live: a PV guest needs shadow paging, others do not', async () => {
+  const hypervisor = domain.hypervisor();
+  expect(await hypervisor.liveObstacle('pv')).toMatchObject({
+    code: 'NO_LIVE',
+    hint: expect.stringContaining('without --live'),
+  });
+  expect(await hypervisor.liveObstacle('hvm')).toBeUndefined();
+  expect(await hypervisor.liveObstacle('pvh')).toBeUndefined();
+  domain.shadow = true;
+  expect(await hypervisor.liveObstacle('pv')).toBeUndefined();
 });

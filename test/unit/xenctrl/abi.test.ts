@@ -2,7 +2,14 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { ABIS, EXTRAVERSION_SIZE } from '../../../src/xenctrl/abi.ts';
-import { type AbiFacts, CONSTANTS, probeAbi, probeObstacle, prototypes } from '../../support/abi-probe.ts';
+import {
+  type AbiFacts,
+  CONSTANTS,
+  probeAbi,
+  probeObstacle,
+  prototypes,
+  structs,
+} from '../../support/abi-probe.ts';
 
 function fixture(release: string): AbiFacts {
   const file = join(import.meta.dirname, '../../../fixtures/abi', `${release}.json`);
@@ -19,6 +26,10 @@ describe.each(ABIS)('the table for Xen $release', (abi) => {
     expect(abi.hypercallBufferSize).toBe(facts.hypercallBufferSize);
     expect(EXTRAVERSION_SIZE).toBe(facts.extraversionSize);
     expect(abi.domctlInterfaceVersion).toBe(facts.domctlInterfaceVersion);
+  });
+
+  test('has the structs of the headers', () => {
+    expect(structs(abi)).toEqual(facts.structs);
   });
 
   test('has the constants of the headers', () => {

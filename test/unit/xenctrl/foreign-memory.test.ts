@@ -228,3 +228,46 @@ describe('readPages', () => {
     await expect(memory().readPages(DOMID, Uint32Array.of(1, 2), small)).rejects.toThrow(RangeError);
   });
 });
+
+describe('pages that are rewritten', () => {
+  /** Adds 1 to the first word; refuses the page with index 4. */
+  const seen: number[] = [];
+  const rewriter = {
+    pages: [0, 1, 2, 4],
+    rewrite: (words: Uint32Array, index: number): boolean => {
+      expect(words).toHaveLength(PAGE / 4);
+      seen.push(index);
+      words[0] = (words[0] ?? 0) + 1;
+      return index !== 4;
+    },
+  };
+  /** Pages of 0, 1, 2 (which cannot be mapped), 3 and 4. */
+  const gfns = range(0, 5);
+  const changed = (octet: number): Buffer => {
+    const page = Buffer.alloc(PAGE, octet);
+    page.writeUInt32LE(page.readUInt32LE() + 1);
+    return page;
+  };
+  beforeEach(() => {
+    seen.length = 0;
+    failing.set(2, -22);
+  });
+
+  test('go into the file changed, the others as they are; one that is refused counts as unmapped', async () => {
+    const kinds = await memory().packPages(DOMID, gfns, fd, 0, head, rewriter);
+    expect([...kinds]).toEqual([ZERO, DATA, UNMAPPED, DATA, UNMAPPED]);
+    expect(seen).toEqual([1, 4]);
+    const file = readFileSync(join(directory, 'f'));
+    expect(file.equals(Buffer.concat([head(kinds), changed(1), Buffer.alloc(PAGE, 3)]))).toBe(true);
+    expect(mapped).toBe(0);
+  });
+
+  test('are read changed', async () => {
+    const into = new Uint8Array(6 * PAGE).subarray(PAGE);
+    const kinds = await memory().readPages(DOMID, gfns, into, rewriter);
+    expect([...kinds]).toEqual([DATA, DATA, UNMAPPED, DATA, UNMAPPED]);
+    expect(seen).toEqual([0, 1, 4]);
+    expect(Buffer.from(into.subarray(PAGE, 2 * PAGE)).equals(changed(1))).toBe(true);
+    expect(Buffer.from(into.subarray(3 * PAGE, 4 * PAGE)).equals(Buffer.alloc(PAGE, 3))).toBe(true);
+  });
+});
