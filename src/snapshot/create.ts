@@ -87,13 +87,15 @@ async function take(parts: Parts): Promise<CreateResult> {
   const { plan, domain, config } = context;
   const { domid } = domain;
   const limits = options.signal === undefined ? {} : { signal: options.signal };
-  const start = performance.now();
   const xen = await host.hypervisor.version();
 
-  const file = await phases.run('open', () => openFile(plan, phases));
-  const prefix = await guestPrefix(guest, printLibxlJson(config), xen);
-  await file.writeAt(prefix, 0);
-  const saver = new MemorySaver(guest, file, prefix.length, {
+  const { file, start } = await phases.run('open', async () => {
+    const file = await openFile(plan, phases);
+    const prefix = await guestPrefix(guest, printLibxlJson(config), xen);
+    await file.writeAt(prefix, 0);
+    return { file, start: prefix.length };
+  });
+  const saver = new MemorySaver(guest, file, start, {
     ...limits,
     reporter: phases.reporter,
     expectedPages: domain.memoryBytes / PAGE_SIZE,
@@ -125,9 +127,10 @@ async function take(parts: Parts): Promise<CreateResult> {
 
   const memory = await phases.run('memory', async () => {
     await (precopy === undefined ? saver.copyAll() : precopy.finish());
-    const outcome = await saver.finish();
-    await file.writeAt(await guestSuffix(guest, emulator), outcome.end);
-    return outcome;
+    return await saver.finish();
+  });
+  await phases.run('contexts', async () => {
+    await file.writeAt(await guestSuffix(guest, emulator), memory.end);
   });
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
@@ -146,7 +149,7 @@ async function take(parts: Parts): Promise<CreateResult> {
     xen,
     phases: phases.timings,
     downtimeSeconds,
-    totalSeconds: (performance.now() - start) / 1000,
+    totalSeconds: phases.seconds,
     ...sizes,
     pages: memory.pages,
     zeroPages: memory.zeroPages,

@@ -80,9 +80,11 @@ export interface SnapshotPlan {
   readonly warnings: readonly string[];
 }
 
-/** Seconds that a phase took, in order of running. */
+/** One phase in the timeline of a call; they run one after the other. */
 export interface PhaseTiming {
   readonly name: string;
+  /** When it began: seconds since the call did. */
+  readonly startSeconds: number;
   readonly seconds: number;
 }
 
@@ -99,10 +101,17 @@ export interface CreateResult {
   readonly plan: SnapshotPlan;
   readonly xen: XenVersion;
   readonly phases: readonly PhaseTiming[];
-  /** Live only: the rounds of the phase `precopy`, and the last one, in the phase `memory`. */
+  /**
+   * Live only: the rounds of the phase `precopy`, and the last one, in the phase `memory`. That phase is the copying of
+   * pages alone, with the guest stopped; its other state is read and written in the phase `contexts`.
+   */
   readonly rounds?: readonly CopyRound[];
-  /** From the guest's being suspended to its being resumed. */
+  /**
+   * From the guest's being suspended to its being resumed, as its own clock shows it: neither the wait for it to suspend
+   * (phase `suspend`) nor what comes afterwards (phase `finish`) is part of it.
+   */
   readonly downtimeSeconds: number;
+  /** Of the whole call, checks included. */
   readonly totalSeconds: number;
   /** Length of the memory file, octets. */
   readonly fileBytes: number;

@@ -99,7 +99,7 @@ describe('snapshot-create', () => {
       message_type: 'create_result',
       downtime_seconds: 2.4,
       plan: { config_path: plan.configPath },
-      phases: expect.arrayContaining([{ name: 'memory', seconds: 1.9 }]),
+      phases: expect.arrayContaining([{ name: 'memory', start_seconds: 14, seconds: 1.9 }]),
     });
     expect(JSON.parse(stderr)).toEqual({
       message_type: 'log',

@@ -41,12 +41,12 @@ export const createResult: CreateResult = {
   plan,
   xen: { major: 4, minor: 20, extra: '.4-pre' },
   phases: [
-    { name: 'plan', seconds: 9 },
-    { name: 'suspend', seconds: 5 },
-    { name: 'memory', seconds: 1.9 },
-    { name: 'disks', seconds: 0.3 },
-    { name: 'resume', seconds: 0.1 },
-    { name: 'finish', seconds: 7 },
+    { name: 'plan', startSeconds: 0, seconds: 9 },
+    { name: 'suspend', startSeconds: 9, seconds: 5 },
+    { name: 'memory', startSeconds: 14, seconds: 1.9 },
+    { name: 'disks', startSeconds: 15.9, seconds: 0.3 },
+    { name: 'resume', startSeconds: 16.2, seconds: 0.1 },
+    { name: 'finish', startSeconds: 16.4, seconds: 7 },
   ],
   rounds: [
     { pages: 131072, seconds: 1.1, dirtyAfter: 900 },
@@ -86,7 +86,7 @@ export const revertPlan: RevertPlan = {
 export const revertResult: RevertResult = {
   plan: revertPlan,
   domid: 8,
-  phases: [{ name: 'restore', seconds: 3 }],
+  phases: [{ name: 'restore', startSeconds: 0.4, seconds: 3 }],
   totalSeconds: 3.4,
   kept: ['/d/b1.qcow2.kept'],
   warnings: ['the configuration changed', 'a safety tag is left'],
