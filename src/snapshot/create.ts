@@ -7,14 +7,16 @@ import { DirtyLog } from './dirty-log.ts';
 import { GuestHold } from './hold.ts';
 import { printLibxlJson } from './libxl-json.ts';
 import { configDigest, type Manifest } from './manifest.ts';
-import { type MemoryOutcome, MemorySaver } from './memory.ts';
-import { makeDirectory, OutputFile, writeWhole } from './output-file.ts';
+import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
+import { type MemoryOutput, makeDirectory, OutputFile, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
 import type { DeviceModel, DiskAction, Guest, Host, XenVersion } from './ports.ts';
 import { Precopy } from './precopy.ts';
 import { preflightCreate } from './preflight.ts';
 import { type EmulatorState, guestPrefix, guestSuffix } from './save-stream.ts';
+import { StreamOutput } from './stream-output.ts';
+import { StreamSaver } from './stream-saver.ts';
 import type { CallOptions, CreateRequest, CreateResult, SnapshotDisk, SnapshotPlan } from './types.ts';
 
 /** What `createSnapshot` would do, after all checks; touches nothing. Throws as its first phases do. */
@@ -82,6 +84,14 @@ interface Parts {
   readonly phases: Phases;
 }
 
+/** Where the memory goes. */
+interface Opened {
+  readonly output: MemoryOutput;
+  readonly saver: PageSaver;
+  /** The output, when it is a file, and how many octets stand in it before the pages. */
+  readonly file: { readonly file: OutputFile; readonly head: number } | undefined;
+}
+
 async function take(parts: Parts): Promise<CreateResult> {
   const { host, context, guest, deviceModel, phases, options } = parts;
   const { plan, domain, config } = context;
@@ -89,17 +99,28 @@ async function take(parts: Parts): Promise<CreateResult> {
   const limits = options.signal === undefined ? {} : { signal: options.signal };
   const xen = await host.hypervisor.version();
 
-  const { file, start } = await phases.run('open', async () => {
-    const file = await openFile(plan, phases);
+  const opened = await phases.run('open', async (): Promise<Opened> => {
     const prefix = await guestPrefix(guest, printLibxlJson(config), xen);
+    const saving = {
+      ...limits,
+      reporter: phases.reporter,
+      expectedPages: domain.memoryBytes / PAGE_SIZE,
+      ...(context.tuning === undefined ? {} : { tuning: context.tuning }),
+    };
+    if (plan.stream) {
+      const stream = await openStream(parts);
+      await stream.writeAt(prefix, 0);
+      return { output: stream, saver: new StreamSaver(guest, stream, prefix.length, saving), file: undefined };
+    }
+    const file = await openFile(plan, phases);
     await file.writeAt(prefix, 0);
-    return { file, start: prefix.length };
+    return {
+      output: file,
+      saver: new MemorySaver(guest, file, prefix.length, saving),
+      file: { file, head: prefix.length },
+    };
   });
-  const saver = new MemorySaver(guest, file, start, {
-    ...limits,
-    reporter: phases.reporter,
-    expectedPages: domain.memoryBytes / PAGE_SIZE,
-  });
+  const { output, saver } = opened;
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
   const precopy =
     plan.precopy === undefined ? undefined : new Precopy(saver, log, guest.p2mSize, plan.precopy, options);
@@ -130,7 +151,7 @@ async function take(parts: Parts): Promise<CreateResult> {
     return await saver.finish();
   });
   await phases.run('contexts', async () => {
-    await file.writeAt(await guestSuffix(guest, emulator), memory.end);
+    await output.writeAt(await guestSuffix(guest, emulator), memory.end);
   });
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
@@ -143,7 +164,7 @@ async function take(parts: Parts): Promise<CreateResult> {
   // Now, not earlier: it would only make the downtime longer.
   const warnings = [...plan.warnings, ...(await stopLog(parts, log))];
 
-  const sizes = await phases.run('finish', () => finish(parts, file, xen, saver, memory, prefix.length));
+  const sizes = await phases.run('finish', () => finish(parts, opened, xen, memory));
   return {
     plan,
     xen,
@@ -178,6 +199,17 @@ async function stopLog({ phases }: Parts, log: DirtyLog): Promise<readonly strin
     phases.reporter.log('warning', warning);
     return [warning];
   }
+}
+
+/** What has been written cannot be taken back: an unfinished stream is one that no restore takes. */
+async function openStream({ context, phases, options }: Parts): Promise<StreamOutput> {
+  const { plan, sink } = context;
+  const stream =
+    sink === undefined
+      ? await StreamOutput.open(plan.memoryPath, options.signal)
+      : StreamOutput.of(sink, options.signal);
+  phases.onUndo('left the stream unfinished', 'throw away what was read of it', () => stream.discard());
+  return stream;
 }
 
 async function openFile(plan: SnapshotPlan, phases: Phases): Promise<OutputFile> {
@@ -229,19 +261,31 @@ function undoByHand(disk: SnapshotDisk): string {
 /** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
 async function finish(
   parts: Parts,
-  file: OutputFile,
+  { output, saver, file }: Opened,
   xen: XenVersion,
-  saver: MemorySaver,
   memory: MemoryOutcome,
-  head: number,
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
-  const { context, phases } = parts;
-  const { plan, config } = context;
+  const { sync } = parts.context.plan;
   await saver.writeKept();
-  const sizes = await file.sizes();
-  // The disk has the longer part of the work.
-  if (plan.sync) file.beginSync();
-  const checksums = await readBack(parts, file, sizes.fileBytes, head);
+  const sizes = await output.sizes();
+  if (file !== undefined) {
+    // The disk has the longer part of the work.
+    if (sync) file.file.beginSync();
+    const checksums = await readBack(parts, file.file, sizes.fileBytes, file.head);
+    await writeBeside(parts, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
+  }
+  await output.commit({ sync });
+  return sizes;
+}
+
+/** The manifest and the cfgfile. */
+async function writeBeside(
+  { context, phases }: Parts,
+  xen: XenVersion,
+  memory: { readonly bytes: number; readonly pages: number },
+  checksums: Checksums,
+): Promise<void> {
+  const { plan, config } = context;
   const manifest: Manifest = {
     format: 'xlsnap-manifest',
     version: 1,
@@ -253,7 +297,7 @@ async function finish(
     uuid: plan.uuid,
     type: plan.type,
     xen,
-    memory: { path: plan.memoryPath, bytes: sizes.fileBytes, pages: memory.pages },
+    memory: { path: plan.memoryPath, ...memory },
     checksums,
     configDigest: configDigest(config),
     disks: plan.disks,
@@ -265,10 +309,10 @@ async function finish(
     await writeWhole(path, text);
     phases.onUndo(`removed ${path}`, `rm ${path}`, () => rm(path, { force: true }));
   };
-  await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
-  await write(plan.configPath, context.configText);
-  await file.commit({ sync: plan.sync });
-  return sizes;
+  if (plan.manifestPath !== undefined) {
+    await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
+  }
+  if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
 }
 
 /** Not while memory is copied: the guest would be stopped for longer, and a live one's pages are written several times. */

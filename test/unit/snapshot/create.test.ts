@@ -65,7 +65,7 @@ describe('createSnapshot', () => {
   it('writes a cfgfile that parse takes and that names what was done', async () => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     const { plan } = await createSnapshot(host, mixed());
-    expect(parseConfig(readFileSync(plan.configPath, 'utf8'), 'x')).toMatchObject({
+    expect(parseConfig(readFileSync(plan.configPath ?? '', 'utf8'), 'x')).toMatchObject({
       name: 's1',
       memoryPath: join(directory, 's1.save'),
       disks: [

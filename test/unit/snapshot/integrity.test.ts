@@ -19,8 +19,8 @@ import { createSnapshot } from '../../../src/snapshot/create.ts';
 import { findDamage } from '../../../src/snapshot/integrity.ts';
 import { type Manifest, readManifest } from '../../../src/snapshot/manifest.ts';
 import { MemoryFileError, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
-import { FakeGuest } from '../../support/fake-guest.ts';
-import { FakeHost } from '../../support/fake-host.ts';
+import { FakeGuest } from '../../../src/testing/fake-guest.ts';
+import { FakeHost } from '../../../src/testing/fake-host.ts';
 import {
   join as concat,
   cpuPolicy,
