@@ -110,7 +110,11 @@ async function take(parts: Parts): Promise<CreateResult> {
     if (plan.stream) {
       const stream = await openStream(parts);
       await stream.writeAt(prefix, 0);
-      return { output: stream, saver: new StreamSaver(guest, stream, prefix.length, saving), file: undefined };
+      return {
+        output: stream,
+        saver: new StreamSaver(guest, stream, prefix.length, saving),
+        file: undefined,
+      };
     }
     const file = await openFile(plan, phases);
     await file.writeAt(prefix, 0);

@@ -12,6 +12,7 @@ import { run } from '../../../src/cli/run.ts';
 import type { Host } from '../../../src/snapshot/ports.ts';
 import type { CreateResult, RevertPlan, RevertResult, SnapshotPlan } from '../../../src/snapshot/types.ts';
 import type { DoctorReport } from '../../../src/toolstack/doctor.ts';
+import { benchResult } from '../bench/samples.ts';
 
 export const plan: SnapshotPlan = {
   name: 'before upgrade',
@@ -24,6 +25,7 @@ export const plan: SnapshotPlan = {
   precopy: { maxRounds: 5, targetDowntimeMs: 300 },
   state: 'running',
   memoryPath: '/var/lib/xen/snapshots/u/before upgrade.save',
+  stream: false,
   configPath: '/var/lib/xen/snapshots/u/before upgrade.save.cfg',
   manifestPath: '/var/lib/xen/snapshots/u/before upgrade.save.json',
   memoryBytes: 512 * 2 ** 20,
@@ -196,6 +198,15 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         planRevert: note('planRevert', revertPlan),
         revertSnapshot: note('revertSnapshot', revertResult),
       }),
+    loadBench: () =>
+      Promise.resolve({
+        runBench: (_host, request) => {
+          calls.push({ name: 'runBench', request });
+          return Promise.resolve(benchResult);
+        },
+        benchReport: (_result, command) => `<html>${command}</html>\n`,
+      }),
+    own: ['node', 'xlsnap.js'],
   };
   const code = await run(args, context);
   return { code, stdout, stderr, opened, closed, calls };
