@@ -15,7 +15,7 @@ export const layers = {
   snapshot: ['core', 'savefmt', 'config'],
   toolstack: ['core', 'savefmt', 'qmp', 'xenstore', 'xenctrl', 'config', 'snapshot'],
   testing: ['core', 'savefmt', 'qmp', 'xenstore', 'config', 'snapshot'],
-  bench: ['core', 'snapshot', 'toolstack'],
+  bench: ['core', 'config', 'snapshot', 'toolstack'],
   cli: [
     'core',
     'savefmt',

@@ -3,7 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { processContext } from '../src/cli/context.ts';
-import { makeProgram, version } from '../src/cli/program.ts';
+import { makeProgram } from '../src/cli/program.ts';
+import { version } from '../src/cli/version.ts';
 import { commandPage, configPage } from './man/pages.ts';
 
 const root = join(import.meta.dirname, '..');

@@ -1,3 +1,4 @@
+import type { BenchRequest, BenchResult } from '../bench/types.ts';
 import type { Host } from '../snapshot/ports.ts';
 import type {
   CallOptions,
@@ -30,6 +31,13 @@ export interface SnapshotCalls {
   revertSnapshot(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertResult>;
 }
 
+/** What `xlsnap bench` calls. */
+export interface BenchCalls {
+  runBench(host: Host, request: BenchRequest, options: CallOptions): Promise<BenchResult>;
+  /** The report as one file of HTML. */
+  benchReport(result: BenchResult, command: string): string;
+}
+
 /** The world of the command line; tests bring their own. */
 export interface CliContext {
   readonly stdout: TextStream;
@@ -45,6 +53,9 @@ export interface CliContext {
   loadCalls(): Promise<SnapshotCalls>;
   /** @param domain the only one to look at */
   runDoctor(domain: string | undefined): Promise<DoctorReport>;
+  loadBench(): Promise<BenchCalls>;
+  /** Program and first arguments that run this command line once more. */
+  readonly own: readonly string[];
 }
 
 /** The context of this process. What is heavy is loaded when it is used, so that help and wrong arguments are quick. */
@@ -78,5 +89,17 @@ export function processContext(): CliContext {
       const { runDoctor } = await import('../toolstack/doctor.ts');
       return await runDoctor(this.openHost, domain);
     },
+    async loadBench() {
+      const [{ runBench }, { measureCommand }, { benchReport }] = await Promise.all([
+        import('../bench/bench.ts'),
+        import('../bench/command.ts'),
+        import('../bench/report.ts'),
+      ]);
+      return {
+        runBench: (host, request, options) => runBench(host, measureCommand, request, options),
+        benchReport,
+      };
+    },
+    own: [process.execPath, ...process.execArgv, process.argv[1] ?? ''],
   };
 }

@@ -22,10 +22,10 @@ export function createPlanText(plan: SnapshotPlan): string {
   return lines([
     `Snapshot "${plan.name}" of domain ${plan.domain} (domid ${plan.domid}, ${plan.type}, ${plan.state})`,
     plan.description === '' ? undefined : `  description: ${plan.description.replaceAll('\n', '\n    ')}`,
-    `  memory: ${plan.memoryPath} (at most about ${formatBytes(plan.memoryBytes)})`,
+    `  memory: ${plan.memoryPath} (${plan.stream ? 'a stream, ' : ''}at most about ${formatBytes(plan.memoryBytes)})`,
     plan.precopy === undefined ? undefined : `  live: ${limits(plan.precopy)}`,
-    `  cfgfile: ${plan.configPath}`,
-    `  manifest: ${plan.manifestPath}`,
+    plan.configPath === undefined ? undefined : `  cfgfile: ${plan.configPath}`,
+    plan.manifestPath === undefined ? undefined : `  manifest: ${plan.manifestPath}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${planned(disk)}`),
     ...plan.warnings.map((warning) => `  warning: ${warning}`),
     'A dry run: nothing was touched.',
@@ -48,16 +48,21 @@ function planned(disk: SnapshotDisk): string {
 /** The end of `snapshot-create`: where the files are, how long the guest was stopped, how to revert. */
 export function createResultText(result: CreateResult): string {
   const { plan } = result;
+  const sizes = plan.stream
+    ? `a stream of ${formatBytes(result.fileBytes)}`
+    : `${formatBytes(result.fileBytes)}, ${formatBytes(result.allocatedBytes)} on disk`;
   return lines([
     `Snapshot "${plan.name}" of ${plan.domain} taken`,
-    `  memory: ${plan.memoryPath} (${formatBytes(result.fileBytes)}, ${formatBytes(result.allocatedBytes)} on disk)`,
+    `  memory: ${plan.memoryPath} (${sizes})`,
     ...plan.disks.map((disk) =>
       disk.kind === 'internal'
         ? `  disk ${disk.vdev}: in ${disk.image}`
         : `  disk ${disk.vdev}: ${disk.base}; the domain goes on with ${disk.overlay}`,
     ),
     stopped(result),
-    `To revert: ${['xlsnap', 'snapshot-revert', plan.domain, plan.configPath].map(shellQuote).join(' ')}`,
+    plan.configPath === undefined
+      ? 'A stream has no cfgfile beside it: see "Streams" in docs/cfgfile.md'
+      : `To revert: ${['xlsnap', 'snapshot-revert', plan.domain, plan.configPath].map(shellQuote).join(' ')}`,
   ]);
 }
 

@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
 import type { Argument } from 'commander';
 import type { CliContext } from './context.ts';
+import { defineBench } from './definitions/bench.ts';
 import { defineCompletion } from './definitions/completion.ts';
 import type { Define } from './definitions/define.ts';
 import { defineDoctor } from './definitions/doctor.ts';
@@ -11,6 +11,7 @@ import { defineVerify } from './definitions/verify.ts';
 import { defineInstallXlWrapper, defineRemoveXlWrapper } from './definitions/xl-wrapper.ts';
 import { DocumentedCommand } from './documented-command.ts';
 import { exitCodeTable } from './exit-codes.ts';
+import { version } from './version.ts';
 
 /** All commands, in the order of the help. */
 const DEFINITIONS: readonly Define[] = [
@@ -18,6 +19,7 @@ const DEFINITIONS: readonly Define[] = [
   defineSnapshotRevert,
   defineInspect,
   defineVerify,
+  defineBench,
   defineDoctor,
   defineInstallXlWrapper,
   defineRemoveXlWrapper,
@@ -57,10 +59,4 @@ export function makeProgram(context: CliContext, finish: (exitCode: number) => v
 function argumentTerm(argument: Argument): string {
   const name = `${argument.name()}${argument.variadic ? '...' : ''}`;
   return argument.required ? `<${name}>` : `[${name}]`;
-}
-
-/** Of package.json, which is two levels up in src/ and in dist/. */
-export function version(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
 }

@@ -7,6 +7,13 @@ import { reportError } from './report-error.ts';
 import { catchSignals } from './signals.ts';
 import { printable } from './text.ts';
 
+/** What a command prints. */
+export interface Printed {
+  readonly text: string;
+  /** Where, unless on stdout: that has the memory. */
+  readonly to: 'stderr';
+}
+
 /** Options that every command has. */
 export interface CommonOptions {
   readonly json?: boolean;
@@ -30,7 +37,7 @@ export async function runSession<Request>(
   context: CliContext,
   common: CommonOptions,
   prepare: (reporter: CliReporter) => Promise<Request>,
-  body: (session: Session, request: Request) => Promise<string>,
+  body: (session: Session, request: Request) => Promise<string | Printed>,
 ): Promise<number> {
   const json = common.json === true;
   const warned = new Set<string>();
@@ -51,9 +58,11 @@ export async function runSession<Request>(
     const host = await context.openHost();
     try {
       const options = { reporter, signal: interruption.signal };
-      const text = await body({ host, calls, options, reporter }, request);
+      const printed = await body({ host, calls, options, reporter }, request);
       reporter.clear();
-      context.stdout.write(`${json ? text : printable(text)}\n`);
+      const text = typeof printed === 'string' ? printed : printed.text;
+      const stream = typeof printed === 'string' ? context.stdout : context.stderr;
+      stream.write(`${json ? text : printable(text)}\n`);
     } finally {
       await close(host, reporter);
     }

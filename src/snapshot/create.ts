@@ -1,20 +1,28 @@
 import { rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../core/brand.ts';
-import { describeError, EnvironmentError, InterruptedError, OutputError } from '../core/errors.ts';
+import {
+  DomainError,
+  describeError,
+  EnvironmentError,
+  InterruptedError,
+  OutputError,
+} from '../core/errors.ts';
 import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold } from './hold.ts';
 import { printLibxlJson } from './libxl-json.ts';
 import { configDigest, type Manifest } from './manifest.ts';
-import { type MemoryOutcome, MemorySaver } from './memory.ts';
-import { makeDirectory, OutputFile, writeWhole } from './output-file.ts';
+import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
+import { type MemoryOutput, makeDirectory, OutputFile, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
 import type { DeviceModel, DiskAction, Guest, Host, XenVersion } from './ports.ts';
 import { Precopy } from './precopy.ts';
 import { preflightCreate } from './preflight.ts';
 import { type EmulatorState, guestPrefix, guestSuffix } from './save-stream.ts';
+import { StreamOutput } from './stream-output.ts';
+import { StreamSaver } from './stream-saver.ts';
 import type { CallOptions, CreateRequest, CreateResult, SnapshotDisk, SnapshotPlan } from './types.ts';
 
 /** What `createSnapshot` would do, after all checks; touches nothing. Throws as its first phases do. */
@@ -82,23 +90,52 @@ interface Parts {
   readonly phases: Phases;
 }
 
+/** Where the memory goes. */
+interface Opened {
+  readonly output: MemoryOutput;
+  readonly saver: PageSaver;
+  /** What stands before the pages. */
+  readonly prefix: Uint8Array;
+  /** The output, when it is a file. */
+  readonly file: OutputFile | undefined;
+}
+
 async function take(parts: Parts): Promise<CreateResult> {
   const { host, context, guest, deviceModel, phases, options } = parts;
   const { plan, domain, config } = context;
   const { domid } = domain;
   const limits = options.signal === undefined ? {} : { signal: options.signal };
-  const start = performance.now();
   const xen = await host.hypervisor.version();
 
-  const file = await phases.run('open', () => openFile(plan, phases));
-  const json = printLibxlJson(config);
-  const prefix = await guestPrefix(guest, json, xen);
-  await file.writeAt(prefix, 0);
-  const saver = new MemorySaver(guest, file, prefix.length, {
-    ...limits,
-    reporter: phases.reporter,
-    expectedPages: domain.memoryBytes / PAGE_SIZE,
+  const makePrefix = () => guestPrefix(guest, printLibxlJson(config), xen);
+  const opened = await phases.run('open', async (): Promise<Opened> => {
+    const prefix = await makePrefix();
+    const saving = {
+      ...limits,
+      reporter: phases.reporter,
+      expectedPages: domain.memoryBytes / PAGE_SIZE,
+      ...(context.tuning === undefined ? {} : { tuning: context.tuning }),
+    };
+    if (plan.stream) {
+      const stream = await openStream(parts);
+      await stream.writeAt(prefix, 0);
+      return {
+        output: stream,
+        prefix,
+        saver: new StreamSaver(guest, stream, prefix.length, saving),
+        file: undefined,
+      };
+    }
+    const file = await openFile(plan, phases);
+    await file.writeAt(prefix, 0);
+    return {
+      output: file,
+      prefix,
+      saver: new MemorySaver(guest, file, prefix.length, saving),
+      file,
+    };
   });
+  const { output, saver } = opened;
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
   const precopy =
     plan.precopy === undefined ? undefined : new Precopy(saver, log, guest.p2mSize, plan.precopy, options);
@@ -126,11 +163,12 @@ async function take(parts: Parts): Promise<CreateResult> {
 
   const memory = await phases.run('memory', async () => {
     await guest.settle();
-    if (guest.streamType === 'pv') await file.writeAt(await guestPrefix(guest, json, xen), 0);
+    if (guest.streamType === 'pv') await settlePrefix(opened, await makePrefix());
     await (precopy === undefined ? saver.copyAll() : precopy.finish());
-    const outcome = await saver.finish();
-    await file.writeAt(await guestSuffix(guest, emulator), outcome.end);
-    return outcome;
+    return await saver.finish();
+  });
+  await phases.run('contexts', async () => {
+    await output.writeAt(await guestSuffix(guest, emulator), memory.end);
   });
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
@@ -143,19 +181,33 @@ async function take(parts: Parts): Promise<CreateResult> {
   // Now, not earlier: it would only make the downtime longer.
   const warnings = [...plan.warnings, ...(await stopLog(parts, log))];
 
-  const sizes = await phases.run('finish', () => finish(parts, file, xen, saver, memory, prefix.length));
+  const sizes = await phases.run('finish', () => finish(parts, opened, xen, memory));
   return {
     plan,
     xen,
     phases: phases.timings,
     downtimeSeconds,
-    totalSeconds: (performance.now() - start) / 1000,
+    totalSeconds: phases.seconds,
     ...sizes,
     pages: memory.pages,
     zeroPages: memory.zeroPages,
     ...(precopy === undefined ? {} : { rounds: precopy.rounds }),
     warnings,
   };
+}
+
+/**
+ * What stands before a PV guest's pages names the frames of its p2m, which it may have moved until it was suspended.
+ * @throws DomainError when it is in a stream already, where nothing can be written over
+ */
+async function settlePrefix({ output, prefix, file }: Opened, settled: Uint8Array): Promise<void> {
+  if (Buffer.compare(prefix, settled) === 0) return;
+  if (file === undefined) {
+    throw new DomainError('P2M_MOVED', 'the guest has moved its p2m since the stream began', {
+      hint: 'try again, or write the memory to a file',
+    });
+  }
+  await output.writeAt(settled, 0);
 }
 
 async function runPrecopy({ context, phases }: Parts, log: DirtyLog, precopy: Precopy): Promise<void> {
@@ -178,6 +230,17 @@ async function stopLog({ phases }: Parts, log: DirtyLog): Promise<readonly strin
     phases.reporter.log('warning', warning);
     return [warning];
   }
+}
+
+/** What has been written cannot be taken back: an unfinished stream is one that no restore takes. */
+async function openStream({ context, phases, options }: Parts): Promise<StreamOutput> {
+  const { plan, sink } = context;
+  const stream =
+    sink === undefined
+      ? await StreamOutput.open(plan.memoryPath, options.signal)
+      : StreamOutput.of(sink, options.signal);
+  phases.onUndo('left the stream unfinished', 'throw away what was read of it', () => stream.discard());
+  return stream;
 }
 
 async function openFile(plan: SnapshotPlan, phases: Phases): Promise<OutputFile> {
@@ -229,19 +292,31 @@ function undoByHand(disk: SnapshotDisk): string {
 /** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
 async function finish(
   parts: Parts,
-  file: OutputFile,
+  { output, prefix, saver, file }: Opened,
   xen: XenVersion,
-  saver: MemorySaver,
   memory: MemoryOutcome,
-  head: number,
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
-  const { context, phases } = parts;
-  const { plan, config } = context;
+  const { sync } = parts.context.plan;
   await saver.writeKept();
-  const sizes = await file.sizes();
-  // The disk has the longer part of the work.
-  if (plan.sync) file.beginSync();
-  const checksums = await readBack(parts, file, sizes.fileBytes, head);
+  const sizes = await output.sizes();
+  if (file !== undefined) {
+    // The disk has the longer part of the work.
+    if (sync) file.beginSync();
+    const checksums = await readBack(parts, file, sizes.fileBytes, prefix.length);
+    await writeBeside(parts, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
+  }
+  await output.commit({ sync });
+  return sizes;
+}
+
+/** The manifest and the cfgfile. */
+async function writeBeside(
+  { context, phases }: Parts,
+  xen: XenVersion,
+  memory: { readonly bytes: number; readonly pages: number },
+  checksums: Checksums,
+): Promise<void> {
+  const { plan, config } = context;
   const manifest: Manifest = {
     format: 'xlsnap-manifest',
     version: 1,
@@ -253,7 +328,7 @@ async function finish(
     uuid: plan.uuid,
     type: plan.type,
     xen,
-    memory: { path: plan.memoryPath, bytes: sizes.fileBytes, pages: memory.pages },
+    memory: { path: plan.memoryPath, ...memory },
     checksums,
     configDigest: configDigest(config),
     disks: plan.disks,
@@ -265,10 +340,10 @@ async function finish(
     await writeWhole(path, text);
     phases.onUndo(`removed ${path}`, `rm ${path}`, () => rm(path, { force: true }));
   };
-  await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
-  await write(plan.configPath, context.configText);
-  await file.commit({ sync: plan.sync });
-  return sizes;
+  if (plan.manifestPath !== undefined) {
+    await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
+  }
+  if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
 }
 
 /** Not while memory is copied: the guest would be stopped for longer, and a live one's pages are written several times. */

@@ -30,7 +30,7 @@ export interface Manifest {
   readonly configDigest: string;
   readonly disks: readonly SnapshotDisk[];
   readonly uncovered: readonly string[];
-  readonly phases: readonly PhaseTiming[];
+  readonly phases: readonly Pick<PhaseTiming, 'name' | 'seconds'>[];
 }
 
 /** A manifest that cannot be read as one. */

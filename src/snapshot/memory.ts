@@ -6,12 +6,11 @@ import { type Reporter, silentReporter } from '../core/reporter.ts';
 import { encodeAmendment, hasPageData, PAGE_TYPE, PfnWords } from '../savefmt/index.ts';
 import { CopyProgress } from './copy-progress.ts';
 import type { PositionalOutput } from './output-file.ts';
+import { forEachPage } from './page-types.ts';
 import type { Guest } from './ports.ts';
 import { type Segment, SegmentWriter, unmappable } from './segment.ts';
-import type { CallOptions } from './types.ts';
+import type { CallOptions, Tuning } from './types.ts';
 
-/** pfns whose types are asked for in one go; the signal is looked at in between. */
-const TYPE_CHUNK = 16 * 1024;
 /** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
 const SMALL_GAP = 2;
 /** Pages of a suspended guest that are kept in memory, at most, and written when it runs again: 16 MiB. */
@@ -21,8 +20,6 @@ const BARE_PER_RECORD = 1024 * 1024;
 /** Where a page goes that has no place. */
 const NOWHERE = -1;
 
-/** Types of pfns without a page. */
-const NOTHING = Buffer.alloc(TYPE_CHUNK, PAGE_TYPE.xtab);
 const NO_PAGES = new Uint8Array(0);
 
 export interface MemoryOutcome {
@@ -37,6 +34,28 @@ export interface MemoryOutcome {
 export interface MemoryOptions extends CallOptions {
   /** Pages that the guest has, about; for the progress. */
   readonly expectedPages: number;
+  readonly tuning?: Tuning;
+}
+
+/** Writes a guest's memory, stopped or live; see `MemorySaver`. */
+export interface PageSaver {
+  copyAll(deferred?: Bitmap): Promise<number>;
+  copyDirty(dirty: Bitmap, round: number): Promise<number>;
+  lastCopyMs(pages: number): number | undefined;
+  readyToKeep(pages: number): void;
+  copyLast(dirty: Bitmap, round: number): Promise<number>;
+  finish(): Promise<MemoryOutcome>;
+  writeKept(): Promise<void>;
+}
+
+/** Records of pages without data, which stand behind the others. */
+export function* encodeBare(bare: ReadonlyMap<number, number>): Generator<Uint8Array> {
+  const pfns = Uint32Array.from(bare.keys()).sort();
+  for (let from = 0; from < pfns.length; from += BARE_PER_RECORD) {
+    const part = pfns.subarray(from, from + BARE_PER_RECORD);
+    const types = Uint8Array.from(part, (pfn) => bare.get(pfn) ?? PAGE_TYPE.xtab);
+    yield encodeAmendment(part, types, NO_PAGES);
+  }
 }
 
 /** Pages and where in the file they go. */
@@ -68,12 +87,13 @@ interface Copies {
  * Methods run one at a time. When one rejects, nothing writes to the file any more. They throw OutputError,
  * InterruptedError, and what the methods of `Guest` throw.
  */
-export class MemorySaver {
+export class MemorySaver implements PageSaver {
   readonly #guest: Guest;
   readonly #output: PositionalOutput;
   readonly #signal: AbortSignal | undefined;
   readonly #reporter: Reporter;
   readonly #expectedPages: number;
+  readonly #tuning: Tuning;
   readonly #segments: Segment[] = [];
   /** Types of pages that have a place and are not NOTAB. */
   readonly #typed = new Map<number, number>();
@@ -104,6 +124,7 @@ export class MemorySaver {
     this.#signal = options.signal;
     this.#reporter = options.reporter ?? silentReporter;
     this.#expectedPages = options.expectedPages;
+    this.#tuning = options.tuning ?? {};
   }
 
   /**
@@ -114,31 +135,18 @@ export class MemorySaver {
    * @returns pages copied
    */
   async copyAll(deferred?: Bitmap): Promise<number> {
-    const { p2mSize } = this.#guest;
     const live = deferred !== undefined;
     const progress = this.#progress({ total: this.#expectedPages, round: live ? 0 : undefined, live });
     const writer = this.#writer(progress, deferred);
     const { segment, end } = await writer.run(async () => {
-      let next = this.#typesFrom(0);
-      for (let from = 0; from < p2mSize; from += TYPE_CHUNK) {
-        throwIfAborted(this.#signal);
-        const types = await next;
-        next = this.#typesFrom(from + TYPE_CHUNK);
-        // It is awaited in the next turn, unless there is none.
-        next.catch(() => {});
-        if (NOTHING.compare(types, 0, types.length, 0, types.length) === 0) continue;
-        for (let i = 0; i < types.length; i++) {
-          const type = types[i] ?? PAGE_TYPE.xtab;
-          if (type === PAGE_TYPE.xtab) continue;
-          if (!hasPageData(type)) {
-            this.#bare.set(from + i, type);
-            continue;
-          }
-          if (type !== PAGE_TYPE.notab) this.#typed.set(from + i, type);
-          if (writer.add(from + i, type)) await writer.flush();
+      await forEachPage(this.#guest, this.#signal, (pfn, type) => {
+        if (!hasPageData(type)) {
+          this.#bare.set(pfn, type);
+          return undefined;
         }
-      }
-      await next;
+        if (type !== PAGE_TYPE.notab) this.#typed.set(pfn, type);
+        return writer.add(pfn, type) ? writer.flush() : undefined;
+      });
     });
     this.#segments.push(segment);
     this.#end = end;
@@ -213,11 +221,7 @@ export class MemorySaver {
 
   /** Writes what stands behind the pages: the entries without data. */
   async finish(): Promise<MemoryOutcome> {
-    const pfns = Uint32Array.from(this.#bare.keys()).sort();
-    for (let from = 0; from < pfns.length; from += BARE_PER_RECORD) {
-      const part = pfns.subarray(from, from + BARE_PER_RECORD);
-      const types = Uint8Array.from(part, (pfn) => this.#bare.get(pfn) ?? PAGE_TYPE.xtab);
-      const record = encodeAmendment(part, types, NO_PAGES);
+    for (const record of encodeBare(this.#bare)) {
       await this.#output.writeAt(record, this.#end);
       this.#end += record.length;
     }
@@ -229,11 +233,6 @@ export class MemorySaver {
   async writeKept(): Promise<void> {
     for (const copies of this.#kept.splice(0)) await this.#write(copies);
     this.#room = NO_PAGES;
-  }
-
-  async #typesFrom(from: number): Promise<Uint8Array> {
-    const count = Math.max(0, Math.min(TYPE_CHUNK, this.#guest.p2mSize - from));
-    return await this.#guest.pageTypesFrom(from, count);
   }
 
   /** The set pfns in batches; with them clean ones, up to `gap` of them, that stand between two in the file as well. */
@@ -363,7 +362,7 @@ export class MemorySaver {
   }
 
   #writer(progress: CopyProgress, deferred: Bitmap | undefined): SegmentWriter {
-    const options = { deferred, signal: this.#signal };
+    const options = { deferred, signal: this.#signal, tuning: this.#tuning };
     return new SegmentWriter(this.#guest, this.#output, this.#end, progress, options);
   }
 

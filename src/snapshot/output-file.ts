@@ -6,11 +6,21 @@ import { errnoCode, OutputError } from '../core/errors.ts';
 /** Writes of fewer octets are made in this thread: handing one over takes as long. */
 const SHORT_WRITE = 64 * 1024;
 
-/** A file that is written at offsets. */
-export interface PositionalOutput {
-  readonly fd: number;
+/** Where a guest's memory goes: a file, or what can only be appended to. */
+export interface MemoryOutput {
   /** @throws OutputError */
   writeAt(bytes: Uint8Array, position: number): Promise<void>;
+  /** Octets of length and octets that the file system has allocated. */
+  sizes(): Promise<{ fileBytes: number; allocatedBytes: number }>;
+  /** @throws OutputError; `discard` is still to be called then. */
+  commit(options?: { readonly sync?: boolean }): Promise<void>;
+  /** Takes back what has been written, as far as that is possible. */
+  discard(): Promise<void>;
+}
+
+/** A file that is written at offsets. */
+export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
+  readonly fd: number;
   /** Called now and then while the guest runs: the disk may begin with what has been written so far. */
   beginSync(): void;
 }
@@ -19,7 +29,7 @@ export interface PositionalOutput {
  * A file that shows under its name only when it is whole: it is written as `<path>.partial`, mode 0600, and renamed
  * after its octets are on the disk. A file that is there already is never touched.
  */
-export class OutputFile implements PositionalOutput {
+export class OutputFile implements MemoryOutput, PositionalOutput {
   readonly path: string;
   readonly partialPath: string;
   readonly #file: FileHandle;
@@ -91,7 +101,6 @@ export class OutputFile implements PositionalOutput {
       });
   }
 
-  /** Octets of length and octets that the file system has allocated. */
   async sizes(): Promise<{ fileBytes: number; allocatedBytes: number }> {
     const { size, blocks } = await this.#file.stat();
     return { fileBytes: size, allocatedBytes: blocks * 512 };

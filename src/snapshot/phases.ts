@@ -22,11 +22,17 @@ export class Phases {
   readonly reporter: Reporter;
   #signal: AbortSignal | undefined;
   readonly #undos: Undo[] = [];
+  readonly #begin = performance.now();
   #current = 'plan';
 
   constructor(options: CallOptions) {
     this.reporter = options.reporter ?? silentReporter;
     this.#signal = options.signal;
+  }
+
+  /** Since this was made, which is when the call began. */
+  get seconds(): number {
+    return (performance.now() - this.#begin) / 1000;
   }
 
   /**
@@ -37,15 +43,15 @@ export class Phases {
     this.#current = name;
     throwIfAborted(this.#signal);
     this.reporter.phase(name, 'start');
-    const start = performance.now();
+    const startSeconds = this.seconds;
     try {
       const result = await body();
-      const seconds = (performance.now() - start) / 1000;
-      this.timings.push({ name, seconds });
+      const seconds = this.seconds - startSeconds;
+      this.timings.push({ name, startSeconds, seconds });
       this.reporter.phase(name, 'end', seconds);
       return result;
     } catch (error) {
-      this.reporter.phase(name, 'failed', (performance.now() - start) / 1000);
+      this.reporter.phase(name, 'failed', this.seconds - startSeconds);
       throw error;
     }
   }

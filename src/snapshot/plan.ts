@@ -9,7 +9,15 @@ import {
   nameFromTime,
 } from './naming.ts';
 import type { DomainDisk, DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
-import type { CreateRequest, PrecopyLimits, SnapshotDisk, SnapshotPlan } from './types.ts';
+import { isStream } from './stream-output.ts';
+import type {
+  CreateRequest,
+  MemorySink,
+  PrecopyLimits,
+  SnapshotDisk,
+  SnapshotPlan,
+  Tuning,
+} from './types.ts';
 
 /** How long a guest may take to suspend, as libxl has it. */
 const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
@@ -26,6 +34,8 @@ export interface CreateContext {
   readonly disks: readonly DomainDisk[];
   /** The cfgfile for the revert. */
   readonly configText: string;
+  readonly tuning: Tuning | undefined;
+  readonly sink: MemorySink | undefined;
   /** What stands against the plan so far; preflight adds to it. */
   readonly findings: Obstacle[];
 }
@@ -79,9 +89,8 @@ export async function makeCreateContext(
     (vdev) =>
       `disk ${vdev} is writable and not part of the snapshot: it moves on, and a revert will need --force`,
   );
-  const memoryPath =
-    request.config?.memoryPath ??
-    defaultMemoryPath(request.snapshotDir ?? DEFAULT_SNAPSHOT_DIR, domain.uuid, name);
+  const memoryPath = memoryPathOf(request, domain, name);
+  const stream = request.sink !== undefined || (await isStream(memoryPath));
   const plan: SnapshotPlan = {
     name,
     description: request.config?.description ?? '',
@@ -93,8 +102,8 @@ export async function makeCreateContext(
     ...(precopy === undefined ? {} : { precopy }),
     state: domain.paused ? 'paused' : 'running',
     memoryPath,
-    configPath: configPathOf(memoryPath),
-    manifestPath: manifestPathOf(memoryPath),
+    stream,
+    ...(stream ? {} : { configPath: configPathOf(memoryPath), manifestPath: manifestPathOf(memoryPath) }),
     memoryBytes: domain.memoryBytes,
     disks: chosen,
     uncovered,
@@ -104,9 +113,26 @@ export async function makeCreateContext(
   };
   let configText = '';
   await asFinding(findings, async () => {
-    configText = revertConfig(plan);
+    if (!stream) configText = revertConfig(plan);
   });
-  return { plan, domain, config, disks, configText, findings };
+  return { plan, domain, config, disks, configText, tuning: request.tuning, sink: request.sink, findings };
+}
+
+/** @throws UsageError */
+function memoryPathOf(
+  { config, sink, snapshotDir }: CreateRequest,
+  domain: DomainState,
+  name: string,
+): string {
+  if (sink === undefined) {
+    return config?.memoryPath ?? defaultMemoryPath(snapshotDir ?? DEFAULT_SNAPSHOT_DIR, domain.uuid, name);
+  }
+  if (config?.memoryPath !== undefined) {
+    throw new UsageError('SINK', `a sink is given, and memory_path too: ${config.memoryPath}`, {
+      hint: 'leave one of them out',
+    });
+  }
+  return '-';
 }
 
 /**

@@ -86,7 +86,7 @@ export interface Guest extends AsyncDisposable {
    * Writes one stretch of the file `fd`, from `position` on: what `makeHead` gives, then the pages that have data, back to
    * back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
    * @param pfns at most `maxBatch`
-   * @param makeHead is given the kind of each page
+   * @param makeHead is given the kind of each page; where it makes one of zeros `data`, that page is written too
    * @returns the kind of each page (`PAGE_KIND`): its data was written, it is all zeros, or it cannot be had: the guest has no
    * such page (any more), or, of a running PV guest, it is a page table that is being changed
    * @throws OutputError when a write fails.

@@ -2,7 +2,7 @@ import { Bitmap } from '../core/bitmap.ts';
 import { SuspendError } from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
 import type { DirtyLog } from './dirty-log.ts';
-import type { MemorySaver } from './memory.ts';
+import type { PageSaver } from './memory.ts';
 import type { CallOptions, CopyRound, PrecopyLimits } from './types.ts';
 
 /** Fewer dirty pages than this are not worth another round (libxc's number). */
@@ -15,20 +15,14 @@ const SPARE_PAGES = 1024;
 /** The copying of a running guest's memory, as far as it has come. */
 export class Precopy {
   readonly rounds: CopyRound[] = [];
-  readonly #saver: MemorySaver;
+  readonly #saver: PageSaver;
   readonly #log: DirtyLog;
   /** Pages that were written since they were copied last, or could not be copied. */
   readonly #dirty: Bitmap;
   readonly #limits: PrecopyLimits;
   readonly #reporter: Reporter;
 
-  constructor(
-    saver: MemorySaver,
-    log: DirtyLog,
-    p2mSize: number,
-    limits: PrecopyLimits,
-    options: CallOptions,
-  ) {
+  constructor(saver: PageSaver, log: DirtyLog, p2mSize: number, limits: PrecopyLimits, options: CallOptions) {
     this.#saver = saver;
     this.#log = log;
     this.#limits = limits;

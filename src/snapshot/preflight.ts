@@ -17,10 +17,9 @@ const EXTRA_BYTES = 16 * 1024 * 1024;
 export async function preflightCreate(host: Host, context: CreateContext): Promise<void> {
   const { plan, findings } = context;
   const newFiles = [
-    plan.memoryPath,
-    partialOf(plan.memoryPath),
-    plan.configPath,
-    plan.manifestPath,
+    ...(plan.stream ? [] : [plan.memoryPath, partialOf(plan.memoryPath)]),
+    ...(plan.configPath === undefined ? [] : [plan.configPath]),
+    ...(plan.manifestPath === undefined ? [] : [plan.manifestPath]),
     ...plan.disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : [])),
   ];
   for (const [at, path] of newFiles.entries()) {
@@ -34,7 +33,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     const own = path === partialOf(plan.memoryPath);
     await checkNewFile(path, findings, own ? 'another xlsnap writes it, or one was killed' : undefined);
   }
-  await checkRoom(plan.memoryPath, plan.memoryBytes + EXTRA_BYTES, findings);
+  if (!plan.stream) await checkRoom(plan.memoryPath, plan.memoryBytes + EXTRA_BYTES, findings);
   if (plan.live) {
     const obstacle = await host.hypervisor.liveObstacle(plan.type);
     if (obstacle !== undefined) findings.push(obstacle);

@@ -45,7 +45,6 @@ export async function revertSnapshot(
   const phases = new Phases(options);
   // First of all: another create or revert would change what is checked.
   await using _lock = await acquire(host, request, phases);
-  const start = performance.now();
   const reached: Reached = { kept: [] };
   try {
     const context = await phases.run('check', () => makeRevertContext(host, request, options));
@@ -78,7 +77,7 @@ export async function revertSnapshot(
       plan,
       domid,
       phases: phases.timings,
-      totalSeconds: (performance.now() - start) / 1000,
+      totalSeconds: phases.seconds,
       kept: files,
       warnings: [...plan.risks, ...tags.warnings, ...warnings],
     };

@@ -7,6 +7,7 @@ import { Lanes } from './lanes.ts';
 import type { PositionalOutput } from './output-file.ts';
 import { PageSet } from './page-set.ts';
 import type { Guest } from './ports.ts';
+import type { Tuning } from './types.ts';
 
 /** Records under way at once: as many as libuv's pool has threads unless told otherwise. */
 const IN_FLIGHT = 4;
@@ -75,7 +76,8 @@ export class SegmentWriter {
   readonly #progress: CopyProgress;
   readonly #signal: AbortSignal | undefined;
   readonly #deferred: Bitmap | undefined;
-  readonly #lanes = new Lanes(IN_FLIGHT);
+  readonly #lanes: Lanes;
+  readonly #sparse: boolean;
   readonly #pages: PageSet;
   readonly #empty: Bitmap;
   /** Until `end`, of as many pages as there might be. */
@@ -97,7 +99,11 @@ export class SegmentWriter {
     output: PositionalOutput,
     start: number,
     progress: CopyProgress,
-    options: { readonly deferred: Bitmap | undefined; readonly signal: AbortSignal | undefined },
+    options: {
+      readonly deferred: Bitmap | undefined;
+      readonly signal: AbortSignal | undefined;
+      readonly tuning: Tuning;
+    },
   ) {
     this.#guest = guest;
     this.#output = output;
@@ -105,7 +111,14 @@ export class SegmentWriter {
     this.#signal = options.signal;
     this.#deferred = options.deferred;
     this.#pages = new PageSet(guest.p2mSize);
-    this.#layout = SlotLayout.create({ firstRecordOffset: start, count: guest.p2mSize });
+    const { inFlight = IN_FLIGHT, sparse = true, batchPages } = options.tuning;
+    this.#lanes = new Lanes(inFlight);
+    this.#sparse = sparse;
+    this.#layout = SlotLayout.create({
+      firstRecordOffset: start,
+      count: guest.p2mSize,
+      ...(batchPages === undefined ? {} : { perRecord: batchPages }),
+    });
     const { perRecord, recordCount } = this.#layout;
     this.#empty = new Bitmap(recordCount * bitsPerRecord(perRecord));
     this.#pfns = new Uint32Array(perRecord);
@@ -121,8 +134,12 @@ export class SegmentWriter {
     let failure: unknown;
     try {
       await body();
-      const { start } = this.#layout;
-      this.#layout = SlotLayout.create({ firstRecordOffset: start, count: this.#pages.count });
+      const { start, perRecord } = this.#layout;
+      this.#layout = SlotLayout.create({
+        firstRecordOffset: start,
+        count: this.#pages.count,
+        perRecord,
+      });
       if (this.#count > 0) await this.flush();
     } catch (error) {
       failure = error;
@@ -163,6 +180,7 @@ export class SegmentWriter {
     const layout = this.#layout;
     const { offset } = layout.record(record);
     const kinds = await this.#guest.packPages(this.#output.fd, pfns, offset, (seen) => {
+      if (!this.#sparse) countAsData(seen);
       this.#pack(pfns, types, seen);
       const { length } = pfns;
       return layout.encodeHead(
@@ -198,6 +216,11 @@ export class SegmentWriter {
     take(true);
     take(false);
   }
+}
+
+/** Has pages of zeros written like the others. */
+function countAsData(kinds: Uint8Array): void {
+  for (let i = 0; i < kinds.length; i++) if (kinds[i] === PAGE_KIND.zero) kinds[i] = PAGE_KIND.data;
 }
 
 /** The suspended guest is without pages that it had. */

@@ -1,4 +1,5 @@
 /** What create and revert are asked for and what they answer. Plain data, as `--json` prints it. */
+import type { Writable } from 'node:stream';
 import type { SnapshotConfig } from '../config/config.ts';
 import type { Reporter } from '../core/reporter.ts';
 import type { GuestType, XenVersion } from './ports.ts';
@@ -9,6 +10,23 @@ export interface CallOptions {
   /** Ends the work; everything is undone, the promise rejects with InterruptedError. */
   readonly signal?: AbortSignal;
 }
+
+/** Other ways to copy memory than the usual, for measuring alone (`xlsnap bench`): what is usual is what does best. */
+export interface Tuning {
+  /** Pages in one record, which are copied together: 1022, or 510. */
+  readonly batchPages?: 510 | 1022;
+  /** Records under way at once. */
+  readonly inFlight?: number;
+  /** Leaves pages of zeros as holes in the file. Yes unless it is `false`; it is of no account for a stream. */
+  readonly sparse?: boolean;
+}
+
+/**
+ * Where a program wants the memory as a stream: octets in order, in the format of `xl save`. A function gets pieces that are
+ * its own only until its promise is settled; the next piece comes after that. What it throws ends the create, which
+ * is undone. A Writable is neither ended nor destroyed.
+ */
+export type MemorySink = ((bytes: Uint8Array) => Promise<void>) | Writable;
 
 export interface CreateRequest {
   /** Name or domid. */
@@ -29,6 +47,9 @@ export interface CreateRequest {
   readonly suspendTimeoutMs?: number;
   /** Waits until the memory file is on the disk, before it gets its name. Yes unless it is `false`. */
   readonly sync?: boolean;
+  /** Gets the memory in place of a file; the configuration must not have a `memoryPath` then. */
+  readonly sink?: MemorySink;
+  readonly tuning?: Tuning;
   /** Where memory files go when the configuration names none; `/var/lib/xen/snapshots` unless given. */
   readonly snapshotDir?: string;
 }
@@ -68,9 +89,12 @@ export interface SnapshotPlan {
   readonly precopy?: PrecopyLimits;
   readonly live: boolean;
   readonly state: 'running' | 'paused';
+  /** Of the memory file or the stream; `-` for a sink. */
   readonly memoryPath: string;
-  readonly configPath: string;
-  readonly manifestPath: string;
+  /** The memory goes to a pipe, a device or a sink. Then there is neither a cfgfile nor a manifest. */
+  readonly stream: boolean;
+  readonly configPath?: string;
+  readonly manifestPath?: string;
   readonly memoryBytes: number;
   readonly disks: readonly SnapshotDisk[];
   /** Writable disks that move on without a snapshot; a revert needs `--force`. */
@@ -80,9 +104,11 @@ export interface SnapshotPlan {
   readonly warnings: readonly string[];
 }
 
-/** Seconds that a phase took, in order of running. */
+/** One phase in the timeline of a call; they run one after the other. */
 export interface PhaseTiming {
   readonly name: string;
+  /** When it began: seconds since the call did. */
+  readonly startSeconds: number;
   readonly seconds: number;
 }
 
@@ -99,16 +125,26 @@ export interface CreateResult {
   readonly plan: SnapshotPlan;
   readonly xen: XenVersion;
   readonly phases: readonly PhaseTiming[];
-  /** Live only: the rounds of the phase `precopy`, and the last one, in the phase `memory`. */
+  /**
+   * Live only: the rounds of the phase `precopy`, and the last one, in the phase `memory`. That phase is the copying of
+   * pages alone, with the guest stopped; its other state is read and written in the phase `contexts`.
+   */
   readonly rounds?: readonly CopyRound[];
-  /** From the guest's being suspended to its being resumed. */
+  /**
+   * From the guest's being suspended to its being resumed, as its own clock shows it: neither the wait for it to suspend
+   * (phase `suspend`) nor what comes afterwards (phase `finish`) is part of it.
+   */
   readonly downtimeSeconds: number;
+  /** Of the whole call, checks included. */
   readonly totalSeconds: number;
   /** Length of the memory file, octets. */
   readonly fileBytes: number;
   /** Octets that the file system has allocated for it. */
   readonly allocatedBytes: number;
-  /** Pages with data in the file, and how many of them are zeros that take no room. */
+  /**
+   * Pages with data in the file, and how many of them are zeros that take no room. In a stream no page is left out, and
+   * one that was written to while it was copied counts each time.
+   */
   readonly pages: number;
   readonly zeroPages: number;
   readonly warnings: readonly string[];

@@ -109,8 +109,9 @@ export class FakeGuest implements Guest {
         if (this.typeOf(pfn) >= 13) return PAGE_KIND.unmapped;
         return this.#word(pfn) === 0 ? PAGE_KIND.zero : PAGE_KIND.data;
       });
+      const head = makeHead(kinds);
       const data = [...pfns].filter((_, i) => kinds[i] === PAGE_KIND.data).map((pfn) => this.page(pfn));
-      writeSync(fd, Buffer.concat([makeHead(kinds), ...data]), 0, undefined, position);
+      writeSync(fd, Buffer.concat([head, ...data]), 0, undefined, position);
       return kinds;
     } finally {
       calls.running--;

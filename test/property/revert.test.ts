@@ -79,7 +79,7 @@ async function create(
   const before = contents(host);
   try {
     const { plan } = await createSnapshot(host, { domain: 'guest1', config: parseConfig(text, 'x') });
-    const config = parseConfig(readFileSync(plan.configPath, 'utf8'), plan.configPath);
+    const config = parseConfig(readFileSync(plan.configPath ?? '', 'utf8'), plan.configPath);
     return { request: { domain: 'guest1', config }, contents: before, spoilt: false };
   } catch (error) {
     // The same name again in the same image.

@@ -1,6 +1,8 @@
 import { checkSnapshotName } from '../../config/name.ts';
 import { readConfigFile } from '../../config/read.ts';
 import { UsageError } from '../../core/errors.ts';
+import { isStdout } from '../../snapshot/stream-output.ts';
+import { parseTuning } from '../../snapshot/tuning.ts';
 import type { CreateRequest } from '../../snapshot/types.ts';
 import type { CliContext } from '../context.ts';
 import { createPlanText, createResultText, jsonLine } from '../output.ts';
@@ -15,6 +17,8 @@ export interface CreateOptions extends CommonOptions {
   readonly targetDowntime?: number;
   /** Milliseconds. */
   readonly maxDowntime?: number;
+  /** Words of a `Tuning`, with `+` between them; for `xlsnap bench`. */
+  readonly tuning?: string;
   /** What virsh has, and what the RFC refuses. */
   readonly diskOnly?: boolean;
   /** False with `--no-sync`. */
@@ -42,7 +46,8 @@ export function snapshotCreate(
       }
       const result = await session.calls.createSnapshot(session.host, request, session.options);
       for (const warning of result.warnings) session.reporter.log('warning', warning);
-      return options.json === true ? jsonLine('create_result', result) : createResultText(result);
+      const text = options.json === true ? jsonLine('create_result', result) : createResultText(result);
+      return isStdout(result.plan.memoryPath) ? { text, to: 'stderr' } : text;
     },
   );
 }
@@ -79,6 +84,7 @@ async function requestOf(
     ...(maxRounds === undefined ? {} : { maxRounds }),
     ...(targetDowntime === undefined ? {} : { targetDowntimeMs: targetDowntime }),
     ...(maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime }),
+    ...(options.tuning === undefined ? {} : { tuning: parseTuning(options.tuning.split('+')) }),
     ...(options.sync === false ? { sync: false } : {}),
     ...(timeout === undefined ? {} : { suspendTimeoutMs: timeout * 1000 }),
   };

@@ -31,6 +31,7 @@ export const defineSnapshotCreate: Define = (program, context, finish) => {
       milliseconds,
     )
     .addOption(new Option('--disk-only').hideHelp())
+    .addOption(new Option('--tuning <words>').hideHelp())
     .option('--timeout <seconds>', 'how long the guest may take to suspend (default: 60)', seconds)
     .option(
       '--no-sync',

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { EXIT } from '../../../src/core/errors.ts';
-import { plan, revertPlan, xlsnap } from './support.ts';
+import { createResult, plan, revertPlan, xlsnap } from './support.ts';
 
 let cfgfile = '';
 let badCfgfile = '';
@@ -99,13 +99,27 @@ describe('snapshot-create', () => {
       message_type: 'create_result',
       downtime_seconds: 2.4,
       plan: { config_path: plan.configPath },
-      phases: expect.arrayContaining([{ name: 'memory', seconds: 1.9 }]),
+      phases: expect.arrayContaining([{ name: 'memory', start_seconds: 14, seconds: 1.9 }]),
     });
     expect(JSON.parse(stderr)).toEqual({
       message_type: 'log',
       level: 'warning',
       message: 'disk xvdc moves on',
     });
+  });
+
+  test('prints the result on stderr when stdout has the memory', async () => {
+    const { configPath: _cfg, manifestPath: _manifest, ...rest } = createResult.plan;
+    const streamed = { ...createResult, plan: { ...rest, stream: true, memoryPath: '/dev/stdout' } };
+    const world = { calls: { createSnapshot: () => Promise.resolve(streamed) } };
+    const text = await xlsnap(['snapshot-create', 'guest1'], world);
+    expect(text.stdout).toBe('');
+    expect(text.stderr).toContain('memory: /dev/stdout (a stream of 512 MiB)');
+    expect(text.stderr).toContain('docs/cfgfile.md');
+    const json = await xlsnap(['snapshot-create', 'guest1', '--json'], world);
+    expect(json.stdout).toBe('');
+    const last = json.stderr.trimEnd().split('\n').at(-1) ?? '';
+    expect(JSON.parse(last)).toMatchObject({ message_type: 'create_result', plan: { stream: true } });
   });
 
   test('a warning of the plan comes before the work, and once', async () => {

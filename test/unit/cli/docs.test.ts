@@ -32,6 +32,7 @@ describe('docs/scripting.md', () => {
   test.each([
     ['create_plan', ['snapshot-create', 'a', '--dry-run', '--json']],
     ['create_result', ['snapshot-create', 'a', '--json']],
+    ['bench_result', ['bench', 'a', '--json']],
     ['revert_plan', ['snapshot-revert', 'a', '/dev/null', '--dry-run', '--json']],
     ['revert_result', ['snapshot-revert', 'a', '/dev/null', '--json']],
   ])('has the keys of %s, and no others', async (type, args) => {

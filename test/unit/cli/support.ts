@@ -12,6 +12,7 @@ import { run } from '../../../src/cli/run.ts';
 import type { Host } from '../../../src/snapshot/ports.ts';
 import type { CreateResult, RevertPlan, RevertResult, SnapshotPlan } from '../../../src/snapshot/types.ts';
 import type { DoctorReport } from '../../../src/toolstack/doctor.ts';
+import { benchResult } from '../bench/samples.ts';
 
 export const plan: SnapshotPlan = {
   name: 'before upgrade',
@@ -24,6 +25,7 @@ export const plan: SnapshotPlan = {
   precopy: { maxRounds: 5, targetDowntimeMs: 300 },
   state: 'running',
   memoryPath: '/var/lib/xen/snapshots/u/before upgrade.save',
+  stream: false,
   configPath: '/var/lib/xen/snapshots/u/before upgrade.save.cfg',
   manifestPath: '/var/lib/xen/snapshots/u/before upgrade.save.json',
   memoryBytes: 512 * 2 ** 20,
@@ -41,12 +43,12 @@ export const createResult: CreateResult = {
   plan,
   xen: { major: 4, minor: 20, extra: '.4-pre' },
   phases: [
-    { name: 'plan', seconds: 9 },
-    { name: 'suspend', seconds: 5 },
-    { name: 'memory', seconds: 1.9 },
-    { name: 'disks', seconds: 0.3 },
-    { name: 'resume', seconds: 0.1 },
-    { name: 'finish', seconds: 7 },
+    { name: 'plan', startSeconds: 0, seconds: 9 },
+    { name: 'suspend', startSeconds: 9, seconds: 5 },
+    { name: 'memory', startSeconds: 14, seconds: 1.9 },
+    { name: 'disks', startSeconds: 15.9, seconds: 0.3 },
+    { name: 'resume', startSeconds: 16.2, seconds: 0.1 },
+    { name: 'finish', startSeconds: 16.4, seconds: 7 },
   ],
   rounds: [
     { pages: 131072, seconds: 1.1, dirtyAfter: 900 },
@@ -86,7 +88,7 @@ export const revertPlan: RevertPlan = {
 export const revertResult: RevertResult = {
   plan: revertPlan,
   domid: 8,
-  phases: [{ name: 'restore', seconds: 3 }],
+  phases: [{ name: 'restore', startSeconds: 0.4, seconds: 3 }],
   totalSeconds: 3.4,
   kept: ['/d/b1.qcow2.kept'],
   warnings: ['the configuration changed', 'a safety tag is left'],
@@ -196,6 +198,15 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         planRevert: note('planRevert', revertPlan),
         revertSnapshot: note('revertSnapshot', revertResult),
       }),
+    loadBench: () =>
+      Promise.resolve({
+        runBench: (_host, request) => {
+          calls.push({ name: 'runBench', request });
+          return Promise.resolve(benchResult);
+        },
+        benchReport: (_result, command) => `<html>${command}</html>\n`,
+      }),
+    own: ['node', 'xlsnap.js'],
   };
   const code = await run(args, context);
   return { code, stdout, stderr, opened, closed, calls };

@@ -84,7 +84,7 @@ describe('createSnapshot', () => {
   it('writes a cfgfile that parse takes and that names what was done', async () => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     const { plan } = await createSnapshot(host, mixed());
-    expect(parseConfig(readFileSync(plan.configPath, 'utf8'), 'x')).toMatchObject({
+    expect(parseConfig(readFileSync(plan.configPath ?? '', 'utf8'), 'x')).toMatchObject({
       name: 's1',
       memoryPath: join(directory, 's1.save'),
       disks: [
@@ -382,6 +382,7 @@ describe('a create that fails', () => {
         }
       }
     },
+    60_000,
   );
 
   it.each(['s1.save', 's1.save.cfg', 's1.save.json'])('leaves a %s that came meanwhile', async (name) => {
@@ -451,6 +452,35 @@ describe('a live create', () => {
       }
     },
   );
+
+  it.each(['pvh', 'hvm'] as const)('of a %s guest has a timeline', async (type) => {
+    const host = makeHost({ type });
+    const { phases, downtimeSeconds, totalSeconds } = await createSnapshot(host, request({ live: true }));
+    expect(phases.map(({ name }) => name)).toEqual([
+      'lock',
+      'plan',
+      'preflight',
+      'open',
+      'precopy',
+      'suspend',
+      ...(type === 'hvm' ? ['device-model'] : []),
+      'memory',
+      'contexts',
+      'disks',
+      'resume',
+      'finish',
+    ]);
+    let end = 0;
+    for (const { startSeconds, seconds } of phases) {
+      expect(startSeconds).toBeGreaterThanOrEqual(end);
+      end = startSeconds + seconds;
+    }
+    expect(totalSeconds).toBeGreaterThanOrEqual(end);
+    const at = (name: string): number => phases.findIndex((phase) => phase.name === name);
+    const stopped = phases.slice(at('suspend') + 1, at('finish'));
+    expect(downtimeSeconds).toBeGreaterThanOrEqual(stopped.reduce((sum, { seconds }) => sum + seconds, 0));
+    expect(downtimeSeconds).toBeLessThan(totalSeconds - (phases[at('suspend')]?.startSeconds ?? 0));
+  });
 
   it('that would stop the guest for too long gives up, and the guest never stopped', async () => {
     const host = makeHost();

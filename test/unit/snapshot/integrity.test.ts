@@ -44,9 +44,10 @@ async function take(
   })({ directory });
   const config = parseConfig(`memory_path="${directory}/s.save"`, 'x');
   const { plan } = await createSnapshot(host, { domain: 'guest1', name: 's', config });
-  const manifest = await readManifest(plan.manifestPath);
+  const { memoryPath: path, manifestPath = '' } = plan;
+  const manifest = await readManifest(manifestPath);
   if (manifest === undefined) throw new Error('no manifest');
-  return { path: plan.memoryPath, manifest, manifestPath: plan.manifestPath };
+  return { path, manifest, manifestPath };
 }
 
 function turn(fd: number, at: number, bit: number): void {

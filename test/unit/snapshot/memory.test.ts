@@ -10,6 +10,7 @@ import { type MemoryOutcome, MemorySaver } from '../../../src/snapshot/memory.ts
 import { OutputFile } from '../../../src/snapshot/output-file.ts';
 import type { CallOptions } from '../../../src/snapshot/types.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
+import { type PageEntry, pageEntries } from '../../support/page-records.ts';
 
 const START = 8192;
 const PAGE = 4096;
@@ -33,37 +34,6 @@ function p2m(): Uint8Array {
   return new Uint8Array(20_000).fill(NOTAB).fill(XTAB, 160, 192).fill(XTAB, 9000);
 }
 
-interface Entry {
-  readonly pfn: number;
-  readonly type: number;
-  /** Octets of the file at the page. */
-  readonly at: number;
-}
-
-/** PAGE_DATA records in [START, end), read without src/savefmt. */
-function entries(file: Uint8Array, end: number): Entry[] {
-  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  const found: Entry[] = [];
-  let at = START;
-  while (at < end) {
-    expect(view.getUint32(at, true), `record type at ${at}`).toBe(1);
-    const body = at + 8;
-    const length = view.getUint32(at + 4, true);
-    const count = view.getUint32(body, true);
-    let page = body + 8 + 8 * count;
-    for (let i = 0; i < count; i++) {
-      const word = view.getBigUint64(body + 8 + 8 * i, true);
-      const type = Number(word >> 60n);
-      found.push({ pfn: Number(word & 0xfffffffffffffn), type, at: page });
-      if (type < BROKEN) page += PAGE;
-    }
-    expect(page - body).toBe(length);
-    at = body + length;
-  }
-  expect(at).toBe(end);
-  return found;
-}
-
 function saverOf(guest: FakeGuest, options: CallOptions = {}): MemorySaver {
   return new MemorySaver(guest, output, START, { ...options, expectedPages: guest.memoryBytes / PAGE });
 }
@@ -82,10 +52,10 @@ async function read(end: number): Promise<Buffer> {
 }
 
 /** Later entries win: what a restore would make of the file. */
-async function expectGuest(guest: FakeGuest, end: number): Promise<Map<number, Entry>> {
+async function expectGuest(guest: FakeGuest, end: number): Promise<Map<number, PageEntry>> {
   const file = await read(end);
-  const final = new Map<number, Entry>();
-  for (const entry of entries(file, end)) final.set(entry.pfn, entry);
+  const final = new Map<number, PageEntry>();
+  for (const entry of pageEntries(file, START, end)) final.set(entry.pfn, entry);
   for (let pfn = 0; pfn < guest.p2mSize; pfn++) {
     const type = guest.typeOf(pfn);
     const entry = final.get(pfn);
@@ -110,7 +80,7 @@ describe('copyAll', () => {
     expect([...final.keys()].sort((a, b) => a - b)).toEqual(wanted);
     expect(outcome.pages).toBe(wanted.length - 2);
     expect(outcome.zeroPages).toBe(wanted.filter((pfn) => pfn % 3 === 0).length);
-    const seen = entries(await read(outcome.end), outcome.end).filter(({ type }) => type < BROKEN);
+    const seen = pageEntries(await read(outcome.end), START, outcome.end).filter(({ type }) => type < BROKEN);
     expect(new Set(seen.map(({ pfn }) => pfn)).size).toBe(seen.length);
   });
 
@@ -139,7 +109,7 @@ describe('copyAll', () => {
   test('in each record pages with data stand before those of zeros', async () => {
     const guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
     const { end } = await save(guest);
-    const all = entries(await read(end), end).filter(({ type }) => type < BROKEN);
+    const all = pageEntries(await read(end), START, end).filter(({ type }) => type < BROKEN);
     for (let from = 0; from < all.length; from += 1022) {
       const pfns = all.slice(from, from + 1022).map(({ pfn }) => pfn);
       const data = pfns.filter((pfn) => pfn % 3 !== 0);
@@ -248,7 +218,7 @@ describe('copyDirty', () => {
     expect(await round(true)).toBe(1);
     expect(dirty.count()).toBe(0);
     const { end, pages } = await finish();
-    const all = entries(await read(end), end).filter(({ type }) => type < BROKEN);
+    const all = pageEntries(await read(end), START, end).filter(({ type }) => type < BROKEN);
     expect(all).toHaveLength(pages);
     await expectGuest(guest, end);
   });

@@ -26,7 +26,9 @@ describe('Phases', () => {
     const phases = new Phases({ reporter });
     expect(await phases.run('plan', () => Promise.resolve(7))).toBe(7);
     await expect(phases.run('open', () => Promise.reject(new Error('no')))).rejects.toThrow('no');
-    expect(phases.timings).toEqual([{ name: 'plan', seconds: expect.any(Number) }]);
+    expect(phases.timings).toEqual([
+      { name: 'plan', startSeconds: expect.any(Number), seconds: expect.any(Number) },
+    ]);
     expect(heard).toEqual([
       'plan start undefined',
       'plan end number',

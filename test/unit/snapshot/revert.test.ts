@@ -65,7 +65,10 @@ const MIXED: readonly Kind[] = ['internal', 'external'];
 async function take(host: FakeHost, kinds: readonly Kind[] = MIXED, name = 's1'): Promise<RevertRequest> {
   const cfg = config(name, kinds);
   const { plan } = await createSnapshot(host, { domain: 'guest1', config: cfg });
-  return { domain: 'guest1', config: parseConfig(readFileSync(plan.configPath, 'utf8'), plan.configPath) };
+  return {
+    domain: 'guest1',
+    config: parseConfig(readFileSync(plan.configPath ?? '', 'utf8'), plan.configPath),
+  };
 }
 
 /** Every file with its content: images, tags, leftovers. */

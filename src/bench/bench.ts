@@ -1,0 +1,344 @@
+import { mkdtemp, open, rm, rmdir, stat, statfs, writeFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { printConfig } from '../config/print.ts';
+import type { Domid } from '../core/brand.ts';
+import {
+  DomainError,
+  describeError,
+  EnvironmentError,
+  errnoCode,
+  InterruptedError,
+  PreflightError,
+  throwIfAborted,
+} from '../core/errors.ts';
+import { type Reporter, silentReporter } from '../core/reporter.ts';
+import { verifyMemoryFile } from '../snapshot/memory-facts.ts';
+import { configPathOf, DEFAULT_SNAPSHOT_DIR, manifestPathOf } from '../snapshot/naming.ts';
+import { makeDirectory, syncDirectory } from '../snapshot/output-file.ts';
+import { findLiveDomain } from '../snapshot/plan.ts';
+import type { DomainState, Host } from '../snapshot/ports.ts';
+import type { CallOptions, PhaseTiming } from '../snapshot/types.ts';
+import type { CommandRun, CommandRunner } from './command.ts';
+import { GuestWatch, stopOf } from './guest-watch.ts';
+import { describeMachine, load } from './machine.ts';
+import { roundOrder } from './order.ts';
+import { ownFailure, readOwnResult } from './own-result.ts';
+import { type BenchPath, baselineOf, commandOf } from './paths.ts';
+import { type Summary, summarise } from './statistics.ts';
+import type { BenchFailure, BenchRequest, BenchResult, BenchRun, PathResult, SeenStop } from './types.ts';
+import { warmPageCache } from './warm.ts';
+
+/** A path that has failed so often is not tried any more. */
+const MOST_FAILURES = 2;
+/** A file for the page cache of 1.5 times the guest's size, or a memory file of somewhat more than its size. */
+const ROOM = 1.6;
+
+/**
+ * Runs save paths of a running domain against each other, in rounds: each time the memory alone, into a file that is
+ * removed. The domain ends as it was, and no file is left, whatever happens. A path that fails is told in the result
+ * and the others go on.
+ *
+ * @param runCommand `measureCommand`, or what a test puts in its place
+ * @throws DomainError, PreflightError, OutputError, InterruptedError
+ */
+export async function runBench(
+  host: Host,
+  runCommand: CommandRunner,
+  request: BenchRequest,
+  options: CallOptions = {},
+): Promise<BenchResult> {
+  const domain = await findLiveDomain(host, request.domain);
+  if (domain.domid === 0) throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be saved', { domid: 0 });
+  if (domain.paused) {
+    throw new DomainError('BENCH_PAUSED', `domain ${domain.name} is paused`, {
+      domid: domain.domid,
+      hint: 'xl save cannot save a paused domain; let it run: xl unpause',
+    });
+  }
+  const parent = resolve(request.directory ?? DEFAULT_SNAPSHOT_DIR);
+  const made = await makeDirectory(parent);
+  try {
+    await checkRoom(parent, domain);
+    const directory = await mkdtemp(join(parent, 'xlsnap-bench-'));
+    try {
+      return await new Bench(host, runCommand, request, options, domain, directory).run();
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  } finally {
+    if (made !== undefined) await removeEmpty(parent, made);
+  }
+}
+
+/** Removes a directory and those above it up to `highest`, unless somebody else has put something there meanwhile. */
+async function removeEmpty(path: string, highest: string): Promise<void> {
+  try {
+    for (let at = path; ; at = dirname(at)) {
+      await rmdir(at);
+      if (at === highest || at === dirname(at)) return;
+    }
+  } catch (error) {
+    if (errnoCode(error) !== 'ENOTEMPTY') throw error;
+  }
+}
+
+async function checkRoom(directory: string, domain: DomainState): Promise<void> {
+  const { bavail, bsize } = await statfs(directory);
+  const wanted = domain.memoryBytes * ROOM;
+  if (bavail * bsize >= wanted) return;
+  throw new PreflightError(
+    'NO_ROOM',
+    `the file system of ${directory} has not ${Math.ceil(wanted / 2 ** 20)} MiB free`,
+    {
+      domid: domain.domid,
+      hint: 'make room, or choose another --dir',
+    },
+  );
+}
+
+class Bench {
+  readonly #host: Host;
+  readonly #runCommand: CommandRunner;
+  readonly #request: BenchRequest;
+  readonly #options: CallOptions;
+  readonly #reporter: Reporter;
+  readonly #domain: DomainState;
+  readonly #domid: Domid;
+  readonly #directory: string;
+  readonly #runs: BenchRun[] = [];
+  readonly #failures: BenchFailure[] = [];
+  readonly #warnings: string[] = [];
+
+  constructor(
+    host: Host,
+    runCommand: CommandRunner,
+    request: BenchRequest,
+    options: CallOptions,
+    domain: DomainState,
+    directory: string,
+  ) {
+    this.#host = host;
+    this.#runCommand = runCommand;
+    this.#request = request;
+    this.#options = options;
+    this.#reporter = options.reporter ?? silentReporter;
+    this.#domain = domain;
+    this.#domid = domain.domid;
+    this.#directory = directory;
+  }
+
+  async run(): Promise<BenchResult> {
+    const { paths, rounds, version } = this.#request;
+    const started = new Date();
+    const startMs = performance.now();
+    const loadBefore = load();
+    let done = 0;
+    for (let round = 0; round <= rounds; round++) {
+      for (const at of roundOrder(paths.length, round)) {
+        const path = paths[at];
+        if (path === undefined) continue;
+        this.#reporter.progress({
+          phase: round === 0 ? `warm-up, ${path.name}` : `round ${round}, ${path.name}`,
+          done: done++,
+          total: paths.length * (rounds + 1),
+          unit: 'steps',
+        });
+        await this.#turn(path, round);
+      }
+    }
+    const { name, type, memoryBytes } = this.#domain;
+    return {
+      domain: name,
+      domid: this.#domid,
+      type,
+      memoryBytes,
+      started: started.toISOString(),
+      totalSeconds: (performance.now() - startMs) / 1000,
+      rounds,
+      machine: { ...(await describeMachine(this.#directory)), loadBefore, loadAfter: load() },
+      xen: await this.#host.hypervisor.version(),
+      node: process.version,
+      version,
+      paths: paths.map((path) => resultOf(path, paths, this.#runs)),
+      runs: this.#runs,
+      failures: this.#failures,
+      warnings: this.#warnings,
+    };
+  }
+
+  /** One path in one round, unless it has failed too often. */
+  async #turn(path: BenchPath, round: number): Promise<void> {
+    if (this.#failures.filter((failure) => failure.path === path.name).length >= MOST_FAILURES) return;
+    throwIfAborted(this.#options.signal);
+    try {
+      const run = await this.#measure(path, round);
+      this.#runs.push(run);
+      this.#reporter.log('info', `round ${round}, ${path.name}: ${run.wallSeconds.toFixed(2)} s`);
+    } catch (error) {
+      throwIfAborted(this.#options.signal);
+      if (error instanceof InterruptedError) throw error;
+      const message = describeError(error);
+      this.#failures.push({ path: path.name, round, message });
+      this.#reporter.log('warning', `path ${path.name}: ${message}`);
+    } finally {
+      await this.#settle();
+    }
+  }
+
+  async #measure(path: BenchPath, round: number): Promise<BenchRun> {
+    const { own } = this.#request;
+    const memory = join(this.#directory, 'memory');
+    const files = { memory, config: join(this.#directory, 'cfg') };
+    const { signal } = this.#options;
+    const limits = signal === undefined ? {} : { signal };
+    try {
+      // Without disks, so that no snapshot is left in them.
+      await writeFile(
+        files.config,
+        printConfig({ name: 'bench', memoryPath: memory, disks: [] }, 'xlsnap bench'),
+      );
+      await warmPageCache(join(this.#directory, 'warm'), this.#domain.memoryBytes, signal);
+      throwIfAborted(signal);
+      await using watch = new GuestWatch(this.#host.hypervisor, this.#domid);
+      let run = await this.#runCommand(commandOf(path, own, this.#domid, files), {
+        directory: this.#directory,
+        ...limits,
+        // xl would leave the guest suspended.
+        endsTidily: path.mode !== 'xl-save',
+      });
+      if (path.mode === 'xl-save' && path.sync) run = await synced(run, this.#directory, memory);
+      const stop = stopOf(await watch.end(), run.startedMs);
+      throwIfAborted(signal);
+      if (run.status !== 0) throw failed(path, run);
+      if (round === 0) await verifyMemoryFile(memory, limits);
+      return { path: path.name, round, ...figures(path, run, stop), ...(await sizesOf(memory)) };
+    } finally {
+      for (const file of [
+        memory,
+        `${memory}.partial`,
+        configPathOf(memory),
+        manifestPathOf(memory),
+        files.config,
+      ]) {
+        await rm(file, { force: true });
+      }
+    }
+  }
+
+  /**
+   * The guest runs again, before anything else is begun. Only one that a failed or killed program has left stopped needs it.
+   * @throws DomainError when it is not the one it was
+   */
+  async #settle(): Promise<void> {
+    const state = await this.#host.hypervisor.domainState(this.#domid);
+    if (state === undefined || state.uuid !== this.#domain.uuid || state.dying) {
+      throw new DomainError('DOMAIN_GONE', `domain ${this.#domain.name} is gone`, { domid: this.#domid });
+    }
+    if (state.shutdown === undefined) return;
+    if (state.shutdown !== 'suspend') {
+      throw new DomainError(
+        'DOMAIN_NOT_RUNNING',
+        `domain ${this.#domain.name} has shut down (${state.shutdown})`,
+        {
+          domid: this.#domid,
+        },
+      );
+    }
+    if (state.type === 'hvm') {
+      const { toolstack } = this.#host;
+      await using deviceModel = await toolstack.openDeviceModel(
+        this.#domid,
+        await toolstack.domainConfig(this.#domid),
+      );
+      await deviceModel?.cont();
+    }
+    await this.#host.hypervisor.resume(this.#domid);
+    const warning = 'the guest had been left suspended, and was resumed';
+    this.#warnings.push(warning);
+    this.#reporter.log('warning', warning);
+  }
+}
+
+/** Waits until the file is on the disk, as xlsnap does it, and counts that in. */
+async function synced(run: CommandRun, directory: string, path: string): Promise<CommandRun> {
+  if (run.status !== 0) return run;
+  const start = performance.now();
+  await using file = await open(path);
+  await file.datasync();
+  await syncDirectory(directory);
+  return { ...run, wallSeconds: run.wallSeconds + (performance.now() - start) / 1000 };
+}
+
+function failed(path: BenchPath, { status, stderr }: CommandRun): EnvironmentError {
+  const own = path.mode !== 'xl-save';
+  const why = own ? ownFailure(stderr) : stderr.trim().split('\n').slice(-4).join('; ');
+  return new EnvironmentError(
+    'BENCH_COMMAND',
+    `${own ? 'snapshot-create' : 'xl save'} ended with status ${status}: ${why}`,
+  );
+}
+
+type Figures = Omit<BenchRun, 'path' | 'round' | 'fileBytes' | 'allocatedBytes'>;
+
+function figures(path: BenchPath, run: CommandRun, stop: SeenStop | undefined): Figures {
+  const { wallSeconds, userSeconds, systemSeconds, peakBytes } = run;
+  return {
+    wallSeconds,
+    userSeconds,
+    systemSeconds,
+    peakBytes,
+    ...(stop === undefined ? {} : { stop }),
+    ...(path.mode === 'xl-save' ? { phases: seenPhases(wallSeconds, stop) } : readOwnResult(run.stdout)),
+  };
+}
+
+/** What can be told from outside of a program that says nothing itself. */
+function seenPhases(wallSeconds: number, stop: SeenStop | undefined): readonly PhaseTiming[] {
+  if (stop === undefined) return [];
+  const end = stop.startSeconds + stop.seconds;
+  return [
+    { name: 'before', startSeconds: 0, seconds: stop.startSeconds },
+    { name: 'stopped', startSeconds: stop.startSeconds, seconds: stop.seconds },
+    { name: 'after', startSeconds: end, seconds: Math.max(0, wallSeconds - end) },
+  ];
+}
+
+async function sizesOf(path: string): Promise<{ fileBytes: number; allocatedBytes: number }> {
+  const { size, blocks } = await stat(path);
+  return { fileBytes: size, allocatedBytes: blocks * 512 };
+}
+
+function resultOf(path: BenchPath, paths: readonly BenchPath[], all: readonly BenchRun[]): PathResult {
+  const runsOf = (name: string | undefined): readonly BenchRun[] =>
+    all.filter((run) => run.path === name && run.round > 0);
+  const runs = runsOf(path.name);
+  const baseline = baselineOf(path, paths);
+  const against = runsOf(baseline?.name);
+  const ratio = (value: (run: BenchRun) => number): readonly number[] =>
+    runs.flatMap((run) => {
+      const other = against.find(({ round }) => round === run.round);
+      return other === undefined || value(other) === 0 ? [] : [value(run) / value(other)];
+    });
+  const cpu = (run: BenchRun): number => run.userSeconds + run.systemSeconds;
+  const lists = {
+    wallSeconds: runs.map((run) => run.wallSeconds),
+    callSeconds: runs.flatMap(({ callSeconds }) => callSeconds ?? []),
+    cpuSeconds: runs.map(cpu),
+    peakBytes: runs.map((run) => run.peakBytes),
+    stopSeconds: runs.flatMap(({ stop }) => stop?.seconds ?? []),
+    downtimeSeconds: runs.flatMap(({ downtimeSeconds }) => downtimeSeconds ?? []),
+    fileBytes: runs.map((run) => run.fileBytes),
+    allocatedBytes: runs.map((run) => run.allocatedBytes),
+    wallRatio: ratio((run) => run.wallSeconds),
+    cpuRatio: ratio(cpu),
+  };
+  const summaries = Object.entries(lists).flatMap(([key, values]): [string, Summary][] => {
+    const summary = summarise(values);
+    return summary === undefined ? [] : [[key, summary]];
+  });
+  return {
+    ...path,
+    ...(baseline === undefined ? {} : { baseline: baseline.name }),
+    ...Object.fromEntries(summaries),
+  };
+}

@@ -1,0 +1,101 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { EnvironmentError } from '../core/errors.ts';
+import { endedChildrenTimes, peakResident, processTree } from './processes.ts';
+
+/** How often memory is looked at. */
+const SAMPLE_MS = 20;
+/** Octets of output that are read. */
+const MAX_OUTPUT = 16 * 1024 * 1024;
+
+/** A program's run, measured. */
+export interface CommandRun {
+  /** Exit status; -1 when a signal ended it. */
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  /** Of `performance.now()`, when it was started. */
+  readonly startedMs: number;
+  readonly wallSeconds: number;
+  readonly userSeconds: number;
+  readonly systemSeconds: number;
+  readonly peakBytes: number;
+}
+
+export interface CommandOptions {
+  /** For the files with its output. */
+  readonly directory: string;
+  readonly signal?: AbortSignal;
+  /** Whether SIGTERM makes it tidy up and end. Any other is left to come to its end by itself. */
+  readonly endsTidily: boolean;
+}
+
+export type CommandRunner = (command: readonly string[], options: CommandOptions) => Promise<CommandRun>;
+
+/**
+ * Runs a program to its end and measures it: elapsed time from before the start of the process to its end; processor time
+ * of it and those it has waited for, in steps of 10 ms; the largest resident sets of it and those below it, looked at
+ * every 20 ms. No other child of this process may end meanwhile.
+ * @throws EnvironmentError when it cannot be run
+ */
+export const measureCommand: CommandRunner = async (command, { directory, signal, endsTidily }) => {
+  const [program = '', ...args] = command;
+  const place = await mkdtemp(join(directory, 'run-'));
+  // Files, not pipes: should this process be killed, the other is not by a SIGPIPE, with the guest stopped.
+  await using stdout = await open(join(place, 'stdout'), 'w+');
+  await using stderr = await open(join(place, 'stderr'), 'w+');
+  try {
+    const before = endedChildrenTimes();
+    const startedMs = performance.now();
+    const child = spawn(program, args, {
+      stdio: ['ignore', stdout.fd, stderr.fd],
+      env: { ...process.env, LC_ALL: 'C' },
+      // A group of its own: a Ctrl-C is for us.
+      detached: true,
+    });
+    const peaks = new Map<number, number>();
+    const sample = (): void => {
+      if (child.pid === undefined) return;
+      for (const pid of processTree(child.pid)) {
+        peaks.set(pid, Math.max(peaks.get(pid) ?? 0, peakResident(pid)));
+      }
+    };
+    const sampler = setInterval(sample, SAMPLE_MS);
+    const end = (): void => {
+      if (endsTidily) child.kill('SIGTERM');
+    };
+    signal?.addEventListener('abort', end, { once: true });
+    if (signal?.aborted) end();
+    try {
+      const [status] = (await once(child, 'exit')) as [number | null];
+      const wallSeconds = (performance.now() - startedMs) / 1000;
+      const after = endedChildrenTimes();
+      return {
+        status: status ?? -1,
+        stdout: await contentOf(stdout),
+        stderr: await contentOf(stderr),
+        startedMs,
+        wallSeconds,
+        userSeconds: after.user - before.user,
+        systemSeconds: after.system - before.system,
+        peakBytes: [...peaks.values()].reduce((sum, octets) => sum + octets, 0),
+      };
+    } finally {
+      clearInterval(sampler);
+      signal?.removeEventListener('abort', end);
+    }
+  } catch (cause) {
+    throw new EnvironmentError('PROGRAM', `${program} could not be run to its end`, { cause });
+  } finally {
+    await rm(place, { recursive: true, force: true });
+  }
+};
+
+async function contentOf(file: FileHandle): Promise<string> {
+  const { size } = await file.stat();
+  const buffer = Buffer.alloc(Math.min(size, MAX_OUTPUT));
+  const { bytesRead } = await file.read(buffer, 0, buffer.length, 0);
+  return buffer.toString('utf8', 0, bytesRead);
+}

@@ -1,0 +1,88 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Domid } from '../core/brand.ts';
+import type { Hypervisor } from '../snapshot/ports.ts';
+import type { SeenStop } from './types.ts';
+
+/** Pause between two looks. */
+const POLL_MS = 1;
+
+/** One look at the domain: when it began and ended, ms of `performance.now()`, and what it saw. */
+export interface Look {
+  readonly from: number;
+  readonly to: number;
+  readonly stopped: boolean;
+}
+
+/**
+ * Looks at a domain from outside, again and again, for when it does not run: the same for any program that stops it. A
+ * look takes some 0.3 ms, with 1 ms between two; a busy machine makes both longer.
+ */
+export class GuestWatch implements AsyncDisposable {
+  readonly #hypervisor: Pick<Hypervisor, 'domainState'>;
+  readonly #domid: Domid;
+  /** Those before and after each change, and the first and last. */
+  readonly #looks: Look[] = [];
+  readonly #over = new AbortController();
+  readonly #watching: Promise<void>;
+
+  constructor(hypervisor: Pick<Hypervisor, 'domainState'>, domid: Domid) {
+    this.#hypervisor = hypervisor;
+    this.#domid = domid;
+    this.#watching = this.#watch();
+    // `end` tells it.
+    this.#watching.catch(() => {});
+  }
+
+  /**
+   * Ends the watch.
+   * @returns what was seen, for `stopOf`
+   */
+  async end(): Promise<readonly Look[]> {
+    this.#over.abort();
+    await this.#watching;
+    return this.#looks;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.end().catch(() => undefined);
+  }
+
+  async #watch(): Promise<void> {
+    while (!this.#over.signal.aborted) {
+      const from = performance.now();
+      const state = await this.#hypervisor.domainState(this.#domid);
+      const stopped = state !== undefined && (state.paused || state.shutdown !== undefined);
+      this.#note({ from, to: performance.now(), stopped });
+      await sleep(POLL_MS);
+    }
+  }
+
+  #note(look: Look): void {
+    const [before, last] = this.#looks.slice(-2);
+    if (last !== undefined && before?.stopped === look.stopped && last.stopped === look.stopped)
+      this.#looks.pop();
+    this.#looks.push(look);
+  }
+}
+
+/**
+ * How long the guest was stopped, all stops together. Each end of one lies between two looks, and is taken to be in the middle.
+ * @param looks in order; those in between of several that saw the same may be missing
+ * @param startMs what the result's times begin at
+ * @returns `undefined` when no whole stop was seen
+ */
+export function stopOf(looks: readonly Look[], startMs: number): SeenStop | undefined {
+  let start: number | undefined;
+  let ms = 0;
+  let unsure = 0;
+  for (const [at, look] of looks.entries()) {
+    const before = looks[at - 1];
+    if (before === undefined || before.stopped === look.stopped) continue;
+    const middle = (before.from + look.to) / 2;
+    unsure += (look.to - before.from) / 2;
+    start ??= middle;
+    ms += look.stopped ? -middle : middle;
+  }
+  if (start === undefined || looks.at(-1)?.stopped === true || looks[0]?.stopped === true) return undefined;
+  return { startSeconds: (start - startMs) / 1000, seconds: ms / 1000, plusMinusSeconds: unsure / 1000 };
+}

@@ -1,0 +1,26 @@
+/** Text for the content of an element or a quoted attribute. */
+export function escapeMarkup(text: string): string {
+  return text
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replaceAll('>', '&gt;')
+    .replaceAll('"', '&quot;')
+    .replaceAll("'", '&#39;');
+}
+
+/** A table; cells are text. The first column names the row, the others are to the right. */
+export function tableMarkup(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const cells = (texts: readonly string[], first: string, other: string): string =>
+    texts
+      .map((text, at) =>
+        at === 0 ? `<${first}>${escapeMarkup(text)}</th>` : `<${other}>${escapeMarkup(text)}</${other}>`,
+      )
+      .join('');
+  return [
+    '<div class="scroll"><table>',
+    `<thead><tr>${cells(head, 'th scope="col"', 'th')}</tr></thead>`,
+    '<tbody>',
+    ...rows.map((row) => `<tr>${cells(row, 'th scope="row"', 'td')}</tr>`),
+    '</tbody></table></div>',
+  ].join('\n');
+}

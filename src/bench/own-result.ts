@@ -1,0 +1,72 @@
+import { EnvironmentError } from '../core/errors.ts';
+import { isRecord } from '../core/guards.ts';
+import type { CopyRound, PhaseTiming } from '../snapshot/types.ts';
+
+/** What the bench needs of what `snapshot-create --json` prints. */
+export interface OwnResult {
+  readonly callSeconds: number;
+  readonly downtimeSeconds: number;
+  readonly phases: readonly PhaseTiming[];
+  readonly rounds?: readonly CopyRound[];
+}
+
+/** @throws EnvironmentError when it is not what an xlsnap of this version prints */
+export function readOwnResult(stdout: string): OwnResult {
+  try {
+    const result: unknown = JSON.parse(stdout);
+    const rounds = isRecord(result) && result['rounds'] !== undefined ? list(result, 'rounds') : undefined;
+    return {
+      callSeconds: number(result, 'total_seconds'),
+      downtimeSeconds: number(result, 'downtime_seconds'),
+      phases: list(result, 'phases').map((phase) => ({
+        name: String(isRecord(phase) ? phase['name'] : undefined),
+        startSeconds: number(phase, 'start_seconds'),
+        seconds: number(phase, 'seconds'),
+      })),
+      ...(rounds === undefined
+        ? {}
+        : {
+            rounds: rounds.map((round) => ({
+              pages: number(round, 'pages'),
+              seconds: number(round, 'seconds'),
+              dirtyAfter: number(round, 'dirty_after'),
+            })),
+          }),
+    };
+  } catch (cause) {
+    throw new EnvironmentError('BENCH_RESULT', 'xlsnap did not print the result of a snapshot', { cause });
+  }
+}
+
+/** Why `snapshot-create --json` failed: the message of its last error, or what else it said. */
+export function ownFailure(stderr: string): string {
+  const lines = stderr.trim().split('\n');
+  for (const line of lines.toReversed()) {
+    const entry = parsed(line);
+    if (isRecord(entry) && entry['message_type'] === 'error') return String(entry['message']);
+  }
+  // Node's own, whose message stands among much else.
+  const errors = lines.filter((line) => /^\w*error\b/i.test(line));
+  return (errors.length > 0 ? errors : lines).slice(-4).join('; ') || 'it said nothing';
+}
+
+/** Lines that are not JSON are Node's own complaints. */
+function parsed(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return undefined;
+  }
+}
+
+function number(value: unknown, key: string): number {
+  const found = isRecord(value) ? value[key] : undefined;
+  if (typeof found !== 'number' || !Number.isFinite(found)) throw new Error(`${key} is not a number`);
+  return found;
+}
+
+function list(value: unknown, key: string): readonly unknown[] {
+  const found: unknown = isRecord(value) ? value[key] : undefined;
+  if (!Array.isArray(found)) throw new Error(`${key} is not a list`);
+  return found as readonly unknown[];
+}

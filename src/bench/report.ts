@@ -1,0 +1,353 @@
+import { escapeMarkup, tableMarkup } from './markup.ts';
+import { type BarPart, type BarRow, stackedBars, stripPlot } from './plot.ts';
+import { REPORT_STYLE } from './report-style.ts';
+import { type Summary, summarise } from './statistics.ts';
+import type { BenchResult, BenchRun, PathResult } from './types.ts';
+
+const MIB = 2 ** 20;
+
+/** Phases of xlsnap before and after the guest is stopped, in the words of the report. */
+const PHASE_WORDS: Readonly<Record<string, string>> = {
+  lock: 'checks',
+  plan: 'checks',
+  preflight: 'checks',
+  precopy: 'copied while the guest runs',
+  suspend: 'waiting for the guest to suspend',
+  stopped: 'guest stopped',
+  // What is seen of xl.
+  before: 'start and end of the process',
+  after: 'start and end of the process',
+};
+const STOPPED_PHASES: readonly string[] = ['device-model', 'memory', 'contexts', 'disks', 'resume'];
+
+/**
+ * A bench as one file of HTML that needs nothing else: no script, no font, no network.
+ * @param command what was run
+ */
+export function benchReport(result: BenchResult, command: string): string {
+  const { domain, rounds, started, failures } = result;
+  return [
+    '<!DOCTYPE html>',
+    '<html lang="en">',
+    '<head>',
+    '<meta charset="utf-8">',
+    '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    '<meta name="generator" content="xlsnap bench">',
+    `<title>${escapeMarkup(`Saving ${domain}: xl and xlsnap`)}</title>`,
+    `<style>${REPORT_STYLE}</style>`,
+    '</head>',
+    '<body>',
+    '<main>',
+    `<h1>${escapeMarkup(`Saving ${domain}: xl and xlsnap`)}</h1>`,
+    `<p class="sub">${escapeMarkup(
+      `${result.type}, ${mib(result.memoryBytes)}; ${rounds} rounds on ${started.slice(0, 16).replace('T', ' ')} UTC`,
+    )}</p>`,
+    ...(failures.length === 0 ? [] : [failed(result)]),
+    summaryTable(result),
+    ...plots(result),
+    ...sizes(result),
+    ...liveRounds(result),
+    method(result, command),
+    everyRun(result),
+    '</main>',
+    '</body>',
+    '</html>',
+    '',
+  ].join('\n');
+}
+
+function failed({ failures }: BenchResult): string {
+  const items = failures.map(
+    ({ path, round, message }) =>
+      `<li><strong>${escapeMarkup(path)}</strong>, ${round === 0 ? 'warming up' : `round ${round}`}: ${escapeMarkup(message)}</li>`,
+  );
+  return `<section class="failed"><h2>Failed</h2>\n<ul>${items.join('')}</ul>\n<p>The figures below are of the runs that went well.</p></section>`;
+}
+
+function summaryTable({ paths }: BenchResult): string {
+  const rows = paths.map((path) => {
+    const compared = path.baseline !== path.name;
+    return [
+      path.name,
+      String(path.wallSeconds?.count ?? 0),
+      spread(path.wallSeconds, seconds),
+      compared ? spread(path.wallRatio, ratio) : '',
+      spread(path.downtimeSeconds ?? path.stopSeconds, time),
+      spread(path.cpuSeconds, seconds),
+      compared ? middle(path.cpuRatio, ratio) : '',
+      middle(path.peakBytes, mib),
+    ];
+  });
+  return [
+    '<h2>In short</h2>',
+    tableMarkup(
+      ['path', 'runs', 'whole command, s', 'to xl', 'guest stopped', 'CPU, s', 'CPU to xl', 'peak memory'],
+      rows,
+    ),
+    '<p class="small">Medians, in brackets least and most. <em>To xl</em>: each run against the one of <code>xl save -c</code> in the same round. ',
+    'How long the guest was stopped is as xlsnap itself measures it, and for xl as it was seen from outside.</p>',
+  ].join('\n');
+}
+
+function plots({ paths, runs }: BenchResult): readonly string[] {
+  const strip = (
+    heading: string,
+    caption: string,
+    measured: (run: BenchRun) => number | undefined,
+    format: (value: number) => string,
+  ): string => {
+    const rows = paths.flatMap((path) => {
+      const values = counting(runs, path).flatMap((run) => measured(run) ?? []);
+      const summary = summarise(values);
+      if (summary === undefined) return [];
+      return [
+        {
+          label: path.name,
+          values,
+          summary,
+          value: format(summary.median),
+          baseline: path.mode === 'xl-save',
+        },
+      ];
+    });
+    return rows.length === 0 ? '' : figure(heading, stripPlot(rows, { title: heading, format }), caption);
+  };
+  const bars = (heading: string, caption: string, partsOf: (run: BenchRun) => readonly BarPart[]): string => {
+    const rows = paths.flatMap((path) => barOf(path, counting(runs, path), partsOf));
+    return rows.length === 0
+      ? ''
+      : figure(heading, stackedBars(rows, { title: heading, format: time }), caption);
+  };
+  return [
+    strip(
+      'The whole command',
+      'From before the start of the process to its end. A dot is a run; the line is the median, the box holds the middle half.',
+      (run) => run.wallSeconds,
+      time,
+    ),
+    bars(
+      'Where the time goes',
+      'Means. Of xl, which says nothing itself, only how long the guest was stopped can be seen from outside.',
+      commandParts,
+    ),
+    strip(
+      'The guest is stopped',
+      'From its being suspended to its going on.',
+      (run) => run.downtimeSeconds ?? run.stop?.seconds,
+      time,
+    ),
+    bars(
+      'While the guest is stopped',
+      'Means. memory: its pages, or those of the last round when live; contexts: the rest of its state.',
+      stoppedParts,
+    ),
+    strip(
+      'CPU time',
+      'User and system time of the command and of all processes that it started, in steps of 10 ms.',
+      (run) => run.userSeconds + run.systemSeconds,
+      time,
+    ),
+    strip(
+      'Peak memory',
+      'Largest resident sets of the command and the processes that it started, added up, looked at every 20 ms.',
+      (run) => run.peakBytes / MIB,
+      wholeMib,
+    ),
+  ].filter((text) => text !== '');
+}
+
+function sizes({ paths }: BenchResult): readonly string[] {
+  const rows = paths.flatMap(({ name, fileBytes, allocatedBytes }): BarRow[] => {
+    if (fileBytes === undefined || allocatedBytes === undefined) return [];
+    const parts = [
+      { name: 'on disk', value: allocatedBytes.median / MIB },
+      { name: 'zeros left out', value: Math.max(0, fileBytes.median - allocatedBytes.median) / MIB },
+    ];
+    return [
+      { label: name, parts, value: `${Math.round(allocatedBytes.median / MIB)} of ${mib(fileBytes.median)}` },
+    ];
+  });
+  if (rows.length === 0) return [];
+  return [
+    figure(
+      'The memory file',
+      stackedBars(rows, { title: 'The memory file', format: wholeMib }),
+      'Medians of its length, and of what the file system has allocated for it.',
+    ),
+  ];
+}
+
+function liveRounds({ paths, runs }: BenchResult): readonly string[] {
+  const live = paths.filter(({ mode }) => mode === 'live');
+  const rows = live.flatMap((path) => {
+    const all = counting(runs, path).flatMap(({ rounds }) => (rounds === undefined ? [] : [rounds]));
+    const most = Math.max(0, ...all.map((rounds) => rounds.length));
+    return Array.from({ length: most }, (_, at) => {
+      const these = all.flatMap((rounds) => rounds[at] ?? []);
+      const of = (key: 'pages' | 'seconds' | 'dirtyAfter'): Summary | undefined =>
+        summarise(these.map((round) => round[key]));
+      return [
+        path.name,
+        `${at + 1}`,
+        `${these.length} of ${all.length}`,
+        spread(of('pages'), whole),
+        spread(of('seconds'), time),
+        spread(of('dirtyAfter'), whole),
+      ];
+    });
+  });
+  if (rows.length === 0) return [];
+  return [
+    '<h2>Rounds of the live snapshots</h2>',
+    tableMarkup(['path', 'round', 'in runs', 'pages copied', 'took', 'written meanwhile'], rows),
+    '<p class="small">Medians, in brackets least and most. The last round of a run is over the stopped guest.</p>',
+  ];
+}
+
+function method(result: BenchResult, command: string): string {
+  const { machine, xen, node, version, memoryBytes, totalSeconds, runs } = result;
+  const unsure = summarise(runs.flatMap(({ stop }) => stop?.plusMinusSeconds ?? []));
+  const facts: readonly (readonly [string, string])[] = [
+    ['command', command],
+    ['machine', `${machine.cpus} × ${machine.cpu}, ${mib(machine.memoryBytes)} in dom0`],
+    [
+      'system',
+      `Xen ${xen.major}.${xen.minor}${xen.extra}, ${machine.kernel}, files on ${machine.fileSystem}`,
+    ],
+    ['programs', `xlsnap ${version}, Node ${node}`],
+    [
+      'load',
+      `${machine.loadBefore.toFixed(1)} before, ${machine.loadAfter.toFixed(1)} after; ${time(totalSeconds)} in all`,
+    ],
+  ];
+  return [
+    '<h2>How it was measured</h2>',
+    `<dl>${facts.map(([name, text]) => `<dt>${name}</dt><dd>${name === 'command' ? `<code>${escapeMarkup(text)}</code>` : escapeMarkup(text)}</dd>`).join('')}</dl>`,
+    '<ul class="small">',
+    '<li>In each round each path has its turn, in another order each time. A first round warms up and does not count.</li>',
+    `<li>Before each run a file of ${mib(memoryBytes * 1.5)} is written and removed, so that no run pays for fresh pages of the page cache.</li>`,
+    '<li>Each path runs as a command of its own, start of the process included. Only the memory is saved, and no disk. The files of the first round were checked.</li>',
+    '<li>Without <code>+sync</code> nobody waits for the disk: <code>xl save</code> does not, and <code>snapshot-create</code> is run with <code>--no-sync</code>.</li>',
+    `<li>From outside, the domain’s state is looked at again and again${unsure === undefined ? '' : `; a stop seen so may be ${time(unsure.median)} longer or shorter (at most ${time(unsure.max)})`}.</li>`,
+    '<li>The numbers are of this guest, as busy as it was, on this machine. Compare paths with each other, not with other machines.</li>',
+    '</ul>',
+  ].join('\n');
+}
+
+function everyRun({ runs }: BenchResult): string {
+  const rows = runs.map((run) => [
+    run.path,
+    run.round === 0 ? 'warm-up' : String(run.round),
+    run.wallSeconds.toFixed(3),
+    run.callSeconds?.toFixed(3) ?? '',
+    run.userSeconds.toFixed(2),
+    run.systemSeconds.toFixed(2),
+    run.downtimeSeconds === undefined ? '' : time(run.downtimeSeconds),
+    run.stop === undefined ? '' : `${time(run.stop.seconds)} ± ${time(run.stop.plusMinusSeconds)}`,
+    mib(run.fileBytes),
+    mib(run.allocatedBytes),
+    mib(run.peakBytes),
+  ]);
+  return [
+    '<h2>Every run</h2>',
+    tableMarkup(
+      [
+        'path',
+        'round',
+        'command, s',
+        'call, s',
+        'user, s',
+        'system, s',
+        'stopped',
+        'seen from outside',
+        'file',
+        'on disk',
+        'peak',
+      ],
+      rows,
+    ),
+    '<p class="small"><em>call</em>: the library call alone, without the start of Node.</p>',
+  ].join('\n');
+}
+
+/** Parts of the whole command, from outside in. */
+function commandParts(run: BenchRun): readonly BarPart[] {
+  const parts = new Map<string, number>();
+  const add = (name: string, value: number): void => {
+    parts.set(name, (parts.get(name) ?? 0) + value);
+  };
+  if (run.callSeconds !== undefined)
+    add('start and end of the process', Math.max(0, run.wallSeconds - run.callSeconds));
+  for (const { name, seconds: value } of run.phases) {
+    add(STOPPED_PHASES.includes(name) ? 'guest stopped' : (PHASE_WORDS[name] ?? name), value);
+  }
+  return [...parts].map(([name, value]) => ({ name, value }));
+}
+
+function stoppedParts(run: BenchRun): readonly BarPart[] {
+  return run.phases
+    .filter(({ name }) => STOPPED_PHASES.includes(name) || name === 'stopped')
+    .map(({ name, seconds: value }) => ({ name: PHASE_WORDS[name] ?? name, value }));
+}
+
+/** One bar of the means of many. */
+function barOf(
+  path: PathResult,
+  runs: readonly BenchRun[],
+  partsOf: (run: BenchRun) => readonly BarPart[],
+): readonly BarRow[] {
+  const sums = new Map<string, number>();
+  for (const { name, value } of runs.flatMap(partsOf)) sums.set(name, (sums.get(name) ?? 0) + value);
+  const parts = [...sums].map(([name, sum]) => ({ name, value: sum / runs.length }));
+  if (parts.length === 0) return [];
+  return [{ label: path.name, parts, value: time(parts.reduce((sum, { value }) => sum + value, 0)) }];
+}
+
+function counting(runs: readonly BenchRun[], path: PathResult): readonly BenchRun[] {
+  return runs.filter((run) => run.path === path.name && run.round > 0);
+}
+
+function figure(heading: string, content: string, caption: string): string {
+  return `<h2>${escapeMarkup(heading)}</h2>\n<figure><div class="scroll">${content}</div>\n<figcaption>${escapeMarkup(caption)}</figcaption></figure>`;
+}
+
+function spread(summary: Summary | undefined, format: (value: number) => string): string {
+  if (summary === undefined) return '–';
+  const [min, max] = [format(summary.min), format(summary.max)];
+  return min === max ? min : `${format(summary.median)} (${min}–${max})`;
+}
+
+function middle(summary: Summary | undefined, format: (value: number) => string): string {
+  return summary === undefined ? '–' : format(summary.median);
+}
+
+function seconds(value: number): string {
+  return value.toFixed(2);
+}
+
+function ratio(value: number): string {
+  return value.toFixed(2);
+}
+
+function whole(value: number): string {
+  return String(Math.round(value));
+}
+
+/** `0.4 ms`, `34 ms`, `1.25 s`, `73 s`. */
+function time(value: number): string {
+  if (value === 0) return '0';
+  if (value < 0.01) return `${(value * 1000).toFixed(1)} ms`;
+  if (value < 1) return `${Math.round(value * 1000)} ms`;
+  return value < 60 ? `${Number(value.toFixed(2))} s` : `${Math.round(value)} s`;
+}
+
+/** `718 MiB`, `23.5 GiB`. */
+function mib(octets: number): string {
+  return octets < 10_240 * MIB
+    ? `${Math.round(octets / MIB)} MiB`
+    : `${(octets / MIB / 1024).toFixed(1)} GiB`;
+}
+
+function wholeMib(value: number): string {
+  return `${Math.round(value)} MiB`;
+}

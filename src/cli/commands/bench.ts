@@ -1,0 +1,74 @@
+import { DEFAULT_PATHS, parsePaths } from '../../bench/paths.ts';
+import type { BenchRequest } from '../../bench/types.ts';
+import { OutputError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import { exists, writeWhole } from '../../snapshot/output-file.ts';
+import { benchResultText } from '../bench-text.ts';
+import type { CliContext } from '../context.ts';
+import { jsonLine } from '../output.ts';
+import { type CommonOptions, runSession } from '../session.ts';
+
+import { version } from '../version.ts';
+
+const DEFAULT_ROUNDS = 5;
+
+export interface BenchOptions extends CommonOptions {
+  readonly paths?: string;
+  readonly rounds?: number;
+  readonly dir?: string;
+  readonly report?: string;
+}
+
+/** `xlsnap bench`; gives the exit code. */
+export function bench(context: CliContext, domain: string, options: BenchOptions): Promise<number> {
+  return runSession(
+    context,
+    options,
+    async () => await requestOf(context, domain, options),
+    async (session, request) => {
+      const { runBench, benchReport } = await context.loadBench();
+      const result = await runBench(session.host, request, session.options);
+      if (options.report !== undefined) {
+        await writeWhole(options.report, benchReport(result, commandLine(domain, options)));
+      }
+      return options.json === true
+        ? jsonLine('bench_result', result)
+        : benchResultText(result, options.report);
+    },
+  );
+}
+
+async function requestOf(
+  { own }: CliContext,
+  domain: string,
+  { paths, rounds, dir, report }: BenchOptions,
+): Promise<BenchRequest> {
+  // Now, not when all is measured.
+  if (report !== undefined && (await exists(report))) {
+    throw new OutputError('OUTPUT_EXISTS', `${report} exists already`, {
+      hint: 'files are never replaced: choose another name or remove it',
+    });
+  }
+  return {
+    domain,
+    paths: parsePaths(paths ?? DEFAULT_PATHS),
+    rounds: rounds ?? DEFAULT_ROUNDS,
+    own,
+    version: version(),
+    ...(dir === undefined ? {} : { directory: dir }),
+  };
+}
+
+/** What was run, as far as it bears on the figures. */
+function commandLine(domain: string, { paths, rounds, dir }: BenchOptions): string {
+  return [
+    'xlsnap',
+    'bench',
+    domain,
+    ...(paths === undefined ? [] : ['--paths', paths]),
+    ...(rounds === undefined ? [] : ['--rounds', String(rounds)]),
+    ...(dir === undefined ? [] : ['--dir', dir]),
+  ]
+    .map(shellQuote)
+    .join(' ');
+}

@@ -1,0 +1,102 @@
+import { describe, expect, test } from 'vitest';
+import { ticks } from '../../../src/bench/plot.ts';
+import { benchReport } from '../../../src/bench/report.ts';
+import { benchResult } from './samples.ts';
+
+const html = benchReport(benchResult, "xlsnap bench 'guest<1>' --rounds 2");
+const style = /<style>([\s\S]*?)<\/style>/.exec(html)?.[1] ?? '';
+const body = html.slice(html.indexOf('<body>'));
+const text = body.replaceAll(/<[^>]*>/g, ' ');
+
+test('needs nothing else: no script, no link, no address', () => {
+  expect(html).not.toMatch(/<(script|link|img|iframe|object|embed|base|form)\b/i);
+  expect(html).not.toMatch(/https?:|\/\/[a-z]|@import|url\(|\b(src|href|on[a-z]+)=/i);
+});
+
+test('each element is closed, in order, and each attribute is quoted', () => {
+  const open: string[] = [];
+  for (const [, close, name = '', attributes = '', self] of html
+    .replace('<!DOCTYPE html>', '')
+    .replace(style, '')
+    .matchAll(/<(\/?)([a-z][a-z0-9]*)((?:\s+[a-zA-Z0-9:-]+="[^"<>]*")*)\s*(\/?)>/g)) {
+    if (close === '/') expect(open.pop()).toBe(name);
+    else if (self !== '/' && name !== 'meta') open.push(name);
+    expect(attributes).not.toContain('<');
+  }
+  expect(open).toEqual([]);
+  // No angle bracket stands outside of them.
+  expect(
+    html
+      .replace(style, '')
+      .replaceAll(/<!DOCTYPE html>|<\/?[a-z][a-z0-9]*(?:\s+[a-zA-Z0-9:-]+="[^"<>]*")*\s*\/?>/g, ''),
+  ).not.toMatch(/[<>]/);
+});
+
+test('no number is missing', () => {
+  expect(body).not.toMatch(/NaN|undefined|Infinity|null/);
+});
+
+test('what comes from outside is text', () => {
+  expect(text).toContain('Saving guest&lt;1&gt;&amp;&quot;2&quot;');
+  expect(text).toContain('&lt;no&gt; answer');
+  expect(text).toContain('bench &#39;guest&lt;1&gt;&#39; --rounds 2');
+});
+
+test('has the machine, the versions, the failures and every run', () => {
+  for (const fact of [
+    'Some CPU',
+    '24.0 GiB',
+    'Xen 4.20.4-pre',
+    'Linux 6.12',
+    'ext4',
+    'xlsnap 0.1.0',
+    'v20.19.2',
+  ]) {
+    expect(text).toContain(fact);
+  }
+  expect(text).toContain('warming up');
+  expect(body.match(/<th scope="row">(xl-save|live\+sync)<\/th><td>(warm-up|[12])<\/td>/g)).toHaveLength(
+    benchResult.runs.length + 4,
+  );
+});
+
+test('plots have a dot for each run that counts, inside of them', () => {
+  const plots = [...html.matchAll(/<svg viewBox="0 0 (\d+) (\d+)"[\s\S]*?<\/svg>/g)];
+  expect(plots.map(([plot]) => /aria-label="([^"]*)"/.exec(plot)?.[1])).toEqual([
+    'The whole command',
+    'Where the time goes',
+    'The guest is stopped',
+    'While the guest is stopped',
+    'CPU time',
+    'Peak memory',
+    'The memory file',
+  ]);
+  for (const [plot, width, height] of plots) {
+    for (const [, axis, at] of plot.matchAll(/ c?([xy])[12]?="(-?[0-9.]+)"/g)) {
+      expect(Number(at)).toBeGreaterThanOrEqual(0);
+      expect(Number(at)).toBeLessThanOrEqual(Number(axis === 'x' ? width : height));
+    }
+  }
+  expect(plots[0]?.[0].match(/<circle/g)).toHaveLength(4);
+});
+
+test('each part of a bar has a colour, in light and in dark', () => {
+  const used = new Set([...body.matchAll(/class="(?:part|key) (p-[a-z-]+)"/g)].map(([, name]) => name ?? ''));
+  expect(used.size).toBeGreaterThan(8);
+  for (const name of used) {
+    const colour = new RegExp(`\\.${name} \\{ fill: var\\((--[a-z-]+)\\)`).exec(style)?.[1];
+    // Light, dark, and light on paper.
+    expect(style.match(new RegExp(`[\\s;]${colour}: #`, 'g')), name).toHaveLength(3);
+  }
+});
+
+describe('ticks', () => {
+  test.each([
+    [1, [0, 0.2, 0.4, 0.6, 0.8, 1]],
+    [0.0123, [0, 0.005, 0.01]],
+    [73, [0, 20, 40, 60]],
+    [600, [0, 100, 200, 300, 400, 500, 600]],
+  ])('up to %f', (end, expected) => {
+    expect(ticks(end)).toEqual(expected);
+  });
+});
