@@ -77,12 +77,13 @@ export async function cleanKept(
   images: Images,
   kept: readonly KeptDisk[],
   keep: boolean,
+  phases: Phases,
 ): Promise<{ files: readonly string[]; warnings: readonly string[] }> {
   const files: string[] = [];
   const warnings: string[] = [];
   for (const one of kept) {
     try {
-      if (one.kind === 'tag') await images.deleteTag(one.image, one.tag);
+      if (one.kind === 'tag') await phases.bounded(images.deleteTag(one.image, one.tag));
       else if (keep) files.push(one.path);
       else await rm(one.path, { force: true });
     } catch (error) {
