@@ -7,8 +7,8 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
 import { recoverSnapshot } from '../../../src/snapshot/recover.ts';
 import type { CreateRequest } from '../../../src/snapshot/types.ts';
-import { FakeGuest } from '../../support/fake-guest.ts';
-import { FakeHost } from '../../support/fake-host.ts';
+import { FakeGuest } from '../../../src/testing/fake-guest.ts';
+import { FakeHost } from '../../../src/testing/fake-host.ts';
 import {
   type Before,
   before,

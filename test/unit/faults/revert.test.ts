@@ -7,8 +7,8 @@ import { InterruptedError, throwIfAborted, type XlsnapError } from '../../../src
 import { createSnapshot } from '../../../src/snapshot/create.ts';
 import { revertSnapshot } from '../../../src/snapshot/revert.ts';
 import type { RevertRequest } from '../../../src/snapshot/types.ts';
-import { FakeGuest } from '../../support/fake-guest.ts';
-import { contentOf, FakeHost, readImage } from '../../support/fake-host.ts';
+import { FakeGuest } from '../../../src/testing/fake-guest.ts';
+import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
 import { type DiskKind, failure, fastDirectory, filesOf, snapshotConfig } from '../../support/scene.ts';
 
 const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['internal', 'external']];
