@@ -71,15 +71,16 @@ export async function revertDisks(
 
 /**
  * Removes what the revert replaced; with `keep`, overlays stay (safety tags never do).
- * @returns the files kept, and a warning for each thing that could not be removed
+ * @returns the files kept, and what could not be removed, with a warning for each
  */
 export async function cleanKept(
   images: Images,
   kept: readonly KeptDisk[],
   keep: boolean,
   phases: Phases,
-): Promise<{ files: readonly string[]; warnings: readonly string[] }> {
+): Promise<{ files: readonly string[]; left: readonly KeptDisk[]; warnings: readonly string[] }> {
   const files: string[] = [];
+  const left: KeptDisk[] = [];
   const warnings: string[] = [];
   for (const one of kept) {
     try {
@@ -87,10 +88,11 @@ export async function cleanKept(
       else if (keep) files.push(one.path);
       else await rm(one.path, { force: true });
     } catch (error) {
+      left.push(one);
       warnings.push(`${describeKept(one)} is still there: ${describeError(error)}`);
     }
   }
-  return { files, warnings };
+  return { files, left, warnings };
 }
 
 /** Where a disk's former content is. */

@@ -64,7 +64,7 @@ export async function revertSnapshot(
       phases,
     );
     const kept = replaced.filter(({ kind }) => kind === 'file');
-    reached.kept = kept;
+    reached.kept = [...kept, ...tags.left];
     const domid = await phases.run('restore', () =>
       host.toolstack.restore(plan.memoryPath, context.config, options),
     );
