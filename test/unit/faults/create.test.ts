@@ -22,7 +22,7 @@ import {
 } from '../../support/scene.ts';
 
 interface Kind {
-  readonly type: 'pvh' | 'hvm';
+  readonly type: 'pvh' | 'hvm' | 'pv';
   readonly paused: boolean;
   readonly live: boolean;
   readonly disks: readonly DiskKind[];
@@ -31,12 +31,15 @@ interface Kind {
 const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['external', 'internal']];
 
 /** Each disk kind with each type; running and paused, live and not, among them. */
-const kinds: readonly Kind[] = DISKS.flatMap((disks, i) =>
+const kinds: Kind[] = DISKS.flatMap((disks, i) =>
   (['pvh', 'hvm'] as const).flatMap((type, j) => [
     { type, disks, paused: (i + j) % 2 === 1, live: false },
     { type, disks, paused: (i + j) % 2 === 0, live: true },
   ]),
 );
+
+kinds.push({ type: 'pv', disks: ['internal'], paused: false, live: false });
+kinds.push({ type: 'pv', disks: ['external'], paused: true, live: true });
 
 /** Pages of the guest; small, for there are many runs. */
 const PAGES = 20;

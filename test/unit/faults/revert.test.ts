@@ -41,8 +41,9 @@ class Scene implements Disposable {
     const { plan } = await createSnapshot(host, { domain: 'guest1', config, sync: false });
     host.write('later');
     if (!running) await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
-    const text = readFileSync(plan.configPath, 'utf8');
-    return new Scene(host, { domain: 'guest1', config: parseConfig(text, plan.configPath) });
+    const path = plan.configPath ?? '';
+    const text = readFileSync(path, 'utf8');
+    return new Scene(host, { domain: 'guest1', config: parseConfig(text, path) });
   }
 
   /** What a domain reads that is started on the disks of the snapshot. */

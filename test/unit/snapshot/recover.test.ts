@@ -104,7 +104,7 @@ describe('recoverSnapshot', () => {
   });
 
   it('leaves a create alone that is under way', async () => {
-    await killedIn('hvmContext');
+    await killedIn('settle');
     host.locked = true;
     expect(await failure(recoverSnapshot(host, { path: memory() }))).toMatchObject({ code: 'DOMAIN_BUSY' });
     expect(host.suspended).toBe(true);
@@ -201,7 +201,7 @@ describe('after the host went down', () => {
 
   it('a later life of the domain is not paused, resumed or otherwise touched', async () => {
     host.pauses = 1;
-    await killedIn('hvmContext');
+    await killedIn('settle');
     reboot();
     host.pauses = 0;
     host.calls.length = 0;
