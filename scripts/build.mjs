@@ -14,7 +14,8 @@ rmSync(join(dist, 'cli'), { recursive: true });
 const { build } = await import('esbuild');
 await build({
   absWorkingDir: root,
-  entryPoints: ['src/cli/main.ts'],
+  // The guardian's program is beside whoever starts it: here, and in toolstack/ for users of the library.
+  entryPoints: { main: 'src/cli/main.ts', 'guardian-main': 'src/toolstack/guardian-main.ts' },
   outdir: 'dist/cli',
   bundle: true,
   // What only some commands need is loaded when it is needed.

@@ -35,6 +35,7 @@ export { printLibxlJson } from './snapshot/libxl-json.ts';
 export { type Manifest, readManifest } from './snapshot/manifest.ts';
 export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './snapshot/memory-facts.ts';
 export type * from './snapshot/ports.ts';
+export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert.ts';
 export type * from './snapshot/types.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor.ts';

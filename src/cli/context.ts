@@ -4,6 +4,8 @@ import type {
   CallOptions,
   CreateRequest,
   CreateResult,
+  RecoverRequest,
+  RecoverResult,
   RevertPlan,
   RevertRequest,
   RevertResult,
@@ -29,6 +31,12 @@ export interface SnapshotCalls {
   createSnapshot(host: Host, request: CreateRequest, options: CallOptions): Promise<CreateResult>;
   planRevert(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertPlan>;
   revertSnapshot(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertResult>;
+  recoverSnapshot(host: Host, request: RecoverRequest, options: CallOptions): Promise<RecoverResult>;
+  recoverAll(
+    host: Host,
+    directory: string | undefined,
+    options: CallOptions,
+  ): Promise<readonly RecoverResult[]>;
 }
 
 /** What `xlsnap bench` calls. */
@@ -79,11 +87,12 @@ export function processContext(): CliContext {
       return await openHost();
     },
     async loadCalls() {
-      const [create, revert] = await Promise.all([
+      const [create, revert, recover] = await Promise.all([
         import('../snapshot/create.ts'),
         import('../snapshot/revert.ts'),
+        import('../snapshot/recover.ts'),
       ]);
-      return { ...create, ...revert };
+      return { ...create, ...revert, ...recover };
     },
     async runDoctor(domain) {
       const { runDoctor } = await import('../toolstack/doctor.ts');

@@ -4,6 +4,7 @@ import type {
   CreateResult,
   PhaseTiming,
   PrecopyLimits,
+  RecoverResult,
   RevertDisk,
   RevertPlan,
   RevertResult,
@@ -113,6 +114,26 @@ export function revertResultText(result: RevertResult): string {
     result.kept.length === 0 ? undefined : `  kept: ${result.kept.join(', ')}`,
     plan.state === 'paused' ? `To let it run: xl unpause ${result.domid}` : undefined,
   ]);
+}
+
+/** What `recover` prints: of each journal, what it was of and what has become of it. */
+export function recoverResultText(results: readonly RecoverResult[], path: string | undefined): string {
+  if (results.length === 0) {
+    return 'No create was killed that left its journal below /var/lib/xen/snapshots; for one elsewhere: xlsnap recover FILE';
+  }
+  return lines(results.flatMap((result) => recovered(result, path)));
+}
+
+function recovered(
+  { journal, outcome, name, domain, guest, undone }: RecoverResult,
+  path?: string,
+): string[] {
+  if (outcome === 'nothing')
+    return [`There is nothing to undo: no journal ${path === journal ? path : journal}`];
+  const what = name === undefined ? `A create that had hardly begun` : `Snapshot "${name}" of ${domain}`;
+  const now = guest === undefined ? '' : `; the domain is ${guest}`;
+  const how = outcome === 'whole' ? 'is whole, and stays' : 'was not whole, and is undone';
+  return [`${what}: ${how}${now}`, ...undone.map((one) => `  ${one}`)];
 }
 
 /** What `verify` prints of a sound file. */

@@ -5,6 +5,7 @@ import { defineCompletion } from './definitions/completion.ts';
 import type { Define } from './definitions/define.ts';
 import { defineDoctor } from './definitions/doctor.ts';
 import { defineInspect } from './definitions/inspect.ts';
+import { defineRecover } from './definitions/recover.ts';
 import { defineSnapshotCreate } from './definitions/snapshot-create.ts';
 import { defineSnapshotRevert } from './definitions/snapshot-revert.ts';
 import { defineVerify } from './definitions/verify.ts';
@@ -17,6 +18,7 @@ import { version } from './version.ts';
 const DEFINITIONS: readonly Define[] = [
   defineSnapshotCreate,
   defineSnapshotRevert,
+  defineRecover,
   defineInspect,
   defineVerify,
   defineBench,

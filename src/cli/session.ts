@@ -24,7 +24,7 @@ export interface CommonOptions {
 export interface Session {
   readonly host: Host;
   readonly calls: SnapshotCalls;
-  readonly options: Required<CallOptions>;
+  readonly options: Required<Pick<CallOptions, 'reporter' | 'signal'>>;
   readonly reporter: CliReporter;
 }
 

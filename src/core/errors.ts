@@ -19,6 +19,7 @@ export const EXIT = {
   restore: 11,
   output: 12,
   environment: 13,
+  recover: 14,
   interrupted: 130,
 } as const;
 
@@ -116,6 +117,11 @@ export class RiskError extends XlsnapError {
 /** The restore failed after the domain was destroyed. */
 export class RestoreError extends XlsnapError {
   readonly exitCode = EXIT.restore;
+}
+
+/** Something of a killed create could not be undone. */
+export class RecoverError extends XlsnapError {
+  readonly exitCode = EXIT.recover;
 }
 
 /** An output file cannot be made, written or renamed. */

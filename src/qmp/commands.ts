@@ -139,13 +139,19 @@ export async function deleteInternalSnapshot(
 /**
  * Merges an overlay, the top node of a disk, into its backing image and goes on with that. The guest may run.
  * The overlay's file is not used afterwards, and not removed.
+ * @param base the backing image right below it, as QEMU names the file; without it QEMU would merge the whole chain
  * @param limits `timeoutMs` holds for each of the job's steps; by default they may take as long as they do
  * @throws QmpCommandError also when the job fails; the disk then still uses the overlay
  */
-export async function commitOverlay(client: QmpClient, node: string, limits: Limits = {}): Promise<void> {
+export async function commitOverlay(
+  client: QmpClient,
+  node: string,
+  base: string,
+  limits: Limits = {},
+): Promise<void> {
   const jobId = `commit-${node}`;
   using events = client.listen(['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']);
-  const args = { 'job-id': jobId, device: node };
+  const args = { 'job-id': jobId, device: node, base };
   await client.execute('block-commit', args, limits);
   try {
     // Ready once, then over; a job that fails is over at once.

@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../core/brand.ts';
 import {
@@ -9,21 +8,35 @@ import {
   OutputError,
 } from '../core/errors.ts';
 import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
+import {
+  digest,
+  removeDirectories,
+  toAction,
+  undoDirectory,
+  undoDisk,
+  undoDisks,
+  undoHold,
+  undoJournal,
+  undoLog,
+  undoPartial,
+  undoText,
+} from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold } from './hold.ts';
+import { Journal, journalPathOf } from './journal.ts';
 import { printLibxlJson } from './libxl-json.ts';
 import { configDigest, type Manifest } from './manifest.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
 import { type MemoryOutput, makeDirectory, OutputFile, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
-import type { DeviceModel, DiskAction, Guest, Host, XenVersion } from './ports.ts';
+import type { DeviceModel, Guardian, Guest, Host, XenVersion } from './ports.ts';
 import { Precopy } from './precopy.ts';
 import { preflightCreate } from './preflight.ts';
 import { type EmulatorState, guestPrefix, guestSuffix } from './save-stream.ts';
 import { StreamOutput } from './stream-output.ts';
 import { StreamSaver } from './stream-saver.ts';
-import type { CallOptions, CreateRequest, CreateResult, SnapshotDisk, SnapshotPlan } from './types.ts';
+import type { CallOptions, CreateRequest, CreateResult, SnapshotPlan } from './types.ts';
 
 /** What `createSnapshot` would do, after all checks; touches nothing. Throws as its first phases do. */
 export async function planCreate(host: Host, request: CreateRequest): Promise<SnapshotPlan> {
@@ -52,7 +65,7 @@ export async function createSnapshot(
   try {
     // First of all: another create or revert would change what the plan is made of.
     await using _lock = await phases.run('lock', async () =>
-      host.toolstack.lock((await findLiveDomain(host, request.domain)).uuid),
+      host.toolstack.lock((await findLiveDomain(host, request.domain)).uuid, { what: 'snapshot-create' }),
     );
     const context = await phases.run('plan', () => makeCreateContext(host, request));
     for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
@@ -62,19 +75,24 @@ export async function createSnapshot(
     });
     const { domid } = context.domain;
     // Both stay open until everything is undone.
-    await using guest = await host.hypervisor.openGuest(domid);
-    await using deviceModel = await host.toolstack.openDeviceModel(domid, context.config);
+    await using guest = await phases.step(() => host.hypervisor.openGuest(domid));
+    await using deviceModel = await phases.step(() => host.toolstack.openDeviceModel(domid, context.config));
     if (deviceModel === undefined && (context.plan.type === 'hvm' || context.plan.disks.length > 0)) {
       throw new EnvironmentError('NO_DEVICE_MODEL', `domain ${context.plan.domain} has no QEMU to talk to`, {
         domid,
         hint: 'is its device model still running?',
       });
     }
-    const parts = { host, context, guest, deviceModel, options, phases };
+    const parts: Parts = { host, context, guest, deviceModel, options, phases };
+    // Dismissed when all is done or undone, and needed when this process does not come to that.
+    const guardian = request.guardian === false ? undefined : startGuardian(parts);
     try {
       return await take(parts);
     } catch (error) {
+      noteUndoing(parts);
       throw await phases.fail(error);
+    } finally {
+      guardian?.dismiss();
     }
   } catch (error) {
     throw await phases.fail(error);
@@ -88,10 +106,34 @@ interface Parts {
   readonly deviceModel: DeviceModel | undefined;
   readonly options: CallOptions;
   readonly phases: Phases;
+  /** Once there is one. */
+  journal?: Journal;
+  /** The highest directory that was made for it, if any. */
+  made?: string | undefined;
+}
+
+/** A create without one is no worse than one that nobody kills. */
+function startGuardian({ host, context, phases }: Parts): Guardian | undefined {
+  try {
+    return host.toolstack.guard(journalPathOf(context.journalBase));
+  } catch (error) {
+    phases.reporter.log('warning', `nobody watches over this create: ${describeError(error)}`);
+    return undefined;
+  }
+}
+
+/** What is whole by its name is not whole any more. */
+function noteUndoing({ journal }: Parts): void {
+  try {
+    journal?.note({ step: 'undoing' });
+  } catch {
+    // The disk is full, say: undoing helps.
+  }
 }
 
 /** Where the memory goes. */
 interface Opened {
+  readonly journal: Journal;
   readonly output: MemoryOutput;
   readonly saver: PageSaver;
   /** What stands before the pages. */
@@ -105,10 +147,11 @@ async function take(parts: Parts): Promise<CreateResult> {
   const { plan, domain, config } = context;
   const { domid } = domain;
   const limits = options.signal === undefined ? {} : { signal: options.signal };
-  const xen = await host.hypervisor.version();
+  const xen = await phases.step(() => host.hypervisor.version());
 
   const makePrefix = () => guestPrefix(guest, printLibxlJson(config), xen);
   const opened = await phases.run('open', async (): Promise<Opened> => {
+    const journal = await openJournal(parts);
     const prefix = await makePrefix();
     const saving = {
       ...limits,
@@ -120,33 +163,31 @@ async function take(parts: Parts): Promise<CreateResult> {
       const stream = await openStream(parts);
       await stream.writeAt(prefix, 0);
       return {
+        journal,
         output: stream,
         prefix,
         saver: new StreamSaver(guest, stream, prefix.length, saving),
         file: undefined,
       };
     }
-    const file = await openFile(plan, phases);
+    const file = await openFile(parts, journal);
     await file.writeAt(prefix, 0);
     return {
+      journal,
       output: file,
       prefix,
       saver: new MemorySaver(guest, file, prefix.length, saving),
       file,
     };
   });
-  const { output, saver } = opened;
+  const { journal, output, saver } = opened;
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
   const precopy =
     plan.precopy === undefined ? undefined : new Precopy(saver, log, guest.p2mSize, plan.precopy, options);
-  if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(parts, log, precopy));
+  if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(parts, journal, log, precopy));
 
-  const hold = new GuestHold(host.hypervisor, domid);
-  const released = phases.onUndo(
-    plan.state === 'paused' ? 'left the guest paused, as it was' : 'let the guest go on',
-    `xl list ${domid} shows its state; xl unpause ${domid}, or xl destroy ${domid} if it stays suspended`,
-    () => hold.release(),
-  );
+  const hold = new GuestHold(host.hypervisor, domid, (state) => journal.note({ step: 'hold', hold: state }));
+  const released = undoHold(phases, plan.state, domid, hold);
   await phases.run('suspend', () => hold.suspend({ timeoutMs: plan.suspendTimeoutMs, ...limits }));
   const suspendedAt = performance.now();
 
@@ -172,16 +213,17 @@ async function take(parts: Parts): Promise<CreateResult> {
   });
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
-    await phases.run('disks', () => snapshotDisks(parts, deviceModel));
+    await phases.run('disks', () => snapshotDisks(parts, journal, deviceModel));
   }
 
   await phases.run('resume', () => hold.release());
   const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
   released();
   // Now, not earlier: it would only make the downtime longer.
-  const warnings = [...plan.warnings, ...(await stopLog(parts, log))];
+  const warnings = [...plan.warnings, ...(await stopLog(parts, journal, log))];
 
   const sizes = await phases.run('finish', () => finish(parts, opened, xen, memory));
+  await removeJournal(parts, journal);
   return {
     plan,
     xen,
@@ -210,20 +252,24 @@ async function settlePrefix({ output, prefix, file }: Opened, settled: Uint8Arra
   await output.writeAt(settled, 0);
 }
 
-async function runPrecopy({ context, phases }: Parts, log: DirtyLog, precopy: Precopy): Promise<void> {
-  phases.onUndo(
-    'turned log-dirty mode off',
-    `xl save -c of domain ${context.domain.domid} turns it off; until then the guest is a little slower`,
-    () => log.stop(),
-  );
+async function runPrecopy(
+  { context, phases }: Parts,
+  journal: Journal,
+  log: DirtyLog,
+  precopy: Precopy,
+): Promise<void> {
+  undoLog(phases, context.domain.domid, log);
+  journal.note({ step: 'log-dirty', on: true });
   await log.start();
   await precopy.run();
 }
 
 /** The snapshot is whole but for its name: what fails here must not take it back. */
-async function stopLog({ phases }: Parts, log: DirtyLog): Promise<readonly string[]> {
+async function stopLog({ phases }: Parts, journal: Journal, log: DirtyLog): Promise<readonly string[]> {
+  if (!log.on) return [];
   try {
-    await log.stop();
+    await phases.bounded(log.stop());
+    journal.note({ step: 'log-dirty', on: false });
     return [];
   } catch (error) {
     const warning = `log-dirty mode could not be turned off, the guest is a little slower: ${describeError(error)}`;
@@ -243,33 +289,53 @@ async function openStream({ context, phases, options }: Parts): Promise<StreamOu
   return stream;
 }
 
-async function openFile(plan: SnapshotPlan, phases: Phases): Promise<OutputFile> {
-  const made = await makeDirectory(dirname(plan.memoryPath));
-  if (made !== undefined) {
-    phases.onUndo(`removed the directory ${made}`, `rm -r ${made}`, () => rm(made, { recursive: true }));
-  }
-  const file = await OutputFile.create(plan.memoryPath);
-  phases.onUndo(`removed ${file.partialPath}`, `rm ${file.partialPath}`, () => file.discard());
+/** Beside the memory file; for a stream, where its file would be. */
+async function openJournal(parts: Parts): Promise<Journal> {
+  const { phases } = parts;
+  const { plan, journalBase } = parts.context;
+  const made = await makeDirectory(dirname(journalBase));
+  if (made !== undefined) undoDirectory(phases, made, journalBase);
+  parts.made = made;
+  const journal = await Journal.create(plan, journalBase, made);
+  parts.journal = journal;
+  undoJournal(phases, journal.path, journalBase, journal);
+  return journal;
+}
+
+async function openFile({ context, phases }: Parts, journal: Journal): Promise<OutputFile> {
+  const { memoryPath } = context.plan;
+  const file = await OutputFile.create(memoryPath);
+  undoPartial(phases, memoryPath, () => file.discard(phases.hanging));
+  journal.note({ step: 'opened', inode: await file.inode() });
   return file;
 }
 
+/** The snapshot is whole: what is left is no more than a nuisance. */
+async function removeJournal({ phases, context, made }: Parts, journal: Journal): Promise<void> {
+  try {
+    await journal.remove();
+    // Nothing else is in it.
+    if (context.plan.stream && made !== undefined) await removeDirectories(made, context.journalBase);
+  } catch (error) {
+    const by = `xlsnap recover ${context.journalBase} removes it`;
+    phases.reporter.log('warning', `${journal.path} is still there (${describeError(error)}): ${by}`);
+  }
+}
+
 /** The commit point: the transaction takes all disks or none. */
-async function snapshotDisks({ context, host, phases }: Parts, deviceModel: DeviceModel): Promise<void> {
+async function snapshotDisks(
+  { context, host, phases }: Parts,
+  journal: Journal,
+  deviceModel: DeviceModel,
+): Promise<void> {
   const { disks } = context.plan;
   const { domid } = context.domain;
+  // Long since, usually: whoever finds a tag or an overlay after a crash of the host needs it to know whose it is.
+  await journal.synced();
+  journal.note({ step: 'disks' });
   await deviceModel.snapshotDisks(disks.map(toAction));
-  // Each disk has its own undo, so that one that fails does not keep the others from theirs.
-  for (const disk of disks) {
-    phases.onUndo(`took the snapshot of disk ${disk.vdev} back`, undoByHand(disk), async () => {
-      // In this order: where an overlay cannot be merged, the configuration goes on naming it.
-      await deviceModel.undoSnapshots([toAction(disk)]);
-      if (disk.kind === 'external') {
-        await host.toolstack.repointDisks(domid, [
-          { vdev: disk.vdev, path: disk.base, format: disk.baseFormat },
-        ]);
-      }
-    });
-  }
+  undoDisks(phases, disks, (disk) => undoDisk(host, domid, deviceModel, disk));
+  phases.checkpoint();
   const overlays = disks.flatMap((disk) =>
     disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],
   );
@@ -277,22 +343,10 @@ async function snapshotDisks({ context, host, phases }: Parts, deviceModel: Devi
   if (overlays.length > 0) await host.toolstack.repointDisks(domid, overlays);
 }
 
-function toAction(disk: SnapshotDisk): DiskAction {
-  return disk.kind === 'internal'
-    ? { kind: 'internal', vdev: disk.vdev, tag: disk.tag }
-    : { kind: 'external', vdev: disk.vdev, path: disk.overlay };
-}
-
-function undoByHand(disk: SnapshotDisk): string {
-  return disk.kind === 'internal'
-    ? `with the domain down, qemu-img snapshot -d ${disk.tag} ${disk.image}`
-    : `the domain goes on with ${disk.overlay}: keep it`;
-}
-
 /** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
 async function finish(
   parts: Parts,
-  { output, prefix, saver, file }: Opened,
+  { journal, output, prefix, saver, file }: Opened,
   xen: XenVersion,
   memory: MemoryOutcome,
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
@@ -303,15 +357,18 @@ async function finish(
     // The disk has the longer part of the work.
     if (sync) file.beginSync();
     const checksums = await readBack(parts, file, sizes.fileBytes, prefix.length);
-    await writeBeside(parts, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
+    await writeBeside(parts, journal, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
   }
   await output.commit({ sync });
+  // A stream has no name that would tell.
+  if (file === undefined) journal.note({ step: 'whole' });
   return sizes;
 }
 
 /** The manifest and the cfgfile. */
 async function writeBeside(
   { context, phases }: Parts,
+  journal: Journal,
   xen: XenVersion,
   memory: { readonly bytes: number; readonly pages: number },
   checksums: Checksums,
@@ -336,9 +393,11 @@ async function writeBeside(
     phases: phases.timings,
   };
   const write = async (path: string, text: string): Promise<void> => {
+    phases.checkpoint();
+    journal.note({ step: 'text', path, sha256: digest(text) });
     // After, not before: a file of that name that is not ours stays.
     await writeWhole(path, text);
-    phases.onUndo(`removed ${path}`, `rm ${path}`, () => rm(path, { force: true }));
+    undoText(phases, path, digest(text));
   };
   if (plan.manifestPath !== undefined) {
     await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);

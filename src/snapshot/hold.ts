@@ -1,19 +1,55 @@
 import type { Domid } from '../core/brand.ts';
-import { SuspendError } from '../core/errors.ts';
+import { EnvironmentError, InterruptedError, SuspendError } from '../core/errors.ts';
 import type { DeviceModel, Hypervisor } from './ports.ts';
+
+/** What has been done to a guest; plain data, so that another process can take it up. */
+export interface HoldState {
+  /** How many pauses of its owner were taken away; Xen counts them. */
+  readonly pauses: number;
+  /** One more is being taken away, or given back: whether it was, only the domain can tell. */
+  readonly pending?: 'pause' | 'unpause';
+  /** It was asked to suspend. */
+  readonly asked: boolean;
+  /** And has done so. */
+  readonly suspended: boolean;
+  /** Its machine was stopped. */
+  readonly stopped: boolean;
+}
+
+const FREE: HoldState = { pauses: 0, asked: false, suspended: false, stopped: false };
 
 /** Holds a guest still, and lets it go on as it was before. */
 export class GuestHold {
   readonly #hypervisor: Hypervisor;
   readonly #domid: Domid;
-  /** How many pauses of its owner were taken away; Xen counts them. */
-  #pauses = 0;
-  #asked = false;
-  #stopped: DeviceModel | undefined;
+  readonly #note: (state: HoldState) => void;
+  #state: HoldState;
+  #deviceModel: DeviceModel | undefined;
+  /** Whether it is unknown what has become of the request to suspend. */
+  #unsure = false;
+  /** It was let go on: a call that was given up, and ends now, must not hold it again. */
+  #over = false;
 
-  constructor(hypervisor: Hypervisor, domid: Domid) {
+  /** @param note is told before anything takes effect, and after; what it throws keeps that from taking effect */
+  constructor(hypervisor: Hypervisor, domid: Domid, note: (state: HoldState) => void = () => {}) {
     this.#hypervisor = hypervisor;
     this.#domid = domid;
+    this.#note = note;
+    this.#state = FREE;
+  }
+
+  /** Takes up what a process that is gone has left; `release` lets the guest go on. */
+  static adopt(
+    hypervisor: Hypervisor,
+    domid: Domid,
+    left: HoldState,
+    deviceModel: DeviceModel | undefined,
+  ): GuestHold {
+    const hold = new GuestHold(hypervisor, domid);
+    hold.#state = left;
+    hold.#deviceModel = deviceModel;
+    hold.#unsure = left.asked && !left.suspended;
+    return hold;
   }
 
   /**
@@ -22,8 +58,9 @@ export class GuestHold {
    */
   async suspend(options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
     while ((await this.#hypervisor.domainState(this.#domid))?.paused === true) {
+      this.#set({ pending: 'unpause' });
       await this.#hypervisor.unpause(this.#domid);
-      this.#pauses++;
+      this.#set({ pauses: this.#state.pauses + 1 });
     }
     // Suspended by somebody else, an `xl save` say: then it is not ours to resume.
     const shutdown = (await this.#hypervisor.domainState(this.#domid))?.shutdown;
@@ -37,14 +74,21 @@ export class GuestHold {
         },
       );
     }
-    this.#asked = true;
-    await this.#hypervisor.suspend(this.#domid, options);
+    this.#set({ asked: true });
+    this.#unsure = true;
+    try {
+      await this.#hypervisor.suspend(this.#domid, options);
+    } finally {
+      this.#unsure = false;
+    }
+    this.#set({ suspended: true });
   }
 
   /** Stops the machine of an HVM guest. */
   async stop(deviceModel: DeviceModel): Promise<void> {
     // Before, not after: a stop that failed half-way is undone as well, and `cont` does no harm.
-    this.#stopped = deviceModel;
+    this.#deviceModel = deviceModel;
+    this.#set({ stopped: true });
     await deviceModel.stop();
   }
 
@@ -53,14 +97,58 @@ export class GuestHold {
    * is not done twice.
    */
   async release(): Promise<void> {
+    this.#over = true;
+    await this.#settle();
+    // The call that asked it is not over, or its process is gone. First of all, for a paused guest cannot suspend.
+    if (this.#unsure) await this.#hypervisor.withdrawSuspend(this.#domid);
+    this.#unsure = false;
     // Paused first, so that a guest that was paused executes nothing in between.
-    for (; this.#pauses > 0; this.#pauses--) await this.#hypervisor.pause(this.#domid);
-    await this.#stopped?.cont();
-    this.#stopped = undefined;
+    while (this.#state.pauses > 0) {
+      this.#tell({ ...this.#state, pending: 'pause' });
+      await this.#hypervisor.pause(this.#domid);
+      this.#state = { ...this.#state, pauses: this.#state.pauses - 1 };
+      this.#tell(this.#state);
+    }
+    if (this.#state.stopped) {
+      if (this.#deviceModel === undefined) throw noQemu(this.#domid);
+      await this.#deviceModel.cont();
+    }
+    this.#state = { ...this.#state, stopped: false };
     // Looked at, not remembered: a guest whose suspend failed by time-out may have suspended since.
-    if (this.#asked && (await this.#hypervisor.domainState(this.#domid))?.shutdown === 'suspend') {
+    if (this.#state.asked && (await this.#hypervisor.domainState(this.#domid))?.shutdown === 'suspend') {
       await this.#hypervisor.resume(this.#domid);
     }
-    this.#asked = false;
+    this.#state = FREE;
+    this.#tell(FREE);
   }
+
+  /** A domain is paused or it is not; how often cannot be seen. Where in doubt, its owner's one unpause must do. */
+  async #settle(): Promise<void> {
+    const { pending, ...state } = this.#state;
+    if (pending === undefined) return;
+    const paused = (await this.#hypervisor.domainState(this.#domid))?.paused === true;
+    const moved = pending === 'unpause' ? (paused ? 0 : 1) : paused ? -1 : 0;
+    this.#state = { ...state, pauses: Math.max(0, state.pauses + moved) };
+  }
+
+  #set(change: Partial<HoldState>): void {
+    if (this.#over) throw new InterruptedError('INTERRUPTED', 'the guest was let go on meanwhile');
+    const { pending: _, ...settled } = this.#state;
+    const next = { ...settled, ...change };
+    this.#note(next);
+    this.#state = next;
+  }
+
+  /** While the guest is let go on, nothing may stand in its way: a full disk, say. */
+  #tell(state: HoldState): void {
+    try {
+      this.#note(state);
+    } catch {
+      // Whoever takes it up looks at the domain first.
+    }
+  }
+}
+
+function noQemu(domid: Domid): EnvironmentError {
+  return new EnvironmentError('NO_DEVICE_MODEL', `the QEMU of domain ${domid} cannot be reached`, { domid });
 }

@@ -161,7 +161,8 @@ function checkedChecksums(path: string, bytes: number, value: Readonly<Record<st
   };
 }
 
-function checkedDisk(path: string, what: string, value: unknown): SnapshotDisk {
+/** @throws ManifestError unless it is a disk of a snapshot as JSON has it */
+export function checkedDisk(path: string, what: string, value: unknown): SnapshotDisk {
   const disk = record(path, what, value);
   const vdev = string(path, `${what}.vdev`, disk['vdev']);
   if (oneOf(path, `${what}.kind`, disk['kind'], ['internal', 'external']) === 'internal') {

@@ -52,7 +52,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     } catch (error) {
       const hint =
         errnoCode(error) === 'EEXIST'
-          ? 'another xlsnap is writing it, or one was killed: remove it if none runs'
+          ? `another xlsnap is writing it, or one was killed: xlsnap recover ${path}`
           : 'check the directory and its permissions';
       throw new OutputError('OUTPUT_CREATE', `cannot create ${partialPath}`, { cause: error, hint });
     }
@@ -101,6 +101,11 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       });
   }
 
+  /** Its number in the file system, which it keeps when it gets its name. */
+  async inode(): Promise<number> {
+    return (await this.#file.stat()).ino;
+  }
+
   async sizes(): Promise<{ fileBytes: number; allocatedBytes: number }> {
     const { size, blocks } = await this.#file.stat();
     return { fileBytes: size, allocatedBytes: blocks * 512 };
@@ -132,9 +137,14 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     }
   }
 
-  /** Removes what has been written, under either name; never another's file. */
-  async discard(): Promise<void> {
-    await this.#file.close().catch(() => undefined);
+  /**
+   * Removes what has been written, under either name; never another's file.
+   * @param users when they are over; until then the file's number must not become another file's
+   */
+  async discard(users?: Promise<unknown>): Promise<void> {
+    const close = (): Promise<void> => this.#file.close().catch(() => undefined);
+    if (users === undefined) await close();
+    else void users.then(close);
     await rm(this.#named ? this.path : this.partialPath, { force: true });
   }
 }

@@ -22,6 +22,8 @@ export async function forEachPage(
   const typesFrom = (from: number): Promise<Uint8Array> =>
     guest.pageTypesFrom(from, Math.max(0, Math.min(TYPE_CHUNK, p2mSize - from)));
   let next = typesFrom(0);
+  // The signal may keep it from being awaited.
+  next.catch(() => {});
   for (let from = 0; from < p2mSize; from += TYPE_CHUNK) {
     throwIfAborted(signal);
     const types = await next;

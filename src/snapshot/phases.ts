@@ -1,11 +1,23 @@
-import { describeError, InterruptedError, throwIfAborted, XlsnapError } from '../core/errors.ts';
+import { within } from '../core/deadline.ts';
+import {
+  describeError,
+  EnvironmentError,
+  InterruptedError,
+  throwIfAborted,
+  XlsnapError,
+} from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
 import type { CallOptions, PhaseTiming } from './types.ts';
+
+/** Longer than what any adapter waits for by itself: a guest that has acknowledged a suspend, a command to QEMU. */
+const DEFAULT_GRACE_MS = 90_000;
+/** Of one undo; in it there may be more than one such wait. */
+const DEFAULT_UNDO_TIMEOUT_MS = 150_000;
 
 interface Undo {
   readonly what: string;
   readonly byHand: string;
-  readonly run: () => Promise<void>;
+  readonly run: (failed: boolean) => Promise<unknown>;
 }
 
 /** A bug or a stranger's error, wrapped so that it can tell phase and undos. */
@@ -20,14 +32,25 @@ class UnexpectedError extends XlsnapError {
 export class Phases {
   readonly timings: PhaseTiming[] = [];
   readonly reporter: Reporter;
+  readonly #graceMs: number;
+  readonly #undoTimeoutMs: number;
   #signal: AbortSignal | undefined;
   readonly #undos: Undo[] = [];
   readonly #begin = performance.now();
+  readonly #failures: string[] = [];
+  readonly #given: Promise<unknown>[] = [];
   #current = 'plan';
 
   constructor(options: CallOptions) {
     this.reporter = options.reporter ?? silentReporter;
     this.#signal = options.signal;
+    this.#graceMs = options.graceMs ?? DEFAULT_GRACE_MS;
+    this.#undoTimeoutMs = options.undoTimeoutMs ?? DEFAULT_UNDO_TIMEOUT_MS;
+  }
+
+  /** The steps that were given up, if any, until they are over: what they work with must stay open. */
+  get hanging(): Promise<unknown> | undefined {
+    return this.#given.length === 0 ? undefined : Promise.allSettled(this.#given);
   }
 
   /** Since this was made, which is when the call began. */
@@ -37,7 +60,8 @@ export class Phases {
 
   /**
    * Runs one phase. An error that comes out carries the phase's name.
-   * @throws InterruptedError before `body` starts when the signal is aborted.
+   * @throws InterruptedError before `body` starts when the signal is aborted; later, when `body` does not end although
+   * the signal was aborted
    */
   async run<T>(name: string, body: () => Promise<T>): Promise<T> {
     this.#current = name;
@@ -45,7 +69,7 @@ export class Phases {
     this.reporter.phase(name, 'start');
     const startSeconds = this.seconds;
     try {
-      const result = await body();
+      const result = await this.step(body);
       const seconds = this.seconds - startSeconds;
       this.timings.push({ name, startSeconds, seconds });
       this.reporter.phase(name, 'end', seconds);
@@ -53,6 +77,35 @@ export class Phases {
     } catch (error) {
       this.reporter.phase(name, 'failed', this.seconds - startSeconds);
       throw error;
+    }
+  }
+
+  /**
+   * A step between phases. Once the signal is aborted, the step has some time to end by itself; then it is given up,
+   * since a call that hangs must not keep the guest stopped.
+   * @throws InterruptedError when it was given up
+   */
+  async step<T>(body: () => Promise<T>): Promise<T> {
+    const signal = this.#signal;
+    const work = body();
+    if (signal === undefined) return await work;
+    let timer: NodeJS.Timeout | undefined;
+    let onAbort = (): void => {};
+    const givenUp = new Promise<never>((_, reject) => {
+      onAbort = () => {
+        timer ??= setTimeout(() => {
+          this.#giveUp(work);
+          reject(new InterruptedError('INTERRUPTED', 'interrupted', { cause: signal.reason }));
+        }, this.#graceMs);
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      if (signal.aborted) onAbort();
+    });
+    try {
+      return await Promise.race([work, givenUp]);
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', onAbort);
     }
   }
 
@@ -66,14 +119,23 @@ export class Phases {
     this.#signal = undefined;
   }
 
+  /** The outcome of `work`, which may take as long as an undo. */
+  bounded<T>(work: Promise<T>): Promise<T> {
+    return within(work, { timeoutMs: this.#undoTimeoutMs }, () => {
+      const seconds = this.#undoTimeoutMs / 1000;
+      return new EnvironmentError('HANGS', `it did not end within ${seconds} s`);
+    });
+  }
+
   /**
    * Remembers how to undo a step. Call it *before* a step that may take effect and still fail, and right after one
    * that is all or nothing.
    * @param what past participle, for the report: `resumed the guest`
-   * @param byHand what an administrator does when the undo fails
+   * @param byHand what an administrator does when the undo fails, or takes too long
+   * @param run is told whether an undo before it has failed; gives `false` when there was nothing to undo
    * @returns forgets this undo
    */
-  onUndo(what: string, byHand: string, run: () => Promise<void>): () => void {
+  onUndo(what: string, byHand: string, run: (failed: boolean) => Promise<unknown>): () => void {
     const undo = { what, byHand, run };
     this.#undos.push(undo);
     return () => {
@@ -84,21 +146,43 @@ export class Phases {
 
   /** Undoes everything in reverse; gives the error to throw, which is the first one, with what was undone. */
   async fail(error: unknown): Promise<XlsnapError> {
-    const undone: string[] = [];
-    const failures: string[] = [];
-    for (const undo of this.#undos.splice(0).reverse()) {
-      try {
-        await undo.run();
-        undone.push(undo.what);
-      } catch (problem) {
-        failures.push(`not ${undo.what} (${describeError(problem)}); by hand: ${undo.byHand}`);
-      }
-    }
+    const { undone, failures } = await this.undo();
     const first = this.#typed(error);
     first.phase ??= this.#current;
     first.undone = [...first.undone, ...undone];
     first.undoFailures = [...first.undoFailures, ...failures];
     return first;
+  }
+
+  /** Undoes everything in reverse, whatever fails. */
+  async undo(): Promise<{ undone: readonly string[]; failures: readonly string[] }> {
+    const undone: string[] = [];
+    for (const undo of this.#undos.splice(0).reverse()) {
+      try {
+        const outcome = await this.bounded(undo.run(this.#failures.length > 0));
+        if (outcome !== false) undone.push(undo.what);
+      } catch (problem) {
+        this.#failures.push(`not ${undo.what} (${describeError(problem)}); by hand: ${undo.byHand}`);
+      }
+    }
+    return { undone, failures: this.#failures.splice(0) };
+  }
+
+  #giveUp(work: Promise<unknown>): void {
+    this.#given.push(work);
+    // A mere look does no harm, whenever it ends.
+    if (this.#undos.length > 0)
+      this.#failures.push(
+        `phase ${this.#current} did not end within ${this.#graceMs / 1000} s after the interruption: what it waits for ` +
+          'may take effect yet; by hand: look for what hangs (QEMU, xl, a file server), then at the domain and its disks',
+      );
+    // A lock that comes after all is let go.
+    work.then(
+      (late) => {
+        if (isDisposable(late)) void late[Symbol.asyncDispose]();
+      },
+      () => {},
+    );
   }
 
   #typed(error: unknown): XlsnapError {
@@ -108,4 +192,8 @@ export class Phases {
     }
     return new UnexpectedError('UNEXPECTED', describeError(error), { cause: error });
   }
+}
+
+function isDisposable(value: unknown): value is AsyncDisposable {
+  return typeof value === 'object' && value !== null && Symbol.asyncDispose in value;
 }

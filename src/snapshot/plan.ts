@@ -36,6 +36,8 @@ export interface CreateContext {
   readonly configText: string;
   readonly tuning: Tuning | undefined;
   readonly sink: MemorySink | undefined;
+  /** The memory file, or where it would be if it were no stream: the journal is there. */
+  readonly journalBase: string;
   /** What stands against the plan so far; preflight adds to it. */
   readonly findings: Obstacle[];
 }
@@ -115,7 +117,11 @@ export async function makeCreateContext(
   await asFinding(findings, async () => {
     if (!stream) configText = revertConfig(plan);
   });
-  return { plan, domain, config, disks, configText, tuning: request.tuning, sink: request.sink, findings };
+  const journalBase = stream
+    ? defaultMemoryPath(request.snapshotDir ?? DEFAULT_SNAPSHOT_DIR, domain.uuid, name)
+    : memoryPath;
+  const { tuning, sink } = request;
+  return { plan, domain, config, disks, configText, tuning, sink, journalBase, findings };
 }
 
 /** @throws UsageError */

@@ -56,6 +56,11 @@ export interface Hypervisor {
    * @throws SuspendError on time-out, or when the guest shut down for another reason.
    */
   suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  /**
+   * Takes a request to suspend back that a process which is gone, or a call that does not end, has made. Where the guest
+   * has acknowledged it, waits until the guest has suspended, but does not resume it.
+   */
+  withdrawSuspend(domid: Domid): Promise<void>;
   /** Resumes a suspended domain as after a cancelled suspend: same domid, same devices. */
   resume(domid: Domid): Promise<void>;
   /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
@@ -183,7 +188,8 @@ export interface DeviceModel extends AsyncDisposable {
   snapshotDisks(actions: readonly DiskAction[]): Promise<void>;
   /**
    * Puts the disks back as they were before `snapshotDisks` took these actions: deletes the tags; merges each overlay
-   * into its base, which the domain goes on with, and removes the overlay. The domain may run meanwhile.
+   * into its base, which the domain goes on with, and removes the overlay. The domain may run meanwhile. An action that
+   * was not taken, or has been undone, is left out.
    */
   undoSnapshots(actions: readonly DiskAction[]): Promise<void>;
 }
@@ -205,11 +211,22 @@ export interface Toolstack {
   /** Domid of a running domain given by name or number. `undefined` when there is none. */
   findDomain(nameOrDomid: string): Promise<Domid | undefined>;
   /**
-   * Keeps other creates and reverts away from a domain until the lock is disposed of.
+   * Keeps other creates and reverts away from a domain until the lock is disposed of, or this process ends.
    * @param uuid lower case, with dashes; the domain need not run
-   * @throws DomainError DOMAIN_BUSY at once when another holds it
+   * @param options `what` is done under it, told to others; `timeoutMs`: how long another's end is waited for, 0 unless
+   * given
+   * @throws DomainError DOMAIN_BUSY when another holds it
    */
-  lock(uuid: string): Promise<AsyncDisposable>;
+  lock(
+    uuid: string,
+    options: { readonly what: string; readonly timeoutMs?: number },
+  ): Promise<AsyncDisposable>;
+  /**
+   * Has somebody else watch over this process: should it end without `dismiss`, they undo what the journal tells
+   * (`recoverJournal`). Must not make the caller wait.
+   * @throws EnvironmentError when there is nobody
+   */
+  guard(journalPath: string): Guardian;
   /** The configuration it would be saved with. */
   domainConfig(domid: Domid): Promise<LibxlConfig>;
   /** All disks of the domain, with what stands against snapshotting each. */
@@ -220,6 +237,8 @@ export interface Toolstack {
   emulatorXenstoreData(domid: Domid): Promise<Uint8Array>;
   /** After external snapshots: makes xenstore and the stored configuration name the images now in use. */
   repointDisks(domid: Domid, images: readonly DiskImage[]): Promise<void>;
+  /** The images that the disks of running domains have, as xenstore knows. Not those below them. */
+  imagesInUse(): Promise<readonly { readonly domid: number; readonly path: string }[]>;
   /** Destroys the domain and waits until it is gone and its images are free. */
   destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /**
@@ -234,6 +253,12 @@ export interface Toolstack {
   ): Promise<Domid>;
 }
 
+/** Who watches over a create. */
+export interface Guardian {
+  /** Is not needed any more. */
+  dismiss(): void;
+}
+
 /** Disk images as files, nobody using them. */
 export interface Images {
   /** `undefined` when there is no such file. Works on an image in use. */
@@ -244,6 +269,8 @@ export interface Images {
   deleteTag(path: string, tag: string): Promise<void>;
   /** Makes a new qcow2 overlay; refuses to replace a file. */
   createOverlay(path: string, backing: { readonly path: string; readonly format: string }): Promise<void>;
+  /** Merges an overlay into its backing file. */
+  commitOverlay(path: string): Promise<void>;
 }
 
 /** All ports together. */

@@ -2,6 +2,7 @@ import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../core/errors.ts';
+import { journalPathOf } from './journal.ts';
 import { exists, partialOf } from './output-file.ts';
 import type { CreateContext } from './plan.ts';
 import { asFinding } from './plan.ts';
@@ -18,6 +19,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   const { plan, findings } = context;
   const newFiles = [
     ...(plan.stream ? [] : [plan.memoryPath, partialOf(plan.memoryPath)]),
+    journalPathOf(context.journalBase),
     ...(plan.configPath === undefined ? [] : [plan.configPath]),
     ...(plan.manifestPath === undefined ? [] : [plan.manifestPath]),
     ...plan.disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : [])),
@@ -30,8 +32,11 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
         hint: 'give each its own path',
       });
     }
-    const own = path === partialOf(plan.memoryPath);
-    await checkNewFile(path, findings, own ? 'another xlsnap writes it, or one was killed' : undefined);
+    const own = path === partialOf(plan.memoryPath) || path === journalPathOf(context.journalBase);
+    const hint = own
+      ? `another xlsnap writes it, or one was killed: xlsnap recover ${context.journalBase}`
+      : 'files are never replaced: choose another name or remove it';
+    await checkNewFile(path, findings, hint);
   }
   if (!plan.stream) await checkRoom(plan.memoryPath, plan.memoryBytes + EXTRA_BYTES, findings);
   if (plan.live) {
@@ -63,7 +68,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   }
 }
 
-async function checkNewFile(path: string, findings: Obstacle[], why?: string): Promise<void> {
+async function checkNewFile(path: string, findings: Obstacle[], hint: string): Promise<void> {
   if (!isAbsolute(path)) {
     findings.push({ code: 'PATH_RELATIVE', message: `${path} is not an absolute path` });
     return;
@@ -73,10 +78,7 @@ async function checkNewFile(path: string, findings: Obstacle[], why?: string): P
     findings.push({
       code: 'FILE_EXISTS',
       message: `${path} exists already`,
-      hint:
-        why === undefined
-          ? 'files are never replaced: choose another name or remove it'
-          : `${why}: remove it if none runs`,
+      hint,
     });
   } catch (error) {
     const code = errnoCode(error);

@@ -71,25 +71,28 @@ export async function revertDisks(
 
 /**
  * Removes what the revert replaced; with `keep`, overlays stay (safety tags never do).
- * @returns the files kept, and a warning for each thing that could not be removed
+ * @returns the files kept, and what could not be removed, with a warning for each
  */
 export async function cleanKept(
   images: Images,
   kept: readonly KeptDisk[],
   keep: boolean,
-): Promise<{ files: readonly string[]; warnings: readonly string[] }> {
+  phases: Phases,
+): Promise<{ files: readonly string[]; left: readonly KeptDisk[]; warnings: readonly string[] }> {
   const files: string[] = [];
+  const left: KeptDisk[] = [];
   const warnings: string[] = [];
   for (const one of kept) {
     try {
-      if (one.kind === 'tag') await images.deleteTag(one.image, one.tag);
+      if (one.kind === 'tag') await phases.bounded(images.deleteTag(one.image, one.tag));
       else if (keep) files.push(one.path);
       else await rm(one.path, { force: true });
     } catch (error) {
+      left.push(one);
       warnings.push(`${describeKept(one)} is still there: ${describeError(error)}`);
     }
   }
-  return { files, warnings };
+  return { files, left, warnings };
 }
 
 /** Where a disk's former content is. */

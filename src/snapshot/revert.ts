@@ -61,17 +61,20 @@ export async function revertSnapshot(
       host.images,
       replaced.filter(({ kind }) => kind === 'tag'),
       false,
+      phases,
     );
     const kept = replaced.filter(({ kind }) => kind === 'file');
-    reached.kept = kept;
+    reached.kept = [...kept, ...tags.left];
     const domid = await phases.run('restore', () =>
       host.toolstack.restore(plan.memoryPath, context.config, options),
     );
     phases.shield();
     reached.domid = domid;
-    if (plan.state === 'running') await phases.run('unpause', () => host.hypervisor.unpause(domid));
+    if (plan.state === 'running') {
+      await phases.run('unpause', () => phases.bounded(host.hypervisor.unpause(domid)));
+    }
     const { files, warnings } = await phases.run('finish', () =>
-      cleanKept(host.images, kept, request.keep === true),
+      cleanKept(host.images, kept, request.keep === true, phases),
     );
     return {
       plan,
@@ -88,7 +91,9 @@ export async function revertSnapshot(
 
 async function acquire(host: Host, request: RevertRequest, phases: Phases): Promise<AsyncDisposable> {
   try {
-    return await phases.run('lock', async () => host.toolstack.lock(await snapshotUuid(host, request)));
+    return await phases.run('lock', async () =>
+      host.toolstack.lock(await snapshotUuid(host, request), { what: 'snapshot-revert' }),
+    );
   } catch (error) {
     throw await phases.fail(error);
   }

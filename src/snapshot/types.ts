@@ -9,6 +9,10 @@ export interface CallOptions {
   readonly reporter?: Reporter;
   /** Ends the work; everything is undone, the promise rejects with InterruptedError. */
   readonly signal?: AbortSignal;
+  /** After an abort: how long a call may take to end by itself before it is given up; 90 000 unless given. */
+  readonly graceMs?: number;
+  /** How long one undo may take before the others go on without it; 150 000 unless given. */
+  readonly undoTimeoutMs?: number;
 }
 
 /** Other ways to copy memory than the usual, for measuring alone (`xlsnap bench`): what is usual is what does best. */
@@ -50,6 +54,10 @@ export interface CreateRequest {
   /** Gets the memory in place of a file; the configuration must not have a `memoryPath` then. */
   readonly sink?: MemorySink;
   readonly tuning?: Tuning;
+  /**
+   * Has another process undo everything should this one be killed. Yes unless it is `false`; `recover` can do it later.
+   */
+  readonly guardian?: boolean;
   /** Where memory files go when the configuration names none; `/var/lib/xen/snapshots` unless given. */
   readonly snapshotDir?: string;
 }
@@ -202,4 +210,29 @@ export interface RevertResult {
   /** Files that were replaced and kept aside (`keep`). */
   readonly kept: readonly string[];
   readonly warnings: readonly string[];
+}
+
+export interface RecoverRequest {
+  /** A memory file or its journal; it need not be there. */
+  readonly path: string;
+  /** How long a create or revert of the domain that is under way is waited for; 0 unless given. */
+  readonly lockTimeoutMs?: number;
+}
+
+/** What was found of a create whose process was killed, and what has become of it. */
+export interface RecoverResult {
+  readonly journal: string;
+  /**
+   * `nothing`: there is no journal. `whole`: the snapshot is whole, only the journal was left. `undone`: the snapshot
+   * was not whole, and nothing of it is left.
+   */
+  readonly outcome: 'nothing' | 'whole' | 'undone';
+  /** The snapshot's name. */
+  readonly name?: string;
+  /** The domain's name. */
+  readonly domain?: string;
+  /** How the domain is now. */
+  readonly guest?: 'running' | 'paused' | 'shut down' | 'gone';
+  /** What was undone, in order. */
+  readonly undone: readonly string[];
 }

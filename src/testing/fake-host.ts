@@ -51,6 +51,7 @@ export interface FakeOptions {
   readonly directory: string;
   readonly type?: GuestType;
   readonly paused?: boolean;
+  readonly guest?: FakeGuest;
   readonly disks?: readonly { vdev: string; format?: string; internal?: readonly Obstacle[] }[];
 }
 
@@ -65,13 +66,19 @@ export class FakeHost implements Host {
   readonly calls: string[] = [];
   /** Called before each port call takes effect, with its name. */
   fault: (call: string) => void | Promise<void> = () => {};
+  /** Called after each port call has taken effect, with the method's name. */
+  after: (call: string) => void | Promise<void> = () => {};
+  /** The process is gone: whatever it still calls does nothing. */
+  dead = false;
   readonly directory: string;
-  readonly guest: FakeGuest = new FakeGuest();
+  readonly guest: FakeGuest;
   config: LibxlConfig;
   domid: Domid | undefined = toDomid(7);
   type: GuestType;
   pauses: number;
   suspended = false;
+  /** What has become of a request to suspend that nobody waits for. */
+  request: 'none' | 'made' | 'acknowledged' = 'none';
   machineStopped = false;
   /** Whether QEMU tells Xen's dirty log what it writes. */
   machineLogs = false;
@@ -79,18 +86,23 @@ export class FakeHost implements Host {
   shutdown: DomainState['shutdown'];
   /** Where the running domain's disks write: vdev to image. */
   readonly inUse = new Map<string, string>();
+  /** Images that other domains use. */
+  readonly othersUse: string[] = [];
   readonly obstacles = new Map<string, readonly Obstacle[]>();
   disposed = 0;
   /** Why no memory can be copied while the guest runs. */
   liveObstacle: Obstacle | undefined;
   /** Whether a create or revert is under way. */
   locked = false;
+  /** The journals that somebody watches over. */
+  readonly guarded = new Set<string>();
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
 
   constructor(options: FakeOptions) {
     this.directory = options.directory;
+    this.guest = options.guest ?? new FakeGuest();
     this.type = options.type ?? 'pvh';
     if (this.type === 'pv') this.guest.streamType = 'pv';
     this.pauses = options.paused === true ? 1 : 0;
@@ -107,9 +119,9 @@ export class FakeHost implements Host {
       b_info: { max_memkb: 131072 },
       disks,
     };
-    this.hypervisor = this.#makeHypervisor();
-    this.toolstack = this.#makeToolstack();
-    this.images = this.#makeImages();
+    this.hypervisor = this.#told(this.#makeHypervisor());
+    this.toolstack = this.#told(this.#makeToolstack());
+    this.images = this.#told(this.#makeImages());
   }
 
   /** Whether the guest executes instructions. */
@@ -127,8 +139,25 @@ export class FakeHost implements Host {
   }
 
   async #call(name: string): Promise<void> {
+    if (this.dead) throw new Error('the process is gone');
     this.calls.push(name);
     await this.fault(name);
+    if (this.dead) throw new Error('the process is gone');
+  }
+
+  /** The same port, telling `after` of each call. */
+  #told<T extends object>(port: T): T {
+    return new Proxy(port, {
+      get: (target, name, receiver) => {
+        const value: unknown = Reflect.get(target, name, receiver);
+        if (typeof value !== 'function' || typeof name !== 'string' || name === 'guard') return value;
+        return async (...args: unknown[]): Promise<unknown> => {
+          const result: unknown = await Reflect.apply(value, target, args);
+          if (!this.dead) await this.after(name);
+          return result;
+        };
+      },
+    });
   }
 
   #makeHypervisor(): Hypervisor {
@@ -168,13 +197,18 @@ export class FakeHost implements Host {
         if (this.pauses > 0) throw new Error('a paused domain cannot suspend');
         this.suspended = true;
       },
+      withdrawSuspend: async () => {
+        await this.#call('withdrawSuspend');
+        if (this.request === 'acknowledged') this.suspended = true;
+        this.request = 'none';
+      },
       resume: async () => {
         await this.#call('resume');
         this.suspended = false;
       },
       openGuest: async () => {
         await this.#call('openGuest');
-        return this.#watched(this.guest);
+        return this.#told(this.#watched(this.guest));
       },
     };
   }
@@ -264,6 +298,14 @@ export class FakeHost implements Host {
           },
         };
       },
+      guard: (path) => {
+        this.guarded.add(path);
+        return { dismiss: () => this.guarded.delete(path) };
+      },
+      imagesInUse: async () => {
+        await this.#call('imagesInUse');
+        return [...this.inUse.values(), ...this.othersUse].map((path) => ({ domid: this.domid ?? 99, path }));
+      },
       domainConfig: async () => {
         await this.#call('domainConfig');
         return this.config;
@@ -286,7 +328,7 @@ export class FakeHost implements Host {
       },
       openDeviceModel: async () => {
         await this.#call('openDeviceModel');
-        return this.#deviceModel();
+        return this.#told(this.#deviceModel());
       },
       emulatorXenstoreData: async () => {
         await this.#call('emulatorXenstoreData');
@@ -331,9 +373,10 @@ export class FakeHost implements Host {
       if (action.kind === 'internal') {
         const path = imageOf(action.vdev);
         const image = readImage(path);
+        if (!(action.tag in image.tags)) return;
         delete image.tags[action.tag];
         writeImage(path, image);
-      } else {
+      } else if (imageOf(action.vdev) === action.path) {
         const overlay = readImage(action.path);
         const base = overlay.backing ?? '';
         if (overlay.content !== '') writeImage(base, { ...readImage(base), content: overlay.content });
@@ -414,6 +457,13 @@ export class FakeHost implements Host {
         const image = readImage(path);
         delete image.tags[tag];
         writeImage(path, image);
+      },
+      commitOverlay: async (path) => {
+        await this.#call('commitOverlay');
+        free();
+        const { content, backing } = readImage(path);
+        if (backing === undefined) throw new DiskError('TEST', `${path} has no backing file`);
+        if (content !== '') writeImage(backing, { ...readImage(backing), content });
       },
       createOverlay: async (path, backing) => {
         await this.#call('createOverlay');

@@ -1,11 +1,13 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, open, readFile, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import type { Domid } from '../core/brand.ts';
 import type { Limits } from '../core/deadline.ts';
 import { DiskError, describeError, OutputError } from '../core/errors.ts';
 import { COMMAND_TIMEOUT_MS, QmpClient, qmpSocketPaths } from '../qmp/client.ts';
 import {
+  type BlockDevice,
+  type BlockNode,
   commitOverlay,
   cont,
   deleteInternalSnapshot,
@@ -18,6 +20,7 @@ import {
 import { QmpCommandError } from '../qmp/errors.ts';
 import type { DeviceModel, DiskAction } from '../snapshot/ports.ts';
 import { externalAction, internalAction, type ResolvedDisk } from './disks.ts';
+import { plainPath } from './qemu-img.ts';
 
 /**
  * A session with the domain's QEMU.
@@ -52,6 +55,8 @@ export class QemuDeviceModel implements DeviceModel {
 
   async cont(): Promise<void> {
     await cont(await this.#session());
+    // A process that was killed may have left it.
+    await rm(this.#stateDirectory, { recursive: true, force: true });
   }
 
   async logDirty(on: boolean): Promise<void> {
@@ -60,7 +65,9 @@ export class QemuDeviceModel implements DeviceModel {
 
   async saveState(): Promise<Uint8Array> {
     // QEMU makes the file with its own umask, so the directory has to keep it private.
-    const directory = await mkdtemp(join(dirname(this.#qmp.path), 'xlsnap-'));
+    const directory = this.#stateDirectory;
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(directory, { mode: 0o700 });
     try {
       const path = join(directory, 'devices');
       await saveDevicesState(await this.#session(), path);
@@ -91,13 +98,18 @@ export class QemuDeviceModel implements DeviceModel {
   }
 
   async undoSnapshots(actions: readonly DiskAction[]): Promise<void> {
+    const devices = await queryBlock(await this.#session(), this.#limits);
     for (const action of actions) {
       const disk = this.#disk(action.vdev);
-      if (action.kind === 'external') {
-        await commitOverlay(await this.#session(), disk.overlayNode);
+      if (disk.node === undefined) throw noNode(action.vdev);
+      const node = takenOn(devices, disk, action);
+      if (node === undefined) continue;
+      const [base] = node.backingFiles;
+      if (action.kind === 'internal') {
+        await deleteInternalSnapshot(await this.#session(), node.nodeName, action.tag);
+      } else if (base !== undefined) {
+        await commitOverlay(await this.#session(), node.nodeName, base);
         await rm(action.path, { force: true });
-      } else if (disk.node !== undefined) {
-        await deleteInternalSnapshot(await this.#session(), disk.node, action.tag);
       }
     }
   }
@@ -138,20 +150,19 @@ export class QemuDeviceModel implements DeviceModel {
   /** Those of the snapshots that are there: the overlay is the disk's top node, the tag is in its image. */
   async #taken(actions: readonly DiskAction[]): Promise<readonly DiskAction[]> {
     const devices = await queryBlock(await this.#session(), this.#limits);
-    return actions.filter((action) => {
-      const { node, overlayNode } = this.#disk(action.vdev);
-      return devices.some(({ inserted }) =>
-        action.kind === 'external'
-          ? inserted?.nodeName === overlayNode
-          : inserted?.nodeName === node && inserted?.tags.includes(action.tag),
-      );
-    });
+    return actions.filter((action) => takenOn(devices, this.#disk(action.vdev), action) !== undefined);
   }
 
   /** A session that broke must not keep the guest stopped, or its disks half-way. */
   async #session(): Promise<QmpClient> {
     if (this.#qmp.state === 'closed') this.#qmp = await QmpClient.connect(this.#qmp.path);
     return this.#qmp;
+  }
+
+  /** Beside the sockets, which all are in one directory. */
+  get #stateDirectory(): string {
+    const { path } = this.#qmp;
+    return join(dirname(path), `xlsnap-state-${basename(path).split('-').at(-1)}`);
   }
 
   #disk(vdev: string): ResolvedDisk {
@@ -163,6 +174,23 @@ export class QemuDeviceModel implements DeviceModel {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#qmp.close();
   }
+}
+
+/** The node that holds the action's snapshot, if it was taken: the overlay, or the image with the tag in it. */
+function takenOn(
+  devices: readonly BlockDevice[],
+  { node, overlayNode }: ResolvedDisk,
+  action: DiskAction,
+): BlockNode | undefined {
+  // A disk that was resolved after the snapshot has the overlay for its own node.
+  const found = devices.find(({ inserted }) =>
+    action.kind === 'external'
+      ? inserted !== undefined &&
+        [node, overlayNode].includes(inserted.nodeName) &&
+        plainPath(inserted.file) === action.path
+      : inserted?.nodeName === node && inserted?.tags.includes(action.tag),
+  );
+  return found?.inserted;
 }
 
 /**

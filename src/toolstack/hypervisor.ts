@@ -105,6 +105,20 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     );
   }
 
+  async withdrawSuspend(domid: Domid): Promise<void> {
+    await using released = await this.#xenstore.watch('@releaseDomain');
+    const info = await this.#xen.domainInfo(domid);
+    // Gone or shut down: there is nothing to take back.
+    if (info === undefined || info.dying || info.shutdownReason !== undefined) return;
+    if (await this.#takeBack(domid)) return;
+    // An empty node: acknowledged, or never written. Only time tells.
+    try {
+      await this.#suspended(domid, released, ACKNOWLEDGED_MS);
+    } catch (error) {
+      if (!(error instanceof SuspendError)) throw error;
+    }
+  }
+
   async resume(domid: Domid): Promise<void> {
     await this.#xen.resume(domid);
     await this.#xenstore.resumeDomain(domid);

@@ -7,6 +7,7 @@ import type {
   DeviceModel,
   DiskImage,
   DomainDisk,
+  Guardian,
   Hypervisor,
   LibxlConfig,
   Toolstack,
@@ -16,6 +17,7 @@ import type { XenstoreClient } from '../xenstore/client.ts';
 import { isXenstoreErrno } from '../xenstore/errors.ts';
 import { connectQemu, QemuDeviceModel } from './device-model.ts';
 import { readStoredDisks, resolveDisks } from './disks.ts';
+import { startGuardian } from './guardian.ts';
 import { editStoredConfig } from './libxl-userdata.ts';
 import { findDomain } from './xl.ts';
 
@@ -58,23 +60,44 @@ export abstract class LibxlToolstack implements Toolstack {
     return findDomain(this.xenstore, nameOrDomid);
   }
 
-  async lock(uuid: string): Promise<AsyncDisposable> {
+  async lock(
+    uuid: string,
+    { what, timeoutMs = 0 }: { readonly what: string; readonly timeoutMs?: number },
+  ): Promise<AsyncDisposable> {
     const path = join(LOCK_DIR, `xlsnap-${uuid}.lock`);
     try {
-      const lock = await lockFile(path, 0);
-      await writeFile(path, `${process.pid}\n`);
+      const lock = await lockFile(path, timeoutMs);
+      await writeFile(path, `${process.pid} ${what}\n`);
       return lock;
     } catch (error) {
       if (!(error instanceof EnvironmentError && error.code === 'LOCK_BUSY')) throw error;
-      const pid = (await readFile(path, 'utf8').catch(() => '')).trim();
+      const text = await readFile(path, 'utf8').catch(() => '');
+      const [, pid, holder] = /^([0-9]+) ([a-z-]{1,40})\n$/.exec(text) ?? [];
       throw new DomainError(
         'DOMAIN_BUSY',
-        `another xlsnap works on the domain${pid === '' ? '' : ` (pid ${pid})`}`,
+        `another xlsnap works on the domain${pid === undefined ? '' : `: ${holder}, pid ${pid}`}`,
         {
           hint: 'wait for it to end',
+          data: pid === undefined ? {} : { pid: Number(pid), what: holder },
         },
       );
     }
+  }
+
+  guard(journalPath: string): Guardian {
+    return startGuardian(journalPath);
+  }
+
+  async imagesInUse(): Promise<readonly { domid: number; path: string }[]> {
+    const found: { domid: number; path: string }[] = [];
+    for (const name of await listMaybe(this.xenstore, '/local/domain')) {
+      const domid = Number(name);
+      if (!Number.isSafeInteger(domid)) continue;
+      for (const { image } of await readStoredDisks(domid, this.xenstore)) {
+        if (image !== undefined) found.push({ domid, path: image.path });
+      }
+    }
+    return found;
   }
 
   async disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]> {

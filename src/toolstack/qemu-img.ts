@@ -107,6 +107,12 @@ export class QemuImages implements Images {
     }
   }
 
+  /** The overlay's own clusters go into its backing file; the overlay is then of no use. */
+  async commitOverlay(path: string): Promise<void> {
+    const overlay = resolve(path);
+    await this.#succeed(['commit', '-q', '-f', 'qcow2', overlay], overlay);
+  }
+
   /** Checks a qcow2 image's tables, changing nothing. */
   async check(path: string): Promise<ImageCheck> {
     const args = ['check', '--output=json', qcow2(path)];

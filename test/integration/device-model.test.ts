@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { open as openFile, readdir, stat, writeFile } from 'node:fs/promises';
+import { open as openFile, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { createConnection, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -62,6 +62,16 @@ async function ask<T>(question: (client: QmpClient) => Promise<T>): Promise<T> {
 const tops = (): Promise<(BlockNode | undefined)[]> =>
   ask(async (client) => (await queryBlock(client)).map(({ inserted }) => inserted));
 
+/** The disks as another process finds them now. */
+const resolved = (): Promise<readonly ResolvedDisk[]> =>
+  ask(async (client) =>
+    matchDisks(
+      disks.map((disk) => ({ ...disk, path: disk.path, format: disk.format })),
+      [],
+      await readBlockFacts(client),
+    ),
+  );
+
 /** The guest writes to the first or the second disk. */
 const write = (disk: 0 | 1, byte: number): Promise<unknown> =>
   ask((client) =>
@@ -123,6 +133,24 @@ describe('snapshots', () => {
     await expect(one.snapshotDisks([...mixed()].reverse())).rejects.toThrow(/s1.*already exists/);
     await one.undoSnapshots([{ kind: 'internal', vdev: 'xvda', tag: 's1' }]);
     await expectAsBefore();
+  });
+
+  it('of a disk that is on an overlay already are merged into that, and not into its base', async () => {
+    await (await open()).snapshotDisks(mixed());
+    await write(1, 7);
+    const base = await readFile(at('second.raw'));
+    // As another process resolves them.
+    disks = await resolved();
+    const second: DiskAction = { kind: 'external', vdev: 'xvdb', path: at('second-ov.qcow2') };
+    await (await open()).snapshotDisks([second]);
+    await write(1, 8);
+    disks = await resolved();
+    const again = await open();
+    await again.undoSnapshots([second]);
+    await again.undoSnapshots([second]);
+    expect(existsSync(at('second-ov.qcow2'))).toBe(false);
+    expect((await tops())[1]).toMatchObject({ nodeName: 'xlsnap-xvdb-1', file: overlay() });
+    expect((await readFile(at('second.raw'))).equals(base)).toBe(true);
   });
 
   it('never overwrite a file', async () => {

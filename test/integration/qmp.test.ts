@@ -108,7 +108,7 @@ it('merges an overlay into its base', async () => {
   await client.execute('human-monitor-command', {
     'command-line': 'qemu-io -d /machine/peripheral-anon/device[0]/virtio-backend "write -P 7 0 64k"',
   });
-  await commitOverlay(client, 'xlsnap-xvda-1', { timeoutMs: 30_000 });
+  await commitOverlay(client, 'xlsnap-xvda-1', first, { timeoutMs: 30_000 });
   expect(await tops()).toEqual(['xvda-qcow2', 'xvdb-qcow2']);
   expect(await queryBlockJobs(client)).toEqual([]);
   expect((await queryNamedBlockNodes(client)).some(({ file }) => file === overlay)).toBe(false);
@@ -120,7 +120,7 @@ it('merges an overlay into its base', async () => {
 });
 
 it('refuses to merge what is no overlay', async () => {
-  await expect(commitOverlay(client, 'xvda-qcow2')).rejects.toBeInstanceOf(QmpCommandError);
+  await expect(commitOverlay(client, 'xvda-qcow2', second)).rejects.toBeInstanceOf(QmpCommandError);
   expect(await tops()).toEqual(['xvda-qcow2', 'xvdb-qcow2']);
 });
 

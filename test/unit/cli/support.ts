@@ -10,7 +10,13 @@ import type { DocumentedCommand } from '../../../src/cli/documented-command.ts';
 import { makeProgram } from '../../../src/cli/program.ts';
 import { run } from '../../../src/cli/run.ts';
 import type { Host } from '../../../src/snapshot/ports.ts';
-import type { CreateResult, RevertPlan, RevertResult, SnapshotPlan } from '../../../src/snapshot/types.ts';
+import type {
+  CreateResult,
+  RecoverResult,
+  RevertPlan,
+  RevertResult,
+  SnapshotPlan,
+} from '../../../src/snapshot/types.ts';
 import type { DoctorReport } from '../../../src/toolstack/doctor.ts';
 import { benchResult } from '../bench/samples.ts';
 
@@ -128,6 +134,15 @@ export const doctorReport: DoctorReport = {
   ],
 };
 
+export const recoverResult: RecoverResult = {
+  journal: `${plan.memoryPath}.journal`,
+  outcome: 'undone',
+  name: plan.name,
+  domain: 'guest1',
+  guest: 'running',
+  undone: ['let the guest go on'],
+};
+
 export interface Outcome {
   readonly code: number;
   readonly stdout: string;
@@ -197,6 +212,8 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         createSnapshot: note('createSnapshot', createResult),
         planRevert: note('planRevert', revertPlan),
         revertSnapshot: note('revertSnapshot', revertResult),
+        recoverSnapshot: note('recoverSnapshot', recoverResult),
+        recoverAll: note('recoverAll', [recoverResult]),
       }),
     loadBench: () =>
       Promise.resolve({

@@ -134,7 +134,7 @@ describe('commitOverlay', () => {
     });
     await using client = await QmpClient.connect(path);
     try {
-      await commands.commitOverlay(client, 'xlsnap-xvda-1', limits);
+      await commands.commitOverlay(client, 'xlsnap-xvda-1', '/d/a.qcow2', limits);
       return server.received.map(({ execute }) => execute);
     } catch (error) {
       expect(server.received.at(-1)).toEqual({

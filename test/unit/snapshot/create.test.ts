@@ -3,11 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
-import { DomainError, PreflightError, UsageError, XlsnapError } from '../../../src/core/errors.ts';
+import { DomainError, PreflightError, UsageError } from '../../../src/core/errors.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
 import { configDisks } from '../../../src/snapshot/libxl-config.ts';
 import { readMemoryFacts, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
-import type { GuestType } from '../../../src/snapshot/ports.ts';
+import { recoverSnapshot } from '../../../src/snapshot/recover.ts';
 import type { CreateRequest } from '../../../src/snapshot/types.ts';
 import {
   contentOf,
@@ -17,6 +17,7 @@ import {
   readImage,
   writeImage,
 } from '../../../src/testing/fake-host.ts';
+import { failure, keepWriting } from '../../support/scene.ts';
 
 let directory: string;
 let snapshots: string;
@@ -177,12 +178,6 @@ const reads = new Set([
   'liveObstacle',
 ]);
 
-/** The guest writes to some pages whenever something is done while it runs. */
-function keepWriting(host: FakeHost, call: string): void {
-  if (host.suspended || !/^(pageTypes|packPages|readPages|takeDirty|suspend)$/.test(call)) return;
-  for (let pfn = 0; pfn < 60; pfn++) host.guest.write(pfn, host.calls.length);
-}
-
 /** What must hold whenever a create has failed. */
 function expectUntouched(host: FakeHost, before: { images: string; files: string[] }): void {
   expect(host.suspended).toBe(false);
@@ -202,16 +197,6 @@ function images(): string {
 
 function state(): { images: string; files: string[] } {
   return { images: images(), files: (readdirSync(directory, { recursive: true }) as string[]).sort() };
-}
-
-async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
-  try {
-    await promise;
-  } catch (error) {
-    if (error instanceof XlsnapError) return error;
-    throw error;
-  }
-  throw new Error('did not fail');
 }
 
 describe('a create that is refused', () => {
@@ -331,60 +316,6 @@ describe('one at a time', () => {
 });
 
 describe('a create that fails', () => {
-  const kinds = [
-    ['pvh', false, false],
-    ['pvh', true, false],
-    ['hvm', false, false],
-    ['hvm', true, false],
-    ['pvh', false, true],
-    ['hvm', false, true],
-    ['hvm', true, true],
-    ['pv', false, false],
-    ['pv', true, true],
-  ] as const;
-
-  /** Every port call of a create that goes well, in order. */
-  async function callsOf(type: GuestType, paused: boolean, live: boolean): Promise<readonly string[]> {
-    const host = makeHost({ type, paused, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
-    if (live) host.fault = (call) => keepWriting(host, call);
-    await createSnapshot(host, { ...mixed(), live });
-    rmSync(directory, { recursive: true });
-    directory = mkdtempSync(join(tmpdir(), 'xlsnap-create-'));
-    return host.calls;
-  }
-
-  it.each(kinds)(
-    'at any port call leaves a %s guest (paused: %s, live: %s) as it was',
-    async (type, paused, live) => {
-      const calls = await callsOf(type, paused, live);
-      expect(calls.length).toBeGreaterThan(20);
-      // The first of them; the log is off then. What comes after the guest's going on is a warning.
-      const off = calls.findIndex((call) => /^(stopDirtyLog|logDirty false)$/.test(call));
-      for (let at = 0; at < calls.length; at++) {
-        for (const how of ['error', 'abort'] as const) {
-          if (how === 'error' && off >= 0 && at >= off && at < off + (type === 'hvm' ? 2 : 1)) continue;
-          const host = makeHost({ type, paused, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
-          const before = state();
-          const abort = new AbortController();
-          let call = 0;
-          host.fault = (name) => {
-            if (live) keepWriting(host, name);
-            if (call++ !== at) return;
-            if (how === 'error') throw new Error(`planted in call ${at}, ${calls[at]}`);
-            abort.abort();
-          };
-          const error = await failure(createSnapshot(host, { ...mixed(), live }, { signal: abort.signal }));
-          expect(host.pauses, `${how} in ${calls[at]}`).toBe(paused ? 1 : 0);
-          expectUntouched(host, before);
-          if (how === 'error') expect(error.message).toContain('planted');
-          else expect(error.code).toBe('INTERRUPTED');
-          expect(error.undoFailures).toEqual([]);
-        }
-      }
-    },
-    60_000,
-  );
-
   it.each(['s1.save', 's1.save.cfg', 's1.save.json'])('leaves a %s that came meanwhile', async (name) => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     host.fault = (call) => {
@@ -417,10 +348,21 @@ describe('a create that fails', () => {
     };
     const error = await failure(createSnapshot(host, mixed()));
     expect(error.message).toContain('no repointDisks');
-    expect(error.undoFailures).toHaveLength(2);
-    for (const told of error.undoFailures) expect(told).toMatch(/no undoSnapshots.*by hand/);
+    expect(error.undoFailures).toHaveLength(3);
+    for (const told of error.undoFailures.slice(0, 2)) expect(told).toMatch(/no undoSnapshots.*by hand/);
     expect(host.runs).toBe(true);
     expect(existsSync(join(directory, 's1.save'))).toBe(false);
+    // The journal stays, and recover does what could not be done before.
+    const memoryPath = join(directory, 's1.save');
+    expect(error.undoFailures[2]).toContain(`xlsnap recover ${memoryPath}`);
+    host.fault = () => {};
+    expect(await failure(createSnapshot(host, mixed()))).toMatchObject({
+      message: expect.stringContaining(`xlsnap recover ${memoryPath}`),
+    });
+    await recoverSnapshot(host, { path: memoryPath });
+    expect(readdirSync(directory).sort()).toEqual(['xvda.img', 'xvdb.img']);
+    await createSnapshot(host, mixed());
+    expect(host.runs).toBe(true);
   });
 });
 

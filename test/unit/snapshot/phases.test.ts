@@ -106,4 +106,48 @@ describe('Phases', () => {
     expect(await phases.run('finish', () => Promise.resolve(1))).toBe(1);
     expect(await phases.fail(new Error('x'))).not.toBeInstanceOf(InterruptedError);
   });
+
+  it('gives up a phase that hangs after an abort, tells so, and lets the others be undone', async () => {
+    const abort = new AbortController();
+    const phases = new Phases({ signal: abort.signal, graceMs: 1 });
+    const did: string[] = [];
+    phases.onUndo('took one back', 'undo one', async () => did.push('one'));
+    let release = (): void => {};
+    const late = { [Symbol.asyncDispose]: async () => void did.push('disposed of') };
+    const run = phases.run('disks', () => {
+      abort.abort();
+      return new Promise<AsyncDisposable>((resolve) => {
+        release = () => resolve(late);
+      });
+    });
+    const error = await phases.fail(await run.catch((problem: unknown) => problem));
+    expect(error).toMatchObject({ code: 'INTERRUPTED', phase: 'disks', undone: ['took one back'] });
+    expect(error.undoFailures).toEqual([expect.stringMatching(/^phase disks did not end.*by hand/)]);
+    const over = phases.hanging;
+    release();
+    await over;
+    expect(did).toEqual(['one', 'disposed of']);
+  });
+
+  it('waits for a phase that ends in time after an abort', async () => {
+    const abort = new AbortController();
+    const phases = new Phases({ signal: abort.signal, graceMs: 10_000 });
+    const run = phases.run('disks', async () => {
+      abort.abort();
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      return 7;
+    });
+    expect(await run).toBe(7);
+    expect(phases.hanging).toBeUndefined();
+  });
+
+  it('goes on without an undo that hangs', async () => {
+    const phases = new Phases({ undoTimeoutMs: 1 });
+    const did: string[] = [];
+    phases.onUndo('took one back', 'undo one', async (failed) => did.push(`one, after a failure: ${failed}`));
+    phases.onUndo('took two back', 'undo two', () => new Promise(() => {}));
+    const error = await phases.fail(new DiskError('TEST', 'the first'));
+    expect(did).toEqual(['one, after a failure: true']);
+    expect(error.undoFailures).toEqual([expect.stringMatching(/^not took two back.*did not end.*undo two$/)]);
+  });
 });

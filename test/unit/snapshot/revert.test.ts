@@ -13,17 +13,9 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { SnapshotConfig } from '../../../src/config/config.ts';
 import { parseConfig } from '../../../src/config/parse.ts';
-import { type Domid, toDomid } from '../../../src/core/brand.ts';
-import {
-  DiskError,
-  InterruptedError,
-  RestoreError,
-  RiskError,
-  throwIfAborted,
-  XlsnapError,
-} from '../../../src/core/errors.ts';
+import { toDomid } from '../../../src/core/brand.ts';
+import { DiskError, RiskError, type XlsnapError } from '../../../src/core/errors.ts';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
 import { configDisks } from '../../../src/snapshot/libxl-config.ts';
 import { planRevert, revertSnapshot } from '../../../src/snapshot/revert.ts';
@@ -36,6 +28,7 @@ import {
   readImage,
   writeImage,
 } from '../../../src/testing/fake-host.ts';
+import { type DiskKind, failure, snapshotConfig } from '../../support/scene.ts';
 
 let directory: string;
 const fresh = (): string => mkdtempSync(join(tmpdir(), 'xlsnap-revert-'));
@@ -44,26 +37,16 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
-type Kind = 'internal' | 'external';
 const at = (name: string): string => join(directory, name);
 
 function makeHost(options: Partial<FakeOptions> = {}): FakeHost {
   return new FakeHost({ directory, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }], ...options });
 }
 
-/** A cfgfile for a snapshot of xvda, xvdb, … in these ways. */
-function config(name: string, kinds: readonly Kind[]): SnapshotConfig {
-  const disks = kinds.map((kind, i) => {
-    const vdev = `xvd${'ab'[i]}`;
-    return kind === 'internal' ? `',,${vdev}'` : `'${at(`${name}-${vdev}.qcow2`)},qcow2,${vdev}'`;
-  });
-  return parseConfig(`name="${name}"\nmemory_path="${at(`${name}.save`)}"\ndisks=[${disks}]`, 'snap.cfg');
-}
+const MIXED: readonly DiskKind[] = ['internal', 'external'];
 
-const MIXED: readonly Kind[] = ['internal', 'external'];
-
-async function take(host: FakeHost, kinds: readonly Kind[] = MIXED, name = 's1'): Promise<RevertRequest> {
-  const cfg = config(name, kinds);
+async function take(host: FakeHost, kinds: readonly DiskKind[] = MIXED, name = 's1'): Promise<RevertRequest> {
+  const cfg = snapshotConfig(name, directory, kinds);
   const { plan } = await createSnapshot(host, { domain: 'guest1', config: cfg });
   return {
     domain: 'guest1',
@@ -85,16 +68,6 @@ const leftovers = (): string[] => readdirSync(directory).filter((name) => /befor
 const tagsOf = (vdev: string): string[] => Object.keys(readImage(at(`${vdev}.img`)).tags);
 /** What the guest reads from its disks. */
 const contents = (host: FakeHost): string[] => [...host.inUse.values()].map(contentOf);
-
-async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
-  try {
-    await promise;
-  } catch (error) {
-    if (error instanceof XlsnapError) return error;
-    throw error;
-  }
-  throw new Error('did not fail');
-}
 
 /** A revert that is refused: the domain runs on, no file has changed. */
 async function refused(host: FakeHost, request: RevertRequest): Promise<XlsnapError> {
@@ -397,7 +370,7 @@ it('an image is the same under the name of a symbolic link', async () => {
 });
 
 describe('a risky revert', () => {
-  const cases: [string, readonly Kind[], (host: FakeHost) => unknown, string][] = [
+  const cases: [string, readonly DiskKind[], (host: FakeHost) => unknown, string][] = [
     [
       'the configuration has changed',
       MIXED,
@@ -489,111 +462,6 @@ describe('a revert that fails', () => {
     if (!running) await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
     host.calls.length = 0;
     return { host, request };
-  }
-
-  const disksNow = (): string[] => [at('xvda.img'), at('s1-xvdb.qcow2')].map(contentOf);
-
-  it.each([
-    ['a running domain', 'error', true],
-    ['a running domain', 'abort', true],
-    ['no domain', 'error', false],
-    ['no domain', 'abort', false],
-  ] as const)('at any port call (%s, %s) leaves what it says', async (_what, how, running) => {
-    const model = await scene(running);
-    await revertSnapshot(model.host, model.request);
-    const calls = model.host.calls;
-    expect(calls.length).toBeGreaterThan(10);
-    const seen = new Set<string>();
-    for (let index = 0; index < calls.length; index++) {
-      const { host, request } = await scene(running);
-      const before = files();
-      const domid: Domid | undefined = host.domid;
-      const abort = new AbortController();
-      let call = 0;
-      host.fault = (name) => {
-        if (call++ !== index) return;
-        if (how === 'error') throw new Error(`planted in call ${index}, ${name}`);
-        abort.abort();
-        // The call that waits longest heeds the signal itself.
-        if (name === 'restore') throwIfAborted(abort.signal);
-      };
-      let error: XlsnapError;
-      const outcome = revertSnapshot(host, request, { signal: abort.signal });
-      const where = `${how} in call ${index}, ${calls[index]}`;
-      const after = calls.slice(0, index);
-      // A safety tag that stays is a warning, no more.
-      const finishing = after.includes('unpause') || (how === 'error' && calls[index] === 'deleteTag');
-      if (finishing || (how === 'abort' && after.includes('restore'))) {
-        // Done all the same.
-        const { warnings } = await outcome;
-        expect(warnings, where).toHaveLength(how === 'error' ? 1 : 0);
-        expect(host.runs, where).toBe(true);
-        expect(disksNow()).toEqual(['at the snapshot', 'at the snapshot']);
-        seen.add('finish');
-        continue;
-      }
-      error = await failure(outcome);
-      seen.add(error.phase ?? '');
-      if (/(create|apply)Tag|createOverlay/.test(calls[index] ?? ''))
-        expect(error.phase, where).toBe('disks');
-      expect(error.undoFailures, where).toEqual([]);
-      if (how === 'error') expect(error.message, where).toContain('planted');
-      else expect(error, where).toBeInstanceOf(InterruptedError);
-      if (
-        error.phase === 'lock' ||
-        error.phase === 'check' ||
-        (error.phase === 'destroy' && host.domid !== undefined)
-      ) {
-        expect(files(), where).toEqual(before);
-        expect(host.domid, where).toBe(domid);
-      } else if (error.phase === 'destroy') {
-        throw new Error(`${where}: destroyed, and it does not know`);
-      } else if (error.phase === 'disks') {
-        expect(files(), where).toEqual(before);
-        expect(host.domid, where).toBeUndefined();
-        expect(error.message, where).toContain('not running');
-        expect(error.message, where).toContain('its disks are as before');
-        expect(error.message.includes('was destroyed'), where).toBe(running);
-        expect(error.hint, where).toContain('the same command tries again');
-        expect(error.hint, where).toContain('xl create');
-        if (how === 'error') expect(error, where).toBeInstanceOf(DiskError);
-      } else if (error.phase === 'restore') {
-        expect(host.domid, where).toBeUndefined();
-        expect(disksNow(), where).toEqual(['at the snapshot', 'at the snapshot']);
-        expect(error.message, where).toContain('its disks are as at the snapshot');
-        if (how === 'error') expect(error, where).toBeInstanceOf(RestoreError);
-        expectKept(error, where);
-      } else {
-        expect(error.phase, where).toBe('unpause');
-        expect(error, where).toMatchObject({ code: 'NOT_UNPAUSED' });
-        expect(error.hint, where).toContain('xl unpause 8');
-        expect(host.pauses, where).toBe(1);
-        expectKept(error, where);
-      }
-      expect(host.locked, where).toBe(false);
-      // The same command tries again, as it says.
-      host.fault = () => {};
-      const again = await revertSnapshot(host, request);
-      expect(again.warnings, where).toEqual([]);
-      expect(contents(host), where).toEqual(['at the snapshot', 'at the snapshot']);
-    }
-    const expected = ['check', 'disks', 'finish', 'restore'];
-    if (how === 'error') expected.push('lock', 'unpause');
-    if (running) expected.push('destroy');
-    expect([...seen].sort()).toEqual(expected.sort());
-  });
-
-  /** The former content is there, and the hint says where. */
-  function expectKept(error: XlsnapError, where: string): void {
-    const aside = leftovers();
-    expect(aside, where).toHaveLength(1);
-    expect(contentOf(at(aside[0] ?? '')), where).toBe('later');
-    expect(error.hint, where).toContain(at(aside[0] ?? ''));
-    // No safety tag stays: it could only be removed with the domain down.
-    expect(
-      tagsOf('xvda').filter((name) => name.startsWith('xlsnap-before-')),
-      where,
-    ).toEqual([]);
   }
 
   it('reports an undo that fails, with what to do by hand, and does the others', async () => {

@@ -1,0 +1,144 @@
+/**
+ * How each step of a create is undone: by the process that took it, or by another one that has its journal. Each
+ * function adds one undo to `phases`.
+ */
+import { createHash } from 'node:crypto';
+import { readFile, rm, rmdir, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { Domid } from '../core/brand.ts';
+import { EnvironmentError, errnoCode } from '../core/errors.ts';
+import type { DirtyLog } from './dirty-log.ts';
+import type { GuestHold } from './hold.ts';
+import { partialOf } from './output-file.ts';
+import type { Phases } from './phases.ts';
+import type { DeviceModel, DiskAction, Host } from './ports.ts';
+import type { SnapshotDisk } from './types.ts';
+
+/** Of a cfgfile or a manifest; a larger file is none of ours. */
+const MAX_TEXT_BYTES = 4 * 1024 * 1024;
+
+export function undoDirectory(phases: Phases, made: string, memoryPath: string): void {
+  phases.onUndo(`removed the directory ${made}`, `rmdir ${made}`, () => removeDirectories(made, memoryPath));
+}
+
+/**
+ * Removes directories from that of the memory file up to `made`, where nobody has put anything else into them.
+ * @returns whether all are gone
+ */
+export async function removeDirectories(made: string, memoryPath: string): Promise<boolean> {
+  for (let at = dirname(memoryPath); at.length >= made.length; at = dirname(at)) {
+    try {
+      await rmdir(at);
+    } catch (error) {
+      const code = errnoCode(error);
+      if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
+      if (code !== 'ENOENT') throw error;
+    }
+  }
+  return true;
+}
+
+/** The journal stays where something could not be undone. */
+export function undoJournal(
+  phases: Phases,
+  path: string,
+  memoryPath: string,
+  journal: { keep(): Promise<void>; remove(): Promise<void> },
+): void {
+  phases.onUndo(`removed ${path}`, `xlsnap recover ${memoryPath}`, async (failed) => {
+    if (failed) {
+      await journal.keep();
+      throw new EnvironmentError('JOURNAL_KEPT', 'it says what is left to undo');
+    }
+    await journal.remove();
+    return false;
+  });
+}
+
+export function undoPartial(phases: Phases, memoryPath: string, discard: () => Promise<unknown>): void {
+  const partial = partialOf(memoryPath);
+  phases.onUndo(`removed ${partial}`, `rm ${partial}`, discard);
+}
+
+export function undoLog(phases: Phases, domid: Domid, log: DirtyLog): void {
+  phases.onUndo(
+    'turned log-dirty mode off',
+    `xl save -c of domain ${domid} turns it off; until then the guest is a little slower`,
+    () => log.stop(),
+  );
+}
+
+/** @returns forgets this undo */
+export function undoHold(
+  phases: Phases,
+  state: 'running' | 'paused',
+  domid: Domid,
+  hold: GuestHold,
+): () => void {
+  return phases.onUndo(
+    state === 'paused' ? 'left the guest paused, as it was' : 'let the guest go on',
+    `xl list ${domid} shows its state; xl unpause ${domid}, or xl destroy ${domid} if it stays suspended`,
+    () => hold.release(),
+  );
+}
+
+/** Each disk has its own undo, so that one that fails does not keep the others from theirs. */
+export function undoDisks(
+  phases: Phases,
+  disks: readonly SnapshotDisk[],
+  undoOne: (disk: SnapshotDisk) => Promise<unknown>,
+): void {
+  for (const disk of disks) {
+    phases.onUndo(`took the snapshot of disk ${disk.vdev} back`, byHand(disk), () => undoOne(disk));
+  }
+}
+
+/** Takes one disk's snapshot back, the domain living. */
+export async function undoDisk(
+  host: Host,
+  domid: Domid,
+  deviceModel: DeviceModel,
+  disk: SnapshotDisk,
+): Promise<void> {
+  // In this order: where an overlay cannot be merged, the configuration goes on naming it.
+  await deviceModel.undoSnapshots([toAction(disk)]);
+  if (disk.kind === 'external') {
+    await host.toolstack.repointDisks(domid, [{ vdev: disk.vdev, path: disk.base, format: disk.baseFormat }]);
+  }
+}
+
+/** A small file, unless another has come in its place. */
+export function undoText(phases: Phases, path: string, sha256: string): void {
+  phases.onUndo(`removed ${path}`, `rm ${path}`, async () => {
+    if (!(await isText(path, sha256))) return false;
+    await rm(path, { force: true });
+    return true;
+  });
+}
+
+async function isText(path: string, sha256: string): Promise<boolean> {
+  try {
+    const { size } = await stat(path);
+    return size <= MAX_TEXT_BYTES && digest(await readFile(path)) === sha256;
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+/** SHA-256, in hexadecimal. */
+export function digest(text: string | Uint8Array): string {
+  return createHash('sha256').update(text).digest('hex');
+}
+
+export function toAction(disk: SnapshotDisk): DiskAction {
+  return disk.kind === 'internal'
+    ? { kind: 'internal', vdev: disk.vdev, tag: disk.tag }
+    : { kind: 'external', vdev: disk.vdev, path: disk.overlay };
+}
+
+function byHand(disk: SnapshotDisk): string {
+  return disk.kind === 'internal'
+    ? `with the domain down, qemu-img snapshot -d ${disk.tag} ${disk.image}`
+    : `the domain goes on with ${disk.overlay}: keep it`;
+}

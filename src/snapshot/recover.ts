@@ -1,0 +1,346 @@
+import { readdir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
+import {
+  undoDirectory,
+  undoDisk,
+  undoDisks,
+  undoHold,
+  undoJournal,
+  undoLog,
+  undoPartial,
+  undoText,
+} from './create-undo.ts';
+import { DirtyLog } from './dirty-log.ts';
+import { GuestHold, type HoldState } from './hold.ts';
+import {
+  bootId,
+  type FoundJournal,
+  type JournalHead,
+  type JournalStep,
+  journalPathOf,
+  readJournal,
+} from './journal.ts';
+import { DEFAULT_SNAPSHOT_DIR } from './naming.ts';
+import { exists, partialOf } from './output-file.ts';
+import { Phases } from './phases.ts';
+import type { DeviceModel, DomainDisk, DomainState, Guest, Host } from './ports.ts';
+import type { CallOptions, RecoverRequest, RecoverResult, SnapshotDisk } from './types.ts';
+
+/** A journal gets its first line right after it was made. */
+const HEADLESS_MS = 1000;
+
+/**
+ * Undoes what a create has left whose process was killed, or whose host went down: the guest goes on as it was, and
+ * nothing is left that looks like a snapshot. Where the snapshot is whole it stays. May be called any number of times.
+ *
+ * @throws DomainError DOMAIN_BUSY when the create is still under way; JournalError; RecoverError when something could not
+ * be undone: `undoFailures` tells what to do by hand, and the journal stays
+ */
+export async function recoverSnapshot(
+  host: Host,
+  request: RecoverRequest,
+  options: CallOptions = {},
+): Promise<RecoverResult> {
+  const path = request.path.endsWith('.journal') ? request.path : journalPathOf(request.path);
+  const seen = await readHeaded(path);
+  if (seen === undefined) return { journal: path, outcome: 'nothing', undone: [] };
+  if (seen.head === undefined) return await removeHeadless(path);
+  const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
+  await using _lock = await host.toolstack.lock(seen.head.uuid, lock);
+  // Its writer may have ended well while the lock was waited for.
+  const found = await readJournal(path);
+  if (found?.head === undefined) return { journal: path, outcome: 'nothing', undone: [] };
+  return await recoverOne(host, found, found.head, options);
+}
+
+/**
+ * Does the same for every create whose journal is below a directory, where those without a `memory_path` leave them.
+ * @param directory `/var/lib/xen/snapshots` unless given
+ * @throws RecoverError when one of them could not be undone, once all were tried; see `recoverSnapshot`
+ */
+export async function recoverAll(
+  host: Host,
+  directory: string = DEFAULT_SNAPSHOT_DIR,
+  options: CallOptions = {},
+): Promise<readonly RecoverResult[]> {
+  const results: RecoverResult[] = [];
+  const errors: XlsnapError[] = [];
+  for (const path of await findJournals(directory)) {
+    try {
+      results.push(await recoverSnapshot(host, { path }, options));
+    } catch (error) {
+      if (!(error instanceof XlsnapError)) throw error;
+      errors.push(error);
+    }
+  }
+  const [first] = errors;
+  if (first === undefined) return results;
+  if (errors.length === 1) throw first;
+  const error = new RecoverError(
+    'NOT_RECOVERED',
+    [
+      `${errors.length} creates could not be undone:`,
+      ...errors.map((one) => `  - ${describeError(one)}`),
+    ].join('\n'),
+    { hint: 'xlsnap recover FILE for each of them tells more', data: { recovered: results } },
+  );
+  error.undone = errors.flatMap(({ undone }) => undone);
+  error.undoFailures = errors.flatMap(({ undoFailures }) => undoFailures);
+  throw error;
+}
+
+/** Two levels: one directory for each domain. */
+async function findJournals(directory: string): Promise<readonly string[]> {
+  const entries = await readdir(directory, { withFileTypes: true }).catch((error: unknown) => {
+    if (errnoCode(error) === 'ENOENT') return [];
+    throw error;
+  });
+  const found: string[] = [];
+  for (const entry of entries) {
+    const path = join(directory, entry.name);
+    if (entry.isFile() && entry.name.endsWith('.journal')) found.push(path);
+    if (!entry.isDirectory()) continue;
+    for (const name of await readdir(path)) if (name.endsWith('.journal')) found.push(join(path, name));
+  }
+  return found.sort();
+}
+
+async function readHeaded(path: string): Promise<FoundJournal | undefined> {
+  const found = await readJournal(path);
+  if (found === undefined || found.head !== undefined) return found;
+  await sleep(HEADLESS_MS);
+  return await readJournal(path);
+}
+
+/** Nothing had been done but making empty files. */
+async function removeHeadless(path: string): Promise<RecoverResult> {
+  const partial = partialOf(path.slice(0, -'.journal'.length));
+  const undone: string[] = [];
+  if (await exists(partial)) {
+    await rm(partial, { force: true });
+    undone.push(`removed ${partial}`);
+  }
+  await rm(path, { force: true });
+  return { journal: path, outcome: 'undone', undone };
+}
+
+/** The domain of a journal, as it is now. */
+interface Left {
+  readonly host: Host;
+  readonly head: JournalHead;
+  readonly phases: Phases;
+  /** The domain of that uuid, if it lives. */
+  readonly domain: DomainState | undefined;
+  /** Whether that is the one whose create was killed, and not a later life of it. */
+  readonly same: boolean;
+  /** Its disks as they are now. */
+  readonly used: readonly DomainDisk[];
+  readonly deviceModel: DeviceModel | undefined;
+  /** Why it has none. */
+  readonly noQemu: unknown;
+  readonly guest: Guest | undefined;
+}
+
+async function recoverOne(
+  host: Host,
+  found: FoundJournal,
+  head: JournalHead,
+  options: CallOptions,
+): Promise<RecoverResult> {
+  const steps = summed(found);
+  const phases = new Phases(options);
+  const whole = await isWhole(head, steps);
+  const domid = await host.toolstack.findDomain(head.uuid);
+  const domain = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
+  const same = domain !== undefined && domain.domid === head.domid && head.boot === bootId();
+  const disksLeft = !whole && (steps.disks || steps.lossy) ? head.disks : [];
+  const needsQemu = domain !== undefined && (disksLeft.length > 0 || (same && domain.type === 'hvm'));
+  let noQemu: unknown;
+  const unlessGone = (error: unknown): undefined => {
+    // What needs no QEMU is undone all the same.
+    noQemu = error;
+  };
+  // First, for QEMU talks to one of us at a time.
+  const used = needsQemu ? await host.toolstack.disks(domain.domid, {}).catch(unlessGone) : undefined;
+  await using deviceModel =
+    needsQemu && used !== undefined
+      ? await host.toolstack.openDeviceModel(domain.domid, {}).catch(unlessGone)
+      : undefined;
+  await using guest = same && steps.logDirty ? await host.hypervisor.openGuest(domain.domid) : undefined;
+  const left: Left = { host, head, phases, domain, same, used: used ?? [], deviceModel, noQemu, guest };
+  planUndo(left, steps, found.path, whole);
+  const { undone, failures } = await phases.undo();
+  const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
+  if (failures.length > 0) throw notRecovered(left, undone, failures);
+  return {
+    journal: found.path,
+    outcome: whole ? 'whole' : 'undone',
+    name: head.name,
+    domain: head.domain,
+    guest: guestNow(now),
+    undone,
+  };
+}
+
+/** What the steps come to. */
+interface Steps {
+  readonly inode: number | undefined;
+  readonly logDirty: boolean;
+  readonly hold: HoldState | undefined;
+  readonly disks: boolean;
+  readonly texts: readonly Extract<JournalStep, { step: 'text' }>[];
+  /** A stream's reader has all of it. */
+  readonly whole: boolean;
+  readonly undoing: boolean;
+  readonly lossy: boolean;
+}
+
+function summed({ steps, lossy }: FoundJournal): Steps {
+  const last = <Name extends JournalStep['step']>(
+    name: Name,
+  ): Extract<JournalStep, { step: Name }> | undefined =>
+    steps.findLast((one): one is Extract<JournalStep, { step: Name }> => one.step === name);
+  return {
+    inode: last('opened')?.inode,
+    logDirty: last('log-dirty')?.on === true,
+    hold: last('hold')?.hold,
+    disks: last('disks') !== undefined,
+    texts: steps.filter((one) => one.step === 'text'),
+    whole: last('whole') !== undefined,
+    undoing: last('undoing') !== undefined,
+    lossy,
+  };
+}
+
+/** The memory file gets its name last: where it has it, the snapshot is whole. */
+async function isWhole(
+  { memoryPath }: JournalHead,
+  { inode, whole, undoing, lossy }: Steps,
+): Promise<boolean> {
+  if (undoing || (await exists(partialOf(memoryPath)))) return false;
+  if (whole) return true;
+  const found = await stat(memoryPath).catch(() => undefined);
+  return found !== undefined && (found.ino === inode || (inode === undefined && lossy));
+}
+
+/** The undos, in the order of the steps. */
+function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void {
+  const { head, phases, host, domain, same, deviceModel, guest } = left;
+  const { memoryPath, madeDirectory } = head;
+  if (!whole && madeDirectory !== undefined) undoDirectory(phases, madeDirectory, memoryPath);
+  undoJournal(phases, path, memoryPath, {
+    keep: () => Promise.resolve(),
+    remove: () => rm(path, { force: true }),
+  });
+  if (!whole) undoPartial(phases, memoryPath, () => discard(memoryPath, steps));
+  if (domain !== undefined && guest !== undefined) {
+    undoLog(phases, domain.domid, DirtyLog.adopt(guest, domain.type === 'hvm' ? deviceModel : undefined));
+  }
+  if (domain !== undefined && same && steps.hold !== undefined && isHeld(steps.hold)) {
+    const hold = GuestHold.adopt(host.hypervisor, domain.domid, steps.hold, deviceModel);
+    const paused = steps.hold.pauses > 0 || steps.hold.pending !== undefined;
+    undoHold(phases, paused ? 'paused' : 'running', domain.domid, hold);
+  }
+  if (whole) return;
+  if (steps.disks || steps.lossy) undoDisks(phases, head.disks, (disk) => undoLeftDisk(left, disk));
+  for (const { path: text, sha256 } of steps.texts) {
+    undoText(phases, text, sha256);
+    phases.onUndo(`removed ${partialOf(text)}`, `rm ${partialOf(text)}`, () => removed(partialOf(text)));
+  }
+}
+
+function isHeld({ pauses, pending, asked, stopped }: HoldState): boolean {
+  return pauses > 0 || pending !== undefined || asked || stopped;
+}
+
+/** The memory file, under either name; never another's. */
+async function discard(memoryPath: string, { inode }: Steps): Promise<boolean> {
+  const partial = await removed(partialOf(memoryPath));
+  const named = await stat(memoryPath).catch(() => undefined);
+  if (inode === undefined || named?.ino !== inode) return partial;
+  return (await removed(memoryPath)) || partial;
+}
+
+async function removed(path: string): Promise<boolean> {
+  if (!(await exists(path))) return false;
+  await rm(path, { force: true });
+  return true;
+}
+
+/** Takes one disk's snapshot back, as far as it is there: by the domain's QEMU if that has the image, else by qemu-img. */
+async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
+  const { host, domain, same, deviceModel } = left;
+  const there = await isThere(host, disk);
+  const used = left.used.find(({ vdev }) => vdev === disk.vdev)?.path;
+  const images = disk.kind === 'internal' ? [disk.image] : same ? [disk.overlay, disk.base] : [disk.overlay];
+  if (domain !== undefined && left.noQemu !== undefined) {
+    throw new EnvironmentError('NO_DEVICE_MODEL', 'its QEMU cannot be reached', { cause: left.noQemu });
+  }
+  if (domain !== undefined && deviceModel !== undefined && used !== undefined && images.includes(used)) {
+    await undoDisk(host, domain.domid, deviceModel, disk);
+  }
+  if (!(await isThere(host, disk))) return there;
+  if (disk.kind === 'internal') {
+    await refuseUsed(host, disk.image);
+    await host.images.deleteTag(disk.image, disk.tag);
+    return true;
+  }
+  // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
+  if ((await stat(disk.overlay)).size > 0) {
+    if ((await host.images.info(disk.overlay))?.backing !== disk.base) return false;
+    if (!same) {
+      await refuseUsed(host, disk.base);
+      await host.images.commitOverlay(disk.overlay);
+    }
+  }
+  await rm(disk.overlay, { force: true });
+  return true;
+}
+
+async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
+  if (disk.kind === 'external') return await exists(disk.overlay);
+  return (await host.images.info(disk.image))?.tags.includes(disk.tag) === true;
+}
+
+/** qemu-img must never write to an image that a QEMU has open, or to one below it. */
+async function refuseUsed(host: Host, image: string): Promise<void> {
+  for (const { domid, path } of await host.toolstack.imagesInUse()) {
+    let at: string | undefined = path;
+    for (let depth = 0; at !== undefined && depth < 256; depth++) {
+      if (at === image) {
+        throw new RecoverError('IMAGE_IN_USE', `domain ${domid} uses ${path}`, {
+          domid,
+          hint: 'shut it down, then run the same command again',
+        });
+      }
+      const info: { backing: string | undefined } | undefined = await host.images.info(at);
+      at = info?.backing;
+    }
+  }
+}
+
+function guestNow(state: DomainState | undefined): NonNullable<RecoverResult['guest']> {
+  if (state === undefined || state.dying) return 'gone';
+  if (state.shutdown !== undefined) return 'shut down';
+  return state.paused ? 'paused' : 'running';
+}
+
+function notRecovered(
+  { head, domain }: Left,
+  undone: readonly string[],
+  failures: readonly string[],
+): RecoverError {
+  const error = new RecoverError(
+    'NOT_RECOVERED',
+    `not all could be undone that the create of "${head.name}" of domain ${head.domain} has left`,
+    {
+      hint: `do by hand what was not undone, or remove its cause and run xlsnap recover ${head.memoryPath} again`,
+      ...(domain === undefined ? {} : { domid: domain.domid }),
+    },
+  );
+  error.undone = undone;
+  error.undoFailures = failures;
+  return error;
+}

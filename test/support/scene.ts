@@ -1,0 +1,91 @@
+/** What the tests of create, revert and recover share: snapshots of a fake host, and what must hold afterwards. */
+import { existsSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect } from 'vitest';
+import type { SnapshotConfig } from '../../src/config/config.ts';
+import { parseConfig } from '../../src/config/parse.ts';
+import { XlsnapError } from '../../src/core/errors.ts';
+import { configDisks } from '../../src/snapshot/libxl-config.ts';
+import type { FakeHost } from '../../src/testing/fake-host.ts';
+
+export type DiskKind = 'internal' | 'external';
+
+/** A directory for many small files, in memory where the system has such a place: tests wait for no disk. */
+export function fastDirectory(prefix: string): string {
+  return mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), prefix));
+}
+
+/** A cfgfile for a snapshot of xvda, xvdb, … in these ways, all files in `directory`. */
+export function snapshotConfig(name: string, directory: string, kinds: readonly DiskKind[]): SnapshotConfig {
+  const disks = kinds.map((kind, i) => {
+    const vdev = `xvd${'ab'[i]}`;
+    return kind === 'internal' ? `',,${vdev}'` : `'${directory}/${name}-${vdev}.qcow2,qcow2,${vdev}'`;
+  });
+  return parseConfig(`name="${name}"\nmemory_path="${directory}/${name}.save"\ndisks=[${disks}]`, 'snap.cfg');
+}
+
+/** The error that a promise rejects with, which must be one of ours. */
+export async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof XlsnapError) return error;
+    throw error;
+  }
+  throw new Error('did not fail');
+}
+
+/** The guest writes to some pages whenever something is done while it runs. */
+export function keepWriting(host: FakeHost, call: string, pages = 60): void {
+  if (host.suspended || !/^(pageTypes|pageTypesFrom|copyPages|takeDirty|suspend)$/.test(call)) return;
+  for (let pfn = 0; pfn < pages; pfn++) host.guest.write(pfn, host.calls.length);
+}
+
+/** Every file below a directory with its content: images, tags, leftovers. */
+export function filesOf(directory: string): Record<string, string> {
+  const names = readdirSync(directory, { recursive: true, withFileTypes: true });
+  return Object.fromEntries(
+    names
+      .map((entry) => [
+        join(entry.parentPath, entry.name),
+        entry.isDirectory() ? '' : readFileSync(join(entry.parentPath, entry.name), 'latin1'),
+      ])
+      .sort(([a = ''], [b = '']) => (a < b ? -1 : 1)),
+  );
+}
+
+/** How the guest and its disks are, as far as anybody can see. */
+export interface Before {
+  readonly files: Record<string, string>;
+  readonly pauses: number;
+}
+
+export function before(host: FakeHost): Before {
+  return { files: filesOf(host.directory), pauses: host.pauses };
+}
+
+/** The guarantee's first part: the guest goes on as it was. */
+export function expectGuestAsBefore(host: FakeHost, { pauses }: Before, where = ''): void {
+  expect(
+    {
+      pauses: host.pauses,
+      suspended: host.suspended,
+      machineStopped: host.machineStopped,
+      logging: host.guest.logging,
+      machineLogs: host.machineLogs,
+    },
+    where,
+  ).toEqual({ pauses, suspended: false, machineStopped: false, logging: false, machineLogs: false });
+}
+
+/** The whole guarantee of a create that is not done: the guest, its disks, what names them, and all files are as before. */
+export function expectAsBefore(host: FakeHost, was: Before, where = ''): void {
+  expectGuestAsBefore(host, was, where);
+  expect(filesOf(host.directory), where).toEqual(was.files);
+  expect(
+    configDisks(host.config).map((disk) => disk.path),
+    where,
+  ).toEqual([...host.inUse.values()]);
+  expect({ locked: host.locked, guarded: [...host.guarded] }, where).toEqual({ locked: false, guarded: [] });
+}

@@ -1,0 +1,185 @@
+/** What a revert says of the domain and its disks is so, whatever port call fails, is interrupted, or hangs. */
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { afterAll, describe, expect, it } from 'vitest';
+import { parseConfig } from '../../../src/config/parse.ts';
+import { toDomid } from '../../../src/core/brand.ts';
+import { InterruptedError, throwIfAborted, type XlsnapError } from '../../../src/core/errors.ts';
+import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { revertSnapshot } from '../../../src/snapshot/revert.ts';
+import type { RevertRequest } from '../../../src/snapshot/types.ts';
+import { FakeGuest } from '../../../src/testing/fake-guest.ts';
+import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
+import { type DiskKind, failure, fastDirectory, filesOf, snapshotConfig } from '../../support/scene.ts';
+
+const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['internal', 'external']];
+
+let count = 0;
+afterAll(() => console.log(`  ${count} faults were planted in reverts`));
+
+/** A host whose domain has moved on since its snapshot. */
+class Scene implements Disposable {
+  readonly host: FakeHost;
+  readonly request: RevertRequest;
+  readonly files: Record<string, string>;
+
+  private constructor(host: FakeHost, request: RevertRequest) {
+    this.host = host;
+    this.request = request;
+    this.files = filesOf(host.directory);
+    host.calls.length = 0;
+  }
+
+  static async make(kinds: readonly DiskKind[], running: boolean): Promise<Scene> {
+    const directory = fastDirectory('xlsnap-faults-');
+    const host = new FakeHost({
+      directory,
+      guest: new FakeGuest(new Uint8Array(24).fill(15, 20)),
+      disks: kinds.map((_, i) => ({ vdev: `xvd${'ab'[i]}` })),
+    });
+    host.write('at the snapshot');
+    const config = snapshotConfig('s1', directory, kinds);
+    const { plan } = await createSnapshot(host, { domain: 'guest1', config, sync: false });
+    host.write('later');
+    if (!running) await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
+    const path = plan.configPath ?? '';
+    const text = readFileSync(path, 'utf8');
+    return new Scene(host, { domain: 'guest1', config: parseConfig(text, path) });
+  }
+
+  /** What a domain reads that is started on the disks of the snapshot. */
+  contents(): string[] {
+    return (this.request.config.disks ?? []).map((disk) =>
+      contentOf(disk.kind === 'internal' ? `${this.host.directory}/${disk.target}.img` : disk.path),
+    );
+  }
+
+  leftovers(): string[] {
+    const files = readdirSync(this.host.directory).filter((name) => /before-|fresh-/.test(name));
+    const tags = ['xvda', 'xvdb']
+      .map((vdev) => `${this.host.directory}/${vdev}.img`)
+      .filter((path) => path in filesOf(this.host.directory))
+      .flatMap((path) => Object.keys(readImage(path).tags));
+    return [...files, ...tags.filter((tag) => tag !== 's1')];
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.host.directory, { recursive: true });
+  }
+}
+
+type How = 'fails' | 'is interrupted' | 'hangs and is interrupted';
+
+const cases = DISKS.flatMap((kinds) =>
+  [true, false].map(
+    (running) =>
+      [
+        kinds.length === 0 ? 'no disks' : kinds.join(' and '),
+        running ? 'running' : 'gone',
+        kinds,
+        running,
+      ] as const,
+  ),
+);
+
+describe.each(cases)('a revert with %s, the domain %s', (_disks, _state, kinds, running) => {
+  it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
+    'that %s in any port call leaves what it says, and can be done again',
+    async (how) => {
+      using model = await Scene.make(kinds, running);
+      await revertSnapshot(model.host, model.request);
+      const calls = [...model.host.calls];
+      expect(calls.length).toBeGreaterThan(6);
+      for (const [at, name] of calls.entries()) {
+        using scene = await Scene.make(kinds, running);
+        await oneFault(scene, how, at, running, `${how} in call ${at}, ${name}`);
+        count++;
+      }
+    },
+  );
+});
+
+async function oneFault(scene: Scene, how: How, at: number, running: boolean, where: string): Promise<void> {
+  const { host, request } = scene;
+  const domid = host.domid;
+  const abort = new AbortController();
+  let call = 0;
+  let release = (): void => {};
+  host.fault = (name) => {
+    if (call++ !== at) return;
+    if (how === 'fails') throw new Error(`planted in ${name}`);
+    abort.abort();
+    // The call that waits longest heeds the signal itself.
+    if (name === 'restore') throwIfAborted(abort.signal);
+    if (how === 'is interrupted') return;
+    return new Promise<never>((_, reject) => {
+      release = () => reject(new Error('it hung'));
+    });
+  };
+  const limits = { signal: abort.signal, graceMs: 2, undoTimeoutMs: 20 };
+  let error: XlsnapError | undefined;
+  try {
+    error = await failureOrDone(revertSnapshot(host, request, limits));
+  } finally {
+    host.fault = () => {};
+    release();
+  }
+  expect(host.locked, where).toBe(false);
+  if (error === undefined) {
+    // What is left to do after the domain is back, or may be left undone, makes no difference.
+    expect(host.runs, where).toBe(true);
+    expect(scene.contents(), where).toEqual(scene.contents().map(() => 'at the snapshot'));
+    return;
+  }
+  if (how === 'fails') expect(error.message, where).toContain('planted');
+  // Once the domain is back the signal is not heeded.
+  else if (error.phase !== 'unpause') expect(error, where).toBeInstanceOf(InterruptedError);
+  if (how !== 'hangs and is interrupted') expect(error.undoFailures, where).toEqual([]);
+  expectAsTold(scene, error, { domid, running }, where);
+  const again = await revertSnapshot(host, request);
+  expect(again.warnings, where).toEqual([]);
+  expect(host.runs, where).toBe(true);
+  expect(scene.contents(), where).toEqual(scene.contents().map(() => 'at the snapshot'));
+}
+
+async function failureOrDone(outcome: Promise<unknown>): Promise<XlsnapError | undefined> {
+  let done = false;
+  const error = await failure(outcome.then(() => (done = true))).catch((problem: unknown) => {
+    if (done) return undefined;
+    throw problem;
+  });
+  return error;
+}
+
+function expectAsTold(
+  scene: Scene,
+  error: XlsnapError,
+  { domid, running }: { domid: FakeHost['domid']; running: boolean },
+  where: string,
+): void {
+  const { host } = scene;
+  switch (error.phase) {
+    case 'lock':
+    case 'check':
+    case 'destroy':
+      expect(filesOf(host.directory), where).toEqual(scene.files);
+      expect(host.domid, where).toBe(domid);
+      break;
+    case 'disks':
+      expect(filesOf(host.directory), where).toEqual(scene.files);
+      expect(host.domid, where).toBeUndefined();
+      expect(error.message, where).toContain('is not running');
+      expect(error.message.includes('was destroyed'), where).toBe(running);
+      expect(error.hint, where).toContain('the same command tries again');
+      break;
+    case 'restore':
+      expect(host.domid, where).toBeUndefined();
+      expect(scene.contents(), where).toEqual(scene.contents().map(() => 'at the snapshot'));
+      expect(error.hint, where).toContain('the same command tries again');
+      for (const left of scene.leftovers()) expect(error.hint, where).toContain(left);
+      break;
+    default:
+      expect(error, where).toMatchObject({ phase: 'unpause', code: 'NOT_UNPAUSED' });
+      expect(error.hint, where).toContain('xl unpause 8');
+      expect(host.pauses, where).toBe(1);
+  }
+}

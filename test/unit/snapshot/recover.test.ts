@@ -1,0 +1,290 @@
+import {
+  appendFileSync,
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { toDomid } from '../../../src/core/brand.ts';
+import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { readJournal } from '../../../src/snapshot/journal.ts';
+import { recoverAll, recoverSnapshot } from '../../../src/snapshot/recover.ts';
+import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
+import {
+  type Before,
+  before,
+  expectAsBefore,
+  failure,
+  fastDirectory,
+  snapshotConfig,
+} from '../../support/scene.ts';
+
+let host: FakeHost;
+let was: Before;
+/** Ends what the dead process still waits for. */
+let bury: () => Promise<void> = () => Promise.resolve();
+const at = (name: string): string => join(host.directory, name);
+const memory = (): string => at('s1.save');
+const journal = (): string => at('s1.save.journal');
+
+beforeEach(() => {
+  host = new FakeHost({
+    directory: fastDirectory('xlsnap-recover-'),
+    disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }],
+  });
+  was = before(host);
+});
+afterEach(async () => {
+  await bury();
+  bury = () => Promise.resolve();
+  rmSync(host.directory, { recursive: true });
+});
+
+/** A create whose process is killed before a port call takes effect. */
+async function killedIn(call: string): Promise<void> {
+  const { directory } = host;
+  let release = (): void => {};
+  let dead: Promise<unknown> = Promise.resolve();
+  await new Promise<void>((resolve) => {
+    host.fault = (name) => {
+      if (name !== call) return;
+      resolve();
+      return new Promise<never>((_, reject) => {
+        release = () => reject(new Error('gone'));
+      });
+    };
+    const config = snapshotConfig('s1', directory, ['external', 'internal']);
+    dead = createSnapshot(host, { domain: 'guest1', config }).catch(() => {});
+  });
+  host.fault = () => {};
+  host.locked = false;
+  host.guarded.clear();
+  const { host: own } = { host };
+  bury = async () => {
+    own.dead = true;
+    release();
+    await dead;
+  };
+}
+
+/** The journal as if the host had gone down since. */
+function reboot(): void {
+  writeFileSync(journal(), readFileSync(journal(), 'utf8').replace(/"boot":"[^"]*"/, '"boot":"another"'));
+  host.suspended = false;
+  host.machineStopped = false;
+}
+
+const files = (): string[] => readdirSync(host.directory).sort();
+
+describe('recoverSnapshot', () => {
+  it('tells what it found and did', async () => {
+    await killedIn('resume');
+    expect(host.suspended).toBe(true);
+    expect(await recoverSnapshot(host, { path: memory() })).toEqual({
+      journal: journal(),
+      outcome: 'undone',
+      name: 's1',
+      domain: 'guest1',
+      guest: 'running',
+      undone: [
+        'took the snapshot of disk xvdb back',
+        'took the snapshot of disk xvda back',
+        'let the guest go on',
+        `removed ${memory()}.partial`,
+      ],
+    });
+    expectAsBefore(host, was);
+    expect(await recoverSnapshot(host, { path: journal() })).toMatchObject({ outcome: 'nothing' });
+  });
+
+  it('leaves a create alone that is under way', async () => {
+    await killedIn('settle');
+    host.locked = true;
+    expect(await failure(recoverSnapshot(host, { path: memory() }))).toMatchObject({ code: 'DOMAIN_BUSY' });
+    expect(host.suspended).toBe(true);
+    expect(existsSync(journal())).toBe(true);
+    host.locked = false;
+    await recoverSnapshot(host, { path: memory() });
+    expectAsBefore(host, was);
+  });
+
+  it('keeps a snapshot that is whole', async () => {
+    let kept = '';
+    host.fault = (call) => {
+      if (call === 'resume') kept = readFileSync(journal(), 'utf8');
+    };
+    const config = snapshotConfig('s1', host.directory, ['external', 'internal']);
+    await createSnapshot(host, { domain: 'guest1', config });
+    writeFileSync(journal(), kept, { mode: 0o600 });
+    expect(await recoverSnapshot(host, { path: memory() })).toMatchObject({ outcome: 'whole' });
+    expect(files()).toContain('s1.save');
+    expect(files()).not.toContain('s1.save.journal');
+    expect(readImage(at('xvdb.img')).tags).toHaveProperty('s1');
+  });
+
+  it('leaves a memory file, a cfgfile and an overlay of somebody else', async () => {
+    await killedIn('snapshotDisks');
+    for (const name of ['s1.save', 's1.save.cfg', 's1-xvda.qcow2']) {
+      writeFileSync(at(name), JSON.stringify({ format: 'raw', content: 'precious', tags: {} }));
+    }
+    await recoverSnapshot(host, { path: memory() });
+    expect(files()).toEqual(['s1-xvda.qcow2', 's1.save', 's1.save.cfg', 'xvda.img', 'xvdb.img']);
+  });
+
+  it('takes a request to suspend back that nobody waits for, before a paused guest is paused again', async () => {
+    host.pauses = 1;
+    was = before(host);
+    await killedIn('suspend');
+    host.request = 'acknowledged';
+    await recoverSnapshot(host, { path: memory() });
+    expect(host.calls.indexOf('withdrawSuspend')).toBeLessThan(host.calls.indexOf('pause'));
+    expectAsBefore(host, was);
+  });
+
+  it('goes on without the undo that fails, and does that the next time', async () => {
+    await killedIn('resume');
+    host.fault = (call) => {
+      if (call === 'undoSnapshots') throw new Error('QEMU does not answer');
+    };
+    const error = await failure(recoverSnapshot(host, { path: memory() }));
+    expect(error).toMatchObject({ code: 'NOT_RECOVERED', exitCode: 14 });
+    expect(error.undone).toContain('let the guest go on');
+    expect(error.undoFailures[0]).toMatch(/QEMU does not answer.*by hand/);
+    expect(host.runs).toBe(true);
+    host.fault = () => {};
+    await recoverSnapshot(host, { path: memory() });
+    expectAsBefore(host, was);
+  });
+
+  it('lets a guest go on whose QEMU does not answer', async () => {
+    await killedIn('resume');
+    host.fault = (call) => {
+      if (call === 'disks') throw new Error('no answer');
+    };
+    const error = await failure(recoverSnapshot(host, { path: memory() }));
+    expect(error.undoFailures.join()).toContain('no answer');
+    expect(host.runs).toBe(true);
+  });
+});
+
+describe('after the host went down', () => {
+  it('the domain gone: tag and overlay are taken back by qemu-img, with what the guest wrote since', async () => {
+    await killedIn('resume');
+    host.suspended = false;
+    host.write('written on the overlay');
+    reboot();
+    await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
+    await recoverSnapshot(host, { path: memory() });
+    expect(files()).toEqual(['xvda.img', 'xvdb.img']);
+    expect(contentOf(at('xvda.img'))).toBe('written on the overlay');
+    expect(readImage(at('xvdb.img')).tags).toEqual({});
+  });
+
+  it('an image that another domain uses is not written to', async () => {
+    await killedIn('resume');
+    reboot();
+    await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
+    host.othersUse.push(at('xvda.img'), at('xvdb.img'));
+    const error = await failure(recoverSnapshot(host, { path: memory() }));
+    expect(error.undoFailures.filter((told) => told.includes('uses'))).toHaveLength(2);
+    expect(existsSync(at('s1-xvda.qcow2'))).toBe(true);
+    host.othersUse.length = 0;
+    await recoverSnapshot(host, { path: memory() });
+    expect(files()).toEqual(['xvda.img', 'xvdb.img']);
+  });
+
+  it('a later life of the domain is not paused, resumed or otherwise touched', async () => {
+    host.pauses = 1;
+    await killedIn('settle');
+    reboot();
+    host.pauses = 0;
+    host.calls.length = 0;
+    await recoverSnapshot(host, { path: memory() });
+    expect(host.calls.filter((call) => /pause|resume|Suspend|cont/.test(call))).toEqual([]);
+    expect(files()).toEqual(['xvda.img', 'xvdb.img']);
+  });
+
+  it('a journal that never got its first line is removed with the empty file beside it', async () => {
+    for (const text of ['', '\0\0\0\0', '{"format":"xlsnap-jour']) {
+      writeFileSync(journal(), text, { mode: 0o600 });
+      writeFileSync(`${memory()}.partial`, '');
+      expect(await recoverSnapshot(host, { path: memory() })).toMatchObject({ outcome: 'undone' });
+      expect(files()).toEqual(['xvda.img', 'xvdb.img']);
+    }
+  });
+
+  it('lines that were lost or cut off make no difference', async () => {
+    await killedIn('resume');
+    const [head = ''] = readFileSync(journal(), 'utf8').split('\n');
+    writeFileSync(journal(), `${head}\n{"step":"ope`);
+    host.suspended = false;
+    reboot();
+    await recoverSnapshot(host, { path: memory() });
+    expect(files()).toEqual(['xvda.img', 'xvdb.img']);
+    expect(readImage(at('xvdb.img')).tags).toEqual({});
+  });
+});
+
+describe('a journal that is refused', () => {
+  it.each<[string, () => void, RegExp]>([
+    ['others may write to it', () => chmodSync(journal(), 0o666), /somebody else/],
+    [
+      'it was moved',
+      () => {
+        mkdirSync(at('other'));
+        renameSync(journal(), at('other/s1.save.journal'));
+        mkdirSync(journal());
+        rmSync(journal(), { recursive: true });
+      },
+      /elsewhere/,
+    ],
+    ['it is something else', () => writeFileSync(journal(), '{"format":"x"}\n'), /no journal/],
+    [
+      'it is of a later version',
+      () => writeFileSync(journal(), '{"format":"xlsnap-journal","version":2}\n'),
+      /version 2/,
+    ],
+    [
+      'it lacks what it must have',
+      () => writeFileSync(journal(), '{"format":"xlsnap-journal","version":1}\n'),
+      /damaged/,
+    ],
+    ['it is too large', () => appendFileSync(journal(), ' '.repeat(5 << 20)), /larger/],
+  ])('since %s', async (_what, change, message) => {
+    await killedIn('resume');
+    change();
+    const path = existsSync(journal()) ? journal() : at('other/s1.save.journal');
+    const error = await failure(recoverSnapshot(host, { path }));
+    expect(error).toMatchObject({ code: 'JOURNAL', exitCode: 9 });
+    expect(error.message).toMatch(message);
+    expect(existsSync(`${memory()}.partial`)).toBe(true);
+  });
+
+  it('an unknown step is left out, and nothing is taken for certain then', async () => {
+    await killedIn('resume');
+    appendFileSync(journal(), '{"step":"hold","hold":{"pauses":-1}}\n{"step":"new"}\nnull\n');
+    expect(await readJournal(journal())).toMatchObject({ lossy: true });
+    await recoverSnapshot(host, { path: memory() });
+    expectAsBefore(host, was);
+  });
+});
+
+describe('recoverAll', () => {
+  it('finds the journals of a directory, and tells of those that could not be undone once all were tried', async () => {
+    expect(await recoverAll(host, at('none'))).toEqual([]);
+    await killedIn('resume');
+    mkdirSync(at('a'));
+    writeFileSync(at('a/bad.save.journal'), '{}\n', { mode: 0o600 });
+    const error = await failure(recoverAll(host, host.directory));
+    expect(error.message).toContain('a/bad.save.journal');
+    rmSync(at('a'), { recursive: true });
+    expectAsBefore(host, was);
+    expect(await recoverAll(host, host.directory)).toEqual([]);
+  });
+});
