@@ -1,12 +1,11 @@
-import { mkdtemp, open, rm, rmdir, stat, statfs, writeFile } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { mkdtemp, open, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import { printConfig } from '../config/print.ts';
 import type { Domid } from '../core/brand.ts';
 import {
   DomainError,
   describeError,
   EnvironmentError,
-  errnoCode,
   InterruptedError,
   PreflightError,
   throwIfAborted,
@@ -14,7 +13,7 @@ import {
 import { type Reporter, silentReporter } from '../core/reporter.ts';
 import { verifyMemoryFile } from '../snapshot/memory-facts.ts';
 import { configPathOf, DEFAULT_SNAPSHOT_DIR, manifestPathOf } from '../snapshot/naming.ts';
-import { makeDirectory, syncDirectory } from '../snapshot/output-file.ts';
+import { makeDirectory, syncDirectory, unmakeDirectory } from '../snapshot/output-file.ts';
 import { findLiveDomain } from '../snapshot/plan.ts';
 import type { DomainState, Host } from '../snapshot/ports.ts';
 import type { CallOptions, PhaseTiming } from '../snapshot/types.ts';
@@ -66,19 +65,7 @@ export async function runBench(
       await rm(directory, { recursive: true, force: true });
     }
   } finally {
-    if (made !== undefined) await removeEmpty(parent, made);
-  }
-}
-
-/** Removes a directory and those above it up to `highest`, unless somebody else has put something there meanwhile. */
-async function removeEmpty(path: string, highest: string): Promise<void> {
-  try {
-    for (let at = path; ; at = dirname(at)) {
-      await rmdir(at);
-      if (at === highest || at === dirname(at)) return;
-    }
-  } catch (error) {
-    if (errnoCode(error) !== 'ENOTEMPTY') throw error;
+    if (made !== undefined) await unmakeDirectory(parent, made);
   }
 }
 

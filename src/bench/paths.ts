@@ -15,7 +15,7 @@ export interface BenchPath {
 
 export const DEFAULT_PATHS = 'xl-save,paused,live';
 /** What `all` stands for. */
-const ALL_PATHS = `${DEFAULT_PATHS},xl-save+sync,paused+sync,live+sync,paused+in-flight=1,paused+batch=510,paused+no-sparse`;
+const ALL_PATHS = `${DEFAULT_PATHS},xl-save+sync,paused+sync,live+sync,paused+in-flight=1,paused+batch=510,paused+no-sparse,paused+no-checksums`;
 
 /**
  * Reads a list of paths: a mode, and behind it options with a `+` before each, such as `paused+sync+batch=510`.

@@ -3,13 +3,13 @@
  * function adds one undo to `phases`.
  */
 import { createHash } from 'node:crypto';
-import { readFile, rm, rmdir, stat } from 'node:fs/promises';
+import { readFile, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Domid } from '../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
 import type { DirtyLog } from './dirty-log.ts';
 import type { GuestHold } from './hold.ts';
-import { partialOf } from './output-file.ts';
+import { partialOf, unmakeDirectory } from './output-file.ts';
 import type { Phases } from './phases.ts';
 import type { DeviceModel, DiskAction, Host } from './ports.ts';
 import type { SnapshotDisk } from './types.ts';
@@ -18,24 +18,9 @@ import type { SnapshotDisk } from './types.ts';
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;
 
 export function undoDirectory(phases: Phases, made: string, memoryPath: string): void {
-  phases.onUndo(`removed the directory ${made}`, `rmdir ${made}`, () => removeDirectories(made, memoryPath));
-}
-
-/**
- * Removes directories from that of the memory file up to `made`, where nobody has put anything else into them.
- * @returns whether all are gone
- */
-export async function removeDirectories(made: string, memoryPath: string): Promise<boolean> {
-  for (let at = dirname(memoryPath); at.length >= made.length; at = dirname(at)) {
-    try {
-      await rmdir(at);
-    } catch (error) {
-      const code = errnoCode(error);
-      if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
-      if (code !== 'ENOENT') throw error;
-    }
-  }
-  return true;
+  phases.onUndo(`removed the directory ${made}`, `rmdir ${made}`, () =>
+    unmakeDirectory(dirname(memoryPath), made),
+  );
 }
 
 /** The journal stays where something could not be undone. */

@@ -10,7 +10,6 @@ import {
 import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
 import {
   digest,
-  removeDirectories,
   toAction,
   undoDirectory,
   undoDisk,
@@ -27,7 +26,7 @@ import { Journal, journalPathOf } from './journal.ts';
 import { printLibxlJson } from './libxl-json.ts';
 import { configDigest, type Manifest } from './manifest.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
-import { type MemoryOutput, makeDirectory, OutputFile, writeWhole } from './output-file.ts';
+import { type MemoryOutput, makeDirectory, OutputFile, unmakeDirectory, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
 import type { DeviceModel, Guardian, Guest, Host, XenVersion } from './ports.ts';
@@ -315,7 +314,7 @@ async function removeJournal({ phases, context, made }: Parts, journal: Journal)
   try {
     await journal.remove();
     // Nothing else is in it.
-    if (context.plan.stream && made !== undefined) await removeDirectories(made, context.journalBase);
+    if (context.plan.stream && made !== undefined) await unmakeDirectory(dirname(context.journalBase), made);
   } catch (error) {
     const by = `xlsnap recover ${context.journalBase} removes it`;
     phases.reporter.log('warning', `${journal.path} is still there (${describeError(error)}): ${by}`);
@@ -350,13 +349,15 @@ async function finish(
   xen: XenVersion,
   memory: MemoryOutcome,
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
-  const { sync } = parts.context.plan;
+  const { plan, tuning } = parts.context;
+  const { sync } = plan;
   await saver.writeKept();
   const sizes = await output.sizes();
   if (file !== undefined) {
     // The disk has the longer part of the work.
     if (sync) file.beginSync();
-    const checksums = await readBack(parts, file, sizes.fileBytes, prefix.length);
+    const checksums =
+      tuning?.checksums === false ? undefined : await readBack(parts, file, sizes.fileBytes, prefix.length);
     await writeBeside(parts, journal, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
   }
   await output.commit({ sync });
@@ -371,7 +372,7 @@ async function writeBeside(
   journal: Journal,
   xen: XenVersion,
   memory: { readonly bytes: number; readonly pages: number },
-  checksums: Checksums,
+  checksums: Checksums | undefined,
 ): Promise<void> {
   const { plan, config } = context;
   const manifest: Manifest = {
@@ -386,7 +387,7 @@ async function writeBeside(
     type: plan.type,
     xen,
     memory: { path: plan.memoryPath, ...memory },
-    checksums,
+    ...(checksums === undefined ? {} : { checksums }),
     configDigest: configDigest(config),
     disks: plan.disks,
     uncovered: plan.uncovered,

@@ -1,5 +1,5 @@
 import { constants, writeSync } from 'node:fs';
-import { type FileHandle, mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoCode, OutputError } from '../core/errors.ts';
 
@@ -190,6 +190,23 @@ export async function makeDirectory(path: string): Promise<string | undefined> {
   } catch (error) {
     throw new OutputError('OUTPUT_DIRECTORY', `cannot make directory ${path}`, { cause: error });
   }
+}
+
+/**
+ * Removes the directories that `makeDirectory` made, from `path` up to `highest`, unless somebody has put something there.
+ * @returns whether all are gone
+ */
+export async function unmakeDirectory(path: string, highest: string): Promise<boolean> {
+  for (let at = path; at.length >= highest.length; at = dirname(at)) {
+    try {
+      await rmdir(at);
+    } catch (error) {
+      const code = errnoCode(error);
+      if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
+      if (code !== 'ENOENT') throw error;
+    }
+  }
+  return true;
 }
 
 /** Makes the names in a directory durable. */

@@ -23,6 +23,8 @@ export interface Tuning {
   readonly inFlight?: number;
   /** Leaves pages of zeros as holes in the file. Yes unless it is `false`; it is of no account for a stream. */
   readonly sparse?: boolean;
+  /** Reads the file back for the manifest's checksums. Yes unless it is `false`. */
+  readonly checksums?: boolean;
 }
 
 /**

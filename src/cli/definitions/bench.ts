@@ -15,7 +15,7 @@ export const defineBench: Define = (program, context, finish) => {
     .option(
       '--paths <list>',
       'what to measure: xl-save, paused, live, and with options paused+sync, live+in-flight=1, paused+batch=510, ' +
-        `paused+no-sparse; or all (default: ${DEFAULT_PATHS})`,
+        `paused+no-sparse, paused+no-checksums; or all (default: ${DEFAULT_PATHS})`,
     )
     .option('--rounds <n>', 'rounds, besides one to warm up (default: 5)', count)
     .option('--dir <directory>', 'where the files go meanwhile (default: /var/lib/xen/snapshots)', notEmpty)

@@ -173,7 +173,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   it('that hangs in any port call and is interrupted lets the guest go on', async () => {
     await everywhere(kind, async (scene, at, where) => {
       const abort = new AbortController();
-      const limits = { signal: abort.signal, graceMs: 2, undoTimeoutMs: 20 };
+      const limits = { signal: abort.signal, graceMs: 2, undoTimeoutMs: 300 };
       scene.plant(at, 'before', () => {
         abort.abort();
         return scene.hang();
