@@ -38,7 +38,7 @@ export async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
 
 /** The guest writes to some pages whenever something is done while it runs. */
 export function keepWriting(host: FakeHost, call: string, pages = 60): void {
-  if (host.suspended || !/^(pageTypes|pageTypesFrom|copyPages|takeDirty|suspend)$/.test(call)) return;
+  if (host.suspended || !/^(pageTypes|packPages|readPages|takeDirty|suspend)$/.test(call)) return;
   for (let pfn = 0; pfn < pages; pfn++) host.guest.write(pfn, host.calls.length);
 }
 
