@@ -9,9 +9,10 @@ import type { Domid } from '../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
 import type { DirtyLog } from './dirty-log.ts';
 import type { GuestHold } from './hold.ts';
+import { undoIdleDisk } from './idle-disk.ts';
 import { partialOf, unmakeDirectory } from './output-file.ts';
 import type { Phases } from './phases.ts';
-import type { DeviceModel, DiskAction, Host } from './ports.ts';
+import type { DeviceModel, DiskAction, Host, Hypervisor } from './ports.ts';
 import type { SnapshotDisk } from './types.ts';
 
 /** Of a cfgfile or a manifest; a larger file is none of ours. */
@@ -45,11 +46,20 @@ export function undoPartial(phases: Phases, memoryPath: string, discard: () => P
   phases.onUndo(`removed ${partial}`, `rm ${partial}`, discard);
 }
 
-export function undoLog(phases: Phases, domid: Domid, log: DirtyLog): void {
+/** Whether there is no such domain, or not for long. */
+export async function isGone(hypervisor: Hypervisor, domid: Domid): Promise<boolean> {
+  const state = await hypervisor.domainState(domid);
+  return state === undefined || state.dying;
+}
+
+export function undoLog(phases: Phases, hypervisor: Hypervisor, domid: Domid, log: DirtyLog): void {
   phases.onUndo(
     'turned log-dirty mode off',
     `xl save -c of domain ${domid} turns it off; until then the guest is a little slower`,
-    () => log.stop(),
+    async () => {
+      if (await isGone(hypervisor, domid)) return false;
+      return await log.stop();
+    },
   );
 }
 
@@ -76,6 +86,17 @@ export function undoDisks(
   for (const disk of disks) {
     phases.onUndo(`took the snapshot of disk ${disk.vdev} back`, byHand(disk), () => undoOne(disk));
   }
+}
+
+/** Takes one disk's snapshot back: by its QEMU, or without when the domain was destroyed meanwhile. */
+export async function undoTakenDisk(
+  host: Host,
+  domid: Domid,
+  deviceModel: DeviceModel,
+  disk: SnapshotDisk,
+): Promise<unknown> {
+  if (await isGone(host.hypervisor, domid)) return await undoIdleDisk(host, disk, { merge: true });
+  return await undoDisk(host, domid, deviceModel, disk);
 }
 
 /** Takes one disk's snapshot back, the domain living. */

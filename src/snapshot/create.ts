@@ -10,14 +10,15 @@ import {
 import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
 import {
   digest,
+  isGone,
   toAction,
   undoDirectory,
-  undoDisk,
   undoDisks,
   undoHold,
   undoJournal,
   undoLog,
   undoPartial,
+  undoTakenDisk,
   undoText,
 } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
@@ -31,7 +32,7 @@ import { Phases } from './phases.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
 import type { DeviceModel, Guardian, Guest, Host, XenVersion } from './ports.ts';
 import { Precopy } from './precopy.ts';
-import { preflightCreate } from './preflight.ts';
+import { beingSaved, preflightCreate } from './preflight.ts';
 import { type EmulatorState, guestPrefix, guestSuffix } from './save-stream.ts';
 import { StreamOutput } from './stream-output.ts';
 import { StreamSaver } from './stream-saver.ts';
@@ -66,35 +67,58 @@ export async function createSnapshot(
     await using _lock = await phases.run('lock', async () =>
       host.toolstack.lock((await findLiveDomain(host, request.domain)).uuid, { what: 'snapshot-create' }),
     );
-    const context = await phases.run('plan', () => makeCreateContext(host, request));
-    for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
-    await phases.run('preflight', async () => {
-      await preflightCreate(host, context);
-      throwFindings(context.findings, context.plan.domid);
-    });
-    const { domid } = context.domain;
-    // Both stay open until everything is undone.
-    await using guest = await phases.step(() => host.hypervisor.openGuest(domid));
-    await using deviceModel = await phases.step(() => host.toolstack.openDeviceModel(domid, context.config));
-    if (deviceModel === undefined && (context.plan.type === 'hvm' || context.plan.disks.length > 0)) {
-      throw new EnvironmentError('NO_DEVICE_MODEL', `domain ${context.plan.domain} has no QEMU to talk to`, {
-        domid,
-        hint: 'is its device model still running?',
-      });
-    }
-    const parts: Parts = { host, context, guest, deviceModel, options, phases };
     // Dismissed when all is done or undone, and needed when this process does not come to that.
-    const guardian = request.guardian === false ? undefined : startGuardian(parts);
+    const guardian = request.guardian === false ? undefined : findGuardian(host, phases);
     try {
-      return await take(parts);
-    } catch (error) {
-      noteUndoing(parts);
-      throw await phases.fail(error);
+      return await createLocked(host, request, options, phases, guardian);
     } finally {
       guardian?.dismiss();
     }
   } catch (error) {
     throw await phases.fail(error);
+  }
+}
+
+/** A create without one is no worse than one that nobody kills. */
+function findGuardian(host: Host, phases: Phases): Guardian | undefined {
+  try {
+    return host.toolstack.guard();
+  } catch (error) {
+    phases.reporter.log('warning', `nobody watches over this create: ${describeError(error)}`);
+    return undefined;
+  }
+}
+
+async function createLocked(
+  host: Host,
+  request: CreateRequest,
+  options: CallOptions,
+  phases: Phases,
+  guardian: Guardian | undefined,
+): Promise<CreateResult> {
+  const context = await phases.run('plan', () => makeCreateContext(host, request));
+  for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
+  await phases.run('preflight', async () => {
+    await preflightCreate(host, context);
+    throwFindings(context.findings, context.plan.domid);
+  });
+  const { domid } = context.domain;
+  // Both stay open until everything is undone.
+  await using guest = await phases.step(() => host.hypervisor.openGuest(domid));
+  await using deviceModel = await phases.step(() => host.toolstack.openDeviceModel(domid, context.config));
+  if (deviceModel === undefined && (context.plan.type === 'hvm' || context.plan.disks.length > 0)) {
+    throw new EnvironmentError('NO_DEVICE_MODEL', `domain ${context.plan.domain} has no QEMU to talk to`, {
+      domid,
+      hint: 'is its device model still running?',
+    });
+  }
+  guardian?.watch(journalPathOf(context.journalBase));
+  const parts: Parts = { host, context, guest, deviceModel, options, phases };
+  try {
+    return await take(parts);
+  } catch (error) {
+    noteUndoing(parts);
+    throw await phases.fail(await ofGone(parts, error));
   }
 }
 
@@ -111,14 +135,16 @@ interface Parts {
   made?: string | undefined;
 }
 
-/** A create without one is no worse than one that nobody kills. */
-function startGuardian({ host, context, phases }: Parts): Guardian | undefined {
-  try {
-    return host.toolstack.guard(journalPathOf(context.journalBase));
-  } catch (error) {
-    phases.reporter.log('warning', `nobody watches over this create: ${describeError(error)}`);
-    return undefined;
-  }
+/** What failed since its domain is gone says so. */
+async function ofGone({ host, context }: Parts, error: unknown): Promise<unknown> {
+  if (error instanceof InterruptedError) return error;
+  const { domid, name } = context.domain;
+  if (!(await isGone(host.hypervisor, domid).catch(() => false))) return error;
+  return new DomainError('DOMAIN_GONE', `domain ${name} was destroyed, or started anew, meanwhile`, {
+    cause: error,
+    domid,
+    hint: 'xl list shows what is there now',
+  });
 }
 
 /** What is whole by its name is not whole any more. */
@@ -204,7 +230,11 @@ async function take(parts: Parts): Promise<CreateResult> {
   const memory = await phases.run('memory', async () => {
     await guest.settle();
     if (guest.streamType === 'pv') await settlePrefix(opened, await makePrefix());
-    await (precopy === undefined ? saver.copyAll() : precopy.finish());
+    if (precopy === undefined) await saver.copyAll();
+    else {
+      await precopy.finish();
+      await ownLog(parts);
+    }
     return await saver.finish();
   });
   await phases.run('contexts', async () => {
@@ -212,10 +242,16 @@ async function take(parts: Parts): Promise<CreateResult> {
   });
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
-    await phases.run('disks', () => snapshotDisks(parts, journal, deviceModel));
+    await phases.run('disks', async () => {
+      await hold.check();
+      await snapshotDisks(parts, journal, deviceModel);
+    });
   }
 
-  await phases.run('resume', () => hold.release());
+  await phases.run('resume', async () => {
+    await hold.check();
+    await hold.release();
+  });
   const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
   released();
   // Now, not earlier: it would only make the downtime longer.
@@ -252,15 +288,24 @@ async function settlePrefix({ output, prefix, file }: Opened, settled: Uint8Arra
 }
 
 async function runPrecopy(
-  { context, phases }: Parts,
+  { host, context, phases }: Parts,
   journal: Journal,
   log: DirtyLog,
   precopy: Precopy,
 ): Promise<void> {
-  undoLog(phases, context.domain.domid, log);
+  undoLog(phases, host.hypervisor, context.domain.domid, log);
   journal.note({ step: 'log-dirty', on: true });
   await log.start();
   await precopy.run();
+}
+
+/** A save that began meanwhile has taken the log over, and with it pages that we do not know of. */
+async function ownLog({ host, context }: Parts): Promise<void> {
+  const { domid } = context.domain;
+  const pid = await host.toolstack.saver(domid);
+  if (pid === undefined) return;
+  const { code, message, hint } = beingSaved(pid);
+  throw new DomainError(code, message, { domid, ...(hint === undefined ? {} : { hint }) });
 }
 
 /** The snapshot is whole but for its name: what fails here must not take it back. */
@@ -333,7 +378,7 @@ async function snapshotDisks(
   await journal.synced();
   journal.note({ step: 'disks' });
   await deviceModel.snapshotDisks(disks.map(toAction));
-  undoDisks(phases, disks, (disk) => undoDisk(host, domid, deviceModel, disk));
+  undoDisks(phases, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
   phases.checkpoint();
   const overlays = disks.flatMap((disk) =>
     disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],

@@ -1,5 +1,5 @@
 import type { Domid } from '../core/brand.ts';
-import { EnvironmentError, InterruptedError, SuspendError } from '../core/errors.ts';
+import { DomainError, EnvironmentError, InterruptedError, SuspendError } from '../core/errors.ts';
 import type { DeviceModel, Hypervisor } from './ports.ts';
 
 /** What has been done to a guest; plain data, so that another process can take it up. */
@@ -17,6 +17,11 @@ export interface HoldState {
 }
 
 const FREE: HoldState = { pauses: 0, asked: false, suspended: false, stopped: false };
+
+/** Whether anything has been done to it. */
+export function isHeld({ pauses, pending, asked, stopped }: HoldState): boolean {
+  return pauses > 0 || pending !== undefined || asked || stopped;
+}
 
 /** Holds a guest still, and lets it go on as it was before. */
 export class GuestHold {
@@ -84,6 +89,27 @@ export class GuestHold {
     this.#set({ suspended: true });
   }
 
+  /**
+   * Makes sure that the guest has stood still since. Had somebody let it go on (the end of an `xl save -c` does), what
+   * was copied would be of no instant.
+   * @throws SuspendError, DomainError
+   */
+  async check(): Promise<void> {
+    const domid = this.#domid;
+    const state = await this.#hypervisor.domainState(domid);
+    if (state === undefined || state.dying)
+      throw new DomainError('DOMAIN_GONE', 'it was destroyed meanwhile', { domid });
+    if (state.shutdown === 'suspend') return;
+    throw new SuspendError(
+      'RESUMED_BY_OTHER',
+      'the guest was resumed by somebody else before the snapshot was taken',
+      {
+        domid,
+        hint: 'does another program save or migrate it? try again when that is over',
+      },
+    );
+  }
+
   /** Stops the machine of an HVM guest. */
   async stop(deviceModel: DeviceModel): Promise<void> {
     // Before, not after: a stop that failed half-way is undone as well, and `cont` does no harm.
@@ -95,9 +121,14 @@ export class GuestHold {
   /**
    * Lets the guest go on, or leaves it paused if it was. May be called again after it failed: what is done already
    * is not done twice.
+   * @returns whether it is still there
    */
-  async release(): Promise<void> {
+  async release(): Promise<boolean> {
     this.#over = true;
+    if (isHeld(this.#state)) {
+      const now = await this.#hypervisor.domainState(this.#domid);
+      if (now === undefined || now.dying) return false;
+    }
     await this.#settle();
     // The call that asked it is not over, or its process is gone. First of all, for a paused guest cannot suspend.
     if (this.#unsure) await this.#hypervisor.withdrawSuspend(this.#domid);
@@ -120,6 +151,7 @@ export class GuestHold {
     }
     this.#state = FREE;
     this.#tell(FREE);
+    return true;
   }
 
   /** A domain is paused or it is not; how often cannot be seen. Where in doubt, its owner's one unpause must do. */

@@ -223,10 +223,17 @@ export interface Toolstack {
   ): Promise<AsyncDisposable>;
   /**
    * Has somebody else watch over this process: should it end without `dismiss`, they undo what the journal tells
-   * (`recoverJournal`). Must not make the caller wait.
+   * (`recoverSnapshot`). Called before there is a journal, so that they are ready when there is. Must not make the
+   * caller wait.
    * @throws EnvironmentError when there is nobody
    */
-  guard(journalPath: string): Guardian;
+  guard(): Guardian;
+  /**
+   * Another program that saves or migrates the domain at this moment, as far as can be known: it suspends and resumes
+   * the guest, and takes the dirty log over.
+   * @returns its pid; `undefined` when there is none
+   */
+  saver(domid: Domid): Promise<number | undefined>;
   /** The configuration it would be saved with. */
   domainConfig(domid: Domid): Promise<LibxlConfig>;
   /** All disks of the domain, with what stands against snapshotting each. */
@@ -255,6 +262,8 @@ export interface Toolstack {
 
 /** Who watches over a create. */
 export interface Guardian {
+  /** Tells them the journal, before it is made. */
+  watch(journalPath: string): void;
   /** Is not needed any more. */
   dismiss(): void;
 }

@@ -39,6 +39,8 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     await checkNewFile(path, findings, hint);
   }
   if (!plan.stream) await checkRoom(plan.memoryPath, plan.memoryBytes + EXTRA_BYTES, findings);
+  const saver = await host.toolstack.saver(context.domain.domid);
+  if (saver !== undefined) findings.push(beingSaved(saver));
   if (plan.live) {
     const obstacle = await host.hypervisor.liveObstacle(plan.type);
     if (obstacle !== undefined) findings.push(obstacle);
@@ -66,6 +68,15 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
       }
     });
   }
+}
+
+/** Somebody else saves or migrates the domain. */
+export function beingSaved(pid: number): Obstacle {
+  return {
+    code: 'BEING_SAVED',
+    message: `another program saves or migrates the domain: libxl-save-helper, pid ${pid}`,
+    hint: 'wait for it to end',
+  };
 }
 
 async function checkNewFile(path: string, findings: Obstacle[], hint: string): Promise<void> {

@@ -13,7 +13,8 @@ import {
   undoText,
 } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
-import { GuestHold, type HoldState } from './hold.ts';
+import { GuestHold, type HoldState, isHeld } from './hold.ts';
+import { isThere, undoIdleDisk } from './idle-disk.ts';
 import {
   bootId,
   type FoundJournal,
@@ -236,7 +237,12 @@ function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void 
   });
   if (!whole) undoPartial(phases, memoryPath, () => discard(memoryPath, steps));
   if (domain !== undefined && guest !== undefined) {
-    undoLog(phases, domain.domid, DirtyLog.adopt(guest, domain.type === 'hvm' ? deviceModel : undefined));
+    undoLog(
+      phases,
+      host.hypervisor,
+      domain.domid,
+      DirtyLog.adopt(guest, domain.type === 'hvm' ? deviceModel : undefined),
+    );
   }
   if (domain !== undefined && same && steps.hold !== undefined && isHeld(steps.hold)) {
     const hold = GuestHold.adopt(host.hypervisor, domain.domid, steps.hold, deviceModel);
@@ -249,10 +255,6 @@ function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void 
     undoText(phases, text, sha256);
     phases.onUndo(`removed ${partialOf(text)}`, `rm ${partialOf(text)}`, () => removed(partialOf(text)));
   }
-}
-
-function isHeld({ pauses, pending, asked, stopped }: HoldState): boolean {
-  return pauses > 0 || pending !== undefined || asked || stopped;
 }
 
 /** The memory file, under either name; never another's. */
@@ -282,43 +284,8 @@ async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
     await undoDisk(host, domain.domid, deviceModel, disk);
   }
   if (!(await isThere(host, disk))) return there;
-  if (disk.kind === 'internal') {
-    await refuseUsed(host, disk.image);
-    await host.images.deleteTag(disk.image, disk.tag);
-    return true;
-  }
-  // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
-  if ((await stat(disk.overlay)).size > 0) {
-    if ((await host.images.info(disk.overlay))?.backing !== disk.base) return false;
-    if (!same) {
-      await refuseUsed(host, disk.base);
-      await host.images.commitOverlay(disk.overlay);
-    }
-  }
-  await rm(disk.overlay, { force: true });
-  return true;
-}
-
-async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
-  if (disk.kind === 'external') return await exists(disk.overlay);
-  return (await host.images.info(disk.image))?.tags.includes(disk.tag) === true;
-}
-
-/** qemu-img must never write to an image that a QEMU has open, or to one below it. */
-async function refuseUsed(host: Host, image: string): Promise<void> {
-  for (const { domid, path } of await host.toolstack.imagesInUse()) {
-    let at: string | undefined = path;
-    for (let depth = 0; at !== undefined && depth < 256; depth++) {
-      if (at === image) {
-        throw new RecoverError('IMAGE_IN_USE', `domain ${domid} uses ${path}`, {
-          domid,
-          hint: 'shut it down, then run the same command again',
-        });
-      }
-      const info: { backing: string | undefined } | undefined = await host.images.info(at);
-      at = info?.backing;
-    }
-  }
+  // What a guest that goes on has written is in its base by now.
+  return await undoIdleDisk(host, disk, { merge: !same });
 }
 
 function guestNow(state: DomainState | undefined): NonNullable<RecoverResult['guest']> {

@@ -89,13 +89,15 @@ export class FakeHost implements Host {
   /** Images that other domains use. */
   readonly othersUse: string[] = [];
   readonly obstacles = new Map<string, readonly Obstacle[]>();
+  /** The process of another program that saves the domain. */
+  saver: number | undefined;
   disposed = 0;
   /** Why no memory can be copied while the guest runs. */
   liveObstacle: Obstacle | undefined;
   /** Whether a create or revert is under way. */
   locked = false;
-  /** The journals that somebody watches over. */
-  readonly guarded = new Set<string>();
+  /** Who watches over this process, each with the journal that it was told. */
+  readonly guarded = new Set<{ readonly journal?: string }>();
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
@@ -298,9 +300,19 @@ export class FakeHost implements Host {
           },
         };
       },
-      guard: (path) => {
-        this.guarded.add(path);
-        return { dismiss: () => this.guarded.delete(path) };
+      guard: () => {
+        const watched: { journal?: string } = {};
+        this.guarded.add(watched);
+        return {
+          watch: (path) => {
+            watched.journal = path;
+          },
+          dismiss: () => this.guarded.delete(watched),
+        };
+      },
+      saver: async () => {
+        await this.#call('saver');
+        return this.saver;
       },
       imagesInUse: async () => {
         await this.#call('imagesInUse');

@@ -1,26 +1,19 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { EnvironmentError } from '../core/errors.ts';
 import type { Guardian } from '../snapshot/ports.ts';
 
 /**
- * Waits for a word on its standard input. One that ends without it, since whoever holds the other end is gone, starts the
- * program that it was given. A shell, for it costs a millisecond where another node would cost fifty; nothing of its
- * text comes from outside.
- */
-const WATCHER = 'read -r word; [ "$word" = done ] || exec "$@"';
-
-const SHELL = '/bin/sh';
-
-/**
- * Has a process of its own session and without any of our files wait for our end.
- * @param program what it runs then, and its arguments; for tests
- * @throws when no process can be started
+ * Has a process of its own session and without any of our files wait for our end. It is a node that has loaded all that it
+ * needs before it is needed: the guest must not wait for that, nor for memory when that has run out.
+ * @param program what waits; for tests
+ * @throws EnvironmentError when no process can be started
  */
 export function startGuardian(
-  journalPath: string,
-  program: readonly string[] = [process.execPath, guardianScript()],
+  program: readonly [string, ...string[]] = [process.execPath, guardianScript()],
 ): Guardian {
-  const child = spawn(SHELL, ['-c', WATCHER, 'xlsnap-guardian', ...program, journalPath], {
+  const [command, ...args] = program;
+  const child = spawn(command, args, {
     cwd: '/',
     // Out of reach of a Ctrl-C, and of whoever waits for the end of a pipe.
     detached: true,
@@ -30,7 +23,16 @@ export function startGuardian(
   child.on('error', () => {});
   child.stdin.on('error', () => {});
   child.unref();
+  if (child.pid === undefined) {
+    child.stdin.destroy();
+    throw new EnvironmentError('GUARDIAN', `cannot start ${command}`, {
+      hint: 'how many processes may run, and how much memory is free?',
+    });
+  }
   return {
+    watch(journalPath) {
+      child.stdin.write(`${JSON.stringify(journalPath)}\n`);
+    },
     dismiss() {
       child.stdin.end('done\n');
     },

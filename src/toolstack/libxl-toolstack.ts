@@ -19,6 +19,7 @@ import { connectQemu, QemuDeviceModel } from './device-model.ts';
 import { readStoredDisks, resolveDisks } from './disks.ts';
 import { startGuardian } from './guardian.ts';
 import { editStoredConfig } from './libxl-userdata.ts';
+import { findSaver } from './savers.ts';
 import { findDomain } from './xl.ts';
 
 /** Gone with a reboot, as are the processes that hold locks. */
@@ -84,8 +85,12 @@ export abstract class LibxlToolstack implements Toolstack {
     }
   }
 
-  guard(journalPath: string): Guardian {
-    return startGuardian(journalPath);
+  guard(): Guardian {
+    return startGuardian();
+  }
+
+  saver(domid: Domid): Promise<number | undefined> {
+    return findSaver(domid);
   }
 
   async imagesInUse(): Promise<readonly { domid: number; path: string }[]> {

@@ -176,6 +176,7 @@ const reads = new Set([
   'staticRecords',
   'startRecords',
   'liveObstacle',
+  'saver',
 ]);
 
 /** What must hold whenever a create has failed. */
@@ -315,7 +316,87 @@ describe('one at a time', () => {
   });
 });
 
+describe('a guest that does not stand still until the snapshot is taken', () => {
+  /** The end of another's `xl save -c`, or an `xl destroy`. */
+  const OTHERS = {
+    'is resumed by somebody else': {
+      code: 'RESUMED_BY_OTHER',
+      act: (host: FakeHost) => {
+        host.suspended = false;
+      },
+    },
+    'is destroyed': {
+      code: 'DOMAIN_GONE',
+      act: (host: FakeHost) => {
+        host.suspended = false;
+        host.domid = undefined;
+        host.inUse.clear();
+      },
+    },
+  } as const;
+
+  // The fake guest minds being read while it runs; Xen does not.
+  it.each([
+    ...(['stateRecords', 'snapshotDisks', 'repointDisks'] as const).map(
+      (when) => ['is resumed by somebody else', when] as const,
+    ),
+    ...(['saveState', 'settle', 'stateRecords', 'snapshotDisks', 'repointDisks'] as const).map(
+      (when) => ['is destroyed', when] as const,
+    ),
+  ])('%s during %s: no snapshot, and nothing left of it', async (what, when) => {
+    const host = makeHost({ type: 'hvm', disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    const before = readdirSync(directory);
+    let acted = false;
+    host.after = (call) => {
+      if (call === when && !acted) OTHERS[what].act(host);
+      acted ||= call === when;
+    };
+    host.fault = (call) => {
+      const needsQemu = ['snapshotDisks', 'undoSnapshots', 'cont', 'saveState'].includes(call);
+      if (needsQemu && host.domid === undefined) throw new Error('QEMU is gone');
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error.code).toBe(OTHERS[what].code);
+    expect(error.undoFailures).toEqual([]);
+    expect(error.undone.includes('let the guest go on')).toBe(what === 'is resumed by somebody else');
+    expect(readdirSync(directory)).toEqual(before);
+    expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({});
+    expect(host.runs).toBe(what === 'is resumed by somebody else');
+  });
+
+  it('is left to who saves it already', async () => {
+    const host = makeHost();
+    host.saver = 4711;
+    const error = await failure(createSnapshot(host, request()));
+    expect(error).toMatchObject({ code: 'BEING_SAVED', message: expect.stringContaining('pid 4711') });
+    expect(host.calls).not.toContain('suspend');
+    expect(readdirSync(directory)).toEqual(['xvda.img']);
+  });
+
+  it('a save that began during a live one has its dirty log', async () => {
+    const host = makeHost();
+    host.after = (call) => {
+      if (call === 'startDirtyLog') host.saver = 4711;
+    };
+    const error = await failure(createSnapshot(host, request({ live: true })));
+    expect(error).toMatchObject({ code: 'BEING_SAVED', undoFailures: [] });
+    expect(host.runs).toBe(true);
+    expect(readdirSync(directory)).toEqual(['xvda.img']);
+  });
+});
+
 describe('a create that fails', () => {
+  it('has told the guardian its journal before anything takes effect', async () => {
+    const host = makeHost();
+    const told: unknown[] = [];
+    host.fault = (call) => {
+      if (call === 'staticRecords') told.push(...host.guarded);
+    };
+    const { plan } = await createSnapshot(host, request());
+    expect(told).toEqual([{ journal: `${plan.memoryPath}.journal` }]);
+    expect(host.guarded.size).toBe(0);
+  });
+
   it.each(['s1.save', 's1.save.cfg', 's1.save.json'])('leaves a %s that came meanwhile', async (name) => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     host.fault = (call) => {

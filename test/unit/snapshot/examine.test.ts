@@ -35,6 +35,7 @@ describe('a domain that can be snapshotted', () => {
     });
     const reads = [
       'liveObstacle',
+      'saver',
       'findDomain',
       'domainState',
       'domainConfig',

@@ -1,0 +1,58 @@
+/** Snapshots of disks that no QEMU has open: looked for, and taken back by qemu-img. */
+import { rm, stat } from 'node:fs/promises';
+import { RecoverError } from '../core/errors.ts';
+import { exists } from './output-file.ts';
+import type { Host } from './ports.ts';
+import type { SnapshotDisk } from './types.ts';
+
+/** Whether the tag or the overlay is there. */
+export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
+  if (disk.kind === 'external') return await exists(disk.overlay);
+  return (await host.images.info(disk.image))?.tags.includes(disk.tag) === true;
+}
+
+/**
+ * Takes one disk's snapshot back, if it is there.
+ * @param options `merge`: what was written to the overlay goes into its base
+ * @returns whether there was anything to take back
+ * @throws RecoverError IMAGE_IN_USE; DiskError
+ */
+export async function undoIdleDisk(
+  host: Host,
+  disk: SnapshotDisk,
+  { merge }: { merge: boolean },
+): Promise<boolean> {
+  if (!(await isThere(host, disk))) return false;
+  if (disk.kind === 'internal') {
+    await refuseUsed(host, disk.image);
+    await host.images.deleteTag(disk.image, disk.tag);
+    return true;
+  }
+  // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
+  if ((await stat(disk.overlay)).size > 0) {
+    if ((await host.images.info(disk.overlay))?.backing !== disk.base) return false;
+    if (merge) {
+      await refuseUsed(host, disk.base);
+      await host.images.commitOverlay(disk.overlay);
+    }
+  }
+  await rm(disk.overlay, { force: true });
+  return true;
+}
+
+/** qemu-img must never write to an image that a QEMU has open, or to one below it. */
+async function refuseUsed(host: Host, image: string): Promise<void> {
+  for (const { domid, path } of await host.toolstack.imagesInUse()) {
+    let at: string | undefined = path;
+    for (let depth = 0; at !== undefined && depth < 256; depth++) {
+      if (at === image) {
+        throw new RecoverError('IMAGE_IN_USE', `domain ${domid} uses ${path}`, {
+          domid,
+          hint: 'shut it down, then run the same command again',
+        });
+      }
+      const info: { backing: string | undefined } | undefined = await host.images.info(at);
+      at = info?.backing;
+    }
+  }
+}
