@@ -99,18 +99,19 @@ export async function undoTakenDisk(
   return await undoDisk(host, domid, deviceModel, disk);
 }
 
-/** Takes one disk's snapshot back, the domain living. */
+/** Takes one disk's snapshot back, the domain living. @returns whether there was one */
 export async function undoDisk(
   host: Host,
   domid: Domid,
   deviceModel: DeviceModel,
   disk: SnapshotDisk,
-): Promise<void> {
+): Promise<boolean> {
   // In this order: where an overlay cannot be merged, the configuration goes on naming it.
-  await deviceModel.undoSnapshots([toAction(disk)]);
+  const undone = await deviceModel.undoSnapshots([toAction(disk)]);
   if (disk.kind === 'external') {
     await host.toolstack.repointDisks(domid, [{ vdev: disk.vdev, path: disk.base, format: disk.baseFormat }]);
   }
+  return undone.length > 0;
 }
 
 /** A small file, unless another has come in its place. */

@@ -190,8 +190,9 @@ export interface DeviceModel extends AsyncDisposable {
    * Puts the disks back as they were before `snapshotDisks` took these actions: deletes the tags; merges each overlay
    * into its base, which the domain goes on with, and removes the overlay. The domain may run meanwhile. An action that
    * was not taken, or has been undone, is left out.
+   * @returns those that there was something to undo of
    */
-  undoSnapshots(actions: readonly DiskAction[]): Promise<void>;
+  undoSnapshots(actions: readonly DiskAction[]): Promise<readonly DiskAction[]>;
 }
 
 /** Which image a disk has. */

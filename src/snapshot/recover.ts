@@ -14,7 +14,7 @@ import {
 } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold, type HoldState, isHeld } from './hold.ts';
-import { isThere, undoIdleDisk } from './idle-disk.ts';
+import { undoIdleDisk } from './idle-disk.ts';
 import {
   bootId,
   type FoundJournal,
@@ -274,16 +274,16 @@ async function removed(path: string): Promise<boolean> {
 /** Takes one disk's snapshot back, as far as it is there: by the domain's QEMU if that has the image, else by qemu-img. */
 async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
   const { host, domain, same, deviceModel } = left;
-  const there = await isThere(host, disk);
   const used = left.used.find(({ vdev }) => vdev === disk.vdev)?.path;
   const images = disk.kind === 'internal' ? [disk.image] : same ? [disk.overlay, disk.base] : [disk.overlay];
   if (domain !== undefined && left.noQemu !== undefined) {
     throw new EnvironmentError('NO_DEVICE_MODEL', 'its QEMU cannot be reached', { cause: left.noQemu });
   }
   if (domain !== undefined && deviceModel !== undefined && used !== undefined && images.includes(used)) {
-    await undoDisk(host, domain.domid, deviceModel, disk);
+    const undone = await undoDisk(host, domain.domid, deviceModel, disk);
+    // What QEMU knows of an image that it has open is right; and the guest stands still meanwhile.
+    if (undone || disk.kind === 'internal') return undone;
   }
-  if (!(await isThere(host, disk))) return there;
   // What a guest that goes on has written is in its base by now.
   return await undoIdleDisk(host, disk, { merge: !same });
 }

@@ -381,20 +381,22 @@ export class FakeHost implements Host {
         this.inUse.set(action.vdev, action.path);
       }
     };
-    const undo = (action: DiskAction): void => {
+    const undo = (action: DiskAction): boolean => {
       if (action.kind === 'internal') {
         const path = imageOf(action.vdev);
         const image = readImage(path);
-        if (!(action.tag in image.tags)) return;
+        if (!(action.tag in image.tags)) return false;
         delete image.tags[action.tag];
         writeImage(path, image);
-      } else if (imageOf(action.vdev) === action.path) {
+      } else {
+        if (imageOf(action.vdev) !== action.path) return false;
         const overlay = readImage(action.path);
         const base = overlay.backing ?? '';
         if (overlay.content !== '') writeImage(base, { ...readImage(base), content: overlay.content });
         this.inUse.set(action.vdev, base);
         rmSync(action.path);
       }
+      return true;
     };
     return {
       stop: async () => {
@@ -420,7 +422,7 @@ export class FakeHost implements Host {
       },
       undoSnapshots: async (actions) => {
         await this.#call('undoSnapshots');
-        for (const action of actions) undo(action);
+        return actions.filter(undo);
       },
       [Symbol.asyncDispose]: () => {
         this.disposed++;

@@ -97,7 +97,8 @@ export class QemuDeviceModel implements DeviceModel {
     }
   }
 
-  async undoSnapshots(actions: readonly DiskAction[]): Promise<void> {
+  async undoSnapshots(actions: readonly DiskAction[]): Promise<readonly DiskAction[]> {
+    const undone: DiskAction[] = [];
     const devices = await queryBlock(await this.#session(), this.#limits);
     for (const action of actions) {
       const disk = this.#disk(action.vdev);
@@ -111,7 +112,9 @@ export class QemuDeviceModel implements DeviceModel {
         await commitOverlay(await this.#session(), node.nodeName, base);
         await rm(action.path, { force: true });
       }
+      undone.push(action);
     }
+    return undone;
   }
 
   /**

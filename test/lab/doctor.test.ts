@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
 import { Dom0 } from './host.ts';
+import { SharedGuest, smallGuest } from './shared-guest.ts';
 
 const NAME = 'e2e-doc';
 
@@ -11,23 +12,10 @@ beforeAll(async () => {
 });
 afterAll(() => dom0?.close());
 
-async function startGuest(): Promise<void> {
-  await dom0.lab.removeGuest(NAME);
-  await dom0.lab.startGuest({
-    type: 'pvh',
-    name: NAME,
-    memoryMiB: 84,
-    tickMs: 250,
-    disks: [
-      { vdev: 'xvda', format: 'qcow2', sizeMiB: 16 },
-      { vdev: 'xvdb', format: 'raw', sizeMiB: 16 },
-    ],
-  });
-}
+const guest = new SharedGuest(smallGuest(NAME), () => dom0);
 
 it('all is well, and a raw disk needs an overlay', () =>
-  dom0.steadily(NAME, async () => {
-    await startGuest();
+  guest.steadily(async () => {
     const { code, stdout, stderr } = await dom0.xlsnap(`doctor ${NAME} --json`);
     expect({ code, stderr }).toEqual({ code: EXIT.ok, stderr: '' });
     const report = JSON.parse(stdout) as Record<string, unknown>;
@@ -55,8 +43,7 @@ it('all is well, and a raw disk needs an overlay', () =>
       expect(report['checks']).toContainEqual(expect.objectContaining({ name, status: 'ok', version }));
     }
     // It was not even paused.
-    await dom0.lab.waitForTicks(NAME, 3);
-    expect((await dom0.lab.guestReport(NAME)).complaints).toEqual([]);
+    await guest.expectGoesOn();
   }));
 
 it('a domain that is not there is exit code 5', async () => {

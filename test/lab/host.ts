@@ -64,6 +64,35 @@ export class Dom0 {
     return JSON.parse(stdout) as Record<string, unknown>;
   }
 
+  /**
+   * Runs xlsnap, and something else in dom0 once a phase of it has begun.
+   * @param phase one that `--json` tells of
+   * @param action shell commands; `$pid` is the process of xlsnap
+   * @returns what both said
+   */
+  async during(args: string, phase: string, action: string): Promise<Said & { readonly action: Said }> {
+    const at = '/tmp/during';
+    const { stdout } = await this.lab.run(
+      `rm -rf ${at}; mkdir ${at}; cd ${at}
+      xlsnap ${args} --json >out 2>err & pid=$!
+      until grep -q '"phase":"${phase}","event":"start"' err; do kill -0 $pid 2>/dev/null || break; sleep 0.02; done
+      ( ${action} ) >action.out 2>action.err; acted=$?
+      wait $pid; code=$?
+      printf '%s\\0' $code "$(cat out)" "$(cat err)" $acted "$(cat action.out)" "$(cat action.err)"`,
+      { timeoutMs: COMMAND_TIMEOUT_MS },
+    );
+    const [code = '', out = '', err = '', acted = '', actionOut = '', actionErr = ''] = stdout.split('\0');
+    if (!err.includes(`"phase":"${phase}","event":"start"`)) {
+      throw new Error(`xlsnap ${args} did not come to ${phase}: exit code ${code}\n${out}${err}`);
+    }
+    return {
+      code: Number(code),
+      stdout: out,
+      stderr: err,
+      action: { code: Number(acted), stdout: actionOut, stderr: actionErr },
+    };
+  }
+
   /** The counter that a memory file holds: exactly one page has it. */
   async memoryCounter(path: string): Promise<MemoryCounter> {
     const local = join(this.#scratch, 'memory');

@@ -2,67 +2,30 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
 import { Dom0, type Said } from './host.ts';
+import { SharedGuest, smallGuest } from './shared-guest.ts';
 
 const NAME = 'e2e-no';
-const FOLDER = '/lab/no';
 
 let dom0: Dom0;
-let domid = -1;
 beforeAll(async () => {
   dom0 = await Dom0.open();
 });
 afterAll(() => dom0?.close());
 
-/** One case, with the guest running; done anew when emulation killed the guest meanwhile. */
-function steadily(body: () => Promise<void>): () => Promise<void> {
-  return () =>
-    dom0.steadily(NAME, async () => {
-      console.log(`  ${expect.getState().currentTestName}`);
-      await ensureGuest();
-      await body();
-    });
-}
-
-/** The guest of a former case, or a new one. */
-async function ensureGuest(): Promise<void> {
-  const there = (await dom0.lab.domains()).get(NAME);
-  if (there?.domid === domid && !/[scd]/.test(there.flags)) return;
-  await dom0.lab.removeGuest(NAME);
-  const guest = await dom0.lab.startGuest({
-    type: 'pvh',
-    name: NAME,
-    memoryMiB: 84,
-    tickMs: 250,
-    disks: [
-      { vdev: 'xvda', format: 'qcow2', sizeMiB: 16 },
-      { vdev: 'xvdb', format: 'raw', sizeMiB: 16 },
-    ],
-    extraCfg: ['on_poweroff = "preserve"'],
-  });
-  domid = guest.domid;
-  await dom0.lab.run(
-    `umount ${FOLDER}/small ${FOLDER}/full 2>/dev/null; rm -rf ${FOLDER} /var/lib/xen/snapshots; mkdir -p ${FOLDER}`,
-  );
-}
+const guest = new SharedGuest(smallGuest(NAME, { extraCfg: ['on_poweroff = "preserve"'] }), () => dom0);
+const FOLDER = guest.folder;
+const steadily = (body: () => Promise<void>) => () => guest.steadily(body);
 
 /** Writes a cfgfile and runs a create with it. */
 async function create(cfg: string, args = ''): Promise<Said> {
-  await dom0.lab.run(`cat >${FOLDER}/x.cfg`, { input: cfg });
-  return await dom0.xlsnap(`snapshot-create ${NAME} ${FOLDER}/x.cfg -q ${args}`);
+  return await dom0.xlsnap(`snapshot-create ${NAME} ${await guest.configure(cfg)} -q ${args}`);
 }
 
 const memory = (folder = FOLDER): string => `memory_path="${folder}/s.save"\n`;
 
-/** The guest ticks on as the same domain, its disks hold what it expects, and there are no files but the cfgfile. */
 async function expectUnharmed(folder = FOLDER): Promise<void> {
-  await dom0.lab.waitForTicks(NAME, 3);
-  expect((await dom0.lab.guestReport(NAME)).complaints).toEqual([]);
-  expect((await dom0.lab.domains()).get(NAME)?.domid).toBe(domid);
-  const { stdout } = await dom0.lab.run(
-    `ls -A ${folder} | grep -vx x.cfg; qemu-img snapshot -U -l /lab/guests/${NAME}/xvda.qcow2; ls /var/lib/xen/snapshots 2>/dev/null`,
-    { check: false },
-  );
-  expect(stdout).toBe('');
+  await guest.expectGoesOn();
+  await guest.expectNothingLeft(folder);
 }
 
 describe('a create that cannot be', () => {
@@ -117,7 +80,7 @@ describe('a create that cannot be', () => {
   it(
     'a QMP socket that is gone',
     steadily(async () => {
-      const sockets = `/var/run/xen/qmp-libxenstat-${domid} /var/run/xen/qmp-libxl-${domid}`;
+      const sockets = `/var/run/xen/qmp-libxenstat-${guest.domid} /var/run/xen/qmp-libxl-${guest.domid}`;
       await dom0.lab.run(`mkdir /var/run/xen/away; mv ${sockets} /var/run/xen/away`);
       const { code, stderr } = await create(`${memory()}disks=[',,xvda']\n`);
       await dom0.lab.run('mv /var/run/xen/away/* /var/run/xen; rmdir /var/run/xen/away');
