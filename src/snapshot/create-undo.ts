@@ -52,15 +52,24 @@ export async function isGone(hypervisor: Hypervisor, domid: Domid): Promise<bool
   return state === undefined || state.dying;
 }
 
-export function undoLog(phases: Phases, hypervisor: Hypervisor, domid: Domid, log: DirtyLog): void {
+export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog): void {
   phases.onUndo(
     'turned log-dirty mode off',
     `xl save -c of domain ${domid} turns it off; until then the guest is a little slower`,
-    async () => {
-      if (await isGone(hypervisor, domid)) return false;
-      return await log.stop();
-    },
+    () => endLog(host, domid, log),
   );
+}
+
+/**
+ * Turns log-dirty mode off, unless there is no domain any more, or another program that saves it has taken it over:
+ * that would miss what the guest writes, and turns it off itself.
+ * @returns whether it was turned off
+ */
+export async function endLog(host: Host, domid: Domid, log: DirtyLog): Promise<boolean> {
+  if (await isGone(host.hypervisor, domid).catch(() => false)) return false;
+  if ((await host.toolstack.saver(domid).catch(() => undefined)) !== undefined) return false;
+  await log.stop();
+  return true;
 }
 
 /** @returns forgets this undo */

@@ -10,6 +10,7 @@ import {
 import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
 import {
   digest,
+  endLog,
   isGone,
   toAction,
   undoDirectory,
@@ -293,7 +294,7 @@ async function runPrecopy(
   log: DirtyLog,
   precopy: Precopy,
 ): Promise<void> {
-  undoLog(phases, host.hypervisor, context.domain.domid, log);
+  undoLog(phases, host, context.domain.domid, log);
   journal.note({ step: 'log-dirty', on: true });
   await log.start();
   await precopy.run();
@@ -309,10 +310,14 @@ async function ownLog({ host, context }: Parts): Promise<void> {
 }
 
 /** The snapshot is whole but for its name: what fails here must not take it back. */
-async function stopLog({ phases }: Parts, journal: Journal, log: DirtyLog): Promise<readonly string[]> {
+async function stopLog(
+  { host, context, phases }: Parts,
+  journal: Journal,
+  log: DirtyLog,
+): Promise<readonly string[]> {
   if (!log.on) return [];
   try {
-    await phases.bounded(log.stop());
+    await phases.bounded(endLog(host, context.domain.domid, log));
     journal.note({ step: 'log-dirty', on: false });
     return [];
   } catch (error) {

@@ -239,7 +239,7 @@ function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void 
   if (domain !== undefined && guest !== undefined) {
     undoLog(
       phases,
-      host.hypervisor,
+      host,
       domain.domid,
       DirtyLog.adopt(guest, domain.type === 'hvm' ? deviceModel : undefined),
     );

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
-import { EnvironmentError } from '../core/errors.ts';
+import { DomainError, EnvironmentError } from '../core/errors.ts';
 import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, PHYSCAP, SHADOW_OP, XENVER, XTL } from './abi.ts';
 import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { errnoName, untestedXen, XenCallError } from './errors.ts';
@@ -324,8 +324,15 @@ export class XenControl implements AsyncDisposable {
    * The bitmap of gfns written since the last call, or since the log was started; Xen's own is cleared.
    * @param gfns how many the bitmap covers
    * @param final also what Xen's emulation of devices holds mapped: for a guest that is suspended
+   * @throws DomainError DIRTY_LOG_LOST at the final one, when somebody else has turned the log off meanwhile
    */
   async takeDirty(domid: Domid, gfns: number, final: boolean): Promise<Uint8Array> {
+    if (final && !(await this.#logsDirty(domid))) {
+      throw new DomainError('DIRTY_LOG_LOST', 'somebody else has turned log-dirty mode off meanwhile', {
+        domid,
+        hint: 'does another program migrate the domain? try again when that is over',
+      });
+    }
     const { abi, ctrl } = this.#libraries;
     const length = Math.ceil(gfns / 64) * 8;
     const xch = this.#open('takeDirty');
@@ -344,6 +351,21 @@ export class XenControl implements AsyncDisposable {
         return this.#memory.copyOut(address, length);
       },
     );
+  }
+
+  /**
+   * Whether log-dirty mode is on. Xen has no question for it, and gives an empty bitmap where it is off; but what is on
+   * cannot be turned on (xen/arch/x86/mm/paging.c: paging_log_dirty_enable). What was off is on afterwards.
+   */
+  async #logsDirty(domid: Domid): Promise<boolean> {
+    const { xc_shadow_control } = this.#libraries.ctrl;
+    try {
+      await this.#call(xc_shadow_control, domid, SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0);
+      return false;
+    } catch (error) {
+      if (error instanceof XenCallError && error.errno === 'EINVAL') return true;
+      throw error;
+    }
   }
 
   async tscInfo(domid: Domid): Promise<TscNumbers> {
