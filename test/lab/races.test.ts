@@ -1,0 +1,192 @@
+/** What others do to a guest while a create is under way on real Xen: the snapshot is whole or there is none. */
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { EXIT } from '../../src/core/errors.ts';
+import { Dom0 } from './host.ts';
+import { SharedGuest, smallGuest } from './shared-guest.ts';
+
+const NAME = 'e2e-race';
+
+let dom0: Dom0;
+beforeAll(async () => {
+  dom0 = await Dom0.open();
+});
+afterAll(() => dom0?.close());
+
+const guest = new SharedGuest(
+  smallGuest(NAME, { onReboot: 'restart', extraCfg: ['on_poweroff = "preserve"'] }),
+  () => dom0,
+);
+const MEMORY = `${guest.folder}/s.save`;
+const OVERLAY = `${guest.folder}/ov.qcow2`;
+const CFG = `name="s1"\nmemory_path="${MEMORY}"\ndisks=[',,xvda', '${OVERLAY},qcow2,xvdb']\n`;
+
+/** In dom0: makes a domain crash, as Xen does it to one that has run into a wall. */
+const CRASH = '/opt/xlsnap/crash.mjs';
+const CRASH_SCRIPT = `
+  import { SHUTDOWN, toDomid, XenControl } from 'xlsnap/xenctrl';
+  const xen = await XenControl.open();
+  await xen.shutdown(toDomid(Number(process.argv[2])), SHUTDOWN.SHUTDOWN_crash);
+  process.exit();`;
+
+/** Creates, and has `action` done as soon as `phase` has begun; xlsnap goes on meanwhile. */
+async function during(phase: string, action: string, args = '') {
+  return await dom0.during(`snapshot-create ${NAME} ${await guest.configure(CFG)} ${args}`, phase, action);
+}
+
+/** The same, with xlsnap standing still until it is done. */
+async function stopped(phase: string, action: string, args = '') {
+  return await during(phase, `kill -STOP $pid; ${action}; acted=$?; kill -CONT $pid; exit $acted`, args);
+}
+
+interface Told {
+  readonly code: string;
+  readonly undo_failures?: readonly string[];
+}
+
+/** The error of a create, which must have undone everything. */
+function failed(said: { readonly code: number; readonly stderr: string }): Told {
+  const line = said.stderr.split('\n').find((text) => text.includes('"message_type":"error"'));
+  if (line === undefined) throw new Error(`it did not fail: exit code ${said.code}\n${said.stderr}`);
+  const error = JSON.parse(line) as Told;
+  expect(error.undo_failures).toBeUndefined();
+  return error;
+}
+
+/** Until `xl list` shows such flags of it. */
+const until = (flags: string): string =>
+  `until xl list ${NAME} | tail -n 1 | grep -qE ' ${flags} '; do sleep 0.2; done`;
+
+describe('a guest that comes to its end', () => {
+  it.each([
+    ['is destroyed while its memory is copied', 'memory', 'sleep 1', ''],
+    ['is destroyed between its memory and its disks', 'contexts', 'true', ''],
+    ['is destroyed while it runs', 'precopy', 'sleep 1', '--live'],
+  ])('%s', (_, phase, wait, args) =>
+    guest.steadily(async () => {
+      const said = await stopped(phase, `${wait}; xl destroy ${NAME}`, args);
+      expect(said.action).toMatchObject({ code: 0 });
+      expect(failed(said).code).toBe('DOMAIN_GONE');
+      expect(said.code).toBe(EXIT.domain);
+      await guest.expectNothingLeft();
+    }),
+  );
+
+  it('is destroyed while its disks are snapshotted: a whole snapshot, or none', () =>
+    guest.steadily(async () => {
+      const said = await during('disks', `xl destroy ${NAME}`);
+      if (said.code === 0) {
+        await dom0.lab.run(`verify-stream-v2 -f xl -i ${MEMORY}`, { timeoutMs: 120_000 });
+        await dom0.lab.run(`rm -r ${guest.folder}; mkdir ${guest.folder}`);
+      } else {
+        failed(said);
+        await guest.expectNothingLeft();
+      }
+    }));
+
+  it.each([
+    ['shuts down', `xl shutdown ${NAME} && ${until('[r-][b-]-s--')}`, 'SUSPEND_OTHER'],
+    ['crashes', `node ${CRASH} $domid && ${until('[r-][b-]-.c-')}`, 'SUSPEND_OTHER'],
+    [
+      'is started anew',
+      `xl reboot ${NAME} && until [ "$(xl domid ${NAME})" -gt $domid ]; do sleep 0.5; done`,
+      'DOMAIN_GONE',
+    ],
+  ])('%s before it is suspended', (_, action, code) =>
+    guest.steadily(async () => {
+      await dom0.lab.run(`cat >${CRASH}`, { input: CRASH_SCRIPT });
+      const said = await stopped('precopy', `domid=${guest.domid}; ${action}`, '--live');
+      expect(said.action).toMatchObject({ code: 0 });
+      expect(failed(said).code).toBe(code);
+      await guest.expectNothingLeft();
+    }),
+  );
+});
+
+describe('a guest that somebody else pauses', () => {
+  it.each([
+    ['while its memory is copied', 'memory', ''],
+    ['while it runs', 'precopy', '--live'],
+  ])('%s stays paused', (_, phase, args) =>
+    guest.steadily(async () => {
+      const said = await stopped(phase, `xl pause ${NAME}`, args);
+      expect(said.action).toMatchObject({ code: 0 });
+      expect(said).toMatchObject({ code: 0 });
+      expect((await dom0.lab.domains()).get(NAME)?.flags).toContain('p');
+      await dom0.lab.run(`verify-stream-v2 -f xl -i ${MEMORY}`, { timeoutMs: 120_000 });
+      await dom0.lab.run(`xl unpause ${NAME}`);
+      await guest.expectGoesOn();
+      await dom0.lab.removeGuest(NAME);
+    }),
+  );
+});
+
+describe('a guest whose devices are taken away', () => {
+  it.each([
+    ['a disk is detached', 'precopy', `xl block-detach ${NAME} xvdb --force`, '--live'],
+    ['its QEMU dies', 'memory', 'kill -9 $(pgrep -f "xen-domid $domid ")', ''],
+  ])('%s', (_, phase, action, args) =>
+    guest.steadily(async () => {
+      const said = await stopped(phase, `domid=${guest.domid}; ${action}`, args);
+      expect(said.action).toMatchObject({ code: 0 });
+      failed(said);
+      // Its disks are gone, but it is not left standing.
+      expect((await dom0.lab.domains()).get(NAME)?.flags).toMatch(/^[r-][b-]---/);
+      await guest.expectNothingLeft();
+      await dom0.lab.removeGuest(NAME);
+    }),
+  );
+});
+
+describe('a guest that xl saves at the same time', () => {
+  const theirs = `${guest.folder}/theirs.save`;
+
+  it('is left to xl, before and during a create', () =>
+    guest.steadily(async () => {
+      // The helper of xl stands still, so that both are under way for as long as it takes.
+      const said = await stopped(
+        'precopy',
+        `xl save -c ${NAME} ${theirs} >/tmp/xl-save 2>&1 & until pkill -STOP libxl-save-help; do sleep 0.1; done`,
+        '--live',
+      );
+      expect(['BEING_SAVED', 'SUSPEND_OTHER']).toContain(failed(said).code);
+      const again = await dom0.xlsnap(`snapshot-create ${NAME} ${guest.folder}/x.cfg`);
+      expect(again.stderr).toMatch(
+        /another program saves or migrates the domain: libxl-save-helper, pid \d+/,
+      );
+      expect(again.code).toBe(EXIT.preflight);
+      await dom0.lab.run(
+        `pkill -CONT libxl-save-help; while pgrep libxl-save-help; do sleep 0.2; done; cat /tmp/xl-save >&2
+        verify-stream-v2 -f xl -i ${theirs} && rm ${theirs}`,
+        { timeoutMs: 120_000 },
+      );
+      await guest.expectGoesOn();
+      await guest.expectNothingLeft();
+    }));
+});
+
+describe('a guest that suspends at the last moment', () => {
+  it('has suspended, or goes on', () =>
+    guest.steadily(async () => {
+      await dom0.lab.copyIn(join(import.meta.dirname, 'last-moment.mjs'), '/opt/xlsnap/last-moment.mjs');
+      const { stdout } = await dom0.lab.run(`cd /opt/xlsnap && node last-moment.mjs ${NAME}`, {
+        timeoutMs: 600_000,
+      });
+      const turns = stdout
+        .trim()
+        .split('\n')
+        .map(
+          (line) =>
+            JSON.parse(line) as { outcome: string; shutdown?: string; left?: string; paused: boolean },
+        );
+      console.log(stdout);
+      const outcomes = new Set(turns.map((turn) => turn.outcome));
+      expect([...outcomes].sort()).toEqual(['SUSPEND_TIMEOUT', 'suspended']);
+      for (const turn of turns) {
+        expect(turn.shutdown).toBe(turn.outcome === 'suspended' ? 'suspend' : undefined);
+        expect(turn).toMatchObject({ paused: false });
+        expect(turn.left).toBeUndefined();
+      }
+      await guest.expectGoesOn();
+    }));
+});
