@@ -17,6 +17,7 @@ import {
   expectGuestAsBefore,
   failure,
   fastDirectory,
+  forEachOf,
   keepWriting,
   snapshotConfig,
 } from '../../support/scene.ts';
@@ -59,6 +60,7 @@ class Scene implements Disposable {
   constructor({ type, paused, live, disks }: Kind) {
     const directory = fastDirectory('xlsnap-faults-');
     const guest = new FakeGuest(new Uint8Array(PAGES + 4).fill(15, PAGES));
+    guest.maxBatch = 32;
     this.host = new FakeHost({
       directory,
       type,
@@ -130,11 +132,11 @@ async function everywhere(
 ): Promise<void> {
   const calls = await callsOf(kind);
   expect(calls.length).toBeGreaterThan(12);
-  for (const [at, name] of calls.entries()) {
+  await forEachOf(calls.entries(), async ([at, name]) => {
     using scene = new Scene(kind);
     await body(scene, at, `call ${at}, ${name}`, calls);
     count++;
-  }
+  });
 }
 
 const named = kinds.map((kind) => {

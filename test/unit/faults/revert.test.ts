@@ -9,7 +9,14 @@ import { revertSnapshot } from '../../../src/snapshot/revert.ts';
 import type { RevertRequest } from '../../../src/snapshot/types.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
-import { type DiskKind, failure, fastDirectory, filesOf, snapshotConfig } from '../../support/scene.ts';
+import {
+  type DiskKind,
+  failure,
+  fastDirectory,
+  filesOf,
+  forEachOf,
+  snapshotConfig,
+} from '../../support/scene.ts';
 
 const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['internal', 'external']];
 
@@ -31,9 +38,11 @@ class Scene implements Disposable {
 
   static async make(kinds: readonly DiskKind[], running: boolean): Promise<Scene> {
     const directory = fastDirectory('xlsnap-faults-');
+    const guest = new FakeGuest(new Uint8Array(24).fill(15, 20));
+    guest.maxBatch = 32;
     const host = new FakeHost({
       directory,
-      guest: new FakeGuest(new Uint8Array(24).fill(15, 20)),
+      guest,
       disks: kinds.map((_, i) => ({ vdev: `xvd${'ab'[i]}` })),
     });
     host.write('at the snapshot');
@@ -89,11 +98,11 @@ describe.each(cases)('a revert with %s, the domain %s', (_disks, _state, kinds, 
       await revertSnapshot(model.host, model.request);
       const calls = [...model.host.calls];
       expect(calls.length).toBeGreaterThan(6);
-      for (const [at, name] of calls.entries()) {
+      await forEachOf(calls.entries(), async ([at, name]) => {
         using scene = await Scene.make(kinds, running);
         await oneFault(scene, how, at, running, `${how} in call ${at}, ${name}`);
         count++;
-      }
+      });
     },
   );
 });

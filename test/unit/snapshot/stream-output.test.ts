@@ -152,7 +152,7 @@ describe('standard output', () => {
 
   test.each([
     ['a pipe', 'RUN | cat | md5sum'],
-    ['a slow pipe', 'RUN | (sleep 1; md5sum)'],
+    ['a slow pipe', 'RUN | (sleep 0.3; md5sum)'],
     ['a file', 'RUN > F; md5sum < F'],
     ['the end of a file', 'printf x > F; RUN >> F; tail -c +2 F | md5sum'],
   ])(
