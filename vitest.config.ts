@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
@@ -7,6 +8,11 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/unit/**/*.test.ts', 'test/property/**/*.test.ts'],
+          setupFiles: ['test/support/leaves-no-trace.ts'],
+          // The modules have no state of their own, and what the process has is looked after: one process runs many files.
+          isolate: false,
+          // Vitest leaves one core to itself, which does nothing while tests run.
+          maxWorkers: availableParallelism(),
           // Milliseconds on a machine of one's own; a busy one may take its time.
           testTimeout: 60_000,
         },

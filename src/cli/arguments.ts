@@ -22,9 +22,14 @@ export function milliseconds(text: string): number {
   return value;
 }
 
-export function count(text: string): number {
-  if (!/^[1-9][0-9]?$/.test(text)) throw new InvalidArgumentError('Expected a number from 1 to 49.');
-  return Number(text);
+/** A reader of whole numbers from 1 to `most`. */
+export function count(most: number): (text: string) => number {
+  return (text) => {
+    if (!/^[1-9][0-9]{0,5}$/.test(text) || Number(text) > most) {
+      throw new InvalidArgumentError(`Expected a number from 1 to ${most}.`);
+    }
+    return Number(text);
+  };
 }
 
 export function notEmpty(text: string): string {

@@ -55,7 +55,7 @@ export async function checksumFile(
   shape: { readonly head: number; readonly stretch: number },
   { signal, extents, progress }: ChecksumOptions = {},
 ): Promise<Checksums> {
-  const buffers = Array.from({ length: IN_FLIGHT }, () => new Uint8Array(PIECE));
+  const buffers = Array.from({ length: IN_FLIGHT }, () => new Uint8Array(Math.min(PIECE, size)));
   /** Pieces whose reading has begun. */
   const begun: { piece: Piece; octets: Promise<Uint8Array> }[] = [];
   const sums: string[] = [];

@@ -28,7 +28,7 @@ import { Journal, journalPathOf } from './journal.ts';
 import { printLibxlJson } from './libxl-json.ts';
 import { configDigest, type Manifest } from './manifest.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
-import { type MemoryOutput, makeDirectory, OutputFile, unmakeDirectory, writeWhole } from './output-file.ts';
+import { makeDirectory, OutputFile, unmakeDirectory, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
 import type { DeviceModel, Guardian, Guest, Host, XenVersion } from './ports.ts';
@@ -160,12 +160,10 @@ function noteUndoing({ journal }: Parts): void {
 /** Where the memory goes. */
 interface Opened {
   readonly journal: Journal;
-  readonly output: MemoryOutput;
+  readonly output: OutputFile | StreamOutput;
   readonly saver: PageSaver;
   /** What stands before the pages. */
   readonly prefix: Uint8Array;
-  /** The output, when it is a file. */
-  readonly file: OutputFile | undefined;
 }
 
 async function take(parts: Parts): Promise<CreateResult> {
@@ -193,7 +191,6 @@ async function take(parts: Parts): Promise<CreateResult> {
         output: stream,
         prefix,
         saver: new StreamSaver(guest, stream, prefix.length, saving),
-        file: undefined,
       };
     }
     const file = await openFile(parts, journal);
@@ -203,7 +200,6 @@ async function take(parts: Parts): Promise<CreateResult> {
       output: file,
       prefix,
       saver: new MemorySaver(guest, file, prefix.length, saving),
-      file,
     };
   });
   const { journal, output, saver } = opened;
@@ -238,8 +234,11 @@ async function take(parts: Parts): Promise<CreateResult> {
     }
     return await saver.finish();
   });
-  await phases.run('contexts', async () => {
-    await output.writeAt(await guestSuffix(guest, emulator), memory.end);
+  const suffix = await phases.run('contexts', async () => {
+    const octets = await guestSuffix(guest, emulator);
+    // A stream's are kept: with them it ends well, and the snapshot is not taken yet.
+    if (output instanceof OutputFile) await output.writeAt(octets, memory.end);
+    return octets;
   });
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
@@ -258,7 +257,11 @@ async function take(parts: Parts): Promise<CreateResult> {
   // Now, not earlier: it would only make the downtime longer.
   const warnings = [...plan.warnings, ...(await stopLog(parts, journal, log))];
 
-  const sizes = await phases.run('finish', () => finish(parts, opened, xen, memory));
+  const sizes = await phases.run('finish', () =>
+    output instanceof OutputFile
+      ? finishFile(parts, opened, output, xen, memory)
+      : finishStream(parts, journal, output, suffix),
+  );
   await removeJournal(parts, journal);
   return {
     plan,
@@ -278,9 +281,9 @@ async function take(parts: Parts): Promise<CreateResult> {
  * What stands before a PV guest's pages names the frames of its p2m, which it may have moved until it was suspended.
  * @throws DomainError when it is in a stream already, where nothing can be written over
  */
-async function settlePrefix({ output, prefix, file }: Opened, settled: Uint8Array): Promise<void> {
+async function settlePrefix({ output, prefix }: Opened, settled: Uint8Array): Promise<void> {
   if (Buffer.compare(prefix, settled) === 0) return;
-  if (file === undefined) {
+  if (output instanceof StreamOutput) {
     throw new DomainError('P2M_MOVED', 'the guest has moved its p2m since the stream began', {
       hint: 'try again, or write the memory to a file',
     });
@@ -393,27 +396,42 @@ async function snapshotDisks(
 }
 
 /** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
-async function finish(
+async function finishFile(
   parts: Parts,
-  { journal, output, prefix, saver, file }: Opened,
+  { journal, prefix, saver }: Opened,
+  file: OutputFile,
   xen: XenVersion,
   memory: MemoryOutcome,
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
   const { plan, tuning } = parts.context;
   const { sync } = plan;
   await saver.writeKept();
-  const sizes = await output.sizes();
-  if (file !== undefined) {
-    // The disk has the longer part of the work.
-    if (sync) file.beginSync();
-    const checksums =
-      tuning?.checksums === false ? undefined : await readBack(parts, file, sizes.fileBytes, prefix.length);
-    await writeBeside(parts, journal, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
-  }
-  await output.commit({ sync });
-  // A stream has no name that would tell.
-  if (file === undefined) journal.note({ step: 'whole' });
+  const sizes = await file.sizes();
+  // The disk has the longer part of the work.
+  if (sync) file.beginSync();
+  const checksums =
+    tuning?.checksums === false ? undefined : await readBack(parts, file, sizes.fileBytes, prefix.length);
+  await writeBeside(parts, journal, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
+  await file.commit({ sync });
   return sizes;
+}
+
+/** The guest runs again. A stream has no name that would tell: it is whole with its last octets, and so is the snapshot. */
+async function finishStream(
+  { context, phases }: Parts,
+  journal: Journal,
+  stream: StreamOutput,
+  suffix: Uint8Array,
+): Promise<{ fileBytes: number; allocatedBytes: number }> {
+  await stream.writeLast(suffix);
+  phases.shield();
+  try {
+    journal.note({ step: 'whole' });
+  } catch {
+    // Its disk is full, say. The reader has it all the same, and the journal goes next.
+  }
+  await stream.commit({ sync: context.plan.sync });
+  return await stream.sizes();
 }
 
 /** The manifest and the cfgfile. */

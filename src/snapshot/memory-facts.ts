@@ -52,7 +52,10 @@ export async function readMemoryFacts(path: string, { signal }: CallOptions = {}
 
 /** A finding in one line. */
 export function findingText({ code, message, offset }: Finding): string {
-  return `${message} (${code}, at offset ${offset})`;
+  const place = ` (at offset ${offset})`;
+  // That of an error says it already.
+  const what = message.endsWith(place) ? message.slice(0, -place.length) : message;
+  return `${what} (${code}, at offset ${offset})`;
 }
 
 /** What a sound memory file holds. */

@@ -39,6 +39,8 @@ interface Target {
   end(options: { readonly sync: boolean }): Promise<void>;
   /** It was all for nothing. */
   abort(): Promise<void>;
+  /** Ends a `write` that is not over yet, so that what is left of it goes nowhere; gives whether there was one. */
+  cancel?(): boolean;
 }
 
 /** A memory file that is not one: octets that go to a pipe, a device or a caller's sink, from the first to the last. */
@@ -86,7 +88,36 @@ export class StreamOutput implements MemoryOutput {
   async writeAt(bytes: Uint8Array, position: number): Promise<void> {
     if (position !== this.#offset) throw new RangeError(`offset ${position} of a stream at ${this.#offset}`);
     throwIfAborted(this.#signal);
-    await this.#told(() => this.#target.write(bytes));
+    try {
+      await within(this.#target.write(bytes), { signal: this.#signal }, () => new Error('no limit'));
+    } catch (error) {
+      if (error instanceof InterruptedError) throw error;
+      throw this.#failed(error);
+    }
+    this.#offset += bytes.length;
+  }
+
+  /**
+   * Appends the octets that make it whole. When the signal is aborted meanwhile, a pipe is closed, and then its reader does not
+   * have them; from a device or a sink they cannot be taken back, so it is waited for what becomes of them.
+   * @throws OutputError, InterruptedError: it is not whole
+   */
+  async writeLast(bytes: Uint8Array): Promise<void> {
+    throwIfAborted(this.#signal);
+    let cancelled = false;
+    const cancel = (): void => {
+      cancelled = this.#target.cancel?.() === true;
+    };
+    this.#signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      await this.#target.write(bytes);
+      if (cancelled) throwIfAborted(this.#signal);
+    } catch (error) {
+      throwIfAborted(this.#signal);
+      throw this.#failed(error);
+    } finally {
+      this.#signal?.removeEventListener('abort', cancel);
+    }
     this.#offset += bytes.length;
   }
 
@@ -94,27 +125,26 @@ export class StreamOutput implements MemoryOutput {
     return { fileBytes: this.#offset, allocatedBytes: 0 };
   }
 
-  /** The reader has got everything, or will. */
+  /** The reader has got everything, or will. The signal is not heeded: nothing can be taken back any more. */
   async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {
-    await this.#told(() => this.#target.end({ sync }));
+    try {
+      await this.#target.end({ sync });
+    } catch (error) {
+      throw this.#failed(error);
+    }
   }
 
   async discard(): Promise<void> {
     await this.#target.abort();
   }
 
-  async #told(work: () => Promise<void>): Promise<void> {
-    try {
-      await within(work(), { signal: this.#signal }, () => new Error('no limit'));
-    } catch (error) {
-      if (error instanceof InterruptedError) throw error;
-      const gone = errnoCode(error) === 'EPIPE';
-      throw new OutputError('OUTPUT_WRITE', `cannot write to ${this.#name}`, {
-        cause: error,
-        offset: this.#offset,
-        ...(gone ? { hint: 'the program that reads it has ended; look at what it says' } : {}),
-      });
-    }
+  #failed(cause: unknown): OutputError {
+    const gone = errnoCode(cause) === 'EPIPE';
+    return new OutputError('OUTPUT_WRITE', `cannot write to ${this.#name}`, {
+      cause,
+      offset: this.#offset,
+      ...(gone ? { hint: 'the program that reads it has ended; look at what it says' } : {}),
+    });
   }
 }
 
@@ -173,7 +203,16 @@ function socketTarget(stream: Writable, own: boolean): Target {
     abort: async () => {
       if (own) stream.destroy();
     },
+    ...(own ? { cancel: () => cancelWrite(stream) } : {}),
   };
+}
+
+/** Once the stream is destroyed, Node calls back without an error, whatever has become of the octets. */
+function cancelWrite(stream: Writable): boolean {
+  // The kernel has them all, and the callback is on its way.
+  if (stream.writableLength === 0) return false;
+  stream.destroy();
+  return true;
 }
 
 function fileTarget(handle: FileHandle, found: Stats): Target {

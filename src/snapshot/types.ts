@@ -30,7 +30,8 @@ export interface Tuning {
 /**
  * Where a program wants the memory as a stream: octets in order, in the format of `xl save`. A function gets pieces that are
  * its own only until its promise is settled; the next piece comes after that. What it throws ends the create, which
- * is undone. A Writable is neither ended nor destroyed.
+ * is undone. An interrupted create does not wait for it, except for the last piece: with that the snapshot is whole. A Writable
+ * is neither ended nor destroyed.
  */
 export type MemorySink = ((bytes: Uint8Array) => Promise<void>) | Writable;
 

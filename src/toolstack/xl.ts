@@ -57,14 +57,22 @@ export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
   }
   const entry: unknown = Array.isArray(list) ? list[0] : list;
   const config = isRecord(entry) ? entry['config'] : undefined;
-  if (!isRecord(config)) throw xlFailed(`xl list -l ${domid}`, 'its answer has no "config"');
+  if (!isRecord(config)) {
+    throw xlFailed(
+      `xl list -l ${domid}`,
+      'its answer has no "config"',
+      'a domain that is being rebooted has none for a moment: try again; was it started by xl?',
+    );
+  }
   return config;
 }
 
-function xlFailed(command: string, stderr: string): EnvironmentError {
-  return new EnvironmentError('XL', `${command} failed: ${lastLines(stderr)}`, {
-    hint: 'try the command by hand; was the domain started by xl?',
-  });
+function xlFailed(
+  command: string,
+  stderr: string,
+  hint = 'try the command by hand; was the domain started by xl?',
+): EnvironmentError {
+  return new EnvironmentError('XL', `${command} failed: ${lastLines(stderr)}`, { hint });
 }
 
 /** The end of what a program complained, in one line. */

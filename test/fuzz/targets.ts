@@ -45,6 +45,7 @@ import {
   record,
   saveFile,
 } from '../support/naive-stream.ts';
+import { CFGFILE_WORDS, MANIFEST } from '../support/samples.ts';
 import { type Material, octets, type Random } from './mutate.ts';
 
 export interface Target extends Material {
@@ -129,38 +130,8 @@ const cfgfile: Target = {
     '',
   ),
   words: list(
-    ...[
-      'name',
-      'disks',
-      'memory_path',
-      'description',
-      '__proto__',
-      'constructor',
-      'toString',
-      '=',
-      '+=',
-      '[',
-      ']',
-    ],
-    ...[
-      ',',
-      ';',
-      '\n',
-      ' ',
-      '\t',
-      '#',
-      '"',
-      "'",
-      '\\',
-      '\\n',
-      '\\x41',
-      '"/a"',
-      "',,xvda'",
-      '/a/../b',
-      '7',
-      '0x',
-      '\r\n',
-    ],
+    ...CFGFILE_WORDS,
+    ...['constructor', '\t', '\\n', '\\x41', '/a/../b', '\r\n'],
     ...['\u2028', '\u202e', 'é', '😀', '\0', '-', '..', '/', 'a'.repeat(300)],
   ),
   head: 200,
@@ -185,28 +156,6 @@ const cfgfile: Target = {
     if (rest.description !== undefined) ok(checkDescription(rest.description) === undefined);
     deepStrictEqual(parseConfig(printConfig(config)), config);
   },
-};
-
-const MANIFEST = {
-  format: 'xlsnap-manifest',
-  version: 1,
-  name: 's1',
-  description: 'two\nlines',
-  created: '2026-11-23T22:00:00.000Z',
-  state: 'paused',
-  domain: 'guest1',
-  uuid: '3f8d2c1e-1111-4222-8333-444455556666',
-  type: 'hvm',
-  xen: { major: 4, minor: 20, extra: '.1' },
-  memory: { path: '/s/s1.save', bytes: 4096, pages: 1 },
-  checksums: { algorithm: 'crc32', head: 1024, stretch: 65_536, sums: '0123abcd00000000' },
-  configDigest: 'ab',
-  disks: [
-    { kind: 'internal', vdev: 'xvda', image: '/i/a', tag: 's1' },
-    { kind: 'external', vdev: 'xvdb', base: '/i/b', baseFormat: 'raw', overlay: '/i/b1' },
-  ],
-  uncovered: ['xvdc'],
-  phases: [{ name: 'memory', seconds: 1.5 }],
 };
 
 const JSON_WORDS = [

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { toDomid } from '../../src/core/brand.ts';
-import { DomainError, EnvironmentError, InterruptedError } from '../../src/core/errors.ts';
+import { DomainError, EnvironmentError, EXIT, InterruptedError } from '../../src/core/errors.ts';
 import { FakeHost } from '../../src/testing/fake-host.ts';
 import { editStoredConfig } from '../../src/toolstack/libxl-userdata.ts';
 import { runProgram } from '../../src/toolstack/program.ts';
@@ -148,6 +148,14 @@ describe('domainConfig', () => {
   ])('takes %s', async (_what, answer) => {
     xl(`[ "$*" = "list -l 7" ] && echo '${answer}'`);
     expect(await domainConfig(toDomid(7))).toEqual(config);
+  });
+
+  it('says to try again where a domain that has just been rebooted has no configuration yet', async () => {
+    xl(`echo '[{"domid": 7}]'`);
+    await expect(domainConfig(toDomid(7))).rejects.toMatchObject({
+      exitCode: EXIT.environment,
+      hint: expect.stringMatching(/rebooted.*try again/),
+    });
   });
 
   it.each([

@@ -1,6 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync, rmSync } from 'node:fs';
 import { fc, test } from '@fast-check/vitest';
 import { expect } from 'vitest';
 import { parseConfig } from '../../src/config/parse.ts';
@@ -9,6 +7,7 @@ import { createSnapshot } from '../../src/snapshot/create.ts';
 import { revertSnapshot } from '../../src/snapshot/revert.ts';
 import type { RevertRequest } from '../../src/snapshot/types.ts';
 import { contentOf, FakeHost } from '../../src/testing/fake-host.ts';
+import { fastDirectory } from '../support/scene.ts';
 
 const VDEVS = ['xvda', 'xvdb', 'hdc'];
 
@@ -44,7 +43,7 @@ const contents = (host: FakeHost): Record<string, string> =>
 test.prop([fc.array(step, { minLength: 4, maxLength: 14 }), fc.integer({ min: 1, max: 3 })], { numRuns: 60 })(
   'a revert brings back what the disks held at the snapshot',
   async (steps, disks) => {
-    const directory = mkdtempSync(join(tmpdir(), 'xlsnap-property-'));
+    const directory = fastDirectory('xlsnap-property-');
     try {
       const host = new FakeHost({ directory, disks: VDEVS.slice(0, disks).map((vdev) => ({ vdev })) });
       const taken: Taken[] = [];

@@ -25,6 +25,15 @@ export function snapshotConfig(name: string, directory: string, kinds: readonly 
   return parseConfig(`name="${name}"\nmemory_path="${directory}/${name}.save"\ndisks=[${disks}]`, 'snap.cfg');
 }
 
+/** Runs `body` for each of them, a few at once: what one waits for, another has the processor. */
+export async function forEachOf<T>(items: Iterable<T>, body: (item: T) => Promise<void>): Promise<void> {
+  const left = [...items].values();
+  const lane = async (): Promise<void> => {
+    for (const item of left) await body(item);
+  };
+  await Promise.all(Array.from({ length: 4 }, lane));
+}
+
 /** The error that a promise rejects with, which must be one of ours. */
 export async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
   try {

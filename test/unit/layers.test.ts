@@ -1,25 +1,29 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 
 const root = join(import.meta.dirname, '..', '..');
 const biome = join(root, 'node_modules', '.bin', 'biome');
 
-/** Lints one planted file inside src/, where the rules of its folder hold. */
+/** The rules with the folders that they are for, in a place where no other check comes across what is planted. */
+const copy = mkdtempSync(join(tmpdir(), 'xlsnap-layers-'));
+cpSync(join(root, 'biome.json'), join(copy, 'biome.json'));
+afterAll(() => rmSync(copy, { recursive: true }));
+
+/** Lints one file of a folder of src/. */
 function lintPlanted(folder: string, source: string): { ok: boolean; output: string } {
-  const dir = mkdtempSync(join(root, 'src', folder, 'planted-'));
-  planted.push(dir);
-  const file = join(dir, 'planted.ts');
-  writeFileSync(file, source);
-  const run = spawnSync(biome, ['lint', '--colors=off', file], { cwd: root, encoding: 'utf8' });
+  const directory = join(copy, 'src', folder, 'planted');
+  mkdirSync(directory, { recursive: true });
+  writeFileSync(join(directory, 'planted.ts'), source);
+  const run = spawnSync(biome, ['lint', '--colors=off', '--error-on-warnings', 'src'], {
+    cwd: copy,
+    encoding: 'utf8',
+  });
+  rmSync(join(copy, 'src'), { recursive: true });
   return { ok: run.status === 0, output: run.stdout + run.stderr };
 }
-
-const planted: string[] = [];
-afterEach(() => {
-  for (const dir of planted.splice(0)) rmSync(dir, { recursive: true, force: true });
-});
 
 describe('the import table', () => {
   it('is what biome.json enforces', () => {

@@ -17,7 +17,7 @@ export const defineBench: Define = (program, context, finish) => {
       'what to measure: xl-save, paused, live, and with options paused+sync, live+in-flight=1, paused+batch=510, ' +
         `paused+no-sparse, paused+no-checksums; or all (default: ${DEFAULT_PATHS})`,
     )
-    .option('--rounds <n>', 'rounds, besides one to warm up (default: 5)', count)
+    .option('--rounds <n>', 'rounds, besides one to warm up (default: 5)', count(99))
     .option('--dir <directory>', 'where the files go meanwhile (default: /var/lib/xen/snapshots)', notEmpty)
     .option('--report <file>', 'write a report, one file of HTML', notEmpty)
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')

@@ -18,7 +18,7 @@ export const defineSnapshotCreate: Define = (program, context, finish) => {
     .option(
       '--max-rounds <n>',
       'with --live: passes over the memory while the domain runs (default: 5)',
-      count,
+      count(49),
     )
     .option(
       '--target-downtime <time>',

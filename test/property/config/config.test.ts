@@ -5,6 +5,7 @@ import { ConfigError } from '../../../src/config/errors.ts';
 import { checkSnapshotName } from '../../../src/config/name.ts';
 import { MAX_CONFIG_BYTES, parseConfig } from '../../../src/config/parse.ts';
 import { printConfig } from '../../../src/config/print.ts';
+import { CFGFILE_WORDS } from '../../support/samples.ts';
 
 const name = fc
   .string({
@@ -65,30 +66,7 @@ describe('any input gives a configuration or a ConfigError', () => {
     taken(bytes);
   });
 
-  const words = fc.constantFrom(
-    'name',
-    'disks',
-    'memory_path',
-    'description',
-    '__proto__',
-    'toString',
-    '=',
-    '+=',
-    '[',
-    ']',
-    ',',
-    ';',
-    '\n',
-    ' ',
-    '#',
-    '"',
-    "'",
-    '\\',
-    '"/a"',
-    "',,xvda'",
-    '7',
-    '0x',
-  );
+  const words = fc.constantFrom(...CFGFILE_WORDS);
   test.prop([fc.array(words, { maxLength: 60 })], { numRuns: 1000 })('words of the language', (parts) => {
     const result = taken(parts.join(''));
     if (result === undefined) return;

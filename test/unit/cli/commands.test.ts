@@ -205,6 +205,8 @@ describe('wrong arguments open nothing', () => {
     [['snapshot-create', 'a', '--nam', 'x'], EXIT.usage, /unknown option '--nam'[\s\S]*--name/],
     [['snapshot-create', 'a', '--disk-only'], EXIT.usage, /disks alone is not taken/],
     [['snapshot-create', 'a', '--live', '--max-rounds', '0'], EXIT.usage, /from 1 to 49/],
+    [['snapshot-create', 'a', '--live', '--max-rounds', '50'], EXIT.usage, /from 1 to 49/],
+    [['bench', 'a', '--rounds', '100'], EXIT.usage, /from 1 to 99/],
     [['snapshot-create', 'a', '--live', '--max-downtime', '2m'], EXIT.usage, /300ms or 2s/],
     [['snapshot-create', 'a', '--live', '--target-downtime', ''], EXIT.usage, /300ms or 2s/],
     [['snapshot-create', 'a', '--live', '--target-downtime', '9999999s'], EXIT.usage, /300ms or 2s/],

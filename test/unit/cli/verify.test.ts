@@ -48,7 +48,10 @@ test('a file that was cut off is refused with the offset, and all findings for a
   await writeFile(path, bytes.subarray(0, bytes.length - 5));
   const text = await xlsnap(['verify', path]);
   expect(text).toMatchObject({ code: EXIT.format, stdout: '' });
-  expect(text.stderr).toMatch(/is no sound save file:\n {2}.* at offset \d+\)/);
+  expect(text.stderr).toMatch(
+    /is no sound save file:\n {2}.*: expected \d+ octets, found \d+ \(TRUNCATED, at offset \d+\)$/m,
+  );
+  expect(text.stderr.match(/offset/g)).toHaveLength(1);
   const json = await xlsnap(['verify', path, '--json']);
   const error = JSON.parse(json.stderr) as { code: string; offset: number; data: { findings: unknown[] } };
   expect(error).toMatchObject({ code: 'DAMAGED', exit_code: EXIT.format });

@@ -9,7 +9,14 @@ import { revertSnapshot } from '../../../src/snapshot/revert.ts';
 import type { RevertRequest } from '../../../src/snapshot/types.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
-import { type DiskKind, failure, fastDirectory, filesOf, snapshotConfig } from '../../support/scene.ts';
+import {
+  type DiskKind,
+  failure,
+  fastDirectory,
+  filesOf,
+  forEachOf,
+  snapshotConfig,
+} from '../../support/scene.ts';
 
 const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['internal', 'external']];
 
@@ -29,11 +36,14 @@ class Scene implements Disposable {
     host.calls.length = 0;
   }
 
-  static async make(kinds: readonly DiskKind[], running: boolean): Promise<Scene> {
+  static async make(kinds: readonly DiskKind[], running: boolean, type: 'pvh' | 'hvm'): Promise<Scene> {
     const directory = fastDirectory('xlsnap-faults-');
+    const guest = new FakeGuest(new Uint8Array(24).fill(15, 20));
+    guest.maxBatch = 32;
     const host = new FakeHost({
       directory,
-      guest: new FakeGuest(new Uint8Array(24).fill(15, 20)),
+      type,
+      guest,
       disks: kinds.map((_, i) => ({ vdev: `xvd${'ab'[i]}` })),
     });
     host.write('at the snapshot');
@@ -69,34 +79,36 @@ class Scene implements Disposable {
 
 type How = 'fails' | 'is interrupted' | 'hangs and is interrupted';
 
-const cases = DISKS.flatMap((kinds) =>
-  [true, false].map(
-    (running) =>
-      [
-        kinds.length === 0 ? 'no disks' : kinds.join(' and '),
-        running ? 'running' : 'gone',
-        kinds,
-        running,
-      ] as const,
-  ),
+const kinds = DISKS.flatMap((disks) =>
+  [true, false].map((running) => ({ type: 'pvh' as 'pvh' | 'hvm', disks, running })),
 );
+kinds.push({ type: 'hvm', disks: ['internal', 'external'], running: true });
+kinds.push({ type: 'hvm', disks: ['external'], running: false });
 
-describe.each(cases)('a revert with %s, the domain %s', (_disks, _state, kinds, running) => {
-  it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
-    'that %s in any port call leaves what it says, and can be done again',
-    async (how) => {
-      using model = await Scene.make(kinds, running);
-      await revertSnapshot(model.host, model.request);
-      const calls = [...model.host.calls];
-      expect(calls.length).toBeGreaterThan(6);
-      for (const [at, name] of calls.entries()) {
-        using scene = await Scene.make(kinds, running);
-        await oneFault(scene, how, at, running, `${how} in call ${at}, ${name}`);
-        count++;
-      }
-    },
-  );
+const cases = kinds.map(({ type, disks, running }) => {
+  const how = disks.length === 0 ? 'no disks' : disks.join(' and ');
+  return [type, how, running ? 'running' : 'gone', disks, running] as const;
 });
+
+describe.each(cases)(
+  'a revert of a %s guest with %s, the domain %s',
+  (type, _disks, _state, disks, running) => {
+    it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
+      'that %s in any port call leaves what it says, and can be done again',
+      async (how) => {
+        using model = await Scene.make(disks, running, type);
+        await revertSnapshot(model.host, model.request);
+        const calls = [...model.host.calls];
+        expect(calls.length).toBeGreaterThan(6);
+        await forEachOf(calls.entries(), async ([at, name]) => {
+          using scene = await Scene.make(disks, running, type);
+          await oneFault(scene, how, at, running, `${how} in call ${at}, ${name}`);
+          count++;
+        });
+      },
+    );
+  },
+);
 
 async function oneFault(scene: Scene, how: How, at: number, running: boolean, where: string): Promise<void> {
   const { host, request } = scene;

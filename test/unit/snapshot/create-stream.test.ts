@@ -1,8 +1,10 @@
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { OutputError } from '../../../src/core/errors.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
+import { Journal } from '../../../src/snapshot/journal.ts';
 import { readMemoryFacts, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
 import type { CreateRequest } from '../../../src/snapshot/types.ts';
 import { FakeHost, readImage } from '../../../src/testing/fake-host.ts';
@@ -86,6 +88,25 @@ describe.each(kinds)('a stream of a %s guest, live: %s', (type, live) => {
       expect(readdirSync(directory)).toEqual(['xvda.img']);
     }
   });
+});
+
+test('a journal on a full disk does not take back what the reader has whole', async () => {
+  const host = hostOf('pvh', false);
+  const { sink, parts } = collector();
+  const note = vi.spyOn(Journal.prototype, 'note');
+  note.mockImplementation(({ step }) => {
+    if (step === 'whole') throw new OutputError('JOURNAL', 'ENOSPC');
+  });
+  try {
+    await createSnapshot(host, request({ sink }));
+  } finally {
+    note.mockRestore();
+  }
+  const file = join(directory, 'stream');
+  writeFileSync(file, Buffer.concat(parts));
+  await verifyMemoryFile(file);
+  expect(readdirSync(directory)).toEqual(['stream', 'xvda.img']);
+  expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at start' });
 });
 
 test('a sink and a memory_path at once are refused', async () => {

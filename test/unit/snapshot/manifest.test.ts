@@ -3,29 +3,8 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { configDigest, type Manifest, ManifestError, readManifest } from '../../../src/snapshot/manifest.ts';
 import type { LibxlConfig } from '../../../src/snapshot/ports.ts';
+import { MANIFEST } from '../../support/samples.ts';
 import { tempDir } from '../../support/temp.ts';
-
-const MANIFEST: Manifest = {
-  format: 'xlsnap-manifest',
-  version: 1,
-  name: 's1',
-  description: 'before the upgrade',
-  created: '2026-11-23T22:00:00.000Z',
-  state: 'paused',
-  domain: 'guest1',
-  uuid: '3f8d2c1e-1111-4222-8333-444455556666',
-  type: 'hvm',
-  xen: { major: 4, minor: 20, extra: '.1' },
-  memory: { path: '/s/s1.save', bytes: 4096, pages: 1 },
-  checksums: { algorithm: 'crc32', head: 1024, stretch: 65_536, sums: '0123abcd00000000' },
-  configDigest: 'ab',
-  disks: [
-    { kind: 'internal', vdev: 'xvda', image: '/i/a', tag: 's1' },
-    { kind: 'external', vdev: 'xvdb', base: '/i/b', baseFormat: 'raw', overlay: '/i/b1' },
-  ],
-  uncovered: ['xvdc'],
-  phases: [{ name: 'memory', seconds: 1.5 }],
-};
 
 async function read(text: string): Promise<Manifest | undefined> {
   await using directory = await tempDir();

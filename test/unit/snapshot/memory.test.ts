@@ -56,14 +56,18 @@ async function expectGuest(guest: FakeGuest, end: number): Promise<Map<number, P
   const file = await read(end);
   const final = new Map<number, PageEntry>();
   for (const entry of pageEntries(file, START, end)) final.set(entry.pfn, entry);
+  const wrong: string[] = [];
   for (let pfn = 0; pfn < guest.p2mSize; pfn++) {
     const type = guest.typeOf(pfn);
     const entry = final.get(pfn);
-    expect(entry?.type ?? XTAB, `type of ${pfn}`).toBe(type);
+    const found = entry?.type ?? XTAB;
+    if (found !== type) wrong.push(`page ${pfn} is of type ${found}, not ${type}`);
     if (entry === undefined || type >= BROKEN) continue;
-    expect(entry.at % PAGE).toBe(0);
-    expect(file.compare(guest.page(pfn), 0, PAGE, entry.at, entry.at + PAGE), `page ${pfn}`).toBe(0);
+    if (entry.at % PAGE !== 0) wrong.push(`page ${pfn} is at ${entry.at}`);
+    if (file.compare(guest.page(pfn), 0, PAGE, entry.at, entry.at + PAGE) !== 0)
+      wrong.push(`page ${pfn} is another`);
   }
+  expect(wrong).toEqual([]);
   return final;
 }
 

@@ -211,12 +211,15 @@ describe('after the host went down', () => {
   });
 
   it('a journal that never got its first line is removed with the empty file beside it', async () => {
-    for (const text of ['', '\0\0\0\0', '{"format":"xlsnap-jour']) {
-      writeFileSync(journal(), text, { mode: 0o600 });
-      writeFileSync(`${memory()}.partial`, '');
-      expect(await recoverSnapshot(host, { path: memory() })).toMatchObject({ outcome: 'undone' });
-      expect(files()).toEqual(['xvda.img', 'xvdb.img']);
-    }
+    // At once, for each of them waits a second for its first line.
+    const left = ['', '\0\0\0\0', '{"format":"xlsnap-jour'].map(async (text, i) => {
+      const path = at(`left${i}.save`);
+      writeFileSync(`${path}.journal`, text, { mode: 0o600 });
+      writeFileSync(`${path}.partial`, '');
+      return await recoverSnapshot(host, { path });
+    });
+    for (const result of await Promise.all(left)) expect(result).toMatchObject({ outcome: 'undone' });
+    expect(files()).toEqual(['xvda.img', 'xvdb.img']);
   });
 
   it('lines that were lost or cut off make no difference', async () => {

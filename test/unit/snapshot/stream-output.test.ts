@@ -1,6 +1,15 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -79,6 +88,37 @@ describe('a FIFO', () => {
     await once(reader, 'close');
   }, 60_000);
 
+  test('whose last octets nobody takes can be given up, and then nobody gets them', async () => {
+    const abort = new AbortController();
+    const reader = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
+    const output = await StreamOutput.open(fifo, abort.signal);
+    // As many as a pipe holds (pipe(7)).
+    await output.writeAt(new Uint8Array(65_536).fill(1), 0);
+    const last = output.writeLast(new Uint8Array(16).fill(2));
+    abort.abort();
+    await expect(last).rejects.toMatchObject({ code: 'INTERRUPTED' });
+    await output.discard();
+    const got = Buffer.alloc(MIB);
+    expect(readSync(reader, got)).toBe(65_536);
+    expect(() => readSync(reader, got)).toThrow('EAGAIN');
+    closeSync(reader);
+  });
+
+  test('that has its last octets is ended, whatever the signal says', async () => {
+    const abort = new AbortController();
+    const reader = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
+    const output = await StreamOutput.open(fifo, abort.signal);
+    await output.writeAt(new Uint8Array(16), 0);
+    const last = output.writeLast(new Uint8Array(16));
+    // The pipe has them already, though nobody has heard of it.
+    abort.abort();
+    await last;
+    await output.commit();
+    expect(await output.sizes()).toMatchObject({ fileBytes: 32 });
+    expect(readSync(reader, Buffer.alloc(64))).toBe(32);
+    closeSync(reader);
+  });
+
   test('whose reader has gone is an error with its offset', async () => {
     const reader = spawn('sh', ['-c', `head -c 4096 ${fifo} > /dev/null`]);
     const output = await StreamOutput.open(fifo, undefined);
@@ -118,6 +158,23 @@ describe('a sink', () => {
     expect([...(through.read() as Buffer)]).toEqual(Array(16).fill(1));
   });
 
+  test('that takes the last octets, although interrupted, has them', async () => {
+    const abort = new AbortController();
+    let take = (): void => {};
+    const slow = (): Promise<void> =>
+      new Promise((resolve) => {
+        take = resolve;
+      });
+    const output = StreamOutput.of(slow, abort.signal);
+    const last = output.writeLast(new Uint8Array(4));
+    abort.abort();
+    take();
+    await last;
+    await output.commit();
+    expect(await output.sizes()).toMatchObject({ fileBytes: 4 });
+    await expect(output.writeLast(new Uint8Array(4))).rejects.toMatchObject({ code: 'INTERRUPTED' });
+  });
+
   test('that throws ends it', async () => {
     const output = StreamOutput.of(() => Promise.reject(new Error('full')), undefined);
     await expect(output.writeAt(new Uint8Array(1), 0)).rejects.toMatchObject({
@@ -152,7 +209,7 @@ describe('standard output', () => {
 
   test.each([
     ['a pipe', 'RUN | cat | md5sum'],
-    ['a slow pipe', 'RUN | (sleep 1; md5sum)'],
+    ['a slow pipe', 'RUN | (sleep 0.3; md5sum)'],
     ['a file', 'RUN > F; md5sum < F'],
     ['the end of a file', 'printf x > F; RUN >> F; tail -c +2 F | md5sum'],
   ])(
