@@ -9,7 +9,7 @@ import type { Domid } from '../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
 import type { DirtyLog } from './dirty-log.ts';
 import type { GuestHold } from './hold.ts';
-import { undoIdleDisk } from './idle-disk.ts';
+import { isThere, undoIdleDisk } from './idle-disk.ts';
 import { partialOf, unmakeDirectory } from './output-file.ts';
 import type { Phases } from './phases.ts';
 import type { DeviceModel, DiskAction, Host, Hypervisor } from './ports.ts';
@@ -97,7 +97,7 @@ export function undoDisks(
   }
 }
 
-/** Takes one disk's snapshot back: by its QEMU, or without when the domain was destroyed meanwhile. */
+/** Takes one disk's snapshot back, if it was taken: by its QEMU, or without when the domain was destroyed meanwhile. */
 export async function undoTakenDisk(
   host: Host,
   domid: Domid,
@@ -105,7 +105,13 @@ export async function undoTakenDisk(
   disk: SnapshotDisk,
 ): Promise<unknown> {
   if (await isGone(host.hypervisor, domid)) return await undoIdleDisk(host, disk, { merge: true });
-  return await undoDisk(host, domid, deviceModel, disk);
+  try {
+    return await undoDisk(host, domid, deviceModel, disk);
+  } catch (error) {
+    // A QEMU that died before it took any leaves nothing to undo.
+    if (await isThere(host, disk)) throw error;
+    return false;
+  }
 }
 
 /** Takes one disk's snapshot back, the domain living. @returns whether there was one */

@@ -385,8 +385,9 @@ async function snapshotDisks(
   // Long since, usually: whoever finds a tag or an overlay after a crash of the host needs it to know whose it is.
   await journal.synced();
   journal.note({ step: 'disks' });
-  await deviceModel.snapshotDisks(disks.map(toAction));
+  // Before, not after: where QEMU breaks off in it, they may have been taken.
   undoDisks(phases, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
+  await deviceModel.snapshotDisks(disks.map(toAction));
   phases.checkpoint();
   const overlays = disks.flatMap((disk) =>
     disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],

@@ -6,7 +6,7 @@ import type { Host } from './ports.ts';
 import type { SnapshotDisk } from './types.ts';
 
 /** Whether the tag or the overlay is there. */
-async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
+export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
   if (disk.kind === 'external') return await exists(disk.overlay);
   return (await host.images.info(disk.image))?.tags.includes(disk.tag) === true;
 }

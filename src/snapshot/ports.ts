@@ -183,7 +183,7 @@ export interface DeviceModel extends AsyncDisposable {
   saveState(): Promise<Uint8Array>;
   /**
    * Takes all snapshots in one transaction: all or none.
-   * @throws DiskError; then no disk has changed.
+   * @throws DiskError; then no disk has changed, but with DISKS_UNKNOWN, where QEMU broke off. `undoSnapshots` puts it right.
    */
   snapshotDisks(actions: readonly DiskAction[]): Promise<void>;
   /**

@@ -42,6 +42,11 @@ export class SharedGuest {
     });
   }
 
+  /** The next case gets another one. */
+  discard(): void {
+    this.domid = -1;
+  }
+
   /** The guest of a former case, or a new one. */
   async #ensure(): Promise<void> {
     const { lab } = this.#dom0();

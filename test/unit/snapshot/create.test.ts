@@ -364,6 +364,34 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     expect(host.runs).toBe(what === 'is resumed by somebody else');
   });
 
+  it.each([
+    ['goes on', true],
+    ['is gone', false],
+  ])('its QEMU breaks off when it has taken the disks, and the domain %s', async (_, lives) => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    const before = readdirSync(directory);
+    host.after = (call) => {
+      if (call !== 'snapshotDisks') return;
+      if (!lives) OTHERS['is destroyed'].act(host);
+      throw new Error('connection closed');
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error).toMatchObject({ code: lives ? 'UNEXPECTED' : 'DOMAIN_GONE', undoFailures: [] });
+    expect(readdirSync(directory)).toEqual(before);
+    expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({});
+    expect(host.runs).toBe(lives);
+  });
+
+  it('its QEMU dies before it takes the disks: there is nothing to undo', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    host.fault = (call) => {
+      if (/snapshotDisks|undoSnapshots/.test(call)) throw new Error('QEMU is gone');
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error).toMatchObject({ message: 'QEMU is gone', undoFailures: [] });
+    expect(host.runs).toBe(true);
+  });
+
   it('is left to who saves it already', async () => {
     const host = makeHost();
     host.saver = 4711;
