@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
-import { Dom0 } from './host.ts';
+import { Dom0, type Said } from './host.ts';
 import { SharedGuest, smallGuest } from './shared-guest.ts';
 
 const NAME = 'e2e-race';
@@ -44,13 +44,17 @@ interface Told {
   readonly undo_failures?: readonly string[];
 }
 
-/** The error of a create, which must have undone everything. */
-function failed(said: { readonly code: number; readonly stderr: string }): Told {
-  const line = said.stderr.split('\n').find((text) => text.includes('"message_type":"error"'));
-  if (line === undefined) throw new Error(`it did not fail: exit code ${said.code}\n${said.stderr}`);
-  const error = JSON.parse(line) as Told;
+function errorOf({ code, stderr }: Said): Told {
+  const line = stderr.split('\n').find((text) => text.includes('"message_type":"error"'));
+  if (line === undefined) throw new Error(`it did not fail: exit code ${code}\n${stderr}`);
+  return JSON.parse(line) as Told;
+}
+
+/** The error's code, of a create that must have undone everything. */
+function failure(said: Said): string {
+  const error = errorOf(said);
   expect(error.undo_failures).toBeUndefined();
-  return error;
+  return error.code;
 }
 
 /** Until `xl list` shows such flags of it. */
@@ -66,7 +70,7 @@ describe('a guest that comes to its end', () => {
     guest.steadily(async () => {
       const said = await stopped(phase, `${wait}; xl destroy ${NAME}`, args);
       expect(said.action).toMatchObject({ code: 0 });
-      expect(failed(said).code).toBe('DOMAIN_GONE');
+      expect(failure(said)).toBe('DOMAIN_GONE');
       expect(said.code).toBe(EXIT.domain);
       await guest.expectNothingLeft();
     }),
@@ -79,7 +83,8 @@ describe('a guest that comes to its end', () => {
         await dom0.lab.run(`verify-stream-v2 -f xl -i ${MEMORY}`, { timeoutMs: 120_000 });
         await dom0.lab.run(`rm -r ${guest.folder}; mkdir ${guest.folder}`);
       } else {
-        failed(said);
+        // Its QEMU goes first: what needed one, and was tried between the two, is left to the journal.
+        if (errorOf(said).undo_failures !== undefined) await dom0.result(`recover ${MEMORY}`);
         await guest.expectNothingLeft();
       }
     }));
@@ -97,7 +102,7 @@ describe('a guest that comes to its end', () => {
       await dom0.lab.run(`cat >${CRASH}`, { input: CRASH_SCRIPT });
       const said = await stopped('precopy', `domid=${guest.domid}; ${action}`, '--live');
       expect(said.action).toMatchObject({ code: 0 });
-      expect(failed(said).code).toBe(code);
+      expect(failure(said)).toBe(code);
       await guest.expectNothingLeft();
     }),
   );
@@ -130,7 +135,7 @@ describe('a guest whose devices are taken away', () => {
       const said = await stopped(phase, `domid=${guest.domid}; ${action}`, args);
       guest.discard();
       expect(said.action).toMatchObject({ code: 0 });
-      failed(said);
+      failure(said);
       // Its disks are gone, but it is not left standing.
       expect((await dom0.lab.domains()).get(NAME)?.flags).not.toMatch(/[psc]/);
       await guest.expectNothingLeft();
@@ -138,28 +143,42 @@ describe('a guest whose devices are taken away', () => {
   );
 });
 
-describe('a guest that xl saves at the same time', () => {
-  const theirs = `${guest.folder}/theirs.save`;
+describe('a guest that xl migrates at the same time', () => {
+  /** A live migration that fails at its end, since the other side has thrown all away: the guest goes on here. */
+  const migrate =
+    `xl migrate -s '' ${NAME} 'echo "xl migration receiver ready, send binary domain data."; cat >/dev/null'` +
+    ' >/tmp/xl-migrate 2>&1';
 
   it('is left to xl, before and during a create', () =>
     guest.steadily(async () => {
       // The helper of xl stands still, so that both are under way for as long as it takes.
       const said = await stopped(
         'precopy',
-        `xl save -c ${NAME} ${theirs} >/tmp/xl-save 2>&1 & until pkill -STOP libxl-save-help; do sleep 0.1; done`,
+        `${migrate} & until pkill -STOP libxl-save-help; do sleep 0.1; done`,
         '--live',
       );
-      expect(['BEING_SAVED', 'SUSPEND_OTHER']).toContain(failed(said).code);
+      expect(failure(said)).toBe('BEING_SAVED');
       const again = await dom0.xlsnap(`snapshot-create ${NAME} ${guest.folder}/x.cfg`);
       expect(again.stderr).toMatch(
         /another program saves or migrates the domain: libxl-save-helper, pid \d+/,
       );
       expect(again.code).toBe(EXIT.preflight);
-      await dom0.lab.run(
-        `pkill -CONT libxl-save-help; while pgrep libxl-save-help; do sleep 0.2; done; cat /tmp/xl-save >&2
-        verify-stream-v2 -f xl -i ${theirs} && rm ${theirs}`,
-        { timeoutMs: 120_000 },
+      await dom0.lab.run('pkill -CONT libxl-save-help; while pgrep libxl-save-help; do sleep 0.2; done', {
+        timeoutMs: 120_000,
+      });
+      await guest.expectGoesOn();
+      await guest.expectNothingLeft();
+    }));
+
+  it('gives no live snapshot when the migration has turned its dirty log off', () =>
+    guest.steadily(async () => {
+      const said = await stopped(
+        'precopy',
+        `${migrate}; grep -q 'Migration failed' /tmp/xl-migrate`,
+        '--live',
       );
+      expect(said.action).toMatchObject({ code: 0 });
+      expect(failure(said)).toBe('DIRTY_LOG_LOST');
       await guest.expectGoesOn();
       await guest.expectNothingLeft();
     }));
@@ -179,9 +198,8 @@ describe('a guest that suspends at the last moment', () => {
           (line) =>
             JSON.parse(line) as { outcome: string; shutdown?: string; left?: string; paused: boolean },
         );
-      console.log(stdout);
-      const outcomes = new Set(turns.map((turn) => turn.outcome));
-      expect([...outcomes].sort()).toEqual(['SUSPEND_TIMEOUT', 'suspended']);
+      expect(turns.length).toBeGreaterThan(10);
+      console.log(`  ${turns.map((turn) => turn.outcome).join(' ')}`);
       for (const turn of turns) {
         expect(turn.shutdown).toBe(turn.outcome === 'suspended' ? 'suspend' : undefined);
         expect(turn).toMatchObject({ paused: false });
