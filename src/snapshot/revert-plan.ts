@@ -1,6 +1,6 @@
-import { realpath } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { DomainError, RiskError, UsageError } from '../core/errors.ts';
+import { chainBelow, truePath } from './image-chain.ts';
 import { findDamage } from './integrity.ts';
 import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
 import { configDigest, type Manifest, readManifest } from './manifest.ts';
@@ -55,7 +55,7 @@ export async function makeRevertContext(
     const resolved = await resolveDisk(host, disk, current, findings, risks);
     if (resolved === undefined) continue;
     if (resolved.kind === 'external') {
-      const path = await real(resolved.overlay);
+      const path = await truePath(resolved.overlay);
       if (overlayPaths.has(path)) {
         findings.push({
           code: 'PATH_TWICE',
@@ -260,9 +260,9 @@ async function resolveDisk(
   const used =
     current === undefined ? undefined : configDisks(current).find((one) => one.vdev === vdev)?.path;
   const same = async (one: string | undefined, other: string): Promise<boolean> =>
-    one !== undefined && (await real(one)) === (await real(other));
+    one !== undefined && (await truePath(one)) === (await truePath(other));
   const dependsOn = async (above: string, below: string): Promise<boolean> =>
-    (await chain(host, above)).includes(await real(below));
+    (await chainBelow(host, above)).includes(await truePath(below));
   if (disk.kind === 'internal') {
     if (used !== undefined && !(await same(used, image)) && (await dependsOn(used, image))) {
       risks.push(`disk ${vdev}: ${used}, which the domain uses now, depends on ${image} and would be broken`);
@@ -302,23 +302,6 @@ async function resolveDisk(
     overlay: disk.overlay,
     replaced: replaced === undefined ? undefined : disk.overlay,
   };
-}
-
-/** A file by its one true name: images and their directories may be symbolic links. */
-async function real(path: string): Promise<string> {
-  return await realpath(path).catch(() => path);
-}
-
-/** The images below one, nearest first, by their true names. Bounded, since a chain may be made to loop. */
-async function chain(host: Host, path: string): Promise<readonly string[]> {
-  const below: string[] = [];
-  let at: string | undefined = path;
-  while (at !== undefined && below.length < 256) {
-    const info: { backing: string | undefined } | undefined = await host.images.info(at);
-    at = info?.backing;
-    if (at !== undefined) below.push(await real(at));
-  }
-  return below;
 }
 
 async function checkRunning(
