@@ -88,6 +88,8 @@ export class FakeHost implements Host {
   readonly inUse = new Map<string, string>();
   /** Images that other domains use. */
   readonly othersUse: string[] = [];
+  /** Pids of what works on an image, by its path. */
+  readonly workers = new Map<string, number>();
   readonly obstacles = new Map<string, readonly Obstacle[]>();
   /** The process of another program that saves the domain. */
   saver: number | undefined;
@@ -478,6 +480,10 @@ export class FakeHost implements Host {
         const { content, backing } = readImage(path);
         if (backing === undefined) throw new DiskError('TEST', `${path} has no backing file`);
         if (content !== '') writeImage(backing, { ...readImage(backing), content });
+      },
+      worker: async (path) => {
+        await this.#call('worker');
+        return this.workers.get(path);
       },
       createOverlay: async (path, backing) => {
         await this.#call('createOverlay');
