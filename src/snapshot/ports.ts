@@ -294,6 +294,10 @@ export interface Host extends AsyncDisposable {
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
+  /**
+   * Where memory files go whose cfgfile names none; `/var/lib/xen/snapshots` unless given. Absolute.
+   */
+  readonly snapshotDir?: string;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
   readonly extents?: (fd: number) => Promise<Extents>;
 }

@@ -19,7 +19,7 @@ import { undoIdleDisk } from './idle-disk.ts';
 import { type FoundJournal, readJournal } from './journal.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './journal-create.ts';
 import { bootId, type FoundSteps } from './journal-file.ts';
-import { DEFAULT_SNAPSHOT_DIR } from './naming.ts';
+import { snapshotDirOf } from './naming.ts';
 import { exists, partialOf } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainDisk, DomainState, Guest, Host } from './ports.ts';
@@ -58,12 +58,12 @@ export async function recoverSnapshot(
 
 /**
  * Does the same for every create whose journal is below a directory, where those without a `memory_path` leave them.
- * @param directory `/var/lib/xen/snapshots` unless given
+ * @param directory where the host has them unless given
  * @throws RecoverError when one of them could not be undone, once all were tried; see `recoverSnapshot`
  */
 export async function recoverAll(
   host: Host,
-  directory: string = DEFAULT_SNAPSHOT_DIR,
+  directory: string = snapshotDirOf(host),
   options: CallOptions = {},
 ): Promise<readonly RecoverResult[]> {
   const results: RecoverResult[] = [];

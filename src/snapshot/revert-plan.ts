@@ -5,7 +5,7 @@ import { findDamage } from './integrity.ts';
 import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
 import { configDigest, type Manifest, readManifest } from './manifest.ts';
 import { type MemoryFacts, readMemoryFacts, readStoredConfig } from './memory-facts.ts';
-import { DEFAULT_SNAPSHOT_DIR, defaultMemoryPath, manifestPathOf } from './naming.ts';
+import { defaultMemoryPath, manifestPathOf, snapshotDirOf } from './naming.ts';
 import { checkNames, throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
@@ -22,7 +22,7 @@ export interface RevertContext {
 /** Uuid of the domain that the snapshot is of, from the memory file's header alone. */
 export async function snapshotUuid(host: Host, request: RevertRequest): Promise<string> {
   const running = await findDomain(host, request.domain);
-  return domainIdentity(await readStoredConfig(memoryPathOf(request, running))).uuid;
+  return domainIdentity(await readStoredConfig(memoryPathOf(host, request, running))).uuid;
 }
 
 /**
@@ -36,7 +36,7 @@ export async function makeRevertContext(
   options: CallOptions = {},
 ): Promise<RevertContext> {
   const running = await findDomain(host, request.domain);
-  const memoryPath = memoryPathOf(request, running);
+  const memoryPath = memoryPathOf(host, request, running);
   const facts = await readMemoryFacts(memoryPath, options);
   const stored = domainIdentity(facts.config);
   checkIdentity(request.domain, stored, running);
@@ -106,12 +106,12 @@ async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState 
   return await host.hypervisor.domainState(domid);
 }
 
-function memoryPathOf(request: RevertRequest, running: DomainState | undefined): string {
+function memoryPathOf(host: Host, request: RevertRequest, running: DomainState | undefined): string {
   const { memoryPath, name, source } = request.config;
   checkNames(name, memoryPath);
   if (memoryPath !== undefined) return memoryPath;
   if (name !== undefined && running !== undefined) {
-    return defaultMemoryPath(DEFAULT_SNAPSHOT_DIR, running.uuid, name);
+    return defaultMemoryPath(snapshotDirOf(host), running.uuid, name);
   }
   throw new UsageError('NO_MEMORY_PATH', `${source ?? 'the cfgfile'} names no memory_path`, {
     hint: 'give the cfgfile that snapshot-create wrote, or add memory_path="…"',

@@ -61,7 +61,7 @@ export interface CreateRequest {
    * Has another process undo everything should this one be killed. Yes unless it is `false`; `recover` can do it later.
    */
   readonly guardian?: boolean;
-  /** Where memory files go when the configuration names none; `/var/lib/xen/snapshots` unless given. */
+  /** Where memory files go when the configuration names none; where the host has them unless given. */
   readonly snapshotDir?: string;
 }
 

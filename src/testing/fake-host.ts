@@ -47,7 +47,7 @@ export function contentOf(path: string): string {
 }
 
 export interface FakeOptions {
-  /** Where its images are made: an empty directory of the test's. */
+  /** Where its images are made, and memory files whose cfgfile names no place: an empty directory of the test's. */
   readonly directory: string;
   readonly type?: GuestType;
   readonly paused?: boolean;
@@ -71,6 +71,7 @@ export class FakeHost implements Host {
   /** The process is gone: whatever it still calls does nothing. */
   dead = false;
   readonly directory: string;
+  readonly snapshotDir: string;
   readonly guest: FakeGuest;
   config: LibxlConfig;
   domid: Domid | undefined = toDomid(7);
@@ -106,6 +107,7 @@ export class FakeHost implements Host {
 
   constructor(options: FakeOptions) {
     this.directory = options.directory;
+    this.snapshotDir = options.directory;
     this.guest = options.guest ?? new FakeGuest();
     this.type = options.type ?? 'pvh';
     if (this.type === 'pv') this.guest.streamType = 'pv';

@@ -154,6 +154,14 @@ describe('revertSnapshot', () => {
     expect(contents(host)).toEqual(['at start', 'at start']);
   });
 
+  it('finds a memory file that the cfgfile does not name where the host has them', async () => {
+    const host = makeHost();
+    const { plan } = await createSnapshot(host, { domain: 'guest1', name: 's1' });
+    expect(plan.memoryPath).toBe(at(`${FAKE_UUID}/s1.save`));
+    await revertSnapshot(host, { domain: 'guest1', config: { name: 's1' } });
+    expect(host.domid).toBe(8);
+  });
+
   it('takes the domid of the running domain', async () => {
     const host = makeHost();
     const request = await take(host);
