@@ -19,7 +19,7 @@ export class JournalError extends XlsnapError {
 export interface JournalHead {
   readonly format: 'xlsnap-journal';
   readonly version: 1;
-  readonly kind: 'create';
+  readonly kind: 'create' | 'revert';
   readonly pid: number;
   /** The kernel's id of this boot: steps of another one may be lost, and domids mean other domains. */
   readonly boot: string;
@@ -41,6 +41,7 @@ export interface FoundSteps<Head extends JournalHead, Step> {
 }
 
 const MAX_JOURNAL_BYTES = 4 * 1024 * 1024;
+const LINE_END = 10;
 
 /** The kernel's id of this boot. */
 export function bootId(): string {
@@ -115,6 +116,23 @@ export class Journal<Step extends object> {
   }
 
   /**
+   * Opens one whose process is gone, to note more in it.
+   * @throws OutputError
+   */
+  static async reopen<Step extends object>(path: string): Promise<Journal<Step>> {
+    try {
+      const file = await open(path, constants.O_RDWR | constants.O_APPEND);
+      const { size } = await file.stat();
+      const { buffer } = await file.read(Buffer.alloc(1), 0, 1, Math.max(0, size - 1));
+      // A line that was cut off must not spoil the next.
+      if (buffer[0] !== LINE_END) writeSync(file.fd, '\n');
+      return new Journal<Step>(path, file);
+    } catch (cause) {
+      throw new OutputError('JOURNAL', `cannot open ${path}`, { cause });
+    }
+  }
+
+  /**
    * Waits until the first line is on the disk.
    * @throws OutputError
    */
@@ -133,6 +151,19 @@ export class Journal<Step extends object> {
    */
   note(step: Step): void {
     this.#write(step);
+  }
+
+  /**
+   * Notes a step, and waits until that is on the disk.
+   * @throws OutputError
+   */
+  async noteDurably(step: Step): Promise<void> {
+    this.#write(step);
+    try {
+      await this.#file.datasync();
+    } catch (cause) {
+      throw this.#failed(cause);
+    }
   }
 
   /** Notes a step if that can be done: what comes next does more good than its note. */
@@ -260,6 +291,13 @@ export class HeadFields {
     if (typeof found !== 'number' || !Number.isSafeInteger(found) || found < 0) {
       throw this.damaged(`${key} is not a number`);
     }
+    return found;
+  }
+
+  /** @throws JournalError */
+  record(key: string): Readonly<Record<string, unknown>> {
+    const found = this.#head[key];
+    if (!isRecord(found)) throw this.damaged(`${key} is not an object`);
     return found;
   }
 

@@ -1,11 +1,13 @@
 /** Journals as they are found. */
 import { type CreateHead, type CreateStep, toCreateJournal } from './journal-create.ts';
 import { badJournal, type FoundSteps, readJournalLines } from './journal-file.ts';
+import { type RevertHead, type RevertStep, toRevertJournal } from './journal-revert.ts';
 
 export type FoundJournal =
   /** Its writer was killed before anything else was done. */
   | { readonly kind: 'headless'; readonly path: string }
-  | ({ readonly kind: 'create' } & FoundSteps<CreateHead, CreateStep>);
+  | ({ readonly kind: 'create' } & FoundSteps<CreateHead, CreateStep>)
+  | ({ readonly kind: 'revert' } & FoundSteps<RevertHead, RevertStep>);
 
 /**
  * Reads a journal.
@@ -17,6 +19,12 @@ export async function readJournal(path: string): Promise<FoundJournal | undefine
   if (lines === undefined) return undefined;
   if (lines === 'headless') return { kind: 'headless', path };
   const { kind } = lines.head;
-  if (kind !== 'create') throw badJournal(path, 'is damaged: it is of no create');
-  return { kind, ...(await toCreateJournal(path, lines)) };
+  switch (kind) {
+    case 'create':
+      return { kind, ...(await toCreateJournal(path, lines)) };
+    case 'revert':
+      return { kind, ...(await toRevertJournal(path, lines)) };
+    default:
+      throw badJournal(path, 'is damaged: it is neither of a create nor of a revert');
+  }
 }

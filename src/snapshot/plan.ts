@@ -1,7 +1,9 @@
 import { checkPath, checkSnapshotName } from '../config/name.ts';
 import { printConfig } from '../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../core/errors.ts';
+import { revertJournalPath } from './journal-revert.ts';
 import { configPathOf, defaultMemoryPath, manifestPathOf, nameFromTime, snapshotDirOf } from './naming.ts';
+import { exists } from './output-file.ts';
 import type { DomainDisk, DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import { isStream } from './stream-output.ts';
 import type {
@@ -85,6 +87,12 @@ export async function makeCreateContext(
     (vdev) =>
       `disk ${vdev} is writable and not part of the snapshot: it moves on, and a revert will need --force`,
   );
+  const killed = revertJournalPath(snapshotDirOf(host), domain.uuid);
+  if (await exists(killed)) {
+    warnings.push(
+      `a revert of this domain was killed, or is under way: its disks may be of different times; xlsnap recover ${killed} tells`,
+    );
+  }
   const snapshotDir = request.snapshotDir ?? snapshotDirOf(host);
   const memoryPath = memoryPathOf(request, snapshotDir, domain, name);
   const stream = request.sink !== undefined || (await isStream(memoryPath));

@@ -295,7 +295,8 @@ export interface Host extends AsyncDisposable {
   readonly toolstack: Toolstack;
   readonly images: Images;
   /**
-   * Where memory files go whose cfgfile names none; `/var/lib/xen/snapshots` unless given. Absolute.
+   * Where memory files go whose cfgfile names none, and the journals of reverts; `/var/lib/xen/snapshots` unless given.
+   * Absolute.
    */
   readonly snapshotDir?: string;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */

@@ -23,6 +23,7 @@ import { snapshotDirOf } from './naming.ts';
 import { exists, partialOf } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainDisk, DomainState, Guest, Host } from './ports.ts';
+import { recoverRevert } from './recover-revert.ts';
 import type { CallOptions, RecoverRequest, RecoverResult, SnapshotDisk } from './types.ts';
 
 /** A journal gets its first line right after it was made. */
@@ -30,9 +31,10 @@ const HEADLESS_MS = 1000;
 
 /**
  * Undoes what a create has left whose process was killed, or whose host went down: the guest goes on as it was, and
- * nothing is left that looks like a snapshot. Where the snapshot is whole it stays. May be called any number of times.
+ * nothing is left that looks like a snapshot. Where the snapshot is whole it stays. Of a revert the disks are then all as
+ * before, or all as at the snapshot; see `RecoverResult`. May be called any number of times.
  *
- * @throws DomainError DOMAIN_BUSY when the create is still under way; JournalError; RecoverError when something could not
+ * @throws DomainError DOMAIN_BUSY when the create or revert is still under way; JournalError; RecoverError when something could not
  * be undone: `undoFailures` tells what to do by hand, and the journal stays
  */
 export async function recoverSnapshot(
@@ -51,13 +53,16 @@ export async function recoverSnapshot(
   switch (found?.kind) {
     case 'create':
       return await recoverCreate(host, found, options);
+    case 'revert':
+      return await recoverRevert(host, found, options);
     default:
       return { journal: path, outcome: 'nothing', undone: [] };
   }
 }
 
 /**
- * Does the same for every create whose journal is below a directory, where those without a `memory_path` leave them.
+ * Does the same for every create and revert whose journal is below a directory, where reverts leave them, and creates
+ * without a `memory_path`.
  * @param directory where the host has them unless given
  * @throws RecoverError when one of them could not be undone, once all were tried; see `recoverSnapshot`
  */
@@ -82,7 +87,7 @@ export async function recoverAll(
   const error = new RecoverError(
     'NOT_RECOVERED',
     [
-      `${errors.length} creates could not be undone:`,
+      `${errors.length} creates or reverts could not be undone:`,
       ...errors.map((one) => `  - ${describeError(one)}`),
     ].join('\n'),
     { hint: 'xlsnap recover FILE for each of them tells more', data: { recovered: results } },
@@ -175,6 +180,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   if (failures.length > 0) throw notRecovered(left, undone, failures);
   return {
     journal: found.path,
+    kind: 'create',
     outcome: whole ? 'whole' : 'undone',
     name: head.name,
     domain: head.domain,

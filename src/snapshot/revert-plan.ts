@@ -28,12 +28,14 @@ export async function snapshotUuid(host: Host, request: RevertRequest): Promise<
 /**
  * Joins the cfgfile, the memory file, the manifest, the images and the running domain to one plan, and checks all
  * that can be checked. Touches nothing.
+ * @param halfBuilt domid of a domain that a killed revert may only have begun to make: it need not have a configuration
  * @throws UsageError, DomainError, StreamError, ManifestError, PreflightError, and RiskError unless `force`
  */
 export async function makeRevertContext(
   host: Host,
   request: RevertRequest,
   options: CallOptions = {},
+  halfBuilt?: number,
 ): Promise<RevertContext> {
   const running = await findDomain(host, request.domain);
   const memoryPath = memoryPathOf(host, request, running);
@@ -48,7 +50,7 @@ export async function makeRevertContext(
   checkManifest(manifest, memoryPath, risks);
   const name = request.config.name ?? manifest?.name ?? '';
   const wanted = wantedDisks(request, name, facts.config, manifest);
-  const current = running === undefined ? undefined : await host.toolstack.domainConfig(running.domid);
+  const current = await currentConfig(host, running, halfBuilt);
   const disks: RevertDisk[] = [];
   const overlayPaths = new Set<string>();
   for (const disk of wanted) {
@@ -104,6 +106,20 @@ async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState 
   if (domid === undefined) return undefined;
   if (domid === 0) throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be reverted', { domid: 0 });
   return await host.hypervisor.domainState(domid);
+}
+
+async function currentConfig(
+  host: Host,
+  running: DomainState | undefined,
+  halfBuilt: number | undefined,
+): Promise<LibxlConfig | undefined> {
+  if (running === undefined) return undefined;
+  try {
+    return await host.toolstack.domainConfig(running.domid);
+  } catch (error) {
+    if (running.domid === halfBuilt) return undefined;
+    throw error;
+  }
 }
 
 function memoryPathOf(host: Host, request: RevertRequest, running: DomainState | undefined): string {
