@@ -16,7 +16,7 @@ export const EXIT_MEANINGS: Readonly<Record<keyof typeof EXIT, string>> = {
   restore: 'the restore failed after the domain was destroyed',
   output: 'a file could not be written',
   environment: 'something of the host is missing',
-  recover: 'something of a killed create could not be undone',
+  recover: 'something of a killed create or revert could not be undone',
   interrupted: 'ended by SIGINT; 143 by SIGTERM, 129 by SIGHUP',
 };
 

@@ -119,21 +119,42 @@ export function revertResultText(result: RevertResult): string {
 /** What `recover` prints: of each journal, what it was of and what has become of it. */
 export function recoverResultText(results: readonly RecoverResult[], path: string | undefined): string {
   if (results.length === 0) {
-    return 'No create was killed that left its journal below /var/lib/xen/snapshots; for one elsewhere: xlsnap recover FILE';
+    return 'No create or revert was killed that left its journal below /var/lib/xen/snapshots; for one elsewhere: xlsnap recover FILE';
   }
   return lines(results.flatMap((result) => recovered(result, path)));
 }
 
-function recovered(
-  { journal, outcome, name, domain, guest, undone }: RecoverResult,
-  path?: string,
-): string[] {
+function recovered(result: RecoverResult, path: string | undefined): readonly (string | undefined)[] {
+  const { journal, kind, outcome, name, domain, guest, undone } = result;
   if (outcome === 'nothing')
     return [`There is nothing to undo: no journal ${path === journal ? path : journal}`];
-  const what = name === undefined ? `A create that had hardly begun` : `Snapshot "${name}" of ${domain}`;
+  if (kind === 'revert') return revertRecovered(result);
+  const what = name === undefined ? `What had hardly begun` : `Snapshot "${name}" of ${domain}`;
   const now = guest === undefined ? '' : `; the domain is ${guest}`;
   const how = outcome === 'whole' ? 'is whole, and stays' : 'was not whole, and is undone';
   return [`${what}: ${how}${now}`, ...undone.map((one) => `  ${one}`)];
+}
+
+function revertRecovered(result: RecoverResult): readonly (string | undefined)[] {
+  const { outcome, name, domain, guest, undone, kept = [], halfBuilt, next } = result;
+  const how = {
+    whole: 'was done',
+    undone: 'is undone: the disks are as before it',
+    reverted: 'was half done: the disks are as at the snapshot, the memory is not restored',
+    nothing: '',
+  }[outcome];
+  return [
+    `Revert of ${domain} to "${name}": ${how}; the domain is ${guest}`,
+    ...undone.map((one) => `  ${one}`),
+    kept.length === 0 ? undefined : `  kept: ${kept.join(', ')}`,
+    halfBuilt === undefined
+      ? undefined
+      : `  domid ${halfBuilt} is what the restore has made, or only a part of it: go on, or xl destroy ${halfBuilt}`,
+    outcome === 'whole' ? undefined : `To go on: ${next ?? 'the same snapshot-revert once more'}`,
+    outcome === 'undone' && guest === 'gone'
+      ? `Or let it be: xl create starts ${domain} with its disks as before`
+      : undefined,
+  ];
 }
 
 /** What `verify` prints of a sound file. */

@@ -119,7 +119,7 @@ export class RestoreError extends XlsnapError {
   readonly exitCode = EXIT.restore;
 }
 
-/** Something of a killed create could not be undone. */
+/** Something of a killed create or revert could not be undone. */
 export class RecoverError extends XlsnapError {
   readonly exitCode = EXIT.recover;
 }

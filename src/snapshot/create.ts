@@ -24,7 +24,7 @@ import {
 } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold } from './hold.ts';
-import { Journal, journalPathOf } from './journal.ts';
+import { type CreateJournal, journalPathOf, openCreateJournal } from './journal-create.ts';
 import { printLibxlJson } from './libxl-json.ts';
 import { configDigest, type Manifest } from './manifest.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
@@ -118,7 +118,8 @@ async function createLocked(
   try {
     return await take(parts);
   } catch (error) {
-    noteUndoing(parts);
+    // What is whole by its name is not whole any more.
+    parts.journal?.noteMaybe({ step: 'undoing' });
     throw await phases.fail(await ofGone(parts, error));
   }
 }
@@ -131,7 +132,7 @@ interface Parts {
   readonly options: CallOptions;
   readonly phases: Phases;
   /** Once there is one. */
-  journal?: Journal;
+  journal?: CreateJournal;
   /** The highest directory that was made for it, if any. */
   made?: string | undefined;
 }
@@ -148,18 +149,9 @@ async function ofGone({ host, context }: Parts, error: unknown): Promise<unknown
   });
 }
 
-/** What is whole by its name is not whole any more. */
-function noteUndoing({ journal }: Parts): void {
-  try {
-    journal?.note({ step: 'undoing' });
-  } catch {
-    // The disk is full, say: undoing helps.
-  }
-}
-
 /** Where the memory goes. */
 interface Opened {
-  readonly journal: Journal;
+  readonly journal: CreateJournal;
   readonly output: OutputFile | StreamOutput;
   readonly saver: PageSaver;
   /** What stands before the pages. */
@@ -293,7 +285,7 @@ async function settlePrefix({ output, prefix }: Opened, settled: Uint8Array): Pr
 
 async function runPrecopy(
   { host, context, phases }: Parts,
-  journal: Journal,
+  journal: CreateJournal,
   log: DirtyLog,
   precopy: Precopy,
 ): Promise<void> {
@@ -315,7 +307,7 @@ async function ownLog({ host, context }: Parts): Promise<void> {
 /** The snapshot is whole but for its name: what fails here must not take it back. */
 async function stopLog(
   { host, context, phases }: Parts,
-  journal: Journal,
+  journal: CreateJournal,
   log: DirtyLog,
 ): Promise<readonly string[]> {
   if (!log.on) return [];
@@ -342,19 +334,19 @@ async function openStream({ context, phases, options }: Parts): Promise<StreamOu
 }
 
 /** Beside the memory file; for a stream, where its file would be. */
-async function openJournal(parts: Parts): Promise<Journal> {
+async function openJournal(parts: Parts): Promise<CreateJournal> {
   const { phases } = parts;
   const { plan, journalBase } = parts.context;
   const made = await makeDirectory(dirname(journalBase));
   if (made !== undefined) undoDirectory(phases, made, journalBase);
   parts.made = made;
-  const journal = await Journal.create(plan, journalBase, made);
+  const journal = await openCreateJournal(plan, journalBase, made);
   parts.journal = journal;
   undoJournal(phases, journal.path, journalBase, journal);
   return journal;
 }
 
-async function openFile({ context, phases }: Parts, journal: Journal): Promise<OutputFile> {
+async function openFile({ context, phases }: Parts, journal: CreateJournal): Promise<OutputFile> {
   const { memoryPath } = context.plan;
   const file = await OutputFile.create(memoryPath);
   undoPartial(phases, memoryPath, () => file.discard(phases.hanging));
@@ -363,7 +355,7 @@ async function openFile({ context, phases }: Parts, journal: Journal): Promise<O
 }
 
 /** The snapshot is whole: what is left is no more than a nuisance. */
-async function removeJournal({ phases, context, made }: Parts, journal: Journal): Promise<void> {
+async function removeJournal({ phases, context, made }: Parts, journal: CreateJournal): Promise<void> {
   try {
     await journal.remove();
     // Nothing else is in it.
@@ -377,7 +369,7 @@ async function removeJournal({ phases, context, made }: Parts, journal: Journal)
 /** The commit point: the transaction takes all disks or none. */
 async function snapshotDisks(
   { context, host, phases }: Parts,
-  journal: Journal,
+  journal: CreateJournal,
   deviceModel: DeviceModel,
 ): Promise<void> {
   const { disks } = context.plan;
@@ -420,17 +412,14 @@ async function finishFile(
 /** The guest runs again. A stream has no name that would tell: it is whole with its last octets, and so is the snapshot. */
 async function finishStream(
   { context, phases }: Parts,
-  journal: Journal,
+  journal: CreateJournal,
   stream: StreamOutput,
   suffix: Uint8Array,
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
   await stream.writeLast(suffix);
   phases.shield();
-  try {
-    journal.note({ step: 'whole' });
-  } catch {
-    // Its disk is full, say. The reader has it all the same, and the journal goes next.
-  }
+  // The reader has it all the same, and the journal goes next.
+  journal.noteMaybe({ step: 'whole' });
   await stream.commit({ sync: context.plan.sync });
   return await stream.sizes();
 }
@@ -438,7 +427,7 @@ async function finishStream(
 /** The manifest and the cfgfile. */
 async function writeBeside(
   { context, phases }: Parts,
-  journal: Journal,
+  journal: CreateJournal,
   xen: XenVersion,
   memory: { readonly bytes: number; readonly pages: number },
   checksums: Checksums | undefined,

@@ -1,6 +1,6 @@
 /** Snapshots of disks that no QEMU has open: looked for, and taken back by qemu-img. */
 import { rm, stat } from 'node:fs/promises';
-import { RecoverError } from '../core/errors.ts';
+import { refuseUsed } from './image-chain.ts';
 import { exists } from './output-file.ts';
 import type { Host } from './ports.ts';
 import type { SnapshotDisk } from './types.ts';
@@ -38,21 +38,4 @@ export async function undoIdleDisk(
   }
   await rm(disk.overlay, { force: true });
   return true;
-}
-
-/** qemu-img must never write to an image that a QEMU has open, or to one below it. */
-async function refuseUsed(host: Host, image: string): Promise<void> {
-  for (const { domid, path } of await host.toolstack.imagesInUse()) {
-    let at: string | undefined = path;
-    for (let depth = 0; at !== undefined && depth < 256; depth++) {
-      if (at === image) {
-        throw new RecoverError('IMAGE_IN_USE', `domain ${domid} uses ${path}`, {
-          domid,
-          hint: 'shut it down, then run the same command again',
-        });
-      }
-      const info: { backing: string | undefined } | undefined = await host.images.info(at);
-      at = info?.backing;
-    }
-  }
 }

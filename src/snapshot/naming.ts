@@ -1,7 +1,13 @@
 import { join } from 'node:path';
+import type { Host } from './ports.ts';
 
 /** Where memory files go unless told otherwise: RFC V5, `/var/lib/xen/snapshots/<domain_uuid>/<name>.save`. */
 export const DEFAULT_SNAPSHOT_DIR = '/var/lib/xen/snapshots';
+
+/** Where a host has them. */
+export function snapshotDirOf({ snapshotDir }: Pick<Host, 'snapshotDir'>): string {
+  return snapshotDir ?? DEFAULT_SNAPSHOT_DIR;
+}
 
 /**
  * A name from the time of creation, local time, as `20261123-211530`. Never digits alone: qemu-img would take such

@@ -1,13 +1,9 @@
 import { checkPath, checkSnapshotName } from '../config/name.ts';
 import { printConfig } from '../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../core/errors.ts';
-import {
-  configPathOf,
-  DEFAULT_SNAPSHOT_DIR,
-  defaultMemoryPath,
-  manifestPathOf,
-  nameFromTime,
-} from './naming.ts';
+import { revertJournalPath } from './journal-revert.ts';
+import { configPathOf, defaultMemoryPath, manifestPathOf, nameFromTime, snapshotDirOf } from './naming.ts';
+import { exists } from './output-file.ts';
 import type { DomainDisk, DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import { isStream } from './stream-output.ts';
 import type {
@@ -91,7 +87,14 @@ export async function makeCreateContext(
     (vdev) =>
       `disk ${vdev} is writable and not part of the snapshot: it moves on, and a revert will need --force`,
   );
-  const memoryPath = memoryPathOf(request, domain, name);
+  const killed = revertJournalPath(snapshotDirOf(host), domain.uuid);
+  if (await exists(killed)) {
+    warnings.push(
+      `a revert of this domain was killed, or is under way: its disks may be of different times; xlsnap recover ${killed} tells`,
+    );
+  }
+  const snapshotDir = request.snapshotDir ?? snapshotDirOf(host);
+  const memoryPath = memoryPathOf(request, snapshotDir, domain, name);
   const stream = request.sink !== undefined || (await isStream(memoryPath));
   const plan: SnapshotPlan = {
     name,
@@ -117,21 +120,20 @@ export async function makeCreateContext(
   await asFinding(findings, async () => {
     if (!stream) configText = revertConfig(plan);
   });
-  const journalBase = stream
-    ? defaultMemoryPath(request.snapshotDir ?? DEFAULT_SNAPSHOT_DIR, domain.uuid, name)
-    : memoryPath;
+  const journalBase = stream ? defaultMemoryPath(snapshotDir, domain.uuid, name) : memoryPath;
   const { tuning, sink } = request;
   return { plan, domain, config, disks, configText, tuning, sink, journalBase, findings };
 }
 
 /** @throws UsageError */
 function memoryPathOf(
-  { config, sink, snapshotDir }: CreateRequest,
+  { config, sink }: CreateRequest,
+  snapshotDir: string,
   domain: DomainState,
   name: string,
 ): string {
   if (sink === undefined) {
-    return config?.memoryPath ?? defaultMemoryPath(snapshotDir ?? DEFAULT_SNAPSHOT_DIR, domain.uuid, name);
+    return config?.memoryPath ?? defaultMemoryPath(snapshotDir, domain.uuid, name);
   }
   if (config?.memoryPath !== undefined) {
     throw new UsageError('SINK', `a sink is given, and memory_path too: ${config.memoryPath}`, {

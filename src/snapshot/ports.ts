@@ -281,6 +281,12 @@ export interface Images {
   createOverlay(path: string, backing: { readonly path: string; readonly format: string }): Promise<void>;
   /** Merges an overlay into its backing file. */
   commitOverlay(path: string): Promise<void>;
+  /**
+   * A process that was started on the image by one of these methods and is not over, as far as can be known: it outlives an
+   * xlsnap that is killed.
+   * @returns its pid; `undefined` when there is none
+   */
+  worker(path: string): Promise<number | undefined>;
 }
 
 /** All ports together. */
@@ -288,6 +294,11 @@ export interface Host extends AsyncDisposable {
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
+  /**
+   * Where memory files go whose cfgfile names none, and the journals of reverts; `/var/lib/xen/snapshots` unless given.
+   * Absolute.
+   */
+  readonly snapshotDir?: string;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
   readonly extents?: (fd: number) => Promise<Extents>;
 }

@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../core/errors.ts';
-import { journalPathOf } from './journal.ts';
+import { journalPathOf } from './journal-create.ts';
 import { exists, partialOf } from './output-file.ts';
 import type { CreateContext } from './plan.ts';
 import { asFinding } from './plan.ts';

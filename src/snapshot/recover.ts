@@ -13,20 +13,17 @@ import {
   undoText,
 } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
+import { guestNow } from './guest-now.ts';
 import { GuestHold, type HoldState, isHeld } from './hold.ts';
 import { undoIdleDisk } from './idle-disk.ts';
-import {
-  bootId,
-  type FoundJournal,
-  type JournalHead,
-  type JournalStep,
-  journalPathOf,
-  readJournal,
-} from './journal.ts';
-import { DEFAULT_SNAPSHOT_DIR } from './naming.ts';
+import { type FoundJournal, readJournal } from './journal.ts';
+import { type CreateHead, type CreateStep, journalPathOf } from './journal-create.ts';
+import { bootId, type FoundSteps } from './journal-file.ts';
+import { snapshotDirOf } from './naming.ts';
 import { exists, partialOf } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainDisk, DomainState, Guest, Host } from './ports.ts';
+import { recoverRevert } from './recover-revert.ts';
 import type { CallOptions, RecoverRequest, RecoverResult, SnapshotDisk } from './types.ts';
 
 /** A journal gets its first line right after it was made. */
@@ -34,9 +31,10 @@ const HEADLESS_MS = 1000;
 
 /**
  * Undoes what a create has left whose process was killed, or whose host went down: the guest goes on as it was, and
- * nothing is left that looks like a snapshot. Where the snapshot is whole it stays. May be called any number of times.
+ * nothing is left that looks like a snapshot. Where the snapshot is whole it stays. Of a revert the disks are then all as
+ * before, or all as at the snapshot; see `RecoverResult`. May be called any number of times.
  *
- * @throws DomainError DOMAIN_BUSY when the create is still under way; JournalError; RecoverError when something could not
+ * @throws DomainError DOMAIN_BUSY when the create or revert is still under way; JournalError; RecoverError when something could not
  * be undone: `undoFailures` tells what to do by hand, and the journal stays
  */
 export async function recoverSnapshot(
@@ -47,23 +45,30 @@ export async function recoverSnapshot(
   const path = request.path.endsWith('.journal') ? request.path : journalPathOf(request.path);
   const seen = await readHeaded(path);
   if (seen === undefined) return { journal: path, outcome: 'nothing', undone: [] };
-  if (seen.head === undefined) return await removeHeadless(path);
+  if (seen.kind === 'headless') return await removeHeadless(path);
   const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
   await using _lock = await host.toolstack.lock(seen.head.uuid, lock);
   // Its writer may have ended well while the lock was waited for.
   const found = await readJournal(path);
-  if (found?.head === undefined) return { journal: path, outcome: 'nothing', undone: [] };
-  return await recoverOne(host, found, found.head, options);
+  switch (found?.kind) {
+    case 'create':
+      return await recoverCreate(host, found, options);
+    case 'revert':
+      return await recoverRevert(host, found, options);
+    default:
+      return { journal: path, outcome: 'nothing', undone: [] };
+  }
 }
 
 /**
- * Does the same for every create whose journal is below a directory, where those without a `memory_path` leave them.
- * @param directory `/var/lib/xen/snapshots` unless given
+ * Does the same for every create and revert whose journal is below a directory, where reverts leave them, and creates
+ * without a `memory_path`.
+ * @param directory where the host has them unless given
  * @throws RecoverError when one of them could not be undone, once all were tried; see `recoverSnapshot`
  */
 export async function recoverAll(
   host: Host,
-  directory: string = DEFAULT_SNAPSHOT_DIR,
+  directory: string = snapshotDirOf(host),
   options: CallOptions = {},
 ): Promise<readonly RecoverResult[]> {
   const results: RecoverResult[] = [];
@@ -82,7 +87,7 @@ export async function recoverAll(
   const error = new RecoverError(
     'NOT_RECOVERED',
     [
-      `${errors.length} creates could not be undone:`,
+      `${errors.length} creates or reverts could not be undone:`,
       ...errors.map((one) => `  - ${describeError(one)}`),
     ].join('\n'),
     { hint: 'xlsnap recover FILE for each of them tells more', data: { recovered: results } },
@@ -110,7 +115,7 @@ async function findJournals(directory: string): Promise<readonly string[]> {
 
 async function readHeaded(path: string): Promise<FoundJournal | undefined> {
   const found = await readJournal(path);
-  if (found === undefined || found.head !== undefined) return found;
+  if (found?.kind !== 'headless') return found;
   await sleep(HEADLESS_MS);
   return await readJournal(path);
 }
@@ -127,10 +132,12 @@ async function removeHeadless(path: string): Promise<RecoverResult> {
   return { journal: path, outcome: 'undone', undone };
 }
 
+type FoundCreate = FoundSteps<CreateHead, CreateStep>;
+
 /** The domain of a journal, as it is now. */
 interface Left {
   readonly host: Host;
-  readonly head: JournalHead;
+  readonly head: CreateHead;
   readonly phases: Phases;
   /** The domain of that uuid, if it lives. */
   readonly domain: DomainState | undefined;
@@ -144,12 +151,8 @@ interface Left {
   readonly guest: Guest | undefined;
 }
 
-async function recoverOne(
-  host: Host,
-  found: FoundJournal,
-  head: JournalHead,
-  options: CallOptions,
-): Promise<RecoverResult> {
+async function recoverCreate(host: Host, found: FoundCreate, options: CallOptions): Promise<RecoverResult> {
+  const { head } = found;
   const steps = summed(found);
   const phases = new Phases(options);
   const whole = await isWhole(head, steps);
@@ -177,6 +180,7 @@ async function recoverOne(
   if (failures.length > 0) throw notRecovered(left, undone, failures);
   return {
     journal: found.path,
+    kind: 'create',
     outcome: whole ? 'whole' : 'undone',
     name: head.name,
     domain: head.domain,
@@ -191,18 +195,18 @@ interface Steps {
   readonly logDirty: boolean;
   readonly hold: HoldState | undefined;
   readonly disks: boolean;
-  readonly texts: readonly Extract<JournalStep, { step: 'text' }>[];
+  readonly texts: readonly Extract<CreateStep, { step: 'text' }>[];
   /** A stream's reader has all of it. */
   readonly whole: boolean;
   readonly undoing: boolean;
   readonly lossy: boolean;
 }
 
-function summed({ steps, lossy }: FoundJournal): Steps {
-  const last = <Name extends JournalStep['step']>(
+function summed({ steps, lossy }: FoundCreate): Steps {
+  const last = <Name extends CreateStep['step']>(
     name: Name,
-  ): Extract<JournalStep, { step: Name }> | undefined =>
-    steps.findLast((one): one is Extract<JournalStep, { step: Name }> => one.step === name);
+  ): Extract<CreateStep, { step: Name }> | undefined =>
+    steps.findLast((one): one is Extract<CreateStep, { step: Name }> => one.step === name);
   return {
     inode: last('opened')?.inode,
     logDirty: last('log-dirty')?.on === true,
@@ -217,7 +221,7 @@ function summed({ steps, lossy }: FoundJournal): Steps {
 
 /** The memory file gets its name last: where it has it, the snapshot is whole. */
 async function isWhole(
-  { memoryPath }: JournalHead,
+  { memoryPath }: CreateHead,
   { inode, whole, undoing, lossy }: Steps,
 ): Promise<boolean> {
   if (undoing || (await exists(partialOf(memoryPath)))) return false;
@@ -286,12 +290,6 @@ async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
   }
   // What a guest that goes on has written is in its base by now.
   return await undoIdleDisk(host, disk, { merge: !same });
-}
-
-function guestNow(state: DomainState | undefined): NonNullable<RecoverResult['guest']> {
-  if (state === undefined || state.dying) return 'gone';
-  if (state.shutdown !== undefined) return 'shut down';
-  return state.paused ? 'paused' : 'running';
 }
 
 function notRecovered(

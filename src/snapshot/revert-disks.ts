@@ -1,14 +1,18 @@
-import { rename, rm } from 'node:fs/promises';
+import { rename, rm, stat } from 'node:fs/promises';
 import { describeError } from '../core/errors.ts';
+import { type RevertJournal, stamped } from './journal-revert.ts';
 import { exists } from './output-file.ts';
 import type { Phases } from './phases.ts';
 import type { Images } from './ports.ts';
+import {
+  asidePath,
+  describeKept,
+  freshPath,
+  type KeptDisk,
+  safetyTag,
+  undoRevertDisk,
+} from './revert-names.ts';
 import type { RevertDisk } from './types.ts';
-
-/** What a disk was before the revert, kept until the revert is done. */
-export type KeptDisk =
-  | { readonly kind: 'tag'; readonly vdev: string; readonly image: string; readonly tag: string }
-  | { readonly kind: 'file'; readonly vdev: string; readonly path: string };
 
 /**
  * Puts every disk back, nobody using them. Each step has its undo in `phases`, so that a failure on one disk leaves all
@@ -22,41 +26,40 @@ export async function revertDisks(
   disks: readonly RevertDisk[],
   mark: string,
   phases: Phases,
+  journal: RevertJournal,
 ): Promise<readonly KeptDisk[]> {
   const kept: KeptDisk[] = [];
   const forget: (() => void)[] = [];
+  const onUndo = (disk: RevertDisk, putBack: () => Promise<unknown>): void => {
+    const undo = (): Promise<unknown> => {
+      journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+      return putBack();
+    };
+    forget.push(undoRevertDisk(phases, disk, mark, undo));
+  };
   for (const disk of disks) {
     phases.checkpoint();
     if (disk.kind === 'internal') {
-      const safety = `xlsnap-before-${mark}`;
+      const safety = safetyTag(mark);
       await images.createTag(disk.image, safety);
-      forget.push(
-        phases.onUndo(
-          `put disk ${disk.vdev} back as it was`,
-          `qemu-img snapshot -a ${safety} ${disk.image} && qemu-img snapshot -d ${safety} ${disk.image}`,
-          async () => {
-            await images.applyTag(disk.image, safety);
-            await images.deleteTag(disk.image, safety);
-          },
-        ),
-      );
+      onUndo(disk, async () => {
+        await images.applyTag(disk.image, safety);
+        await images.deleteTag(disk.image, safety);
+      });
+      await journal.noteDurably(stamped({ step: 'tagged', vdev: disk.vdev }));
       await images.applyTag(disk.image, disk.tag);
       kept.push({ kind: 'tag', vdev: disk.vdev, image: disk.image, tag: safety });
     } else {
-      const aside = `${disk.overlay}.before-${mark}`;
-      const fresh = `${disk.overlay}.fresh-${mark}`;
-      const byHand =
-        disk.replaced === undefined
-          ? `rm -f ${fresh} ${disk.overlay}`
-          : `rm -f ${fresh}; mv ${aside} ${disk.overlay}, if there is ${aside}`;
-      forget.push(
-        phases.onUndo(`put disk ${disk.vdev} back as it was`, byHand, async () => {
-          await rm(fresh, { force: true });
-          if (await exists(aside)) await rename(aside, disk.overlay);
-          else if (disk.replaced === undefined) await rm(disk.overlay, { force: true });
-        }),
-      );
+      const aside = asidePath(disk.overlay, mark);
+      const fresh = freshPath(disk.overlay, mark);
+      onUndo(disk, async () => {
+        await rm(fresh, { force: true });
+        if (await exists(aside)) await rename(aside, disk.overlay);
+        else if (disk.replaced === undefined) await rm(disk.overlay, { force: true });
+      });
       await images.createOverlay(fresh, { path: disk.base, format: disk.baseFormat });
+      const { ino: inode } = await stat(fresh);
+      await journal.noteDurably(stamped({ step: 'fresh', vdev: disk.vdev, inode }));
       if (disk.replaced !== undefined) {
         await rename(disk.overlay, aside);
         kept.push({ kind: 'file', vdev: disk.vdev, path: aside });
@@ -65,6 +68,7 @@ export async function revertDisks(
     }
   }
   phases.checkpoint();
+  await journal.noteDurably(stamped({ step: 'reverted' }));
   for (const one of forget) one();
   return kept;
 }
@@ -93,11 +97,4 @@ export async function cleanKept(
     }
   }
   return { files, left, warnings };
-}
-
-/** Where a disk's former content is. */
-export function describeKept(one: KeptDisk): string {
-  return one.kind === 'tag'
-    ? `disk ${one.vdev} as it was before: snapshot ${one.tag} of ${one.image}`
-    : `disk ${one.vdev} as it was before: ${one.path}`;
 }

@@ -1,11 +1,11 @@
-import { realpath } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { DomainError, RiskError, UsageError } from '../core/errors.ts';
+import { chainBelow, truePath } from './image-chain.ts';
 import { findDamage } from './integrity.ts';
 import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
 import { configDigest, type Manifest, readManifest } from './manifest.ts';
 import { type MemoryFacts, readMemoryFacts, readStoredConfig } from './memory-facts.ts';
-import { DEFAULT_SNAPSHOT_DIR, defaultMemoryPath, manifestPathOf } from './naming.ts';
+import { defaultMemoryPath, manifestPathOf, snapshotDirOf } from './naming.ts';
 import { checkNames, throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
@@ -22,21 +22,23 @@ export interface RevertContext {
 /** Uuid of the domain that the snapshot is of, from the memory file's header alone. */
 export async function snapshotUuid(host: Host, request: RevertRequest): Promise<string> {
   const running = await findDomain(host, request.domain);
-  return domainIdentity(await readStoredConfig(memoryPathOf(request, running))).uuid;
+  return domainIdentity(await readStoredConfig(memoryPathOf(host, request, running))).uuid;
 }
 
 /**
  * Joins the cfgfile, the memory file, the manifest, the images and the running domain to one plan, and checks all
  * that can be checked. Touches nothing.
+ * @param halfBuilt domid of a domain that a killed revert may only have begun to make: it need not have a configuration
  * @throws UsageError, DomainError, StreamError, ManifestError, PreflightError, and RiskError unless `force`
  */
 export async function makeRevertContext(
   host: Host,
   request: RevertRequest,
   options: CallOptions = {},
+  halfBuilt?: number,
 ): Promise<RevertContext> {
   const running = await findDomain(host, request.domain);
-  const memoryPath = memoryPathOf(request, running);
+  const memoryPath = memoryPathOf(host, request, running);
   const facts = await readMemoryFacts(memoryPath, options);
   const stored = domainIdentity(facts.config);
   checkIdentity(request.domain, stored, running);
@@ -48,14 +50,14 @@ export async function makeRevertContext(
   checkManifest(manifest, memoryPath, risks);
   const name = request.config.name ?? manifest?.name ?? '';
   const wanted = wantedDisks(request, name, facts.config, manifest);
-  const current = running === undefined ? undefined : await host.toolstack.domainConfig(running.domid);
+  const current = await currentConfig(host, running, halfBuilt);
   const disks: RevertDisk[] = [];
   const overlayPaths = new Set<string>();
   for (const disk of wanted) {
     const resolved = await resolveDisk(host, disk, current, findings, risks);
     if (resolved === undefined) continue;
     if (resolved.kind === 'external') {
-      const path = await real(resolved.overlay);
+      const path = await truePath(resolved.overlay);
       if (overlayPaths.has(path)) {
         findings.push({
           code: 'PATH_TWICE',
@@ -106,12 +108,26 @@ async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState 
   return await host.hypervisor.domainState(domid);
 }
 
-function memoryPathOf(request: RevertRequest, running: DomainState | undefined): string {
+async function currentConfig(
+  host: Host,
+  running: DomainState | undefined,
+  halfBuilt: number | undefined,
+): Promise<LibxlConfig | undefined> {
+  if (running === undefined) return undefined;
+  try {
+    return await host.toolstack.domainConfig(running.domid);
+  } catch (error) {
+    if (running.domid === halfBuilt) return undefined;
+    throw error;
+  }
+}
+
+function memoryPathOf(host: Host, request: RevertRequest, running: DomainState | undefined): string {
   const { memoryPath, name, source } = request.config;
   checkNames(name, memoryPath);
   if (memoryPath !== undefined) return memoryPath;
   if (name !== undefined && running !== undefined) {
-    return defaultMemoryPath(DEFAULT_SNAPSHOT_DIR, running.uuid, name);
+    return defaultMemoryPath(snapshotDirOf(host), running.uuid, name);
   }
   throw new UsageError('NO_MEMORY_PATH', `${source ?? 'the cfgfile'} names no memory_path`, {
     hint: 'give the cfgfile that snapshot-create wrote, or add memory_path="…"',
@@ -260,9 +276,9 @@ async function resolveDisk(
   const used =
     current === undefined ? undefined : configDisks(current).find((one) => one.vdev === vdev)?.path;
   const same = async (one: string | undefined, other: string): Promise<boolean> =>
-    one !== undefined && (await real(one)) === (await real(other));
+    one !== undefined && (await truePath(one)) === (await truePath(other));
   const dependsOn = async (above: string, below: string): Promise<boolean> =>
-    (await chain(host, above)).includes(await real(below));
+    (await chainBelow(host, above)).includes(await truePath(below));
   if (disk.kind === 'internal') {
     if (used !== undefined && !(await same(used, image)) && (await dependsOn(used, image))) {
       risks.push(`disk ${vdev}: ${used}, which the domain uses now, depends on ${image} and would be broken`);
@@ -302,23 +318,6 @@ async function resolveDisk(
     overlay: disk.overlay,
     replaced: replaced === undefined ? undefined : disk.overlay,
   };
-}
-
-/** A file by its one true name: images and their directories may be symbolic links. */
-async function real(path: string): Promise<string> {
-  return await realpath(path).catch(() => path);
-}
-
-/** The images below one, nearest first, by their true names. Bounded, since a chain may be made to loop. */
-async function chain(host: Host, path: string): Promise<readonly string[]> {
-  const below: string[] = [];
-  let at: string | undefined = path;
-  while (at !== undefined && below.length < 256) {
-    const info: { backing: string | undefined } | undefined = await host.images.info(at);
-    at = info?.backing;
-    if (at !== undefined) below.push(await real(at));
-  }
-  return below;
 }
 
 async function checkRunning(

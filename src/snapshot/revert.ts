@@ -1,18 +1,27 @@
 import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import {
   DiskError,
   DomainError,
   describeError,
   InterruptedError,
+  OutputError,
   RestoreError,
   type XlsnapError,
 } from '../core/errors.ts';
-import { nameFromTime } from './naming.ts';
+import { undoDirectory, undoJournal } from './create-undo.ts';
+import { readJournal } from './journal.ts';
+import { openRevertJournal, type RevertJournal, revertJournalPath, stamped } from './journal-revert.ts';
+import { nameFromTime, snapshotDirOf } from './naming.ts';
+import { exists, makeDirectory, unmakeDirectory } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DomainState, Host } from './ports.ts';
-import { cleanKept, describeKept, type KeptDisk, revertDisks } from './revert-disks.ts';
+import { recoverRevert } from './recover-revert.ts';
+import { cleanKept, revertDisks } from './revert-disks.ts';
+import { describeKept, type KeptDisk } from './revert-names.ts';
 import { makeRevertContext, type RevertContext, snapshotUuid } from './revert-plan.ts';
-import type { CallOptions, RevertPlan, RevertRequest, RevertResult } from './types.ts';
+import type { CallOptions, RecoverResult, RevertPlan, RevertRequest, RevertResult } from './types.ts';
 
 const DEFAULT_DESTROY_TIMEOUT_MS = 60_000;
 
@@ -22,18 +31,26 @@ export async function planRevert(
   request: RevertRequest,
   options: CallOptions = {},
 ): Promise<RevertPlan> {
-  return (await makeRevertContext(host, request, options)).plan;
+  const { plan } = await makeRevertContext(host, request, options);
+  if (await exists(revertJournalPath(snapshotDirOf(host), plan.uuid))) {
+    options.reporter?.log(
+      'warning',
+      'a former revert was killed, or is under way: what it has left is undone first',
+    );
+  }
+  return plan;
 }
 
 /**
  * Reverts a domain to a snapshot: checks everything, destroys the domain if it runs, puts the disks back, restores the
  * memory, and makes the domain run if it is due.
  *
- * Until the destroy nothing is touched. If a disk cannot be put back, all disks are as before. If the restore fails,
- * all disks are as at the snapshot, and what was replaced is kept aside; the same command tries again. Once the domain
- * is restored, the signal is not heeded any more.
+ * What a former revert has left that was killed is undone first. Until the destroy nothing else is touched. If a disk
+ * cannot be put back, all disks are as before. If the restore fails, all disks are as at the snapshot, and what was
+ * replaced is kept aside; the same command tries again. Once the domain is restored, the signal is not heeded any more.
+ * Should this process be killed, the same command goes on, and `recoverSnapshot` undoes what can be undone.
  *
- * @throws what `planRevert` throws, before anything is touched
+ * @throws what `planRevert` throws, RecoverError, and OutputError JOURNAL, before anything is touched
  * @throws DiskError when a disk cannot be put back; RestoreError when the restore fails, or the domain cannot be made
  * to run; InterruptedError. Each tells what has become of the domain and its disks.
  */
@@ -44,18 +61,33 @@ export async function revertSnapshot(
 ): Promise<RevertResult> {
   const phases = new Phases(options);
   // First of all: another create or revert would change what is checked.
-  await using _lock = await acquire(host, request, phases);
+  let uuid = '';
+  await using _lock = await acquire(phases, async () => {
+    uuid = await snapshotUuid(host, request);
+    return await host.toolstack.lock(uuid, { what: 'snapshot-revert' });
+  });
+  const journalPath = revertJournalPath(snapshotDirOf(host), uuid);
   const reached: Reached = { kept: [] };
   try {
-    const context = await phases.run('check', () => makeRevertContext(host, request, options));
+    const former = await recoverFormer(host, journalPath, phases, options);
+    const context = await phases.run('check', () =>
+      makeRevertContext(host, request, options, former?.halfBuilt),
+    );
     const { plan, running } = context;
     reached.context = context;
     for (const risk of plan.risks) phases.reporter.log('warning', risk);
+    const mark = `${nameFromTime(new Date())}-${randomBytes(3).toString('hex')}`;
+    const { journal, remove } = await phases.run('open', async () => {
+      // What it tells of, this one destroys.
+      if (former?.halfBuilt !== undefined) await rm(journalPath, { force: true });
+      return await openJournal(journalPath, plan, request, mark, phases);
+    });
     if (running !== undefined) {
       await phases.run('destroy', () => destroy(host, running, request, options));
     }
-    const mark = `${nameFromTime(new Date())}-${randomBytes(3).toString('hex')}`;
-    const replaced = await phases.run('disks', () => revertDisks(host.images, plan.disks, mark, phases));
+    const replaced = await phases.run('disks', () =>
+      revertDisks(host.images, plan.disks, mark, phases, journal),
+    );
     // Before the restore: qemu-img must never write to an image that a QEMU has open.
     const tags = await cleanKept(
       host.images,
@@ -65,17 +97,21 @@ export async function revertSnapshot(
     );
     const kept = replaced.filter(({ kind }) => kind === 'file');
     reached.kept = [...kept, ...tags.left];
-    const domid = await phases.run('restore', () =>
-      host.toolstack.restore(plan.memoryPath, context.config, options),
-    );
+    const domid = await phases.run('restore', async () => {
+      await journal.noteDurably(stamped({ step: 'restoring' }));
+      return await host.toolstack.restore(plan.memoryPath, context.config, options);
+    });
+    journal.noteMaybe(stamped({ step: 'restored', domid }));
     phases.shield();
     reached.domid = domid;
     if (plan.state === 'running') {
       await phases.run('unpause', () => phases.bounded(host.hypervisor.unpause(domid)));
+      journal.noteMaybe(stamped({ step: 'unpaused' }));
     }
-    const { files, warnings } = await phases.run('finish', () =>
-      cleanKept(host.images, kept, request.keep === true, phases),
-    );
+    const { files, warnings } = await phases.run('finish', async () => {
+      const cleaned = await cleanKept(host.images, kept, request.keep === true, phases);
+      return { ...cleaned, warnings: [...cleaned.warnings, ...(await remove())] };
+    });
     return {
       plan,
       domid,
@@ -89,13 +125,79 @@ export async function revertSnapshot(
   }
 }
 
-async function acquire(host: Host, request: RevertRequest, phases: Phases): Promise<AsyncDisposable> {
+async function acquire(phases: Phases, lock: () => Promise<AsyncDisposable>): Promise<AsyncDisposable> {
   try {
-    return await phases.run('lock', async () =>
-      host.toolstack.lock(await snapshotUuid(host, request), { what: 'snapshot-revert' }),
-    );
+    return await phases.run('lock', lock);
   } catch (error) {
     throw await phases.fail(error);
+  }
+}
+
+/** Half-reverted disks would be taken for what the domain had, and missing ones for none. */
+async function recoverFormer(
+  host: Host,
+  path: string,
+  phases: Phases,
+  options: CallOptions,
+): Promise<RecoverResult | undefined> {
+  if (!(await exists(path))) return undefined;
+  const result = await phases.run('recover', async () => {
+    const found = await readJournal(path);
+    // We hold the lock: nobody is about to write its first line.
+    if (found?.kind === 'headless') await rm(path, { force: true });
+    return found?.kind === 'revert' ? await recoverRevert(host, found, options) : undefined;
+  });
+  if (result === undefined) return undefined;
+  const how = {
+    nothing: '',
+    undone: 'the disks are as before it',
+    reverted: 'the disks are as at its snapshot',
+    whole: 'it was done',
+  }[result.outcome];
+  phases.reporter.log(
+    'warning',
+    `a former revert to "${result.name}" was killed; ${how}, and the domain is ${result.guest}`,
+  );
+  return result;
+}
+
+/** Before anything takes effect. */
+async function openJournal(
+  path: string,
+  plan: RevertPlan,
+  { config, running, force, keep }: RevertRequest,
+  mark: string,
+  phases: Phases,
+): Promise<{ readonly journal: RevertJournal; readonly remove: () => Promise<readonly string[]> }> {
+  const directory = dirname(path);
+  let made: string | undefined;
+  try {
+    made = await makeDirectory(directory);
+  } catch (cause) {
+    throw new OutputError('JOURNAL', `cannot make ${directory} for the journal`, {
+      cause,
+      hint: 'a revert notes there what it does, so that it can be undone if it is killed; nothing has been touched',
+    });
+  }
+  if (made !== undefined) undoDirectory(phases, made, path);
+  const journal = await openRevertJournal(path, plan, {
+    ...(config.source === undefined ? {} : { configPath: resolve(config.source) }),
+    options: { running: running === true, force: force === true, keep: keep === true },
+    mark,
+    ...(made === undefined ? {} : { madeDirectory: made }),
+  });
+  undoJournal(phases, path, path, journal);
+  return { journal, remove: () => removeJournal(journal, made) };
+}
+
+/** The domain is back: what is left is no more than a nuisance. */
+async function removeJournal(journal: RevertJournal, made: string | undefined): Promise<readonly string[]> {
+  try {
+    await journal.remove();
+    if (made !== undefined) await unmakeDirectory(dirname(journal.path), made);
+    return [];
+  } catch (error) {
+    return [`${journal.path} is still there (${describeError(error)}): xlsnap recover removes it`];
   }
 }
 

@@ -61,7 +61,7 @@ export interface CreateRequest {
    * Has another process undo everything should this one be killed. Yes unless it is `false`; `recover` can do it later.
    */
   readonly guardian?: boolean;
-  /** Where memory files go when the configuration names none; `/var/lib/xen/snapshots` unless given. */
+  /** Where memory files go when the configuration names none; where the host has them unless given. */
   readonly snapshotDir?: string;
 }
 
@@ -222,14 +222,21 @@ export interface RecoverRequest {
   readonly lockTimeoutMs?: number;
 }
 
-/** What was found of a create whose process was killed, and what has become of it. */
+/** What was found of a create or revert whose process was killed, and what has become of it. */
 export interface RecoverResult {
   readonly journal: string;
+  /** What was killed. Absent when there is no journal, or it does not say. */
+  readonly kind?: 'create' | 'revert';
   /**
-   * `nothing`: there is no journal. `whole`: the snapshot is whole, only the journal was left. `undone`: the snapshot
-   * was not whole, and nothing of it is left.
+   * `nothing`: there is no journal.
+   *
+   * Of a create: `whole`: the snapshot is whole, only the journal was left. `undone`: the snapshot was not whole, and
+   * nothing of it is left.
+   *
+   * Of a revert: `whole`: the domain had been restored. `undone`: the disks are as before it. `reverted`: the disks are as
+   * at the snapshot, the memory is not restored.
    */
-  readonly outcome: 'nothing' | 'whole' | 'undone';
+  readonly outcome: 'nothing' | 'whole' | 'undone' | 'reverted';
   /** The snapshot's name. */
   readonly name?: string;
   /** The domain's name. */
@@ -238,4 +245,13 @@ export interface RecoverResult {
   readonly guest?: 'running' | 'paused' | 'shut down' | 'gone';
   /** What was undone, in order. */
   readonly undone: readonly string[];
+  /** Of a revert: files that were replaced and stay, since they were to be kept. */
+  readonly kept?: readonly string[];
+  /**
+   * Of a revert: domid of a paused domain that the killed restore has made, or has only begun to make: nobody can tell which.
+   * The journal stays as long as it is there like that.
+   */
+  readonly halfBuilt?: number;
+  /** Of a revert that is not whole: the command that goes on, for a shell. Absent when the cfgfile is not known. */
+  readonly next?: string;
 }

@@ -47,7 +47,7 @@ export function contentOf(path: string): string {
 }
 
 export interface FakeOptions {
-  /** Where its images are made: an empty directory of the test's. */
+  /** Where its images are made, and memory files whose cfgfile names no place: an empty directory of the test's. */
   readonly directory: string;
   readonly type?: GuestType;
   readonly paused?: boolean;
@@ -71,6 +71,7 @@ export class FakeHost implements Host {
   /** The process is gone: whatever it still calls does nothing. */
   dead = false;
   readonly directory: string;
+  readonly snapshotDir: string;
   readonly guest: FakeGuest;
   config: LibxlConfig;
   domid: Domid | undefined = toDomid(7);
@@ -88,6 +89,8 @@ export class FakeHost implements Host {
   readonly inUse = new Map<string, string>();
   /** Images that other domains use. */
   readonly othersUse: string[] = [];
+  /** Pids of what works on an image, by its path. */
+  readonly workers = new Map<string, number>();
   readonly obstacles = new Map<string, readonly Obstacle[]>();
   /** The process of another program that saves the domain. */
   saver: number | undefined;
@@ -104,6 +107,7 @@ export class FakeHost implements Host {
 
   constructor(options: FakeOptions) {
     this.directory = options.directory;
+    this.snapshotDir = options.directory;
     this.guest = options.guest ?? new FakeGuest();
     this.type = options.type ?? 'pvh';
     if (this.type === 'pv') this.guest.streamType = 'pv';
@@ -478,6 +482,10 @@ export class FakeHost implements Host {
         const { content, backing } = readImage(path);
         if (backing === undefined) throw new DiskError('TEST', `${path} has no backing file`);
         if (content !== '') writeImage(backing, { ...readImage(backing), content });
+      },
+      worker: async (path) => {
+        await this.#call('worker');
+        return this.workers.get(path);
       },
       createOverlay: async (path, backing) => {
         await this.#call('createOverlay');

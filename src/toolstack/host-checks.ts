@@ -218,7 +218,7 @@ async function checkSnapshotDirectory(): Promise<Finding> {
   } catch (error) {
     return failed(
       `${which}: ${describeError(error)}`,
-      'run it as root, or give a memory_path elsewhere in a cfgfile',
+      'run it as root; a memory_path may be elsewhere, but reverts keep their journals there',
     );
   }
   const { bavail, bsize } = await statfs(directory);

@@ -5,6 +5,7 @@ import { DiskError, errnoCode, OutputError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
 import type { ImageInfo, Images } from '../snapshot/ports.ts';
+import { findImageWorker } from './image-workers.ts';
 import { type ProgramResult, runProgram } from './program.ts';
 
 /** Merging a snapshot's tables can take a while on slow disks; nothing else here does. */
@@ -111,6 +112,11 @@ export class QemuImages implements Images {
   async commitOverlay(path: string): Promise<void> {
     const overlay = resolve(path);
     await this.#succeed(['commit', '-q', '-f', 'qcow2', overlay], overlay);
+  }
+
+  /** See `Images.worker`. */
+  worker(path: string): Promise<number | undefined> {
+    return findImageWorker([resolve(path), qcow2(path)]);
   }
 
   /** Checks a qcow2 image's tables, changing nothing. */

@@ -51,6 +51,47 @@ export function keepWriting(host: FakeHost, call: string, pages = 60): void {
   for (let pfn = 0; pfn < pages; pfn++) host.guest.write(pfn, host.calls.length);
 }
 
+/**
+ * Begins something whose process is killed in a port call, before or after that takes effect.
+ * @param which the number of the call, or its name
+ * @returns ends what the dead process still waits for; the host is of no use then
+ */
+export async function killed(
+  host: FakeHost,
+  when: 'before' | 'after',
+  which: number | string,
+  begin: () => Promise<unknown>,
+): Promise<() => Promise<void>> {
+  let release = (): void => {};
+  let dead: Promise<unknown> = Promise.resolve();
+  await new Promise<void>((resolve, reject) => {
+    let count = 0;
+    const act = (name: string): void | Promise<void> => {
+      if (which !== name && which !== count++) return;
+      resolve();
+      return new Promise<never>((_, stop) => {
+        release = () => stop(new Error('gone'));
+      });
+    };
+    host.fault = when === 'before' ? act : () => {};
+    host.after = when === 'after' ? act : () => {};
+    dead = begin().then(
+      () => reject(new Error(`it ended before ${which}`)),
+      (error: unknown) => reject(error as Error),
+    );
+  });
+  host.fault = () => {};
+  host.after = () => {};
+  // What the kernel does.
+  host.locked = false;
+  host.guarded.clear();
+  return async () => {
+    host.dead = true;
+    release();
+    await dead;
+  };
+}
+
 /** Every file below a directory with its content: images, tags, leftovers. */
 export function filesOf(directory: string): Record<string, string> {
   const names = readdirSync(directory, { recursive: true, withFileTypes: true });

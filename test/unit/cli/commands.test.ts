@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { EXIT } from '../../../src/core/errors.ts';
-import { createResult, plan, revertPlan, xlsnap } from './support.ts';
+import type { RecoverResult } from '../../../src/snapshot/types.ts';
+import { createResult, plan, recoverResult, revertPlan, revertRecovered, xlsnap } from './support.ts';
 
 let cfgfile = '';
 let badCfgfile = '';
@@ -194,6 +195,52 @@ describe('snapshot-revert', () => {
     expect(JSON.parse(json.stdout)).toMatchObject({ message_type: 'revert_plan', domid: 7 });
     const result = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--json']);
     expect(JSON.parse(result.stdout)).toMatchObject({ message_type: 'revert_result', domid: 8 });
+  });
+});
+
+describe('recover', () => {
+  const texts = async (...recovered: RecoverResult[]): Promise<string[]> => {
+    const { stdout } = await xlsnap(['recover'], { calls: { recoverAll: async () => recovered } });
+    return stdout.split('\n').slice(0, -1);
+  };
+
+  test('of a create says whether it is undone, and how the guest is', async () => {
+    expect(await texts(recoverResult, { ...recoverResult, outcome: 'whole', undone: [] })).toEqual([
+      'Snapshot "before upgrade" of guest1: was not whole, and is undone; the domain is running',
+      '  let the guest go on',
+      'Snapshot "before upgrade" of guest1: is whole, and stays; the domain is running',
+    ]);
+  });
+
+  test('of a revert says how disks and domain are, and what goes on', async () => {
+    expect(await texts(revertRecovered)).toEqual([
+      'Revert of guest1 to "before upgrade": was half done: the disks are as at the snapshot, the memory is not restored; the domain is paused',
+      '  removed the safety tag of disk xvda',
+      '  kept: /d/b1.qcow2.before-1',
+      '  domid 9 is what the restore has made, or only a part of it: go on, or xl destroy 9',
+      'To go on: xlsnap snapshot-revert guest1 /x/s.save.cfg --keep',
+    ]);
+    const { halfBuilt: _, next: __, ...rest } = revertRecovered;
+    const undone = { ...rest, outcome: 'undone', guest: 'gone', undone: [], kept: [] } as const;
+    expect(await texts(undone)).toEqual([
+      'Revert of guest1 to "before upgrade": is undone: the disks are as before it; the domain is gone',
+      'To go on: the same snapshot-revert once more',
+      'Or let it be: xl create starts guest1 with its disks as before',
+    ]);
+    expect(await texts({ ...undone, outcome: 'whole', guest: 'running' })).toEqual([
+      'Revert of guest1 to "before upgrade": was done; the domain is running',
+    ]);
+  });
+
+  test('says when there is nothing', async () => {
+    expect((await texts())[0]).toMatch(/^No create or revert was killed/);
+    const path = '/x/a.save';
+    const nothing = { journal: `${path}.journal`, outcome: 'nothing', undone: [] } as const;
+    const { stdout, calls } = await xlsnap(['recover', path], {
+      calls: { recoverSnapshot: async () => nothing },
+    });
+    expect(stdout).toBe('There is nothing to undo: no journal /x/a.save.journal\n');
+    expect(calls).toEqual([{ name: 'recoverSnapshot', request: { path } }]);
   });
 });
 

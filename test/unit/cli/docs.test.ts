@@ -35,6 +35,7 @@ describe('docs/scripting.md', () => {
     ['bench_result', ['bench', 'a', '--json']],
     ['revert_plan', ['snapshot-revert', 'a', '/dev/null', '--dry-run', '--json']],
     ['revert_result', ['snapshot-revert', 'a', '/dev/null', '--json']],
+    ['recover_result', ['recover', '--json']],
   ])('has the keys of %s, and no others', async (type, args) => {
     const { message_type, ...message } = JSON.parse((await xlsnap(args)).stdout) as Record<string, unknown>;
     expect(message_type).toBe(type);
@@ -51,6 +52,7 @@ describe('every key that is printed, at any depth, is described in docs/scriptin
     ['snapshot-revert', 'a', '/dev/null', '--dry-run', '--json'],
     ['snapshot-revert', 'a', '/dev/null', '--json'],
     ['snapshot-create', 'a', '--json', '--name', '1'],
+    ['recover', '--json'],
     ['doctor', '--json'],
   ])('%s %s %s', async (...args) => {
     const { stdout, stderr } = await xlsnap(args);

@@ -136,11 +136,25 @@ export const doctorReport: DoctorReport = {
 
 export const recoverResult: RecoverResult = {
   journal: `${plan.memoryPath}.journal`,
+  kind: 'create',
   outcome: 'undone',
   name: plan.name,
   domain: 'guest1',
   guest: 'running',
   undone: ['let the guest go on'],
+};
+
+export const revertRecovered: RecoverResult = {
+  journal: `/var/lib/xen/snapshots/${plan.uuid}.revert.journal`,
+  kind: 'revert',
+  outcome: 'reverted',
+  name: plan.name,
+  domain: 'guest1',
+  guest: 'paused',
+  undone: ['removed the safety tag of disk xvda'],
+  kept: ['/d/b1.qcow2.before-1'],
+  halfBuilt: 9,
+  next: 'xlsnap snapshot-revert guest1 /x/s.save.cfg --keep',
 };
 
 export interface Outcome {
@@ -213,7 +227,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         planRevert: note('planRevert', revertPlan),
         revertSnapshot: note('revertSnapshot', revertResult),
         recoverSnapshot: note('recoverSnapshot', recoverResult),
-        recoverAll: note('recoverAll', [recoverResult]),
+        recoverAll: note('recoverAll', [recoverResult, revertRecovered]),
       }),
     loadBench: () =>
       Promise.resolve({

@@ -1,20 +1,26 @@
-/** What a revert says of the domain and its disks is so, whatever port call fails, is interrupted, or hangs. */
+/**
+ * What a revert says of the domain and its disks is so, whatever port call fails, is interrupted, or hangs; and where its
+ * process is killed, what recover says.
+ */
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { basename } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { toDomid } from '../../../src/core/brand.ts';
 import { InterruptedError, throwIfAborted, type XlsnapError } from '../../../src/core/errors.ts';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { recoverAll } from '../../../src/snapshot/recover.ts';
 import { revertSnapshot } from '../../../src/snapshot/revert.ts';
 import type { RevertRequest } from '../../../src/snapshot/types.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
-import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
+import { contentOf, FAKE_UUID, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
 import {
   type DiskKind,
   failure,
   fastDirectory,
   filesOf,
   forEachOf,
+  killed,
   snapshotConfig,
 } from '../../support/scene.ts';
 
@@ -63,8 +69,12 @@ class Scene implements Disposable {
     );
   }
 
+  get journal(): string {
+    return `${this.host.directory}/${FAKE_UUID}.revert.journal`;
+  }
+
   leftovers(): string[] {
-    const files = readdirSync(this.host.directory).filter((name) => /before-|fresh-/.test(name));
+    const files = readdirSync(this.host.directory).filter((name) => /before-|fresh-|journal/.test(name));
     const tags = ['xvda', 'xvdb']
       .map((vdev) => `${this.host.directory}/${vdev}.img`)
       .filter((path) => path in filesOf(this.host.directory))
@@ -96,11 +106,7 @@ describe.each(cases)(
     it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
       'that %s in any port call leaves what it says, and can be done again',
       async (how) => {
-        using model = await Scene.make(disks, running, type);
-        await revertSnapshot(model.host, model.request);
-        const calls = [...model.host.calls];
-        expect(calls.length).toBeGreaterThan(6);
-        await forEachOf(calls.entries(), async ([at, name]) => {
+        await forEachOf((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
           using scene = await Scene.make(disks, running, type);
           await oneFault(scene, how, at, running, `${how} in call ${at}, ${name}`);
           count++;
@@ -109,6 +115,83 @@ describe.each(cases)(
     );
   },
 );
+// Whether there is a domain to destroy makes a difference to no disk.
+const killCases = cases.filter(([, , , disks, running]) => running || disks.length === 2);
+
+describe.each(killCases)(
+  'a revert of a %s guest with %s, the domain %s,',
+  (type, _disks, _state, disks, running) => {
+    it.each(['before', 'after'] as const)(
+      'whose process is killed %s any port call takes effect is undone by recover, or goes on with the same command',
+      async (when) => {
+        const seen = new Set<string>();
+        await forEachOf((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
+          for (const first of ['recover', 'the same command']) {
+            using scene = await Scene.make(disks, running, type);
+            const where = `killed ${when} call ${at}, ${name}; then ${first}`;
+            const { host, request } = scene;
+            const bury = await killed(host, when, at, () => revertSnapshot(host, request));
+            if (first === 'recover') seen.add(await expectRecovered(scene, running, where));
+            const { warnings } = await revertSnapshot(host, request);
+            expect(warnings, where).toEqual([]);
+            expect(host.runs, where).toBe(true);
+            expectContents(scene, 'at the snapshot', where);
+            expect(scene.leftovers(), where).toEqual([]);
+            await bury();
+            count++;
+          }
+        });
+        expect([...seen]).toEqual(expect.arrayContaining(['nothing', 'reverted', 'whole']));
+      },
+    );
+  },
+);
+
+/** What recover says is so, and it has nothing more to say then. */
+async function expectRecovered(scene: Scene, running: boolean, where: string): Promise<string> {
+  const { host } = scene;
+  const [result] = await recoverAll(host);
+  const now = guestOf(host);
+  if (result === undefined) {
+    expect(filesOf(host.directory), where).toEqual(scene.files);
+    expect(now, where).toBe(running ? 'running' : 'gone');
+    return 'nothing';
+  }
+  expect(result, where).toMatchObject({ kind: 'revert', name: 's1', domain: 'guest1', guest: now });
+  const halfBuilt = result.halfBuilt !== undefined;
+  expect(scene.leftovers(), where).toEqual(halfBuilt ? [basename(scene.journal)] : []);
+  if (result.outcome === 'undone') expect(filesOf(host.directory), where).toEqual(scene.files);
+  else expectContents(scene, 'at the snapshot', where);
+  if (result.outcome === 'reverted') expect(now, where).toBe(halfBuilt ? 'paused' : 'gone');
+  if (result.outcome === 'whole') expect(now, where).toBe('running');
+  else expect(result.next).toBe(`xlsnap snapshot-revert guest1 ${host.directory}/s1.save.cfg`);
+  const files = filesOf(host.directory);
+  expect(await recoverAll(host), where).toEqual(halfBuilt ? [{ ...result, undone: [] }] : []);
+  expect(filesOf(host.directory), where).toEqual(files);
+  expect(guestOf(host), where).toBe(now);
+  return result.outcome;
+}
+
+function guestOf(host: FakeHost): 'gone' | 'running' | 'paused' {
+  if (host.domid === undefined) return 'gone';
+  return host.runs ? 'running' : 'paused';
+}
+
+function expectContents(scene: Scene, content: string, where: string): void {
+  expect(scene.contents(), where).toEqual(scene.contents().map(() => content));
+}
+
+/** Every port call of a revert that goes well, in order. */
+async function callsOf(
+  disks: readonly DiskKind[],
+  running: boolean,
+  type: 'pvh' | 'hvm',
+): Promise<readonly string[]> {
+  using scene = await Scene.make(disks, running, type);
+  await revertSnapshot(scene.host, scene.request);
+  expect(scene.host.calls.length).toBeGreaterThan(6);
+  return [...scene.host.calls];
+}
 
 async function oneFault(scene: Scene, how: How, at: number, running: boolean, where: string): Promise<void> {
   const { host, request } = scene;
@@ -143,7 +226,7 @@ async function oneFault(scene: Scene, how: How, at: number, running: boolean, wh
   if (error === undefined) {
     // What is left to do after the domain is back, or may be left undone, makes no difference.
     expect(host.runs, where).toBe(true);
-    expect(scene.contents(), where).toEqual(scene.contents().map(() => 'at the snapshot'));
+    expectContents(scene, 'at the snapshot', where);
     return;
   }
   if (how === 'fails') expect(error.message, where).toContain('planted');
@@ -154,7 +237,7 @@ async function oneFault(scene: Scene, how: How, at: number, running: boolean, wh
   const again = await revertSnapshot(host, request);
   expect(again.warnings, where).toEqual([]);
   expect(host.runs, where).toBe(true);
-  expect(scene.contents(), where).toEqual(scene.contents().map(() => 'at the snapshot'));
+  expectContents(scene, 'at the snapshot', where);
 }
 
 async function failureOrDone(outcome: Promise<unknown>): Promise<XlsnapError | undefined> {
@@ -176,12 +259,13 @@ function expectAsTold(
   switch (error.phase) {
     case 'lock':
     case 'check':
+    case 'open':
     case 'destroy':
-      expect(filesOf(host.directory), where).toEqual(scene.files);
+      expectFiles(scene, error, where);
       expect(host.domid, where).toBe(domid);
       break;
     case 'disks':
-      expect(filesOf(host.directory), where).toEqual(scene.files);
+      expectFiles(scene, error, where);
       expect(host.domid, where).toBeUndefined();
       expect(error.message, where).toContain('is not running');
       expect(error.message.includes('was destroyed'), where).toBe(running);
@@ -189,13 +273,25 @@ function expectAsTold(
       break;
     case 'restore':
       expect(host.domid, where).toBeUndefined();
-      expect(scene.contents(), where).toEqual(scene.contents().map(() => 'at the snapshot'));
+      expectContents(scene, 'at the snapshot', where);
       expect(error.hint, where).toContain('the same command tries again');
-      for (const left of scene.leftovers()) expect(error.hint, where).toContain(left);
+      for (const left of scene.leftovers()) {
+        expect(`${error.hint} ${error.undoFailures}`, where).toContain(left);
+      }
       break;
     default:
       expect(error, where).toMatchObject({ phase: 'unpause', code: 'NOT_UNPAUSED' });
       expect(error.hint, where).toContain('xl unpause 8');
       expect(host.pauses, where).toBe(1);
   }
+}
+
+/** All as before, and the journal where something hangs that may take effect yet. */
+function expectFiles(scene: Scene, error: XlsnapError, where: string): void {
+  const now = filesOf(scene.host.directory);
+  const journal = scene.journal in now;
+  if (journal) expect(error.undoFailures.join(), where).toContain(`xlsnap recover ${scene.journal}`);
+  expect(journal, where).toBe(error.undoFailures.length > 0);
+  delete now[scene.journal];
+  expect(now, where).toEqual(scene.files);
 }

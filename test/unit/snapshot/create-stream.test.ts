@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { OutputError } from '../../../src/core/errors.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
-import { Journal } from '../../../src/snapshot/journal.ts';
+import { Journal } from '../../../src/snapshot/journal-file.ts';
 import { readMemoryFacts, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
 import type { CreateRequest } from '../../../src/snapshot/types.ts';
 import { FakeHost, readImage } from '../../../src/testing/fake-host.ts';
@@ -94,8 +94,8 @@ test('a journal on a full disk does not take back what the reader has whole', as
   const host = hostOf('pvh', false);
   const { sink, parts } = collector();
   const note = vi.spyOn(Journal.prototype, 'note');
-  note.mockImplementation(({ step }) => {
-    if (step === 'whole') throw new OutputError('JOURNAL', 'ENOSPC');
+  note.mockImplementation((line) => {
+    if ('step' in line && line.step === 'whole') throw new OutputError('JOURNAL', 'ENOSPC');
   });
   try {
     await createSnapshot(host, request({ sink }));

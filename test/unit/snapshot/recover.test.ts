@@ -88,6 +88,7 @@ describe('recoverSnapshot', () => {
     expect(host.suspended).toBe(true);
     expect(await recoverSnapshot(host, { path: memory() })).toEqual({
       journal: journal(),
+      kind: 'create',
       outcome: 'undone',
       name: 's1',
       domain: 'guest1',

@@ -1,0 +1,9 @@
+import type { DomainState } from './ports.ts';
+import type { RecoverResult } from './types.ts';
+
+/** How a domain is, in a word. */
+export function guestNow(state: DomainState | undefined): NonNullable<RecoverResult['guest']> {
+  if (state === undefined || state.dying) return 'gone';
+  if (state.shutdown !== undefined) return 'shut down';
+  return state.paused ? 'paused' : 'running';
+}

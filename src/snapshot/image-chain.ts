@@ -1,0 +1,50 @@
+/** What lies above and below an image. */
+import { realpath } from 'node:fs/promises';
+import { RecoverError } from '../core/errors.ts';
+import type { Host } from './ports.ts';
+
+/** A chain may be made to loop. */
+const MOST_IMAGES = 256;
+
+/** A file by its one true name: images and their directories may be symbolic links. */
+export async function truePath(path: string): Promise<string> {
+  return await realpath(path).catch(() => path);
+}
+
+/** The images below one, nearest first, by their true names. */
+export async function chainBelow(host: Host, path: string): Promise<readonly string[]> {
+  const below: string[] = [];
+  let at: string | undefined = path;
+  while (at !== undefined && below.length < MOST_IMAGES) {
+    const info: { backing: string | undefined } | undefined = await host.images.info(at);
+    at = info?.backing;
+    if (at !== undefined) below.push(await truePath(at));
+  }
+  return below;
+}
+
+/** The domain that has an image open, or one above it, if any; and by which of its disks' images. */
+export async function userOf(
+  host: Host,
+  image: string,
+): Promise<{ readonly domid: number; readonly path: string } | undefined> {
+  const wanted = await truePath(image);
+  for (const used of await host.toolstack.imagesInUse()) {
+    if ((await truePath(used.path)) === wanted) return used;
+    if ((await chainBelow(host, used.path)).includes(wanted)) return used;
+  }
+  return undefined;
+}
+
+/**
+ * qemu-img must never write to an image that a QEMU has open, or to one below it.
+ * @throws RecoverError IMAGE_IN_USE
+ */
+export async function refuseUsed(host: Host, image: string): Promise<void> {
+  const user = await userOf(host, image);
+  if (user === undefined) return;
+  throw new RecoverError('IMAGE_IN_USE', `domain ${user.domid} uses ${user.path}`, {
+    domid: user.domid,
+    hint: 'shut it down, then run the same command again',
+  });
+}
