@@ -98,7 +98,7 @@ export class XenPvGuest implements Guest {
   }
 
   async startDirtyLog(): Promise<void> {
-    await this.#xen.startDirtyLog(this.#domid);
+    await this.#xen.startDirtyLog(this.#domid, this.p2mSize);
   }
 
   async takeDirty(pages: Bitmap, { final }: { final: boolean }): Promise<void> {

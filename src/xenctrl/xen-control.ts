@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { allOnes, countOnes } from '../core/bitmap.ts';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
 import { DomainError, EnvironmentError } from '../core/errors.ts';
 import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, PHYSCAP, SHADOW_OP, XENVER, XTL } from './abi.ts';
@@ -301,8 +302,11 @@ export class XenControl implements AsyncDisposable {
     return await PvDomain.open({ calls, maps: this.#maps }, domid, info);
   }
 
-  /** Turns log-dirty mode on. One that is on already, to track a screen say, is taken over and begins anew. */
-  async startDirtyLog(domid: Domid): Promise<void> {
+  /**
+   * Turns log-dirty mode on. One that is on already, to track a screen say, is taken over and begins anew.
+   * @param gfns how many will be asked for
+   */
+  async startDirtyLog(domid: Domid, gfns: number): Promise<void> {
     const { xc_shadow_control } = this.#libraries.ctrl;
     const enable = () =>
       this.#call(xc_shadow_control, domid, SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0);
@@ -313,6 +317,8 @@ export class XenControl implements AsyncDisposable {
       await this.stopDirtyLog(domid);
       await enable();
     }
+    // Xen's count goes on from a former log's until it is taken.
+    await this.#clean(domid, gfns, false);
   }
 
   async stopDirtyLog(domid: Domid): Promise<void> {
@@ -321,22 +327,34 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * The bitmap of gfns written since the last call, or since the log was started; Xen's own is cleared.
+   * The bitmap of gfns written since the last call, or since the log was started; Xen's own is cleared. All are set when
+   * somebody else has begun the log anew meanwhile, and with that lost some.
    * @param gfns how many the bitmap covers
    * @param final also what Xen's emulation of devices holds mapped: for a guest that is suspended
-   * @throws DomainError DIRTY_LOG_LOST at the final one, when somebody else has turned the log off meanwhile
+   * @throws DomainError DIRTY_LOG_LOST instead, at the final one, and also when the log is off
    */
   async takeDirty(domid: Domid, gfns: number, final: boolean): Promise<Uint8Array> {
-    if (final && !(await this.#logsDirty(domid))) {
-      throw new DomainError('DIRTY_LOG_LOST', 'somebody else has turned log-dirty mode off meanwhile', {
-        domid,
-        hint: 'does another program migrate the domain? try again when that is over',
-      });
-    }
+    if (final && !(await this.#logsDirty(domid))) throw logLost(domid);
+    const { bitmap, count } = await this.#clean(domid, gfns, final);
+    // What was counted, and is not there: turning the log off and on again empties it, but not the count.
+    if (count <= countOnes(bitmap)) return bitmap;
+    if (final) throw logLost(domid);
+    return allOnes(gfns);
+  }
+
+  /** @returns also how many gfns Xen has counted since the last call (xen/arch/x86/mm/paging.c: paging_mark_pfn_dirty) */
+  async #clean(
+    domid: Domid,
+    gfns: number,
+    final: boolean,
+  ): Promise<{ readonly bitmap: Uint8Array; readonly count: number }> {
     const { abi, ctrl } = this.#libraries;
     const length = Math.ceil(gfns / 64) * 8;
     const xch = this.#open('takeDirty');
-    return await withHypercallBuffer(
+    // xen/include/public/domctl.h: struct xen_domctl_shadow_op_stats, fault_count and dirty_count. Of an ArrayBuffer of its
+    // own, since it must not move.
+    const stats = new Uint32Array(new ArrayBuffer(8));
+    const bitmap = await withHypercallBuffer(
       ctrl,
       xch,
       abi.hypercallBufferSize,
@@ -344,13 +362,14 @@ export class XenControl implements AsyncDisposable {
       async ({ struct, address }) => {
         const mode = final ? SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
         const { XEN_DOMCTL_SHADOW_OP_CLEAN: clean } = SHADOW_OP;
-        const seen = await this.#call(ctrl.xc_logdirty_control, domid, clean, struct, gfns, mode, 0n);
+        const seen = await this.#call(ctrl.xc_logdirty_control, domid, clean, struct, gfns, mode, stats);
         if (seen !== gfns) {
           throw new XenCallError('xc_logdirty_control', 0, { domid, data: { expected: gfns, seen } });
         }
         return this.#memory.copyOut(address, length);
       },
     );
+    return { bitmap, count: stats[1] ?? 0 };
   }
 
   /**
@@ -530,4 +549,11 @@ function cString(bytes: Uint8Array): string {
 function formatUuid(handle: Uint8Array): string {
   const hex = Array.from(handle, (octet) => octet.toString(16).padStart(2, '0')).join('');
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}
+
+function logLost(domid: Domid): DomainError {
+  return new DomainError('DIRTY_LOG_LOST', 'somebody else has turned log-dirty mode off meanwhile', {
+    domid,
+    hint: 'does another program migrate the domain? try again when that is over',
+  });
 }

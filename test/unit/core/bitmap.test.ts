@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { Bitmap } from '../../../src/core/bitmap.ts';
+import { allOnes, Bitmap, countOnes } from '../../../src/core/bitmap.ts';
 
 /** Every seventh bit and some at the edges of words. */
 const BITS = [0, 1, 30, 31, 32, 63, 64, 70, 77, 84, 91, 98, 255, 256, 257, 511, 998];
@@ -68,5 +68,16 @@ describe('Bitmap', () => {
 
   test.each([-1, 1.5, 2 ** 41])('size %d is refused', (size) => {
     expect(() => new Bitmap(size)).toThrow(RangeError);
+  });
+
+  test.each([0, 1, 7, 8, 63, 64, 65, 999])('%d bits are set, and no others', (size) => {
+    const bitmap = new Bitmap(size);
+    bitmap.or(allOnes(size));
+    expect([...bitmap.indices()]).toEqual(Array.from({ length: size }, (_, bit) => bit));
+    expect(countOnes(bitmap.bytes)).toBe(size);
+  });
+
+  test('counts the bits of octets', () => {
+    expect(countOnes(make().bytes)).toBe(BITS.length);
   });
 });

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { Bitmap } from '../../../src/core/bitmap.ts';
+import { allOnes, Bitmap } from '../../../src/core/bitmap.ts';
 import { InterruptedError, OutputError } from '../../../src/core/errors.ts';
 import { type Progress, silentReporter } from '../../../src/core/reporter.ts';
 import { type MemoryOutcome, MemorySaver } from '../../../src/snapshot/memory.ts';
@@ -322,6 +322,19 @@ test('clean pages between dirty ones are copied with them, if there are any', as
   expect(await saver.copyDirty(dirty, 1)).toBe(8);
   // 40 stands among the zeros, away from its neighbours.
   expect(guest.calls.read.flatMap((pfns) => [...pfns])).toEqual([10, 11, 12, 13, 20, 24, 38, 40, 159, 192]);
+  await expectGuest(guest, (await saver.finish()).end);
+});
+
+test('all counts as written to: what there is is copied again', async () => {
+  const guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
+  const saver = saverOf(guest);
+  const dirty = new Bitmap(guest.p2mSize);
+  await guest.startDirtyLog();
+  await saver.copyAll(dirty);
+  for (let pfn = 0; pfn < 4000; pfn++) guest.write(pfn, 9);
+  dirty.or(allOnes(guest.p2mSize));
+  await saver.copyDirty(dirty, 1);
+  expect(dirty.count()).toBe(0);
   await expectGuest(guest, (await saver.finish()).end);
 });
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { Bitmap } from '../../../src/core/bitmap.ts';
+import { allOnes, Bitmap } from '../../../src/core/bitmap.ts';
 import { OutputError } from '../../../src/core/errors.ts';
 import { StreamSaver } from '../../../src/snapshot/stream-saver.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
@@ -100,6 +100,19 @@ test('a live guest: what it writes, gives away and gets stands there again', asy
   const { pages } = await saver.finish();
   const all = expectGuest(guest, output);
   expect(all.filter(({ type }) => type === 0)).toHaveLength(pages);
+});
+
+test('all counts as written to: what there is stands there again', async () => {
+  const guest = new FakeGuest(new Uint8Array(3000).fill(XTAB, 2500));
+  const output = new SlowOutput();
+  const saver = saverOf(guest, output);
+  const dirty = new Bitmap(guest.p2mSize);
+  await saver.copyAll(dirty);
+  for (let pfn = 0; pfn < 2500; pfn += 3) guest.write(pfn, 9);
+  dirty.or(allOnes(guest.p2mSize));
+  await saver.copyLast(dirty, 1);
+  await saver.finish();
+  expectGuest(guest, output);
 });
 
 test('a page that the suspended guest is without is an error, and writes have ended', async () => {
