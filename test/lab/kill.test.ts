@@ -23,7 +23,8 @@ interface Kill {
 const kill = (phase: string, seconds: number): Kill => ({ phase, seconds });
 
 const all = process.env['XLSNAP_LAB_KILLS'] === '1';
-if (!all) console.log('skipped: most kills in the lab; XLSNAP_LAB_KILLS=1 does all 22, in ten minutes');
+if (!all)
+  console.log('skipped: most kills in the lab; XLSNAP_LAB_KILLS=1 does all 26, in a quarter of an hour');
 
 /** What is killed always, and what only when asked for. */
 const PAUSED: readonly Kill[] = [
@@ -102,6 +103,59 @@ describe.each([
       await dom0.lab.run(`verify-stream-v2 -f xl -i ${guest.folder}/last.save`, { timeoutMs: 120_000 });
       await dom0.lab.removeGuest(name);
     }),
+  );
+});
+
+describe('a revert that is killed', () => {
+  const guest = new SharedGuest(smallGuest('e2e-kill-revert'), () => dom0);
+  const { name, folder } = guest;
+  const overlay = `${folder}/ov.qcow2`;
+  const revert = `snapshot-revert ${name} ${folder}/s.save.cfg`;
+  const journals = async (): Promise<string> =>
+    (await dom0.lab.run('ls /var/lib/xen/snapshots/*.revert.journal 2>/dev/null', { check: false })).stdout;
+
+  const kills = [
+    { phase: 'disks', seconds: 0.3, outcomes: ['undone'] },
+    { phase: 'restore', seconds: 3, outcomes: ['reverted', 'whole'] },
+    ...(all
+      ? [
+          { phase: 'destroy', seconds: 0, outcomes: ['undone'] },
+          { phase: 'restore', seconds: 0, outcomes: ['reverted'] },
+        ]
+      : []),
+  ];
+
+  it.each(kills)(
+    'in $phase, after $seconds s: recover says how the disks are, and the same command goes on',
+    (kill) =>
+      guest.steadily(async () => {
+        const cfg = await guest.configure(
+          `name="s"\nmemory_path="${folder}/s.save"\ndisks=[',,xvda', '${overlay},qcow2,xvdb']\n`,
+        );
+        await dom0.result(`snapshot-create ${name} ${cfg}`);
+        await dom0.lab.waitForTicks(name, 8);
+        const { code } = await dom0.during(revert, kill.phase, `sleep ${kill.seconds}; kill -9 $pid`);
+        expect(code).toBe(128 + 9);
+        expect(await journals()).not.toBe('');
+        const { recovered } = (await dom0.result('recover')) as { recovered: readonly { outcome: string }[] };
+        console.log(`  ${JSON.stringify(recovered)}`);
+        expect(recovered).toHaveLength(1);
+        expect(kill.outcomes).toContain(recovered[0]?.outcome);
+
+        const told = (await dom0.lab.guestReport(name)).up.length;
+        await dom0.result(revert);
+        await dom0.lab.waitForTicks(name, 3);
+        const report = await dom0.lab.guestReport(name);
+        expect(report.complaints).toEqual([]);
+        // Not booted: it goes on from the snapshot.
+        expect(report.up).toHaveLength(told);
+        expect(await journals()).toBe('');
+        const { stdout } = await dom0.lab.run(
+          `ls ${folder}; qemu-img snapshot -U -l /lab/guests/${name}/xvda.qcow2`,
+        );
+        expect(stdout).not.toMatch(/before-|fresh-|partial/);
+        guest.discard();
+      }),
   );
 });
 
