@@ -174,6 +174,8 @@ export interface ImageInfo {
 
 /** The device model of one domain: its QEMU, by QMP. Absent when the domain has none. */
 export interface DeviceModel extends AsyncDisposable {
+  /** The image that a disk had when this was opened; `undefined` when it has no such disk, or none in it. */
+  imageOf(vdev: string): string | undefined;
   /** Stops devices' work (QMP `stop`); only HVM has a machine to stop. */
   stop(): Promise<void>;
   cont(): Promise<void>;

@@ -22,7 +22,7 @@ import { bootId, type FoundSteps } from './journal-file.ts';
 import { snapshotDirOf } from './naming.ts';
 import { exists, partialOf } from './output-file.ts';
 import { Phases } from './phases.ts';
-import type { DeviceModel, DomainDisk, DomainState, Guest, Host } from './ports.ts';
+import type { DeviceModel, DomainState, Guest, Host } from './ports.ts';
 import { recoverRevert } from './recover-revert.ts';
 import type { CallOptions, RecoverRequest, RecoverResult, SnapshotDisk } from './types.ts';
 
@@ -143,8 +143,6 @@ interface Left {
   readonly domain: DomainState | undefined;
   /** Whether that is the one whose create was killed, and not a later life of it. */
   readonly same: boolean;
-  /** Its disks as they are now. */
-  readonly used: readonly DomainDisk[];
   readonly deviceModel: DeviceModel | undefined;
   /** Why it has none. */
   readonly noQemu: unknown;
@@ -166,14 +164,11 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
     // What needs no QEMU is undone all the same.
     noQemu = error;
   };
-  // First, for QEMU talks to one of us at a time.
-  const used = needsQemu ? await host.toolstack.disks(domain.domid, {}).catch(unlessGone) : undefined;
-  await using deviceModel =
-    needsQemu && used !== undefined
-      ? await host.toolstack.openDeviceModel(domain.domid, {}).catch(unlessGone)
-      : undefined;
+  await using deviceModel = needsQemu
+    ? await host.toolstack.openDeviceModel(domain.domid, {}).catch(unlessGone)
+    : undefined;
   await using guest = same && steps.logDirty ? await host.hypervisor.openGuest(domain.domid) : undefined;
-  const left: Left = { host, head, phases, domain, same, used: used ?? [], deviceModel, noQemu, guest };
+  const left: Left = { host, head, phases, domain, same, deviceModel, noQemu, guest };
   planUndo(left, steps, found.path, whole);
   const { undone, failures } = await phases.undo();
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
@@ -278,7 +273,7 @@ async function removed(path: string): Promise<boolean> {
 /** Takes one disk's snapshot back, as far as it is there: by the domain's QEMU if that has the image, else by qemu-img. */
 async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
   const { host, domain, same, deviceModel } = left;
-  const used = left.used.find(({ vdev }) => vdev === disk.vdev)?.path;
+  const used = deviceModel?.imageOf(disk.vdev);
   const images = disk.kind === 'internal' ? [disk.image] : same ? [disk.overlay, disk.base] : [disk.overlay];
   if (domain !== undefined && left.noQemu !== undefined) {
     throw new EnvironmentError('NO_DEVICE_MODEL', 'its QEMU cannot be reached', { cause: left.noQemu });

@@ -58,6 +58,9 @@ export interface FakeOptions {
 /** Of `guest1`. */
 export const FAKE_UUID = '3f8d2c1e-1111-4222-8333-444455556666';
 
+/** Methods that answer at once, and of which nothing is told. */
+const HERE: readonly string[] = ['guard', 'imageOf'];
+
 /**
  * One host with one domain, `guest1`, all of it simulated. Every port call is in `calls`; `fault` may throw or wait in
  * any of them, before the call takes effect.
@@ -156,7 +159,7 @@ export class FakeHost implements Host {
     return new Proxy(port, {
       get: (target, name, receiver) => {
         const value: unknown = Reflect.get(target, name, receiver);
-        if (typeof value !== 'function' || typeof name !== 'string' || name === 'guard') return value;
+        if (typeof value !== 'function' || typeof name !== 'string' || HERE.includes(name)) return value;
         return async (...args: unknown[]): Promise<unknown> => {
           const result: unknown = await Reflect.apply(value, target, args);
           if (!this.dead) await this.after(name);
@@ -403,6 +406,7 @@ export class FakeHost implements Host {
       return true;
     };
     return {
+      imageOf: (vdev) => this.inUse.get(vdev),
       stop: async () => {
         await this.#call('stop');
         this.machineStopped = true;

@@ -49,6 +49,10 @@ export class QemuDeviceModel implements DeviceModel {
     this.#limits = limits;
   }
 
+  imageOf(vdev: string): string | undefined {
+    return this.#disks.find((one) => one.vdev === vdev)?.path;
+  }
+
   async stop(): Promise<void> {
     await stop(await this.#session());
   }

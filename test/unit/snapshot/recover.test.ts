@@ -166,7 +166,7 @@ describe('recoverSnapshot', () => {
   it('lets a guest go on whose QEMU does not answer', async () => {
     await killedIn('resume');
     host.fault = (call) => {
-      if (call === 'disks') throw new Error('no answer');
+      if (call === 'openDeviceModel') throw new Error('no answer');
     };
     const error = await failure(recoverSnapshot(host, { path: memory() }));
     expect(error.undoFailures.join()).toContain('no answer');
