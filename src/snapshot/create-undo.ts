@@ -8,11 +8,12 @@ import { dirname } from 'node:path';
 import type { Domid } from '../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
 import type { DirtyLog } from './dirty-log.ts';
+import { isGone } from './guest-now.ts';
 import type { GuestHold } from './hold.ts';
 import { isThere, undoIdleDisk } from './idle-disk.ts';
 import { partialOf, unmakeDirectory } from './output-file.ts';
 import type { Phases } from './phases.ts';
-import type { DeviceModel, DiskAction, Host, Hypervisor } from './ports.ts';
+import type { DeviceModel, DiskAction, Host } from './ports.ts';
 import type { SnapshotDisk } from './types.ts';
 
 /** Of a cfgfile or a manifest; a larger file is none of ours. */
@@ -46,10 +47,9 @@ export function undoPartial(phases: Phases, memoryPath: string, discard: () => P
   phases.onUndo(`removed ${partial}`, `rm ${partial}`, discard);
 }
 
-/** Whether there is no such domain, or not for long. */
-export async function isGone(hypervisor: Hypervisor, domid: Domid): Promise<boolean> {
-  const state = await hypervisor.domainState(domid);
-  return state === undefined || state.dying;
+/** Whether the domain has been destroyed. */
+export async function wasDestroyed({ hypervisor }: Host, domid: Domid): Promise<boolean> {
+  return isGone(await hypervisor.domainState(domid));
 }
 
 export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog): void {
@@ -66,7 +66,7 @@ export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog)
  * @returns whether it was turned off
  */
 export async function endLog(host: Host, domid: Domid, log: DirtyLog): Promise<boolean> {
-  if (await isGone(host.hypervisor, domid).catch(() => false)) return false;
+  if (await wasDestroyed(host, domid).catch(() => false)) return false;
   if ((await host.toolstack.saver(domid).catch(() => undefined)) !== undefined) return false;
   await log.stop();
   return true;
@@ -104,7 +104,7 @@ export async function undoTakenDisk(
   deviceModel: DeviceModel,
   disk: SnapshotDisk,
 ): Promise<unknown> {
-  if (await isGone(host.hypervisor, domid)) return await undoIdleDisk(host, disk, { merge: true });
+  if (await wasDestroyed(host, domid)) return await undoIdleDisk(host, disk, { merge: true });
   try {
     return await undoDisk(host, domid, deviceModel, disk);
   } catch (error) {

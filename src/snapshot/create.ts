@@ -11,7 +11,6 @@ import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
 import {
   digest,
   endLog,
-  isGone,
   toAction,
   undoDirectory,
   undoDisks,
@@ -21,6 +20,7 @@ import {
   undoPartial,
   undoTakenDisk,
   undoText,
+  wasDestroyed,
 } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold } from './hold.ts';
@@ -141,7 +141,7 @@ interface Parts {
 async function ofGone({ host, context }: Parts, error: unknown): Promise<unknown> {
   if (error instanceof InterruptedError) return error;
   const { domid, name } = context.domain;
-  if (!(await isGone(host.hypervisor, domid).catch(() => false))) return error;
+  if (!(await wasDestroyed(host, domid).catch(() => false))) return error;
   return new DomainError('DOMAIN_GONE', `domain ${name} was destroyed, or started anew, meanwhile`, {
     cause: error,
     domid,

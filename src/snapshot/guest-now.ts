@@ -1,6 +1,11 @@
 import type { DomainState } from './ports.ts';
 import type { RecoverResult } from './types.ts';
 
+/** Whether there is no such domain, or not for long. */
+export function isGone(state: DomainState | undefined): boolean {
+  return state === undefined || state.dying;
+}
+
 /** How a domain is, in a word. */
 export function guestNow(state: DomainState | undefined): NonNullable<RecoverResult['guest']> {
   if (state === undefined || state.dying) return 'gone';

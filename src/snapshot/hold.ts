@@ -1,5 +1,6 @@
 import type { Domid } from '../core/brand.ts';
 import { DomainError, EnvironmentError, InterruptedError, SuspendError } from '../core/errors.ts';
+import { isGone } from './guest-now.ts';
 import type { DeviceModel, Hypervisor } from './ports.ts';
 
 /** What has been done to a guest; plain data, so that another process can take it up. */
@@ -97,9 +98,8 @@ export class GuestHold {
   async check(): Promise<void> {
     const domid = this.#domid;
     const state = await this.#hypervisor.domainState(domid);
-    if (state === undefined || state.dying)
-      throw new DomainError('DOMAIN_GONE', 'it was destroyed meanwhile', { domid });
-    if (state.shutdown === 'suspend') return;
+    if (isGone(state)) throw new DomainError('DOMAIN_GONE', 'it was destroyed meanwhile', { domid });
+    if (state?.shutdown === 'suspend') return;
     throw new SuspendError(
       'RESUMED_BY_OTHER',
       'the guest was resumed by somebody else before the snapshot was taken',
@@ -126,8 +126,7 @@ export class GuestHold {
   async release(): Promise<boolean> {
     this.#over = true;
     if (isHeld(this.#state)) {
-      const now = await this.#hypervisor.domainState(this.#domid);
-      if (now === undefined || now.dying) return false;
+      if (isGone(await this.#hypervisor.domainState(this.#domid))) return false;
     }
     await this.#settle();
     // The call that asked it is not over, or its process is gone. First of all, for a paused guest cannot suspend.

@@ -209,6 +209,13 @@ export async function unmakeDirectory(path: string, highest: string): Promise<bo
   return true;
 }
 
+/** Removes a file, if it is there. @returns whether it was */
+export async function removed(path: string): Promise<boolean> {
+  if (!(await exists(path))) return false;
+  await rm(path, { force: true });
+  return true;
+}
+
 /** Makes the names in a directory durable. */
 export async function syncDirectory(path: string): Promise<void> {
   const dir = await open(path, 'r');

@@ -8,7 +8,7 @@ import { guestNow } from './guest-now.ts';
 import { refuseUsed, truePath, userOf } from './image-chain.ts';
 import { bootId, type FoundSteps, Journal } from './journal-file.ts';
 import { type RevertHead, type RevertJournal, type RevertStep, stamped } from './journal-revert.ts';
-import { exists } from './output-file.ts';
+import { exists, removed } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DomainState, Host } from './ports.ts';
 import { asidePath, freshPath, safetyTag, undoRevertDisk } from './revert-names.ts';
@@ -172,7 +172,7 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
   const aside = asidePath(disk.overlay, head.mark);
   const fresh = freshPath(disk.overlay, head.mark);
   await waitForWorker(host, fresh);
-  const removed = await remove(fresh);
+  const wasFresh = await removed(fresh);
   const there = await stat(disk.overlay).catch(() => undefined);
   const ours =
     there !== undefined &&
@@ -183,7 +183,7 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
     throw new RecoverError('FILE_EXISTS', `${disk.overlay} is another file than the revert made`);
   }
   // Put back already, or somebody would rather have what is there now.
-  if (!former && (!ours || disk.replaced !== undefined)) return removed;
+  if (!former && (!ours || disk.replaced !== undefined)) return wasFresh;
   await refuseUsed(host, disk.overlay);
   if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), `rm ${former ? aside : head.journal}`);
   journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
@@ -223,7 +223,7 @@ async function planCleaning(left: Left): Promise<readonly string[]> {
       continue;
     }
     const aside = asidePath(disk.overlay, head.mark);
-    if (!head.options.keep) phases.onUndo(`removed ${aside}`, `rm ${aside}`, () => remove(aside));
+    if (!head.options.keep) phases.onUndo(`removed ${aside}`, `rm ${aside}`, () => removed(aside));
     else if (await exists(aside)) kept.push(aside);
   }
   return kept;
@@ -250,12 +250,6 @@ async function removeByQemu(host: Host, domid: Domid, { vdev }: Internal, tag: s
   await using deviceModel = await host.toolstack.openDeviceModel(domid, {});
   if (deviceModel === undefined) throw new EnvironmentError('NO_DEVICE_MODEL', 'its QEMU cannot be reached');
   return (await deviceModel.undoSnapshots([{ kind: 'internal', vdev, tag }])).length > 0;
-}
-
-async function remove(path: string): Promise<boolean> {
-  if (!(await exists(path))) return false;
-  await rm(path, { force: true });
-  return true;
 }
 
 /** The command line that goes on with it, if the cfgfile is known. */

@@ -20,7 +20,7 @@ import { type FoundJournal, readJournal } from './journal.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './journal-create.ts';
 import { bootId, type FoundSteps } from './journal-file.ts';
 import { snapshotDirOf } from './naming.ts';
-import { exists, partialOf } from './output-file.ts';
+import { exists, partialOf, removed } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainState, Guest, Host } from './ports.ts';
 import { recoverRevert } from './recover-revert.ts';
@@ -124,10 +124,7 @@ async function readHeaded(path: string): Promise<FoundJournal | undefined> {
 async function removeHeadless(path: string): Promise<RecoverResult> {
   const partial = partialOf(path.slice(0, -'.journal'.length));
   const undone: string[] = [];
-  if (await exists(partial)) {
-    await rm(partial, { force: true });
-    undone.push(`removed ${partial}`);
-  }
+  if (await removed(partial)) undone.push(`removed ${partial}`);
   await rm(path, { force: true });
   return { journal: path, outcome: 'undone', undone };
 }
@@ -262,12 +259,6 @@ async function discard(memoryPath: string, { inode }: Steps): Promise<boolean> {
   const named = await stat(memoryPath).catch(() => undefined);
   if (inode === undefined || named?.ino !== inode) return partial;
   return (await removed(memoryPath)) || partial;
-}
-
-async function removed(path: string): Promise<boolean> {
-  if (!(await exists(path))) return false;
-  await rm(path, { force: true });
-  return true;
 }
 
 /** Takes one disk's snapshot back, as far as it is there: by the domain's QEMU if that has the image, else by qemu-img. */

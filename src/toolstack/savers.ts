@@ -1,5 +1,4 @@
-import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { findProcess } from './processes.ts';
 
 /** Its name as the kernel has it: fifteen characters. */
 const HELPER = 'libxl-save-help';
@@ -10,16 +9,10 @@ const HELPER = 'libxl-save-help';
  * (tools/libs/light/libxl_save_callout.c: run_helper).
  * @returns its pid; `undefined` when nobody saves it
  */
-export async function findSaver(domid: number, proc = '/proc'): Promise<number | undefined> {
-  for (const pid of await readdir(proc)) {
-    if (!/^[0-9]+$/.test(pid)) continue;
-    try {
-      if ((await readFile(join(proc, pid, 'comm'), 'utf8')).trim() !== HELPER) continue;
-      const [, mode, , , of] = (await readFile(join(proc, pid, 'cmdline'), 'utf8')).split('\0');
-      if (mode === '--save-domain' && of === String(domid)) return Number(pid);
-    } catch {
-      // It has ended meanwhile.
-    }
-  }
-  return undefined;
+export function findSaver(domid: number, proc = '/proc'): Promise<number | undefined> {
+  return findProcess(proc, async (read) => {
+    if ((await read('comm')).trim() !== HELPER) return false;
+    const [, mode, , , of] = (await read('cmdline')).split('\0');
+    return mode === '--save-domain' && of === String(domid);
+  });
 }

@@ -307,18 +307,20 @@ export class XenControl implements AsyncDisposable {
    * @param gfns how many will be asked for
    */
   async startDirtyLog(domid: Domid, gfns: number): Promise<void> {
-    const { xc_shadow_control } = this.#libraries.ctrl;
-    const enable = () =>
-      this.#call(xc_shadow_control, domid, SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0);
     try {
-      await enable();
+      await this.#enableDirtyLog(domid);
     } catch {
       // tools/libs/guest/xg_sr_save.c: enable_logdirty.
       await this.stopDirtyLog(domid);
-      await enable();
+      await this.#enableDirtyLog(domid);
     }
     // Xen's count goes on from a former log's until it is taken.
     await this.#clean(domid, gfns, false);
+  }
+
+  async #enableDirtyLog(domid: Domid): Promise<void> {
+    const { xc_shadow_control } = this.#libraries.ctrl;
+    await this.#call(xc_shadow_control, domid, SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0);
   }
 
   async stopDirtyLog(domid: Domid): Promise<void> {
@@ -377,9 +379,8 @@ export class XenControl implements AsyncDisposable {
    * cannot be turned on (xen/arch/x86/mm/paging.c: paging_log_dirty_enable). What was off is on afterwards.
    */
   async #logsDirty(domid: Domid): Promise<boolean> {
-    const { xc_shadow_control } = this.#libraries.ctrl;
     try {
-      await this.#call(xc_shadow_control, domid, SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0);
+      await this.#enableDirtyLog(domid);
       return false;
     } catch (error) {
       if (error instanceof XenCallError && error.errno === 'EINVAL') return true;
