@@ -93,6 +93,11 @@ export class Dom0 {
     };
   }
 
+  /** Xen's own verifier takes a memory file. */
+  async verifyByXen(path: string): Promise<void> {
+    await this.lab.run(`verify-stream-v2 -f xl -i ${path}`, { timeoutMs: 120_000 });
+  }
+
   /** The counter that a memory file holds: exactly one page has it. */
   async memoryCounter(path: string): Promise<MemoryCounter> {
     const local = join(this.#scratch, 'memory');

@@ -63,14 +63,11 @@ describe.each([
   ['an HVM guest, live', 'e2e-kill-hvm', all ? LIVE_HVM : [], { type: 'hvm' }, '--live'],
 ] as const)('a create of %s that is killed', (_, name, kills, more, args) => {
   const guest = new SharedGuest(smallGuest(name, more), () => dom0);
-  const overlay = `${guest.folder}/ov.qcow2`;
-  const cfg = (tag: string): string =>
-    `name="${tag}"\nmemory_path="${guest.folder}/${tag}.save"\ndisks=[',,xvda', '${overlay},qcow2,xvdb']\n`;
   let number = 0;
 
   it.skipIf(kills.length === 0).each(kills)('in $phase, after $seconds s', ({ phase, seconds }) =>
     guest.steadily(async () => {
-      const path = await guest.configure(cfg(`k${++number}`));
+      const path = await guest.configure(guest.cfgOf(`k${++number}`));
       const { code, action } = await dom0.during(
         `snapshot-create ${name} ${path} ${args}`,
         phase,
@@ -92,15 +89,15 @@ describe.each([
       await guest.expectNothingLeft();
       expect(await logDirty(guest.domid)).toBe(false);
       const { stdout } = await dom0.lab.run(`xl list -l ${name}`);
-      expect(stdout).not.toContain(overlay);
+      expect(stdout).not.toContain(guest.overlay);
     }),
   );
 
   it.skipIf(kills.length === 0)('and then one that is not: nothing stands in its way', () =>
     guest.steadily(async () => {
-      await dom0.result(`snapshot-create ${name} ${await guest.configure(cfg('last'))} ${args}`);
+      await dom0.result(`snapshot-create ${name} ${await guest.configure(guest.cfgOf('last'))} ${args}`);
       await guest.expectGoesOn();
-      await dom0.lab.run(`verify-stream-v2 -f xl -i ${guest.folder}/last.save`, { timeoutMs: 120_000 });
+      await dom0.verifyByXen(`${guest.folder}/last.save`);
       await dom0.lab.removeGuest(name);
     }),
   );
@@ -109,7 +106,6 @@ describe.each([
 describe('a revert that is killed', () => {
   const guest = new SharedGuest(smallGuest('e2e-kill-revert'), () => dom0);
   const { name, folder } = guest;
-  const overlay = `${folder}/ov.qcow2`;
   const revert = `snapshot-revert ${name} ${folder}/s.save.cfg`;
   const journals = async (): Promise<string> =>
     (await dom0.lab.run('ls /var/lib/xen/snapshots/*.revert.journal 2>/dev/null', { check: false })).stdout;
@@ -129,9 +125,7 @@ describe('a revert that is killed', () => {
     'in $phase, after $seconds s: recover says how the disks are, and the same command goes on',
     (kill) =>
       guest.steadily(async () => {
-        const cfg = await guest.configure(
-          `name="s"\nmemory_path="${folder}/s.save"\ndisks=[',,xvda', '${overlay},qcow2,xvdb']\n`,
-        );
+        const cfg = await guest.configure(guest.cfgOf('s'));
         await dom0.result(`snapshot-create ${name} ${cfg}`);
         await dom0.lab.waitForTicks(name, 8);
         const { code } = await dom0.during(revert, kill.phase, `sleep ${kill.seconds}; kill -9 $pid`);

@@ -18,8 +18,6 @@ const guest = new SharedGuest(
   () => dom0,
 );
 const MEMORY = `${guest.folder}/s.save`;
-const OVERLAY = `${guest.folder}/ov.qcow2`;
-const CFG = `name="s1"\nmemory_path="${MEMORY}"\ndisks=[',,xvda', '${OVERLAY},qcow2,xvdb']\n`;
 
 /** In dom0: makes a domain crash, as Xen does it to one that has run into a wall. */
 const CRASH = '/opt/xlsnap/crash.mjs';
@@ -31,7 +29,11 @@ const CRASH_SCRIPT = `
 
 /** Creates, and has `action` done as soon as `phase` has begun; xlsnap goes on meanwhile. */
 async function during(phase: string, action: string, args = '') {
-  return await dom0.during(`snapshot-create ${NAME} ${await guest.configure(CFG)} ${args}`, phase, action);
+  return await dom0.during(
+    `snapshot-create ${NAME} ${await guest.configure(guest.cfgOf('s'))} ${args}`,
+    phase,
+    action,
+  );
 }
 
 /** The same, with xlsnap standing still until it is done, from the moment on that `first` ends. */
@@ -96,7 +98,7 @@ describe('a guest that comes to its end', () => {
     guest.steadily(async () => {
       const said = await during('disks', `xl destroy ${NAME}`);
       if (said.code === 0) {
-        await dom0.lab.run(`verify-stream-v2 -f xl -i ${MEMORY}`, { timeoutMs: 120_000 });
+        await dom0.verifyByXen(MEMORY);
         await dom0.lab.run(`rm -r ${guest.folder}; mkdir ${guest.folder}`);
       } else {
         // Its QEMU goes first: what needed one, and was tried between the two, is left to the journal.
@@ -133,7 +135,7 @@ describe('a guest that somebody else pauses', () => {
       expect(said.action).toMatchObject({ code: 0 });
       expect(said).toMatchObject({ code: 0 });
       expect((await dom0.lab.domains()).get(NAME)?.flags).toContain('p');
-      await dom0.lab.run(`verify-stream-v2 -f xl -i ${MEMORY}`, { timeoutMs: 120_000 });
+      await dom0.verifyByXen(MEMORY);
       await dom0.lab.run(`xl unpause ${NAME}`);
       await guest.expectGoesOn();
       guest.discard();
@@ -194,7 +196,7 @@ describe('a guest that xl migrates at the same time', () => {
       expect(said).toMatchObject({ code: 0 });
       const { rounds } = JSON.parse(said.stdout) as { rounds: readonly { readonly pages: number }[] };
       expect(rounds[1]?.pages).toBeGreaterThanOrEqual(rounds[0]?.pages ?? Number.NaN);
-      await dom0.lab.run(`verify-stream-v2 -f xl -i ${MEMORY}`, { timeoutMs: 120_000 });
+      await dom0.verifyByXen(MEMORY);
       await guest.expectGoesOn();
       guest.discard();
     }),

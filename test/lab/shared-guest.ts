@@ -76,6 +76,16 @@ export class SharedGuest {
     expect(stdout).toBe('');
   }
 
+  /** Where `cfgOf` puts the overlay. */
+  get overlay(): string {
+    return `${this.folder}/ov.qcow2`;
+  }
+
+  /** A snapshot to `NAME.save`, of one disk inside its image, of the other by an overlay. */
+  cfgOf(name: string): string {
+    return `name="${name}"\nmemory_path="${this.folder}/${name}.save"\ndisks=[',,xvda', '${this.overlay},qcow2,xvdb']\n`;
+  }
+
   /** Writes the cfgfile of the next create. @returns its path */
   async configure(text: string): Promise<string> {
     const path = `${this.folder}/x.cfg`;

@@ -84,7 +84,7 @@ class Scenario {
   }
 
   async verify(): Promise<void> {
-    await dom0.lab.run(`verify-stream-v2 -f xl -i ${this.memory}`, { timeoutMs: 120_000 });
+    await dom0.verifyByXen(this.memory);
   }
 
   async configurationNamesOverlay(): Promise<void> {
