@@ -37,6 +37,7 @@ export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './snapshot
 export type * from './snapshot/ports.ts';
 export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert.ts';
+export { RISKS } from './snapshot/risks.ts';
 export type * from './snapshot/types.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor.ts';
 export { type HostOptions, openHost, XlToolstack } from './toolstack/host.ts';

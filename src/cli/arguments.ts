@@ -1,5 +1,7 @@
 /** Readers of arguments, for commander. */
 import { InvalidArgumentError } from 'commander';
+import { UsageError } from '../core/errors.ts';
+import { parseRiskNames, type RiskName } from '../snapshot/risks.ts';
 
 /** The longest time-out, a week: a timer of Node holds 24 days. */
 const MAX_TIMEOUT_SECONDS = 7 * 24 * 3600;
@@ -30,6 +32,16 @@ export function count(most: number): (text: string) => number {
     }
     return Number(text);
   };
+}
+
+/** Names of risks, `config-changed,base-written`; an option that is given again adds to what it had. */
+export function risks(text: string, former: readonly RiskName[] = []): readonly RiskName[] {
+  try {
+    return [...new Set([...former, ...parseRiskNames([text])])];
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    throw new InvalidArgumentError(`${error.message}; ${error.hint}.`);
+  }
 }
 
 export function notEmpty(text: string): string {

@@ -1,6 +1,7 @@
 /** Completions for shells, made from the definitions of the commands. */
 import type { Argument, Command, Option } from 'commander';
 import { shellQuote } from '../core/shell-quote.ts';
+import { riskNames } from '../snapshot/risks.ts';
 
 /** What an argument or an option's value is, by its name. Names that are not here have no completion. */
 const KINDS: Readonly<Record<string, 'domain' | 'file' | 'directory'>> = {
@@ -13,13 +14,19 @@ const KINDS: Readonly<Record<string, 'domain' | 'file' | 'directory'>> = {
   dir: 'directory',
 };
 
-/** How a value is completed: one of some words, or by kind; undefined when only the user knows. */
+/** Values that are lists of words with commas between them, by name. */
+const LISTS: Readonly<Record<string, readonly string[]>> = { risks: riskNames() };
+
+/** How a value is completed: one or more of some words, or by kind; undefined when only the user knows. */
 type Completion =
   | { readonly choices: readonly string[] }
+  | { readonly list: readonly string[] }
   | { readonly kind: 'domain' | 'file' | 'directory' };
 
 function completionOf(name: string, choices: readonly string[] | undefined): Completion | undefined {
   if (choices !== undefined) return { choices };
+  const list = LISTS[name];
+  if (list !== undefined) return { list };
   const kind = KINDS[name];
   return kind === undefined ? undefined : { kind };
 }
@@ -52,6 +59,13 @@ export function bashCompletion(program: Command): string {
   const lines = [
     `# bash completion for ${name} ${program.version()}. Made by: ${name} completion bash`,
     `_${name}_words() { mapfile -t COMPREPLY < <(compgen -W "$1" -- "$2"); }`,
+    // What is complete stays before each word; no space after it, for there may come another.
+    `_${name}_list() {`,
+    '  local before=',
+    `  if [[ $2 == *,* ]]; then before=\${2%,*},; fi`,
+    '  compopt -o nospace 2>/dev/null',
+    `  mapfile -t COMPREPLY < <(compgen -P "$before" -W "$1" -- "\${2##*,}")`,
+    '}',
     `_${name}_domains() { _${name}_words "$(${DOMAINS})" "$1"; }`,
     `_${name}_files() { compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$1"); }`,
     `_${name}_directories() { compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$1"); }`,
@@ -109,6 +123,7 @@ function bashOptions(name: string, command: Command): readonly string[] {
 
 function bashCall(name: string, completion: Completion): string {
   if ('choices' in completion) return `_${name}_words ${quotedWords(completion.choices)} "$cur"`;
+  if ('list' in completion) return `_${name}_list ${quotedWords(completion.list)} "$cur"`;
   const functions = { domain: 'domains', file: 'files', directory: 'directories' } as const;
   return `_${name}_${functions[completion.kind]} "$cur"`;
 }
@@ -185,6 +200,7 @@ function zshOption(name: string, option: Option): string {
 function zshAction(name: string, completion: Completion | undefined): string {
   if (completion === undefined) return ' ';
   if ('choices' in completion) return `(${completion.choices.join(' ')})`;
+  if ('list' in completion) return `_sequence compadd - ${completion.list.join(' ')}`;
   const actions = { domain: `_${name}_domains`, file: '_files', directory: '_files -/' } as const;
   return actions[completion.kind];
 }

@@ -12,7 +12,7 @@ export const EXIT_MEANINGS: Readonly<Record<keyof typeof EXIT, string>> = {
   xen: 'Xen refused a call',
   disk: 'a disk image, QEMU or qemu-img refused',
   format: 'a memory file is damaged or of an unknown kind',
-  risk: 'the revert is risky; --force goes on',
+  risk: 'the revert is risky; --accept or --force accepts that',
   restore: 'the restore failed after the domain was destroyed',
   output: 'a file could not be written',
   environment: 'something of the host is missing',

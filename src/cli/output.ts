@@ -1,5 +1,6 @@
 import { shellQuote } from '../core/shell-quote.ts';
 import type { MemoryReport } from '../snapshot/memory-facts.ts';
+import { describeRisk } from '../snapshot/risks.ts';
 import type {
   CreateResult,
   PhaseTiming,
@@ -93,7 +94,7 @@ export function revertPlanText(plan: RevertPlan): string {
     `  memory: ${plan.memoryPath}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     `  afterwards: ${plan.state}`,
-    ...plan.risks.map((risk) => `  risk: ${risk}`),
+    ...plan.risks.map((risk) => `  risk: ${describeRisk(risk)}`),
     'A dry run: nothing was touched.',
   ]);
 }

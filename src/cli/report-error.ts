@@ -29,8 +29,11 @@ export function reportError(context: CliContext, error: unknown, json: boolean):
     lines.push(stack, 'Please report this, with the command and the text above.');
   }
   const text = wrapText(printable(lines.join('\n')), columnsOf(context.stderr));
+  const command = known?.data['command'];
+  // Not broken into lines: it is to be copied.
+  const last = typeof command === 'string' ? `\n${printable(`    ${command}`)}` : '';
   const red = hasColour(context.stderr, context.env);
-  context.stderr.write(`${red ? `\x1b[31m${label}\x1b[0m${text.slice(label.length)}` : text}\n`);
+  context.stderr.write(`${red ? `\x1b[31m${label}\x1b[0m${text.slice(label.length)}` : text}${last}\n`);
   return exitCode;
 }
 

@@ -109,7 +109,7 @@ export class DiskError extends XlsnapError {
   readonly exitCode = EXIT.disk;
 }
 
-/** A revert that is possible but risky; `--force` goes on. */
+/** A revert that is possible but risky; `accept` or `force` in the request allows it. `data.risks` has the risks. */
 export class RiskError extends XlsnapError {
   readonly exitCode = EXIT.risk;
 }

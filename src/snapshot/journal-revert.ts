@@ -15,6 +15,7 @@ import {
   toSteps,
 } from './journal-file.ts';
 import { checkedDisk } from './manifest.ts';
+import { isRiskName, type RiskName } from './risks.ts';
 import type { RevertDisk, RevertPlan } from './types.ts';
 
 /** What a revert has come to. */
@@ -59,6 +60,7 @@ export interface RevertHead extends JournalHead {
 export interface RevertWords {
   readonly running: boolean;
   readonly force: boolean;
+  readonly accept: readonly RiskName[];
   readonly keep: boolean;
 }
 
@@ -114,6 +116,7 @@ export async function toRevertJournal(
     options: {
       running: options['running'] === true,
       force: options['force'] === true,
+      accept: toRiskNames(options['accept']),
       keep: options['keep'] === true,
     },
     state,
@@ -123,6 +126,12 @@ export async function toRevertJournal(
   };
   await checkPlace(path, head.journal);
   return { path, head, ...toSteps(lines, head, toStep) };
+}
+
+/** Earlier versions wrote none; a later one may know more. */
+function toRiskNames(value: unknown): readonly RiskName[] {
+  if (!Array.isArray(value)) return [];
+  return value.filter((name): name is RiskName => typeof name === 'string' && isRiskName(name));
 }
 
 function checkedRevertDisk(path: string, what: string, value: unknown): RevertDisk {

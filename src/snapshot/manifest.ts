@@ -184,7 +184,7 @@ export function checkedDisk(path: string, what: string, value: unknown): Snapsho
 
 function bad(path: string, problem: string, cause?: unknown, code = 'MANIFEST'): ManifestError {
   return new ManifestError(code, `the manifest ${path} ${problem}`, {
-    hint: 'move it away and revert with --force to go on without it',
+    hint: 'move it away and revert with --accept no-manifest to continue without it',
     cause,
   });
 }

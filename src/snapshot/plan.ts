@@ -85,7 +85,7 @@ export async function makeCreateContext(
     .map((disk) => disk.vdev);
   const warnings = uncovered.map(
     (vdev) =>
-      `disk ${vdev} is writable and not part of the snapshot: it moves on, and a revert will need --force`,
+      `disk ${vdev} is writable and not part of the snapshot: it keeps changing, and a revert will need --accept disk-uncovered`,
   );
   const killed = revertJournalPath(snapshotDirOf(host), domain.uuid);
   if (await exists(killed)) {

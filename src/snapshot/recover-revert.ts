@@ -11,6 +11,7 @@ import { type RevertHead, type RevertJournal, type RevertStep, stamped } from '.
 import { exists, removed } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DomainState, Host } from './ports.ts';
+import { revertCommand } from './revert-command.ts';
 import { asidePath, freshPath, safetyTag, undoRevertDisk } from './revert-names.ts';
 import type { CallOptions, RecoverResult, RevertDisk } from './types.ts';
 
@@ -252,11 +253,10 @@ async function removeByQemu(host: Host, domid: Domid, { vdev }: Internal, tag: s
   return (await deviceModel.undoSnapshots([{ kind: 'internal', vdev, tag }])).length > 0;
 }
 
-/** The command line that goes on with it, if the cfgfile is known. */
+/** The command line that continues it, if the cfgfile is known. */
 function commandOf({ domain, configPath, options }: RevertHead): string | undefined {
   if (configPath === undefined) return undefined;
-  const words = Object.entries(options).flatMap(([word, given]) => (given ? [`--${word}`] : []));
-  return ['xlsnap', 'snapshot-revert', domain, configPath, ...words].map(shellQuote).join(' ');
+  return revertCommand({ domain, config: { source: configPath }, ...options });
 }
 
 function notRecovered(

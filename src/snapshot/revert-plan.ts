@@ -8,6 +8,8 @@ import { type MemoryFacts, readMemoryFacts, readStoredConfig } from './memory-fa
 import { defaultMemoryPath, manifestPathOf, snapshotDirOf } from './naming.ts';
 import { checkNames, throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import { revertCommand } from './revert-command.ts';
+import { describeRisk, type Risk } from './risks.ts';
 import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
 
 /** Everything that revert learns before it destroys anything. */
@@ -45,7 +47,7 @@ export async function makeRevertContext(
   await checkRenamed(host, stored.uuid, running);
   const manifest = await readManifest(manifestPathOf(memoryPath));
   const findings: Obstacle[] = [];
-  const risks: string[] = [];
+  const risks: Risk[] = [];
   if (manifest !== undefined) findings.push(...(await checkMemory(host, memoryPath, manifest, options)));
   checkManifest(manifest, memoryPath, risks);
   const name = request.config.name ?? manifest?.name ?? '';
@@ -70,17 +72,15 @@ export async function makeRevertContext(
   }
   for (const disk of configDisks(facts.config)) {
     if (!disk.writable || disk.cdrom || wanted.some((one) => one.vdev === disk.vdev)) continue;
-    risks.push(`disk ${disk.vdev} is not part of the snapshot: memory would meet a disk of another time`);
+    risks.push({
+      risk: 'disk-uncovered',
+      message: `disk ${disk.vdev} is not part of the snapshot: memory would meet its later data`,
+      vdev: disk.vdev,
+    });
   }
   await checkRunning(host, current, manifest, facts, risks);
   throwFindings(findings, running?.domid);
-  if (risks.length > 0 && request.force !== true) {
-    throw new RiskError('RISKY', `this revert is risky:\n${risks.map((risk) => `  - ${risk}`).join('\n')}`, {
-      hint: 'nothing has been touched; --force goes on',
-      data: { risks },
-      ...(running === undefined ? {} : { domid: running.domid }),
-    });
-  }
+  refuseRisks(risks, request, running?.domid);
   const overlays = disks.flatMap((disk) =>
     disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],
   );
@@ -99,6 +99,26 @@ export async function makeRevertContext(
     running,
     config: overlays.length === 0 ? undefined : withImages(facts.config, overlays),
   };
+}
+
+/**
+ * @throws RiskError unless the request accepts all of them
+ */
+function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: number | undefined): void {
+  const { force, accept = [] } = request;
+  const refused = force === true ? [] : risks.filter(({ risk }) => !accept.includes(risk));
+  if (refused.length === 0) return;
+  const names = refused.map(({ risk }) => risk);
+  const command = revertCommand({ ...request, accept: [...new Set([...accept, ...names])] });
+  throw new RiskError(
+    'RISKY',
+    ['this revert is risky:', ...refused.map((risk) => `  - ${describeRisk(risk)}`)].join('\n'),
+    {
+      hint: 'nothing has been touched; --force accepts every risk, --accept those that it names',
+      data: { risks: refused, ...(command === undefined ? {} : { command }) },
+      ...(domid === undefined ? {} : { domid }),
+    },
+  );
 }
 
 async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState | undefined> {
@@ -173,11 +193,13 @@ async function checkMemory(
   }));
 }
 
-function checkManifest(manifest: Manifest | undefined, memoryPath: string, risks: string[]): void {
+function checkManifest(manifest: Manifest | undefined, memoryPath: string, risks: Risk[]): void {
   if (manifest !== undefined) return;
-  risks.push(
-    `there is no manifest ${manifestPathOf(memoryPath)}: neither the disks nor the state (taken as running) can be checked`,
-  );
+  const path = manifestPathOf(memoryPath);
+  risks.push({
+    risk: 'no-manifest',
+    message: `there is no manifest ${path}: neither the disks nor the state (taken as running) can be checked`,
+  });
 }
 
 /** What the cfgfile asks for, joined to what the manifest or the stored configuration knows of each disk. */
@@ -244,7 +266,7 @@ async function resolveDisk(
   disk: WantedDisk,
   current: LibxlConfig | undefined,
   findings: Obstacle[],
-  risks: string[],
+  risks: Risk[],
 ): Promise<RevertDisk | undefined> {
   const { vdev, image } = disk;
   if (image === undefined) {
@@ -281,7 +303,11 @@ async function resolveDisk(
     (await chainBelow(host, above)).includes(await truePath(below));
   if (disk.kind === 'internal') {
     if (used !== undefined && !(await same(used, image)) && (await dependsOn(used, image))) {
-      risks.push(`disk ${vdev}: ${used}, which the domain uses now, depends on ${image} and would be broken`);
+      risks.push({
+        risk: 'later-snapshot',
+        message: `disk ${vdev}: ${used}, which the domain uses now, depends on ${image} and would be broken`,
+        vdev,
+      });
     }
     return { kind: 'internal', vdev, image, tag: disk.tag };
   }
@@ -294,20 +320,34 @@ async function resolveDisk(
     return undefined;
   }
   if (await same(used, image)) {
-    risks.push(`disk ${vdev}: the domain writes to ${image} itself, which is no longer as at the snapshot`);
+    risks.push({
+      risk: 'base-written',
+      message: `disk ${vdev}: the domain writes to ${image} itself, which is no longer as at the snapshot`,
+      vdev,
+    });
   }
   const replaced = await host.images.info(disk.overlay);
   if (replaced !== undefined) {
     if (replaced.tags.length > 0) {
-      risks.push(
-        `disk ${vdev}: ${disk.overlay} holds later snapshots (${replaced.tags.join(', ')}) that would be lost`,
-      );
+      risks.push({
+        risk: 'later-snapshot',
+        message: `disk ${vdev}: ${disk.overlay} holds later snapshots (${replaced.tags.join(', ')}) that would be lost`,
+        vdev,
+      });
     }
     if (used !== undefined && !(await same(used, disk.overlay)) && (await dependsOn(used, disk.overlay))) {
-      risks.push(`disk ${vdev}: the later snapshot ${used} depends on the overlay ${disk.overlay}`);
+      risks.push({
+        risk: 'later-snapshot',
+        message: `disk ${vdev}: the later snapshot ${used} depends on the overlay ${disk.overlay}`,
+        vdev,
+      });
     }
     if (!(await same(replaced.backing, image))) {
-      risks.push(`disk ${vdev}: ${disk.overlay}, which would be replaced, is no overlay of ${image}`);
+      risks.push({
+        risk: 'not-an-overlay',
+        message: `disk ${vdev}: ${disk.overlay}, which would be replaced, is not an overlay of ${image}`,
+        vdev,
+      });
     }
   }
   return {
@@ -325,15 +365,19 @@ async function checkRunning(
   current: LibxlConfig | undefined,
   manifest: Manifest | undefined,
   facts: MemoryFacts,
-  risks: string[],
+  risks: Risk[],
 ): Promise<void> {
   if (current !== undefined && manifest !== undefined && configDigest(current) !== manifest.configDigest) {
-    risks.push("the domain's configuration has changed since the snapshot; it would be as it was then");
+    risks.push({
+      risk: 'config-changed',
+      message: "the domain's configuration has changed since the snapshot; it would be as it was then",
+    });
   }
   const { major, minor } = await host.hypervisor.version();
   if (major !== facts.xen.major || minor !== facts.xen.minor) {
-    risks.push(
-      `the snapshot was taken on Xen ${facts.xen.major}.${facts.xen.minor}; this is ${major}.${minor}`,
-    );
+    risks.push({
+      risk: 'xen-changed',
+      message: `the snapshot was taken on Xen ${facts.xen.major}.${facts.xen.minor}; this is ${major}.${minor}`,
+    });
   }
 }

@@ -21,6 +21,7 @@ import { recoverRevert } from './recover-revert.ts';
 import { cleanKept, revertDisks } from './revert-disks.ts';
 import { describeKept, type KeptDisk } from './revert-names.ts';
 import { makeRevertContext, type RevertContext, snapshotUuid } from './revert-plan.ts';
+import { describeRisk } from './risks.ts';
 import type { CallOptions, RecoverResult, RevertPlan, RevertRequest, RevertResult } from './types.ts';
 
 const DEFAULT_DESTROY_TIMEOUT_MS = 60_000;
@@ -75,7 +76,7 @@ export async function revertSnapshot(
     );
     const { plan, running } = context;
     reached.context = context;
-    for (const risk of plan.risks) phases.reporter.log('warning', risk);
+    for (const risk of plan.risks) phases.reporter.log('warning', describeRisk(risk));
     const mark = `${nameFromTime(new Date())}-${randomBytes(3).toString('hex')}`;
     const { journal, remove } = await phases.run('open', async () => {
       // What it tells of, this one destroys.
@@ -118,7 +119,7 @@ export async function revertSnapshot(
       phases: phases.timings,
       totalSeconds: phases.seconds,
       kept: files,
-      warnings: [...plan.risks, ...tags.warnings, ...warnings],
+      warnings: [...plan.risks.map(describeRisk), ...tags.warnings, ...warnings],
     };
   } catch (error) {
     throw explain(await phases.fail(error), reached);
@@ -165,7 +166,7 @@ async function recoverFormer(
 async function openJournal(
   path: string,
   plan: RevertPlan,
-  { config, running, force, keep }: RevertRequest,
+  { config, running, force, accept = [], keep }: RevertRequest,
   mark: string,
   phases: Phases,
 ): Promise<{ readonly journal: RevertJournal; readonly remove: () => Promise<readonly string[]> }> {
@@ -182,7 +183,7 @@ async function openJournal(
   if (made !== undefined) undoDirectory(phases, made, path);
   const journal = await openRevertJournal(path, plan, {
     ...(config.source === undefined ? {} : { configPath: resolve(config.source) }),
-    options: { running: running === true, force: force === true, keep: keep === true },
+    options: { running: running === true, force: force === true, accept, keep: keep === true },
     mark,
     ...(made === undefined ? {} : { madeDirectory: made }),
   });

@@ -3,6 +3,9 @@ import type { Writable } from 'node:stream';
 import type { SnapshotConfig } from '../config/config.ts';
 import type { Reporter } from '../core/reporter.ts';
 import type { GuestType, XenVersion } from './ports.ts';
+import type { Risk, RiskName } from './risks.ts';
+
+export type { Risk, RiskName } from './risks.ts';
 
 /** What every call takes. */
 export interface CallOptions {
@@ -108,7 +111,7 @@ export interface SnapshotPlan {
   readonly manifestPath?: string;
   readonly memoryBytes: number;
   readonly disks: readonly SnapshotDisk[];
-  /** Writable disks that move on without a snapshot; a revert needs `--force`. */
+  /** Writable disks that are not part of the snapshot and keep changing: the risk `disk-uncovered` of a revert. */
   readonly uncovered: readonly string[];
   readonly suspendTimeoutMs: number;
   readonly sync: boolean;
@@ -167,12 +170,16 @@ export interface RevertRequest {
   readonly config: SnapshotConfig;
   /** Makes the domain run, whatever its state at the snapshot. */
   readonly running?: boolean;
-  /** Goes on where a revert is risky. */
+  /** Reverts although that is risky, whatever the risks are. */
   readonly force?: boolean;
+  /** Reverts although there are these risks; another one is still refused. */
+  readonly accept?: readonly RiskName[];
   /** Keeps the overlays that an external revert replaces. */
   readonly keep?: boolean;
   /** How long destroying may take; 60 000 unless given. */
   readonly timeoutMs?: number;
+  /** Options of the command line that change nothing about the revert; the command in a RiskError repeats them. */
+  readonly otherOptions?: readonly string[];
 }
 
 /** What a revert is going to do; `--dry-run` prints it. */
@@ -186,8 +193,8 @@ export interface RevertPlan {
   /** State after the revert. */
   readonly state: 'running' | 'paused';
   readonly disks: readonly RevertDisk[];
-  /** Why the revert is risky; with `force` these are warnings. */
-  readonly risks: readonly string[];
+  /** Why the revert is risky. All of them were accepted, by `force` or `accept`. */
+  readonly risks: readonly Risk[];
 }
 
 /** What happens to one disk. */

@@ -1,5 +1,5 @@
 import { readConfigFile } from '../../config/read.ts';
-import type { RevertRequest } from '../../snapshot/types.ts';
+import type { RevertRequest, RiskName } from '../../snapshot/types.ts';
 import type { CliContext } from '../context.ts';
 import { jsonLine, revertPlanText, revertResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';
@@ -7,6 +7,7 @@ import { type CommonOptions, runSession } from '../session.ts';
 export interface RevertOptions extends CommonOptions {
   readonly running?: boolean;
   readonly force?: boolean;
+  readonly accept?: readonly RiskName[];
   readonly keep?: boolean;
   readonly dryRun?: boolean;
   /** Seconds. */
@@ -28,8 +29,14 @@ export function snapshotRevert(
       config: await readConfigFile(cfgfile),
       running: options.running === true,
       force: options.force === true,
+      ...(options.accept === undefined ? {} : { accept: options.accept }),
       keep: options.keep === true,
       ...(options.timeout === undefined ? {} : { timeoutMs: options.timeout * 1000 }),
+      otherOptions: [
+        ...(options.dryRun === true ? ['--dry-run'] : []),
+        ...(options.json === true ? ['--json'] : []),
+        ...(options.quiet === true ? ['--quiet'] : []),
+      ],
     }),
     async (session, request) => {
       if (options.dryRun === true) {

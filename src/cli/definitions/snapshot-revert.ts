@@ -1,4 +1,4 @@
-import { notEmpty, seconds } from '../arguments.ts';
+import { notEmpty, risks, seconds } from '../arguments.ts';
 import type { RevertOptions } from '../commands/snapshot-revert.ts';
 import type { Define } from './define.ts';
 
@@ -13,7 +13,12 @@ export const defineSnapshotRevert: Define = (program, context, finish) => {
     .argument('<domain>', 'name or domid; the domain need not run', notEmpty)
     .argument('<cfgfile>', 'the one that snapshot-create wrote beside the memory file')
     .option('--running', 'let the domain run, whatever its state at the snapshot')
-    .option('--force', 'go on where the revert is risky')
+    .option(
+      '--accept <risks>',
+      'revert although there are these risks, such as config-changed,xen-changed',
+      risks,
+    )
+    .option('--force', 'revert although it is risky, whatever the risks are')
     .option('--keep', 'keep the overlays that are replaced')
     .option('--timeout <seconds>', 'how long destroying may take (default: 60)', seconds)
     .option('--dry-run', 'check everything, print the plan, touch nothing')

@@ -2,7 +2,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { EXIT } from '../../../src/core/errors.ts';
+import { EXIT, RiskError } from '../../../src/core/errors.ts';
+import { riskNames } from '../../../src/snapshot/risks.ts';
 import type { RecoverResult } from '../../../src/snapshot/types.ts';
 import { createResult, plan, recoverResult, revertPlan, revertRecovered, xlsnap } from './support.ts';
 
@@ -157,6 +158,11 @@ describe('snapshot-revert', () => {
       '--keep',
       '--timeout',
       '9',
+      '--accept',
+      'config-changed,xen-changed',
+      '--accept',
+      'no-manifest,config-changed',
+      '-q',
     ]);
     expect(calls).toEqual([
       {
@@ -166,8 +172,10 @@ describe('snapshot-revert', () => {
           config: { name: 'from-file', disks: [{ kind: 'internal', target: 'xvda' }], source: cfgfile },
           running: true,
           force: true,
+          accept: ['config-changed', 'xen-changed', 'no-manifest'],
           keep: true,
           timeoutMs: 9000,
+          otherOptions: ['--quiet'],
         },
       },
     ]);
@@ -177,7 +185,42 @@ describe('snapshot-revert', () => {
     );
     expect(stdout).toContain('kept: /d/b1.qcow2.kept');
     expect(stdout).toContain('To let it run: xl unpause 8');
-    expect(stderr).toBe('warning: the configuration changed\nwarning: a safety tag is left\n');
+    expect(stderr).toBe(
+      'warning: config-changed: the configuration changed\nwarning: a safety tag is left\n',
+    );
+  });
+
+  test.each(['xen-changed,nonsense', '', 'XEN-CHANGED', 'constructor'])(
+    'an --accept of %j is a usage error that lists the risks',
+    async (accept) => {
+      const { code, stderr, calls } = await xlsnap([
+        'snapshot-revert',
+        'guest1',
+        cfgfile,
+        '--accept',
+        accept,
+      ]);
+      expect({ code, calls }).toEqual({ code: 2, calls: [] });
+      for (const name of riskNames()) expect(stderr).toContain(name);
+    },
+  );
+
+  test('a risky one ends with the command that accepts the risks, in one line however long', async () => {
+    const command = `xlsnap snapshot-revert guest1 /srv/${'long/'.repeat(30)}s.cfg --accept xen-changed`;
+    const risks = [{ risk: 'xen-changed', message: 'another Xen' }];
+    const { code, stderr } = await xlsnap(['snapshot-revert', 'guest1', cfgfile], {
+      tty: true,
+      calls: {
+        revertSnapshot: () => Promise.reject(new RiskError('RISKY', 'risky', { data: { risks, command } })),
+      },
+    });
+    expect(code).toBe(10);
+    expect(stderr.split('\n')).toContain(`    ${command}`);
+  });
+
+  test('the request repeats the options that do not concern the revert', async () => {
+    const { calls } = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--dry-run', '--json', '-q']);
+    expect(calls).toMatchObject([{ request: { otherOptions: ['--dry-run', '--json', '--quiet'] } }]);
   });
 
   test('--dry-run', async () => {
@@ -187,7 +230,7 @@ describe('snapshot-revert', () => {
       'domid 7 will be destroyed',
       revertPlan.memoryPath,
       'tag "before upgrade" of /d/a.qcow2',
-      'risk:',
+      'risk: config-changed: ',
     ]) {
       expect(stdout).toContain(part);
     }

@@ -3,6 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { bashCompletion, zshCompletion } from '../../../src/cli/completion.ts';
+import { riskNames } from '../../../src/snapshot/risks.ts';
 import { fakeProgram } from '../../support/fake-program.ts';
 import { tempDir } from '../../support/temp.ts';
 import { program, xlsnap } from './support.ts';
@@ -61,6 +62,12 @@ describe('bash', () => {
   test('files, with spaces in their names', () => {
     expect(offers('snapshot-revert', 'guest1', 'a').sort()).toEqual(['a directory', 'a file.cfg']);
     expect(offers('install-xl-wrapper', '--prefix', 'a')).toEqual(['a directory']);
+  });
+
+  test('names of risks, also behind a comma', () => {
+    expect(offers('snapshot-revert', 'guest1', 'a file.cfg', '--accept', '')).toEqual(riskNames());
+    expect(offers('snapshot-revert', '--accept', 'xen-changed,no-')).toEqual(['xen-changed,no-manifest']);
+    expect(zshCompletion(program())).toContain(`_sequence compadd - ${riskNames().join(' ')}`);
   });
 
   test('nothing for a value that only the user knows, and nothing after the last argument', () => {

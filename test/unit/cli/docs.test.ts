@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { EXIT_MEANINGS } from '../../../src/cli/exit-codes.ts';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { EXIT } from '../../../src/core/errors.ts';
+import { RISKS } from '../../../src/snapshot/risks.ts';
 import { documentedKeys, program, xlsnap } from './support.ts';
 
 const root = join(import.meta.dirname, '../../..');
@@ -27,6 +28,12 @@ describe('docs/scripting.md', () => {
         EXIT_MEANINGS[name as keyof typeof EXIT],
       ]),
     );
+  });
+
+  test('lists every risk of a revert with its meaning', () => {
+    const section = scripting.split('\n## When a revert is risky\n')[1]?.split('\n## ')[0] ?? '';
+    const rows = [...section.matchAll(/^\| `([a-z-]+)` \| ([^|]*) \|$/gm)].map(([, ...row]) => row);
+    expect(rows).toEqual(Object.entries(RISKS));
   });
 
   test.each([

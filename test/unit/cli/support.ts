@@ -88,7 +88,7 @@ export const revertPlan: RevertPlan = {
       replaced: '/d/b1.qcow2',
     },
   ],
-  risks: ['the configuration changed'],
+  risks: [{ risk: 'config-changed', message: 'the configuration changed' }],
 };
 
 export const revertResult: RevertResult = {
@@ -97,7 +97,7 @@ export const revertResult: RevertResult = {
   phases: [{ name: 'restore', startSeconds: 0.4, seconds: 3 }],
   totalSeconds: 3.4,
   kept: ['/d/b1.qcow2.kept'],
-  warnings: ['the configuration changed', 'a safety tag is left'],
+  warnings: ['config-changed: the configuration changed', 'a safety tag is left'],
 };
 
 export const doctorReport: DoctorReport = {

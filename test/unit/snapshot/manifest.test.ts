@@ -50,7 +50,7 @@ describe('readManifest', () => {
         if (path.join('.') === 'checksums' && bad === undefined) continue;
         const attempt = read(spoiled(path, bad));
         await expect(attempt, JSON.stringify(bad)).rejects.toThrow(ManifestError);
-        await expect(attempt).rejects.toHaveProperty('hint', expect.stringContaining('--force'));
+        await expect(attempt).rejects.toHaveProperty('hint', expect.stringContaining('--accept no-manifest'));
       }
     },
   );

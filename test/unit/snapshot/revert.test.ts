@@ -18,7 +18,8 @@ import { createSnapshot } from '../../../src/snapshot/create.ts';
 import { configDisks } from '../../../src/snapshot/libxl-config.ts';
 import { recoverAll } from '../../../src/snapshot/recover.ts';
 import { planRevert, revertSnapshot } from '../../../src/snapshot/revert.ts';
-import type { RevertRequest } from '../../../src/snapshot/types.ts';
+import { riskNames } from '../../../src/snapshot/risks.ts';
+import type { RevertRequest, RiskName } from '../../../src/snapshot/types.ts';
 import {
   contentOf,
   FAKE_UUID,
@@ -377,44 +378,62 @@ it('an image is the same under the name of a symbolic link', async () => {
 });
 
 describe('a risky revert', () => {
-  const cases: [string, readonly DiskKind[], (host: FakeHost) => unknown, string][] = [
+  const cases: [string, readonly DiskKind[], (host: FakeHost) => unknown, RiskName, string][] = [
     [
       'the configuration has changed',
       MIXED,
       (host) => (host.config = { ...host.config, b_info: { max_memkb: 1 } }),
+      'config-changed',
       'configuration has changed',
     ],
-    ['the manifest is missing', MIXED, () => rmSync(at('s1.save.json')), 'there is no manifest'],
-    ['a writable disk is not covered', ['internal'], () => {}, 'disk xvdb is not part of the snapshot'],
+    [
+      'the manifest is missing',
+      MIXED,
+      () => rmSync(at('s1.save.json')),
+      'no-manifest',
+      'there is no manifest',
+    ],
+    [
+      'a writable disk is not covered',
+      ['internal'],
+      () => {},
+      'disk-uncovered',
+      'disk xvdb is not part of the snapshot',
+    ],
     [
       'a later snapshot depends on the overlay',
       MIXED,
       (host) => take(host, MIXED, 's2'),
+      'later-snapshot',
       's2-xvdb.qcow2 depends on the overlay',
     ],
     [
       'the overlay holds later snapshots',
       MIXED,
       (host) => take(host, ['internal', 'internal'], 's2'),
+      'later-snapshot',
       'holds later snapshots (s2)',
     ],
     [
       "the image lies below the domain's overlay",
       ['internal', 'internal'],
       (host) => take(host, ['external', 'internal'], 's2'),
+      'later-snapshot',
       'xvda.img and would be broken',
     ],
     [
       'the file in the place of the overlay is none of that base',
       MIXED,
       () => writeImage(at('s1-xvdb.qcow2'), { format: 'raw', content: 'precious', tags: {} }),
-      'is no overlay of',
+      'not-an-overlay',
+      'is not an overlay of',
     ],
     [
       'the domain writes to the base itself',
       MIXED,
       (host) =>
         host.toolstack.repointDisks(toDomid(7), [{ vdev: 'xvdb', path: at('xvdb.img'), format: 'qcow2' }]),
+      'base-written',
       'no longer as at the snapshot',
     ],
     [
@@ -423,11 +442,12 @@ describe('a risky revert', () => {
       (host) => {
         host.hypervisor.version = () => Promise.resolve({ major: 4, minor: 21, extra: '' });
       },
+      'xen-changed',
       'taken on Xen 4.20; this is 4.21',
     ],
   ];
 
-  it.each(cases)('is refused when %s', async (_what, kinds, change, message) => {
+  it.each(cases)('is refused when %s', async (_what, kinds, change, risk, message) => {
     const host = makeHost();
     const request = await take(host, kinds);
     host.write('later');
@@ -435,17 +455,48 @@ describe('a risky revert', () => {
     const error = await refused(host, request);
     expect(error).toBeInstanceOf(RiskError);
     expect(error.message).toContain(message);
-    expect(error.data['risks']).toEqual([expect.stringContaining(message)]);
+    expect(error.message).toContain(`  - ${risk}: `);
+    expect(error.data['risks']).toEqual([
+      expect.objectContaining({ risk, message: expect.stringContaining(message) }),
+    ]);
     expect(error.hint).toContain('--force');
   });
 
-  it.each(cases)('goes on with --force when %s', async (_what, kinds, change, message) => {
+  it.each(cases)('is done with --accept when %s', async (_what, kinds, change, risk) => {
+    const host = makeHost();
+    const request = await take(host, kinds);
+    await change(host);
+    const others = riskNames().filter((name) => name !== risk);
+    expect((await refused(host, { ...request, accept: others })).code).toBe('RISKY');
+    await revertSnapshot(host, { ...request, accept: [risk] });
+    expect(host.runs).toBe(true);
+  });
+
+  it('reports only the risks that are not accepted, and the command that accepts all', async () => {
+    const host = makeHost();
+    const request = await take(host, ['internal']);
+    rmSync(at('s1.save.json'));
+    host.config = { ...host.config, b_info: { max_memkb: 1 } };
+    const given = { ...request, config: { ...request.config, source: "it's s1.cfg" }, running: true };
+    const error = await refused(host, { ...given, timeoutMs: 9000, accept: ['no-manifest', 'xen-changed'] });
+    expect(error.message).not.toContain('no-manifest');
+    expect(error.data).toEqual({
+      risks: [expect.objectContaining({ risk: 'disk-uncovered', vdev: 'xvdb' })],
+      command:
+        "xlsnap snapshot-revert guest1 'it'\\''s s1.cfg' --running --accept no-manifest,xen-changed,disk-uncovered --timeout 9",
+    });
+    const { source: _, ...unnamed } = request.config;
+    expect((await refused(host, { ...request, config: unnamed })).data['command']).toBeUndefined();
+  });
+
+  it.each(cases)('goes on with --force when %s', async (_what, kinds, change, risk, message) => {
     const host = makeHost();
     const request = await take(host, kinds);
     host.write('later');
     await change(host);
     const { warnings } = await revertSnapshot(host, { ...request, force: true });
     expect(warnings).toEqual([expect.stringContaining(message)]);
+    expect(warnings[0]).toMatch(new RegExp(`^${risk}: `));
     expect(host.runs).toBe(true);
     expect(leftovers()).toEqual([]);
     const covered = kinds.map((_kind, i) => host.inUse.get(`xvd${'ab'[i]}`) ?? '');

@@ -1,0 +1,58 @@
+import { UsageError } from '../core/errors.ts';
+
+/**
+ * Everything that makes a revert risky: its name, which `--accept` takes, and what it means. What can only do damage is
+ * not a risk but an error, which nothing overrides.
+ */
+export const RISKS = {
+  'config-changed': "the domain's configuration has changed since the snapshot; it would be as it was then",
+  'base-written':
+    'the image below an external snapshot has been written to since: memory would meet other data',
+  'later-snapshot': 'a later snapshot would be lost, or would no longer fit the image below it',
+  'not-an-overlay': "the file that a fresh overlay would replace is not an overlay of the snapshot's base",
+  'disk-uncovered': 'a writable disk is not part of the snapshot: memory would meet its later data',
+  'no-manifest':
+    'the manifest beside the memory file is missing: the disks cannot be checked, and the state is taken as running',
+  'xen-changed': 'the snapshot was taken on another version of Xen',
+  'qemu-changed': 'the snapshot was taken with another version of QEMU',
+} as const satisfies Readonly<Record<string, string>>;
+
+export type RiskName = keyof typeof RISKS;
+
+/** Why a revert is risky. Plain data, as `--json` prints it. */
+export interface Risk {
+  readonly risk: RiskName;
+  /** For people: what exactly was found. May have several lines. */
+  readonly message: string;
+  /** The disk that it is about, if it is about one. */
+  readonly vdev?: string;
+}
+
+/** All names, in the order of the documentation. */
+export function riskNames(): readonly RiskName[] {
+  return Object.keys(RISKS) as RiskName[];
+}
+
+export function isRiskName(word: string): word is RiskName {
+  return Object.hasOwn(RISKS, word);
+}
+
+/**
+ * The names in a list such as `config-changed,base-written`; none twice.
+ * @throws UsageError UNKNOWN_RISK for a word that is not a name
+ */
+export function parseRiskNames(words: readonly string[]): readonly RiskName[] {
+  const names = words.flatMap((word) => word.split(',').map((name) => name.trim()));
+  const unknown = names.find((name) => !isRiskName(name));
+  if (unknown !== undefined) {
+    throw new UsageError('UNKNOWN_RISK', `there is no risk "${unknown}"`, {
+      hint: `the risks are ${riskNames().join(', ')}`,
+    });
+  }
+  return [...new Set(names.filter(isRiskName))];
+}
+
+/** `config-changed: …`, for texts. */
+export function describeRisk({ risk, message }: Risk): string {
+  return `${risk}: ${message}`;
+}
