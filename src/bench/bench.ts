@@ -1,3 +1,4 @@
+/** Runs save paths against each other in rounds, and sums up their measurements. */
 import { mkdtemp, open, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { printConfig } from '../config/print.ts';
@@ -27,18 +28,21 @@ import { type Summary, summarise } from './statistics.ts';
 import type { BenchFailure, BenchRequest, BenchResult, BenchRun, PathResult, SeenStop } from './types.ts';
 import { warmPageCache } from './warm.ts';
 
-/** A path that has failed so often is not tried any more. */
-const MOST_FAILURES = 2;
-/** A file for the page cache of 1.5 times the guest's size, or a memory file of somewhat more than its size. */
-const ROOM = 1.6;
+/** A path that has failed this often is not tried again. */
+const MAX_FAILURES = 2;
+/** Disk space per byte of guest memory: the page cache's file takes 1.5, a memory file slightly more than 1. */
+const SPACE_FACTOR = 1.6;
 
 /**
- * Runs save paths of a running domain against each other, in rounds: each time the memory alone, into a file that is
- * removed. The domain ends as it was, and no file is left, whatever happens. A path that fails is told in the result
- * and the others go on.
+ * Runs save paths of a running domain against each other, in rounds. Each run saves the memory alone, to a file that is
+ * then removed. Whatever happens, the domain ends in the state that it had, and no file is left. A path that fails is
+ * reported in the result, and the others continue.
  *
- * @param runCommand `measureCommand`, or what a test puts in its place
- * @throws DomainError, PreflightError, OutputError, InterruptedError
+ * @param runCommand `measureCommand`, or a test's replacement
+ * @throws {DomainError} If the domain does not exist, is paused, or ends during the bench.
+ * @throws {PreflightError} If the disk lacks the space.
+ * @throws {OutputError} If a directory cannot be created.
+ * @throws {InterruptedError} If the signal is aborted.
  */
 export async function runBench(
   host: Host,
@@ -51,7 +55,7 @@ export async function runBench(
   if (domain.paused) {
     throw new DomainError('BENCH_PAUSED', `domain ${domain.name} is paused`, {
       domid: domain.domid,
-      hint: 'xl save cannot save a paused domain; let it run: xl unpause',
+      hint: 'xl save cannot save a paused domain; unpause it first: xl unpause',
     });
   }
   const parent = resolve(request.directory ?? DEFAULT_SNAPSHOT_DIR);
@@ -71,14 +75,14 @@ export async function runBench(
 
 async function checkRoom(directory: string, domain: DomainState): Promise<void> {
   const { bavail, bsize } = await statfs(directory);
-  const wanted = domain.memoryBytes * ROOM;
+  const wanted = domain.memoryBytes * SPACE_FACTOR;
   if (bavail * bsize >= wanted) return;
   throw new PreflightError(
     'NO_ROOM',
-    `the file system of ${directory} has not ${Math.ceil(wanted / 2 ** 20)} MiB free`,
+    `the bench needs ${Math.ceil(wanted / 2 ** 20)} MiB of free space in ${directory}`,
     {
       domid: domain.domid,
-      hint: 'make room, or choose another --dir',
+      hint: 'free some space, or choose another --dir',
     },
   );
 }
@@ -153,9 +157,9 @@ class Bench {
     };
   }
 
-  /** One path in one round, unless it has failed too often. */
+  /** Runs one path in one round, unless it has failed too often. */
   async #turn(path: BenchPath, round: number): Promise<void> {
-    if (this.#failures.filter((failure) => failure.path === path.name).length >= MOST_FAILURES) return;
+    if (this.#failures.filter((failure) => failure.path === path.name).length >= MAX_FAILURES) return;
     throwIfAborted(this.#options.signal);
     try {
       const run = await this.#measure(path, round);
@@ -193,10 +197,10 @@ class Bench {
         // xl would leave the guest suspended.
         endsTidily: path.mode !== 'xl-save',
       });
-      if (path.mode === 'xl-save' && path.sync) run = await synced(run, this.#directory, memory);
+      if (path.mode === 'xl-save' && path.sync) run = await syncAfter(run, this.#directory, memory);
       const stop = stopOf(await watch.end(), run.startedMs);
       throwIfAborted(signal);
-      if (run.status !== 0) throw failed(path, run);
+      if (run.status !== 0) throw commandError(path, run);
       if (round === 0) await verifyMemoryFile(memory, limits);
       return { path: path.name, round, ...figures(path, run, stop), ...(await sizesOf(memory)) };
     } finally {
@@ -246,8 +250,8 @@ class Bench {
   }
 }
 
-/** Waits until the file is on the disk, as xlsnap does it, and counts that in. */
-async function synced(run: CommandRun, directory: string, path: string): Promise<CommandRun> {
+/** Waits until the file is on the disk, as xlsnap does, and adds that time. */
+async function syncAfter(run: CommandRun, directory: string, path: string): Promise<CommandRun> {
   if (run.status !== 0) return run;
   const start = performance.now();
   await using file = await open(path);
@@ -256,7 +260,7 @@ async function synced(run: CommandRun, directory: string, path: string): Promise
   return { ...run, wallSeconds: run.wallSeconds + (performance.now() - start) / 1000 };
 }
 
-function failed(path: BenchPath, { status, stderr }: CommandRun): EnvironmentError {
+function commandError(path: BenchPath, { status, stderr }: CommandRun): EnvironmentError {
   const own = path.mode !== 'xl-save';
   const why = own ? ownFailure(stderr) : stderr.trim().split('\n').slice(-4).join('; ');
   return new EnvironmentError(
@@ -279,7 +283,7 @@ function figures(path: BenchPath, run: CommandRun, stop: SeenStop | undefined): 
   };
 }
 
-/** What can be told from outside of a program that says nothing itself. */
+/** The phases of a program that reports none itself, as seen from outside. */
 function seenPhases(wallSeconds: number, stop: SeenStop | undefined): readonly PhaseTiming[] {
   if (stop === undefined) return [];
   const end = stop.startSeconds + stop.seconds;

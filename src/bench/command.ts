@@ -1,3 +1,4 @@
+/** Runs a command and measures its time, processor time and memory. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises';
@@ -5,18 +6,18 @@ import { join } from 'node:path';
 import { EnvironmentError } from '../core/errors.ts';
 import { endedChildrenTimes, peakResident, processTree } from './processes.ts';
 
-/** How often memory is looked at. */
+/** How often memory is sampled. */
 const SAMPLE_MS = 20;
-/** Octets of output that are read. */
+/** Maximum output read back, in bytes. */
 const MAX_OUTPUT = 16 * 1024 * 1024;
 
-/** A program's run, measured. */
+/** One measured run of a program. */
 export interface CommandRun {
   /** Exit status; -1 when a signal ended it. */
   readonly status: number;
   readonly stdout: string;
   readonly stderr: string;
-  /** Of `performance.now()`, when it was started. */
+  /** Start time, in milliseconds of `performance.now()`. */
   readonly startedMs: number;
   readonly wallSeconds: number;
   readonly userSeconds: number;
@@ -25,10 +26,10 @@ export interface CommandRun {
 }
 
 export interface CommandOptions {
-  /** For the files with its output. */
+  /** Where the files with its output are created. */
   readonly directory: string;
   readonly signal?: AbortSignal;
-  /** Whether SIGTERM makes it tidy up and end. Any other is left to come to its end by itself. */
+  /** Whether SIGTERM makes it clean up and exit. If not, it is left to finish by itself. */
   readonly endsTidily: boolean;
 }
 
@@ -36,14 +37,14 @@ export type CommandRunner = (command: readonly string[], options: CommandOptions
 
 /**
  * Runs a program to its end and measures it: elapsed time from before the start of the process to its end; processor time
- * of it and those it has waited for, in steps of 10 ms; the largest resident sets of it and those below it, looked at
- * every 20 ms. No other child of this process may end meanwhile.
- * @throws EnvironmentError when it cannot be run
+ * of the program and of the processes that it has waited for, in steps of 10 ms; the largest resident sets of the program
+ * and its descendants, sampled every 20 ms. No other child of this process may end in the meantime.
+ * @throws {EnvironmentError} If the program cannot be run.
  */
 export const measureCommand: CommandRunner = async (command, { directory, signal, endsTidily }) => {
   const [program = '', ...args] = command;
   const place = await mkdtemp(join(directory, 'run-'));
-  // Files, not pipes: should this process be killed, the other is not by a SIGPIPE, with the guest stopped.
+  // Files, not pipes: if this process is killed, a SIGPIPE must not kill the command while the guest is stopped.
   await using stdout = await open(join(place, 'stdout'), 'w+');
   await using stderr = await open(join(place, 'stderr'), 'w+');
   try {
@@ -52,7 +53,7 @@ export const measureCommand: CommandRunner = async (command, { directory, signal
     const child = spawn(program, args, {
       stdio: ['ignore', stdout.fd, stderr.fd],
       env: { ...process.env, LC_ALL: 'C' },
-      // A group of its own: a Ctrl-C is for us.
+      // In its own process group: a Ctrl-C is meant for us.
       detached: true,
     });
     const peaks = new Map<number, number>();
@@ -80,7 +81,7 @@ export const measureCommand: CommandRunner = async (command, { directory, signal
         wallSeconds,
         userSeconds: after.user - before.user,
         systemSeconds: after.system - before.system,
-        peakBytes: [...peaks.values()].reduce((sum, octets) => sum + octets, 0),
+        peakBytes: [...peaks.values()].reduce((sum, bytes) => sum + bytes, 0),
       };
     } finally {
       clearInterval(sampler);

@@ -1,12 +1,13 @@
+/** Watches from outside how long a guest is stopped. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Domid } from '../core/brand.ts';
 import type { Hypervisor } from '../snapshot/ports.ts';
 import type { SeenStop } from './types.ts';
 
-/** Pause between two looks. */
+/** Pause between two samples. */
 const POLL_MS = 1;
 
-/** One look at the domain: when it began and ended, ms of `performance.now()`, and what it saw. */
+/** One sample of the domain's state: when it began and ended, in milliseconds of `performance.now()`, and its result. */
 export interface Look {
   readonly from: number;
   readonly to: number;
@@ -14,13 +15,13 @@ export interface Look {
 }
 
 /**
- * Looks at a domain from outside, again and again, for when it does not run: the same for any program that stops it. A
- * look takes some 0.3 ms, with 1 ms between two; a busy machine makes both longer.
+ * Samples a domain's state from outside to find out when it is stopped, in the same way for any program that stops it. A
+ * sample takes about 0.3 ms, with 1 ms between two samples; a busy machine makes both longer.
  */
 export class GuestWatch implements AsyncDisposable {
   readonly #hypervisor: Pick<Hypervisor, 'domainState'>;
   readonly #domid: Domid;
-  /** Those before and after each change, and the first and last. */
+  /** The samples before and after each change, and the first and the last. */
   readonly #looks: Look[] = [];
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
@@ -29,13 +30,13 @@ export class GuestWatch implements AsyncDisposable {
     this.#hypervisor = hypervisor;
     this.#domid = domid;
     this.#watching = this.#watch();
-    // `end` tells it.
+    // `end` reports it.
     this.#watching.catch(() => {});
   }
 
   /**
    * Ends the watch.
-   * @returns what was seen, for `stopOf`
+   * @returns the samples, for `stopOf`
    */
   async end(): Promise<readonly Look[]> {
     this.#over.abort();
@@ -66,10 +67,10 @@ export class GuestWatch implements AsyncDisposable {
 }
 
 /**
- * How long the guest was stopped, all stops together. Each end of one lies between two looks, and is taken to be in the middle.
- * @param looks in order; those in between of several that saw the same may be missing
- * @param startMs what the result's times begin at
- * @returns `undefined` when no whole stop was seen
+ * Sums up how long the guest was stopped. Each end of a stop lies between two samples; the middle is taken.
+ * @param looks in order; of several with the same result, all but the first and the last may be missing
+ * @param startMs the time that the result's times count from
+ * @returns `undefined` if no complete stop was seen
  */
 export function stopOf(looks: readonly Look[], startMs: number): SeenStop | undefined {
   let start: number | undefined;

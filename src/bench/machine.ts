@@ -1,8 +1,9 @@
+/** Describes the machine that a bench runs on. */
 import { readFile, realpath } from 'node:fs/promises';
 import { cpus, loadavg, release, totalmem } from 'node:os';
 import type { Machine } from './types.ts';
 
-/** What of this machine bears on the figures. */
+/** Collects what affects the figures: processor, memory, kernel, file system. */
 export async function describeMachine(directory: string): Promise<Omit<Machine, 'loadBefore' | 'loadAfter'>> {
   const all = cpus();
   return {
@@ -14,12 +15,12 @@ export async function describeMachine(directory: string): Promise<Omit<Machine, 
   };
 }
 
-/** Mean number of processes that want to run, of the last minute. */
+/** The load average of the last minute. */
 export function load(): number {
   return loadavg()[0] ?? 0;
 }
 
-/** Type of the file system that a directory lies on: `ext4`, `tmpfs`. */
+/** The type of a directory's file system: `ext4`, `tmpfs`. */
 async function fileSystemOf(directory: string): Promise<string> {
   const path = `${await realpath(directory)}/`;
   let found = { point: '', type: 'unknown' };

@@ -1,4 +1,4 @@
-/** Text for the content of an element or a quoted attribute. */
+/** Escapes text for the content of an element or a quoted attribute. */
 export function escapeMarkup(text: string): string {
   return text
     .replaceAll('&', '&amp;')
@@ -8,7 +8,7 @@ export function escapeMarkup(text: string): string {
     .replaceAll("'", '&#39;');
 }
 
-/** A table; cells are text. The first column names the row, the others are to the right. */
+/** Renders a table of text cells. The first column names the row. */
 export function tableMarkup(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const cells = (texts: readonly string[], first: string, other: string): string =>
     texts

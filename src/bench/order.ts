@@ -1,8 +1,9 @@
 /**
- * In which order `count` things take their turns in a round, so that what one leaves behind (a warm cache, a busy disk)
- * and what drifts falls on all alike: a Williams design (E. J. Williams, 1949). In `count` rounds, or twice as many for
- * an odd `count`, each stands equally often in each place and behind each other.
+ * Gives the order in which `count` paths run in a round: a Williams design (E. J. Williams, 1949). In `count` rounds, or
+ * twice as many for an odd `count`, each path is equally often at each place and after each other path. Leftovers (a
+ * warm cache, a busy disk) and drift then affect all paths alike.
  * @param round from 0
+ * @returns indices from 0 to `count - 1`
  */
 export function roundOrder(count: number, round: number): readonly number[] {
   const odd = count % 2 === 1;

@@ -1,8 +1,9 @@
+/** Reads what `snapshot-create --json` prints. */
 import { EnvironmentError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import type { CopyRound, PhaseTiming } from '../snapshot/types.ts';
 
-/** What the bench needs of what `snapshot-create --json` prints. */
+/** The part of `snapshot-create`'s result that the bench uses. */
 export interface OwnResult {
   readonly callSeconds: number;
   readonly downtimeSeconds: number;
@@ -10,7 +11,10 @@ export interface OwnResult {
   readonly rounds?: readonly CopyRound[];
 }
 
-/** @throws EnvironmentError when it is not what an xlsnap of this version prints */
+/**
+ * Parses the standard output of `snapshot-create --json`.
+ * @throws {EnvironmentError} If it is not the result of an xlsnap of this version.
+ */
 export function readOwnResult(stdout: string): OwnResult {
   try {
     const result: unknown = JSON.parse(stdout);
@@ -38,20 +42,20 @@ export function readOwnResult(stdout: string): OwnResult {
   }
 }
 
-/** Why `snapshot-create --json` failed: the message of its last error, or what else it said. */
+/** Finds out why `snapshot-create --json` failed: the message of its last error, or its other output. */
 export function ownFailure(stderr: string): string {
   const lines = stderr.trim().split('\n');
   for (const line of lines.toReversed()) {
-    const entry = parsed(line);
+    const entry = parseLine(line);
     if (isRecord(entry) && entry['message_type'] === 'error') return String(entry['message']);
   }
-  // Node's own, whose message stands among much else.
+  // Node's own errors come with a stack trace and more.
   const errors = lines.filter((line) => /^\w*error\b/i.test(line));
   return (errors.length > 0 ? errors : lines).slice(-4).join('; ') || 'it said nothing';
 }
 
-/** Lines that are not JSON are Node's own complaints. */
-function parsed(line: string): unknown {
+/** Lines that are not JSON come from Node itself. */
+function parseLine(line: string): unknown {
   try {
     return JSON.parse(line);
   } catch {

@@ -1,8 +1,9 @@
+/** The save paths that a bench compares, and the words of `--paths`. */
 import { UsageError } from '../core/errors.ts';
 import { parseTuning, tuningWords } from '../snapshot/tuning.ts';
 import type { Tuning } from '../snapshot/types.ts';
 
-/** One way to save a guest's memory to a file while it stays alive. */
+/** One way to save a guest's memory to a file without ending the guest. */
 export interface BenchPath {
   /** In the words of `--paths`. */
   readonly name: string;
@@ -18,13 +19,13 @@ export const DEFAULT_PATHS = 'xl-save,paused,live';
 const ALL_PATHS = `${DEFAULT_PATHS},xl-save+sync,paused+sync,live+sync,paused+in-flight=1,paused+batch=510,paused+no-sparse,paused+no-checksums`;
 
 /**
- * Reads a list of paths: a mode, and behind it options with a `+` before each, such as `paused+sync+batch=510`.
- * @throws UsageError PATHS, TUNING
+ * Parses a list of paths: each is a mode, followed by options with a `+` before each, such as `paused+sync+batch=510`.
+ * @throws {UsageError} PATHS or TUNING, if a word is unknown or a path is listed twice.
  */
 export function parsePaths(list: string): readonly BenchPath[] {
   const paths = (list === 'all' ? ALL_PATHS : list).split(',').map((word) => parsePath(word.trim()));
   const twice = paths.find(({ name }, at) => paths.findIndex((other) => other.name === name) !== at);
-  if (twice !== undefined) throw new UsageError('PATHS', `path ${twice.name} is there twice`);
+  if (twice !== undefined) throw new UsageError('PATHS', `path ${twice.name} is listed twice`);
   return paths;
 }
 
@@ -32,7 +33,7 @@ function parsePath(word: string): BenchPath {
   const [mode, ...options] = word.split('+');
   if (mode !== 'xl-save' && mode !== 'paused' && mode !== 'live') {
     throw new UsageError('PATHS', `there is no path "${word}"`, {
-      hint: 'paths are xl-save, paused and live, and with options paused+sync, live+batch=510 and so on; or all',
+      hint: 'paths are xl-save, paused, live or all; options follow a plus sign: paused+sync, live+batch=510',
     });
   }
   const tuning = parseTuning(options.filter((option) => option !== 'sync'));
@@ -44,20 +45,20 @@ function parsePath(word: string): BenchPath {
   return { name, mode, sync, tuning };
 }
 
-/** What a path is compared with: `xl save`, waiting for the disk if the path does, and if that is measured. */
+/** Finds the path to compare with: `xl save`, with `sync` if the path has it and that variant is measured. */
 export function baselineOf(path: BenchPath, paths: readonly BenchPath[]): BenchPath | undefined {
   const xl = paths.filter(({ mode }) => mode === 'xl-save');
   return xl.find(({ sync }) => sync === path.sync) ?? xl[0];
 }
 
-/** Where the files of one run go. */
+/** The files of one run. */
 export interface RunFiles {
   readonly memory: string;
   readonly config: string;
 }
 
 /**
- * The command that takes a path.
+ * Gives the command line of a path.
  * @param own how xlsnap itself is run: program and first arguments
  */
 export function commandOf(

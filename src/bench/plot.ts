@@ -9,7 +9,7 @@ const PLOT_LEFT = LABEL_WIDTH + 8;
 const PLOT_WIDTH = WIDTH - PLOT_LEFT - VALUE_WIDTH - 16;
 const ROW_HEIGHT = 34;
 const AXIS_HEIGHT = 26;
-/** Room for what stands beyond the end of a bar, in parts of the axis. */
+/** Space for labels beyond the end of a bar, as a factor of the axis. */
 const HEADROOM = 1.02;
 
 /** One row of dots, its quartiles as a box and its median as a line. */
@@ -17,19 +17,19 @@ export interface StripRow {
   readonly label: string;
   readonly values: readonly number[];
   readonly summary: Summary;
-  /** What is written beside it. */
+  /** Label at its end. */
   readonly value: string;
-  /** What the others are compared with. */
+  /** Whether the other rows are compared with this one. */
   readonly baseline: boolean;
 }
 
 export interface PlotOptions {
-  /** For those who cannot see it. */
+  /** For screen readers. */
   readonly title: string;
   readonly format: (value: number) => string;
 }
 
-/** Each measurement as a dot, one row for each path, from zero on. */
+/** Plots each measurement as a dot, one row per path; the axis starts at zero. */
 export function stripPlot(rows: readonly StripRow[], { title, format }: PlotOptions): string {
   const most = Math.max(...rows.flatMap(({ values }) => values));
   return plot(rows.length, most, { title, format }, (x) =>
@@ -37,7 +37,7 @@ export function stripPlot(rows: readonly StripRow[], { title, format }: PlotOpti
       const y = at * ROW_HEIGHT + ROW_HEIGHT / 2;
       const box = `<rect class="box" x="${x(summary.lowerQuartile)}" y="${y - 9}" width="${px(x(summary.upperQuartile) - x(summary.lowerQuartile))}" height="18"/>`;
       const middle = `<line class="median" x1="${x(summary.median)}" x2="${x(summary.median)}" y1="${y - 11}" y2="${y + 11}"/>`;
-      // Up and down in turn, so that equal ones are told apart.
+      // Alternating heights, so that equal values can be told apart.
       const dots = values.map(
         (one, i) => `<circle class="dot" cx="${x(one)}" cy="${px(y + ((i % 3) - 1) * 4)}" r="3"/>`,
       );
@@ -58,7 +58,7 @@ export interface BarRow {
   readonly value: string;
 }
 
-/** Bars of parts, end to end, with a legend. */
+/** Plots stacked bars with a legend. */
 export function stackedBars(rows: readonly BarRow[], { title, format }: PlotOptions): string {
   const total = ({ parts }: BarRow): number => parts.reduce((sum, { value }) => sum + value, 0);
   const most = Math.max(...rows.map(total));
@@ -82,7 +82,7 @@ export function stackedBars(rows: readonly BarRow[], { title, format }: PlotOpti
   return `${bars}\n<ul class="legend">${legend.join('')}</ul>`;
 }
 
-/** Class of a part's colour. */
+/** The CSS class of a part's colour. */
 function classOf(name: string): string {
   return `p-${name.toLowerCase().replaceAll(/[^a-z]+/g, '-')}`;
 }

@@ -1,3 +1,4 @@
+/** The bench's report: one HTML file with tables and plots. */
 import { escapeMarkup, tableMarkup } from './markup.ts';
 import { type BarPart, type BarRow, stackedBars, stripPlot } from './plot.ts';
 import { REPORT_STYLE } from './report-style.ts';
@@ -6,7 +7,7 @@ import type { BenchResult, BenchRun, PathResult } from './types.ts';
 
 const MIB = 2 ** 20;
 
-/** Phases of xlsnap before and after the guest is stopped, in the words of the report. */
+/** How the report names xlsnap's phases before and after the stop. */
 const PHASE_WORDS: Readonly<Record<string, string>> = {
   lock: 'checks',
   plan: 'checks',
@@ -14,15 +15,15 @@ const PHASE_WORDS: Readonly<Record<string, string>> = {
   precopy: 'copied while the guest runs',
   suspend: 'waiting for the guest to suspend',
   stopped: 'guest stopped',
-  // What is seen of xl.
+  // xl's phases, as seen from outside.
   before: 'start and end of the process',
   after: 'start and end of the process',
 };
 const STOPPED_PHASES: readonly string[] = ['device-model', 'memory', 'contexts', 'disks', 'resume'];
 
 /**
- * A bench as one file of HTML that needs nothing else: no script, no font, no network.
- * @param command what was run
+ * Renders a bench as one HTML file that needs nothing else: no scripts, fonts or network.
+ * @param command the command line that was run
  */
 export function benchReport(result: BenchResult, command: string): string {
   const { domain, rounds, started, failures } = result;
@@ -42,7 +43,7 @@ export function benchReport(result: BenchResult, command: string): string {
     `<p class="sub">${escapeMarkup(
       `${result.type}, ${mib(result.memoryBytes)}; ${rounds} rounds on ${started.slice(0, 16).replace('T', ' ')} UTC`,
     )}</p>`,
-    ...(failures.length === 0 ? [] : [failed(result)]),
+    ...(failures.length === 0 ? [] : [failureSection(result)]),
     summaryTable(result),
     ...plots(result),
     ...sizes(result),
@@ -56,12 +57,12 @@ export function benchReport(result: BenchResult, command: string): string {
   ].join('\n');
 }
 
-function failed({ failures }: BenchResult): string {
+function failureSection({ failures }: BenchResult): string {
   const items = failures.map(
     ({ path, round, message }) =>
       `<li><strong>${escapeMarkup(path)}</strong>, ${round === 0 ? 'warming up' : `round ${round}`}: ${escapeMarkup(message)}</li>`,
   );
-  return `<section class="failed"><h2>Failed</h2>\n<ul>${items.join('')}</ul>\n<p>The figures below are of the runs that went well.</p></section>`;
+  return `<section class="failed"><h2>Failed</h2>\n<ul>${items.join('')}</ul>\n<p>The figures below are of the successful runs.</p></section>`;
 }
 
 function summaryTable({ paths }: BenchResult): string {
@@ -79,13 +80,13 @@ function summaryTable({ paths }: BenchResult): string {
     ];
   });
   return [
-    '<h2>In short</h2>',
+    '<h2>Summary</h2>',
     tableMarkup(
-      ['path', 'runs', 'whole command, s', 'to xl', 'guest stopped', 'CPU, s', 'CPU to xl', 'peak memory'],
+      ['path', 'runs', 'whole command, s', 'vs xl', 'guest stopped', 'CPU, s', 'CPU vs xl', 'peak memory'],
       rows,
     ),
-    '<p class="small">Medians, in brackets least and most. <em>To xl</em>: each run against the one of <code>xl save -c</code> in the same round. ',
-    'How long the guest was stopped is as xlsnap itself measures it, and for xl as it was seen from outside.</p>',
+    '<p class="small">Medians, with minimum and maximum in brackets. <em>vs xl</em>: each run against <code>xl save -c</code> of the same round. ',
+    'For xlsnap, the time that the guest was stopped is xlsnap’s own measurement; for xl it is sampled from outside.</p>',
   ].join('\n');
 }
 
@@ -121,24 +122,24 @@ function plots({ paths, runs }: BenchResult): readonly string[] {
   return [
     strip(
       'The whole command',
-      'From before the start of the process to its end. A dot is a run; the line is the median, the box holds the middle half.',
+      'From before the start of the process to its end. Each dot is a run, the line is the median, the box holds the middle half.',
       (run) => run.wallSeconds,
       time,
     ),
     bars(
       'Where the time goes',
-      'Means. Of xl, which says nothing itself, only how long the guest was stopped can be seen from outside.',
+      'Means. xl reports nothing itself; only its stop can be seen from outside.',
       commandParts,
     ),
     strip(
-      'The guest is stopped',
-      'From its being suspended to its going on.',
+      'Guest stopped',
+      'From suspend to resume.',
       (run) => run.downtimeSeconds ?? run.stop?.seconds,
       time,
     ),
     bars(
       'While the guest is stopped',
-      'Means. memory: its pages, or those of the last round when live; contexts: the rest of its state.',
+      'Means. memory: the guest’s pages, or those of the last round when live; contexts: the rest of its state.',
       stoppedParts,
     ),
     strip(
@@ -149,7 +150,7 @@ function plots({ paths, runs }: BenchResult): readonly string[] {
     ),
     strip(
       'Peak memory',
-      'Largest resident sets of the command and the processes that it started, added up, looked at every 20 ms.',
+      'Sum of the largest resident sets of the command and the processes that it started, sampled every 20 ms.',
       (run) => run.peakBytes / MIB,
       wholeMib,
     ),
@@ -172,7 +173,7 @@ function sizes({ paths }: BenchResult): readonly string[] {
     figure(
       'The memory file',
       stackedBars(rows, { title: 'The memory file', format: wholeMib }),
-      'Medians of its length, and of what the file system has allocated for it.',
+      'Medians of its length and of the space that the file system has allocated for it.',
     ),
   ];
 }
@@ -199,8 +200,8 @@ function liveRounds({ paths, runs }: BenchResult): readonly string[] {
   if (rows.length === 0) return [];
   return [
     '<h2>Rounds of the live snapshots</h2>',
-    tableMarkup(['path', 'round', 'in runs', 'pages copied', 'took', 'written meanwhile'], rows),
-    '<p class="small">Medians, in brackets least and most. The last round of a run is over the stopped guest.</p>',
+    tableMarkup(['path', 'round', 'in runs', 'pages copied', 'time', 'written in the meantime'], rows),
+    '<p class="small">Medians, with minimum and maximum in brackets. The last round of a run copies from the stopped guest.</p>',
   ];
 }
 
@@ -224,12 +225,12 @@ function method(result: BenchResult, command: string): string {
     '<h2>How it was measured</h2>',
     `<dl>${facts.map(([name, text]) => `<dt>${name}</dt><dd>${name === 'command' ? `<code>${escapeMarkup(text)}</code>` : escapeMarkup(text)}</dd>`).join('')}</dl>`,
     '<ul class="small">',
-    '<li>In each round each path has its turn, in another order each time. A first round warms up and does not count.</li>',
-    `<li>Before each run a file of ${mib(memoryBytes * 1.5)} is written and removed, so that no run pays for fresh pages of the page cache.</li>`,
-    '<li>Each path runs as a command of its own, start of the process included. Only the memory is saved, and no disk. The files of the first round were checked.</li>',
-    '<li>Without <code>+sync</code> nobody waits for the disk: <code>xl save</code> does not, and <code>snapshot-create</code> is run with <code>--no-sync</code>.</li>',
-    `<li>From outside, the domain’s state is looked at again and again${unsure === undefined ? '' : `; a stop seen so may be ${time(unsure.median)} longer or shorter (at most ${time(unsure.max)})`}.</li>`,
-    '<li>The numbers are of this guest, as busy as it was, on this machine. Compare paths with each other, not with other machines.</li>',
+    '<li>Each path runs once per round, in a different order each time. A first round warms up and does not count.</li>',
+    `<li>Before each run a file of ${mib(memoryBytes * 1.5)} is written and removed, so that no run pays for fresh page cache memory.</li>`,
+    '<li>Each path runs as a command of its own, including the start of the process. Only the memory is saved, no disks. The files of the first round were verified.</li>',
+    '<li>Without <code>+sync</code> no command waits for the disk: <code>xl save</code> never does, and <code>snapshot-create</code> runs with <code>--no-sync</code>.</li>',
+    `<li>From outside, the domain’s state is sampled continuously${unsure === undefined ? '' : `; a stop seen so may be ${time(unsure.median)} longer or shorter (at most ${time(unsure.max)})`}.</li>`,
+    '<li>The numbers hold for this guest, under its load, on this machine. Compare paths with each other, not with other machines.</li>',
     '</ul>',
   ].join('\n');
 }
@@ -266,11 +267,11 @@ function everyRun({ runs }: BenchResult): string {
       ],
       rows,
     ),
-    '<p class="small"><em>call</em>: the library call alone, without the start of Node.</p>',
+    '<p class="small"><em>call</em>: the library call alone, without starting Node.</p>',
   ].join('\n');
 }
 
-/** Parts of the whole command, from outside in. */
+/** The parts of the whole command. */
 function commandParts(run: BenchRun): readonly BarPart[] {
   const parts = new Map<string, number>();
   const add = (name: string, value: number): void => {
@@ -290,7 +291,7 @@ function stoppedParts(run: BenchRun): readonly BarPart[] {
     .map(({ name, seconds: value }) => ({ name: PHASE_WORDS[name] ?? name, value }));
 }
 
-/** One bar of the means of many. */
+/** One bar with the means of several runs. */
 function barOf(
   path: PathResult,
   runs: readonly BenchRun[],
@@ -342,10 +343,8 @@ function time(value: number): string {
 }
 
 /** `718 MiB`, `23.5 GiB`. */
-function mib(octets: number): string {
-  return octets < 10_240 * MIB
-    ? `${Math.round(octets / MIB)} MiB`
-    : `${(octets / MIB / 1024).toFixed(1)} GiB`;
+function mib(bytes: number): string {
+  return bytes < 10_240 * MIB ? `${Math.round(bytes / MIB)} MiB` : `${(bytes / MIB / 1024).toFixed(1)} GiB`;
 }
 
 function wholeMib(value: number): string {

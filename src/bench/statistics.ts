@@ -1,4 +1,4 @@
-/** Five numbers of a list of measurements, in its unit. */
+/** The five-number summary of a list of measurements, in their unit. */
 export interface Summary {
   readonly count: number;
   readonly min: number;
@@ -9,7 +9,7 @@ export interface Summary {
 }
 
 /**
- * Median, spread and quartiles; `undefined` of no values.
+ * Summarises measurements; `undefined` if there are none.
  * Quartiles are interpolated linearly between neighbours, as R, NumPy and spreadsheets do by default.
  */
 export function summarise(values: readonly number[]): Summary | undefined {

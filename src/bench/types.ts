@@ -1,4 +1,4 @@
-/** What a bench is asked for and what it answers. Plain data, as `--json` prints it; docs/bench.md describes it. */
+/** Request and result of a bench: plain data, as `--json` prints it. docs/bench.md describes it. */
 import type { GuestType, XenVersion } from '../snapshot/ports.ts';
 import type { CopyRound, PhaseTiming } from '../snapshot/types.ts';
 import type { BenchPath } from './paths.ts';
@@ -8,9 +8,9 @@ export interface BenchRequest {
   /** Name or domid of a running domain. */
   readonly domain: string;
   readonly paths: readonly BenchPath[];
-  /** Rounds that count, beside the first one, which warms up. */
+  /** Number of rounds that count; one more comes first to warm up. */
   readonly rounds: number;
-  /** Where a directory for the files is made; the place of snapshots unless given. */
+  /** Where the directory for the files is created. Default: the directory of snapshots. */
   readonly directory?: string;
   /** How xlsnap itself is run: program and first arguments. */
   readonly own: readonly string[];
@@ -18,37 +18,37 @@ export interface BenchRequest {
   readonly version: string;
 }
 
-/** How long the guest was stopped, as seen from outside by looking at the domain's state again and again. */
+/** How long the guest was stopped, by sampling the domain's state from outside. */
 export interface SeenStop {
   /** Seconds since the command began. */
   readonly startSeconds: number;
   readonly seconds: number;
-  /** It may have been so much longer or shorter: half of the time between the looks before and after. */
+  /** Possible error: half of the time between the samples before and after each change. */
   readonly plusMinusSeconds: number;
 }
 
-/** One command that went well. */
+/** One successful run. */
 export interface BenchRun {
   readonly path: string;
-  /** From 1; 0 is the round that warms up. */
+  /** From 1; round 0 warms up. */
   readonly round: number;
-  /** The whole command, start of the process included. */
+  /** The whole command, including the start of the process. */
   readonly wallSeconds: number;
   /** The library call alone; absent for xl. */
   readonly callSeconds?: number;
   readonly userSeconds: number;
   readonly systemSeconds: number;
-  /** Largest resident set of the command and the processes that it started, octets. */
+  /** Sum of the largest resident sets of the command and the processes that it started. */
   readonly peakBytes: number;
   /** Absent when the stop was too short to be seen. */
   readonly stop?: SeenStop;
-  /** What xlsnap itself tells; absent for xl. */
+  /** As xlsnap itself reports it; absent for xl. */
   readonly downtimeSeconds?: number;
   /** xlsnap's own phases; for xl, `before`, `stopped` and `after` as seen from outside. */
   readonly phases: readonly PhaseTiming[];
   /** Live only. */
   readonly rounds?: readonly CopyRound[];
-  /** Length of the memory file, octets. */
+  /** Length of the memory file in bytes. */
   readonly fileBytes: number;
   readonly allocatedBytes: number;
 }
@@ -59,21 +59,21 @@ export interface BenchFailure {
   readonly message: string;
 }
 
-/** The figures of one path, over the rounds that count. */
+/** The figures of one path over the rounds that count. */
 export interface PathResult extends BenchPath {
-  /** Path that the ratios are against. */
+  /** The path that the ratios compare with. */
   readonly baseline?: string;
   readonly wallSeconds?: Summary;
   readonly callSeconds?: Summary;
-  /** User and system time together. */
+  /** User plus system time. */
   readonly cpuSeconds?: Summary;
   readonly peakBytes?: Summary;
-  /** From outside, the same way for all; runs whose stop was too short to be seen are not in it. */
+  /** As seen from outside, in the same way for all paths; runs whose stop was too short to be seen are missing. */
   readonly stopSeconds?: Summary;
   readonly downtimeSeconds?: Summary;
   readonly fileBytes?: Summary;
   readonly allocatedBytes?: Summary;
-  /** Of the runs of one round, path against baseline. */
+  /** Path against baseline, run by run of the same round. */
   readonly wallRatio?: Summary;
   readonly cpuRatio?: Summary;
 }
@@ -83,9 +83,9 @@ export interface Machine {
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly kernel: string;
-  /** Of the directory with the files. */
+  /** The type of the directory's file system. */
   readonly fileSystem: string;
-  /** Processes that want to run, mean of the minute before the start and before the end. */
+  /** Load average of the minute before the start, and before the end. */
   readonly loadBefore: number;
   readonly loadAfter: number;
 }

@@ -1,12 +1,13 @@
+/** Warms the page cache before a run. */
 import { open, readFile, rm } from 'node:fs/promises';
 
 const CHUNK = 4 * 1024 * 1024;
-/** A save may write more than the guest has. */
+/** A save may write more than the guest's memory. */
 const MARGIN = 1.5;
 
 /**
- * Writes a file of 1.5 times the guest's size and removes it. The pages of the page cache that the next file gets are then
- * in use already: in a virtual machine fresh ones come from the host below, which costs more than the whole save.
+ * Writes a file of 1.5 times the guest's size and removes it, so that the next file's page cache does not need fresh
+ * memory: in a virtual machine that comes from the host below and can cost more than the whole save.
  */
 export async function warmPageCache(path: string, guestBytes: number, signal?: AbortSignal): Promise<void> {
   const bytes = Math.min(guestBytes * MARGIN, (await availableBytes()) / 2);
@@ -19,7 +20,7 @@ export async function warmPageCache(path: string, guestBytes: number, signal?: A
   }
 }
 
-/** Memory that programs and the page cache could have. */
+/** The memory available to programs and the page cache, in bytes. */
 async function availableBytes(): Promise<number> {
   const [, kib] = /^MemAvailable:\s+(\d+) kB$/m.exec(await readFile('/proc/meminfo', 'utf8')) ?? [];
   return Number(kib ?? 0) * 1024;

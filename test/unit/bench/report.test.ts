@@ -65,7 +65,7 @@ test('plots have a dot for each run that counts, inside of them', () => {
   expect(plots.map(([plot]) => /aria-label="([^"]*)"/.exec(plot)?.[1])).toEqual([
     'The whole command',
     'Where the time goes',
-    'The guest is stopped',
+    'Guest stopped',
     'While the guest is stopped',
     'CPU time',
     'Peak memory',
