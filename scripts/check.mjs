@@ -15,6 +15,7 @@ const steps = [
     args: ['-p', '.', '--incremental', '--tsBuildInfoFile', '.cache/types.tsbuildinfo'],
   },
   { name: 'format and lint', command: bin('biome'), args: ['check', '--error-on-warnings', '.'] },
+  { name: 'commit subjects', command: process.execPath, args: ['scripts/subjects.mjs'] },
   { name: 'import table', command: process.execPath, args: ['scripts/layers.mjs', '--check'] },
   // It need not look for errors in types once more.
   {
