@@ -1,12 +1,13 @@
+/** A command with examples, from which help, manual pages and completions are made. */
 import { Command } from 'commander';
 
-/** A command line that one may type, and what it does. */
+/** An example command line, and what it does. */
 export type Example = readonly [command: string, what: string];
 
 /** A terminal's width. */
 const MAX_LINE = 80;
 
-/** A command of commander's with what the help, the manual page and the completions need besides. */
+/** A commander command that also keeps its examples. */
 export class DocumentedCommand extends Command {
   readonly #examples: Example[] = [];
 
@@ -18,7 +19,7 @@ export class DocumentedCommand extends Command {
     return this.#examples;
   }
 
-  /** Puts examples at the end of the help. */
+  /** Adds examples to the end of the help. */
   addExamples(...examples: readonly Example[]): this {
     this.#examples.push(...examples);
     const width = Math.max(...examples.map(([command]) => command.length));

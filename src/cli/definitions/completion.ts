@@ -6,7 +6,7 @@ export const defineCompletion: Define = (program, context, finish) => {
     .command('completion')
     .summary('print completions for a shell')
     .description(
-      'Prints a script with which bash or zsh completes the commands, options, domains and files of xlsnap.',
+      'Prints a script that makes bash or zsh complete the commands, options, domains and files of xlsnap.',
     )
     .addArgument(new Argument('<shell>', 'which shell').choices(['bash', 'zsh']))
     .addExamples(

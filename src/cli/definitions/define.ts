@@ -2,9 +2,9 @@ import type { CliContext } from '../context.ts';
 import type { DocumentedCommand } from '../documented-command.ts';
 
 /**
- * Adds one command to the program. What the command runs is imported when it is called, so that help, manual page and
- * completions are made without it.
- * @param finish takes the exit code
+ * Adds one command to the program. The command's code, in `commands/`, is imported only when the command runs, so that
+ * help, manual pages and completions load without it.
+ * @param finish receives the exit code
  */
 export type Define = (
   program: DocumentedCommand,

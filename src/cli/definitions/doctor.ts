@@ -5,13 +5,13 @@ import type { Define } from './define.ts';
 export const defineDoctor: Define = (program, context, finish) => {
   program
     .command('doctor')
-    .summary('say what works here, and which domains can be snapshotted')
+    .summary('check this host, and which domains can be snapshotted')
     .description(
-      'Looks for everything that xlsnap needs: Node, Xen and its libraries, xenstore, xl, QEMU, qemu-img, permissions. ' +
-        'Then it says of each domain whether and how it can be snapshotted, and if not, why not. It changes nothing and pauses nothing. ' +
-        'The exit code is 0 when all is well, 13 when something of the host is missing, else 5 when a domain cannot be snapshotted.',
+      'Checks everything that xlsnap needs: Node, Xen and its libraries, xenstore, xl, QEMU, qemu-img, permissions. ' +
+        'Then reports for each domain whether and how it can be snapshotted, or why it cannot. Nothing is changed or paused. ' +
+        'The exit code is 0 if all is well, 13 if the host lacks something, and otherwise 5 if a domain cannot be snapshotted.',
     )
-    .argument('[domain]', 'name or domid of the only domain to look at (default: all)', notEmpty)
+    .argument('[domain]', 'name or domid of a single domain to check (default: all domains)', notEmpty)
     .option('--json', 'JSON: the report on stdout')
     .addExamples(
       ['xlsnap doctor', 'the host and all domains'],
