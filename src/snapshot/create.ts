@@ -65,9 +65,10 @@ export async function createSnapshot(
   const phases = new Phases(options);
   try {
     // First of all: another create or revert would change what the plan is made of.
-    await using _lock = await phases.run('lock', async () =>
-      host.toolstack.lock((await findLiveDomain(host, request.domain)).uuid, { what: 'snapshot-create' }),
-    );
+    await using _lock = await phases.run('lock', async () => {
+      const { uuid, name } = await findLiveDomain(host, request.domain);
+      return await host.toolstack.lock([uuid, name], { what: 'snapshot-create' });
+    });
     // Dismissed when all is done or undone, and needed when this process does not come to that.
     const guardian = request.guardian === false ? undefined : findGuardian(host, phases);
     try {

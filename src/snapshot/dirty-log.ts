@@ -51,7 +51,11 @@ export class DirtyLog {
       if (this.#guestOn) await this.#guest.stopDirtyLog();
       this.#guestOn = false;
     } finally {
-      if (this.#deviceModelOn) await this.#deviceModel?.logDirty(false);
+      if (this.#deviceModelOn) {
+        // It may be off already, turned off by another program or by an undo before this one; and off twice kills QEMU.
+        await this.#deviceModel?.logDirty(true);
+        await this.#deviceModel?.logDirty(false);
+      }
       this.#deviceModelOn = false;
     }
   }

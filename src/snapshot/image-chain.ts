@@ -1,7 +1,7 @@
 /** What lies above and below an image. */
 import { realpath } from 'node:fs/promises';
 import { RecoverError } from '../core/errors.ts';
-import type { Host } from './ports.ts';
+import type { Host, ImageUse } from './ports.ts';
 
 /** A chain may be made to loop. */
 const MOST_IMAGES = 256;
@@ -23,11 +23,8 @@ export async function chainBelow(host: Host, path: string): Promise<readonly str
   return below;
 }
 
-/** The domain that has an image open, or one above it, if any; and by which of its disks' images. */
-export async function userOf(
-  host: Host,
-  image: string,
-): Promise<{ readonly domid: number; readonly path: string } | undefined> {
+/** Who has an image open, or one above it, if anyone; and by which image. */
+export async function userOf(host: Host, image: string): Promise<ImageUse | undefined> {
   const wanted = await truePath(image);
   for (const used of await host.toolstack.imagesInUse()) {
     if ((await truePath(used.path)) === wanted) return used;
@@ -43,8 +40,8 @@ export async function userOf(
 export async function refuseUsed(host: Host, image: string): Promise<void> {
   const user = await userOf(host, image);
   if (user === undefined) return;
-  throw new RecoverError('IMAGE_IN_USE', `domain ${user.domid} uses ${user.path}`, {
-    domid: user.domid,
+  throw new RecoverError('IMAGE_IN_USE', `${user.holder} uses ${user.path}`, {
+    ...(user.domid === undefined ? {} : { domid: user.domid }),
     hint: 'shut it down, then run the same command again',
   });
 }

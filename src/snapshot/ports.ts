@@ -36,6 +36,9 @@ export interface DomainState {
   readonly memoryBytes: number;
 }
 
+/** The part of a domain's state that Xen alone knows. */
+export type DomainVitals = Pick<DomainState, 'domid' | 'uuid' | 'paused' | 'dying' | 'shutdown'>;
+
 export interface XenVersion {
   readonly major: number;
   readonly minor: number;
@@ -48,6 +51,11 @@ export interface Hypervisor {
   version(): Promise<XenVersion>;
   /** `undefined` when there is no such domain. */
   domainState(domid: Domid): Promise<DomainState | undefined>;
+  /**
+   * The same from Xen alone, for whatever lets a guest run again: it needs neither xenstore nor any other daemon.
+   * `undefined` when there is no such domain.
+   */
+  vitals(domid: Domid): Promise<DomainVitals | undefined>;
   pause(domid: Domid): Promise<void>;
   unpause(domid: Domid): Promise<void>;
   /**
@@ -161,15 +169,50 @@ export type DiskAction =
   | { readonly kind: 'internal'; readonly vdev: string; readonly tag: string }
   | { readonly kind: 'external'; readonly vdev: string; readonly path: string };
 
+/** An internal snapshot in an image: what tells it from another one of the same name. */
+export interface ImageTag {
+  /** A number, given by QEMU. */
+  readonly id: string;
+  readonly name: string;
+  /** When it was taken, by the host's clock: seconds since 1970, and nanoseconds. */
+  readonly dateSec: number;
+  readonly dateNsec: number;
+  /** How long the machine had run, in nanoseconds; a string, since it may exceed 2^53. */
+  readonly vmClockNsec: string;
+  /** Size of the machine's state in it, in bytes; 0 for one of the disk alone. */
+  readonly vmStateSize: number;
+}
+
 /** What an image file is, by `qemu-img info`. */
 export interface ImageInfo {
   readonly path: string;
   readonly format: string;
+  /** In bytes. */
   readonly virtualSize: number;
-  /** Names of its internal snapshots. */
+  /** Its internal snapshots. */
+  readonly snapshots: readonly ImageTag[];
+  /** Their names. */
   readonly tags: readonly string[];
   /** Absolute path of its backing file. */
   readonly backing: string | undefined;
+  /** The backing file's format, if the image states it. */
+  readonly backingFormat: string | undefined;
+  readonly encrypted: boolean;
+  /** Whether the guest's data is in a file of its own (qcow2's `data_file`). */
+  readonly externalData: boolean;
+}
+
+/** An image that someone has open. */
+export interface ImageUse {
+  /** Absolute path, as its user names it. */
+  readonly path: string;
+  /** The format that its user states, in QEMU's words; `undefined` when that is not known. */
+  readonly format: string | undefined;
+  /** The domain whose disk it is; `undefined` for another user, a loop device for example. */
+  readonly domid: number | undefined;
+  /** For people: `domain web1 (domid 6)`, `/dev/loop0`. */
+  readonly holder: string;
+  readonly writable: boolean;
 }
 
 /** The device model of one domain: its QEMU, by QMP. Absent when the domain has none. */
@@ -179,7 +222,11 @@ export interface DeviceModel extends AsyncDisposable {
   /** Stops devices' work (QMP `stop`); only HVM has a machine to stop. */
   stop(): Promise<void>;
   cont(): Promise<void>;
-  /** Makes QEMU tell Xen's dirty log of the guest pages that it writes itself, or ends that. HVM only. */
+  /**
+   * Makes QEMU report the guest pages that it writes itself to Xen's dirty log, or ends that. HVM only. Turning it on
+   * twice does no harm. Turning it off while it is off aborts QEMU (memory_global_dirty_log_do_stop in its
+   * system/memory.c), and with it the guest: send `true` right before every `false`.
+   */
   logDirty(on: boolean): Promise<void>;
   /** The machine's state without its memory and disks: content of an EMULATOR_CONTEXT record. HVM only. */
   saveState(): Promise<Uint8Array>;
@@ -211,17 +258,25 @@ export type LibxlConfig = Readonly<Record<string, unknown>>;
 
 /** Which programs and services run domains. The shipped one is `xl`. */
 export interface Toolstack {
-  /** Domid of a running domain given by name or number. `undefined` when there is none. */
+  /**
+   * Domid of a domain as a user gives it: by name, or by number, which is a domid whatever the domains are called, as xl
+   * has it. `undefined` when there is none.
+   */
   findDomain(nameOrDomid: string): Promise<Domid | undefined>;
+  /** Domid of the domain that has exactly this name, which may consist of digits. `undefined` when there is none. */
+  findByName(name: string): Promise<Domid | undefined>;
+  /** Domid of the domain with this uuid, lower case, with dashes. `undefined` when there is none. */
+  findByUuid(uuid: string): Promise<Domid | undefined>;
   /**
    * Keeps other creates and reverts away from a domain until the lock is disposed of, or this process ends.
-   * @param uuid lower case, with dashes; the domain need not run
+   * @param keys what the domain is known by: its name, its uuid (lower case, with dashes), a former uuid. Two calls that
+   * have a key in common exclude each other. All of them are taken, or none. The domain need not run.
    * @param options `what` is done under it, told to others; `timeoutMs`: how long another's end is waited for, 0 unless
    * given
    * @throws DomainError DOMAIN_BUSY when another holds it
    */
   lock(
-    uuid: string,
+    keys: readonly string[],
     options: { readonly what: string; readonly timeoutMs?: number },
   ): Promise<AsyncDisposable>;
   /**
@@ -247,8 +302,8 @@ export interface Toolstack {
   emulatorXenstoreData(domid: Domid): Promise<Uint8Array>;
   /** After external snapshots: makes xenstore and the stored configuration name the images now in use. */
   repointDisks(domid: Domid, images: readonly DiskImage[]): Promise<void>;
-  /** The images that the disks of running domains have, as xenstore knows. Not those below them. */
-  imagesInUse(): Promise<readonly { readonly domid: number; readonly path: string }[]>;
+  /** The images that someone has open, as far as can be known. Not those below them. */
+  imagesInUse(): Promise<readonly ImageUse[]>;
   /** Destroys the domain and waits until it is gone and its images are free. */
   destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /**
@@ -273,8 +328,12 @@ export interface Guardian {
 
 /** Disk images as files, nobody using them. */
 export interface Images {
-  /** `undefined` when there is no such file. Works on an image in use. */
-  info(path: string): Promise<ImageInfo | undefined>;
+  /**
+   * `undefined` when there is no such file. Works on an image in use.
+   * @param format the image's format as whoever uses it states it. Without it the format is guessed from the content,
+   * which a guest may have written.
+   */
+  info(path: string, format?: string): Promise<ImageInfo | undefined>;
   /** Applies an internal snapshot: the image's content becomes that of the tag. */
   applyTag(path: string, tag: string): Promise<void>;
   createTag(path: string, tag: string): Promise<void>;

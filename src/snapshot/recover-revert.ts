@@ -52,7 +52,7 @@ export async function recoverRevert(
   const { head, path } = found;
   const done = summed(found);
   const phases = new Phases(options);
-  const domid = await host.toolstack.findDomain(head.uuid);
+  const domid = await host.toolstack.findByUuid(head.uuid);
   const domain = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   const sameBoot = head.boot === bootId();
   const unknown = sameBoot && done.restoring && done.restored === undefined;

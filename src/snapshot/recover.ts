@@ -47,7 +47,7 @@ export async function recoverSnapshot(
   if (seen === undefined) return { journal: path, outcome: 'nothing', undone: [] };
   if (seen.kind === 'headless') return await removeHeadless(path);
   const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
-  await using _lock = await host.toolstack.lock(seen.head.uuid, lock);
+  await using _lock = await host.toolstack.lock([seen.head.uuid, seen.head.domain], lock);
   // Its writer may have ended well while the lock was waited for.
   const found = await readJournal(path);
   switch (found?.kind) {
@@ -151,7 +151,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   const steps = summed(found);
   const phases = new Phases(options);
   const whole = await isWhole(head, steps);
-  const domid = await host.toolstack.findDomain(head.uuid);
+  const domid = await host.toolstack.findByUuid(head.uuid);
   const domain = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   const same = domain !== undefined && domain.domid === head.domid && head.boot === bootId();
   const disksLeft = !whole && (steps.disks || steps.lossy) ? head.disks : [];

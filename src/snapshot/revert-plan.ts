@@ -21,10 +21,17 @@ export interface RevertContext {
   readonly config: LibxlConfig | undefined;
 }
 
-/** Uuid of the domain that the snapshot is of, from the memory file's header alone. */
-export async function snapshotUuid(host: Host, request: RevertRequest): Promise<string> {
+/**
+ * Finds out which domain a snapshot is of, from the memory file's header alone.
+ * @returns its uuid, and all that it is or was known by
+ */
+export async function snapshotIdentity(
+  host: Host,
+  request: RevertRequest,
+): Promise<{ readonly uuid: string; readonly keys: readonly string[] }> {
   const running = await findDomain(host, request.domain);
-  return domainIdentity(await readStoredConfig(memoryPathOf(host, request, running))).uuid;
+  const { uuid, name } = domainIdentity(await readStoredConfig(memoryPathOf(host, request, running)));
+  return { uuid, keys: [uuid, name, ...(running === undefined ? [] : [running.uuid, running.name])] };
 }
 
 /**
@@ -170,7 +177,8 @@ function checkIdentity(
 
 /** A domain that was renamed since runs on the very images that would be put back. */
 async function checkRenamed(host: Host, uuid: string, running: DomainState | undefined): Promise<void> {
-  const same = await findDomain(host, uuid);
+  const domid = await host.toolstack.findByUuid(uuid);
+  const same = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   if (same === undefined || same.domid === running?.domid) return;
   throw new DomainError('RENAMED', `the snapshot's domain runs under another name: ${same.name}`, {
     domid: same.domid,

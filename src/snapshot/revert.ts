@@ -20,7 +20,7 @@ import type { DomainState, Host } from './ports.ts';
 import { recoverRevert } from './recover-revert.ts';
 import { cleanKept, revertDisks } from './revert-disks.ts';
 import { describeKept, type KeptDisk } from './revert-names.ts';
-import { makeRevertContext, type RevertContext, snapshotUuid } from './revert-plan.ts';
+import { makeRevertContext, type RevertContext, snapshotIdentity } from './revert-plan.ts';
 import { describeRisk } from './risks.ts';
 import type { CallOptions, RecoverResult, RevertPlan, RevertRequest, RevertResult } from './types.ts';
 
@@ -64,8 +64,9 @@ export async function revertSnapshot(
   // First of all: another create or revert would change what is checked.
   let uuid = '';
   await using _lock = await acquire(phases, async () => {
-    uuid = await snapshotUuid(host, request);
-    return await host.toolstack.lock(uuid, { what: 'snapshot-revert' });
+    const identity = await snapshotIdentity(host, request);
+    uuid = identity.uuid;
+    return await host.toolstack.lock(identity.keys, { what: 'snapshot-revert' });
   });
   const journalPath = revertJournalPath(snapshotDirOf(host), uuid);
   const reached: Reached = { kept: [] };

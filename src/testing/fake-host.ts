@@ -192,6 +192,13 @@ export class FakeHost implements Host {
           memoryBytes: this.guest.memoryBytes,
         };
       },
+      vitals: async (domid) => {
+        await this.#call('vitals');
+        if (domid !== this.domid) return undefined;
+        const { uuid } = domainIdentity(this.config);
+        const shutdown = this.suspended ? 'suspend' : this.shutdown;
+        return { domid, uuid, paused: this.pauses > 0, dying: this.dying, shutdown };
+      },
       pause: async () => {
         await this.#call('pause');
         this.pauses++;
@@ -296,6 +303,14 @@ export class FakeHost implements Host {
         const known = [own, uuid, String(this.domid)];
         return known.includes(name) ? this.domid : undefined;
       },
+      findByName: async (name) => {
+        await this.#call('findByName');
+        return name === domainIdentity(this.config).name ? this.domid : undefined;
+      },
+      findByUuid: async (uuid) => {
+        await this.#call('findByUuid');
+        return uuid === domainIdentity(this.config).uuid ? this.domid : undefined;
+      },
       lock: async () => {
         await this.#call('lock');
         if (this.locked) throw new DomainError('DOMAIN_BUSY', 'another holds the lock');
@@ -323,7 +338,13 @@ export class FakeHost implements Host {
       },
       imagesInUse: async () => {
         await this.#call('imagesInUse');
-        return [...this.inUse.values(), ...this.othersUse].map((path) => ({ domid: this.domid ?? 99, path }));
+        const own = [...this.inUse.values()].map((path) => ({
+          path,
+          domid: this.domid,
+          holder: 'domain guest1',
+        }));
+        const others = this.othersUse.map((path) => ({ path, domid: 99, holder: 'domain other (domid 99)' }));
+        return [...own, ...others].map((use) => ({ ...use, format: 'qcow2', writable: true }));
       },
       domainConfig: async () => {
         await this.#call('domainConfig');
@@ -457,8 +478,19 @@ export class FakeHost implements Host {
           path,
           format: image.format,
           virtualSize: 1 << 20,
+          snapshots: Object.keys(image.tags).map((name, at) => ({
+            id: String(at + 1),
+            name,
+            dateSec: 0,
+            dateNsec: 0,
+            vmClockNsec: '0',
+            vmStateSize: 0,
+          })),
           tags: Object.keys(image.tags),
           backing: image.backing,
+          backingFormat: image.backing === undefined ? undefined : 'qcow2',
+          encrypted: false,
+          externalData: false,
         };
       },
       applyTag: async (path, tag) => {

@@ -75,7 +75,7 @@ export class XlToolstack extends LibxlToolstack {
   ): Promise<Domid> {
     const { start, stored } = await readHeader(memoryPath);
     const { name, uuid } = domainIdentity(stored);
-    if ((await this.findDomain(name)) !== undefined) {
+    if ((await this.findByName(name)) !== undefined) {
       throw new DomainError('DOMAIN_EXISTS', `a domain ${name} is there already`);
     }
     const header = config === undefined ? undefined : encodeXlHeader(makeXlHeader(printLibxlJson(config)));
@@ -85,7 +85,7 @@ export class XlToolstack extends LibxlToolstack {
       await this.#removeHalfBuilt(name, uuid, error);
       throw error;
     }
-    const domid = await this.findDomain(name);
+    const domid = await this.findByName(name);
     if (domid === undefined) throw new EnvironmentError('XL_RESTORE', `xl restored no domain ${name}`);
     return domid;
   }
@@ -96,7 +96,7 @@ export class XlToolstack extends LibxlToolstack {
    * @throws DomainError when it cannot be removed
    */
   async #removeHalfBuilt(name: string, uuid: string, error: unknown): Promise<void> {
-    const left = await this.findDomain(name);
+    const left = await this.findByName(name);
     const state = left === undefined ? undefined : await this.hypervisor.domainState(left);
     if (state === undefined || state.uuid !== uuid || !state.paused) return;
     try {

@@ -1,6 +1,14 @@
 import type { Domid } from '../core/brand.ts';
 import { DomainError, SuspendError } from '../core/errors.ts';
-import type { DomainState, Guest, GuestType, Hypervisor, Obstacle, XenVersion } from '../snapshot/ports.ts';
+import type {
+  DomainState,
+  DomainVitals,
+  Guest,
+  GuestType,
+  Hypervisor,
+  Obstacle,
+  XenVersion,
+} from '../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../xenctrl/index.ts';
 import { type XenstoreAccess, XenstoreTimeoutError, type XenstoreWatch } from '../xenstore/index.ts';
 import { XenGuest } from './guest.ts';
@@ -65,6 +73,13 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
       shutdown: shutdownName(info.shutdownReason),
       memoryBytes: info.memoryBytes,
     };
+  }
+
+  async vitals(domid: Domid): Promise<DomainVitals | undefined> {
+    const info = await this.#xen.domainInfo(domid);
+    if (info === undefined) return undefined;
+    const { uuid, paused, dying, shutdownReason } = info;
+    return { domid, uuid, paused, dying, shutdown: shutdownName(shutdownReason) };
   }
 
   async pause(domid: Domid): Promise<void> {

@@ -9,6 +9,7 @@ import type {
   DomainDisk,
   Guardian,
   Hypervisor,
+  ImageUse,
   LibxlConfig,
   Toolstack,
 } from '../snapshot/ports.ts';
@@ -20,7 +21,7 @@ import { readStoredDisks, resolveDisks } from './disks.ts';
 import { startGuardian } from './guardian.ts';
 import { editStoredConfig } from './libxl-userdata.ts';
 import { findSaver } from './savers.ts';
-import { findDomain } from './xl.ts';
+import { findByName, findByUuid, findDomain } from './xl.ts';
 
 /** Gone with a reboot, as are the processes that hold locks. */
 export const LOCK_DIR = '/run/lock';
@@ -61,11 +62,37 @@ export abstract class LibxlToolstack implements Toolstack {
     return findDomain(this.xenstore, nameOrDomid);
   }
 
+  findByName(name: string): Promise<Domid | undefined> {
+    return findByName(this.xenstore, name);
+  }
+
+  findByUuid(uuid: string): Promise<Domid | undefined> {
+    return findByUuid(this.xenstore, uuid);
+  }
+
   async lock(
-    uuid: string,
+    keys: readonly string[],
+    options: { readonly what: string; readonly timeoutMs?: number },
+  ): Promise<AsyncDisposable> {
+    const taken: AsyncDisposable[] = [];
+    const release = async (): Promise<void> => {
+      for (const lock of taken.splice(0).reverse()) await lock[Symbol.asyncDispose]();
+    };
+    try {
+      // In one order for all, so that two that wait for each other's keys cannot block each other.
+      for (const key of [...new Set(keys)].sort()) taken.push(await this.#lockKey(key, options));
+    } catch (error) {
+      await release();
+      throw error;
+    }
+    return { [Symbol.asyncDispose]: release };
+  }
+
+  async #lockKey(
+    key: string,
     { what, timeoutMs = 0 }: { readonly what: string; readonly timeoutMs?: number },
   ): Promise<AsyncDisposable> {
-    const path = join(LOCK_DIR, `xlsnap-${uuid}.lock`);
+    const path = join(LOCK_DIR, `xlsnap-${encodeURIComponent(key)}.lock`);
     try {
       const lock = await lockFile(path, timeoutMs);
       await writeFile(path, `${process.pid} ${what}\n`);
@@ -93,13 +120,15 @@ export abstract class LibxlToolstack implements Toolstack {
     return findSaver(domid);
   }
 
-  async imagesInUse(): Promise<readonly { domid: number; path: string }[]> {
-    const found: { domid: number; path: string }[] = [];
+  async imagesInUse(): Promise<readonly ImageUse[]> {
+    const found: ImageUse[] = [];
     for (const name of await listMaybe(this.xenstore, '/local/domain')) {
       const domid = Number(name);
       if (!Number.isSafeInteger(domid)) continue;
-      for (const { image } of await readStoredDisks(domid, this.xenstore)) {
-        if (image !== undefined) found.push({ domid, path: image.path });
+      const own = (await this.xenstore.readMaybe(`/local/domain/${domid}/name`)) ?? '';
+      for (const { image, writable } of await readStoredDisks(domid, this.xenstore)) {
+        if (image === undefined) continue;
+        found.push({ ...image, domid, holder: `domain ${own} (domid ${domid})`, writable });
       }
     }
     return found;

@@ -4,27 +4,12 @@ import { resolve } from 'node:path';
 import { DiskError, errnoCode, OutputError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
-import type { ImageInfo, Images } from '../snapshot/ports.ts';
+import type { ImageInfo, Images, ImageTag } from '../snapshot/ports.ts';
 import { findImageWorker } from './image-workers.ts';
 import { type ProgramResult, runProgram } from './program.ts';
 
 /** Merging a snapshot's tables can take a while on slow disks; nothing else here does. */
 const TIMEOUT_MS = 300_000;
-
-/** An internal snapshot in an image. */
-export interface ImageSnapshot {
-  /** A number, given by QEMU. */
-  readonly id: string;
-  readonly name: string;
-}
-
-/** `qemu-img info`, as far as it is used. */
-export interface QemuImageInfo extends ImageInfo {
-  readonly snapshots: readonly ImageSnapshot[];
-  readonly encrypted: boolean;
-  /** Whether the guest's data is in a file of its own (qcow2's `data_file`). */
-  readonly externalData: boolean;
-}
 
 /** Outcome of `qemu-img check`. */
 export interface ImageCheck {
@@ -47,7 +32,7 @@ export class QemuImages implements Images {
   }
 
   /** What the image says of itself; images in use too. Undefined when there is no such file. */
-  async info(path: string): Promise<QemuImageInfo | undefined> {
+  async info(path: string, format?: string): Promise<ImageInfo | undefined> {
     const image = resolve(path);
     try {
       await stat(image);
@@ -55,7 +40,8 @@ export class QemuImages implements Images {
       if (errnoCode(error) === 'ENOENT') return undefined;
       throw new DiskError('IMAGE_UNREADABLE', `cannot look at ${image}`, { cause: error });
     }
-    const answer = await this.#succeed(['info', '--output=json', '--force-share', image], image);
+    const stated = format === undefined ? [] : ['-f', format];
+    const answer = await this.#succeed(['info', '--output=json', '--force-share', ...stated, image], image);
     const info = toInfo(image, jsonOf(answer.stdout));
     if (info === undefined) {
       throw new DiskError('QEMU_IMG', `qemu-img info ${image} gave no description of an image`);
@@ -151,7 +137,7 @@ export class QemuImages implements Images {
     }
   }
 
-  async #snapshots(path: string): Promise<readonly ImageSnapshot[]> {
+  async #snapshots(path: string): Promise<readonly ImageTag[]> {
     const info = await this.info(path);
     if (info === undefined) throw new DiskError('NO_IMAGE', `there is no image ${path}`);
     return info.snapshots;
@@ -192,13 +178,14 @@ function jsonOf(text: string): unknown {
   }
 }
 
-function toInfo(path: string, answer: unknown): QemuImageInfo | undefined {
+function toInfo(path: string, answer: unknown): ImageInfo | undefined {
   if (!isRecord(answer)) return undefined;
   const { format, encrypted, snapshots } = answer;
   const virtualSize = answer['virtual-size'];
   if (typeof format !== 'string' || typeof virtualSize !== 'number') return undefined;
   const list = Array.isArray(snapshots) ? snapshots.flatMap(toSnapshot) : [];
   const backing = answer['full-backing-filename'] ?? answer['backing-filename'];
+  const backingFormat = answer['backing-filename-format'];
   const specific = answer['format-specific'];
   const data = isRecord(specific) ? specific['data'] : undefined;
   return {
@@ -207,16 +194,32 @@ function toInfo(path: string, answer: unknown): QemuImageInfo | undefined {
     virtualSize,
     tags: list.map(({ name }) => name),
     backing: typeof backing === 'string' ? plainPath(backing) : undefined,
+    backingFormat: typeof backingFormat === 'string' ? backingFormat : undefined,
     snapshots: list,
     encrypted: encrypted === true,
     externalData: isRecord(data) && data['data-file'] !== undefined,
   };
 }
 
-function toSnapshot(value: unknown): ImageSnapshot[] {
+function toSnapshot(value: unknown): ImageTag[] {
   if (!isRecord(value)) return [];
   const { id, name } = value;
-  return typeof id === 'string' && typeof name === 'string' ? [{ id, name }] : [];
+  if (typeof id !== 'string' || typeof name !== 'string') return [];
+  const number = (key: string): number => {
+    const found = value[key];
+    return typeof found === 'number' ? found : 0;
+  };
+  const vmClock = BigInt(number('vm-clock-sec')) * 1_000_000_000n + BigInt(number('vm-clock-nsec'));
+  return [
+    {
+      id,
+      name,
+      dateSec: number('date-sec'),
+      dateNsec: number('date-nsec'),
+      vmClockNsec: String(vmClock),
+      vmStateSize: number('vm-state-size'),
+    },
+  ];
 }
 
 /**

@@ -22,12 +22,27 @@ export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string):
       return undefined;
     }
   }
+  return UUID.test(nameOrDomid) ? findByUuid(xenstore, nameOrDomid) : findByName(xenstore, nameOrDomid);
+}
+
+/** Domid of the domain with exactly this name, which is not taken for a number. */
+export function findByName(xenstore: XenstoreClient, name: string): Promise<Domid | undefined> {
+  return findBy(xenstore, 'name', name);
+}
+
+/** Domid of the domain with this uuid. */
+export function findByUuid(xenstore: XenstoreClient, uuid: string): Promise<Domid | undefined> {
+  return findBy(xenstore, 'vm', `/vm/${uuid}`);
+}
+
+async function findBy(
+  xenstore: XenstoreClient,
+  key: 'name' | 'vm',
+  value: string,
+): Promise<Domid | undefined> {
   for (const domid of await xenstore.list('/local/domain')) {
-    const path = `/local/domain/${domid}`;
-    const found = UUID.test(nameOrDomid)
-      ? (await xenstore.readMaybe(`${path}/vm`)) === `/vm/${nameOrDomid}`
-      : (await xenstore.readMaybe(`${path}/name`)) === nameOrDomid;
-    if (found && /^\d+$/.test(domid)) return toDomid(Number(domid));
+    if (!/^\d+$/.test(domid)) continue;
+    if ((await xenstore.readMaybe(`/local/domain/${domid}/${key}`)) === value) return toDomid(Number(domid));
   }
   return undefined;
 }

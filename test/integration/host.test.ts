@@ -36,6 +36,23 @@ afterEach(async () => {
   await directory[Symbol.asyncDispose]();
 });
 
+describe('lock', () => {
+  const what = { what: 'snapshot-create' };
+  const mine = `a ${process.pid}/../%`;
+
+  it('keeps others away from a domain by each of its names and uuids, and takes all or none', async () => {
+    const held = await toolstack.lock(['uuid-1', mine], what);
+    await expect(toolstack.lock(['uuid-2', mine], what)).rejects.toMatchObject({
+      code: 'DOMAIN_BUSY',
+      data: { pid: process.pid, what: 'snapshot-create' },
+    });
+    // The key that it could have had is free.
+    await using _other = await toolstack.lock(['uuid-2', 'uuid-2'], what);
+    await held[Symbol.asyncDispose]();
+    await using _again = await toolstack.lock([mine], what);
+  });
+});
+
 describe('repointDisks', () => {
   const stored = (): string => at(`userdata-d.7.${FAKE_UUID}.libxl-json`);
   const own = (devid: number): string => `/libxl/7/device/vbd/${devid}`;

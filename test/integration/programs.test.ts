@@ -9,7 +9,7 @@ import { DomainError, EnvironmentError, EXIT, InterruptedError } from '../../src
 import { FakeHost } from '../../src/testing/fake-host.ts';
 import { editStoredConfig } from '../../src/toolstack/libxl-userdata.ts';
 import { runProgram } from '../../src/toolstack/program.ts';
-import { destroyDomain, domainConfig, findDomain } from '../../src/toolstack/xl.ts';
+import { destroyDomain, domainConfig, findByName, findByUuid, findDomain } from '../../src/toolstack/xl.ts';
 import { lockFile } from '../../src/xenctrl/flock.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { FakeXenstored } from '../../src/xenstore/testing.ts';
@@ -205,6 +205,14 @@ describe('with a xenstored', () => {
     ['99999999', undefined],
   ])('finds %s', async (name, domid) => {
     expect(await findDomain(xenstore, name)).toBe(domid);
+  });
+
+  it('finds a stored name or uuid as such, and never takes a name for a domid', async () => {
+    expect(await findByName(xenstore, 'guest1')).toBe(7);
+    expect(await findByName(xenstore, '7')).toBe(9);
+    expect(await findByName(xenstore, '3f8d2c1e-1111-4222-8333-444455556666')).toBeUndefined();
+    expect(await findByUuid(xenstore, '3f8d2c1e-1111-4222-8333-444455556666')).toBe(7);
+    expect(await findByUuid(xenstore, 'guest1')).toBeUndefined();
   });
 
   const destroy = (timeoutMs = limits.timeoutMs, signal?: AbortSignal): Promise<void> =>

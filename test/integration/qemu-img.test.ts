@@ -22,6 +22,14 @@ const holds = (path: string, pattern: number): Promise<boolean> =>
     () => false,
   );
 
+/** A tag that qemu-img has just made: no machine's state, no machine's clock. */
+const aTag = {
+  dateSec: expect.closeTo(Date.now() / 1000, -3),
+  dateNsec: expect.any(Number),
+  vmClockNsec: '0',
+  vmStateSize: 0,
+};
+
 describe('info', () => {
   it('tells format, size, snapshots and base', async () => {
     const base = await makeImage(at('base.raw'), 'raw');
@@ -34,15 +42,17 @@ describe('info', () => {
       virtualSize: 4 << 20,
       tags: ['before the upgrade', "it's, odd: -x"],
       backing: base,
+      backingFormat: 'raw',
       snapshots: [
-        { id: '1', name: 'before the upgrade' },
-        { id: '2', name: "it's, odd: -x" },
+        { ...aTag, id: '1', name: 'before the upgrade' },
+        { ...aTag, id: '2', name: "it's, odd: -x" },
       ],
       encrypted: false,
       externalData: false,
     });
     expect(await images.info(base)).toMatchObject({ format: 'raw', tags: [], backing: undefined });
     expect(await images.info(at('none'))).toBeUndefined();
+    expect(await images.info(image, 'raw')).toMatchObject({ format: 'raw', tags: [], backing: undefined });
   });
 
   it('works on an image in use', async () => {

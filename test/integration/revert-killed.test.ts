@@ -79,10 +79,10 @@ it.each(['snapshot -q -c xlsnap-before', 'snapshot -q -a s1', 'create -q'])(
 
     const found = await readJournal(at('journal'));
     if (found?.kind !== 'revert') throw new Error('there is no journal');
-    const host: Pick<Host, 'images'> & { toolstack: Pick<Host['toolstack'], 'findDomain' | 'imagesInUse'> } =
+    const host: Pick<Host, 'images'> & { toolstack: Pick<Host['toolstack'], 'findByUuid' | 'imagesInUse'> } =
       {
         images,
-        toolstack: { findDomain: async () => undefined, imagesInUse: async () => [] },
+        toolstack: { findByUuid: async () => undefined, imagesInUse: async () => [] },
       };
     expect(await recoverRevert(host as Host, found, {})).toMatchObject({ outcome: 'undone', guest: 'gone' });
     // Nothing is under way any more that could change this.

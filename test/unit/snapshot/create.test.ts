@@ -496,7 +496,7 @@ describe('a live create', () => {
       expect(of('packPages')).toBeLessThan(of('suspend'));
       expect(of('resume')).toBeLessThan(of('stopDirtyLog'));
       expect(host.calls.filter((call) => call.startsWith('logDirty'))).toEqual(
-        type === 'hvm' ? ['logDirty true', 'logDirty false'] : [],
+        type === 'hvm' ? ['logDirty true', 'logDirty true', 'logDirty false'] : [],
       );
       // QEMU's last writes are in the log before it is taken for the last time.
       if (type === 'hvm') {
