@@ -22,6 +22,7 @@ export { type ObservedWork, observe, type ProgressEvent } from './core/progress-
 export { type LogLevel, type Progress, type Reporter, silentReporter } from './core/reporter.ts';
 export type { Checksums } from './snapshot/checksums.ts';
 export type { ChangeCounts, CompareOptions, Comparison, RegionChange } from './snapshot/compare.ts';
+export type { ConfigChange } from './snapshot/config-changes.ts';
 export { createSnapshot, planCreate } from './snapshot/create.ts';
 export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/examine.ts';
 export type { Inspection, InspectOptions, MemoryMap, XlHeaderFacts } from './snapshot/inspect.ts';

@@ -26,7 +26,7 @@ import { DirtyLog } from './dirty-log.ts';
 import { GuestHold } from './hold.ts';
 import { type CreateJournal, journalPathOf, openCreateJournal } from './journal-create.ts';
 import { printLibxlJson } from './libxl-json.ts';
-import { configDigest, type Manifest } from './manifest.ts';
+import type { Manifest } from './manifest.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
 import { makeDirectory, OutputFile, unmakeDirectory, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
@@ -433,7 +433,7 @@ async function writeBeside(
   memory: { readonly bytes: number; readonly pages: number },
   checksums: Checksums | undefined,
 ): Promise<void> {
-  const { plan, config } = context;
+  const { plan } = context;
   const manifest: Manifest = {
     format: 'xlsnap-manifest',
     version: 1,
@@ -447,7 +447,6 @@ async function writeBeside(
     xen,
     memory: { path: plan.memoryPath, ...memory },
     ...(checksums === undefined ? {} : { checksums }),
-    configDigest: configDigest(config),
     disks: plan.disks,
     uncovered: plan.uncovered,
     phases: phases.timings,

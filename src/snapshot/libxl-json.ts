@@ -31,6 +31,14 @@ export function parseLibxlJson(text: string): unknown {
   return whole ? plain : parseJson(safe);
 }
 
+/** The same value as plain data: an integer beyond 53 bits is a string of its digits. */
+export function plainLibxlJson(value: unknown): unknown {
+  if (typeof value === 'string') return value.startsWith(MARK) ? value.slice(MARK.length) : value;
+  if (Array.isArray(value)) return value.map(plainLibxlJson);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, plainLibxlJson(inner)]));
+}
+
 /** Prints it as libxl does: indented by 4, integers whole. */
 export function printLibxlJson(value: unknown): string {
   return `${JSON.stringify(value, null, 4).replace(MARKED, '$1')}\n`;

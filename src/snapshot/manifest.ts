@@ -1,10 +1,9 @@
-import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
 import { type Checksums, sumsLength } from './checksums.ts';
-import type { GuestType, LibxlConfig, XenVersion } from './ports.ts';
+import type { GuestType, XenVersion } from './ports.ts';
 import type { PhaseTiming, SnapshotDisk } from './types.ts';
 
 /**
@@ -26,8 +25,6 @@ export interface Manifest {
   readonly memory: { readonly path: string; readonly bytes: number; readonly pages: number };
   /** Of the memory file; the first version of xlsnap wrote none. */
   readonly checksums?: Checksums;
-  /** Digest of the domain's configuration without what changes from start to start. */
-  readonly configDigest: string;
   readonly disks: readonly SnapshotDisk[];
   readonly uncovered: readonly string[];
   readonly phases: readonly Pick<PhaseTiming, 'name' | 'seconds'>[];
@@ -44,30 +41,6 @@ export const NO_MANIFEST = 'NO_MANIFEST';
 const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 /** Shorter stretches than anybody writes: reading them one by one would take for ever. */
 const SHORTEST_STRETCH = 64 * 1024;
-
-/**
- * SHA-256 of a configuration, independent of the order of its keys, of the domid, and of the images' paths (an
- * external snapshot changes those on its own account).
- */
-export function configDigest(config: LibxlConfig): string {
-  return createHash('sha256')
-    .update(JSON.stringify(canonical(config, [])))
-    .digest('hex');
-}
-
-function canonical(value: unknown, path: readonly string[]): unknown {
-  if (Array.isArray(value)) return value.map((item) => canonical(item, path));
-  if (typeof value !== 'object' || value === null) return value;
-  const entries = Object.entries(value)
-    .filter(([key]) => !isVolatile([...path, key]))
-    .map(([key, item]) => [key, canonical(item, [...path, key])] as const);
-  return entries.sort(([a], [b]) => (a < b ? -1 : 1));
-}
-
-function isVolatile(path: readonly string[]): boolean {
-  const key = path.join('.');
-  return key === 'c_info.domid' || key === 'disks.pdev_path' || key === 'disks.format';
-}
 
 /**
  * Reads a manifest.
@@ -135,7 +108,6 @@ function checked(path: string, top: unknown): Manifest {
     ...(top['checksums'] === undefined
       ? {}
       : { checksums: checkedChecksums(path, bytes, record(path, 'checksums', top['checksums'])) }),
-    configDigest: string(path, 'configDigest', top['configDigest']),
     disks: list(path, 'disks', top['disks']).map((disk, i) => checkedDisk(path, `disks[${i}]`, disk)),
     uncovered: list(path, 'uncovered', top['uncovered']).map((v, i) => string(path, `uncovered[${i}]`, v)),
     phases: list(path, 'phases', top['phases']).map((phase, i) => {

@@ -1,9 +1,10 @@
 import { isAbsolute } from 'node:path';
 import { DomainError, RiskError, UsageError } from '../core/errors.ts';
+import { configChanges, describeChanges } from './config-changes.ts';
 import { chainBelow, truePath } from './image-chain.ts';
 import { findDamage } from './integrity.ts';
 import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
-import { configDigest, type Manifest, readManifest } from './manifest.ts';
+import { type Manifest, readManifest } from './manifest.ts';
 import { type MemoryFacts, readMemoryFacts, readStoredConfig } from './memory-facts.ts';
 import { defaultMemoryPath, manifestPathOf, snapshotDirOf } from './naming.ts';
 import { checkNames, throwFindings } from './plan.ts';
@@ -11,6 +12,9 @@ import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import { revertCommand } from './revert-command.ts';
 import { describeRisk, type Risk } from './risks.ts';
 import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
+
+/** So many changes of the configuration are in the message; all of them are in the data. */
+const MAX_CHANGES = 5;
 
 /** Everything that revert learns before it destroys anything. */
 export interface RevertContext {
@@ -85,7 +89,7 @@ export async function makeRevertContext(
       vdev: disk.vdev,
     });
   }
-  await checkRunning(host, current, manifest, facts, risks);
+  await checkRunning(host, current, facts, risks);
   throwFindings(findings, running?.domid);
   refuseRisks(risks, request, running?.domid);
   const overlays = disks.flatMap((disk) =>
@@ -371,14 +375,18 @@ async function resolveDisk(
 async function checkRunning(
   host: Host,
   current: LibxlConfig | undefined,
-  manifest: Manifest | undefined,
   facts: MemoryFacts,
   risks: Risk[],
 ): Promise<void> {
-  if (current !== undefined && manifest !== undefined && configDigest(current) !== manifest.configDigest) {
+  const changes = current === undefined ? [] : configChanges(facts.config, current);
+  if (changes.length > 0) {
     risks.push({
       risk: 'config-changed',
-      message: "the domain's configuration has changed since the snapshot; it would be as it was then",
+      message: [
+        "the domain's configuration has changed since the snapshot; it would be as it was then:",
+        ...describeChanges(changes, MAX_CHANGES).map((line) => `    ${line}`),
+      ].join('\n'),
+      changes,
     });
   }
   const { major, minor } = await host.hypervisor.version();

@@ -1,4 +1,5 @@
 import { UsageError } from '../core/errors.ts';
+import type { ConfigChange } from './config-changes.ts';
 
 /**
  * Everything that makes a revert risky: its name, which `--accept` takes, and what it means. What can only do damage is
@@ -26,6 +27,8 @@ export interface Risk {
   readonly message: string;
   /** The disk that it is about, if it is about one. */
   readonly vdev?: string;
+  /** Of `config-changed`: all that differs. */
+  readonly changes?: readonly ConfigChange[];
 }
 
 /** All names, in the order of the documentation. */

@@ -14,7 +14,6 @@ export const MANIFEST: Manifest = {
   xen: { major: 4, minor: 20, extra: '.1' },
   memory: { path: '/s/s1.save', bytes: 4096, pages: 1 },
   checksums: { algorithm: 'crc32', head: 1024, stretch: 65_536, sums: '0123abcd00000000' },
-  configDigest: 'ab',
   disks: [
     { kind: 'internal', vdev: 'xvda', image: '/i/a', tag: 's1' },
     { kind: 'external', vdev: 'xvdb', base: '/i/b', baseFormat: 'raw', overlay: '/i/b1' },

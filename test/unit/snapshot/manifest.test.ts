@@ -1,8 +1,7 @@
 import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { configDigest, type Manifest, ManifestError, readManifest } from '../../../src/snapshot/manifest.ts';
-import type { LibxlConfig } from '../../../src/snapshot/ports.ts';
+import { type Manifest, ManifestError, readManifest } from '../../../src/snapshot/manifest.ts';
 import { MANIFEST } from '../../support/samples.ts';
 import { tempDir } from '../../support/temp.ts';
 
@@ -96,52 +95,5 @@ describe('readManifest', () => {
     writeFileSync(path, '{}');
     truncateSync(path, 2 ** 40);
     await expect(readManifest(path)).rejects.toThrow('is larger than 4194304 octets');
-  });
-});
-
-describe('configDigest', () => {
-  const config: LibxlConfig = {
-    c_info: { name: 'guest1', uuid: 'u', domid: 3 },
-    b_info: { max_memkb: 131072, kernel: '/k' },
-    disks: [
-      { vdev: 'xvda', pdev_path: '/i/a', format: 'qcow2', readwrite: 1 },
-      { vdev: 'xvdb', pdev_path: '/i/b', format: 'raw', readwrite: 1 },
-    ],
-    nics: [{ mac: '00:16:3e:00:00:01' }],
-  };
-  const digest = configDigest(config);
-
-  it('is a SHA-256 in hexadecimal', () => {
-    expect(digest).toMatch(/^[0-9a-f]{64}$/);
-  });
-
-  it.each<[string, LibxlConfig]>([
-    ['the order of keys', Object.fromEntries(Object.entries(config).reverse())],
-    ['the domid', { ...config, c_info: { uuid: 'u', name: 'guest1', domid: 4 } }],
-    ['no domid', { ...config, c_info: { uuid: 'u', name: 'guest1' } }],
-    [
-      'images and their formats',
-      {
-        ...config,
-        disks: [
-          { vdev: 'xvda', pdev_path: '/i/a1', format: 'qcow2', readwrite: 1 },
-          { vdev: 'xvdb', pdev_path: '/i/b1', format: 'qcow2', readwrite: 1 },
-        ],
-      },
-    ],
-  ])('does not count %s', (_what, same) => {
-    expect(configDigest(same)).toBe(digest);
-  });
-
-  it.each<[string, LibxlConfig]>([
-    ['the size of memory', { ...config, b_info: { max_memkb: 131073, kernel: '/k' } }],
-    ['the uuid', { ...config, c_info: { name: 'guest1', uuid: 'v' } }],
-    ['a disk less', { ...config, disks: [] }],
-    ['the order of disks', { ...config, disks: [...(config['disks'] as unknown[])].reverse() }],
-    ['a network card', { ...config, nics: [{ mac: '00:16:3e:00:00:02' }] }],
-    ['a further key', { ...config, vfbs: [] }],
-    ['a domid elsewhere', { ...config, domid: 3 }],
-  ])('counts %s', (_what, other) => {
-    expect(configDigest(other)).not.toBe(digest);
   });
 });

@@ -476,7 +476,6 @@ describe('a risky revert', () => {
     const host = makeHost();
     const request = await take(host, ['internal']);
     rmSync(at('s1.save.json'));
-    host.config = { ...host.config, b_info: { max_memkb: 1 } };
     const given = { ...request, config: { ...request.config, source: "it's s1.cfg" }, running: true };
     const error = await refused(host, { ...given, timeoutMs: 9000, accept: ['no-manifest', 'xen-changed'] });
     expect(error.message).not.toContain('no-manifest');
