@@ -231,6 +231,14 @@ function parseDisk(spec: string): DiskRequest | TextProblem {
   const [path, format, target] = fields;
   const bad = (code: string, message: string, hint: string): TextProblem => ({ code, message, hint });
   const shown = JSON.stringify(spec.slice(0, 100));
+  const keywords = fromKeywords(fields);
+  if (keywords !== undefined) {
+    return bad(
+      'BAD_DISK',
+      `${shown} has xl's keywords, which disks of a snapshot do not take`,
+      `write ${keywords}`,
+    );
+  }
   if (fields.length !== 3 || path === undefined || format === undefined || target === undefined) {
     const count = fields.length > 4 ? 'more than 4' : String(fields.length);
     return bad(
@@ -263,6 +271,20 @@ function parseDisk(spec: string): DiskRequest | TextProblem {
     );
   }
   return checkPath(path) ?? { kind: 'external', path, format, target };
+}
+
+/** What to write in the place of fields such as `format=qcow2`, as a disk= line of xl has them. */
+function fromKeywords(fields: readonly string[]): string | undefined {
+  const pairs = fields.map((field) =>
+    /^(format|vdev|access|target|devtype|backendtype)[ \t]*=[ \t]*(.*)$/s.exec(field),
+  );
+  if (!pairs.some((pair) => pair !== null)) return undefined;
+  const wordOf = (key: string): string | undefined => {
+    const text = pairs.find((pair) => pair?.[1] === key)?.[2];
+    return text === undefined || text === '' ? undefined : text.slice(0, 60);
+  };
+  const vdev = wordOf('vdev') ?? 'TARGET';
+  return `'${wordOf('target') ?? 'PATH'},qcow2,${vdev}' for an external snapshot, ',,${vdev}' for an internal one`;
 }
 
 /** The key that was probably meant. */

@@ -10,13 +10,17 @@ export function snapshotDirOf({ snapshotDir }: Pick<Host, 'snapshotDir'>): strin
 }
 
 /**
- * A name from the time of creation, local time, as `20261123-211530`. Never digits alone: qemu-img would take such
- * a tag for the number of a snapshot.
+ * A name from the time of creation, local time, as `20261123-211530`. At the end of summer time an hour comes twice: the
+ * second one's names end with `-2`. Never digits alone: qemu-img would take such a tag for the number of a snapshot.
  */
 export function nameFromTime(time: Date): string {
   const two = (value: number): string => String(value).padStart(2, '0');
-  const day = `${time.getFullYear()}${two(time.getMonth() + 1)}${two(time.getDate())}`;
-  return `${day}-${two(time.getHours())}${two(time.getMinutes())}${two(time.getSeconds())}`;
+  const [year, month, date] = [time.getFullYear(), time.getMonth(), time.getDate()] as const;
+  const [hours, minutes, seconds] = [time.getHours(), time.getMinutes(), time.getSeconds()] as const;
+  // ECMAScript takes a local time that comes twice for the first one.
+  const first = new Date(year, month, date, hours, minutes, seconds, time.getMilliseconds());
+  const again = first.getTime() === time.getTime() ? '' : '-2';
+  return `${year}${two(month + 1)}${two(date)}-${two(hours)}${two(minutes)}${two(seconds)}${again}`;
 }
 
 /** Default path of the memory file. */

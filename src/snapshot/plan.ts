@@ -5,6 +5,7 @@ import { revertJournalPath } from './journal-revert.ts';
 import { configPathOf, defaultMemoryPath, manifestPathOf, nameFromTime, snapshotDirOf } from './naming.ts';
 import { exists } from './output-file.ts';
 import type { DomainDisk, DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import { revertCommand } from './revert-command.ts';
 import { isStream } from './stream-output.ts';
 import type {
   CreateRequest,
@@ -195,7 +196,7 @@ function revertConfig(plan: SnapshotPlan): string {
           : { kind: 'external', target: disk.vdev, path: disk.overlay, format: 'qcow2' },
       ),
     },
-    `Snapshot of domain ${plan.domain}, for: xlsnap snapshot-revert ${plan.domain} ${plan.configPath}`,
+    `Snapshot of domain ${plan.domain}, for: ${revertCommand({ domain: plan.domain, config: { source: plan.configPath ?? '' } })}`,
   );
 }
 

@@ -131,7 +131,7 @@ async function checkLibraries(): Promise<Finding> {
   if (installed.length === 0) {
     return failed(
       'libxenctrl is not installed',
-      `on Debian: apt-get install xen-utils-${ABIS[0]?.release ?? ''} (tested are Xen ${tested})`,
+      `install the libraries of Xen (tested are ${tested}): on Debian they come with xen-utils-${ABIS[0]?.release ?? ''}`,
     );
   }
   const problems = missing.map(({ library, error }) => `${library}: ${describeError(error)}`);
@@ -186,7 +186,7 @@ async function checkQemu(): Promise<Finding> {
   return {
     status: 'warning',
     message: 'no QEMU for Xen was found: only domains without qcow2 disks, and not HVM, can be run',
-    hint: 'on Debian: apt-get install qemu-system-xen',
+    hint: 'install QEMU for Xen: on Debian it is in the package qemu-system-xen',
   };
 }
 

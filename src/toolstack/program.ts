@@ -89,7 +89,7 @@ function missing(program: string, cause: unknown): EnvironmentError {
   const from = PACKAGES[program];
   return new EnvironmentError('NO_PROGRAM', `there is no program ${program}`, {
     cause,
-    ...(from === undefined ? {} : { hint: `apt-get install ${from}` }),
+    ...(from === undefined ? {} : { hint: `install it: on Debian it is in the package ${from}` }),
   });
 }
 

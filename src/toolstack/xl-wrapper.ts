@@ -54,7 +54,7 @@ export async function installXlWrapper(prefix: string, xlsnap: string): Promise<
   const xl = found.find((one) => !one.wrapper && one.path !== path)?.path;
   if (xl === undefined) {
     throw new EnvironmentError('NO_PROGRAM', 'there is no xl in PATH that could be wrapped', {
-      hint: 'apt-get install xen-utils',
+      hint: "install Xen's tools: on Debian they are in the package xen-utils",
     });
   }
   await access(xlsnap, constants.X_OK).catch((cause: unknown) => {

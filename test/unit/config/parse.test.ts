@@ -114,6 +114,8 @@ describe('what is wrong, and where', () => {
     ["disks=['/a,qcow2']", '1:8 BAD_DISK', /has 2 fields, not 3/],
     ["disks=['/a,b,qcow2,xvda']", '1:8 BAD_DISK', /has 4 fields, not 3/],
     ['disks=[3]', '1:8 BAD_DISK', /has 1 field/],
+    ["disks=['format=qcow2,vdev=xvda,target=/o.qcow2']", '1:8 BAD_DISK', /has xl's keywords/],
+    ["disks=['vdev = xvda']", '1:8 BAD_DISK', /has xl's keywords/],
     ["disks=['/a,qcow2,']", '1:8 BAD_DISK', /no target device/],
     ["disks=[',,/dev/xvda']", '1:8 BAD_DISK', /no target device/],
     ["disks=[',qcow2,xvda']", '1:8 BAD_DISK', /a format and no path/],
@@ -134,6 +136,13 @@ describe('what is wrong, and where', () => {
     expect(`${error.message} ${error.hint}`).toMatch(message);
     expect(error.code).toBe(place.split(' ')[1]);
     expect(error.exitCode).toBe(EXIT.config);
+  });
+
+  test('a disk in xl’s keywords: the hint is what to write', () => {
+    expect(errorOf("disks=['format=qcow2, vdev=xvda, target=/o.qcow2']").hint).toBe(
+      "write '/o.qcow2,qcow2,xvda' for an external snapshot, ',,xvda' for an internal one",
+    );
+    expect(errorOf("disks=['vdev=xvda']").hint).toContain("write 'PATH,qcow2,xvda'");
   });
 
   test('everything at once, in the order of the file', () => {
