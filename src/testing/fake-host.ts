@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
@@ -13,38 +13,24 @@ import type {
   GuestType,
   Host,
   Hypervisor,
-  ImageInfo,
   Images,
   LibxlConfig,
   Obstacle,
   Toolstack,
 } from '../snapshot/ports.ts';
+import { FakeDomain } from './fake-domain.ts';
 import { FakeGuest } from './fake-guest.ts';
+import {
+  chainOf,
+  describeImage,
+  mergeImage,
+  readImage,
+  tagImage,
+  untagImage,
+  writeImage,
+} from './fake-image.ts';
 
-/** A disk image of the fake: a small real file, so that paths, renames and removals are real. */
-export interface FakeImage {
-  format: string;
-  /** What the guest has written. */
-  content: string;
-  tags: Record<string, string>;
-  backing?: string;
-}
-
-/** Makes an image, or writes to it. */
-export function writeImage(path: string, image: FakeImage): void {
-  writeFileSync(path, JSON.stringify(image));
-}
-
-/** What an image is, and what is in it. */
-export function readImage(path: string): FakeImage {
-  return JSON.parse(readFileSync(path, 'utf8')) as FakeImage;
-}
-
-/** What the guest reads from a disk: an overlay that has nothing of its own shows its backing file. */
-export function contentOf(path: string): string {
-  const image = readImage(path);
-  return image.content !== '' || image.backing === undefined ? image.content : contentOf(image.backing);
-}
+export { contentOf, type FakeImage, readImage, writeImage } from './fake-image.ts';
 
 export interface FakeOptions {
   /** Where its images are made, and memory files whose cfgfile names no place: an empty directory of the test's. */
@@ -61,12 +47,22 @@ export const FAKE_UUID = '3f8d2c1e-1111-4222-8333-444455556666';
 /** Methods that answer at once, and of which nothing is told. */
 const HERE: readonly string[] = ['guard', 'imageOf'];
 
+/** The key that excludes every other. */
+const EVERY_KEY = '*';
+
 /**
- * One host with one domain, `guest1`, all of it simulated. Every port call is in `calls`; `fault` may throw or wait in
- * any of them, before the call takes effect.
+ * A host, all of it simulated, with a domain `guest1` and others that a test adds. Every port call is in `calls`; `fault`
+ * may throw or wait in any of them, before the call takes effect.
+ *
+ * It refuses nothing that real Xen and QEMU would not refuse. What would harm a guest or an image is noted in `harm`,
+ * which must be empty in the end.
  */
 export class FakeHost implements Host {
+  /** Called whenever something is noted in a host's `harm`, so that a test run can look at every host. */
+  static onHarm: ((host: FakeHost) => void) | undefined;
   readonly calls: string[] = [];
+  /** What was done that corrupts an image, kills a QEMU, or harms a guest otherwise. */
+  readonly harm: string[] = [];
   /** Called before each port call takes effect, with its name. */
   fault: (call: string) => void | Promise<void> = () => {};
   /** Called after each port call has taken effect, with the method's name. */
@@ -76,22 +72,14 @@ export class FakeHost implements Host {
   readonly directory: string;
   readonly snapshotDir: string;
   readonly guest: FakeGuest;
-  config: LibxlConfig;
-  domid: Domid | undefined = toDomid(7);
-  type: GuestType;
-  pauses: number;
-  suspended = false;
-  /** What has become of a request to suspend that nobody waits for. */
-  request: 'none' | 'made' | 'acknowledged' = 'none';
-  machineStopped = false;
-  /** Whether QEMU tells Xen's dirty log what it writes. */
-  machineLogs = false;
-  dying = false;
-  shutdown: DomainState['shutdown'];
-  /** Where the running domain's disks write: vdev to image. */
-  readonly inUse = new Map<string, string>();
-  /** Images that other domains use. */
+  /** The domain that most tests are about, which shares its state with the host's own fields. */
+  readonly own: FakeDomain;
+  /** All domains, those that are gone too. */
+  readonly domains: FakeDomain[] = [];
+  /** Images that others have open: another domain that is not simulated. */
   readonly othersUse: string[] = [];
+  /** Loop devices: device to image. */
+  readonly loops = new Map<string, string>();
   /** Pids of what works on an image, by its path. */
   readonly workers = new Map<string, number>();
   readonly obstacles = new Map<string, readonly Obstacle[]>();
@@ -100,47 +88,217 @@ export class FakeHost implements Host {
   disposed = 0;
   /** Why no memory can be copied while the guest runs. */
   liveObstacle: Obstacle | undefined;
-  /** Whether a create or revert is under way. */
-  locked = false;
   /** Who watches over this process, each with the journal that it was told. */
   readonly guarded = new Set<{ readonly journal?: string }>();
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
+  readonly #locks = new Set<string>();
+  #nextDomid = 8;
+  #lives = 0;
 
   constructor(options: FakeOptions) {
     this.directory = options.directory;
     this.snapshotDir = options.directory;
     this.guest = options.guest ?? new FakeGuest();
-    this.type = options.type ?? 'pvh';
+    this.own = this.#make('guest1', FAKE_UUID, options, toDomid(7));
     if (this.type === 'pv') this.guest.streamType = 'pv';
-    this.pauses = options.paused === true ? 1 : 0;
-    const disks = (options.disks ?? [{ vdev: 'xvda' }]).map((disk) => {
-      const path = join(options.directory, `${disk.vdev}.img`);
-      const format = disk.format ?? 'qcow2';
-      writeImage(path, { format, content: 'at start', tags: {} });
-      this.inUse.set(disk.vdev, path);
-      this.obstacles.set(disk.vdev, disk.internal ?? []);
-      return { vdev: disk.vdev, pdev_path: path, format, readwrite: 1 };
-    });
-    this.config = {
-      c_info: { type: this.type, name: 'guest1', uuid: FAKE_UUID },
-      b_info: { max_memkb: 131072 },
-      disks,
-    };
     this.hypervisor = this.#told(this.#makeHypervisor());
     this.toolstack = this.#told(this.#makeToolstack());
     this.images = this.#told(this.#makeImages());
   }
 
+  /** Another domain; its disks are made unless it shares them. */
+  addDomain(options: {
+    readonly name: string;
+    readonly uuid?: string;
+    readonly type?: GuestType;
+    readonly disks?: FakeOptions['disks'];
+    /** Images of its disks, vdev to path, in place of images of its own. */
+    readonly images?: Readonly<Record<string, string>>;
+  }): FakeDomain {
+    const uuid = options.uuid ?? this.#newUuid();
+    const disks = options.disks ?? Object.keys(options.images ?? {}).map((vdev) => ({ vdev }));
+    const domain = this.#make(options.name, uuid, { ...options, disks }, this.#newDomid(), options.images);
+    return domain;
+  }
+
+  #make(
+    name: string,
+    uuid: string,
+    options: Pick<FakeOptions, 'type' | 'paused' | 'disks'>,
+    domid: Domid,
+    images: Readonly<Record<string, string>> = {},
+  ): FakeDomain {
+    const type = options.type ?? 'pvh';
+    const disks = (options.disks ?? [{ vdev: 'xvda' }]).map((disk) => {
+      const path =
+        images[disk.vdev] ?? join(this.directory, `${name === 'guest1' ? '' : `${name}-`}${disk.vdev}.img`);
+      const format = disk.format ?? 'qcow2';
+      if (images[disk.vdev] === undefined) writeImage(path, { format, content: 'at start', tags: {} });
+      this.obstacles.set(disk.vdev, disk.internal ?? []);
+      return { vdev: disk.vdev, pdev_path: path, format, readwrite: 1 };
+    });
+    const config = {
+      c_info: { type, name, uuid },
+      b_info: { max_memkb: 131072 },
+      disks,
+    };
+    const domain = new FakeDomain(domid, config, type);
+    domain.pauses = options.paused === true ? 1 : 0;
+    for (const disk of disks) domain.inUse.set(disk.vdev, disk.pdev_path);
+    this.domains.push(domain);
+    return domain;
+  }
+
+  /** The guest reboots by itself: xl's monitor builds it again, as another domid. Its configuration stays. */
+  reboot(domain: FakeDomain = this.own): void {
+    domain.end();
+    this.#build(domain);
+  }
+
+  /** `xl create` of a configuration without `uuid=` and `mac=`: as another domid, with another uuid and another MAC. */
+  recreate(domain: FakeDomain = this.own): void {
+    domain.end();
+    const info = domain.config['c_info'] as Record<string, unknown>;
+    domain.config = { ...domain.config, c_info: { ...info, uuid: this.#newUuid() } };
+    this.#build(domain);
+  }
+
+  #build(domain: FakeDomain): void {
+    for (const { vdev, path } of configDisks(domain.config)) if (path) domain.inUse.set(vdev, path);
+    domain.domid = this.#newDomid();
+  }
+
+  #newDomid(): Domid {
+    return toDomid(this.#nextDomid++);
+  }
+
+  #newUuid(): string {
+    return `00000000-aaaa-4bbb-8ccc-${String(++this.#lives).padStart(12, '0')}`;
+  }
+
+  get config(): LibxlConfig {
+    return this.own.config;
+  }
+
+  set config(config: LibxlConfig) {
+    this.own.config = config;
+  }
+
+  get type(): GuestType {
+    return this.own.type;
+  }
+
+  get domid(): Domid | undefined {
+    return this.own.domid;
+  }
+
+  set domid(domid: Domid | undefined) {
+    this.own.domid = domid;
+  }
+
+  get pauses(): number {
+    return this.own.pauses;
+  }
+
+  set pauses(pauses: number) {
+    this.own.pauses = pauses;
+  }
+
+  get suspended(): boolean {
+    return this.own.suspended;
+  }
+
+  set suspended(suspended: boolean) {
+    this.own.suspended = suspended;
+  }
+
+  set request(request: FakeDomain['request']) {
+    this.own.request = request;
+  }
+
+  get machineStopped(): boolean {
+    return this.own.machineStopped;
+  }
+
+  set machineStopped(stopped: boolean) {
+    this.own.machineStopped = stopped;
+  }
+
+  get machineLogs(): boolean {
+    return this.own.machineLogs;
+  }
+
+  set machineLogs(logs: boolean) {
+    this.own.machineLogs = logs;
+  }
+
+  set dying(dying: boolean) {
+    this.own.dying = dying;
+  }
+
+  set shutdown(shutdown: DomainState['shutdown']) {
+    this.own.shutdown = shutdown;
+  }
+
+  /** Where the domain's disks write: vdev to image. */
+  get inUse(): Map<string, string> {
+    return this.own.inUse;
+  }
+
   /** Whether the guest executes instructions. */
   get runs(): boolean {
-    return this.domid !== undefined && this.pauses === 0 && !this.suspended && !this.machineStopped;
+    return this.own.runs;
   }
 
   /** The running guest writes to all its disks. */
   write(content: string): void {
-    for (const path of this.inUse.values()) writeImage(path, { ...readImage(path), content });
+    this.own.write(content);
+  }
+
+  /** Whether a create or revert is under way; setting it has another process hold every lock, or none. */
+  get locked(): boolean {
+    return this.#locks.size > 0;
+  }
+
+  set locked(locked: boolean) {
+    this.#locks.clear();
+    if (locked) this.#locks.add(EVERY_KEY);
+  }
+
+  /** The living domain with that domid. */
+  #domain(domid: number): FakeDomain | undefined {
+    return this.domains.find((one) => one.domid === domid);
+  }
+
+  #must(domid: number): FakeDomain {
+    const domain = this.#domain(domid);
+    if (domain === undefined) throw new DomainError('TEST', `there is no domain ${domid}`);
+    return domain;
+  }
+
+  /** Who has an image open, or one above it. */
+  #usersOf(path: string): readonly string[] {
+    const has = (top: string): boolean => chainOf(top).includes(path);
+    return [
+      ...this.domains
+        .filter(({ domid, inUse }) => domid !== undefined && [...inUse.values()].some(has))
+        .map(({ name, domid }) => `domain ${name} (domid ${domid})`),
+      ...this.othersUse.filter(has).map(() => 'domain other (domid 99)'),
+      ...[...this.loops].filter(([, image]) => has(image)).map(([device]) => device),
+    ];
+  }
+
+  /** qemu-img changes an image: nothing refuses that under Xen, whoever has it open. */
+  #touch(what: string, path: string): void {
+    const users = this.#usersOf(path);
+    if (users.length > 0) this.#harmed(`${what} of ${path}, which ${users.join(' and ')} has open`);
+  }
+
+  #harmed(what: string): void {
+    this.harm.push(what);
+    FakeHost.onHarm?.(this);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -181,46 +339,55 @@ export class FakeHost implements Host {
       },
       domainState: async (domid) => {
         await this.#call('domainState');
-        if (domid !== this.domid) return undefined;
+        const domain = this.#domain(domid);
+        if (domain === undefined) return undefined;
         return {
           domid,
-          ...domainIdentity(this.config),
-          type: this.type,
-          paused: this.pauses > 0,
-          dying: this.dying,
-          shutdown: this.suspended ? 'suspend' : this.shutdown,
+          name: domain.name,
+          uuid: domain.uuid,
+          type: domain.type,
+          paused: domain.pauses > 0,
+          dying: domain.dying,
+          shutdown: domain.reason,
           memoryBytes: this.guest.memoryBytes,
         };
       },
       vitals: async (domid) => {
         await this.#call('vitals');
-        if (domid !== this.domid) return undefined;
-        const { uuid } = domainIdentity(this.config);
-        const shutdown = this.suspended ? 'suspend' : this.shutdown;
-        return { domid, uuid, paused: this.pauses > 0, dying: this.dying, shutdown };
+        const domain = this.#domain(domid);
+        if (domain === undefined) return undefined;
+        const { uuid, pauses, dying, reason } = domain;
+        return { domid, uuid, paused: pauses > 0, dying, shutdown: reason };
       },
-      pause: async () => {
+      pause: async (domid) => {
         await this.#call('pause');
-        this.pauses++;
+        this.#must(domid).pauses++;
       },
-      unpause: async () => {
+      unpause: async (domid) => {
         await this.#call('unpause');
-        this.pauses--;
+        const domain = this.#must(domid);
+        if (domain.pauses === 0) this.#harmed(`${domain.name} was unpaused more often than it was paused`);
+        domain.pauses = Math.max(0, domain.pauses - 1);
       },
-      suspend: async (_domid, { signal }) => {
+      suspend: async (domid, { signal }) => {
         await this.#call('suspend');
         throwIfAborted(signal);
-        if (this.pauses > 0) throw new Error('a paused domain cannot suspend');
-        this.suspended = true;
+        const domain = this.#must(domid);
+        if (domain.pauses > 0) throw new Error('a paused domain cannot suspend');
+        domain.suspended = true;
       },
-      withdrawSuspend: async () => {
+      withdrawSuspend: async (domid) => {
         await this.#call('withdrawSuspend');
-        if (this.request === 'acknowledged') this.suspended = true;
-        this.request = 'none';
+        const domain = this.#domain(domid);
+        if (domain === undefined) return;
+        if (domain.request === 'acknowledged') domain.suspended = true;
+        domain.request = 'none';
       },
-      resume: async () => {
+      resume: async (domid) => {
         await this.#call('resume');
-        this.suspended = false;
+        const domain = this.#must(domid);
+        if (!domain.suspended) this.#harmed(`${domain.name} was resumed, and was not suspended`);
+        domain.suspended = false;
       },
       openGuest: async () => {
         await this.#call('openGuest');
@@ -297,27 +464,31 @@ export class FakeHost implements Host {
 
   #makeToolstack(): Toolstack {
     return {
-      findDomain: async (name) => {
+      findDomain: async (word) => {
         await this.#call('findDomain');
-        const { name: own, uuid } = domainIdentity(this.config);
-        const known = [own, uuid, String(this.domid)];
-        return known.includes(name) ? this.domid : undefined;
+        if (/^\d+$/.test(word)) return Number(word) > 32751 ? undefined : toDomid(Number(word));
+        return this.domains.find(
+          ({ domid, name, uuid }) => domid !== undefined && [name, uuid].includes(word),
+        )?.domid;
       },
       findByName: async (name) => {
         await this.#call('findByName');
-        return name === domainIdentity(this.config).name ? this.domid : undefined;
+        return this.domains.find((one) => one.domid !== undefined && one.name === name)?.domid;
       },
       findByUuid: async (uuid) => {
         await this.#call('findByUuid');
-        return uuid === domainIdentity(this.config).uuid ? this.domid : undefined;
+        return this.domains.find((one) => one.domid !== undefined && one.uuid === uuid)?.domid;
       },
-      lock: async () => {
+      lock: async (keys) => {
         await this.#call('lock');
-        if (this.locked) throw new DomainError('DOMAIN_BUSY', 'another holds the lock');
-        this.locked = true;
+        const taken = [...new Set(keys)];
+        if (this.#locks.has(EVERY_KEY) || taken.some((key) => this.#locks.has(key))) {
+          throw new DomainError('DOMAIN_BUSY', 'another holds the lock');
+        }
+        for (const key of taken) this.#locks.add(key);
         return {
           [Symbol.asyncDispose]: () => {
-            this.locked = false;
+            for (const key of taken) this.#locks.delete(key);
             return Promise.resolve();
           },
         };
@@ -338,22 +509,31 @@ export class FakeHost implements Host {
       },
       imagesInUse: async () => {
         await this.#call('imagesInUse');
-        const own = [...this.inUse.values()].map((path) => ({
-          path,
-          domid: this.domid,
-          holder: 'domain guest1',
-        }));
-        const others = this.othersUse.map((path) => ({ path, domid: 99, holder: 'domain other (domid 99)' }));
-        return [...own, ...others].map((use) => ({ ...use, format: 'qcow2', writable: true }));
+        const some = { format: 'qcow2', writable: true };
+        return [
+          ...this.domains.flatMap(({ domid, name, inUse }) =>
+            domid === undefined
+              ? []
+              : [...inUse.values()].map((path) => ({
+                  ...some,
+                  path,
+                  domid,
+                  holder: `domain ${name} (domid ${domid})`,
+                })),
+          ),
+          ...this.othersUse.map((path) => ({ ...some, path, domid: 99, holder: 'domain other (domid 99)' })),
+          ...[...this.loops].map(([holder, path]) => ({ ...some, path, domid: undefined, holder })),
+        ];
       },
-      domainConfig: async () => {
+      domainConfig: async (domid) => {
         await this.#call('domainConfig');
-        return this.config;
+        return this.#must(domid).config;
       },
-      disks: async () => {
+      disks: async (domid) => {
         await this.#call('disks');
-        return configDisks(this.config).map((disk, at): DomainDisk => {
-          const path = this.inUse.get(disk.vdev);
+        const { config, inUse } = this.#must(domid);
+        return configDisks(config).map((disk, at): DomainDisk => {
+          const path = inUse.get(disk.vdev);
           return {
             vdev: disk.vdev,
             devid: 51712 + 16 * at,
@@ -366,91 +546,102 @@ export class FakeHost implements Host {
           };
         });
       },
-      openDeviceModel: async () => {
+      openDeviceModel: async (domid) => {
         await this.#call('openDeviceModel');
-        return this.#told(this.#deviceModel());
+        const domain = this.#must(domid);
+        domain.requireQemu();
+        return this.#told(this.#deviceModel(domain));
       },
       emulatorXenstoreData: async () => {
         await this.#call('emulatorXenstoreData');
         return new Uint8Array(0);
       },
-      repointDisks: async (_domid, images) => {
+      repointDisks: async (domid, images) => {
         await this.#call('repointDisks');
-        this.config = withImages(this.config, images);
+        const domain = this.#must(domid);
+        domain.config = withImages(domain.config, images);
       },
-      destroy: async () => {
+      destroy: async (domid) => {
         await this.#call('destroy');
-        this.domid = undefined;
-        this.inUse.clear();
-        this.suspended = false;
-        this.pauses = 0;
+        const domain = this.#domain(domid);
+        // As xl has it.
+        if (domain === undefined)
+          throw new DomainError('DESTROY', `xl destroy ${domid} failed: no such domain`);
+        domain.end();
       },
       restore: async (memoryPath, config) => {
         await this.#call('restore');
         if (!existsSync(memoryPath)) throw new Error(`no ${memoryPath}`);
-        this.config = config ?? (await readMemoryFacts(memoryPath)).config;
-        for (const disk of configDisks(this.config)) if (disk.path) this.inUse.set(disk.vdev, disk.path);
-        this.domid = toDomid(8);
-        this.pauses = 1;
-        return this.domid;
+        const restored = config ?? (await readMemoryFacts(memoryPath)).config;
+        const { name } = domainIdentity(restored);
+        if (this.domains.some((one) => one.domid !== undefined && one.name === name)) {
+          throw new DomainError('DOMAIN_EXISTS', `there is a domain ${name} already`);
+        }
+        const domain = this.domains.find((one) => one.name === name) ?? this.own;
+        domain.end();
+        domain.config = restored;
+        this.#build(domain);
+        domain.pauses = 1;
+        return this.#must(domain.domid ?? -1).domid ?? toDomid(0);
       },
     };
   }
 
-  #deviceModel(): DeviceModel {
-    const imageOf = (vdev: string): string => this.inUse.get(vdev) ?? '';
+  #deviceModel(domain: FakeDomain): DeviceModel {
+    const domid = domain.domid;
+    /** Its QEMU is there no longer once the domain has gone or QEMU has aborted. */
+    const ask = async (call: string): Promise<void> => {
+      await this.#call(call);
+      if (domain.domid !== domid) throw new DomainError('QMP', `the QEMU of domid ${domid} has gone`);
+      domain.requireQemu();
+    };
+    const imageOf = (vdev: string): string => domain.inUse.get(vdev) ?? '';
     const take = (action: DiskAction): void => {
       const path = imageOf(action.vdev);
-      const image = readImage(path);
-      if (action.kind === 'internal') {
-        writeImage(path, { ...image, tags: { ...image.tags, [action.tag]: image.content } });
-      } else {
+      if (action.kind === 'internal') tagImage(path, action.tag);
+      else {
         writeImage(action.path, { format: 'qcow2', content: '', tags: {}, backing: path });
-        this.inUse.set(action.vdev, action.path);
+        domain.inUse.set(action.vdev, action.path);
       }
     };
     const undo = (action: DiskAction): boolean => {
-      if (action.kind === 'internal') {
-        const path = imageOf(action.vdev);
-        const image = readImage(path);
-        if (!(action.tag in image.tags)) return false;
-        delete image.tags[action.tag];
-        writeImage(path, image);
-      } else {
-        if (imageOf(action.vdev) !== action.path) return false;
-        const overlay = readImage(action.path);
-        const base = overlay.backing ?? '';
-        if (overlay.content !== '') writeImage(base, { ...readImage(base), content: overlay.content });
-        this.inUse.set(action.vdev, base);
-        rmSync(action.path);
-      }
+      if (action.kind === 'internal') return untagImage(imageOf(action.vdev), action.tag);
+      if (imageOf(action.vdev) !== action.path) return false;
+      domain.inUse.set(action.vdev, mergeImage(action.path) ?? '');
+      rmSync(action.path);
       return true;
     };
     return {
-      imageOf: (vdev) => this.inUse.get(vdev),
+      imageOf: (vdev) => domain.inUse.get(vdev),
       stop: async () => {
-        await this.#call('stop');
-        this.machineStopped = true;
+        await ask('stop');
+        domain.machineStopped = true;
       },
       cont: async () => {
-        await this.#call('cont');
-        this.machineStopped = false;
+        await ask('cont');
+        domain.machineStopped = false;
       },
       logDirty: async (on) => {
-        await this.#call(`logDirty ${on}`);
-        this.machineLogs = on;
+        await ask(`logDirty ${on}`);
+        // QEMU's assertion in memory_global_dirty_log_do_stop.
+        if (!on && !domain.machineLogs) {
+          domain.qemuDead = true;
+          this.#harmed(`the QEMU of ${domain.name} aborted: its dirty log was turned off while it was off`);
+          domain.requireQemu();
+        }
+        domain.machineLogs = on;
       },
       saveState: async () => {
-        await this.#call('saveState');
+        await ask('saveState');
         return new TextEncoder().encode('QEVM state');
       },
       snapshotDisks: async (actions) => {
-        await this.#call('snapshotDisks');
-        if (!this.suspended) throw new DiskError('TEST', 'disks snapshotted while the guest runs');
+        await ask('snapshotDisks');
+        if (!domain.suspended) throw new DiskError('TEST', 'disks snapshotted while the guest runs');
         for (const action of actions) take(action);
       },
       undoSnapshots: async (actions) => {
-        await this.#call('undoSnapshots');
+        await ask('undoSnapshots');
         return actions.filter(undo);
       },
       [Symbol.asyncDispose]: () => {
@@ -466,58 +657,33 @@ export class FakeHost implements Host {
       if (content === undefined) throw new DiskError('TEST', `${path} has no ${tag}`);
       return content;
     };
-    const free = (): void => {
-      if (this.domid !== undefined) throw new DiskError('TEST', 'an image was changed while the domain runs');
-    };
     return {
-      info: async (path): Promise<ImageInfo | undefined> => {
+      info: async (path) => {
         await this.#call('info');
-        if (!existsSync(path)) return undefined;
-        const image = readImage(path);
-        return {
-          path,
-          format: image.format,
-          virtualSize: 1 << 20,
-          snapshots: Object.keys(image.tags).map((name, at) => ({
-            id: String(at + 1),
-            name,
-            dateSec: 0,
-            dateNsec: 0,
-            vmClockNsec: '0',
-            vmStateSize: 0,
-          })),
-          tags: Object.keys(image.tags),
-          backing: image.backing,
-          backingFormat: image.backing === undefined ? undefined : 'qcow2',
-          encrypted: false,
-          externalData: false,
-        };
+        return describeImage(path);
       },
       applyTag: async (path, tag) => {
         await this.#call('applyTag');
-        free();
+        this.#touch(`snapshot -a ${tag}`, path);
         writeImage(path, { ...readImage(path), content: must(path, tag) });
       },
       createTag: async (path, tag) => {
         await this.#call('createTag');
-        free();
-        const image = readImage(path);
-        writeImage(path, { ...image, tags: { ...image.tags, [tag]: image.content } });
+        this.#touch(`snapshot -c ${tag}`, path);
+        tagImage(path, tag);
       },
       deleteTag: async (path, tag) => {
         await this.#call('deleteTag');
-        free();
+        this.#touch(`snapshot -d ${tag}`, path);
         must(path, tag);
-        const image = readImage(path);
-        delete image.tags[tag];
-        writeImage(path, image);
+        untagImage(path, tag);
       },
       commitOverlay: async (path) => {
         await this.#call('commitOverlay');
-        free();
-        const { content, backing } = readImage(path);
+        const { backing } = readImage(path);
         if (backing === undefined) throw new DiskError('TEST', `${path} has no backing file`);
-        if (content !== '') writeImage(backing, { ...readImage(backing), content });
+        this.#touch('commit', backing);
+        mergeImage(path);
       },
       worker: async (path) => {
         await this.#call('worker');

@@ -1,5 +1,6 @@
-/** Unit tests share processes: a file of them must leave its process as it was. */
-import { afterAll, beforeAll, expect, vi } from 'vitest';
+/** What holds for every unit test: it harms no guest or image of a fake host, and leaves the process as it was. */
+import { afterAll, afterEach, beforeAll, expect, vi } from 'vitest';
+import { FakeHost } from '../../src/testing/fake-host.ts';
 
 const state = (): unknown => ({
   directory: process.cwd(),
@@ -10,8 +11,15 @@ const state = (): unknown => ({
 });
 
 let before: unknown;
+const harmed = new Set<FakeHost>();
 beforeAll(() => {
   before = state();
+  FakeHost.onHarm = (host) => harmed.add(host);
+});
+afterEach(() => {
+  const harm = [...harmed].flatMap((host) => host.harm);
+  harmed.clear();
+  expect(harm).toEqual([]);
 });
 afterAll(() => {
   expect(state()).toEqual(before);

@@ -415,7 +415,7 @@ describe('what was kept of the former disks', () => {
     expect(safetyTags()).toHaveLength(1);
     expect(existsSync(journal())).toBe(true);
     host.othersUse.length = 0;
-    await host.toolstack.destroy(toDomid(8), { timeoutMs: 1 });
+    host.own.end();
     await recover();
     expect(safetyTags()).toEqual([]);
     expect(existsSync(journal())).toBe(false);
