@@ -23,6 +23,7 @@ import {
   wasDestroyed,
 } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
+import { checkHeld, domainKeys, lockIdentified } from './domain-lock.ts';
 import { GuestHold } from './hold.ts';
 import { type CreateJournal, journalPathOf, openCreateJournal } from './journal-create.ts';
 import { printLibxlJson } from './libxl-json.ts';
@@ -65,14 +66,16 @@ export async function createSnapshot(
   const phases = new Phases(options);
   try {
     // First of all: another create or revert would change what the plan is made of.
-    await using _lock = await phases.run('lock', async () => {
-      const { uuid, name } = await findLiveDomain(host, request.domain);
-      return await host.toolstack.lock([uuid, name], { what: 'snapshot-create' });
-    });
+    await using locked = await lockIdentified(
+      phases,
+      host.toolstack,
+      async () => ({ keys: domainKeys(await findLiveDomain(host, request.domain)) }),
+      'snapshot-create',
+    );
     // Dismissed when all is done or undone, and needed when this process does not come to that.
     const guardian = request.guardian === false ? undefined : findGuardian(host, phases);
     try {
-      return await createLocked(host, request, options, phases, guardian);
+      return await createLocked(host, request, options, phases, guardian, locked.keys);
     } finally {
       guardian?.dismiss();
     }
@@ -97,8 +100,13 @@ async function createLocked(
   options: CallOptions,
   phases: Phases,
   guardian: Guardian | undefined,
+  held: readonly string[],
 ): Promise<CreateResult> {
-  const context = await phases.run('plan', () => makeCreateContext(host, request));
+  const context = await phases.run('plan', async () => {
+    const made = await makeCreateContext(host, request);
+    checkHeld(held, made.domain);
+    return made;
+  });
   for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
   await phases.run('preflight', async () => {
     await preflightCreate(host, context);

@@ -15,6 +15,7 @@ import {
   toSteps,
 } from './journal-file.ts';
 import { checkedDisk } from './manifest.ts';
+import type { DomainState } from './ports.ts';
 import { isRiskName, type RiskName } from './risks.ts';
 import type { RevertDisk, RevertPlan } from './types.ts';
 
@@ -51,6 +52,8 @@ export interface RevertHead extends JournalHead {
   readonly state: 'running' | 'paused';
   /** The highest directory that was made for the journal, if any. */
   readonly madeDirectory?: string;
+  /** The domain that it destroys, if one runs: it may have another uuid or name than the snapshot's. */
+  readonly destroys?: Pick<DomainState, 'uuid' | 'name'>;
   /** In the names of safety tags and files of this revert. */
   readonly mark: string;
   readonly disks: readonly RevertDisk[];
@@ -71,9 +74,12 @@ export function stamped(event: RevertEvent): RevertStep {
   return { ...event, at: Date.now() };
 }
 
-/** Where the journal is of the reverts of a domain. */
+/** End of the names of these journals, behind the uuid of the snapshot's domain. */
+export const REVERT_JOURNAL = '.revert.journal';
+
+/** The journal of a revert to a snapshot of the domain with that uuid. */
 export function revertJournalPath(snapshotDir: string, uuid: string): string {
-  return join(snapshotDir, `${uuid}.revert.journal`);
+  return join(snapshotDir, `${uuid}${REVERT_JOURNAL}`);
 }
 
 /**
@@ -83,7 +89,7 @@ export function revertJournalPath(snapshotDir: string, uuid: string): string {
 export async function openRevertJournal(
   path: string,
   plan: RevertPlan,
-  rest: Pick<RevertHead, 'configPath' | 'options' | 'madeDirectory' | 'mark'>,
+  rest: Pick<RevertHead, 'configPath' | 'options' | 'destroys' | 'madeDirectory' | 'mark'>,
 ): Promise<RevertJournal> {
   const { memoryPath, state, disks } = plan;
   const head: RevertHead = { ...makeHead('revert', plan), journal: path, memoryPath, state, disks, ...rest };
@@ -121,11 +127,19 @@ export async function toRevertJournal(
     },
     state,
     ...(lines.head['madeDirectory'] === undefined ? {} : { madeDirectory: fields.text('madeDirectory') }),
+    ...(lines.head['destroys'] === undefined ? {} : { destroys: toIdentity(fields) }),
     mark,
     disks: fields.disks(checkedRevertDisk),
   };
   await checkPlace(path, head.journal);
   return { path, head, ...toSteps(lines, head, toStep) };
+}
+
+/** @throws JournalError */
+function toIdentity(fields: HeadFields): Pick<DomainState, 'uuid' | 'name'> {
+  const { uuid, name } = fields.record('destroys');
+  if (typeof uuid !== 'string' || typeof name !== 'string') throw fields.damaged('destroys is no domain');
+  return { uuid, name };
 }
 
 /** Earlier versions wrote none; a later one may know more. */

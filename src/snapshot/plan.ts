@@ -1,10 +1,11 @@
 import { checkPath, checkSnapshotName } from '../config/name.ts';
 import { printConfig } from '../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../core/errors.ts';
-import { revertJournalPath } from './journal-revert.ts';
+import { shellQuote } from '../core/shell-quote.ts';
+import { domainKeys } from './domain-lock.ts';
 import { configPathOf, defaultMemoryPath, manifestPathOf, nameFromTime, snapshotDirOf } from './naming.ts';
-import { exists } from './output-file.ts';
 import type { DomainDisk, DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import { relatedReverts } from './related-reverts.ts';
 import { revertCommand } from './revert-command.ts';
 import { isStream } from './stream-output.ts';
 import type {
@@ -47,8 +48,12 @@ export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<D
   const domid = await host.toolstack.findDomain(nameOrDomid);
   const state = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   if (state === undefined) {
+    const named = /^\d+$/.test(nameOrDomid) ? await host.toolstack.findByName(nameOrDomid) : undefined;
     throw new DomainError('DOMAIN_NOT_FOUND', `there is no domain ${nameOrDomid}`, {
-      hint: 'xl list shows the domains',
+      hint:
+        named === undefined
+          ? 'xl list shows the domains'
+          : `digits are a domid, as for xl; the domain of that name has domid ${named}: give that`,
     });
   }
   if (state.dying || state.shutdown !== undefined) {
@@ -88,10 +93,12 @@ export async function makeCreateContext(
     (vdev) =>
       `disk ${vdev} is writable and not part of the snapshot: it keeps changing, and a revert will need --accept disk-uncovered`,
   );
-  const killed = revertJournalPath(snapshotDirOf(host), domain.uuid);
-  if (await exists(killed)) {
+  const images = disks.flatMap(({ path }) => (path === undefined ? [] : [path]));
+  const subject = { keys: domainKeys(domain), images };
+  for (const { path } of await relatedReverts(snapshotDirOf(host), subject, (text) => warnings.push(text))) {
     warnings.push(
-      `a revert of this domain was killed, or is under way: its disks may be of different times; xlsnap recover ${killed} tells`,
+      'a revert of this domain, or to one of its images, was killed or is under way: its disks may be of different times; ' +
+        `xlsnap recover ${shellQuote(path)} says more`,
     );
   }
   const snapshotDir = request.snapshotDir ?? snapshotDirOf(host);

@@ -24,6 +24,7 @@ import { exists, partialOf, removed } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainState, Guest, Host } from './ports.ts';
 import { recoverRevert } from './recover-revert.ts';
+import { revertKeys } from './related-reverts.ts';
 import type { CallOptions, RecoverRequest, RecoverResult, SnapshotDisk } from './types.ts';
 
 /** A journal gets its first line right after it was made. */
@@ -47,7 +48,7 @@ export async function recoverSnapshot(
   if (seen === undefined) return { journal: path, outcome: 'nothing', undone: [] };
   if (seen.kind === 'headless') return await removeHeadless(path);
   const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
-  await using _lock = await host.toolstack.lock([seen.head.uuid, seen.head.domain], lock);
+  await using _lock = await host.toolstack.lock(keysOf(seen), lock);
   // Its writer may have ended well while the lock was waited for.
   const found = await readJournal(path);
   switch (found?.kind) {
@@ -58,6 +59,11 @@ export async function recoverSnapshot(
     default:
       return { journal: path, outcome: 'nothing', undone: [] };
   }
+}
+
+/** What its writer has locked, or had. */
+function keysOf(found: Exclude<FoundJournal, { kind: 'headless' }>): readonly string[] {
+  return found.kind === 'revert' ? revertKeys(found.head) : [found.head.uuid, found.head.domain];
 }
 
 /**

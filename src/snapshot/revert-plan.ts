@@ -1,15 +1,17 @@
 import { isAbsolute } from 'node:path';
-import { DomainError, RiskError, UsageError } from '../core/errors.ts';
+import { RiskError } from '../core/errors.ts';
 import { configChanges, describeChanges } from './config-changes.ts';
+import { checkHeld } from './domain-lock.ts';
 import { chainBelow, truePath } from './image-chain.ts';
 import { findDamage } from './integrity.ts';
-import { configDisks, domainIdentity, withImages } from './libxl-config.ts';
+import { configDisks, withImages } from './libxl-config.ts';
 import { type Manifest, readManifest } from './manifest.ts';
-import { type MemoryFacts, readMemoryFacts, readStoredConfig } from './memory-facts.ts';
-import { defaultMemoryPath, manifestPathOf, snapshotDirOf } from './naming.ts';
-import { checkNames, throwFindings } from './plan.ts';
+import { type MemoryFacts, readMemoryFacts } from './memory-facts.ts';
+import { manifestPathOf } from './naming.ts';
+import { throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import { revertCommand } from './revert-command.ts';
+import { findTarget, type RevertTarget } from './revert-target.ts';
 import { describeRisk, type Risk } from './risks.ts';
 import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
 
@@ -21,41 +23,29 @@ export interface RevertContext {
   readonly plan: RevertPlan;
   /** The domain that will be destroyed. */
   readonly running: DomainState | undefined;
+  /** Reverts that were killed, or are under way, of this domain or to its images. */
+  readonly journals: RevertTarget['journals'];
   /** The configuration to restore with, when it is not the one in the memory file. */
   readonly config: LibxlConfig | undefined;
 }
 
 /**
- * Finds out which domain a snapshot is of, from the memory file's header alone.
- * @returns its uuid, and all that it is or was known by
- */
-export async function snapshotIdentity(
-  host: Host,
-  request: RevertRequest,
-): Promise<{ readonly uuid: string; readonly keys: readonly string[] }> {
-  const running = await findDomain(host, request.domain);
-  const { uuid, name } = domainIdentity(await readStoredConfig(memoryPathOf(host, request, running)));
-  return { uuid, keys: [uuid, name, ...(running === undefined ? [] : [running.uuid, running.name])] };
-}
-
-/**
  * Joins the cfgfile, the memory file, the manifest, the images and the running domain to one plan, and checks all
  * that can be checked. Touches nothing.
- * @param halfBuilt domid of a domain that a killed revert may only have begun to make: it need not have a configuration
+ * @param held what is locked, and the domid of a domain that a killed revert may only have begun to make: it need not have
+ * a configuration
  * @throws UsageError, DomainError, StreamError, ManifestError, PreflightError, and RiskError unless `force`
  */
 export async function makeRevertContext(
   host: Host,
   request: RevertRequest,
   options: CallOptions = {},
-  halfBuilt?: number,
+  held?: { readonly keys: readonly string[]; readonly halfBuilt: number | undefined },
 ): Promise<RevertContext> {
-  const running = await findDomain(host, request.domain);
-  const memoryPath = memoryPathOf(host, request, running);
+  const target = await findTarget(host, request, (text) => options.reporter?.log('warning', text));
+  const { memoryPath, stored, running, journals } = target;
+  if (held !== undefined) checkHeld(held.keys, running);
   const facts = await readMemoryFacts(memoryPath, options);
-  const stored = domainIdentity(facts.config);
-  checkIdentity(request.domain, stored, running);
-  await checkRenamed(host, stored.uuid, running);
   const manifest = await readManifest(manifestPathOf(memoryPath));
   const findings: Obstacle[] = [];
   const risks: Risk[] = [];
@@ -63,7 +53,7 @@ export async function makeRevertContext(
   checkManifest(manifest, memoryPath, risks);
   const name = request.config.name ?? manifest?.name ?? '';
   const wanted = wantedDisks(request, name, facts.config, manifest);
-  const current = await currentConfig(host, running, halfBuilt);
+  const current = await currentConfig(host, running, held?.halfBuilt);
   const disks: RevertDisk[] = [];
   const overlayPaths = new Set<string>();
   for (const disk of wanted) {
@@ -108,6 +98,7 @@ export async function makeRevertContext(
       risks,
     },
     running,
+    journals,
     config: overlays.length === 0 ? undefined : withImages(facts.config, overlays),
   };
 }
@@ -132,13 +123,6 @@ function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: numb
   );
 }
 
-async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState | undefined> {
-  const domid = await host.toolstack.findDomain(nameOrDomid);
-  if (domid === undefined) return undefined;
-  if (domid === 0) throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be reverted', { domid: 0 });
-  return await host.hypervisor.domainState(domid);
-}
-
 async function currentConfig(
   host: Host,
   running: DomainState | undefined,
@@ -151,43 +135,6 @@ async function currentConfig(
     if (running.domid === halfBuilt) return undefined;
     throw error;
   }
-}
-
-function memoryPathOf(host: Host, request: RevertRequest, running: DomainState | undefined): string {
-  const { memoryPath, name, source } = request.config;
-  checkNames(name, memoryPath);
-  if (memoryPath !== undefined) return memoryPath;
-  if (name !== undefined && running !== undefined) {
-    return defaultMemoryPath(snapshotDirOf(host), running.uuid, name);
-  }
-  throw new UsageError('NO_MEMORY_PATH', `${source ?? 'the cfgfile'} names no memory_path`, {
-    hint: 'give the cfgfile that snapshot-create wrote, or add memory_path="…"',
-  });
-}
-
-/** RFC: the stored name must be the `<domain>` given, or the stored uuid that of the domid given. */
-function checkIdentity(
-  given: string,
-  stored: { name: string; uuid: string },
-  running: DomainState | undefined,
-): void {
-  if (given === stored.name || running?.uuid === stored.uuid) return;
-  throw new DomainError('OTHER_DOMAIN', `the snapshot is of domain ${stored.name}, not of ${given}`, {
-    hint: `give the name that it has: ${stored.name}`,
-    data: { stored },
-    ...(running === undefined ? {} : { domid: running.domid }),
-  });
-}
-
-/** A domain that was renamed since runs on the very images that would be put back. */
-async function checkRenamed(host: Host, uuid: string, running: DomainState | undefined): Promise<void> {
-  const domid = await host.toolstack.findByUuid(uuid);
-  const same = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
-  if (same === undefined || same.domid === running?.domid) return;
-  throw new DomainError('RENAMED', `the snapshot's domain runs under another name: ${same.name}`, {
-    domid: same.domid,
-    hint: `give its domid, ${same.domid}`,
-  });
 }
 
 /** Each octet of the memory file is as it was written, or these things stand against it. */

@@ -11,16 +11,18 @@ import {
   type XlsnapError,
 } from '../core/errors.ts';
 import { undoDirectory, undoJournal } from './create-undo.ts';
+import { lockIdentified } from './domain-lock.ts';
 import { readJournal } from './journal.ts';
 import { openRevertJournal, type RevertJournal, revertJournalPath, stamped } from './journal-revert.ts';
 import { nameFromTime, snapshotDirOf } from './naming.ts';
-import { exists, makeDirectory, unmakeDirectory } from './output-file.ts';
+import { makeDirectory, unmakeDirectory } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DomainState, Host } from './ports.ts';
 import { recoverRevert } from './recover-revert.ts';
 import { cleanKept, revertDisks } from './revert-disks.ts';
 import { describeKept, type KeptDisk } from './revert-names.ts';
-import { makeRevertContext, type RevertContext, snapshotIdentity } from './revert-plan.ts';
+import { makeRevertContext, type RevertContext } from './revert-plan.ts';
+import { findTarget, type RevertTarget } from './revert-target.ts';
 import { describeRisk } from './risks.ts';
 import type { CallOptions, RecoverResult, RevertPlan, RevertRequest, RevertResult } from './types.ts';
 
@@ -32,8 +34,8 @@ export async function planRevert(
   request: RevertRequest,
   options: CallOptions = {},
 ): Promise<RevertPlan> {
-  const { plan } = await makeRevertContext(host, request, options);
-  if (await exists(revertJournalPath(snapshotDirOf(host), plan.uuid))) {
+  const { plan, journals } = await makeRevertContext(host, request, options);
+  if (journals.length > 0) {
     options.reporter?.log(
       'warning',
       'a former revert was killed, or is under way: what it has left is undone first',
@@ -62,27 +64,34 @@ export async function revertSnapshot(
 ): Promise<RevertResult> {
   const phases = new Phases(options);
   // First of all: another create or revert would change what is checked.
-  let uuid = '';
-  await using _lock = await acquire(phases, async () => {
-    const identity = await snapshotIdentity(host, request);
-    uuid = identity.uuid;
-    return await host.toolstack.lock(identity.keys, { what: 'snapshot-revert' });
+  await using locked = await lockIdentified(
+    phases,
+    host.toolstack,
+    () => findTarget(host, request),
+    'snapshot-revert',
+  ).catch(async (error: unknown) => {
+    throw await phases.fail(error);
   });
-  const journalPath = revertJournalPath(snapshotDirOf(host), uuid);
+  const target = locked.found;
+  const journalPath = revertJournalPath(snapshotDirOf(host), target.stored.uuid);
   const reached: Reached = { kept: [] };
   try {
-    const former = await recoverFormer(host, journalPath, phases, options);
+    const former = await recoverFormer(host, target.journals, phases, options);
+    const halfBuilt = former.find((one) => one.halfBuilt !== undefined)?.halfBuilt;
     const context = await phases.run('check', () =>
-      makeRevertContext(host, request, options, former?.halfBuilt),
+      makeRevertContext(host, request, options, { keys: locked.keys, halfBuilt }),
     );
     const { plan, running } = context;
     reached.context = context;
     for (const risk of plan.risks) phases.reporter.log('warning', describeRisk(risk));
     const mark = `${nameFromTime(new Date())}-${randomBytes(3).toString('hex')}`;
     const { journal, remove } = await phases.run('open', async () => {
-      // What it tells of, this one destroys.
-      if (former?.halfBuilt !== undefined) await rm(journalPath, { force: true });
-      return await openJournal(journalPath, plan, request, mark, phases);
+      for (const one of former) {
+        // The domain that it is about is the one that will be destroyed.
+        const ours = one.halfBuilt !== undefined && one.halfBuilt === running?.domid;
+        if (ours) await rm(one.journal, { force: true });
+      }
+      return await openJournal(journalPath, context, request, mark, phases);
     });
     if (running !== undefined) {
       await phases.run('destroy', () => destroy(host, running, request, options));
@@ -127,46 +136,41 @@ export async function revertSnapshot(
   }
 }
 
-async function acquire(phases: Phases, lock: () => Promise<AsyncDisposable>): Promise<AsyncDisposable> {
-  try {
-    return await phases.run('lock', lock);
-  } catch (error) {
-    throw await phases.fail(error);
-  }
-}
-
 /** Half-reverted disks would be taken for what the domain had, and missing ones for none. */
 async function recoverFormer(
   host: Host,
-  path: string,
+  journals: RevertTarget['journals'],
   phases: Phases,
   options: CallOptions,
-): Promise<RecoverResult | undefined> {
-  if (!(await exists(path))) return undefined;
-  const result = await phases.run('recover', async () => {
-    const found = await readJournal(path);
-    // We hold the lock: nobody is about to write its first line.
-    if (found?.kind === 'headless') await rm(path, { force: true });
-    return found?.kind === 'revert' ? await recoverRevert(host, found, options) : undefined;
-  });
-  if (result === undefined) return undefined;
-  const how = {
-    nothing: '',
-    undone: 'the disks are as before it',
-    reverted: 'the disks are as at its snapshot',
-    whole: 'it was done',
-  }[result.outcome];
-  phases.reporter.log(
-    'warning',
-    `a former revert to "${result.name}" was killed; ${how}, and the domain is ${result.guest}`,
-  );
-  return result;
+): Promise<readonly RecoverResult[]> {
+  const results: RecoverResult[] = [];
+  for (const { path } of journals) {
+    const result = await phases.run('recover', async () => {
+      const found = await readJournal(path);
+      // We hold the lock: nobody is about to write its first line.
+      if (found?.kind === 'headless') await rm(path, { force: true });
+      return found?.kind === 'revert' ? await recoverRevert(host, found, options) : undefined;
+    });
+    if (result === undefined) continue;
+    results.push(result);
+    const how = {
+      nothing: '',
+      undone: 'the disks are as before it',
+      reverted: 'the disks are as at its snapshot',
+      whole: 'it was done',
+    }[result.outcome];
+    phases.reporter.log(
+      'warning',
+      `a former revert of ${result.domain} to "${result.name}" was killed; ${how}, and the domain is ${result.guest}`,
+    );
+  }
+  return results;
 }
 
 /** Before anything takes effect. */
 async function openJournal(
   path: string,
-  plan: RevertPlan,
+  { plan, running: domain }: RevertContext,
   { config, running, force, accept = [], keep }: RevertRequest,
   mark: string,
   phases: Phases,
@@ -185,6 +189,7 @@ async function openJournal(
   const journal = await openRevertJournal(path, plan, {
     ...(config.source === undefined ? {} : { configPath: resolve(config.source) }),
     options: { running: running === true, force: force === true, accept, keep: keep === true },
+    ...(domain === undefined ? {} : { destroys: { uuid: domain.uuid, name: domain.name } }),
     mark,
     ...(made === undefined ? {} : { madeDirectory: made }),
   });

@@ -11,7 +11,7 @@ import { runProgram } from './program.ts';
 const XL_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 /** Domid of a domain given by name, number or uuid, from xenstore. A number is taken as a domid, as xl does. */
 export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string): Promise<Domid | undefined> {
@@ -22,7 +22,8 @@ export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string):
       return undefined;
     }
   }
-  return UUID.test(nameOrDomid) ? findByUuid(xenstore, nameOrDomid) : findByName(xenstore, nameOrDomid);
+  const found = UUID.test(nameOrDomid) ? await findByUuid(xenstore, nameOrDomid.toLowerCase()) : undefined;
+  return found ?? (await findByName(xenstore, nameOrDomid));
 }
 
 /** Domid of the domain with exactly this name, which is not taken for a number. */

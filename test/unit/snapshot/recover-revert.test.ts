@@ -440,7 +440,7 @@ describe('the revert that comes next', () => {
     told.length = 0;
     await revertSnapshot(host, request, { reporter });
     expect(told).toEqual([
-      'a former revert to "s1" was killed; the disks are as before it, and the domain is gone',
+      'a former revert of guest1 to "s1" was killed; the disks are as before it, and the domain is gone',
     ]);
   });
 
@@ -452,7 +452,7 @@ describe('the revert that comes next', () => {
     const told: string[] = [];
     const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
     await revertSnapshot(host, request, { reporter });
-    expect(told).toEqual([`a former revert to "s1" was killed; ${how}`]);
+    expect(told).toEqual([`a former revert of guest1 to "s1" was killed; ${how}`]);
   });
 
   it('touches nothing else when the disks cannot be put back', async () => {
