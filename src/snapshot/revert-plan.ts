@@ -260,6 +260,21 @@ async function resolveDisk(
     one !== undefined && (await truePath(one)) === (await truePath(other));
   const dependsOn = async (above: string, below: string): Promise<boolean> =>
     (await chainBelow(host, above)).includes(await truePath(below));
+  if (used !== undefined && !(await same(used, image))) {
+    if (await dependsOn(image, used)) {
+      risks.push({
+        risk: 'base-written',
+        message: `disk ${vdev}: the domain writes to ${used}, which lies below ${image} and is no longer as at the snapshot`,
+        vdev,
+      });
+    } else if (!(await same(used, disk.overlay)) && !(await dependsOn(used, image))) {
+      risks.push({
+        risk: 'other-image',
+        message: `disk ${vdev}: the domain uses ${used} by now, which has nothing to do with ${image}`,
+        vdev,
+      });
+    }
+  }
   if (disk.kind === 'internal') {
     if (used !== undefined && !(await same(used, image)) && (await dependsOn(used, image))) {
       risks.push({

@@ -11,6 +11,7 @@ export const RISKS = {
     'the image below an external snapshot has been written to since: memory would meet other data',
   'later-snapshot': 'a later snapshot would be lost, or would no longer fit the image below it',
   'not-an-overlay': "the file that a fresh overlay would replace is not an overlay of the snapshot's base",
+  'other-image': "a disk of the domain has an image by now that has nothing to do with the snapshot's",
   'disk-uncovered': 'a writable disk is not part of the snapshot: memory would meet its later data',
   'no-manifest':
     'the manifest beside the memory file is missing: the disks cannot be checked, and the state is taken as running',

@@ -1,5 +1,5 @@
 /**
- * Stand-ins for tests: a host with one domain, all of it simulated, in which any call may be made to fail; a QEMU that talks
+ * Stand-ins for tests: a host with domains, all of it simulated, in which any call may be made to fail; a QEMU that talks
  * QMP, and a xenstored. They need no Xen. The tests of xlsnap itself use them.
  *
  * @example
@@ -25,6 +25,7 @@ export {
 } from '../qmp/testing.ts';
 export { FakeXenstored } from '../xenstore/testing.ts';
 export type { XenstoreMessage } from '../xenstore/wire.ts';
+export { FakeDomain } from './fake-domain.ts';
 export { FakeGuest, type FakeGuestCalls } from './fake-guest.ts';
 export {
   contentOf,

@@ -185,6 +185,7 @@ describe('with a xenstored', () => {
       '/local/domain/7/name': 'guest1',
       '/local/domain/7/vm': '/vm/3f8d2c1e-1111-4222-8333-444455556666',
       '/local/domain/9/name': '7',
+      '/local/domain/10/name': 'b0c49775-7d00-4b98-8ecd-e83645368a6e',
     });
     xenstore = await XenstoreClient.connect({ path: at('xenstored') });
     host = new FakeHost({ directory });
@@ -201,7 +202,9 @@ describe('with a xenstored', () => {
     ['12', 12],
     ['guest2', undefined],
     ['3f8d2c1e-1111-4222-8333-444455556666', 7],
+    ['3F8D2C1E-1111-4222-8333-444455556666', 7],
     ['3f8d2c1e-1111-4222-8333-444455556667', undefined],
+    ['b0c49775-7d00-4b98-8ecd-e83645368a6e', 10],
     ['99999999', undefined],
   ])('finds %s', async (name, domid) => {
     expect(await findDomain(xenstore, name)).toBe(domid);

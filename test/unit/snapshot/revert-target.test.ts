@@ -2,12 +2,13 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
+import { toDomid } from '../../../src/core/brand.ts';
 import { silentReporter } from '../../../src/core/reporter.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
 import { planRevert, revertSnapshot } from '../../../src/snapshot/revert.ts';
 import type { RevertRequest } from '../../../src/snapshot/types.ts';
+import type { FakeDomain } from '../../../src/testing/fake-domain.ts';
 import { contentOf, FAKE_UUID, FakeHost } from '../../../src/testing/fake-host.ts';
-import { addNeighbours } from '../../support/neighbours.ts';
 import { failure, fastDirectory, filesOf, snapshotConfig } from '../../support/scene.ts';
 
 const NEW_UUID = 'b0c49775-7d00-4b98-8ecd-e83645368a6e';
@@ -22,6 +23,13 @@ afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
 function call(name: string, uuid = FAKE_UUID): void {
   host.config = { ...host.config, c_info: { type: 'pvh', name, uuid } };
+}
+
+/** Another domain, which has no disks. */
+function addOther(domid: number, name: string): FakeDomain {
+  const other = host.addDomain({ name, uuid: NEW_UUID, images: {} });
+  other.domid = toDomid(domid);
+  return other;
 }
 
 /** A snapshot of the domain under the name that it has. */
@@ -62,6 +70,16 @@ describe('the domain of a snapshot', () => {
     expect(contentOf(join(directory, 'xvda.img'))).toBe('at start');
   });
 
+  it('needs no --force after each kind of new life: reboot, shutdown and create, absent', async () => {
+    const request = await take();
+    for (const live of [() => host.reboot(), () => host.recreate(), () => host.own.end()]) {
+      live();
+      const { warnings } = await revertSnapshot(host, request);
+      expect(warnings).toEqual([]);
+      expect(host.runs).toBe(true);
+    }
+  });
+
   it.each([
     ['xl mem-set', { max_memkb: 131072, target_memkb: 65536 }],
     ['xl vcpu-set', { max_memkb: 131072, avail_vcpus: [0] }],
@@ -96,11 +114,10 @@ describe('the domain of a snapshot', () => {
     'may have a name of digits only, %s: created by domid, reverted by domid and by name',
     async (name) => {
       call(name);
-      addNeighbours(host, []);
       const request = await take();
       expect(request.domain).toBe(name);
       for (const domain of ['7', name]) {
-        host.domid = 7 as typeof host.domid;
+        host.domid = toDomid(7);
         const { plan } = await revertSnapshot(host, { ...request, domain });
         expect(plan).toMatchObject({ domid: 7, domain: name });
       }
@@ -110,18 +127,17 @@ describe('the domain of a snapshot', () => {
   it('whose name is the domid of another domain: that one is never touched', async () => {
     call('101');
     const request = await take();
-    const { destroyed } = addNeighbours(host, [{ domid: 101, name: 'other', uuid: NEW_UUID }]);
+    const other = addOther(101, 'other');
     expect((await planRevert(host, request)).domid).toBe(7);
     host.domid = undefined;
     const plan = await planRevert(host, request);
     expect(plan).toMatchObject({ domid: undefined, domain: '101' });
     await revertSnapshot(host, { ...request, force: true });
-    expect(destroyed).toEqual([]);
+    expect(other.domid).toBe(101);
   });
 
   it('is not created by a name of digits, as for xl; the error gives its domid', async () => {
     call('101');
-    addNeighbours(host, []);
     const error = await failure(createSnapshot(host, { domain: '101' }));
     expect(error).toMatchObject({ code: 'DOMAIN_NOT_FOUND', hint: expect.stringContaining('domid 7') });
   });
@@ -130,7 +146,7 @@ describe('the domain of a snapshot', () => {
     'is no other one whose name is like it: %j',
     async (domain) => {
       const request = await take();
-      addNeighbours(host, [{ domid: 9, name: domain, uuid: NEW_UUID }]);
+      addOther(9, domain);
       expect((await refused({ ...request, domain })).code).toBe('OTHER_DOMAIN');
     },
   );
@@ -145,7 +161,7 @@ describe('the domain of a snapshot', () => {
     async (domain) => {
       const request = await take();
       call('renamed');
-      addNeighbours(host, [{ domid: 9, name: 'guest1', uuid: NEW_UUID }]);
+      addOther(9, 'guest1');
       const error = await refused({ ...request, domain });
       expect(error).toMatchObject({ code: 'NAME_TAKEN', exitCode: 4, data: { domids: [7, 9] } });
       expect(error.message).toContain('renamed (domid 7)');
@@ -228,6 +244,18 @@ describe('locks', () => {
     call('guest1', NEW_UUID);
     await revertSnapshot(host, request);
     expect(keys).toEqual([[FAKE_UUID, 'guest1'].sort(), [FAKE_UUID, NEW_UUID, 'guest1'].sort()]);
+  });
+
+  it('keep a revert away while a create works on the next life of the domain', async () => {
+    const request = await take();
+    host.recreate();
+    let error: Promise<unknown> | undefined;
+    host.after = (name) => {
+      if (name === 'suspend') error ??= failure(revertSnapshot(host, request));
+    };
+    await createSnapshot(host, { domain: 'guest1', config: snapshotConfig('s2', directory, ['internal']) });
+    expect(await error).toMatchObject({ code: 'DOMAIN_BUSY' });
+    expect(host.runs).toBe(true);
   });
 
   it('are taken once more for a domain that became another while they were waited for', async () => {

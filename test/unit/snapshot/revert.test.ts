@@ -437,6 +437,31 @@ describe('a risky revert', () => {
       'no longer as at the snapshot',
     ],
     [
+      'the domain has another image by now',
+      MIXED,
+      (host) => {
+        writeImage(at('new.img'), { format: 'qcow2', content: 'new', tags: {} });
+        return host.toolstack.repointDisks(toDomid(7), [
+          { vdev: 'xvda', path: at('new.img'), format: 'qcow2' },
+        ]);
+      },
+      'other-image',
+      'new.img by now, which has nothing to do with',
+    ],
+    [
+      'the domain writes to an image that lies below that of the snapshot',
+      MIXED,
+      (host) => {
+        writeImage(at('below.img'), { format: 'qcow2', content: 'below', tags: {} });
+        writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), backing: at('below.img') });
+        return host.toolstack.repointDisks(toDomid(7), [
+          { vdev: 'xvda', path: at('below.img'), format: 'qcow2' },
+        ]);
+      },
+      'base-written',
+      'below.img, which lies below',
+    ],
+    [
       'Xen is another',
       MIXED,
       (host) => {
