@@ -9,6 +9,7 @@ import { defaultMemoryPath, manifestPathOf, snapshotDirOf } from './naming.ts';
 import { checkNames } from './plan.ts';
 import type { DomainState, Host } from './ports.ts';
 import { imagesOf, type RelatedRevert, relatedReverts } from './related-reverts.ts';
+import { parseRiskNames } from './risks.ts';
 import type { RevertRequest } from './types.ts';
 
 /** Name and uuid of a domain. */
@@ -40,6 +41,8 @@ export async function findTarget(
   request: RevertRequest,
   warn: (message: string) => void = () => {},
 ): Promise<RevertTarget> {
+  // A misspelt name would accept nothing, and say so late.
+  parseRiskNames(request.accept ?? []);
   const given = await find(host, host.toolstack.findDomain(request.domain));
   const memoryPath = await memoryPathOf(host, request, given);
   const config = await readStoredConfig(memoryPath);

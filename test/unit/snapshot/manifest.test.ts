@@ -1,7 +1,7 @@
 import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type Manifest, ManifestError, readManifest } from '../../../src/snapshot/manifest.ts';
+import { type Manifest, ManifestError, parseManifest, readManifest } from '../../../src/snapshot/manifest.ts';
 import { MANIFEST } from '../../support/samples.ts';
 import { tempDir } from '../../support/temp.ts';
 
@@ -28,6 +28,10 @@ function spoiled(path: readonly string[], bad: unknown): string {
 }
 
 describe('readManifest', () => {
+  it('takes one with the digest that earlier versions wrote', async () => {
+    expect(parseManifest('m', JSON.stringify({ ...MANIFEST, configDigest: 'ab' }))).toEqual(MANIFEST);
+  });
+
   it('reads what create writes, and takes keys that a later version may add', async () => {
     expect(await read(JSON.stringify(MANIFEST))).toEqual(MANIFEST);
     expect(await read(JSON.stringify({ ...MANIFEST, later: { x: 1 } }))).toEqual(MANIFEST);

@@ -497,6 +497,18 @@ describe('a risky revert', () => {
     expect(host.runs).toBe(true);
   });
 
+  it('with a misspelt risk is a usage error', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    const accept = ['xen-changed', 'base-writen'] as unknown as RiskName[];
+    expect(await refused(host, { ...request, accept })).toMatchObject({
+      code: 'UNKNOWN_RISK',
+      exitCode: 2,
+      message: expect.stringContaining('base-writen'),
+      hint: expect.stringContaining('base-written'),
+    });
+  });
+
   it('reports only the risks that are not accepted, and the command that accepts all', async () => {
     const host = makeHost();
     const request = await take(host, ['internal']);
