@@ -15,6 +15,7 @@ test.each([
   ['a/b', /slash/],
   ['-x', /starts with "-"/],
   ['1', /only digits/],
+  ['007', /only digits/],
   ['a\nb', /control/],
   ['a\u2028b', /control/],
   ['\x7f', /control/],

@@ -223,6 +223,20 @@ describe('a snapshot whose cfgfile does not say where it is', () => {
   });
 });
 
+it('snapshots whose names begin alike, or look like numbers, are told apart', async () => {
+  const names = ['a b', 'ab', 'a', '1e3', '0x1f', '1e3-2'];
+  for (const name of names) {
+    host.write(`as of ${name}`);
+    await take(name);
+  }
+  for (const name of names) {
+    const config = { name, memoryPath: join(directory, `${name}.save`) };
+    await revertSnapshot(host, { domain: 'guest1', config });
+    expect(contentOf(join(directory, 'xvda.img'))).toBe(`as of ${name}`);
+  }
+  expect((await failure(createSnapshot(host, { domain: 'guest1', name: '007' }))).code).toBe('BAD_NAME');
+});
+
 describe('locks', () => {
   /** The keys of each lock, and what happens once it is held. */
   function watchLocks(then: () => void = () => {}): string[][] {
