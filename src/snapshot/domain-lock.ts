@@ -1,12 +1,12 @@
-/** Locks on whom and what an operation is about, which only can be known before they are held. */
+/** Locks on a domain by its name and uuids, which may change while the locks are waited for. */
 import { DomainError } from '../core/errors.ts';
 import type { Phases } from './phases.ts';
 import type { DomainState, Toolstack } from './ports.ts';
 
-/** A domain that is started anew again and again while its lock is waited for. */
+/** Lookups of a domain that restarts again and again while its lock is waited for. */
 const MAX_ATTEMPTS = 5;
 
-/** What names a domain: another create or revert of it has at least one of these too. */
+/** What identifies a domain: any other create or revert of it has at least one of these keys too. */
 export function domainKeys(domain: Pick<DomainState, 'uuid' | 'name'> | undefined): readonly string[] {
   return domain === undefined ? [] : [domain.uuid, domain.name];
 }
@@ -19,8 +19,7 @@ export interface Locked<T> extends AsyncDisposable {
 
 /**
  * Finds out which keys are to be locked, locks them in phase `lock`, and finds out again: in between the domain may have
- * rebooted, been renamed, or been started anew with another uuid. Keys that are not held then are locked with the others
- * from the start.
+ * rebooted, been renamed, or been started again with another uuid. If keys are missing then, all are locked from scratch.
  * @throws what `identify` throws; InterruptedError; DomainError DOMAIN_BUSY, and DOMAIN_CHANGING when it is another each time
  */
 export async function lockIdentified<T extends { readonly keys: readonly string[] }>(
@@ -49,8 +48,8 @@ export async function lockIdentified<T extends { readonly keys: readonly string[
     }
     await lock[Symbol.asyncDispose]();
   }
-  throw new DomainError('DOMAIN_CHANGING', 'the domain was another one each time that it was looked at', {
-    hint: 'is it restarted again and again? Try again when it stays',
+  throw new DomainError('DOMAIN_CHANGING', 'the domain had another name or uuid each time it was looked up', {
+    hint: 'does it restart again and again? Try again when it keeps running',
   });
 }
 
@@ -59,12 +58,12 @@ function holds(held: readonly string[], keys: readonly string[]): boolean {
 }
 
 /**
- * What was found later must still be what is locked.
+ * Makes sure that a domain which was looked up again is still the one that is locked.
  * @throws DomainError DOMAIN_CHANGED
  */
 export function checkHeld(held: readonly string[], domain: DomainState | undefined): void {
   if (domain === undefined || holds(held, domainKeys(domain))) return;
-  throw new DomainError('DOMAIN_CHANGED', `domain ${domain.name} was started anew in the meantime`, {
+  throw new DomainError('DOMAIN_CHANGED', `domain ${domain.name} was started again in the meantime`, {
     domid: domain.domid,
     hint: 'nothing has been touched; the same command tries again',
   });

@@ -13,7 +13,7 @@ interface Candidate {
 
 /**
  * The memory file of a snapshot whose cfgfile does not say where it is, in the directories that a host has for its domains'
- * snapshots. A domain has one such directory for each uuid that it has had, so that is told by the files' headers.
+ * snapshots. A domain has one such directory for each uuid that it has had, so the files' headers decide whose they are.
  * @param keys names and uuids, of which the domain of the snapshot must have one
  * @returns `undefined` when there is none
  * @throws UsageError AMBIGUOUS_SNAPSHOT

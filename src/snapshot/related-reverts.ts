@@ -33,7 +33,7 @@ export function revertKeys({ uuid, domain, destroys }: RevertHead): readonly str
  * in its file it gets another one with each start. One that cannot be read, or trusted, counts by its name; whoever reads it
  * reports what is wrong with it.
  * @param directory where the host has them
- * @param warn is told of others that cannot be read
+ * @param warn is called with a text for each other journal that cannot be read
  */
 export async function relatedReverts(
   directory: string,

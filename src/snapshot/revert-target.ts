@@ -33,7 +33,7 @@ export interface RevertTarget {
 
 /**
  * Finds the memory file and the domain. Reads headers only, and touches nothing.
- * @param warn is told of journals that cannot be read
+ * @param warn is called with a text for each journal that cannot be read
  * @throws UsageError, DomainError; MemoryFileError or FormatError for the memory file
  */
 export async function findTarget(
