@@ -244,6 +244,7 @@ class Bench {
       await deviceModel?.cont();
     }
     await this.#host.hypervisor.resume(this.#domid);
+    await this.#host.hypervisor.announceResume(this.#domid);
     const warning = 'the guest had been left suspended, and was resumed';
     this.#warnings.push(warning);
     this.#reporter.log('warning', warning);

@@ -49,7 +49,7 @@ export function undoPartial(phases: Phases, memoryPath: string, discard: () => P
 
 /** Whether the domain has been destroyed. */
 export async function wasDestroyed({ hypervisor }: Host, domid: Domid): Promise<boolean> {
-  return isGone(await hypervisor.domainState(domid));
+  return isGone(await hypervisor.vitals(domid));
 }
 
 export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog): void {
@@ -83,6 +83,26 @@ export function undoHold(
     state === 'paused' ? 'left the guest paused, as it was' : 'let the guest go on',
     `xl list ${domid} shows its state; xl unpause ${domid}, or xl destroy ${domid} if it stays suspended`,
     () => hold.release(),
+    { first: true },
+  );
+}
+
+/** Whatever has become of the guest; the record stays where something of it could not be undone. */
+export function undoRecord(
+  phases: Phases,
+  domid: Domid,
+  record: { close(): void; remove(): void },
+  announce: () => Promise<unknown>,
+): void {
+  phases.onUndo(
+    'reported to xenstored that the guest runs',
+    `xlsnap recover; until then xl may not notice that domain ${domid} shuts down`,
+    async (failed) => {
+      await announce();
+      if (failed) record.close();
+      else record.remove();
+      return false;
+    },
   );
 }
 

@@ -1,5 +1,6 @@
 import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../core/brand.ts';
+import { within } from '../core/deadline.ts';
 import {
   DomainError,
   describeError,
@@ -18,6 +19,7 @@ import {
   undoJournal,
   undoLog,
   undoPartial,
+  undoRecord,
   undoTakenDisk,
   undoText,
   wasDestroyed,
@@ -25,6 +27,7 @@ import {
 import { DirtyLog } from './dirty-log.ts';
 import { checkHeld, domainKeys, lockIdentified } from './domain-lock.ts';
 import { GuestHold } from './hold.ts';
+import { HoldRecord } from './hold-record.ts';
 import { type CreateJournal, journalPathOf, openCreateJournal } from './journal-create.ts';
 import { printLibxlJson } from './libxl-json.ts';
 import type { Manifest } from './manifest.ts';
@@ -39,6 +42,11 @@ import { type EmulatorState, guestPrefix, guestSuffix } from './save-stream.ts';
 import { StreamOutput } from './stream-output.ts';
 import { StreamSaver } from './stream-saver.ts';
 import type { CallOptions, CreateRequest, CreateResult, SnapshotPlan } from './types.ts';
+
+/** How long the note may take that all is being undone; the guest runs by then. */
+const NOTE_TIMEOUT_MS = 5000;
+/** xenstored is asked so often to note that the guest runs again. */
+const ANNOUNCEMENTS = 3;
 
 /** What `createSnapshot` would do, after all checks; touches nothing. Throws as its first phases do. */
 export async function planCreate(host: Host, request: CreateRequest): Promise<SnapshotPlan> {
@@ -127,8 +135,10 @@ async function createLocked(
   try {
     return await take(parts);
   } catch (error) {
+    // Before anything that could wait for storage, or for another program.
+    await phases.undoFirst();
     // What is whole by its name is not whole any more.
-    parts.journal?.noteMaybe({ step: 'undoing' });
+    if (parts.journal !== undefined) await noteUndoing(parts.journal);
     throw await phases.fail(await ofGone(parts, error));
   }
 }
@@ -142,8 +152,16 @@ interface Parts {
   readonly phases: Phases;
   /** Once there is one. */
   journal?: CreateJournal;
+  record?: HoldRecord;
+  hold?: GuestHold;
   /** The highest directory that was made for it, if any. */
   made?: string | undefined;
+}
+
+/** Not in this thread, and not for long: the file system may be what has failed. */
+async function noteUndoing(journal: CreateJournal): Promise<void> {
+  const note = journal.noteLater({ step: 'undoing' });
+  await within(note, { timeoutMs: NOTE_TIMEOUT_MS }, () => new Error('the journal hangs')).catch(() => {});
 }
 
 /** What failed since its domain is gone says so. */
@@ -204,12 +222,20 @@ async function take(parts: Parts): Promise<CreateResult> {
     };
   });
   const { journal, output, saver } = opened;
+  const record = openRecord(parts, journal);
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
   const precopy =
     plan.precopy === undefined ? undefined : new Precopy(saver, log, guest.p2mSize, plan.precopy, options);
-  if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(parts, journal, log, precopy));
+  if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(parts, record, log, precopy));
 
-  const hold = new GuestHold(host.hypervisor, domid, (state) => journal.note({ step: 'hold', hold: state }));
+  const hold = new GuestHold(host.hypervisor, domid, (state) => record.note({ hold: state }));
+  parts.hold = hold;
+  // While the guest runs, for it goes to the file system of the memory file. What is there says whether they were taken.
+  if (plan.disks.length > 0) {
+    // Whoever finds a tag or an overlay after a crash of the host needs the first line to know whose it is.
+    await phases.step(() => journal.synced());
+    journal.note({ step: 'disks' });
+  }
   const released = undoHold(phases, plan.state, domid, hold);
   await phases.run('suspend', () => hold.suspend({ timeoutMs: plan.suspendTimeoutMs, ...limits }));
   const suspendedAt = performance.now();
@@ -225,27 +251,31 @@ async function take(parts: Parts): Promise<CreateResult> {
     });
   }
 
-  const memory = await phases.run('memory', async () => {
-    await guest.settle();
-    if (guest.streamType === 'pv') await settlePrefix(opened, await makePrefix());
-    if (precopy === undefined) await saver.copyAll();
-    else {
-      await precopy.finish();
-      await ownLog(parts);
-    }
-    return await saver.finish();
-  });
-  const suffix = await phases.run('contexts', async () => {
-    const octets = await guestSuffix(guest, emulator);
-    // A stream's are kept: with them it ends well, and the snapshot is not taken yet.
-    if (output instanceof OutputFile) await output.writeAt(octets, memory.end);
-    return octets;
-  });
+  // A write that hangs in it must not keep a guest that is to go on.
+  const copying = { releaseOnAbort: true };
+  if (output instanceof OutputFile) output.guestStopped = true;
+  let settled: Uint8Array | undefined;
+  const memory = await phases.run(
+    'memory',
+    async () => {
+      await guest.settle();
+      if (guest.streamType === 'pv') settled = settlePrefix(opened, await makePrefix());
+      if (precopy === undefined) await saver.copyAll();
+      else {
+        await precopy.finish();
+        await ownLog(parts);
+      }
+      return await saver.finish();
+    },
+    copying,
+  );
+  // Kept until the guest runs: a stream ends well with them, and a file's storage may be slow.
+  const suffix = await phases.run('contexts', () => guestSuffix(guest, emulator), copying);
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
     await phases.run('disks', async () => {
       await hold.check();
-      await snapshotDisks(parts, journal, deviceModel);
+      await snapshotDisks(parts, deviceModel);
     });
   }
 
@@ -255,15 +285,23 @@ async function take(parts: Parts): Promise<CreateResult> {
   });
   const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
   released();
+  if (output instanceof OutputFile) output.guestStopped = false;
   // Now, not earlier: it would only make the downtime longer.
-  const warnings = [...plan.warnings, ...(await stopLog(parts, journal, log))];
+  const warnings = [
+    ...plan.warnings,
+    ...(await announce(parts, hold)),
+    ...(await stopLog(parts, record, log)),
+  ];
 
   const sizes = await phases.run('finish', () =>
     output instanceof OutputFile
-      ? finishFile(parts, opened, output, xen, memory)
+      ? finishFile(parts, opened, output, xen, memory, { settled, suffix })
       : finishStream(parts, journal, output, suffix),
   );
   await removeJournal(parts, journal);
+  if (warnings.length === plan.warnings.length) record.remove();
+  // It says what `xlsnap recover` can still do.
+  else record.close();
   return {
     plan,
     xen,
@@ -280,26 +318,27 @@ async function take(parts: Parts): Promise<CreateResult> {
 
 /**
  * What stands before a PV guest's pages names the frames of its p2m, which it may have moved until it was suspended.
+ * @returns what is to be written in its place, when the guest runs again
  * @throws DomainError when it is in a stream already, where nothing can be written over
  */
-async function settlePrefix({ output, prefix }: Opened, settled: Uint8Array): Promise<void> {
-  if (Buffer.compare(prefix, settled) === 0) return;
+function settlePrefix({ output, prefix }: Opened, settled: Uint8Array): Uint8Array | undefined {
+  if (Buffer.compare(prefix, settled) === 0) return undefined;
   if (output instanceof StreamOutput) {
     throw new DomainError('P2M_MOVED', 'the guest has moved its p2m since the stream began', {
       hint: 'try again, or write the memory to a file',
     });
   }
-  await output.writeAt(settled, 0);
+  return settled;
 }
 
 async function runPrecopy(
   { host, context, phases }: Parts,
-  journal: CreateJournal,
+  record: HoldRecord,
   log: DirtyLog,
   precopy: Precopy,
 ): Promise<void> {
   undoLog(phases, host, context.domain.domid, log);
-  journal.note({ step: 'log-dirty', on: true });
+  record.note({ logDirty: true });
   await log.start();
   await precopy.run();
 }
@@ -313,16 +352,34 @@ async function ownLog({ host, context }: Parts): Promise<void> {
   throw new DomainError(code, message, { domid, ...(hint === undefined ? {} : { hint }) });
 }
 
+/** The guest runs, and the snapshot is taken: a xenstored that does not answer must not take it back. */
+async function announce({ phases }: Parts, hold: GuestHold): Promise<readonly string[]> {
+  let problem: unknown;
+  for (let attempt = 0; attempt < ANNOUNCEMENTS; attempt++) {
+    try {
+      await phases.bounded(hold.announce());
+      return [];
+    } catch (error) {
+      problem = error;
+    }
+  }
+  const warning =
+    'xenstored was not told that the guest runs again, so xl may not notice when it shuts down; xlsnap recover ' +
+    `tells it: ${describeError(problem)}`;
+  phases.reporter.log('warning', warning);
+  return [warning];
+}
+
 /** The snapshot is whole but for its name: what fails here must not take it back. */
 async function stopLog(
   { host, context, phases }: Parts,
-  journal: CreateJournal,
+  record: HoldRecord,
   log: DirtyLog,
 ): Promise<readonly string[]> {
   if (!log.on) return [];
   try {
     await phases.bounded(endLog(host, context.domain.domid, log));
-    journal.note({ step: 'log-dirty', on: false });
+    record.note({ logDirty: false });
     return [];
   } catch (error) {
     const warning = `log-dirty mode could not be turned off, the guest is a little slower: ${describeError(error)}`;
@@ -355,6 +412,17 @@ async function openJournal(parts: Parts): Promise<CreateJournal> {
   return journal;
 }
 
+/** On tmpfs: what has been done to the guest. */
+function openRecord(parts: Parts, journal: CreateJournal): HoldRecord {
+  const { host, context, phases } = parts;
+  const { domid, uuid, name } = context.domain;
+  const { type } = context.plan;
+  const record = HoldRecord.create(host, { journal: journal.path, domid, uuid, domain: name, type });
+  parts.record = record;
+  undoRecord(phases, domid, record, async () => parts.hold?.announce());
+  return record;
+}
+
 async function openFile({ context, phases }: Parts, journal: CreateJournal): Promise<OutputFile> {
   const { memoryPath } = context.plan;
   const file = await OutputFile.create(memoryPath);
@@ -376,16 +444,9 @@ async function removeJournal({ phases, context, made }: Parts, journal: CreateJo
 }
 
 /** The commit point: the transaction takes all disks or none. */
-async function snapshotDisks(
-  { context, host, phases }: Parts,
-  journal: CreateJournal,
-  deviceModel: DeviceModel,
-): Promise<void> {
+async function snapshotDisks({ context, host, phases }: Parts, deviceModel: DeviceModel): Promise<void> {
   const { disks } = context.plan;
   const { domid } = context.domain;
-  // Long since, usually: whoever finds a tag or an overlay after a crash of the host needs it to know whose it is.
-  await journal.synced();
-  journal.note({ step: 'disks' });
   // Before, not after: where QEMU breaks off in it, they may have been taken.
   undoDisks(phases, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
   await deviceModel.snapshotDisks(disks.map(toAction));
@@ -404,9 +465,12 @@ async function finishFile(
   file: OutputFile,
   xen: XenVersion,
   memory: MemoryOutcome,
+  { settled, suffix }: { readonly settled: Uint8Array | undefined; readonly suffix: Uint8Array },
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
   const { plan, tuning } = parts.context;
   const { sync } = plan;
+  if (settled !== undefined) await file.writeAt(settled, 0);
+  await file.writeAt(suffix, memory.end);
   await saver.writeKept();
   const sizes = await file.sizes();
   // The disk has the longer part of the work.
@@ -427,8 +491,9 @@ async function finishStream(
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
   await stream.writeLast(suffix);
   phases.shield();
-  // The reader has it all the same, and the journal goes next.
-  journal.noteMaybe({ step: 'whole' });
+  // The reader has it all the same; after a crash of the host, this line alone says so.
+  if (context.plan.sync) await journal.noteDurably({ step: 'whole' }).catch(() => {});
+  else journal.noteMaybe({ step: 'whole' });
   await stream.commit({ sync: context.plan.sync });
   return await stream.sizes();
 }

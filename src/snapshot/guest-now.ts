@@ -2,7 +2,7 @@ import type { DomainState } from './ports.ts';
 import type { RecoverResult } from './types.ts';
 
 /** Whether there is no such domain, or not for long. */
-export function isGone(state: DomainState | undefined): boolean {
+export function isGone(state: Pick<DomainState, 'dying'> | undefined): boolean {
   return state === undefined || state.dying;
 }
 

@@ -1,5 +1,7 @@
 import type { Domid } from '../core/brand.ts';
+import { within } from '../core/deadline.ts';
 import { DomainError, EnvironmentError, InterruptedError, SuspendError } from '../core/errors.ts';
+import { isRecord } from '../core/guards.ts';
 import { isGone } from './guest-now.ts';
 import type { DeviceModel, Hypervisor } from './ports.ts';
 
@@ -15,13 +17,35 @@ export interface HoldState {
   readonly suspended: boolean;
   /** Its machine was stopped. */
   readonly stopped: boolean;
+  /** It runs again, and xenstored may not know. */
+  readonly unannounced?: boolean;
 }
+
+/** How long a QEMU may take to let its machine go on; then the guest goes on without that. */
+const CONT_TIMEOUT_MS = 5000;
 
 const FREE: HoldState = { pauses: 0, asked: false, suspended: false, stopped: false };
 
 /** Whether anything has been done to it. */
-export function isHeld({ pauses, pending, asked, stopped }: HoldState): boolean {
-  return pauses > 0 || pending !== undefined || asked || stopped;
+export function isHeld({ pauses, pending, asked, stopped, unannounced }: HoldState): boolean {
+  return pauses > 0 || pending !== undefined || asked || stopped || unannounced === true;
+}
+
+export function isHold(value: unknown): value is HoldState {
+  if (!isRecord(value)) return false;
+  const { pauses, pending, asked, suspended, stopped, unannounced } = value;
+  return (
+    typeof pauses === 'number' &&
+    Number.isSafeInteger(pauses) &&
+    pauses >= 0 &&
+    // Xen counts in 32 bits; a loop over more would not end.
+    pauses < 1e6 &&
+    (pending === undefined || pending === 'pause' || pending === 'unpause') &&
+    typeof asked === 'boolean' &&
+    typeof suspended === 'boolean' &&
+    typeof stopped === 'boolean' &&
+    (unannounced === undefined || typeof unannounced === 'boolean')
+  );
 }
 
 /** Holds a guest still, and lets it go on as it was before. */
@@ -63,13 +87,13 @@ export class GuestHold {
    * @throws SuspendError
    */
   async suspend(options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
-    while ((await this.#hypervisor.domainState(this.#domid))?.paused === true) {
+    while ((await this.#hypervisor.vitals(this.#domid))?.paused === true) {
       this.#set({ pending: 'unpause' });
       await this.#hypervisor.unpause(this.#domid);
       this.#set({ pauses: this.#state.pauses + 1 });
     }
     // Suspended by somebody else, an `xl save` say: then it is not ours to resume.
-    const shutdown = (await this.#hypervisor.domainState(this.#domid))?.shutdown;
+    const shutdown = (await this.#hypervisor.vitals(this.#domid))?.shutdown;
     if (shutdown !== undefined) {
       throw new SuspendError(
         'SUSPEND_OTHER',
@@ -97,7 +121,7 @@ export class GuestHold {
    */
   async check(): Promise<void> {
     const domid = this.#domid;
-    const state = await this.#hypervisor.domainState(domid);
+    const state = await this.#hypervisor.vitals(domid);
     if (isGone(state)) throw new DomainError('DOMAIN_GONE', 'it was destroyed meanwhile', { domid });
     if (state?.shutdown === 'suspend') return;
     throw new SuspendError(
@@ -119,18 +143,19 @@ export class GuestHold {
   }
 
   /**
-   * Lets the guest go on, or leaves it paused if it was. May be called again after it failed: what is done already
-   * is not done twice.
+   * Lets the guest go on, or leaves it paused if it was: by Xen alone, and by its QEMU as long as that answers. May be
+   * called again after it failed: what is done already is not done twice.
    * @returns whether it is still there
+   * @throws also when the guest runs, and its QEMU did not answer
    */
   async release(): Promise<boolean> {
     this.#over = true;
     if (isHeld(this.#state)) {
-      if (isGone(await this.#hypervisor.domainState(this.#domid))) return false;
+      if (isGone(await this.#hypervisor.vitals(this.#domid))) return false;
     }
     await this.#settle();
     // The call that asked it is not over, or its process is gone. First of all, for a paused guest cannot suspend.
-    if (this.#unsure) await this.#hypervisor.withdrawSuspend(this.#domid);
+    if (this.#unsure && !(await this.#isSuspended())) await this.#hypervisor.withdrawSuspend(this.#domid);
     this.#unsure = false;
     // Paused first, so that a guest that was paused executes nothing in between.
     while (this.#state.pauses > 0) {
@@ -139,25 +164,62 @@ export class GuestHold {
       this.#state = { ...this.#state, pauses: this.#state.pauses - 1 };
       this.#tell(this.#state);
     }
+    let problem: { readonly cause: unknown } | undefined;
     if (this.#state.stopped) {
-      if (this.#deviceModel === undefined) throw noQemu(this.#domid);
-      await this.#deviceModel.cont();
+      try {
+        await this.#cont();
+        this.#state = { ...this.#state, stopped: false };
+      } catch (cause) {
+        problem = { cause };
+      }
     }
-    this.#state = { ...this.#state, stopped: false };
-    // Looked at, not remembered: a guest whose suspend failed by time-out may have suspended since.
-    if (this.#state.asked && (await this.#hypervisor.domainState(this.#domid))?.shutdown === 'suspend') {
-      await this.#hypervisor.resume(this.#domid);
+    if (this.#state.asked) {
+      // Looked at, not remembered: a guest whose suspend failed by time-out may have suspended since.
+      if (await this.#isSuspended()) await this.#hypervisor.resume(this.#domid);
+      this.#state = { ...this.#state, asked: false, suspended: false, unannounced: true };
     }
-    this.#state = FREE;
-    this.#tell(FREE);
+    this.#tell(this.#state);
+    if (problem !== undefined) throw problem.cause;
     return true;
+  }
+
+  /**
+   * Tells xenstored that the guest runs again, where it may not know. When the guest runs, for nothing waits for it then.
+   * May be called again after it failed.
+   */
+  async announce(): Promise<void> {
+    if (this.#state.unannounced !== true) return;
+    if (!isGone(await this.#hypervisor.vitals(this.#domid))) {
+      await this.#hypervisor.announceResume(this.#domid);
+    }
+    const { unannounced: _, ...rest } = this.#state;
+    this.#state = rest;
+    this.#tell(rest);
+  }
+
+  async #isSuspended(): Promise<boolean> {
+    return (await this.#hypervisor.vitals(this.#domid))?.shutdown === 'suspend';
+  }
+
+  async #cont(): Promise<void> {
+    if (this.#deviceModel === undefined) throw noQemu(this.#domid);
+    await within(
+      this.#deviceModel.cont(),
+      { timeoutMs: CONT_TIMEOUT_MS },
+      () =>
+        new EnvironmentError(
+          'QEMU_HANGS',
+          `the QEMU of domain ${this.#domid} did not let the guest's devices go on within ${CONT_TIMEOUT_MS / 1000} s`,
+          { domid: this.#domid, hint: `xl qemu-monitor-command ${this.#domid} cont, when it answers again` },
+        ),
+    );
   }
 
   /** A domain is paused or it is not; how often cannot be seen. Where in doubt, its owner's one unpause must do. */
   async #settle(): Promise<void> {
     const { pending, ...state } = this.#state;
     if (pending === undefined) return;
-    const paused = (await this.#hypervisor.domainState(this.#domid))?.paused === true;
+    const paused = (await this.#hypervisor.vitals(this.#domid))?.paused === true;
     const moved = pending === 'unpause' ? (paused ? 0 : 1) : paused ? -1 : 0;
     this.#state = { ...state, pauses: Math.max(0, state.pauses + moved) };
   }

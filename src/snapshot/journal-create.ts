@@ -2,8 +2,6 @@
  * The journal of a create, beside the memory file. The first line is on the disk before the guest is touched; the others
  * may be lost with the host, so `recoverSnapshot` looks at what is there then.
  */
-import { isRecord } from '../core/guards.ts';
-import type { HoldState } from './hold.ts';
 import {
   checkPlace,
   type FoundSteps,
@@ -21,8 +19,6 @@ import type { SnapshotDisk, SnapshotPlan } from './types.ts';
 export type CreateStep =
   /** The partial file is there, with this inode number. */
   | { readonly step: 'opened'; readonly inode: number }
-  | { readonly step: 'log-dirty'; readonly on: boolean }
-  | { readonly step: 'hold'; readonly hold: HoldState }
   /** The disks' transaction comes now. */
   | { readonly step: 'disks' }
   /** A small file of these octets comes now. */
@@ -88,14 +84,10 @@ export async function toCreateJournal(
 }
 
 function toStep(line: Readonly<Record<string, unknown>>): CreateStep | undefined {
-  const { step, inode, on, hold, path, sha256, message } = line;
+  const { step, inode, path, sha256, message } = line;
   switch (step) {
     case 'opened':
       return typeof inode === 'number' ? { step, inode } : undefined;
-    case 'log-dirty':
-      return typeof on === 'boolean' ? { step, on } : undefined;
-    case 'hold':
-      return isHold(hold) ? { step, hold } : undefined;
     case 'text':
       return typeof path === 'string' && typeof sha256 === 'string' ? { step, path, sha256 } : undefined;
     case 'problem':
@@ -107,20 +99,4 @@ function toStep(line: Readonly<Record<string, unknown>>): CreateStep | undefined
     default:
       return undefined;
   }
-}
-
-function isHold(value: unknown): value is HoldState {
-  if (!isRecord(value)) return false;
-  const { pauses, pending, asked, suspended, stopped } = value;
-  return (
-    typeof pauses === 'number' &&
-    Number.isSafeInteger(pauses) &&
-    pauses >= 0 &&
-    // Xen counts in 32 bits; a loop over more would not end.
-    pauses < 1e6 &&
-    (pending === undefined || pending === 'pause' || pending === 'unpause') &&
-    typeof asked === 'boolean' &&
-    typeof suspended === 'boolean' &&
-    typeof stopped === 'boolean'
-  );
 }

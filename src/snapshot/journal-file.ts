@@ -70,11 +70,13 @@ export function makeHead<Kind extends JournalHead['kind']>(
 export class Journal<Step extends object> {
   readonly path: string;
   readonly #file: FileHandle;
+  readonly #sync: boolean;
   #synced: Promise<void> = Promise.resolve();
 
-  private constructor(path: string, file: FileHandle) {
+  private constructor(path: string, file: FileHandle, sync = true) {
     this.path = path;
     this.#file = file;
+    this.#sync = sync;
   }
 
   /**
@@ -101,7 +103,7 @@ export class Journal<Step extends object> {
             : 'check the directory and its permissions',
       });
     }
-    const journal = new Journal<Step>(path, file);
+    const journal = new Journal<Step>(path, file, sync);
     try {
       journal.#write(head);
     } catch (error) {
@@ -166,6 +168,11 @@ export class Journal<Step extends object> {
     }
   }
 
+  /** The same when nothing may wait for it in this thread: the file system may hang. */
+  async noteLater(step: Step): Promise<void> {
+    await this.#file.write(`${JSON.stringify(step)}\n`);
+  }
+
   /** Notes a step if that can be done: what comes next does more good than its note. */
   noteMaybe(step: Step): void {
     try {
@@ -179,6 +186,8 @@ export class Journal<Step extends object> {
   async remove(): Promise<void> {
     await this.keep();
     await rm(this.path, { force: true });
+    // Otherwise it could be there again after a power failure, and speak of what is whole.
+    if (this.#sync) await syncDirectory(dirname(this.path));
   }
 
   /** Closes it; it stays for `recoverSnapshot`. */

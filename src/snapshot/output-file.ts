@@ -32,6 +32,8 @@ export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
 export class OutputFile implements MemoryOutput, PositionalOutput {
   readonly path: string;
   readonly partialPath: string;
+  /** While the guest is stopped nothing waits for the file system in this thread: signals must be heard. */
+  guestStopped = false;
   readonly #file: FileHandle;
   #named = false;
   #syncing: Promise<void> | undefined;
@@ -73,7 +75,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       while (done < bytes.length) {
         const rest = bytes.length - done;
         done +=
-          rest < SHORT_WRITE
+          rest < SHORT_WRITE && !this.guestStopped
             ? writeSync(this.#file.fd, bytes, done, rest, position + done)
             : (await this.#file.write(bytes, done, rest, position + done)).bytesWritten;
       }

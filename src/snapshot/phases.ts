@@ -15,6 +15,7 @@ const DEFAULT_GRACE_MS = 90_000;
 const DEFAULT_UNDO_TIMEOUT_MS = 150_000;
 
 interface Undo {
+  readonly first: boolean;
   readonly what: string;
   readonly byHand: string;
   readonly run: (failed: boolean) => Promise<unknown>;
@@ -37,7 +38,9 @@ export class Phases {
   #signal: AbortSignal | undefined;
   readonly #undos: Undo[] = [];
   readonly #begin = performance.now();
+  readonly #undone: string[] = [];
   readonly #failures: string[] = [];
+  #first: Promise<void> = Promise.resolve();
   readonly #given: Promise<unknown>[] = [];
   #current = 'plan';
 
@@ -63,13 +66,17 @@ export class Phases {
    * @throws InterruptedError before `body` starts when the signal is aborted; later, when `body` does not end although
    * the signal was aborted
    */
-  async run<T>(name: string, body: () => Promise<T>): Promise<T> {
+  async run<T>(
+    name: string,
+    body: () => Promise<T>,
+    options: { readonly releaseOnAbort?: boolean } = {},
+  ): Promise<T> {
     this.#current = name;
     throwIfAborted(this.#signal);
     this.reporter.phase(name, 'start');
     const startSeconds = this.seconds;
     try {
-      const result = await this.step(body);
+      const result = await this.step(body, options);
       const seconds = this.seconds - startSeconds;
       this.timings.push({ name, startSeconds, seconds });
       this.reporter.phase(name, 'end', seconds);
@@ -85,7 +92,10 @@ export class Phases {
    * since a call that hangs must not keep the guest stopped.
    * @throws InterruptedError when it was given up
    */
-  async step<T>(body: () => Promise<T>): Promise<T> {
+  async step<T>(
+    body: () => Promise<T>,
+    { releaseOnAbort = false }: { readonly releaseOnAbort?: boolean } = {},
+  ): Promise<T> {
     const signal = this.#signal;
     const work = body();
     if (signal === undefined) return await work;
@@ -93,6 +103,7 @@ export class Phases {
     let onAbort = (): void => {};
     const givenUp = new Promise<never>((_, reject) => {
       onAbort = () => {
+        if (releaseOnAbort) void this.undoFirst();
         timer ??= setTimeout(() => {
           this.#giveUp(work);
           reject(new InterruptedError('INTERRUPTED', 'interrupted', { cause: signal.reason }));
@@ -103,6 +114,10 @@ export class Phases {
     });
     try {
       return await Promise.race([work, givenUp]);
+    } catch (error) {
+      // What fails since the guest was let go on meanwhile is not the reason.
+      if (!releaseOnAbort || !signal.aborted || error instanceof InterruptedError) throw error;
+      throw new InterruptedError('INTERRUPTED', 'interrupted', { cause: error });
     } finally {
       clearTimeout(timer);
       signal.removeEventListener('abort', onAbort);
@@ -133,10 +148,16 @@ export class Phases {
    * @param what past participle, for the report: `resumed the guest`
    * @param byHand what an administrator does when the undo fails, or takes too long
    * @param run is told whether an undo before it has failed; gives `false` when there was nothing to undo
+   * @param options `first`: before all others, wherever it stands: a guest waits for it
    * @returns forgets this undo
    */
-  onUndo(what: string, byHand: string, run: (failed: boolean) => Promise<unknown>): () => void {
-    const undo = { what, byHand, run };
+  onUndo(
+    what: string,
+    byHand: string,
+    run: (failed: boolean) => Promise<unknown>,
+    { first = false }: { readonly first?: boolean } = {},
+  ): () => void {
+    const undo = { what, byHand, run, first };
     this.#undos.push(undo);
     return () => {
       const at = this.#undos.indexOf(undo);
@@ -154,18 +175,31 @@ export class Phases {
     return first;
   }
 
-  /** Undoes everything in reverse, whatever fails. */
+  /** Undoes what comes before all else, if that is not under way; `fail` and `undo` report it. */
+  async undoFirst(): Promise<void> {
+    const first = this.#undos.filter((undo) => undo.first).reverse();
+    const rest = this.#undos.filter((undo) => !undo.first);
+    this.#undos.splice(0, this.#undos.length, ...rest);
+    this.#first = this.#first.then(() => this.#undoAll(first));
+    await this.#first;
+  }
+
+  /** Undoes everything, what comes first before the others, and these in reverse, whatever fails. */
   async undo(): Promise<{ undone: readonly string[]; failures: readonly string[] }> {
-    const undone: string[] = [];
-    for (const undo of this.#undos.splice(0).reverse()) {
+    await this.undoFirst();
+    await this.#undoAll(this.#undos.splice(0).reverse());
+    return { undone: this.#undone.splice(0), failures: this.#failures.splice(0) };
+  }
+
+  async #undoAll(undos: readonly Undo[]): Promise<void> {
+    for (const undo of undos) {
       try {
         const outcome = await this.bounded(undo.run(this.#failures.length > 0));
-        if (outcome !== false) undone.push(undo.what);
+        if (outcome !== false) this.#undone.push(undo.what);
       } catch (problem) {
         this.#failures.push(`not ${undo.what} (${describeError(problem)}); by hand: ${undo.byHand}`);
       }
     }
-    return { undone, failures: this.#failures.splice(0) };
   }
 
   #giveUp(work: Promise<unknown>): void {
@@ -179,7 +213,7 @@ export class Phases {
     // A lock that comes after all is let go.
     work.then(
       (late) => {
-        if (isDisposable(late)) void late[Symbol.asyncDispose]();
+        if (isDisposable(late)) late[Symbol.asyncDispose]().then(undefined, () => {});
       },
       () => {},
     );

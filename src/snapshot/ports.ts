@@ -69,8 +69,16 @@ export interface Hypervisor {
    * has acknowledged it, waits until the guest has suspended, but does not resume it.
    */
   withdrawSuspend(domid: Domid): Promise<void>;
-  /** Resumes a suspended domain as after a cancelled suspend: same domid, same devices. */
+  /**
+   * Resumes a suspended domain as after a cancelled suspend: same domid, same devices. By Xen alone; `announceResume` comes
+   * when it runs.
+   */
   resume(domid: Domid): Promise<void>;
+  /**
+   * Tells xenstored that the domain was resumed; otherwise it does not announce the domain's next shutdown, and `xl` waits
+   * for ever. May be called any number of times, in any state.
+   */
+  announceResume(domid: Domid): Promise<void>;
   /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
   liveObstacle(type: GuestType): Promise<Obstacle | undefined>;
   /** Opens the guest for reading its memory and state. */
@@ -360,6 +368,8 @@ export interface Host extends AsyncDisposable {
    * Absolute.
    */
   readonly snapshotDir?: string;
+  /** Where the state of guests that are held is kept, on tmpfs; `/run/xlsnap` unless given. Absolute. */
+  readonly runDirectory?: string;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
   readonly extents?: (fd: number) => Promise<Extents>;
 }

@@ -1,20 +1,10 @@
 import { readdir, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
-import {
-  undoDirectory,
-  undoDisk,
-  undoDisks,
-  undoHold,
-  undoJournal,
-  undoLog,
-  undoPartial,
-  undoText,
-} from './create-undo.ts';
-import { DirtyLog } from './dirty-log.ts';
+import { undoDirectory, undoDisk, undoDisks, undoJournal, undoPartial, undoText } from './create-undo.ts';
 import { guestNow } from './guest-now.ts';
-import { GuestHold, type HoldState, isHeld } from './hold.ts';
+import { type FoundHold, findHold, findHolds } from './hold-record.ts';
 import { undoIdleDisk } from './idle-disk.ts';
 import { type FoundJournal, readJournal } from './journal.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './journal-create.ts';
@@ -22,7 +12,8 @@ import { bootId, type FoundSteps } from './journal-file.ts';
 import { snapshotDirOf } from './naming.ts';
 import { exists, partialOf, removed } from './output-file.ts';
 import { Phases } from './phases.ts';
-import type { DeviceModel, DomainState, Guest, Host } from './ports.ts';
+import type { DeviceModel, DomainState, Host } from './ports.ts';
+import { recoverGuest } from './recover-guest.ts';
 import { recoverRevert } from './recover-revert.ts';
 import { revertKeys } from './related-reverts.ts';
 import type { CallOptions, RecoverRequest, RecoverResult, SnapshotDisk } from './types.ts';
@@ -44,6 +35,19 @@ export async function recoverSnapshot(
   options: CallOptions = {},
 ): Promise<RecoverResult> {
   const path = request.path.endsWith('.journal') ? request.path : journalPathOf(request.path);
+  // First of all, and without a look at the journal: the storage that it is on may hang, and the guest stand still.
+  const held = findHold(host, resolve(path));
+  if (held !== undefined) {
+    const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
+    await using _lock = await host.toolstack.lock([held.uuid, held.domain], lock);
+    const done = await recoverGuest(host, held, options);
+    return await goOn(path, done, held, async () => {
+      const found = await readJournal(path);
+      if (found === undefined) return undefined;
+      if (found.kind === 'headless') return await removeHeadless(path);
+      return found.kind === 'create' ? await recoverCreate(host, found, options) : undefined;
+    });
+  }
   const seen = await readHeaded(path);
   if (seen === undefined) return { journal: path, outcome: 'nothing', undone: [] };
   if (seen.kind === 'headless') return await removeHeadless(path);
@@ -59,6 +63,37 @@ export async function recoverSnapshot(
     default:
       return { journal: path, outcome: 'nothing', undone: [] };
   }
+}
+
+/** Disks and files, by the journal. What was done to the guest before is reported with it. */
+async function goOn(
+  path: string,
+  { undone, failures }: { readonly undone: readonly string[]; readonly failures: readonly string[] },
+  held: FoundHold,
+  body: () => Promise<RecoverResult | undefined>,
+): Promise<RecoverResult> {
+  let result: RecoverResult | undefined;
+  try {
+    result = await body();
+  } catch (error) {
+    if (!(error instanceof XlsnapError)) throw error;
+    error.undone = [...undone, ...error.undone];
+    error.undoFailures = [...failures, ...error.undoFailures];
+    throw error;
+  }
+  if (failures.length > 0) {
+    const error = new RecoverError(
+      'NOT_RECOVERED',
+      `not all could be undone that a create has left of domain ${held.domain}`,
+      { hint: 'do by hand what was not undone, or remove its cause and run xlsnap recover again' },
+    );
+    error.undone = [...undone, ...(result?.undone ?? [])];
+    error.undoFailures = failures;
+    throw error;
+  }
+  if (result === undefined)
+    return { journal: path, kind: 'create', outcome: 'undone', domain: held.domain, undone };
+  return { ...result, undone: [...undone, ...result.undone] };
 }
 
 /** What its writer has locked, or had. */
@@ -79,12 +114,18 @@ export async function recoverAll(
 ): Promise<readonly RecoverResult[]> {
   const results: RecoverResult[] = [];
   const errors: XlsnapError[] = [];
-  for (const path of await findJournals(directory)) {
+  // Guests before disks and files: one storage that hangs must not keep the guests of others.
+  const held = findHolds(host);
+  for (const one of held) await releaseHeld(host, one, options);
+  const journals = await findJournals(directory).catch((error: unknown) => {
+    errors.push(asTyped(error, directory));
+    return [];
+  });
+  for (const path of new Set([...journals, ...held.map(({ journal }) => journal)])) {
     try {
       results.push(await recoverSnapshot(host, { path }, options));
     } catch (error) {
-      if (!(error instanceof XlsnapError)) throw error;
-      errors.push(error);
+      errors.push(asTyped(error, path));
     }
   }
   const [first] = errors;
@@ -101,6 +142,26 @@ export async function recoverAll(
   error.undone = errors.flatMap(({ undone }) => undone);
   error.undoFailures = errors.flatMap(({ undoFailures }) => undoFailures);
   throw error;
+}
+
+/** What fails, or is under way, is reported when its journal is gone through. */
+async function releaseHeld(host: Host, held: FoundHold, options: CallOptions): Promise<void> {
+  try {
+    await using _lock = await host.toolstack.lock([held.uuid, held.domain], {
+      what: 'recover',
+      timeoutMs: 0,
+    });
+    const phases = new Phases(options);
+    await phases.bounded(recoverGuest(host, held, options));
+  } catch {
+    // See above.
+  }
+}
+
+/** An error of the file system about one journal must not keep the others from being recovered. */
+function asTyped(error: unknown, path: string): XlsnapError {
+  if (error instanceof XlsnapError) return error;
+  return new RecoverError('NOT_RECOVERED', `${path}: ${describeError(error)}`, { cause: error });
 }
 
 /** Two levels: one directory for each domain. */
@@ -149,7 +210,6 @@ interface Left {
   readonly deviceModel: DeviceModel | undefined;
   /** Why it has none. */
   readonly noQemu: unknown;
-  readonly guest: Guest | undefined;
 }
 
 async function recoverCreate(host: Host, found: FoundCreate, options: CallOptions): Promise<RecoverResult> {
@@ -161,7 +221,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   const domain = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   const same = domain !== undefined && domain.domid === head.domid && head.boot === bootId();
   const disksLeft = !whole && (steps.disks || steps.lossy) ? head.disks : [];
-  const needsQemu = domain !== undefined && (disksLeft.length > 0 || (same && domain.type === 'hvm'));
+  const needsQemu = domain !== undefined && disksLeft.length > 0;
   let noQemu: unknown;
   const unlessGone = (error: unknown): undefined => {
     // What needs no QEMU is undone all the same.
@@ -170,8 +230,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   await using deviceModel = needsQemu
     ? await host.toolstack.openDeviceModel(domain.domid, {}).catch(unlessGone)
     : undefined;
-  await using guest = same && steps.logDirty ? await host.hypervisor.openGuest(domain.domid) : undefined;
-  const left: Left = { host, head, phases, domain, same, deviceModel, noQemu, guest };
+  const left: Left = { host, head, phases, domain, same, deviceModel, noQemu };
   planUndo(left, steps, found.path, whole);
   const { undone, failures } = await phases.undo();
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
@@ -190,8 +249,6 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
 /** What the steps come to. */
 interface Steps {
   readonly inode: number | undefined;
-  readonly logDirty: boolean;
-  readonly hold: HoldState | undefined;
   readonly disks: boolean;
   readonly texts: readonly Extract<CreateStep, { step: 'text' }>[];
   /** A stream's reader has all of it. */
@@ -207,8 +264,6 @@ function summed({ steps, lossy }: FoundCreate): Steps {
     steps.findLast((one): one is Extract<CreateStep, { step: Name }> => one.step === name);
   return {
     inode: last('opened')?.inode,
-    logDirty: last('log-dirty')?.on === true,
-    hold: last('hold')?.hold,
     disks: last('disks') !== undefined,
     texts: steps.filter((one) => one.step === 'text'),
     whole: last('whole') !== undefined,
@@ -230,7 +285,7 @@ async function isWhole(
 
 /** The undos, in the order of the steps. */
 function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void {
-  const { head, phases, host, domain, same, deviceModel, guest } = left;
+  const { head, phases } = left;
   const { memoryPath, madeDirectory } = head;
   if (!whole && madeDirectory !== undefined) undoDirectory(phases, madeDirectory, memoryPath);
   undoJournal(phases, path, memoryPath, {
@@ -238,19 +293,6 @@ function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void 
     remove: () => rm(path, { force: true }),
   });
   if (!whole) undoPartial(phases, memoryPath, () => discard(memoryPath, steps));
-  if (domain !== undefined && guest !== undefined) {
-    undoLog(
-      phases,
-      host,
-      domain.domid,
-      DirtyLog.adopt(guest, domain.type === 'hvm' ? deviceModel : undefined),
-    );
-  }
-  if (domain !== undefined && same && steps.hold !== undefined && isHeld(steps.hold)) {
-    const hold = GuestHold.adopt(host.hypervisor, domain.domid, steps.hold, deviceModel);
-    const paused = steps.hold.pauses > 0 || steps.hold.pending !== undefined;
-    undoHold(phases, paused ? 'paused' : 'running', domain.domid, hold);
-  }
   if (whole) return;
   if (steps.disks || steps.lossy) undoDisks(phases, head.disks, (disk) => undoLeftDisk(left, disk));
   for (const { path: text, sha256 } of steps.texts) {

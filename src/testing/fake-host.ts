@@ -1,4 +1,4 @@
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
@@ -71,6 +71,9 @@ export class FakeHost implements Host {
   dead = false;
   readonly directory: string;
   readonly snapshotDir: string;
+  readonly runDirectory: string;
+  /** Whether a domain was resumed, and xenstored does not know. */
+  unannounced = false;
   readonly guest: FakeGuest;
   /** The domain that most tests are about, which shares its state with the host's own fields. */
   readonly own: FakeDomain;
@@ -100,6 +103,7 @@ export class FakeHost implements Host {
   constructor(options: FakeOptions) {
     this.directory = options.directory;
     this.snapshotDir = options.directory;
+    this.runDirectory = join(options.directory, 'run');
     this.guest = options.guest ?? new FakeGuest();
     this.own = this.#make('guest1', FAKE_UUID, options, toDomid(7));
     if (this.type === 'pv') this.guest.streamType = 'pv';
@@ -388,6 +392,11 @@ export class FakeHost implements Host {
         const domain = this.#must(domid);
         if (!domain.suspended) this.#harmed(`${domain.name} was resumed, and was not suspended`);
         domain.suspended = false;
+        this.unannounced = true;
+      },
+      announceResume: async () => {
+        await this.#call('announceResume');
+        this.unannounced = false;
       },
       openGuest: async () => {
         await this.#call('openGuest');
@@ -489,6 +498,10 @@ export class FakeHost implements Host {
         return {
           [Symbol.asyncDispose]: () => {
             for (const key of taken) this.#locks.delete(key);
+            // Unless a record was left in it, so that this shows.
+            try {
+              rmdirSync(this.runDirectory);
+            } catch {}
             return Promise.resolve();
           },
         };

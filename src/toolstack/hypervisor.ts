@@ -10,7 +10,12 @@ import type {
   XenVersion,
 } from '../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../xenctrl/index.ts';
-import { type XenstoreAccess, XenstoreTimeoutError, type XenstoreWatch } from '../xenstore/index.ts';
+import {
+  type XenstoreAccess,
+  XenstoreClient,
+  XenstoreTimeoutError,
+  type XenstoreWatch,
+} from '../xenstore/index.ts';
 import { XenGuest } from './guest.ts';
 import type { Xen } from './guest-records.ts';
 import { XenPvGuest } from './pv-guest.ts';
@@ -42,10 +47,19 @@ export interface SuspendXenstore {
 export class XenHypervisor implements Hypervisor, AsyncDisposable {
   readonly #xen: Xen;
   readonly #xenstore: SuspendXenstore;
+  readonly #reconnect:
+    | (() => Promise<Pick<SuspendXenstore, 'resumeDomain'> & { close(): Promise<void> }>)
+    | undefined;
 
-  constructor(xen: Xen, xenstore: SuspendXenstore) {
+  /** @param reconnect makes another connection with xenstored, where the first one is broken */
+  constructor(
+    xen: Xen,
+    xenstore: SuspendXenstore,
+    reconnect?: () => Promise<Pick<SuspendXenstore, 'resumeDomain'> & { close(): Promise<void> }>,
+  ) {
     this.#xen = xen;
     this.#xenstore = xenstore;
+    this.#reconnect = reconnect;
   }
 
   /**
@@ -53,7 +67,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
    * @throws EnvironmentError when this is no dom0, or its Xen is not a tested one.
    */
   static async open(xenstore: SuspendXenstore): Promise<XenHypervisor> {
-    return new XenHypervisor(await XenControl.open(), xenstore);
+    return new XenHypervisor(await XenControl.open(), xenstore, () => XenstoreClient.connect());
   }
 
   async version(): Promise<XenVersion> {
@@ -136,7 +150,21 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
 
   async resume(domid: Domid): Promise<void> {
     await this.#xen.resume(domid);
-    await this.#xenstore.resumeDomain(domid);
+  }
+
+  async announceResume(domid: Domid): Promise<void> {
+    try {
+      await this.#xenstore.resumeDomain(domid);
+    } catch (error) {
+      // Its connection may be broken for good: xenstored was restarted, say.
+      if (this.#reconnect === undefined) throw error;
+      const fresh = await this.#reconnect();
+      try {
+        await fresh.resumeDomain(domid);
+      } finally {
+        await fresh.close();
+      }
+    }
   }
 
   /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
@@ -225,7 +253,9 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   async #undoSuspend(domid: Domid, asked: boolean, released: Pick<XenstoreWatch, 'next'>): Promise<void> {
     if (asked && (await this.#takeBack(domid))) return;
     // Too late to take it back: let it come, and undo it.
-    if (await this.#suspended(domid, released, ACKNOWLEDGED_MS)) await this.resume(domid);
+    if (!(await this.#suspended(domid, released, ACKNOWLEDGED_MS))) return;
+    await this.resume(domid);
+    await this.announceResume(domid);
   }
 
   /** Withdraws the request, unless the guest has acknowledged it by emptying the node. */

@@ -169,13 +169,15 @@ export class XenControl implements AsyncDisposable {
     return (info.getUint32(fields.capabilities, true) & PHYSCAP.XEN_SYSCTL_PHYSCAP_shadow) !== 0;
   }
 
+  // These three in this thread: files that hang could hold every thread of libuv's pool.
+
   /** Pauses count: each needs its unpause. */
   async pause(domid: Domid): Promise<void> {
-    await this.#call(this.#libraries.ctrl.xc_domain_pause, domid);
+    this.#quick(this.#libraries.ctrl.xc_domain_pause, domid);
   }
 
   async unpause(domid: Domid): Promise<void> {
-    await this.#call(this.#libraries.ctrl.xc_domain_unpause, domid);
+    this.#quick(this.#libraries.ctrl.xc_domain_unpause, domid);
   }
 
   /** Shuts a domain down from outside, without asking it. */
@@ -188,7 +190,7 @@ export class XenControl implements AsyncDisposable {
    * (xenguest.h, xc_domain_resume with fast = 1).
    */
   async resume(domid: Domid): Promise<void> {
-    await this.#call(this.#libraries.guest.xc_domain_resume, domid, 1);
+    this.#quick(this.#libraries.guest.xc_domain_resume, domid, 1);
   }
 
   /** Number of gfns, one more than the highest. */

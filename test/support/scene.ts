@@ -105,6 +105,11 @@ export function filesOf(directory: string): Record<string, string> {
   );
 }
 
+/** The names in a directory, sorted. */
+export function filesIn(directory: string): readonly string[] {
+  return readdirSync(directory).sort();
+}
+
 /** How the guest and its disks are, as far as anybody can see. */
 export interface Before {
   readonly files: Record<string, string>;
@@ -124,9 +129,17 @@ export function expectGuestAsBefore(host: FakeHost, { pauses }: Before, where = 
       machineStopped: host.machineStopped,
       logging: host.guest.logging,
       machineLogs: host.machineLogs,
+      unannounced: host.unannounced,
     },
     where,
-  ).toEqual({ pauses, suspended: false, machineStopped: false, logging: false, machineLogs: false });
+  ).toEqual({
+    pauses,
+    suspended: false,
+    machineStopped: false,
+    logging: false,
+    machineLogs: false,
+    unannounced: false,
+  });
 }
 
 /** The whole guarantee of a create that is not done: the guest, its disks, what names them, and all files are as before. */

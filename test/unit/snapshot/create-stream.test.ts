@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
@@ -8,6 +8,7 @@ import { Journal } from '../../../src/snapshot/journal-file.ts';
 import { readMemoryFacts, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
 import type { CreateRequest } from '../../../src/snapshot/types.ts';
 import { FakeHost, readImage } from '../../../src/testing/fake-host.ts';
+import { filesIn } from '../../support/scene.ts';
 
 let directory: string;
 beforeEach(() => {
@@ -53,7 +54,7 @@ describe.each(kinds)('a stream of a %s guest, live: %s', (type, live) => {
     const result = await createSnapshot(host, request({ sink, live }));
     expect(result.plan).toMatchObject({ stream: true, memoryPath: '-' });
     expect(Object.keys(result.plan)).not.toContain('configPath');
-    expect(readdirSync(directory)).toEqual(['xvda.img']);
+    expect(filesIn(directory)).toEqual(['xvda.img']);
     expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at start' });
     const file = join(directory, 'stream');
     writeFileSync(file, Buffer.concat(parts));
@@ -85,7 +86,7 @@ describe.each(kinds)('a stream of a %s guest, live: %s', (type, live) => {
       });
       expect([host.runs, host.guest.logging, host.machineLogs]).toEqual([true, false, false]);
       expect(readImage(join(directory, 'xvda.img')).tags).toEqual({});
-      expect(readdirSync(directory)).toEqual(['xvda.img']);
+      expect(filesIn(directory)).toEqual(['xvda.img']);
     }
   });
 });
@@ -105,7 +106,7 @@ test('a journal on a full disk does not take back what the reader has whole', as
   const file = join(directory, 'stream');
   writeFileSync(file, Buffer.concat(parts));
   await verifyMemoryFile(file);
-  expect(readdirSync(directory)).toEqual(['stream', 'xvda.img']);
+  expect(filesIn(directory)).toEqual(['stream', 'xvda.img']);
   expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at start' });
 });
 

@@ -1,13 +1,13 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { DomainError, PreflightError, UsageError } from '../../../src/core/errors.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
 import { configDisks } from '../../../src/snapshot/libxl-config.ts';
 import { readMemoryFacts, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
-import { recoverSnapshot } from '../../../src/snapshot/recover.ts';
+import { recoverAll, recoverSnapshot } from '../../../src/snapshot/recover.ts';
 import type { CreateRequest } from '../../../src/snapshot/types.ts';
 import {
   contentOf,
@@ -17,7 +17,7 @@ import {
   readImage,
   writeImage,
 } from '../../../src/testing/fake-host.ts';
-import { failure, keepWriting } from '../../support/scene.ts';
+import { failure, filesIn, keepWriting } from '../../support/scene.ts';
 
 let directory: string;
 let snapshots: string;
@@ -398,7 +398,7 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     const error = await failure(createSnapshot(host, request()));
     expect(error).toMatchObject({ code: 'BEING_SAVED', message: expect.stringContaining('pid 4711') });
     expect(host.calls).not.toContain('suspend');
-    expect(readdirSync(directory)).toEqual(['xvda.img']);
+    expect(filesIn(directory)).toEqual(['xvda.img']);
   });
 
   it('a save that began during a live one has its dirty log', async () => {
@@ -411,7 +411,7 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     expect(host.runs).toBe(true);
     // It needs it, and turns it off itself.
     expect(host.calls).not.toContain('stopDirtyLog');
-    expect(readdirSync(directory)).toEqual(['xvda.img']);
+    expect(filesIn(directory)).toEqual(['xvda.img']);
   });
 });
 
@@ -435,7 +435,7 @@ describe('a create that fails', () => {
     const error = await failure(createSnapshot(host, mixed()));
     expect(error.code).toBe('OUTPUT_EXISTS');
     expect(readFileSync(join(directory, name), 'utf8')).toBe('precious');
-    expect(readdirSync(directory).sort()).toEqual([name, 'xvda.img', 'xvdb.img']);
+    expect(filesIn(directory)).toEqual([name, 'xvda.img', 'xvdb.img']);
   });
 
   it('tells the phase and what was undone', async () => {
@@ -471,7 +471,7 @@ describe('a create that fails', () => {
       message: expect.stringContaining(`xlsnap recover ${memoryPath}`),
     });
     await recoverSnapshot(host, { path: memoryPath });
-    expect(readdirSync(directory).sort()).toEqual(['xvda.img', 'xvdb.img']);
+    expect(filesIn(directory)).toEqual(['xvda.img', 'xvdb.img']);
     await createSnapshot(host, mixed());
     expect(host.runs).toBe(true);
   });
@@ -562,5 +562,95 @@ describe('a live create', () => {
     // The other one is off.
     expect(host.machineLogs).toBe(false);
     expect(existsSync(result.plan.memoryPath)).toBe(true);
+  });
+});
+
+describe('the guest goes first', () => {
+  it('when a write hangs and the create is interrupted, long before the write is given up', async () => {
+    const host = new FakeHost({ directory, type: 'hvm' });
+    const abort = new AbortController();
+    let end = (): void => {};
+    let noted = '';
+    host.fault = (call) => {
+      if (call === 'resume') noted = readFileSync(join(directory, 's1.save.journal'), 'utf8');
+      if (call !== 'packPages') return;
+      return new Promise<void>((resolve) => {
+        end = resolve;
+      });
+    };
+    const create = createSnapshot(
+      host,
+      { domain: 'guest1', config: parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'c') },
+      { signal: abort.signal, graceMs: 600_000 },
+    );
+    await vi.waitFor(() => expect(host.calls).toContain('packPages'));
+    abort.abort();
+    await vi.waitFor(() => expect(host.runs && !host.machineStopped).toBe(true));
+    expect(noted).not.toContain('undoing');
+    end();
+    expect(await failure(create)).toMatchObject({ code: 'INTERRUPTED', undoFailures: [] });
+    expect(filesIn(directory)).toEqual(['xvda.img']);
+  });
+
+  it('before the disks are taken back', async () => {
+    const host = new FakeHost({ directory });
+    host.fault = (call) => {
+      if (call === 'undoSnapshots') expect(host.runs).toBe(true);
+    };
+    host.hypervisor.resume = ((resume) => async (domid) => {
+      await resume(domid);
+      host.hypervisor.resume = resume;
+      throw new Error('planted');
+    })(host.hypervisor.resume);
+    await failure(createSnapshot(host, { domain: 'guest1', name: 's1', snapshotDir: snapshots }));
+    expect(host.calls).toContain('undoSnapshots');
+    expect(host.runs).toBe(true);
+  });
+
+  it('and a xenstored that does not answer does not take a good snapshot back; recover tells it later', async () => {
+    const host = new FakeHost({ directory });
+    host.fault = (call) => {
+      if (call === 'announceResume') throw new Error('no xenstore');
+    };
+    const result = await createSnapshot(host, { domain: 'guest1', name: 's1', snapshotDir: snapshots });
+    expect(result.warnings).toEqual([expect.stringMatching(/xenstored was not told.*xlsnap recover/s)]);
+    expect([host.runs, host.unannounced]).toEqual([true, true]);
+    host.fault = () => {};
+    await recoverAll(host, snapshots);
+    expect(host.unannounced).toBe(false);
+    expect(existsSync(result.plan.memoryPath)).toBe(true);
+    expect(existsSync(host.runDirectory)).toBe(false);
+  });
+
+  it.each(['domainState', 'findByName', 'findDomain', 'announceResume'])(
+    'although xenstore answers nothing any more, as to %s',
+    async (broken) => {
+      const host = new FakeHost({ directory });
+      host.fault = (call) => {
+        if (!host.suspended && !host.unannounced) return;
+        if (call === broken) throw new Error('no xenstore');
+        if (call === 'settle') throw new Error('planted');
+      };
+      const error = await failure(
+        createSnapshot(host, { domain: 'guest1', name: 's1', snapshotDir: snapshots }),
+      );
+      expect(error.undone).toContain('let the guest go on');
+      expect(host.runs).toBe(true);
+    },
+  );
+
+  it('and a live file gets nothing between suspend and resume but pages for which there is no room', async () => {
+    const host = new FakeHost({ directory });
+    const sizes = new Map<string, number>();
+    host.fault = (call) => {
+      keepWriting(host, call);
+      if (call !== 'settle' && call !== 'resume') return;
+      sizes.set(call, statSync(join(directory, 's1.save.partial')).mtimeMs);
+      sizes.set(`${call} journal`, statSync(join(directory, 's1.save.journal')).size);
+    };
+    const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'c');
+    await createSnapshot(host, { domain: 'guest1', config, live: true });
+    expect(sizes.get('resume')).toBe(sizes.get('settle'));
+    expect(sizes.get('resume journal')).toBe(sizes.get('settle journal'));
   });
 });

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { toDomid } from '../../../src/core/brand.ts';
 import { GuestHold } from '../../../src/snapshot/hold.ts';
 import type { DeviceModel } from '../../../src/snapshot/ports.ts';
@@ -70,23 +70,43 @@ describe('GuestHold', () => {
     expect(host.runs).toBe(true);
   });
 
-  it.each(['pause', 'cont', 'domainState', 'resume'])(
-    'does nothing twice when %s failed once',
-    async (broken) => {
-      host.pauses = 2;
-      await hold.suspend(limits);
-      await hold.stop(await deviceModel());
-      let failed = false;
-      host.fault = (call) => {
-        if (call !== broken || failed) return;
-        failed = true;
-        throw new Error('once');
-      };
-      await expect(hold.release()).rejects.toThrow('once');
-      await hold.release();
-      await hold.release();
-      expect(host).toMatchObject({ pauses: 2, suspended: false, machineStopped: false });
-      expect(host.calls.filter((call) => call === 'resume')).toHaveLength(broken === 'resume' ? 2 : 1);
-    },
-  );
+  it.each(['pause', 'cont', 'vitals', 'resume'])('does nothing twice when %s failed once', async (broken) => {
+    host.pauses = 2;
+    await hold.suspend(limits);
+    await hold.stop(await deviceModel());
+    let failed = false;
+    host.fault = (call) => {
+      if (call !== broken || failed) return;
+      failed = true;
+      throw new Error('once');
+    };
+    await expect(hold.release()).rejects.toThrow('once');
+    await hold.release();
+    await hold.release();
+    expect(host).toMatchObject({ pauses: 2, suspended: false, machineStopped: false });
+    expect(host.calls.filter((call) => call === 'resume')).toHaveLength(broken === 'resume' ? 2 : 1);
+  });
+
+  it('lets a guest go on whose QEMU never answers', async () => {
+    await hold.suspend(limits);
+    await hold.stop(await deviceModel());
+    host.fault = (call) => (call === 'cont' ? new Promise<never>(() => {}) : undefined);
+    vi.useFakeTimers();
+    try {
+      const released = expect(hold.release()).rejects.toMatchObject({ code: 'QEMU_HANGS' });
+      await vi.advanceTimersByTimeAsync(6000);
+      await released;
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(host.suspended).toBe(false);
+  });
+
+  it('asks neither xenstore nor names on its way', async () => {
+    await hold.suspend(limits);
+    await hold.stop(await deviceModel());
+    host.calls.length = 0;
+    await hold.release();
+    expect(new Set(host.calls)).toEqual(new Set(['vitals', 'cont', 'resume']));
+  });
 });

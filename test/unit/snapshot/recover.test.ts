@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import {
   appendFileSync,
   chmodSync,
@@ -10,7 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { toDomid } from '../../../src/core/brand.ts';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
 import { readJournal } from '../../../src/snapshot/journal.ts';
@@ -76,6 +77,7 @@ async function killedIn(call: string): Promise<void> {
 /** The journal as if the host had gone down since. */
 function reboot(): void {
   writeFileSync(journal(), readFileSync(journal(), 'utf8').replace(/"boot":"[^"]*"/, '"boot":"another"'));
+  rmSync(host.runDirectory, { recursive: true, force: true });
   host.suspended = false;
   host.machineStopped = false;
 }
@@ -94,9 +96,9 @@ describe('recoverSnapshot', () => {
       domain: 'guest1',
       guest: 'running',
       undone: [
+        'let the guest go on',
         'took the snapshot of disk xvdb back',
         'took the snapshot of disk xvda back',
-        'let the guest go on',
         `removed ${memory()}.partial`,
       ],
     });
@@ -171,6 +173,44 @@ describe('recoverSnapshot', () => {
     const error = await failure(recoverSnapshot(host, { path: memory() }));
     expect(error.undoFailures.join()).toContain('no answer');
     expect(host.runs).toBe(true);
+  });
+});
+
+describe('the guest goes first', () => {
+  it('although the storage with the journal hangs', async () => {
+    host.pauses = 1;
+    was = before(host);
+    await killedIn('settle');
+    const text = readFileSync(journal(), 'utf8');
+    rmSync(journal());
+    // Whoever opens it waits until another process opens its other end.
+    execFileSync('mkfifo', ['-m', '600', journal()]);
+    const recovered = recoverSnapshot(host, { path: memory() }).catch(() => {});
+    await vi.waitFor(() => expect([host.suspended, host.pauses]).toEqual([false, 1]));
+    expect(existsSync(`${memory()}.partial`)).toBe(true);
+    writeFileSync(journal(), text);
+    await recovered;
+  });
+
+  it('and the guest of another create, too, in recoverAll', async () => {
+    await killedIn('settle');
+    rmSync(journal());
+    execFileSync('mkfifo', ['-m', '600', journal()]);
+    const recovered = recoverAll(host, at('none')).catch(() => {});
+    await vi.waitFor(() => expect(host.runs).toBe(true));
+    writeFileSync(journal(), '{}\n');
+    await recovered;
+  });
+
+  it('and one whose domid means another domain by now is left alone', async () => {
+    await killedIn('settle');
+    const name = readdirSync(host.runDirectory)[0] ?? '';
+    const record = join(host.runDirectory, name);
+    writeFileSync(record, readFileSync(record, 'utf8').replace(/"uuid":"[^"]*"/, '"uuid":"another"'));
+    host.calls.length = 0;
+    await recoverSnapshot(host, { path: memory() });
+    expect(host.calls).not.toContain('resume');
+    expect(existsSync(host.runDirectory)).toBe(false);
   });
 });
 

@@ -279,10 +279,23 @@ describe('suspend', () => {
   });
 });
 
-test('resume tells Xen first, then xenstored', async () => {
+test('resume is by Xen alone, and xenstored is told in a call of its own', async () => {
   domain.reason = SHUTDOWN.SHUTDOWN_suspend;
   await domain.hypervisor().resume(DOMID);
+  expect(domain.log).toEqual(['resume']);
+  await domain.hypervisor().announceResume(DOMID);
   expect(domain.log).toEqual(['resume', 'xenstore resume 5']);
+});
+
+test('xenstored is told by a new connection where the first one is broken', async () => {
+  const told: string[] = [];
+  const broken = { resumeDomain: () => Promise.reject(new Error('the connection is closed')) };
+  const hypervisor = new XenHypervisor({} as never, broken as never, async () => ({
+    resumeDomain: async (domid) => void told.push(`resume ${domid}`),
+    close: async () => void told.push('close'),
+  }));
+  await hypervisor.announceResume(DOMID);
+  expect(told).toEqual(['resume 5', 'close']);
 });
 
 test('a failed resume is not told to xenstored', async () => {
