@@ -19,20 +19,24 @@ import type { SnapshotDisk } from './types.ts';
 /** Of a cfgfile or a manifest; a larger file is none of ours. */
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;
 
-export function undoDirectory(phases: Phases, made: string, memoryPath: string): void {
-  phases.onUndo(`removed the directory ${made}`, `rmdir ${made}`, () =>
+/** @returns forgets this undo */
+export function undoDirectory(phases: Phases, made: string, memoryPath: string): () => void {
+  return phases.onUndo(`removed the directory ${made}`, `rmdir ${made}`, () =>
     unmakeDirectory(dirname(memoryPath), made),
   );
 }
 
-/** The journal stays where something could not be undone. */
+/**
+ * The journal stays where something could not be undone.
+ * @returns forgets this undo
+ */
 export function undoJournal(
   phases: Phases,
   path: string,
   memoryPath: string,
   journal: { keep(): Promise<void>; remove(): Promise<void> },
-): void {
-  phases.onUndo(`removed ${path}`, `xlsnap recover ${memoryPath}`, async (failed) => {
+): () => void {
+  return phases.onUndo(`removed ${path}`, `xlsnap recover ${memoryPath}`, async (failed) => {
     if (failed) {
       await journal.keep();
       throw new EnvironmentError('JOURNAL_KEPT', 'it says what is left to undo');

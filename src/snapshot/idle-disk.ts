@@ -1,6 +1,6 @@
 /** Snapshots of disks that no QEMU has open: looked for, and taken back by qemu-img. */
-import { rm, stat } from 'node:fs/promises';
-import { refuseUsed } from './image-chain.ts';
+import { stat } from 'node:fs/promises';
+import { freeImages } from './free-images.ts';
 import { exists } from './output-file.ts';
 import type { Host } from './ports.ts';
 import type { SnapshotDisk } from './types.ts';
@@ -24,18 +24,14 @@ export async function undoIdleDisk(
 ): Promise<boolean> {
   if (!(await isThere(host, disk))) return false;
   if (disk.kind === 'internal') {
-    await refuseUsed(host, disk.image);
-    await host.images.deleteTag(disk.image, disk.tag);
+    await freeImages(host).deleteTag(disk.image, disk.tag);
     return true;
   }
   // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
   if ((await stat(disk.overlay)).size > 0) {
     if ((await host.images.info(disk.overlay))?.backing !== disk.base) return false;
-    if (merge) {
-      await refuseUsed(host, disk.base);
-      await host.images.commitOverlay(disk.overlay);
-    }
+    if (merge) await freeImages(host).commitOverlay(disk.overlay, disk.base);
   }
-  await rm(disk.overlay, { force: true });
+  await freeImages(host).remove(disk.overlay);
   return true;
 }

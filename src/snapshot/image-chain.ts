@@ -23,10 +23,14 @@ export async function chainBelow(host: Host, path: string): Promise<readonly str
   return below;
 }
 
-/** Who has an image open, or one above it, if anyone; and by which image. */
-export async function userOf(host: Host, image: string): Promise<ImageUse | undefined> {
+/**
+ * Who has an image open, or one above it, if anyone; and by which image.
+ * @param except domid of a domain that does not count
+ */
+export async function userOf(host: Host, image: string, except?: number): Promise<ImageUse | undefined> {
   const wanted = await truePath(image);
   for (const used of await host.toolstack.imagesInUse()) {
+    if (except !== undefined && used.domid === except) continue;
     if ((await truePath(used.path)) === wanted) return used;
     if ((await chainBelow(host, used.path)).includes(wanted)) return used;
   }
@@ -34,7 +38,8 @@ export async function userOf(host: Host, image: string): Promise<ImageUse | unde
 }
 
 /**
- * qemu-img must never write to an image that a QEMU has open, or to one below it.
+ * Makes sure that nobody has an image open, or one above it: QEMU opens images without locks under Xen, and qemu-img would
+ * corrupt one that is in use.
  * @throws RecoverError IMAGE_IN_USE
  */
 export async function refuseUsed(host: Host, image: string): Promise<void> {

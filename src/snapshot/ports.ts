@@ -315,6 +315,12 @@ export interface Toolstack {
   /** Destroys the domain and waits until it is gone and its images are free. */
   destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /**
+   * A process that `restore` has started on that file, for a domain with that uuid, and that may still make the domain: it
+   * outlives an xlsnap that is killed. It may also be one that watches over a domain once that is restored.
+   * @returns its pid; `undefined` when there is none
+   */
+  restorer?(memoryPath: string, uuid: string): Promise<number | undefined>;
+  /**
    * Restores a domain, paused, from a save file. With `config`, that takes the place of the configuration in the
    * file's header; the file itself is not changed.
    * @returns the new domid.

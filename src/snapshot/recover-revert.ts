@@ -1,11 +1,11 @@
-import { rename, rm, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Domid } from '../core/brand.ts';
-import { DiskError, EnvironmentError, RecoverError } from '../core/errors.ts';
+import { DiskError, describeError, RecoverError } from '../core/errors.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import { undoDirectory, undoJournal } from './create-undo.ts';
+import { freeImages } from './free-images.ts';
 import { guestNow } from './guest-now.ts';
-import { refuseUsed, truePath, userOf } from './image-chain.ts';
+import { refuseUsed, userOf } from './image-chain.ts';
 import { bootId, type FoundSteps, Journal } from './journal-file.ts';
 import { type RevertHead, type RevertJournal, type RevertStep, stamped } from './journal-revert.ts';
 import { exists, removed } from './output-file.ts';
@@ -13,6 +13,7 @@ import { Phases } from './phases.ts';
 import type { DomainState, Host } from './ports.ts';
 import { revertCommand } from './revert-command.ts';
 import { asidePath, freshPath, safetyTag, undoRevertDisk } from './revert-names.ts';
+import { deleteSafetyTag } from './safety-tag.ts';
 import type { CallOptions, RecoverResult, RevertDisk } from './types.ts';
 
 /** How long a qemu-img whose xlsnap was killed is waited for. */
@@ -38,24 +39,26 @@ interface Left {
 }
 
 /**
- * Undoes what a revert has left whose process is gone: where not all disks were as at the snapshot yet, all are as
- * before then. Where they were, they stay so, and what was kept of their former state goes; a domain that was restored
- * runs if it was to. The caller holds the domain's lock.
+ * Undoes what a revert has left whose process is gone, or whose restore has failed. Where the domain was restored, what was
+ * kept of its former disks goes, and it runs if it was to. Where it was not, all disks are as before the revert then. The
+ * caller holds the domain's lock.
  *
+ * @param how `keepUsed`: where all disks are as at the snapshot, and a domain uses them or has written to them since, they
+ * stay so, and what they were before is kept under its own name: another revert is about to begin
  * @throws RecoverError when something could not be undone; the journal stays
  */
 export async function recoverRevert(
   host: Host,
   found: FoundSteps<RevertHead, RevertStep>,
   options: CallOptions,
+  { keepUsed = false }: { readonly keepUsed?: boolean } = {},
 ): Promise<RecoverResult> {
   const { head, path } = found;
   const done = summed(found);
   const phases = new Phases(options);
-  const domid = await host.toolstack.findByUuid(head.uuid);
-  const domain = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   const sameBoot = head.boot === bootId();
   const unknown = sameBoot && done.restoring && done.restored === undefined;
+  const domain = unknown ? await waitForRestorer(host, head) : await findRestored(host, head);
   const halfBuilt = unknown && domain?.paused === true;
   const journal = await Journal.reopen<RevertStep>(path);
   const left: Left = { host, head, done, journal, phases, domain, halfBuilt };
@@ -64,7 +67,14 @@ export async function recoverRevert(
     if (head.madeDirectory !== undefined) undoDirectory(phases, head.madeDirectory, path);
     undoJournal(phases, path, path, journal);
   }
-  const kept = done.reverted ? await planCleaning(left) : planPuttingBack(left);
+  const whole = done.restored !== undefined;
+  const stays = done.reverted && !whole && (halfBuilt || (keepUsed && (await isUsed(left))));
+  const kept = whole ? await planCleaning(left) : stays ? await findKept(left) : [];
+  if (!whole && !stays) {
+    // All of them or none: they are of one instant.
+    if (done.reverted) await refuseChanged(left);
+    planPuttingBack(left);
+  }
   const back = sameBoot && domain !== undefined && domain.domid === done.restored;
   if (back && domain.paused && head.state === 'running' && !done.unpaused) {
     phases.onUndo('let the domain run', `xl unpause ${domain.domid}`, () =>
@@ -75,12 +85,11 @@ export async function recoverRevert(
   await journal.keep();
   if (failures.length > 0) throw notRecovered(left, undone, failures);
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
-  const whole = done.restored !== undefined;
   const next = whole ? undefined : commandOf(head);
   return {
     journal: path,
     kind: 'revert',
-    outcome: whole ? 'whole' : done.reverted ? 'reverted' : 'undone',
+    outcome: whole ? 'whole' : stays ? 'reverted' : 'undone',
     name: head.name,
     domain: head.domain,
     guest: guestNow(now),
@@ -137,6 +146,40 @@ async function waitForWorker({ images }: Host, path: string): Promise<void> {
   }
 }
 
+/** The domain of the snapshot's uuid, if it lives. */
+async function findRestored(
+  { toolstack, hypervisor }: Host,
+  head: RevertHead,
+): Promise<DomainState | undefined> {
+  const domid = await toolstack.findByUuid(head.uuid);
+  return domid === undefined ? undefined : await hypervisor.domainState(domid);
+}
+
+/**
+ * Waits until what restores the domain for the dead process has made it, or has ended: it would open the disks.
+ * @returns the domain, if it is there
+ * @throws RecoverError
+ */
+async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainState | undefined> {
+  const deadline = performance.now() + WORKER_MS;
+  for (;;) {
+    // In this order: the domain may appear in between.
+    const pid = await host.toolstack.restorer?.(head.memoryPath, head.uuid);
+    const domain = await findRestored(host, head);
+    if (domain !== undefined || pid === undefined) return domain;
+    if (performance.now() > deadline) {
+      throw new RecoverError(
+        'RESTORE_BUSY',
+        `a restore (pid ${pid}) is still at work on ${head.memoryPath}`,
+        {
+          hint: 'wait until it has ended, or end it, then run the same command again',
+        },
+      );
+    }
+    await sleep(POLL_MS);
+  }
+}
+
 /** Each disk has its own undo, so that one that fails does not keep the others from theirs. */
 function planPuttingBack(left: Left): readonly string[] {
   const { phases, head } = left;
@@ -157,15 +200,16 @@ async function putImageBack({ host, head, done, journal }: Left, disk: Internal)
   }
   // Nothing had been done to it, or it has been put back, by hand perhaps.
   if (info?.tags.includes(tag) !== true) return false;
+  // Before anything is noted.
   await refuseUsed(host, disk.image);
+  const free = freeImages(host);
   // Until that is noted nothing else was applied.
   if (done.tagged.has(disk.vdev) || done.lossy) {
-    const toKeep = `qemu-img snapshot -d ${tag} ${disk.image}`;
-    await refuseWritten(disk.image, done.last(disk.vdev), toKeep);
+    await refuseWritten(disk.image, done.last(disk.vdev), toKeep(disk, head));
     journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
-    await host.images.applyTag(disk.image, tag);
+    await free.applyTag(disk.image, tag);
   }
-  await host.images.deleteTag(disk.image, tag);
+  await free.deleteTag(disk.image, tag);
   return true;
 }
 
@@ -185,28 +229,83 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
   }
   // Put back already, or somebody would rather have what is there now.
   if (!former && (!ours || disk.replaced !== undefined)) return wasFresh;
+  const free = freeImages(host);
   await refuseUsed(host, disk.overlay);
-  if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), `rm ${former ? aside : head.journal}`);
+  if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), toKeep(disk, head));
   journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
-  if (former) await rename(aside, disk.overlay);
-  else await rm(disk.overlay, { force: true });
+  if (former) await free.rename(aside, disk.overlay);
+  else await free.remove(disk.overlay);
   return true;
 }
 
 /**
- * A domain that was started on such disks meanwhile may have written what somebody wants to keep.
+ * A domain that was started on such disks in the meantime may have written what is to be kept.
  * @param since when the last step was noted that wrote there, ms since 1970
  * @throws RecoverError
  */
-async function refuseWritten(image: string, since: number, toKeep: string): Promise<void> {
-  const found = await stat(image);
-  // A device does not tell.
-  if (!found.isFile() || found.mtimeMs <= since + STEP_MS) return;
+async function refuseWritten(image: string, since: number, how: string): Promise<void> {
+  const written = await findWritten(image, since);
+  if (written === undefined) return;
   throw new RecoverError(
     'IMAGE_WRITTEN',
-    `${image} was written to at ${found.mtime.toISOString()}, after the revert: was a domain started on it? ` +
-      `To keep what it holds now: ${toKeep}`,
+    `${image} was written to at ${written.toISOString()}, after the revert: was a domain started on it? ` +
+      `To keep what it holds now: ${how}`,
   );
+}
+
+/** When an image was written to after a revert had done with it, if it was. */
+async function findWritten(image: string, since: number): Promise<Date | undefined> {
+  const found = await stat(image);
+  // The time of a device says nothing.
+  return found.isFile() && found.mtimeMs > since + STEP_MS ? found.mtime : undefined;
+}
+
+/** @throws RecoverError when one of the disks, all of which are as at the snapshot, cannot be put back as it was before */
+async function refuseChanged(left: Left): Promise<void> {
+  const { host, head, done } = left;
+  const failures: string[] = [];
+  for (const disk of head.disks) {
+    const image = disk.kind === 'internal' ? disk.image : disk.overlay;
+    try {
+      await refuseUsed(host, image);
+      await refuseWritten(image, done.last(disk.vdev), toKeep(disk, head));
+    } catch (error) {
+      failures.push(`disk ${disk.vdev}: ${describeError(error)}`);
+    }
+  }
+  if (failures.length > 0) throw notRecovered(left, [], failures);
+}
+
+/** How what a disk holds now is kept, and its former content given up. */
+function toKeep(disk: RevertDisk, { mark, journal }: RevertHead): string {
+  if (disk.kind === 'internal') return `qemu-img snapshot -d ${safetyTag(mark)} ${disk.image}`;
+  return `rm ${disk.replaced === undefined ? journal : asidePath(disk.overlay, mark)}`;
+}
+
+/** Whether anyone uses a disk that is as at the snapshot, or has written to it since. */
+async function isUsed({ host, head, done }: Left): Promise<boolean> {
+  for (const disk of head.disks) {
+    const image = disk.kind === 'internal' ? disk.image : disk.overlay;
+    if ((await userOf(host, image)) !== undefined) return true;
+    if ((await findWritten(image, done.last(disk.vdev))) !== undefined) return true;
+  }
+  return false;
+}
+
+/** What there is of the disks as they were before. */
+async function findKept({ host, head }: Left): Promise<readonly string[]> {
+  const kept: string[] = [];
+  for (const disk of head.disks) {
+    if (disk.kind === 'internal') {
+      const tag = safetyTag(head.mark);
+      const info = await host.images.info(disk.image);
+      if (info?.tags.includes(tag) === true) kept.push(`snapshot ${tag} of ${disk.image}`);
+    } else {
+      const aside = asidePath(disk.overlay, head.mark);
+      if (await exists(aside)) kept.push(aside);
+    }
+  }
+  return kept;
 }
 
 /** @returns the files that stay */
@@ -230,27 +329,11 @@ async function planCleaning(left: Left): Promise<readonly string[]> {
   return kept;
 }
 
-/** By the QEMU that has the image open, if that is the domain's. */
-async function removeTag({ host, domain, halfBuilt }: Left, disk: Internal, tag: string): Promise<boolean> {
+/** @returns whether it was there */
+async function removeTag({ host, domain }: Left, disk: Internal, tag: string): Promise<boolean> {
   await waitForWorker(host, disk.image);
   if ((await host.images.info(disk.image))?.tags.includes(tag) !== true) return false;
-  // Its QEMU may open the image any moment.
-  if (halfBuilt) throw new RecoverError('IMAGE_IN_USE', 'the domain that is being restored may use it');
-  const user = await userOf(host, disk.image);
-  const own = user !== undefined && (await truePath(user.path)) === (await truePath(disk.image));
-  if (own && domain !== undefined && user.domid === domain.domid) {
-    return await removeByQemu(host, domain.domid, disk, tag);
-  }
-  await refuseUsed(host, disk.image);
-  await host.images.deleteTag(disk.image, tag);
-  return true;
-}
-
-/** @returns whether it was there: QEMU knows better than the file */
-async function removeByQemu(host: Host, domid: Domid, { vdev }: Internal, tag: string): Promise<boolean> {
-  await using deviceModel = await host.toolstack.openDeviceModel(domid, {});
-  if (deviceModel === undefined) throw new EnvironmentError('NO_DEVICE_MODEL', 'its QEMU cannot be reached');
-  return (await deviceModel.undoSnapshots([{ kind: 'internal', vdev, tag }])).length > 0;
+  return await deleteSafetyTag(host, domain?.domid, { ...disk, tag });
 }
 
 /** The command line that continues it, if the cfgfile is known. */

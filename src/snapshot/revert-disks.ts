@@ -1,9 +1,11 @@
-import { rename, rm, stat } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
+import type { Domid } from '../core/brand.ts';
 import { describeError } from '../core/errors.ts';
+import { freeImages } from './free-images.ts';
 import { type RevertJournal, stamped } from './journal-revert.ts';
 import { exists } from './output-file.ts';
 import type { Phases } from './phases.ts';
-import type { Images } from './ports.ts';
+import type { Host } from './ports.ts';
 import {
   asidePath,
   describeKept,
@@ -12,22 +14,25 @@ import {
   safetyTag,
   undoRevertDisk,
 } from './revert-names.ts';
+import { deleteSafetyTag } from './safety-tag.ts';
 import type { RevertDisk } from './types.ts';
 
 /**
  * Puts every disk back, nobody using them. Each step has its undo in `phases`, so that a failure on one disk leaves all
- * as before; once this resolves, the undos are forgotten and what was replaced is in the result.
+ * as before; once this resolves, the undos are forgotten and what was replaced is in the result. It stays until the
+ * domain is restored.
  *
  * @throws DiskError, OutputError, InterruptedError
  * @param mark tells this revert's files and tags from others'; `[0-9a-z-]`
  */
 export async function revertDisks(
-  images: Images,
+  host: Host,
   disks: readonly RevertDisk[],
   mark: string,
   phases: Phases,
   journal: RevertJournal,
 ): Promise<readonly KeptDisk[]> {
+  const free = freeImages(host);
   const kept: KeptDisk[] = [];
   const forget: (() => void)[] = [];
   const onUndo = (disk: RevertDisk, putBack: () => Promise<unknown>): void => {
@@ -41,30 +46,30 @@ export async function revertDisks(
     phases.checkpoint();
     if (disk.kind === 'internal') {
       const safety = safetyTag(mark);
-      await images.createTag(disk.image, safety);
+      await free.createTag(disk.image, safety);
       onUndo(disk, async () => {
-        await images.applyTag(disk.image, safety);
-        await images.deleteTag(disk.image, safety);
+        await free.applyTag(disk.image, safety);
+        await free.deleteTag(disk.image, safety);
       });
       await journal.noteDurably(stamped({ step: 'tagged', vdev: disk.vdev }));
-      await images.applyTag(disk.image, disk.tag);
+      await free.applyTag(disk.image, disk.tag);
       kept.push({ kind: 'tag', vdev: disk.vdev, image: disk.image, tag: safety });
     } else {
       const aside = asidePath(disk.overlay, mark);
       const fresh = freshPath(disk.overlay, mark);
       onUndo(disk, async () => {
         await rm(fresh, { force: true });
-        if (await exists(aside)) await rename(aside, disk.overlay);
-        else if (disk.replaced === undefined) await rm(disk.overlay, { force: true });
+        if (await exists(aside)) await free.rename(aside, disk.overlay);
+        else if (disk.replaced === undefined) await free.remove(disk.overlay);
       });
-      await images.createOverlay(fresh, { path: disk.base, format: disk.baseFormat });
+      await host.images.createOverlay(fresh, { path: disk.base, format: disk.baseFormat });
       const { ino: inode } = await stat(fresh);
       await journal.noteDurably(stamped({ step: 'fresh', vdev: disk.vdev, inode }));
       if (disk.replaced !== undefined) {
-        await rename(disk.overlay, aside);
+        await free.rename(disk.overlay, aside);
         kept.push({ kind: 'file', vdev: disk.vdev, path: aside });
       }
-      await rename(fresh, disk.overlay);
+      await free.rename(fresh, disk.overlay);
     }
   }
   phases.checkpoint();
@@ -74,27 +79,26 @@ export async function revertDisks(
 }
 
 /**
- * Removes what the revert replaced; with `keep`, overlays stay (safety tags never do).
- * @returns the files kept, and what could not be removed, with a warning for each
+ * Removes what the revert replaced, once the domain is restored; with `keep`, overlays stay (safety tags never do).
+ * @returns the files kept, and a warning for each thing that could not be removed
  */
 export async function cleanKept(
-  images: Images,
+  host: Host,
+  domid: Domid,
   kept: readonly KeptDisk[],
   keep: boolean,
   phases: Phases,
-): Promise<{ files: readonly string[]; left: readonly KeptDisk[]; warnings: readonly string[] }> {
+): Promise<{ files: readonly string[]; warnings: readonly string[] }> {
   const files: string[] = [];
-  const left: KeptDisk[] = [];
   const warnings: string[] = [];
   for (const one of kept) {
     try {
-      if (one.kind === 'tag') await phases.bounded(images.deleteTag(one.image, one.tag));
+      if (one.kind === 'tag') await phases.bounded(deleteSafetyTag(host, domid, one));
       else if (keep) files.push(one.path);
       else await rm(one.path, { force: true });
     } catch (error) {
-      left.push(one);
       warnings.push(`${describeKept(one)} is still there: ${describeError(error)}`);
     }
   }
-  return { files, left, warnings };
+  return { files, warnings };
 }

@@ -12,6 +12,7 @@ import { throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
 import { revertCommand } from './revert-command.ts';
 import { findTarget, type RevertTarget } from './revert-target.ts';
+import { findOtherUser } from './revert-users.ts';
 import { describeRisk, type Risk } from './risks.ts';
 import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
 
@@ -69,6 +70,8 @@ export async function makeRevertContext(
       }
       overlayPaths.add(path);
     }
+    const user = await findOtherUser(host, resolved, running);
+    if (user !== undefined) findings.push(user);
     disks.push(resolved);
   }
   for (const disk of configDisks(facts.config)) {

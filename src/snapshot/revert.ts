@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
+import { within } from '../core/deadline.ts';
 import {
   DiskError,
   DomainError,
@@ -10,6 +11,7 @@ import {
   RestoreError,
   type XlsnapError,
 } from '../core/errors.ts';
+import { shellQuote } from '../core/shell-quote.ts';
 import { undoDirectory, undoJournal } from './create-undo.ts';
 import { lockIdentified } from './domain-lock.ts';
 import { readJournal } from './journal.ts';
@@ -23,10 +25,13 @@ import { cleanKept, revertDisks } from './revert-disks.ts';
 import { describeKept, type KeptDisk } from './revert-names.ts';
 import { makeRevertContext, type RevertContext } from './revert-plan.ts';
 import { findTarget, type RevertTarget } from './revert-target.ts';
+import { findReturned, returnedError } from './revert-users.ts';
 import { describeRisk } from './risks.ts';
 import type { CallOptions, RecoverResult, RevertPlan, RevertRequest, RevertResult } from './types.ts';
 
 const DEFAULT_DESTROY_TIMEOUT_MS = 60_000;
+/** How long a look at the domain may take after a failure. */
+const LOOKUP_MS = 10_000;
 
 /** What `revertSnapshot` would do, after all checks; touches nothing. Throws as it does. */
 export async function planRevert(
@@ -48,10 +53,11 @@ export async function planRevert(
  * Reverts a domain to a snapshot: checks everything, destroys the domain if it runs, puts the disks back, restores the
  * memory, and makes the domain run if it is due.
  *
- * What a former revert has left that was killed is undone first. Until the destroy nothing else is touched. If a disk
- * cannot be put back, all disks are as before. If the restore fails, all disks are as at the snapshot, and what was
- * replaced is kept aside; the same command tries again. Once the domain is restored, the signal is not heeded any more.
- * Should this process be killed, the same command goes on, and `recoverSnapshot` undoes what can be undone.
+ * What a former revert has left that was killed or failed is undone first. Until the destroy nothing else is touched. If a
+ * disk cannot be put back, all disks are as before. If the restore fails, all disks are as at the snapshot, and what was
+ * replaced is kept until the domain is restored: the same command tries again, and `recoverSnapshot` with the journal puts
+ * the former disks back. Once the domain is restored, the signal is not heeded any more. Should this process be killed,
+ * the same holds.
  *
  * @throws what `planRevert` throws, RecoverError, and OutputError JOURNAL, before anything is touched
  * @throws DiskError when a disk cannot be put back; RestoreError when the restore fails, or the domain cannot be made
@@ -78,36 +84,37 @@ export async function revertSnapshot(
   try {
     const former = await recoverFormer(host, target.journals, phases, options);
     const halfBuilt = former.find((one) => one.halfBuilt !== undefined)?.halfBuilt;
-    const context = await phases.run('check', () =>
-      makeRevertContext(host, request, options, { keys: locked.keys, halfBuilt }),
-    );
-    const { plan, running } = context;
+    const check = (): Promise<RevertContext> =>
+      phases.run('check', () => makeRevertContext(host, request, options, { keys: locked.keys, halfBuilt }));
+    let context = await check();
     reached.context = context;
+    const { running } = context;
+    if (running !== undefined && running.domid === halfBuilt) {
+      // The former revert's journal stays until its disks are as before it, which they can be only now.
+      await phases.run('destroy', () => destroy(host, running, request, options));
+      await recoverFormer(host, target.journals, phases, options);
+      context = await check();
+      reached.context = context;
+    }
+    const { plan } = context;
     for (const risk of plan.risks) phases.reporter.log('warning', describeRisk(risk));
     const mark = `${nameFromTime(new Date())}-${randomBytes(3).toString('hex')}`;
-    const { journal, remove } = await phases.run('open', async () => {
-      for (const one of former) {
-        // The domain that it is about is the one that will be destroyed.
-        const ours = one.halfBuilt !== undefined && one.halfBuilt === running?.domid;
-        if (ours) await rm(one.journal, { force: true });
-      }
-      return await openJournal(journalPath, context, request, mark, phases);
+    const { journal, remove, keep } = await phases.run('open', () =>
+      openJournal(journalPath, context, request, mark, phases),
+    );
+    const { running: now } = context;
+    if (now !== undefined) await phases.run('destroy', () => destroy(host, now, request, options));
+    const replaced = await phases.run('disks', async () => {
+      // The check may have taken minutes, in which the domain has rebooted, or was started again.
+      const returned = await findReturned(host, context);
+      if (returned !== undefined) throw returnedError(returned);
+      return await revertDisks(host, plan.disks, mark, phases, journal);
     });
-    if (running !== undefined) {
-      await phases.run('destroy', () => destroy(host, running, request, options));
+    reached.kept = replaced;
+    if (plan.disks.length > 0) {
+      keep();
+      reached.journal = journalPath;
     }
-    const replaced = await phases.run('disks', () =>
-      revertDisks(host.images, plan.disks, mark, phases, journal),
-    );
-    // Before the restore: qemu-img must never write to an image that a QEMU has open.
-    const tags = await cleanKept(
-      host.images,
-      replaced.filter(({ kind }) => kind === 'tag'),
-      false,
-      phases,
-    );
-    const kept = replaced.filter(({ kind }) => kind === 'file');
-    reached.kept = [...kept, ...tags.left];
     const domid = await phases.run('restore', async () => {
       await journal.noteDurably(stamped({ step: 'restoring' }));
       return await host.toolstack.restore(plan.memoryPath, context.config, options);
@@ -120,7 +127,7 @@ export async function revertSnapshot(
       journal.noteMaybe(stamped({ step: 'unpaused' }));
     }
     const { files, warnings } = await phases.run('finish', async () => {
-      const cleaned = await cleanKept(host.images, kept, request.keep === true, phases);
+      const cleaned = await cleanKept(host, domid, replaced, request.keep === true, phases);
       return { ...cleaned, warnings: [...cleaned.warnings, ...(await remove())] };
     });
     return {
@@ -129,10 +136,11 @@ export async function revertSnapshot(
       phases: phases.timings,
       totalSeconds: phases.seconds,
       kept: files,
-      warnings: [...plan.risks.map(describeRisk), ...tags.warnings, ...warnings],
+      warnings: [...plan.risks.map(describeRisk), ...warnings],
     };
   } catch (error) {
-    throw explain(await phases.fail(error), reached);
+    const failure = await phases.fail(error);
+    throw explain(failure, reached, await describeDomain(host, reached));
   }
 }
 
@@ -149,19 +157,24 @@ async function recoverFormer(
       const found = await readJournal(path);
       // We hold the lock: nobody is about to write its first line.
       if (found?.kind === 'headless') await rm(path, { force: true });
-      return found?.kind === 'revert' ? await recoverRevert(host, found, options) : undefined;
+      return found?.kind === 'revert'
+        ? await recoverRevert(host, found, options, { keepUsed: true })
+        : undefined;
     });
     if (result === undefined) continue;
     results.push(result);
+    const { kept = [] } = result;
     const how = {
       nothing: '',
       undone: 'the disks are as before it',
-      reverted: 'the disks are as at its snapshot',
+      reverted:
+        'the disks are as at its snapshot, and what they were before is kept' +
+        (kept.length === 0 ? '' : ` (${kept.join(', ')})`),
       whole: 'it was done',
     }[result.outcome];
     phases.reporter.log(
       'warning',
-      `a former revert of ${result.domain} to "${result.name}" was killed; ${how}, and the domain is ${result.guest}`,
+      `a former revert of ${result.domain} to "${result.name}" did not finish; ${how}, and the domain is ${result.guest}`,
     );
   }
   return results;
@@ -171,10 +184,16 @@ async function recoverFormer(
 async function openJournal(
   path: string,
   { plan, running: domain }: RevertContext,
-  { config, running, force, accept = [], keep }: RevertRequest,
+  { config, running, force, accept = [], keep: keepsFiles = false }: RevertRequest,
   mark: string,
   phases: Phases,
-): Promise<{ readonly journal: RevertJournal; readonly remove: () => Promise<readonly string[]> }> {
+): Promise<{
+  readonly journal: RevertJournal;
+  /** Removes it, with the directory that was made for it. */
+  readonly remove: () => Promise<readonly string[]>;
+  /** From now on it stays when the revert fails. */
+  readonly keep: () => void;
+}> {
   const directory = dirname(path);
   let made: string | undefined;
   try {
@@ -185,16 +204,24 @@ async function openJournal(
       hint: 'a revert notes there what it does, so that it can be undone if it is killed; nothing has been touched',
     });
   }
-  if (made !== undefined) undoDirectory(phases, made, path);
+  const forgetDirectory = made === undefined ? undefined : undoDirectory(phases, made, path);
   const journal = await openRevertJournal(path, plan, {
     ...(config.source === undefined ? {} : { configPath: resolve(config.source) }),
-    options: { running: running === true, force: force === true, accept, keep: keep === true },
+    options: { running: running === true, force: force === true, accept, keep: keepsFiles },
     ...(domain === undefined ? {} : { destroys: { uuid: domain.uuid, name: domain.name } }),
     mark,
     ...(made === undefined ? {} : { madeDirectory: made }),
   });
-  undoJournal(phases, path, path, journal);
-  return { journal, remove: () => removeJournal(journal, made) };
+  const forgetJournal = undoJournal(phases, path, path, journal);
+  const keep = (): void => {
+    forgetDirectory?.();
+    forgetJournal();
+    phases.onUndo(`closed ${path}`, 'nothing', async () => {
+      await journal.keep();
+      return false;
+    });
+  };
+  return { journal, remove: () => removeJournal(journal, made), keep };
 }
 
 /** The domain is back: what is left is no more than a nuisance. */
@@ -224,16 +251,32 @@ async function destroy(
 interface Reached {
   context?: RevertContext;
   kept: readonly KeptDisk[];
+  /** It stays, and knows how to put them back. */
+  journal?: string;
   /** The restored domain. */
   domid?: DomainState['domid'];
 }
 
-/** After the checks an error has to tell what has become of the domain and its disks. */
-function explain(error: XlsnapError, { context, kept, domid }: Reached): XlsnapError {
+/** How the domain is now, after a failure: looked up, since it may have been started again. */
+async function describeDomain(host: Host, { context }: Reached): Promise<string> {
+  if (context === undefined) return '';
+  const gone = context.running === undefined ? 'is not running' : 'was destroyed and is not running';
+  try {
+    const now = await within(findReturned(host, context), { timeoutMs: LOOKUP_MS }, () => new Error('hangs'));
+    return now === undefined ? gone : `runs as domid ${now.domid}`;
+  } catch {
+    return context.running === undefined ? 'did not run' : 'was destroyed';
+  }
+}
+
+/**
+ * After the checks an error has to say what has become of the domain and its disks.
+ * @param state how the domain is now
+ */
+function explain(error: XlsnapError, { context, kept, journal, domid }: Reached, state: string): XlsnapError {
   if (context === undefined) return error;
   const { domain, disks } = context.plan;
   const why = describeError(error);
-  const gone = context.running === undefined ? 'is not running' : 'was destroyed and is not running';
   const again = 'the same command tries again';
   const tell = (
     Kind: typeof DomainError | typeof DiskError | typeof RestoreError,
@@ -265,29 +308,36 @@ function explain(error: XlsnapError, { context, kept, domid }: Reached): XlsnapE
         ? tell(
             DiskError,
             'DISKS_NOT_REVERTED',
-            `domain ${domain} ${gone}, and its disks are as before: they could not be reverted: ${why}`,
+            `domain ${domain} ${state}, and its disks are as before: they could not be reverted: ${why}`,
             [again, `xl create starts ${domain} with its disks as before`],
           )
         : tell(
             DiskError,
             'DISKS_NOT_REVERTED',
-            `domain ${domain} ${gone}, and not all of its disks are as before: they could not be reverted: ${why}`,
+            `domain ${domain} ${state}, and not all of its disks are as before: they could not be reverted: ${why}`,
             ['do by hand what was not undone', `then ${again}, or xl create starts ${domain}`],
           );
     case 'restore':
       return tell(
         RestoreError,
         'RESTORE_FAILED',
-        `domain ${domain} could not be restored: ${why}; it ${gone}` +
+        `domain ${domain} could not be restored: ${why}; it ${state}` +
           (disks.length === 0 ? '' : '; its disks are as at the snapshot'),
-        [again],
+        journal === undefined
+          ? [again]
+          : [again, `xlsnap recover ${shellQuote(journal)} puts its disks back as they were before`],
       );
     case 'unpause':
       return tell(
         RestoreError,
         'NOT_UNPAUSED',
         `domain ${domain} is back at the snapshot, but stays paused: it could not be made to run: ${why}`,
-        [`xl unpause ${domid} makes it run`],
+        [
+          `xl unpause ${domid} makes it run`,
+          ...(journal === undefined
+            ? []
+            : [`xlsnap recover ${shellQuote(journal)} does that, and removes what it had replaced`]),
+        ],
       );
     default:
       return error;

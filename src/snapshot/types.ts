@@ -241,7 +241,7 @@ export interface RecoverResult {
    * nothing of it is left.
    *
    * Of a revert: `whole`: the domain had been restored. `undone`: the disks are as before it. `reverted`: the disks are as
-   * at the snapshot, the memory is not restored.
+   * at the snapshot, and what they were before is kept: the domain may be restored, but only in part.
    */
   readonly outcome: 'nothing' | 'whole' | 'undone' | 'reverted';
   /** The snapshot's name. */
@@ -252,7 +252,7 @@ export interface RecoverResult {
   readonly guest?: 'running' | 'paused' | 'shut down' | 'gone';
   /** What was undone, in order. */
   readonly undone: readonly string[];
-  /** Of a revert: files that were replaced and stay, since they were to be kept. */
+  /** Of a revert: what there still is of the former disks: paths, and `snapshot TAG of IMAGE`. */
   readonly kept?: readonly string[];
   /**
    * Of a revert: domid of a paused domain that the killed restore has made, or has only begun to make: nobody can tell which.

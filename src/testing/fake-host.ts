@@ -86,6 +86,8 @@ export class FakeHost implements Host {
   /** Pids of what works on an image, by its path. */
   readonly workers = new Map<string, number>();
   readonly obstacles = new Map<string, readonly Obstacle[]>();
+  /** The pid of a restore that outlives its xlsnap. */
+  restorer: number | undefined;
   /** The process of another program that saves the domain. */
   saver: number | undefined;
   disposed = 0;
@@ -581,6 +583,10 @@ export class FakeHost implements Host {
         if (domain === undefined)
           throw new DomainError('DESTROY', `xl destroy ${domid} failed: no such domain`);
         domain.end();
+      },
+      restorer: async () => {
+        await this.#call('restorer');
+        return this.restorer;
       },
       restore: async (memoryPath, config) => {
         await this.#call('restore');

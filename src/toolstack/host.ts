@@ -10,6 +10,7 @@ import { XenstoreClient } from '../xenstore/client.ts';
 import { XenHypervisor } from './hypervisor.ts';
 import { LibxlToolstack } from './libxl-toolstack.ts';
 import { QemuImages } from './qemu-img.ts';
+import { findRestorer } from './restorers.ts';
 import { destroyDomain, domainConfig } from './xl.ts';
 import { xlRestore } from './xl-restore.ts';
 
@@ -68,6 +69,10 @@ export class XlToolstack extends LibxlToolstack {
     return destroyDomain(this.hypervisor, this.xenstore, domid, options);
   }
 
+  restorer(memoryPath: string, uuid: string): Promise<number | undefined> {
+    return findRestorer(memoryPath, uuid);
+  }
+
   async restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
@@ -80,7 +85,7 @@ export class XlToolstack extends LibxlToolstack {
     }
     const header = config === undefined ? undefined : encodeXlHeader(makeXlHeader(printLibxlJson(config)));
     try {
-      await xlRestore(header === undefined ? memoryPath : { path: memoryPath, start, header }, signal);
+      await xlRestore(header === undefined ? memoryPath : { path: memoryPath, start, header, uuid }, signal);
     } catch (error) {
       await this.#removeHalfBuilt(name, uuid, error);
       throw error;

@@ -9,6 +9,7 @@ import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { EnvironmentError, errnoCode, throwIfAborted } from '../core/errors.ts';
 import { runProgram } from './program.ts';
+import { fifoName } from './restorers.ts';
 
 /** The part of a save file that follows xl's header. */
 export interface StreamPart {
@@ -20,6 +21,8 @@ export interface StreamPart {
 /** What comes before it. */
 export interface PipedStream extends StreamPart {
   readonly header: Uint8Array;
+  /** The domain's. */
+  readonly uuid: string;
 }
 
 const MAX_STDERR = 64 * 1024;
@@ -42,7 +45,7 @@ export async function xlRestore(from: string | PipedStream, signal: AbortSignal 
   // xl opens what it restores by its name, and Node's own pipes to a child are sockets, which cannot be opened.
   const directory = await mkdtemp(join(tmpdir(), 'xlsnap-fifo-'));
   try {
-    const fifo = join(directory, 'memory');
+    const fifo = join(directory, fifoName(from.uuid));
     const { status, stderr } = await runProgram('mkfifo', ['-m', '600', fifo], { timeoutMs: 10_000 });
     if (status !== 0) throw new EnvironmentError('XL_RESTORE', `cannot make the FIFO ${fifo}: ${stderr}`);
     await runRestore(fifo, from, signal);

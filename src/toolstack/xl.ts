@@ -98,7 +98,7 @@ function lastLines(stderr: string): string {
 
 /**
  * Destroys a domain and waits until Xen has freed it and its QEMU has ended, so that nobody holds its images.
- * @throws DomainError after `timeoutMs`
+ * @throws DomainError after `timeoutMs`, or when there was no such domain to begin with: it may run as another domid
  */
 export async function destroyDomain(
   hypervisor: Hypervisor,
@@ -107,6 +107,11 @@ export async function destroyDomain(
   options: { timeoutMs: number; signal?: AbortSignal },
 ): Promise<void> {
   const deadline = performance.now() + options.timeoutMs;
+  if ((await hypervisor.domainState(domid)) === undefined) {
+    throw new DomainError('DESTROY', `there is no domain ${domid} to destroy: it has ended or rebooted`, {
+      domid,
+    });
+  }
   const pid = await xenstore.readMaybe(`/local/domain/${domid}/image/device-model-pid`);
   const { status, stderr } = await runProgram('xl', ['destroy', String(domid)], options);
   for (;;) {

@@ -55,7 +55,8 @@ const script = (): string => `
   const plan = { name: 's1', domain: 'guest1', uuid: 'u', memoryPath: '/x', state: 'running', disks };
   const options = { running: false, force: false, keep: false };
   const journal = await openRevertJournal(${JSON.stringify(at('journal'))}, plan, { options, mark: 'm-1' });
-  await revertDisks(new QemuImages(), disks, 'm-1', new Phases({}), journal);
+  const host = { images: new QemuImages(), toolstack: { imagesInUse: async () => [] } };
+  await revertDisks(host, disks, 'm-1', new Phases({}), journal);
 `;
 
 it.each(['snapshot -q -c xlsnap-before', 'snapshot -q -a s1', 'create -q'])(

@@ -29,7 +29,7 @@ beforeEach(() => {
   const path = join(directory, 'memory.save');
   body = Buffer.alloc(3_000_001, 'some memory ');
   writeFileSync(path, Buffer.concat([Buffer.from('the old header'), body]));
-  content = { path, start: 14, header };
+  content = { path, start: 14, header, uuid: '3f8d2c1e-1111-4222-8333-444455556666' };
 });
 afterEach(() => {
   takeAway();

@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { toDomid } from '../../../src/core/brand.ts';
+import type { XlsnapError } from '../../../src/core/errors.ts';
 import { silentReporter } from '../../../src/core/reporter.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
 import { recoverAll, recoverSnapshot } from '../../../src/snapshot/recover.ts';
@@ -302,13 +303,57 @@ describe('a domain', () => {
     expect(found).toMatchObject({ outcome: 'reverted', guest: 'paused', halfBuilt: 8 });
     expect(found.next).toContain('snapshot-revert guest1');
     expect(host.pauses).toBe(1);
-    expect(aside()).toBeUndefined();
+    // Nobody knows whether it is whole: nothing of the former disks goes.
+    expect(safetyTags()).toHaveLength(1);
+    expect(found.kept).toEqual([`snapshot ${safetyTags()[0]} of ${at('xvda.img')}`, at(aside() ?? '')]);
     expect(existsSync(journal())).toBe(true);
     await host.hypervisor.unpause(toDomid(8));
-    const now = await recover();
-    expect(now).toMatchObject({ outcome: 'reverted', guest: 'running' });
-    expect(now).not.toHaveProperty('halfBuilt');
-    expect(existsSync(journal())).toBe(false);
+    const half = filesOf(host.directory);
+    const error = await failure(recover());
+    expect(error).toMatchObject({ code: 'NOT_RECOVERED', undone: [] });
+    expect(error.undoFailures).toEqual([
+      expect.stringMatching(/disk xvda: domain guest1 \(domid 8\) uses .*xvda\.img/),
+      expect.stringMatching(/disk xvdb: domain guest1 \(domid 8\) uses .*s1-xvdb\.qcow2/),
+    ]);
+    expect(filesOf(host.directory)).toEqual(half);
+    host.own.end();
+    expect(await recover()).toMatchObject({ outcome: 'undone', guest: 'gone' });
+    expect(filesOf(host.directory)).toEqual(files);
+  });
+
+  it('that an xl is about to make, though its xlsnap was killed, is waited for: its disks stay as they are', async () => {
+    await kill('before', 'restore');
+    host.restorer = 4711;
+    let asked = 0;
+    host.after = async (call) => {
+      if (call === 'restorer' && ++asked === 3) await host.toolstack.restore(at('s1.save'), undefined, {});
+    };
+    const half = diskContents();
+    expect(await recover()).toMatchObject({ outcome: 'reverted', guest: 'paused', halfBuilt: 8 });
+    expect(asked).toBe(3);
+    expect(diskContents()).toEqual(half);
+    host.own.end();
+    // It ends, and has made none.
+    host.after = (call) => {
+      if (call === 'restorer' && ++asked === 6) host.restorer = undefined;
+    };
+    expect(await recover()).toMatchObject({ outcome: 'undone', guest: 'gone' });
+    expect(asked).toBe(7);
+    expect(filesOf(host.directory)).toEqual(files);
+  });
+
+  it('that is never made, nor given up, is reported, and nothing is touched', async () => {
+    await kill('before', 'restore');
+    host.restorer = 4711;
+    const half = filesOf(host.directory);
+    let now = 0;
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => (now += 20_000));
+    const error = await failure(recover());
+    clock.mockRestore();
+    expect(error).toMatchObject({ code: 'RESTORE_BUSY', exitCode: 14 });
+    expect(error.message).toContain('pid 4711');
+    expect(filesOf(host.directory)).toEqual(half);
+    host.restorer = undefined;
   });
 
   it('that was being restored need not have a configuration yet when the revert is run again', async () => {
@@ -396,37 +441,93 @@ describe('what was kept of the former disks', () => {
     expect(existsSync(journal())).toBe(false);
   });
 
-  it.each<[string, () => unknown, RegExp]>([
-    ['another domain uses it', () => host.othersUse.push(at('xvda.img')), /uses .*xvda.img/],
-    [
-      'a domain that is being restored may use it',
-      async () => {
-        note({ step: 'restoring' });
-        await host.toolstack.restore(at('s1.save'), undefined, {});
-        host.inUse.clear();
-      },
-      /being restored may use it/,
-    ],
-  ])('stays in the image where %s', async (_what, change, message) => {
-    await kill('before', 'deleteTag');
-    await change();
+  it('stays in the image where another domain uses it', async () => {
+    await kill('after', 'unpause');
+    host.own.end();
+    host.othersUse.push(at('xvda.img'));
     const error = await failure(recover());
-    expect(error.undoFailures[0]).toMatch(message);
+    expect(error.undoFailures[0]).toMatch(/uses .*xvda.img/);
     expect(safetyTags()).toHaveLength(1);
     expect(existsSync(journal())).toBe(true);
     host.othersUse.length = 0;
-    host.own.end();
     await recover();
     expect(safetyTags()).toEqual([]);
     expect(existsSync(journal())).toBe(false);
   });
 
   it('stays and is named when it was to be kept', async () => {
-    await kill('before', 'restore', { keep: true });
-    const { kept, next } = await recover();
+    await kill('after', 'unpause', { keep: true });
+    const { kept } = await recover();
     expect(kept).toEqual([at(aside() ?? '')]);
     expect(contentOf(kept?.[0] ?? '')).toBe('later');
-    expect(next).toMatch(/s1\.save\.cfg --keep$/);
+  });
+});
+
+describe('the disks of a revert whose restore fails', () => {
+  const failRestore = async (): Promise<XlsnapError> => {
+    host.fault = (call) => {
+      if (call === 'restore') throw new Error('no restore');
+    };
+    const error = await failure(revertSnapshot(host, request));
+    host.fault = () => {};
+    return error;
+  };
+
+  it('are as before once recover is given its journal, as the error says', async () => {
+    const error = await failRestore();
+    expect(error).toMatchObject({ code: 'RESTORE_FAILED', phase: 'restore', undoFailures: [] });
+    expect(error.hint).toContain('the same command tries again');
+    expect(error.hint).toContain(`xlsnap recover ${journal()} puts its disks back as they were before`);
+    expect(diskContents()).toEqual(['at the snapshot', 'at the snapshot']);
+    expect(await recover()).toMatchObject({ outcome: 'undone', guest: 'gone' });
+    expect(filesOf(host.directory)).toEqual(files);
+  });
+
+  it('are as before also after it has failed twice', async () => {
+    await failRestore();
+    await failRestore();
+    expect(await recover()).toMatchObject({ outcome: 'undone', guest: 'gone' });
+    expect(filesOf(host.directory)).toEqual(files);
+  });
+
+  it.each<[string, () => void, RegExp]>([
+    [
+      'was started on them',
+      () => {
+        writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), content: 'new' });
+        host.own.domid = toDomid(9);
+        host.inUse.set('xvda', at('xvda.img'));
+        host.inUse.set('xvdb', overlay());
+      },
+      /disk xvda: domain guest1 \(domid 9\) uses/,
+    ],
+    [
+      'has written to one of them since',
+      () => {
+        writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), content: 'new' });
+        const later = Date.now() / 1000 + 3600;
+        utimesSync(at('xvda.img'), later, later);
+      },
+      /disk xvda: .* was written to at .* To keep what it holds now: qemu-img snapshot -d/,
+    ],
+  ])('stay all as they are when a domain %s', async (_what, change, message) => {
+    await failRestore();
+    change();
+    const half = filesOf(host.directory);
+    const error = await failure(recover());
+    expect(error).toMatchObject({ code: 'NOT_RECOVERED', undone: [] });
+    expect(error.undoFailures[0]).toMatch(message);
+    expect(filesOf(host.directory)).toEqual(half);
+    // The next revert starts from what there is now, and says where the former disks are.
+    const told: string[] = [];
+    const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
+    const former = safetyTags()[0] ?? '';
+    await revertSnapshot(host, { ...request, force: true }, { reporter });
+    expect(told[0]).toContain(`snapshot ${former} of ${at('xvda.img')}`);
+    expect(safetyTags()).toEqual([former]);
+    expect(readImage(at('xvda.img')).tags[former]).toBe('later');
+    expect(contentOf(at(aside() ?? ''))).toBe('later');
+    expect(host.runs).toBe(true);
   });
 });
 
@@ -440,19 +541,19 @@ describe('the revert that comes next', () => {
     told.length = 0;
     await revertSnapshot(host, request, { reporter });
     expect(told).toEqual([
-      'a former revert of guest1 to "s1" was killed; the disks are as before it, and the domain is gone',
+      'a former revert of guest1 to "s1" did not finish; the disks are as before it, and the domain is gone',
     ]);
   });
 
   it.each([
-    ['before', 'restore', 'the disks are as at its snapshot, and the domain is gone'],
+    ['before', 'restore', 'the disks are as before it, and the domain is gone'],
     ['after', 'unpause', 'it was done, and the domain is running'],
   ] as const)('says how far the killed one came: %s %s', async (when, call, how) => {
     await kill(when, call);
     const told: string[] = [];
     const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
     await revertSnapshot(host, request, { reporter });
-    expect(told).toEqual([`a former revert of guest1 to "s1" was killed; ${how}`]);
+    expect(told).toEqual([`a former revert of guest1 to "s1" did not finish; ${how}`]);
   });
 
   it('touches nothing else when the disks cannot be put back', async () => {
@@ -505,7 +606,7 @@ describe('a qemu-img that the dead process has started', () => {
       'createOverlay',
       () => `${overlay()}.fresh-${/"mark":"([^"]*)"/.exec(readFileSync(journal(), 'utf8'))?.[1]}`,
     ],
-    ['deleteTag', () => at('xvda.img')],
+    ['unpause', () => at('xvda.img')],
   ])('is waited for: %s', async (call, path) => {
     await kill('before', call);
     host.workers.set(path(), 4711);
@@ -554,8 +655,10 @@ it('a directory that was made for the journal goes with it', async () => {
     if (call === 'restore') throw new Error('no restore');
   };
   await failure(revertSnapshot(host, request));
-  expect(existsSync(elsewhere)).toBe(false);
   host.fault = () => {};
+  expect(existsSync(elsewhere)).toBe(true);
+  await recoverAll(host);
+  expect(existsSync(elsewhere)).toBe(false);
   await kill('before', 'createOverlay');
   expect(existsSync(elsewhere)).toBe(true);
   await recoverAll(host);
