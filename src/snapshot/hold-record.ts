@@ -92,7 +92,12 @@ export class HoldRecord {
 
 /** The record that belongs to a journal, if it is of this boot. */
 export function findHold(host: Pick<Host, 'runDirectory'>, journal: string): FoundHold | undefined {
-  return readHold(join(host.runDirectory ?? RUN_DIRECTORY, nameOf(journal)));
+  return readHold(holdPath(host, journal));
+}
+
+/** Where the record is that belongs to a journal. */
+export function holdPath(host: Pick<Host, 'runDirectory'>, journal: string): string {
+  return join(host.runDirectory ?? RUN_DIRECTORY, nameOf(journal));
 }
 
 /** All of this boot. */

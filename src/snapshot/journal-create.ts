@@ -2,6 +2,7 @@
  * The journal of a create, beside the memory file. The first line is on the disk before the guest is touched; the others
  * may be lost with the host, so `recoverSnapshot` looks at what is there then.
  */
+import { type HoldState, isHold } from './hold.ts';
 import {
   checkPlace,
   type FoundSteps,
@@ -19,6 +20,9 @@ import type { SnapshotDisk, SnapshotPlan } from './types.ts';
 export type CreateStep =
   /** The partial file is there, with this inode number. */
   | { readonly step: 'opened'; readonly inode: number }
+  /** Read only: before there was a record in `/run/xlsnap`, what was done to the guest stood here. */
+  | { readonly step: 'log-dirty'; readonly on: boolean }
+  | { readonly step: 'hold'; readonly hold: HoldState }
   /** The disks' transaction comes now. */
   | { readonly step: 'disks' }
   /** A small file of these octets comes now. */
@@ -84,10 +88,14 @@ export async function toCreateJournal(
 }
 
 function toStep(line: Readonly<Record<string, unknown>>): CreateStep | undefined {
-  const { step, inode, path, sha256, message } = line;
+  const { step, inode, on, hold, path, sha256, message } = line;
   switch (step) {
     case 'opened':
       return typeof inode === 'number' ? { step, inode } : undefined;
+    case 'log-dirty':
+      return typeof on === 'boolean' ? { step, on } : undefined;
+    case 'hold':
+      return isHold(hold) ? { step, hold } : undefined;
     case 'text':
       return typeof path === 'string' && typeof sha256 === 'string' ? { step, path, sha256 } : undefined;
     case 'problem':

@@ -4,7 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
 import { undoDirectory, undoDisk, undoDisks, undoJournal, undoPartial, undoText } from './create-undo.ts';
 import { guestNow } from './guest-now.ts';
-import { type FoundHold, findHold, findHolds } from './hold-record.ts';
+import { type HoldState, isHeld } from './hold.ts';
+import { type FoundHold, findHold, findHolds, holdPath } from './hold-record.ts';
 import { undoIdleDisk } from './idle-disk.ts';
 import { type FoundJournal, readJournal } from './journal.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './journal-create.ts';
@@ -220,6 +221,28 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   const domid = await host.toolstack.findByUuid(head.uuid);
   const domain = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   const same = domain !== undefined && domain.domid === head.domid && head.boot === bootId();
+  if (same && (steps.logDirty || (steps.hold !== undefined && isHeld(steps.hold)))) {
+    const { uuid, domain: name } = head;
+    const held: FoundHold = {
+      path: holdPath(host, found.path),
+      journal: found.path,
+      domid: head.domid,
+      uuid,
+      domain: name,
+      type: domain.type,
+      hold: steps.hold,
+      logDirty: steps.logDirty,
+    };
+    const done = await recoverGuest(host, held, options);
+    const rest = {
+      ...found,
+      steps: found.steps.filter(({ step }) => step !== 'hold' && step !== 'log-dirty'),
+    };
+    return await goOn(found.path, done, held, async () =>
+      // The journal stays where it alone says what is left.
+      done.failures.length > 0 ? undefined : await recoverCreate(host, rest, options),
+    );
+  }
   const disksLeft = !whole && (steps.disks || steps.lossy) ? head.disks : [];
   const needsQemu = domain !== undefined && disksLeft.length > 0;
   let noQemu: unknown;
@@ -249,6 +272,8 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
 /** What the steps come to. */
 interface Steps {
   readonly inode: number | undefined;
+  readonly logDirty: boolean;
+  readonly hold: HoldState | undefined;
   readonly disks: boolean;
   readonly texts: readonly Extract<CreateStep, { step: 'text' }>[];
   /** A stream's reader has all of it. */
@@ -264,6 +289,8 @@ function summed({ steps, lossy }: FoundCreate): Steps {
     steps.findLast((one): one is Extract<CreateStep, { step: Name }> => one.step === name);
   return {
     inode: last('opened')?.inode,
+    logDirty: last('log-dirty')?.on === true,
+    hold: last('hold')?.hold,
     disks: last('disks') !== undefined,
     texts: steps.filter((one) => one.step === 'text'),
     whole: last('whole') !== undefined,

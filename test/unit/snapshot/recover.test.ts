@@ -10,6 +10,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { toDomid } from '../../../src/core/brand.ts';
@@ -188,7 +189,8 @@ describe('the guest goes first', () => {
     const recovered = recoverSnapshot(host, { path: memory() }).catch(() => {});
     await vi.waitFor(() => expect([host.suspended, host.pauses]).toEqual([false, 1]));
     expect(existsSync(`${memory()}.partial`)).toBe(true);
-    writeFileSync(journal(), text);
+    // Not in this thread: the reader may not be there yet.
+    await writeFile(journal(), text);
     await recovered;
   });
 
@@ -198,8 +200,26 @@ describe('the guest goes first', () => {
     execFileSync('mkfifo', ['-m', '600', journal()]);
     const recovered = recoverAll(host, at('none')).catch(() => {});
     await vi.waitFor(() => expect(host.runs).toBe(true));
-    writeFileSync(journal(), '{}\n');
+    await writeFile(journal(), '{}\n');
     await recovered;
+  });
+
+  it('also where a former xlsnap has noted it in the journal', async () => {
+    await killedIn('settle');
+    const [record = ''] = readdirSync(host.runDirectory);
+    const lines = readFileSync(join(host.runDirectory, record), 'utf8').trim().split('\n').slice(1);
+    for (const line of lines) {
+      appendFileSync(journal(), line.replace('{', '{"step":"hold",').concat('\n'));
+    }
+    rmSync(host.runDirectory, { recursive: true });
+    host.fault = (call) => {
+      if (call === 'resume') throw new Error('not now');
+    };
+    await failure(recoverSnapshot(host, { path: memory() }));
+    expect(existsSync(journal())).toBe(true);
+    host.fault = () => {};
+    await recoverSnapshot(host, { path: memory() });
+    expectAsBefore(host, was);
   });
 
   it('and one whose domid means another domain by now is left alone', async () => {
