@@ -1,3 +1,4 @@
+import { isatty } from 'node:tty';
 import type { BenchRequest, BenchResult } from '../bench/types.ts';
 import type { Host } from '../snapshot/ports.ts';
 import type {
@@ -12,17 +13,33 @@ import type {
   SnapshotPlan,
 } from '../snapshot/types.ts';
 import type { DoctorReport } from '../toolstack/doctor.ts';
+import { PatientStream } from './patient-stream.ts';
 
 /** The part of a stream that the command line uses. */
 export interface TextStream {
   write(text: string): unknown;
   readonly isTTY?: boolean;
   /** Width of the terminal in characters. */
-  readonly columns?: number;
+  readonly columns?: number | undefined;
+  /** Whether its reader is behind: what can be left out should be. */
+  readonly waiting?: boolean;
+  /** From a guest's suspend until it runs again: nothing is written that could stop this process. */
+  hold?(held: boolean): void;
 }
 
 /** The signals that end the work. */
 export const ENDING_SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
+/** Those of a terminal that stop a process until it is continued. */
+const STOPPING_SIGNALS = ['SIGTSTP', 'SIGTTIN', 'SIGTTOU'] as const;
+
+/**
+ * Whether a hang-up is about this process. Node resets the signals that it was started to ignore, so `nohup` cannot be seen;
+ * but it leaves no stream on a terminal.
+ */
+function hasTerminal(): boolean {
+  return [0, 1, 2].some((fd) => isatty(fd));
+}
+
 export type EndingSignal = keyof typeof ENDING_SIGNALS;
 
 /** What the commands call. */
@@ -57,6 +74,8 @@ export interface CliContext {
   now(): number;
   /** Calls `listener` for each ending signal; gives a function that stops it. */
   onSignal(listener: (signal: EndingSignal) => void): () => void;
+  /** From now on Ctrl-Z and its like are put off; gives a function that ends that, and stops the process if one came. */
+  deferStops(): () => void;
   openHost(): Promise<Host>;
   loadCalls(): Promise<SnapshotCalls>;
   /** @param domain the only one to look at */
@@ -70,16 +89,30 @@ export interface CliContext {
 export function processContext(): CliContext {
   return {
     stdout: process.stdout,
-    stderr: process.stderr,
+    stderr: new PatientStream(2, process.stderr),
     env: process.env,
     program: process.argv[1] ?? 'xlsnap',
     now: () => performance.now(),
     onSignal(listener) {
       const names = Object.keys(ENDING_SIGNALS) as EndingSignal[];
-      const handlers = names.map((name) => ({ name, handler: () => listener(name) }));
+      const handlers = names.map((name) => ({
+        name,
+        handler: name === 'SIGHUP' && !hasTerminal() ? () => {} : () => listener(name),
+      }));
       for (const { name, handler } of handlers) process.on(name, handler);
       return () => {
         for (const { name, handler } of handlers) process.off(name, handler);
+      };
+    },
+    deferStops() {
+      let asked = false;
+      const note = () => {
+        asked = true;
+      };
+      for (const name of STOPPING_SIGNALS) process.on(name, note);
+      return () => {
+        for (const name of STOPPING_SIGNALS) process.off(name, note);
+        if (asked) process.kill(process.pid, 'SIGTSTP');
       };
     },
     async openHost() {

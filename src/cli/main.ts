@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { EXIT, errnoCode } from '../core/errors.ts';
 import { processContext } from './context.ts';
+import { PatientStream } from './patient-stream.ts';
 import { run } from './run.ts';
 
 let lost: unknown;
@@ -10,8 +11,10 @@ process.stdout.on('error', (error) => {
 });
 process.stderr.on('error', () => {});
 
-const exitCode = await run(process.argv.slice(2), processContext());
-await Promise.all([process.stdout, process.stderr].map(flushed));
+const context = processContext();
+const exitCode = await run(process.argv.slice(2), context);
+await flushed(process.stdout);
+if (context.stderr instanceof PatientStream) await context.stderr.flushed();
 if (lost !== undefined) process.stderr.write(`error: stdout: ${String(lost)}\n`);
 // Not by itself: a library's thread or a socket could hold the process.
 process.exit(lost !== undefined && exitCode === EXIT.ok ? EXIT.output : exitCode);

@@ -59,7 +59,8 @@ function jsonReporter(context: CliContext, quiet: boolean): CliReporter {
     },
     progress(progress) {
       const finished = progress.done === progress.total;
-      if (quiet || (!finished && context.now() - last < INTERVAL_MS)) return;
+      if (quiet || context.stderr.waiting === true) return;
+      if (!finished && context.now() - last < INTERVAL_MS) return;
       last = context.now();
       write('progress', progress);
     },
@@ -89,6 +90,7 @@ class Bar {
   }
 
   update(progress: Progress): void {
+    if (this.#context.stderr.waiting === true) return;
     if (this.#context.now() - this.#drawnAt < INTERVAL_MS) return;
     if (progress.phase !== this.#phase) {
       this.#phase = progress.phase;

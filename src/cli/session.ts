@@ -42,8 +42,15 @@ export async function runSession<Request>(
   const json = common.json === true;
   const warned = new Set<string>();
   const inner = makeReporter(context, { json, quiet: common.quiet === true });
+  const standstill = new Standstill(context);
   const reporter: CliReporter = {
     ...inner,
+    phase(name, event, seconds) {
+      // From before the guest is asked to suspend until it runs again.
+      if (name === 'suspend' && event === 'start') standstill.begin();
+      inner.phase(name, event, seconds);
+      if (name === 'resume' && event === 'end') standstill.end();
+    },
     log(level, message, fields) {
       // A warning may come while the work runs and again with its result.
       if (level === 'warning' && warned.has(message)) return;
@@ -52,6 +59,8 @@ export async function runSession<Request>(
     },
   };
   using interruption = catchSignals(context, (message) => reporter.log('warning', message));
+  // Also when it fails: all is undone by then.
+  using _standstill = standstill;
   try {
     const request = await prepare(reporter);
     const calls = await context.loadCalls();
@@ -70,6 +79,32 @@ export async function runSession<Request>(
   } catch (error) {
     reporter.clear();
     return interruption.exitCodeOf(error, reportError(context, error, json));
+  }
+}
+
+/** While a guest stands still, a terminal must not stop this process. */
+class Standstill implements Disposable {
+  readonly #context: CliContext;
+  #goOn: (() => void) | undefined;
+
+  constructor(context: CliContext) {
+    this.#context = context;
+  }
+
+  begin(): void {
+    this.#context.stderr.hold?.(true);
+    this.#goOn ??= this.#context.deferStops();
+  }
+
+  end(): void {
+    // In this order: a write that a terminal stops is tried again for ever while its signal is caught.
+    this.#goOn?.();
+    this.#goOn = undefined;
+    this.#context.stderr.hold?.(false);
+  }
+
+  [Symbol.dispose](): void {
+    this.end();
   }
 }
 

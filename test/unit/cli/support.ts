@@ -209,6 +209,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
       world.signals?.(listener);
       return () => {};
     },
+    deferStops: () => () => {},
     openHost: () => {
       opened++;
       if (world.openHost !== undefined) return world.openHost();
