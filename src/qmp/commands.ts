@@ -102,7 +102,8 @@ export async function queryBlock(client: QmpClient, limits?: Limits): Promise<Bl
 /** All named nodes, those below other nodes too. */
 export async function queryNamedBlockNodes(client: QmpClient, limits?: Limits): Promise<BlockNode[]> {
   const command = 'query-named-block-nodes';
-  return list(command, await client.execute(command, undefined, limits), toNode);
+  // Not flat, each node's answer has the whole chain below it: squared in the chain's length.
+  return list(command, await client.execute(command, { flat: true }, limits), toNode);
 }
 
 export async function queryBlockJobs(client: QmpClient, limits?: Limits): Promise<BlockJob[]> {
@@ -138,7 +139,8 @@ export async function deleteInternalSnapshot(
 
 /**
  * Merges an overlay, the top node of a disk, into its backing image and goes on with that. The guest may run.
- * The overlay's file is not used afterwards, and not removed.
+ * The overlay's file is not used afterwards, and not removed. A job that an earlier call has left is waited for, and
+ * completed where it is ready: QEMU would refuse a second one.
  * @param base the backing image right below it, as QEMU names the file; without it QEMU would merge the whole chain
  * @param limits `timeoutMs` holds for each of the job's steps; by default they may take as long as they do
  * @throws QmpCommandError also when the job fails; the disk then still uses the overlay
@@ -152,14 +154,24 @@ export async function commitOverlay(
   const jobId = `commit-${node}`;
   using events = client.listen(['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']);
   const args = { 'job-id': jobId, device: node, base };
-  await client.execute('block-commit', args, limits);
+  // Asked after the listening began: a job that ends in between has its event.
+  const left = (await queryBlockJobs(client, limits)).find(({ id }) => id === jobId);
+  if (left === undefined) await client.execute('block-commit', args, limits);
+  let completed = false;
+  async function complete(): Promise<void> {
+    // An old job may become ready between our question and its answer: its event comes as well, and QEMU refuses twice.
+    if (completed) return;
+    completed = true;
+    await client.execute('block-job-complete', { device: jobId }, limits);
+  }
   try {
+    if (left?.status === 'ready') await complete();
     // Ready once, then over; a job that fails is over at once.
     for (;;) {
       const { event, data } = await events.next(limits);
       if (data['device'] !== jobId) continue;
       if (event === 'BLOCK_JOB_READY') {
-        await client.execute('block-job-complete', { device: jobId }, limits);
+        await complete();
         continue;
       }
       const failure = event === 'BLOCK_JOB_CANCELLED' ? 'cancelled' : data['error'];

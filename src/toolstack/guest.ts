@@ -1,5 +1,6 @@
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
+import { DomainError } from '../core/errors.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
 import type { Guest } from '../snapshot/ports.ts';
 import { HVM_PARAM } from '../xenctrl/index.ts';
@@ -80,8 +81,20 @@ export class XenGuest implements Guest {
     await this.#xen.stopDirtyLog(this.#domid);
   }
 
-  /** Its pfns are gfns: where they are is Xen's business. */
-  async settle(): Promise<void> {}
+  /**
+   * Its pfns are gfns: where they are is Xen's business. Memory above the size that the file was laid out for, added by
+   * a balloon driver say, would be missing from it without an error.
+   * @throws DomainError P2M_RESIZED
+   */
+  async settle(): Promise<void> {
+    const size = await this.#xen.nrGpfns(this.#domid);
+    if (size <= this.p2mSize) return;
+    throw new DomainError(
+      'P2M_RESIZED',
+      `the guest's memory map has grown from ${this.p2mSize} to ${size} pages since the snapshot began`,
+      { domid: this.#domid, hint: 'try again' },
+    );
+  }
 
   staticRecords(): Promise<LibxcStateRecord[]> {
     return cpuPolicyRecords(this.#xen, this.#domid);

@@ -118,10 +118,18 @@ it('sends commands as QEMU wants them', async () => {
 describe('commitOverlay', () => {
   const job = { device: 'commit-xlsnap-xvda-1', type: 'commit' };
 
-  async function commit(onCommit: (server: FakeQmpServer) => void, limits = {}): Promise<string[]> {
+  async function commit(
+    onCommit: (server: FakeQmpServer) => void,
+    limits = {},
+    left: { jobs: readonly object[]; becomesReady?: boolean } = { jobs: [] },
+  ): Promise<string[]> {
     await using directory = await tempDir();
     const path = join(directory.path, 'qmp');
     await using server = await FakeQmpServer.listen(path, {
+      'query-block-jobs': (_, fake) => {
+        if (left.becomesReady === true) fake.event('BLOCK_JOB_READY', job);
+        return left.jobs;
+      },
       'block-commit': (_, fake) => {
         onCommit(fake);
         return {};
@@ -150,7 +158,22 @@ describe('commitOverlay', () => {
       server.event('BLOCK_JOB_COMPLETED', { ...job, device: 'another' });
       server.event('BLOCK_JOB_READY', job);
     });
-    expect(sent).toEqual(['qmp_capabilities', 'block-commit', 'block-job-complete']);
+    expect(sent).toEqual(['qmp_capabilities', 'query-block-jobs', 'block-commit', 'block-job-complete']);
+  });
+
+  it.each([
+    ['is ready', { jobs: [{ ...job, status: 'ready' }] }],
+    ['becomes ready while it is asked for', { jobs: [{ ...job, status: 'ready' }], becomesReady: true }],
+    ['still runs', { jobs: [{ ...job, status: 'running' }], becomesReady: true }],
+  ])('completes the job that an earlier call left, starting no second one, when it %s', async (_, left) => {
+    const sent = await commit(() => expect.unreachable(), {}, left);
+    expect(sent).toEqual(['qmp_capabilities', 'query-block-jobs', 'block-job-complete']);
+  });
+
+  it('does not take the job of another disk for its own', async () => {
+    const jobs = [{ ...job, device: 'commit-another', status: 'ready' }];
+    const sent = await commit((server) => server.event('BLOCK_JOB_READY', job), {}, { jobs });
+    expect(sent).toContain('block-commit');
   });
 
   it.each([
