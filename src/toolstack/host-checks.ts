@@ -8,7 +8,7 @@ import { firstExisting } from '../snapshot/preflight.ts';
 import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../xenctrl/index.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { LOCK_DIR } from './libxl-toolstack.ts';
-import { runProgram } from './program.ts';
+import { runProgram, searchPath } from './program.ts';
 import { isXlWrapper } from './xl-wrapper.ts';
 
 /** The oldest Node that can run xlsnap. */
@@ -233,9 +233,9 @@ async function checkLockDirectory(): Promise<Finding> {
   return { status: 'ok', message: LOCK_DIR };
 }
 
-/** The first program of that name in PATH. */
+/** The first program of that name where runProgram looks, too. */
 async function inPath(name: string): Promise<string | undefined> {
-  for (const directory of (process.env['PATH'] ?? '').split(delimiter)) {
+  for (const directory of searchPath().split(delimiter)) {
     const path = join(directory, name);
     if (directory !== '' && (await isExecutable(path))) return path;
   }

@@ -12,6 +12,19 @@ export interface ProgramResult {
 /** Characters of output. */
 const MAX_OUTPUT = 64 * 1024 * 1024;
 
+/** Where a system's own programs are: root's crontab and services often have a PATH without these. */
+const SYSTEM_PATH = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
+
+/**
+ * The directories in which programs are looked for: those of PATH, then the system's own.
+ * @returns them in order, joined by colons, as PATH has them
+ */
+export function searchPath(path: string | undefined = process.env['PATH']): string {
+  // An empty entry would mean the current directory, where anybody's program may be.
+  const directories = (path ?? '/usr/local/bin:/usr/bin:/bin').split(':').filter((entry) => entry !== '');
+  return [...new Set([...directories, ...SYSTEM_PATH])].join(':');
+}
+
 /** Debian packages of the programs we call, for hints. */
 const PACKAGES: Readonly<Record<string, string>> = {
   xl: 'xen-utils',
@@ -33,7 +46,7 @@ export async function runProgram(
   throwIfAborted(signal);
   const child = spawn(program, [...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, LC_ALL: 'C' },
+    env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
     // A group of its own: a Ctrl-C is for us, and must not end what puts a disk back.
     detached: true,
   });
@@ -87,7 +100,7 @@ function killGroup(pid: number): void {
 
 function missing(program: string, cause: unknown): EnvironmentError {
   const from = PACKAGES[program];
-  return new EnvironmentError('NO_PROGRAM', `there is no program ${program}`, {
+  return new EnvironmentError('NO_PROGRAM', `there is no program ${program} in ${searchPath()}`, {
     cause,
     ...(from === undefined ? {} : { hint: `install it: on Debian it is in the package ${from}` }),
   });
