@@ -1,13 +1,16 @@
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
 import { DomainError } from '../core/errors.ts';
-import type { LibxcStateRecord } from '../savefmt/index.ts';
+import { type LibxcStateRecord, PAGE_TYPE } from '../savefmt/index.ts';
 import type { Guest } from '../snapshot/ports.ts';
 import { HVM_PARAM } from '../xenctrl/index.ts';
 import { cpuPolicyRecords, tscRecord, type Xen } from './guest-records.ts';
 
 /** Pages of a batch, 4 MiB: larger ones were no faster, smaller ones cost more calls. */
 const MAX_BATCH = 1024;
+
+/** Pages, 4 GiB: growth that is looked through while the guest is stopped, some milliseconds. */
+const MOST_GROWTH = 2 ** 20;
 
 /** The params that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same in 4.17 and 4.20. */
 const SAVED_PARAMS: readonly number[] = [
@@ -83,17 +86,24 @@ export class XenGuest implements Guest {
 
   /**
    * Its pfns are gfns: where they are is Xen's business. Memory above the size that the file was laid out for, added by
-   * a balloon driver say, would be missing from it without an error.
+   * a balloon driver for example, would be missing from it without an error. Frames of grants and devices are not part
+   * of a file, so a map that has grown by those alone is all right.
    * @throws DomainError P2M_RESIZED
    */
   async settle(): Promise<void> {
     const size = await this.#xen.nrGpfns(this.#domid);
-    if (size <= this.p2mSize) return;
+    const grown = size - this.p2mSize;
+    if (grown <= 0 || (grown <= MOST_GROWTH && !(await this.#hasMemory(this.p2mSize, grown)))) return;
     throw new DomainError(
       'P2M_RESIZED',
       `the guest's memory map has grown from ${this.p2mSize} to ${size} pages since the snapshot began`,
       { domid: this.#domid, hint: 'try again' },
     );
+  }
+
+  async #hasMemory(first: number, count: number): Promise<boolean> {
+    const types = await this.#xen.pageTypesFrom(this.#domid, first, count);
+    return types.some((type) => type !== PAGE_TYPE.xtab);
   }
 
   staticRecords(): Promise<LibxcStateRecord[]> {

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { basename } from 'node:path';
 import { EnvironmentError, errnoCode, throwIfAborted, XlsnapError } from '../core/errors.ts';
 
 export interface ProgramResult {
@@ -99,8 +100,9 @@ function killGroup(pid: number): void {
 }
 
 function missing(program: string, cause: unknown): EnvironmentError {
-  const from = PACKAGES[program];
-  return new EnvironmentError('NO_PROGRAM', `there is no program ${program} in ${searchPath()}`, {
+  const from = PACKAGES[basename(program)];
+  const where = program.includes('/') ? '' : ` in ${searchPath()}`;
+  return new EnvironmentError('NO_PROGRAM', `there is no program ${program}${where}`, {
     cause,
     ...(from === undefined ? {} : { hint: `install it: on Debian it is in the package ${from}` }),
   });

@@ -2,7 +2,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { EnvironmentError } from '../../../src/core/errors.ts';
 import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { runDoctor } from '../../../src/toolstack/doctor.ts';
-import { checkHost } from '../../../src/toolstack/host-checks.ts';
+import { asFailure, checkHost } from '../../../src/toolstack/host-checks.ts';
+import { runProgram } from '../../../src/toolstack/program.ts';
 import { fakeProgram } from '../../support/fake-program.ts';
 import { tempDir } from '../../support/temp.ts';
 
@@ -63,11 +64,11 @@ describe('the checks of the host', () => {
   });
 
   test('a program that is not there, with what to install', async () => {
-    const before = process.env['PATH'];
-    process.env['PATH'] = directory.path;
-    undo.push(() => {
-      process.env['PATH'] = before;
-    });
+    // By paths: where programs are looked for by name, this machine may have them.
+    const find = async (name: string) =>
+      asFailure(
+        await runProgram(`${directory.path}/none/${name}`, [], { timeoutMs: 10_000 }).catch((e) => e),
+      );
     expect(await find('xl')).toMatchObject({
       status: 'failed',
       hint: expect.stringMatching(/^install it: .* xen-utils$/),
