@@ -29,8 +29,11 @@ const toBuild: readonly Need[] = [
   { package: 'gzip', proof: 'gzip' },
 ];
 
-/** For the C headers' judgement of the FFI layouts. */
-const toTest: readonly Need[] = [{ package: 'libxen-dev', proof: '/usr/include/xenctrl.h' }];
+/** For the C headers' judgement of the FFI layouts, and for QEMU's commands for Xen, which a plain QEMU has only as stubs. */
+const toTest: readonly Need[] = [
+  { package: 'libxen-dev', proof: '/usr/include/xenctrl.h' },
+  { package: 'qemu-system-xen', proof: '/usr/libexec/xen-qemu-system-i386' },
+];
 
 const purposes = { run: toRun, build: [...toRun, ...toBuild], test: [...toRun, ...toBuild, ...toTest] };
 

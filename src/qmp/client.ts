@@ -76,7 +76,7 @@ export class QmpClient implements AsyncDisposable {
     }
     const hint = failures.find((failure) => failure.hint !== undefined)?.hint;
     throw new QmpConnectError(
-      'QMP_CONNECT',
+      failures.every(({ code }) => code === 'QEMU_DIED') ? 'QEMU_DIED' : 'QMP_CONNECT',
       `QEMU cannot be reached: ${failures.map((failure) => failure.message).join('; ')}`,
       { cause: failures[0], ...(hint === undefined ? {} : { hint }) },
     );
@@ -252,11 +252,14 @@ export class QmpClient implements AsyncDisposable {
     }
     const hints: Record<string, string> = {
       ENOENT: 'Is the domain running, and has it a QEMU (an emulated or qdisk disk)?',
-      ECONNREFUSED: 'The QEMU that made this socket is gone.',
       EACCES: 'Run as root.',
       EAGAIN: BUSY_HINT,
     };
     const hint = hints[errnoCode(cause) ?? ''];
+    if (errnoCode(cause) === 'ECONNREFUSED') {
+      const message = `the QEMU of ${this.path} has ended`;
+      return new QmpConnectError('QEMU_DIED', message, { cause, hint: DEAD_HINT });
+    }
     return new QmpConnectError(
       'QMP_CONNECT',
       `cannot connect to ${this.path}: ${errnoCode(cause) ?? cause.message}`,
@@ -278,6 +281,9 @@ export class QmpClient implements AsyncDisposable {
   }
 }
 
+/** The socket outlives a QEMU that was killed or has aborted. */
+const DEAD_HINT =
+  'the domain cannot go on without it: xl destroy it, then start it again or revert it; its log is in /var/log/xen';
 const BUSY_HINT =
   'A QMP socket serves one client at a time: find the other one with `ss -xp`, or try again later.';
 

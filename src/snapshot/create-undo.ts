@@ -56,24 +56,35 @@ export async function wasDestroyed({ hypervisor }: Host, domid: Domid): Promise<
   return isGone(await hypervisor.vitals(domid));
 }
 
-export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog): void {
+/** @param noted is told when the log is off, or no longer ours to turn off: doing so later could disturb another program */
+export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog, noted: () => void): void {
   phases.onUndo(
     'turned log-dirty mode off',
     `xl save -c of domain ${domid} turns it off; until then the guest is a little slower`,
-    () => endLog(host, domid, log),
+    async () => {
+      const { ended, warning } = await endLog(host, domid, log);
+      noted();
+      if (warning !== undefined) phases.reporter.log('warning', warning);
+      return ended;
+    },
   );
 }
 
 /**
  * Turns log-dirty mode off, unless there is no domain any more, or another program that saves it has taken it over:
  * that would miss what the guest writes, and turns it off itself.
- * @returns whether it was turned off
+ * @returns `ended`: whether it was turned off; `warning`: that the guest has lost its QEMU
  */
-export async function endLog(host: Host, domid: Domid, log: DirtyLog): Promise<boolean> {
-  if (await wasDestroyed(host, domid).catch(() => false)) return false;
-  if ((await host.toolstack.saver(domid).catch(() => undefined)) !== undefined) return false;
-  await log.stop();
-  return true;
+export async function endLog(
+  host: Host,
+  domid: Domid,
+  log: DirtyLog,
+): Promise<{ readonly ended: boolean; readonly warning?: string }> {
+  if (await wasDestroyed(host, domid).catch(() => false)) return { ended: false };
+  if ((await host.toolstack.saver(domid).catch(() => undefined)) !== undefined) return { ended: false };
+  const dead = await log.stop();
+  if (dead === undefined) return { ended: true };
+  return { ended: true, warning: `${dead.message}: ${dead.hint ?? 'the guest cannot be used without it'}` };
 }
 
 /** @returns forgets this undo */

@@ -337,7 +337,7 @@ async function runPrecopy(
   log: DirtyLog,
   precopy: Precopy,
 ): Promise<void> {
-  undoLog(phases, host, context.domain.domid, log);
+  undoLog(phases, host, context.domain.domid, log, () => record.note({ logDirty: false }));
   record.note({ logDirty: true });
   await log.start();
   await precopy.run();
@@ -378,9 +378,11 @@ async function stopLog(
 ): Promise<readonly string[]> {
   if (!log.on) return [];
   try {
-    await phases.bounded(endLog(host, context.domain.domid, log));
+    const { warning } = await phases.bounded(endLog(host, context.domain.domid, log));
     record.note({ logDirty: false });
-    return [];
+    if (warning === undefined) return [];
+    phases.reporter.log('warning', warning);
+    return [warning];
   } catch (error) {
     const warning = `log-dirty mode could not be turned off, the guest is a little slower: ${describeError(error)}`;
     phases.reporter.log('warning', warning);

@@ -3,7 +3,16 @@
  * it there, also when the storage with the journal hangs. It says nothing about disks and files: those are in the journal.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, constants, openSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import {
+  appendFileSync,
+  closeSync,
+  constants,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { EnvironmentError, errnoCode, OutputError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
@@ -114,6 +123,18 @@ export function findHolds(host: Pick<Host, 'runDirectory'>): readonly FoundHold[
     .sort()
     .map((name) => readHold(join(directory, name)))
     .filter((one) => one !== undefined);
+}
+
+/**
+ * Notes that the guest's log is off, for whoever comes next.
+ * @throws OutputError
+ */
+export function noteLogOff({ path }: FoundHold): void {
+  try {
+    appendFileSync(path, `${JSON.stringify({ logDirty: false })}\n`);
+  } catch (cause) {
+    throw new OutputError('HOLD_RECORD', `cannot write ${path}`, { cause });
+  }
 }
 
 export function removeHold({ path }: FoundHold): void {

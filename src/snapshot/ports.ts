@@ -81,6 +81,8 @@ export interface Hypervisor {
   announceResume(domid: Domid): Promise<void>;
   /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
   liveObstacle(type: GuestType): Promise<Obstacle | undefined>;
+  /** Log-dirty mode off, for a guest that is not opened. May be called when it is off. */
+  stopDirtyLog(domid: Domid): Promise<void>;
   /** Opens the guest for reading its memory and state. */
   openGuest(domid: Domid): Promise<Guest>;
 }
@@ -130,8 +132,11 @@ export interface Guest extends AsyncDisposable {
    * Sets in `pages`, a bitmap of `p2mSize` bits, the pfns written since the last call, or since the start; Xen forgets them
    * then. Bits that are set stay.
    * @param options `final`: the guest is suspended: pages that Xen's own emulation holds mapped for writing count too
+   * @returns whether the log was complete. False: another program has restarted it, some of what was written is unknown,
+   * and all bits are set
+   * @throws DomainError DIRTY_LOG_LOST instead, where it is final
    */
-  takeDirty(pages: Bitmap, options: { final: boolean }): Promise<void>;
+  takeDirty(pages: Bitmap, options: { final: boolean }): Promise<boolean>;
   /** Log-dirty mode off. May be called when it is off. */
   stopDirtyLog(): Promise<void>;
   /**
@@ -234,6 +239,7 @@ export interface DeviceModel extends AsyncDisposable {
    * Makes QEMU report the guest pages that it writes itself to Xen's dirty log, or ends that. HVM only. Turning it on
    * twice does no harm. Turning it off while it is off aborts QEMU (memory_global_dirty_log_do_stop in its
    * system/memory.c), and with it the guest: send `true` right before every `false`.
+   * @throws QmpConnectError QEMU_DIED when its QEMU has ended
    */
   logDirty(on: boolean): Promise<void>;
   /** The machine's state without its memory and disks: content of an EMULATOR_CONTEXT record. HVM only. */

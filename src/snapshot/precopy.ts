@@ -1,5 +1,5 @@
 import { Bitmap } from '../core/bitmap.ts';
-import { SuspendError } from '../core/errors.ts';
+import { DomainError, SuspendError } from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
 import type { DirtyLog } from './dirty-log.ts';
 import type { PageSaver } from './memory.ts';
@@ -9,6 +9,8 @@ import type { CallOptions, CopyRound, PrecopyLimits } from './types.ts';
 const FEW_PAGES = 50;
 /** A round that leaves more than this part of the dirty pages of the round before does not help any more. */
 const BETTER = 0.9;
+/** So often copying starts over when another program restarts Xen's dirty log. */
+const MOST_LOSSES = 2;
 /** Room for what the guest writes while it suspends, besides as much as it wrote in the last round. */
 const SPARE_PAGES = 1024;
 
@@ -21,6 +23,8 @@ export class Precopy {
   readonly #dirty: Bitmap;
   readonly #limits: PrecopyLimits;
   readonly #reporter: Reporter;
+  /** How often the log was lost. */
+  #losses = 0;
 
   constructor(saver: PageSaver, log: DirtyLog, p2mSize: number, limits: PrecopyLimits, options: CallOptions) {
     this.#saver = saver;
@@ -32,19 +36,28 @@ export class Precopy {
 
   /**
    * Copies all memory, then again what was written meanwhile, until stopping the guest is cheap or cannot get cheaper.
-   * @throws SuspendError when copying the rest would take longer than `maxDowntimeMs`
+   * Where Xen's log was lost in between, the rounds start over.
+   * @throws SuspendError when copying the rest would take longer than `maxDowntimeMs`; DomainError DIRTY_LOG_LOST
    */
   async run(): Promise<void> {
     const { maxRounds, targetDowntimeMs = 0, maxDowntimeMs: max = Number.POSITIVE_INFINITY } = this.#limits;
     const target = Math.min(targetDowntimeMs, max);
-    for (;;) {
-      const before = this.rounds.at(-1);
+    let before: CopyRound | undefined;
+    for (let sinceStart = 1; ; sinceStart++) {
+      const losses = this.#losses;
       const round = await this.#round({ last: false });
+      if (this.#losses > losses) {
+        if (this.#losses > MOST_LOSSES) throw logRestarted();
+        before = undefined;
+        sinceStart = 0;
+        continue;
+      }
       const { dirtyAfter } = round;
       const estimate = this.#saver.lastCopyMs(dirtyAfter) ?? estimateMs(round);
       const good = dirtyAfter < FEW_PAGES || estimate <= target;
       const stuck = before !== undefined && dirtyAfter > before.dirtyAfter * BETTER;
-      if (!good && !stuck && this.rounds.length < maxRounds) continue;
+      before = round;
+      if (!good && !stuck && sinceStart < maxRounds) continue;
       if (estimate > max) throw tooLong(estimate, max, this.rounds);
       // The guest writes on until it is suspended.
       this.#saver.readyToKeep(2 * dirtyAfter + SPARE_PAGES);
@@ -68,7 +81,7 @@ export class Precopy {
             ? this.#saver.copyLast(this.#dirty, number)
             : this.#saver.copyDirty(this.#dirty, number));
     const seconds = (performance.now() - start) / 1000;
-    if (!last) await this.#log.take(this.#dirty, { final: false });
+    if (!last && !(await this.#log.take(this.#dirty, { final: false }))) this.#losses++;
     const dirtyAfter = this.#dirty.count();
     const round = { pages, seconds, dirtyAfter };
     this.rounds.push(round);
@@ -87,6 +100,12 @@ export class Precopy {
 /** How long copying the dirty pages would take, at the speed of the round just done. */
 function estimateMs({ pages, seconds, dirtyAfter }: CopyRound): number {
   return pages === 0 ? 0 : (dirtyAfter / pages) * seconds * 1000;
+}
+
+function logRestarted(): DomainError {
+  return new DomainError('DIRTY_LOG_LOST', "another program keeps restarting the guest's dirty log", {
+    hint: 'find out which one it is (xl, a migration, a monitor), then try again',
+  });
 }
 
 function tooLong(estimateMs: number, maxMs: number, rounds: readonly CopyRound[]): SuspendError {

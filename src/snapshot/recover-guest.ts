@@ -6,9 +6,9 @@ import { undoHold, undoLog, undoRecord } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { isGone } from './guest-now.ts';
 import { GuestHold, isHeld } from './hold.ts';
-import { type FoundHold, removeHold } from './hold-record.ts';
+import { type FoundHold, noteLogOff, removeHold } from './hold-record.ts';
 import { Phases } from './phases.ts';
-import type { DeviceModel, Guest, Host } from './ports.ts';
+import type { DeviceModel, Host } from './ports.ts';
 import type { CallOptions } from './types.ts';
 
 /** How long reaching its QEMU may take: the guest goes on without it then. */
@@ -33,7 +33,12 @@ export async function recoverGuest(
   const held = left !== undefined && isHeld(left);
   const phases = new Phases(options);
   const needsQemu = type === 'hvm' && (logDirty || (held && left.stopped));
-  await using deviceModel = needsQemu ? await reach(host, found) : undefined;
+  let noQemu: unknown;
+  await using deviceModel = needsQemu
+    ? await reach(host, found, (reason) => {
+        noQemu = reason;
+      })
+    : undefined;
   const hold = held ? GuestHold.adopt(host.hypervisor, domid, left, deviceModel) : undefined;
   undoRecord(phases, domid, { close() {}, remove: () => removeHold(found) }, async () => hold?.announce());
   if (hold !== undefined) {
@@ -45,34 +50,37 @@ export async function recoverGuest(
     );
     await phases.undoFirst();
   }
-  let guest: Guest | undefined;
-  try {
-    if (logDirty) {
-      try {
-        guest = await host.hypervisor.openGuest(domid);
-        undoLog(phases, host, domid, DirtyLog.adopt(guest, deviceModel));
-      } catch (error) {
-        phases.onUndo('turned log-dirty mode off', `xl save -c of domain ${domid} turns it off`, () =>
-          Promise.reject(error),
-        );
-      }
-    }
-    return await phases.undo();
-  } finally {
-    await guest?.[Symbol.asyncDispose]();
+  if (logDirty) {
+    // Xen's by its domid alone: opening a guest takes memory, and for PV its tables.
+    const ofXen = { stopDirtyLog: () => host.hypervisor.stopDirtyLog(domid) };
+    const log = DirtyLog.adopt(ofXen, type === 'hvm' ? (deviceModel ?? unreachable(noQemu)) : undefined);
+    undoLog(phases, host, domid, log, () => noteLogOff(found));
   }
+  return await phases.undo();
+}
+
+/** In place of a QEMU that could not be reached: its log stays on, which is an undo that failed, unless it has ended. */
+function unreachable(reason: unknown): Pick<DeviceModel, 'logDirty'> {
+  return { logDirty: () => Promise.reject(reason) };
 }
 
 /** What needs no QEMU is undone without it. */
-async function reach(host: Host, { domid }: FoundHold): Promise<DeviceModel | undefined> {
+async function reach(
+  host: Host,
+  { domid }: FoundHold,
+  failed: (reason: unknown) => void,
+): Promise<DeviceModel | undefined> {
   const opening = host.toolstack.openDeviceModel(toDomid(domid), {});
   try {
-    return await within(
+    const opened = await within(
       opening,
       { timeoutMs: QEMU_TIMEOUT_MS },
       () => new EnvironmentError('QEMU_HANGS', `the QEMU of domain ${domid} does not answer`),
     );
-  } catch {
+    if (opened === undefined) failed(new EnvironmentError('NO_DEVICE_MODEL', `domain ${domid} has no QEMU`));
+    return opened;
+  } catch (error) {
+    failed(error);
     opening.then(
       (late) => late?.[Symbol.asyncDispose]().then(undefined, () => {}),
       () => {},

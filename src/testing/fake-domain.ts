@@ -78,6 +78,6 @@ export class FakeDomain {
 
   /** @throws DomainError when QEMU cannot be asked any more */
   requireQemu(): void {
-    if (this.qemuDead) throw new DomainError('QMP', `the QEMU of ${this.name} has exited`);
+    if (this.qemuDead) throw new DomainError('QEMU_DIED', `the QEMU of ${this.name} has exited`);
   }
 }

@@ -36,6 +36,8 @@ export class FakeGuest implements Guest {
   /** Whether its dirty log is on, and how often it was taken. */
   logging = false;
   taken = 0;
+  /** Another program has restarted the log since it was taken last. */
+  logLost = false;
   readonly #types: Uint8Array;
   readonly #zero: (pfn: number) => boolean;
   /** What was written to a page since it was made up. */
@@ -133,11 +135,18 @@ export class FakeGuest implements Guest {
     this.#dirty.clear();
   }
 
-  async takeDirty(pages: Bitmap): Promise<void> {
+  async takeDirty(pages: Bitmap): Promise<boolean> {
     if (!this.logging) throw new Error('the dirty log is off');
     this.taken++;
+    if (this.logLost) {
+      this.logLost = false;
+      this.#dirty.clear();
+      for (let pfn = 0; pfn < this.p2mSize; pfn++) pages.set(pfn);
+      return false;
+    }
     for (const pfn of this.#dirty) pages.set(pfn);
     this.#dirty.clear();
+    return true;
   }
 
   async stopDirtyLog(): Promise<void> {

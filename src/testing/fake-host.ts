@@ -400,6 +400,10 @@ export class FakeHost implements Host {
         await this.#call('announceResume');
         this.unannounced = false;
       },
+      stopDirtyLog: async () => {
+        await this.#call('stopDirtyLog');
+        await this.guest.stopDirtyLog();
+      },
       openGuest: async () => {
         await this.#call('openGuest');
         return this.#told(this.#watched(this.guest));
@@ -442,7 +446,7 @@ export class FakeHost implements Host {
       takeDirty: async (pages, options) => {
         await this.#call('takeDirty');
         if (options.final !== this.suspended) throw new Error('final is for a suspended guest');
-        await guest.takeDirty(pages, options);
+        return await guest.takeDirty(pages, options);
       },
       stopDirtyLog: async () => {
         await this.#call('stopDirtyLog');

@@ -17,7 +17,7 @@ import {
   stop,
   transaction,
 } from '../qmp/commands.ts';
-import { QmpCommandError } from '../qmp/errors.ts';
+import { QmpClosedError, QmpCommandError } from '../qmp/errors.ts';
 import type { DeviceModel, DiskAction } from '../snapshot/ports.ts';
 import { externalAction, internalAction, type ResolvedDisk } from './disks.ts';
 import { plainPath } from './qemu-img.ts';
@@ -64,7 +64,13 @@ export class QemuDeviceModel implements DeviceModel {
   }
 
   async logDirty(on: boolean): Promise<void> {
-    await setGlobalDirtyLog(this.#qmp, on);
+    try {
+      await setGlobalDirtyLog(await this.#session(), on);
+    } catch (error) {
+      // A session that broke may mean that QEMU has ended, which another one finds out. Not sent again: only pairs are safe.
+      if (error instanceof QmpClosedError) await this.#session();
+      throw error;
+    }
   }
 
   async saveState(): Promise<Uint8Array> {

@@ -76,8 +76,10 @@ export class XenGuest implements Guest {
     await this.#xen.startDirtyLog(this.#domid, this.p2mSize);
   }
 
-  async takeDirty(pages: Bitmap, { final }: { final: boolean }): Promise<void> {
-    pages.or(await this.#xen.takeDirty(this.#domid, this.p2mSize, final));
+  async takeDirty(pages: Bitmap, { final }: { final: boolean }): Promise<boolean> {
+    const { bitmap, whole } = await this.#xen.takeDirty(this.#domid, this.p2mSize, final);
+    pages.or(bitmap);
+    return whole;
   }
 
   async stopDirtyLog(): Promise<void> {

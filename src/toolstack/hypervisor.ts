@@ -168,6 +168,11 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   }
 
   /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
+  /** See `Hypervisor.stopDirtyLog`. */
+  stopDirtyLog(domid: Domid): Promise<void> {
+    return this.#xen.stopDirtyLog(domid);
+  }
+
   async liveObstacle(type: GuestType): Promise<Obstacle | undefined> {
     if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
     return {

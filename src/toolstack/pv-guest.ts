@@ -101,14 +101,16 @@ export class XenPvGuest implements Guest {
     await this.#xen.startDirtyLog(this.#domid, this.p2mSize);
   }
 
-  async takeDirty(pages: Bitmap, { final }: { final: boolean }): Promise<void> {
-    pages.or(await this.#xen.takeDirty(this.#domid, this.p2mSize, final));
+  async takeDirty(pages: Bitmap, { final }: { final: boolean }): Promise<boolean> {
+    const { bitmap, whole } = await this.#xen.takeDirty(this.#domid, this.p2mSize, final);
+    pages.or(bitmap);
     if (!final && this.#domain.moved()) await this.#refresh();
     pages.or(this.#moved.bytes);
     this.#moved.clearAll();
     for (const pfn of this.#absent.indices()) {
       if (this.#domain.mfnOf(pfn) !== NO_FRAME) pages.set(pfn);
     }
+    return whole;
   }
 
   async stopDirtyLog(): Promise<void> {

@@ -1,9 +1,10 @@
 import { readFile } from 'node:fs/promises';
-import { allOnes, countOnes } from '../core/bitmap.ts';
+import { allOnes } from '../core/bitmap.ts';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
 import { DomainError, EnvironmentError } from '../core/errors.ts';
 import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, PHYSCAP, SHADOW_OP, XENVER, XTL } from './abi.ts';
 import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
+import { type CleanedLog, takeBitmap } from './dirty-bitmap.ts';
 import { errnoName, untestedXen, XenCallError } from './errors.ts';
 import { ForeignMemory, type HeadMaker, type PageRewriter } from './foreign-memory.ts';
 import { withHypercallBuffer } from './hypercall-buffer.ts';
@@ -331,27 +332,26 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * The bitmap of gfns written since the last call, or since the log was started; Xen's own is cleared. All are set when
-   * somebody else has begun the log anew meanwhile, and with that lost some.
+   * The bitmap of gfns written since the last call, or since the log was started; Xen's own is cleared. All are set, and
+   * `whole` is false, when another program has restarted the log in the meantime, and with that lost some.
    * @param gfns how many the bitmap covers
    * @param final also what Xen's emulation of devices holds mapped: for a guest that is suspended
    * @throws DomainError DIRTY_LOG_LOST instead, at the final one, and also when the log is off
    */
-  async takeDirty(domid: Domid, gfns: number, final: boolean): Promise<Uint8Array> {
-    if (final && !(await this.#logsDirty(domid))) throw logLost(domid);
-    const { bitmap, count } = await this.#clean(domid, gfns, final);
-    // What was counted, and is not there: turning the log off and on again empties it, but not the count.
-    if (count <= countOnes(bitmap)) return bitmap;
-    if (final) throw logLost(domid);
-    return allOnes(gfns);
-  }
-
-  /** @returns also how many gfns Xen has counted since the last call (xen/arch/x86/mm/paging.c: paging_mark_pfn_dirty) */
-  async #clean(
+  async takeDirty(
     domid: Domid,
     gfns: number,
     final: boolean,
-  ): Promise<{ readonly bitmap: Uint8Array; readonly count: number }> {
+  ): Promise<{ readonly bitmap: Uint8Array; readonly whole: boolean }> {
+    if (final && !(await this.#logsDirty(domid))) throw logLost(domid);
+    const taken = await takeBitmap(() => this.#clean(domid, gfns, final));
+    if (taken.whole) return taken;
+    if (final) throw logLost(domid);
+    return { bitmap: allOnes(gfns), whole: false };
+  }
+
+  /** @returns also how many gfns Xen has counted since the last call (xen/arch/x86/mm/paging.c: paging_mark_pfn_dirty) */
+  async #clean(domid: Domid, gfns: number, final: boolean): Promise<CleanedLog> {
     const { abi, ctrl } = this.#libraries;
     const length = Math.ceil(gfns / 64) * 8;
     const xch = this.#open('takeDirty');

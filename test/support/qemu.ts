@@ -11,6 +11,8 @@ const run = promisify(execFile);
 export interface Qemu extends AsyncDisposable {
   readonly socket: string;
   readonly pid: number;
+  /** Rejects once it has ended, with its words. */
+  readonly ended: Promise<never>;
   /** Waits for the end. */
   quit(): Promise<void>;
 }
@@ -25,15 +27,22 @@ export function xenDisk(vdev: string, file: string, format = 'qcow2'): string[] 
   return ['-blockdev', JSON.stringify(node), '-device', `virtio-blk-pci,drive=${vdev}-${format},share-rw=on`];
 }
 
+const PC: readonly string[] = [
+  ...['-machine', 'pc', '-accel', 'tcg', '-m', '16', '-S'],
+  ...['-nodefaults', '-display', 'none'],
+];
+
 /** Starts QEMU with a QMP socket in `directory`; its CPUs never run. */
-export async function startQemu(directory: string, args: readonly string[]): Promise<Qemu> {
+export async function startQemu(
+  directory: string,
+  args: readonly string[],
+  program = 'qemu-system-x86_64',
+  machine: readonly string[] = PC,
+): Promise<Qemu> {
   const socket = join(directory, 'qmp');
-  const machine = ['-machine', 'pc', '-accel', 'tcg', '-m', '16', '-S', '-nodefaults', '-display', 'none'];
-  const child = spawn(
-    'qemu-system-x86_64',
-    [...machine, '-qmp', `unix:${socket},server=on,wait=off`, ...args],
-    { stdio: ['ignore', 'ignore', 'pipe'] },
-  );
+  const child = spawn(program, [...machine, '-qmp', `unix:${socket},server=on,wait=off`, ...args], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
   let words = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     words += text;
@@ -45,12 +54,17 @@ export async function startQemu(directory: string, args: readonly string[]): Pro
       resolve();
     });
     child.once('close', () => {
-      over ??= new Error(`qemu-system-x86_64 ended: ${words}`);
+      over ??= new Error(`${program} ended: ${words}`);
       resolve();
     });
   });
+  const failed = ended.then((): never => {
+    throw over ?? new Error(`${program} ended`);
+  });
+  failed.catch(() => {});
   const qemu: Qemu = {
     socket,
+    ended: failed,
     pid: child.pid ?? 0,
     async quit() {
       await using client = await QmpClient.connect(socket);

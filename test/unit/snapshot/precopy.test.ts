@@ -31,7 +31,7 @@ function writesPerRound(...counts: readonly number[]): void {
   guest.takeDirty = async (pages) => {
     const count = counts[guest.taken] ?? counts.at(-1) ?? 0;
     for (let pfn = 0; pfn < count; pfn++) guest.write(pfn, guest.taken);
-    await take(pages);
+    return await take(pages);
   };
 }
 
@@ -71,6 +71,26 @@ describe('the rounds end', () => {
     writesPerRound(1000, 800, 600, 400, 300, 200);
     expect(dirtyAfter(await run())).toEqual([1000, 800, 600, 400, 300]);
     expect(dirtyAfter(await run({ maxRounds: 1 }))).toHaveLength(1);
+  });
+
+  test('not when the log was lost: then they start over', async () => {
+    writesPerRound(1000, 300, 900, 200, 40);
+    const take = guest.takeDirty;
+    guest.takeDirty = (pages) => {
+      guest.logLost = guest.taken === 1;
+      return take(pages);
+    };
+    expect(dirtyAfter(await run({ maxRounds: 4 }))).toEqual([1000, PAGES, 900, 200, 40]);
+  });
+
+  test('with an error when the log is lost again and again', async () => {
+    const take = guest.takeDirty.bind(guest);
+    guest.takeDirty = (pages) => {
+      guest.logLost = true;
+      return take(pages);
+    };
+    await expect(run()).rejects.toMatchObject({ code: 'DIRTY_LOG_LOST', exitCode: 4 });
+    expect(guest.taken).toBe(3);
   });
 
   test('when the guest would be stopped for no longer than the target', async () => {

@@ -14,6 +14,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { toDomid } from '../../../src/core/brand.ts';
+import { silentReporter } from '../../../src/core/reporter.ts';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
 import { readJournal } from '../../../src/snapshot/journal.ts';
 import { recoverAll, recoverSnapshot } from '../../../src/snapshot/recover.ts';
@@ -49,7 +50,7 @@ afterEach(async () => {
 });
 
 /** A create whose process is killed before a port call takes effect. */
-async function killedIn(call: string): Promise<void> {
+async function killedIn(call: string, more: object = {}): Promise<void> {
   const { directory } = host;
   let release = (): void => {};
   let dead: Promise<unknown> = Promise.resolve();
@@ -61,8 +62,9 @@ async function killedIn(call: string): Promise<void> {
         release = () => reject(new Error('gone'));
       });
     };
-    const config = snapshotConfig('s1', directory, ['external', 'internal']);
-    dead = createSnapshot(host, { domain: 'guest1', config }).catch(() => {});
+    const kinds = [...host.inUse].length > 1 ? (['external', 'internal'] as const) : (['internal'] as const);
+    const config = snapshotConfig('s1', directory, [...kinds]);
+    dead = createSnapshot(host, { domain: 'guest1', config, ...more }).catch(() => {});
   });
   host.fault = () => {};
   host.locked = false;
@@ -174,6 +176,61 @@ describe('recoverSnapshot', () => {
     const error = await failure(recoverSnapshot(host, { path: memory() }));
     expect(error.undoFailures.join()).toContain('no answer');
     expect(host.runs).toBe(true);
+  });
+});
+
+describe('log-dirty mode', () => {
+  const hvm = (): FakeHost => new FakeHost({ directory: host.directory, type: 'hvm' });
+  const live = { live: true };
+
+  it('is turned off without opening the guest, which may take more memory than there is', async () => {
+    host = hvm();
+    await killedIn('settle', live);
+    expect([host.guest.logging, host.machineLogs]).toEqual([true, true]);
+    host.calls.length = 0;
+    const { undone } = await recoverSnapshot(host, { path: memory() });
+    expect(undone).toContain('turned log-dirty mode off');
+    expect(host.calls).not.toContain('openGuest');
+    expect([host.guest.logging, host.machineLogs]).toEqual([false, false]);
+  });
+
+  it('that QEMU could not be asked to turn off is turned off the next time', async () => {
+    host = hvm();
+    await killedIn('settle', live);
+    host.fault = (call) => {
+      if (call === 'openDeviceModel') throw new Error('no answer');
+    };
+    const error = await failure(recoverSnapshot(host, { path: memory() }));
+    expect(error.undoFailures.join()).toMatch(/not turned log-dirty mode off \(no answer\)/);
+    host.fault = () => {};
+    await recoverSnapshot(host, { path: memory() });
+    expect([host.guest.logging, host.machineLogs]).toEqual([false, false]);
+  });
+
+  it('of a QEMU that has died is off, and that it has died is reported', async () => {
+    host = hvm();
+    await killedIn('settle', live);
+    host.own.qemuDead = true;
+    const told: string[] = [];
+    const reporter = { ...silentReporter, log: (_level: string, text: string) => void told.push(text) };
+    await failure(recoverSnapshot(host, { path: memory() }, { reporter }));
+    expect(told.join()).toMatch(/the QEMU of guest1 has exited/);
+    expect(host.guest.logging).toBe(false);
+  });
+
+  it('that the create itself has turned off is not touched later', async () => {
+    host = hvm();
+    host.fault = (call) => {
+      if (call === 'settle') throw new Error('planted');
+      if (call === 'announceResume') throw new Error('xenstored hangs');
+    };
+    const config = snapshotConfig('s1', host.directory, ['internal']);
+    await failure(createSnapshot(host, { domain: 'guest1', config, ...live }));
+    expect(host.machineLogs).toBe(false);
+    host.fault = () => {};
+    host.calls.length = 0;
+    await recoverSnapshot(host, { path: memory() });
+    expect(host.calls.filter((call) => /logDirty|stopDirtyLog/.test(call))).toEqual([]);
   });
 });
 

@@ -66,7 +66,7 @@ function makeXen(): Xen {
     takeDirty: async () => {
       const pages = new Bitmap(PFNS);
       for (const pfn of dirty.splice(0)) pages.set(pfn);
-      return pages.bytes;
+      return { bitmap: pages.bytes, whole: true };
     },
     tscInfo: async () => ({ mode: 0, khz: 1, nsec: 2n, incarnation: 3 }),
     cpuPolicy: async () => ({ leaves: new Uint8Array(0), msrs: new Uint8Array(0) }),
