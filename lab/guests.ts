@@ -19,6 +19,8 @@ export interface GuestSpec {
   readonly type: GuestType;
   readonly name: string;
   readonly memoryMiB?: number;
+  /** What it is promised; `memoryMiB` unless given. */
+  readonly maxMemoryMiB?: number;
   readonly vcpus?: number;
   readonly disks?: readonly GuestDisk[];
   /** Counter's period; 100 unless given. */
@@ -82,7 +84,7 @@ export function guestConfig(spec: GuestSpec): string {
     `name = "${spec.name}"`,
     `type = "${spec.type}"`,
     `memory = ${memory}`,
-    `maxmem = ${memory}`,
+    `maxmem = ${spec.maxMemoryMiB ?? memory}`,
     `vcpus = ${spec.vcpus ?? 1}`,
     // QEMU's loader for HVM wants the bzImage; for the others the unpacked kernel saves seconds.
     `kernel = "/lab/${spec.type === 'hvm' ? 'vmlinuz' : 'vmlinux'}"`,

@@ -249,6 +249,18 @@ export class Lab {
    * A boot that ends in a triple fault (one in ten under emulation) is tried again; nothing else is.
    */
   async startGuest(spec: GuestSpec): Promise<LabGuest> {
+    const files = await this.makeGuest(spec);
+    try {
+      return await this.#steps.run(`guest ${spec.type}`, `starting ${spec.type} guest ${spec.name}`, () =>
+        this.#startWithRetries(spec, files),
+      );
+    } catch (error) {
+      throw await this.#withEvidence(error, `guest-${spec.name}`);
+    }
+  }
+
+  /** Makes a guest's disks and configuration. */
+  async makeGuest(spec: GuestSpec): Promise<GuestFiles> {
     const files = guestFiles(spec);
     const disks = files.disks.map((disk) => {
       const path = quote(disk.path);
@@ -257,13 +269,7 @@ export class Lab {
     await this.run([`mkdir -p ${files.dir}`, `cat >${files.cfg}`, ...disks].join(' && '), {
       input: guestConfig(spec),
     });
-    try {
-      return await this.#steps.run(`guest ${spec.type}`, `starting ${spec.type} guest ${spec.name}`, () =>
-        this.#startWithRetries(spec, files),
-      );
-    } catch (error) {
-      throw await this.#withEvidence(error, `guest-${spec.name}`);
-    }
+    return files;
   }
 
   /**

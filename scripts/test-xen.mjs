@@ -11,6 +11,6 @@ if (release === undefined) {
 const { status } = spawnSync(
   process.execPath,
   ['scripts/vitest-project.mjs', 'lab', 'test/lab/snapshot.test.ts', ...args],
-  { stdio: 'inherit', env: { ...process.env, XLSNAP_LAB_XEN: release, XLSNAP_LAB_LIVE: '1' } },
+  { stdio: 'inherit', env: { ...process.env, XLSNAP_LAB_XEN: release } },
 );
 process.exit(status ?? 1);

@@ -22,6 +22,21 @@ export interface Said {
   readonly stderr: string;
 }
 
+/** The error that `--json` prints. */
+export interface JsonError {
+  readonly code: string;
+  readonly message: string;
+  readonly undo_failures?: readonly string[];
+  readonly data?: Readonly<Record<string, unknown>>;
+}
+
+/** The error of a command with `--json`, which must have failed. */
+export function errorOf({ code, stderr }: Said): JsonError {
+  const line = stderr.split('\n').find((text) => text.includes('"message_type":"error"'));
+  if (line === undefined) throw new Error(`it did not fail: exit code ${code}\n${stderr}`);
+  return JSON.parse(line) as JsonError;
+}
+
 /** The lab's dom0 with xlsnap installed from its packed tarball, as a user installs it. */
 export class Dom0 {
   readonly lab: Lab;

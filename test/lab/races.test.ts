@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
-import { Dom0, type Said } from './host.ts';
+import { Dom0, errorOf, type Said } from './host.ts';
 import { SharedGuest, smallGuest } from './shared-guest.ts';
 
 const NAME = 'e2e-race';
@@ -51,17 +51,6 @@ if (!all) console.log('skipped: most races in the lab; XLSNAP_LAB_RACES=1 runs a
 /** Some cases always, the others when asked for. */
 function some<Case>(always: readonly Case[], others: readonly Case[]): readonly Case[] {
   return all ? [...always, ...others] : always;
-}
-
-interface Told {
-  readonly code: string;
-  readonly undo_failures?: readonly string[];
-}
-
-function errorOf({ code, stderr }: Said): Told {
-  const line = stderr.split('\n').find((text) => text.includes('"message_type":"error"'));
-  if (line === undefined) throw new Error(`it did not fail: exit code ${code}\n${stderr}`);
-  return JSON.parse(line) as Told;
 }
 
 /** The error's code, of a create that must have undone everything. */
