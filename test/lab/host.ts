@@ -7,7 +7,7 @@ import { Lab } from '../../lab/lab.ts';
 import { defaultXen } from '../../lab/releases.ts';
 
 /** Node needs seconds to start under software emulation, and memory is copied at some 15 MiB/s. */
-const COMMAND_TIMEOUT_MS = 300_000;
+const COMMAND_TIMEOUT_MS = 600_000;
 
 /** The release of Xen that the tests run on. */
 export const XEN = process.env['XLSNAP_LAB_XEN'] ?? defaultXen;

@@ -50,7 +50,7 @@ class Scenario {
       memoryMiB: this.#type === 'hvm' ? 84 : 96,
       vcpus: this.#type === 'pv' ? 2 : 1,
       onReboot: 'restart',
-      dirty: { mib: 8, rate: 1000 },
+      dirty: { mib: 8, rate: 200 },
       disks: [
         { vdev: 'xvda', format: 'qcow2', sizeMiB: 32 },
         { vdev: 'xvdb', format: 'qcow2', sizeMiB: 32 },
