@@ -1,6 +1,6 @@
-import type { DiskExamination } from '../snapshot/examine.ts';
+import type { DiskExamination, DomainExamination } from '../snapshot/examine.ts';
 import type { Obstacle } from '../snapshot/ports.ts';
-import type { DoctorReport, DomainReport } from '../toolstack/doctor.ts';
+import type { DoctorReport } from '../toolstack/doctor.ts';
 import type { HostCheck } from '../toolstack/host-checks.ts';
 import { printable, wrapText } from './text.ts';
 
@@ -63,7 +63,7 @@ function checkRows({ name, status, version, message, hint }: HostCheck): Row[] {
   return [row, ...hints(hint)];
 }
 
-function domainRows(report: DomainReport): Row[] {
+function domainRows(report: DomainExamination): Row[] {
   const { domain, domid, type, state, qemu, disks, obstacles, liveObstacles, warnings } = report;
   const facts = [domid === undefined ? [] : `domid ${domid}`, type ?? [], state ?? []].flat();
   if (qemu !== undefined) facts.push(`QEMU ${qemu}`);
@@ -77,7 +77,7 @@ function domainRows(report: DomainReport): Row[] {
   ];
 }
 
-function verdict({ possible, byDefault, live, state }: DomainReport): string {
+function verdict({ possible, byDefault, live, state }: DomainExamination): string {
   if (!possible) return 'cannot be snapshotted';
   const how = byDefault ? 'can be snapshotted' : 'can be snapshotted with a cfgfile that says how';
   if (state === 'paused') return `${how}; it stays paused`;

@@ -95,6 +95,7 @@ export function revertPlanText(plan: RevertPlan): string {
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     `  afterwards: ${plan.state}`,
     ...plan.risks.map((risk) => `  risk: ${describeRisk(risk)}`),
+    ...plan.warnings.map((warning) => `  warning: ${warning}`),
     'A dry run: nothing was touched.',
   ]);
 }

@@ -88,6 +88,18 @@ export async function queryVersion(client: QmpClient, limits?: Limits): Promise<
   return version;
 }
 
+/**
+ * Why QEMU could not migrate the guest now: devices whose state it cannot save, and others (qapi: MigrationInfo,
+ * `blocked-reasons`; from QEMU 6.0 on).
+ */
+export async function queryBlockedReasons(client: QmpClient, limits?: Limits): Promise<readonly string[]> {
+  const answer = await client.execute('query-migrate', undefined, limits);
+  if (!isRecord(answer)) throw unexpected('query-migrate');
+  const reasons = answer['blocked-reasons'] ?? [];
+  if (!Array.isArray(reasons)) throw unexpected('query-migrate');
+  return reasons.map(String);
+}
+
 /** All drives of the guest. */
 export async function queryBlock(client: QmpClient, limits?: Limits): Promise<BlockDevice[]> {
   return list('query-block', await client.execute('query-block', undefined, limits), (entry) => {

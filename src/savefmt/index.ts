@@ -73,4 +73,4 @@ export {
   verifyStream,
 } from './verify.ts';
 export { StreamWriter } from './writer.ts';
-export { encodeXlHeader, makeXlHeader, type XlHeader, xlConfigText } from './xl-header.ts';
+export { encodeXlHeader, makeXlHeader, replaceConfig, type XlHeader, xlConfigText } from './xl-header.ts';

@@ -68,6 +68,22 @@ export function makeXlHeader(configJson: string, padding = 0): XlHeader {
 }
 
 /**
+ * The beginning of a save file with another configuration in it, which takes the room of the one that is there.
+ * @param file a file of `makeXlHeader`'s, at least up to the end of its header
+ * @returns as many bytes as the header has; `undefined` when the room is too small
+ */
+export function replaceConfig(file: Uint8Array, configJson: string): Uint8Array | undefined {
+  const start = XL_FIXED_LENGTH + lengthWord.size;
+  const { length } = lengthWord.parse(file.subarray(XL_FIXED_LENGTH, start));
+  const text = new TextEncoder().encode(configJson);
+  if (text.length > length - 1) return undefined;
+  const header = file.slice(0, start + length);
+  header.fill(0x20, start, start + length - 1);
+  header.set(text, start);
+  return header;
+}
+
+/**
  * Takes the optional data apart.
  * @param offset of the optional data in the file, for errors.
  * @throws StreamError XL_CONFIG_LENGTH

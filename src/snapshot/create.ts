@@ -8,6 +8,7 @@ import {
   InterruptedError,
   OutputError,
 } from '../core/errors.ts';
+import { replaceConfig } from '../savefmt/index.ts';
 import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
 import {
   digest,
@@ -32,6 +33,7 @@ import { type CreateJournal, journalPathOf, openCreateJournal } from './journal-
 import { printLibxlJson } from './libxl-json.ts';
 import type { Manifest } from './manifest.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
+import { roomText, withRoomFor } from './memory-target.ts';
 import { makeDirectory, OutputFile, unmakeDirectory, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
@@ -115,11 +117,11 @@ async function createLocked(
     checkHeld(held, made.domain);
     return made;
   });
-  for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
   await phases.run('preflight', async () => {
     await preflightCreate(host, context);
     throwFindings(context.findings, context.plan.domid);
   });
+  for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
   const { domid } = context.domain;
   // Both stay open until everything is undone.
   await using guest = await phases.step(() => host.hypervisor.openGuest(domid));
@@ -292,14 +294,16 @@ async function take(parts: Parts): Promise<CreateResult> {
     ...(await announce(parts, hold)),
     ...(await stopLog(parts, record, log)),
   ];
+  const allUndone = warnings.length === plan.warnings.length;
 
-  const sizes = await phases.run('finish', () =>
-    output instanceof OutputFile
-      ? finishFile(parts, opened, output, xen, memory, { settled, suffix })
-      : finishStream(parts, journal, output, suffix),
-  );
+  const sizes = await phases.run('finish', async () => {
+    warnings.push(...(await makeRoom(parts, opened, memory.populated)));
+    return output instanceof OutputFile
+      ? await finishFile(parts, opened, output, xen, memory, { settled, suffix })
+      : await finishStream(parts, journal, output, suffix);
+  });
   await removeJournal(parts, journal);
-  if (warnings.length === plan.warnings.length) record.remove();
+  if (allUndone) record.remove();
   // It says what `xlsnap recover` can still do.
   else record.close();
   return {
@@ -484,6 +488,26 @@ async function finishFile(
   return sizes;
 }
 
+/** The configuration in the file must let a restored domain have what the file gives it. */
+async function makeRoom(
+  { context, phases }: Parts,
+  { output, prefix }: Opened,
+  pages: number,
+): Promise<readonly string[]> {
+  const { config } = context;
+  const roomy = withRoomFor(config, pages);
+  if (roomy === undefined) return [];
+  const header = output instanceof OutputFile ? replaceConfig(prefix, printLibxlJson(roomy)) : undefined;
+  const then =
+    header === undefined
+      ? 'snapshot-revert takes care of that; a plain xl restore needs a configuration with more memory'
+      : 'a revert brings it back with that target; set it again then, with xl mem-set';
+  const warning = `${roomText(config, pages)}: ${then}`;
+  if (header !== undefined) await output.writeAt(header, 0);
+  phases.reporter.log('warning', warning);
+  return [warning];
+}
+
 /** The guest runs again. A stream has no name that would tell: it is whole with its last octets, and so is the snapshot. */
 async function finishStream(
   { context, phases }: Parts,
@@ -524,6 +548,8 @@ async function writeBeside(
     ...(checksums === undefined ? {} : { checksums }),
     disks: plan.disks,
     uncovered: plan.uncovered,
+    ...(plan.unknownDrives.length === 0 ? {} : { unknownDrives: plan.unknownDrives }),
+    ...(context.qemu === undefined ? {} : { qemu: context.qemu }),
     phases: phases.timings,
   };
   const write = async (path: string, text: string): Promise<void> => {

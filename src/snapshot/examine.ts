@@ -1,7 +1,7 @@
-import { isRecord } from '../core/guards.ts';
-import { asFinding, isVolume, makeCreateContext } from './plan.ts';
-import type { DomainDisk, GuestType, Host, LibxlConfig, Obstacle } from './ports.ts';
-import { preflightCreate } from './preflight.ts';
+import { PAGE_SIZE } from '../core/brand.ts';
+import { asFinding, type CreateContext, isVolume, makeCreateContext } from './plan.ts';
+import type { DomainDisk, GuestType, Host, Obstacle } from './ports.ts';
+import { findLiveObstacles, preflightCreate } from './preflight.ts';
 
 /** How a disk of a domain could be snapshotted now. */
 export interface DiskExamination {
@@ -36,6 +36,10 @@ export interface DomainExamination {
   readonly obstacles: readonly Obstacle[];
   /** What stands against a live one only. */
   readonly liveObstacles: readonly Obstacle[];
+  /** What does not hinder a snapshot, but should be known. */
+  readonly warnings: readonly string[];
+  /** Version of its QEMU, if it has one. */
+  readonly qemu?: string;
 }
 
 /**
@@ -50,6 +54,8 @@ export async function examineDomain(
   options: { readonly snapshotDir?: string } = {},
 ): Promise<DomainExamination> {
   const obstacles: Obstacle[] = [];
+  const warnings: string[] = [];
+  let qemu: string | undefined;
   const liveObstacles: Obstacle[] = [];
   let found: Pick<DomainExamination, 'domid' | 'type' | 'state'> = {};
   let domain = nameOrDomid;
@@ -60,10 +66,10 @@ export async function examineDomain(
     found = { domid: plan.domid, type: plan.type, state: plan.state };
     domain = plan.domain;
     disks = context.disks.map(examineDisk);
-    liveObstacles.push(...againstLive(config));
-    const ofHost = await host.hypervisor.liveObstacle(plan.type);
-    if (ofHost !== undefined) liveObstacles.push(ofHost);
+    liveObstacles.push(...(await findLiveObstacles(host, context)));
     await preflightCreate(host, context);
+    warnings.push(...context.warnings, ...(await revertWarnings(host, context)));
+    qemu = context.qemu;
     // Those of one way of snapshotting a disk are with the disk.
     const ofDisks = new Set(context.disks.flatMap((disk) => disk.internal));
     obstacles.push(...context.findings.filter((finding) => !ofDisks.has(finding)));
@@ -87,7 +93,29 @@ export async function examineDomain(
     disks,
     obstacles,
     liveObstacles,
+    warnings,
+    ...(qemu === undefined ? {} : { qemu }),
   };
+}
+
+/**
+ * What a revert of the domain would fail for at this moment, were there a snapshot of it: an ISO image that is gone, a
+ * bridge. It does not hinder the snapshot.
+ */
+async function revertWarnings(host: Host, { domain, config }: CreateContext): Promise<readonly string[]> {
+  const findings = await host.toolstack.restoreFindings?.({
+    config,
+    replacesConfig: false,
+    pages: Math.floor(domain.memoryBytes / PAGE_SIZE),
+    disks: [],
+    replaced: { domain, config },
+  });
+  if (findings === undefined) return [];
+  return [
+    ...findings.obstacles.map(({ message }) => `a revert would fail: ${message}`),
+    ...(findings.memoryRisk === undefined ? [] : [findings.memoryRisk]),
+    ...findings.warnings,
+  ];
 }
 
 function examineDisk(disk: DomainDisk): DiskExamination {
@@ -102,22 +130,3 @@ function examineDisk(disk: DomainDisk): DiskExamination {
     obstacles: obstacles.filter(({ code }, at) => obstacles.findIndex((one) => one.code === code) === at),
   };
 }
-
-/** Xen refuses log-dirty mode to a domain that uses the IOMMU (xen/arch/x86/mm/paging.c). */
-function againstLive(config: LibxlConfig): Obstacle[] {
-  const { pcidevs, c_info: info } = config;
-  const passthrough = isRecord(info) ? info['passthrough'] : undefined;
-  const uses = (Array.isArray(pcidevs) && pcidevs.length > 0) || IOMMU_MODES.includes(String(passthrough));
-  return uses
-    ? [
-        {
-          code: 'LIVE_IOMMU',
-          message: 'it has PCI devices, or may have them: Xen then does not note which pages are written',
-          hint: 'leave --live out',
-        },
-      ]
-    : [];
-}
-
-/** Values of libxl_passthrough (libxl_types.idl) with which a domain uses the IOMMU. */
-const IOMMU_MODES: readonly string[] = ['enabled', 'sync_pt', 'share_pt'];

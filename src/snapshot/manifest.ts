@@ -3,7 +3,7 @@ import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
 import { type Checksums, sumsLength } from './checksums.ts';
-import type { GuestType, XenVersion } from './ports.ts';
+import type { GuestType, UnknownDrive, XenVersion } from './ports.ts';
 import type { PhaseTiming, SnapshotDisk } from './types.ts';
 
 /**
@@ -27,6 +27,10 @@ export interface Manifest {
   readonly checksums?: Checksums;
   readonly disks: readonly SnapshotDisk[];
   readonly uncovered: readonly string[];
+  /** Drives that the guest wrote to and that its configuration does not name. */
+  readonly unknownDrives?: readonly UnknownDrive[];
+  /** Version of the guest's QEMU, if it had one. */
+  readonly qemu?: string;
   readonly phases: readonly Pick<PhaseTiming, 'name' | 'seconds'>[];
 }
 
@@ -110,6 +114,18 @@ function checked(path: string, top: unknown): Manifest {
       : { checksums: checkedChecksums(path, bytes, record(path, 'checksums', top['checksums'])) }),
     disks: list(path, 'disks', top['disks']).map((disk, i) => checkedDisk(path, `disks[${i}]`, disk)),
     uncovered: list(path, 'uncovered', top['uncovered']).map((v, i) => string(path, `uncovered[${i}]`, v)),
+    ...(top['unknownDrives'] === undefined
+      ? {}
+      : {
+          unknownDrives: list(path, 'unknownDrives', top['unknownDrives']).map((drive, i) => {
+            const at = record(path, `unknownDrives[${i}]`, drive);
+            return {
+              name: string(path, `unknownDrives[${i}].name`, at['name']),
+              path: string(path, `unknownDrives[${i}].path`, at['path']),
+            };
+          }),
+        }),
+    ...(top['qemu'] === undefined ? {} : { qemu: string(path, 'qemu', top['qemu']) }),
     phases: list(path, 'phases', top['phases']).map((phase, i) => {
       const at = record(path, `phases[${i}]`, phase);
       return { name: string(path, 'name', at['name']), seconds: number(path, 'seconds', at['seconds']) };

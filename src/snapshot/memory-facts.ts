@@ -13,6 +13,7 @@ import { findDamage } from './integrity.ts';
 import { parseLibxlConfig } from './libxl-config.ts';
 import { type Manifest, ManifestError, NO_MANIFEST, readManifest } from './manifest.ts';
 import { manifestPathOf } from './naming.ts';
+import { PfnCount } from './pfn-count.ts';
 import type { LibxlConfig } from './ports.ts';
 import type { CallOptions } from './types.ts';
 
@@ -21,6 +22,8 @@ export interface MemoryFacts {
   readonly config: LibxlConfig;
   /** Xen that the snapshot was taken on. */
   readonly xen: { readonly major: number; readonly minor: number };
+  /** Pages that a restore gives the guest; `undefined` when they are too scattered to be counted. */
+  readonly pages: number | undefined;
 }
 
 /** A memory file that xl could not restore. */
@@ -35,7 +38,13 @@ export class MemoryFileError extends XlsnapError {
  */
 export async function readMemoryFacts(path: string, { signal }: CallOptions = {}): Promise<MemoryFacts> {
   await using source = await openMemoryFile(path);
-  const { findings, facts } = await verifyStream(source, { signal });
+  const count = new PfnCount();
+  const { findings, facts } = await verifyStream(source, {
+    signal,
+    onItem: (item) => {
+      if (item.kind === 'libxc-record' && item.record.name === 'PAGE_DATA') count.add(item.record.words);
+    },
+  });
   const problem = findings.find(({ severity, code }) => severity === 'error' || code === 'TRAILING');
   if (problem !== undefined) {
     throw new MemoryFileError(problem.code, `the memory file ${path} is damaged: ${problem.message}`, {
@@ -47,7 +56,7 @@ export async function readMemoryFacts(path: string, { signal }: CallOptions = {}
   if (facts.configText === undefined || facts.xen === undefined) {
     throw new MemoryFileError('INCOMPLETE', `the memory file ${path} does not say which domain it is of`);
   }
-  return { config: parseLibxlConfig(facts.configText), xen: facts.xen };
+  return { config: parseLibxlConfig(facts.configText), xen: facts.xen, pages: count.pages };
 }
 
 /** A finding in one line. */

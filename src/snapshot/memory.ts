@@ -25,7 +25,9 @@ const NO_PAGES = new Uint8Array(0);
 export interface MemoryOutcome {
   /** Pages with data. */
   readonly pages: number;
-  /** How many of them were all zeros when they were first copied, and were left as holes. */
+  /** Pages that a restore gives the guest: each once, those without data too. */
+  readonly populated: number;
+  /** How many of those with data were all zeros when they were first copied, and were left as holes. */
   readonly zeroPages: number;
   /** Offset of the first octet behind the last PAGE_DATA record. */
   readonly end: number;
@@ -226,7 +228,11 @@ export class MemorySaver implements PageSaver {
       this.#end += record.length;
     }
     const pages = this.#segments.reduce((sum, segment) => sum + segment.count, 0);
-    return { pages, zeroPages: this.#zeroPages, end: this.#end };
+    let populated = pages;
+    for (const [pfn, type] of this.#bare) {
+      if (type === PAGE_TYPE.xalloc && this.#placeOf(pfn) === undefined) populated++;
+    }
+    return { pages, populated, zeroPages: this.#zeroPages, end: this.#end };
   }
 
   /** Writes the pages that `copyLast` has kept to their places. */

@@ -36,8 +36,12 @@ export interface CreateContext {
   readonly sink: MemorySink | undefined;
   /** The memory file, or where it would be if it were no stream: the journal is there. */
   readonly journalBase: string;
+  /** Version of the domain's QEMU, if it has one. */
+  readonly qemu: string | undefined;
   /** What stands against the plan so far; preflight adds to it. */
   readonly findings: Obstacle[];
+  /** Those of the plan; preflight adds to them. */
+  readonly warnings: string[];
 }
 
 /**
@@ -83,7 +87,9 @@ export async function makeCreateContext(
   }
   const config = await host.toolstack.domainConfig(domain.domid);
   const disks = await host.toolstack.disks(domain.domid, config);
-  const findings: Obstacle[] = [];
+  const found = await host.toolstack.createFindings?.(domain, config);
+  const findings: Obstacle[] = [...(found?.obstacles ?? [])];
+  const unknownDrives = found?.unknownDrives ?? [];
   const name = request.config?.name ?? request.name ?? nameFromTime(now);
   const chosen = chooseDisks(request, name, disks, findings);
   const uncovered = disks
@@ -93,6 +99,12 @@ export async function makeCreateContext(
     (vdev) =>
       `disk ${vdev} is writable and not part of the snapshot: it keeps changing, and a revert will need --accept disk-uncovered`,
   );
+  for (const { name: drive, path } of unknownDrives) {
+    warnings.push(
+      `the guest writes to ${path} (QEMU's drive ${drive}), which its configuration does not name: it is not part of the ` +
+        'snapshot and moves on, and a revert will need --accept disk-uncovered',
+    );
+  }
   const images = disks.flatMap(({ path }) => (path === undefined ? [] : [path]));
   const subject = { keys: domainKeys(domain), images };
   for (const { path } of await relatedReverts(snapshotDirOf(host), subject, (text) => warnings.push(text))) {
@@ -120,6 +132,7 @@ export async function makeCreateContext(
     memoryBytes: domain.memoryBytes,
     disks: chosen,
     uncovered,
+    unknownDrives,
     suspendTimeoutMs: request.suspendTimeoutMs ?? DEFAULT_SUSPEND_TIMEOUT_MS,
     sync: request.sync ?? true,
     warnings,
@@ -130,7 +143,19 @@ export async function makeCreateContext(
   });
   const journalBase = stream ? defaultMemoryPath(snapshotDir, domain.uuid, name) : memoryPath;
   const { tuning, sink } = request;
-  return { plan, domain, config, disks, configText, tuning, sink, journalBase, findings };
+  return {
+    plan,
+    domain,
+    config,
+    disks,
+    configText,
+    tuning,
+    sink,
+    journalBase,
+    qemu: found?.qemu,
+    findings,
+    warnings,
+  };
 }
 
 /** @throws UsageError */

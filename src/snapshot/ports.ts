@@ -79,6 +79,10 @@ export interface Hypervisor {
    * for ever. May be called any number of times, in any state.
    */
   announceResume(domid: Domid): Promise<void>;
+  /** Memory that a domain to come can have now, bytes. */
+  freeMemory(): Promise<number>;
+  /** Why a guest's memory cannot be read without doing it harm; `undefined` when it can. */
+  memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined>;
   /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
   liveObstacle(type: GuestType): Promise<Obstacle | undefined>;
   /** Log-dirty mode off, for a guest that is not opened. May be called when it is off. */
@@ -175,6 +179,48 @@ export interface Obstacle {
   readonly code: string;
   readonly message: string;
   readonly hint?: string;
+}
+
+/** A drive that the guest writes to and that its configuration does not name: no snapshot has it. */
+export interface UnknownDrive {
+  /** As the device model calls it. */
+  readonly name: string;
+  /** Its image. */
+  readonly path: string;
+}
+
+/** What a toolstack knows about a domain's being snapshotted, beside its disks. */
+export interface CreateFindings {
+  readonly obstacles: readonly Obstacle[];
+  readonly unknownDrives: readonly UnknownDrive[];
+  /** Version of its QEMU, if it has one. */
+  readonly qemu: string | undefined;
+}
+
+/** What a restore will be about. */
+export interface RestoreFacts {
+  /** The configuration to restore with. */
+  readonly config: LibxlConfig;
+  /** Whether that is another than the one in the memory file. */
+  readonly replacesConfig: boolean;
+  /** Pages that the memory file gives the guest. */
+  readonly pages: number;
+  /** Vdevs of the disks whose images have been looked at, or are yet to be made. */
+  readonly disks: readonly string[];
+  /** The domain that goes before the restore, with its configuration now. */
+  readonly replaced: { readonly domain: DomainState; readonly config: LibxlConfig | undefined } | undefined;
+}
+
+/** What a toolstack knows about a restore, before anything is destroyed for it. */
+export interface RestoreFindings {
+  /** What it would fail for. */
+  readonly obstacles: readonly Obstacle[];
+  /** Why it may fail for want of memory, if it may. */
+  readonly memoryRisk: string | undefined;
+  /** What does not hinder the restore. */
+  readonly warnings: readonly string[];
+  /** Versions of the QEMUs that it may start; empty when none is known, or none is needed. */
+  readonly qemus: readonly string[];
 }
 
 /** One disk's part of the transaction. */
@@ -310,6 +356,11 @@ export interface Toolstack {
   domainConfig(domid: Domid): Promise<LibxlConfig>;
   /** All disks of the domain, with what stands against snapshotting each. */
   disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]>;
+  /**
+   * What else stands against a snapshot of the domain: its device model, what its kernel says. Reads only. A toolstack that
+   * leaves this out says that it knows nothing.
+   */
+  createFindings?(domain: DomainState, config: LibxlConfig): Promise<CreateFindings>;
   /** Opens the device model; `undefined` when the domain has none. */
   openDeviceModel(domid: Domid, config: LibxlConfig): Promise<DeviceModel | undefined>;
   /** Content of the EMULATOR_XENSTORE_DATA record; empty when there is nothing to save. HVM only. */
@@ -318,6 +369,18 @@ export interface Toolstack {
   repointDisks(domid: Domid, images: readonly DiskImage[]): Promise<void>;
   /** The images that someone has open, as far as can be known. Not those below them. */
   imagesInUse(): Promise<readonly ImageUse[]>;
+  /**
+   * What a restore would fail for, or may: all that can be known before the domain is destroyed for it. Reads only. A toolstack
+   * that leaves this out says that it knows nothing.
+   */
+  restoreFindings?(facts: RestoreFacts): Promise<RestoreFindings>;
+  /**
+   * The disks of a restored domain that nobody serves, by their vdev with the image. It may wait a few seconds for them.
+   * Without it nobody asks.
+   */
+  unconnectedDisks?(
+    domid: Domid,
+  ): Promise<readonly { readonly vdev: string; readonly path: string | undefined }[]>;
   /** Destroys the domain and waits until it is gone and its images are free. */
   destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /**

@@ -3,10 +3,12 @@ import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../core/errors.ts';
 import { journalPathOf } from './journal-create.ts';
+import { recordsOf, textOf } from './libxl-fields.ts';
 import { exists, partialOf } from './output-file.ts';
 import type { CreateContext } from './plan.ts';
 import { asFinding } from './plan.ts';
-import type { Host, Obstacle } from './ports.ts';
+import type { Host, LibxlConfig, Obstacle } from './ports.ts';
+import { type DataShare, sampleData } from './room.ts';
 
 /** Room for what is not pages: heads of the records, HVM and device model state, cfgfile, manifest. */
 const EXTRA_BYTES = 16 * 1024 * 1024;
@@ -38,13 +40,12 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
       : 'files are never replaced: choose another name or remove it';
     await checkNewFile(path, findings, hint);
   }
-  if (!plan.stream) await checkRoom(plan.memoryPath, plan.memoryBytes + EXTRA_BYTES, findings);
   const saver = await host.toolstack.saver(context.domain.domid);
   if (saver !== undefined) findings.push(beingSaved(saver));
-  if (plan.live) {
-    const obstacle = await host.hypervisor.liveObstacle(plan.type);
-    if (obstacle !== undefined) findings.push(obstacle);
-  }
+  const memory = await host.hypervisor.memoryObstacle(context.domain.domid, plan.type);
+  if (memory !== undefined) findings.push(memory);
+  if (!plan.stream) await checkRoom(host, context, memory === undefined);
+  if (plan.live) findings.push(...(await findLiveObstacles(host, context)));
   for (const disk of plan.disks) {
     // Only that of the memory file is made.
     if (disk.kind === 'external' && !(await exists(dirname(disk.overlay)))) {
@@ -69,6 +70,32 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     });
   }
 }
+
+/** What stands against copying the guest's memory while it runs. */
+export async function findLiveObstacles(
+  host: Host,
+  { plan, config }: Pick<CreateContext, 'plan' | 'config'>,
+): Promise<readonly Obstacle[]> {
+  const ofHost = await host.hypervisor.liveObstacle(plan.type);
+  return [...againstLive(config), ...(ofHost === undefined ? [] : [ofHost])];
+}
+
+/** Xen refuses log-dirty mode to a domain that uses the IOMMU (xen/arch/x86/mm/paging.c). */
+function againstLive(config: LibxlConfig): Obstacle[] {
+  const devices = ['pcidevs', 'dtdevs'].some((key) => recordsOf(config, key).length > 0);
+  const passthrough = textOf(config, 'c_info', 'passthrough') ?? '';
+  if (!devices && !IOMMU_MODES.includes(passthrough)) return [];
+  return [
+    {
+      code: 'LIVE_IOMMU',
+      message: 'it has PCI devices, or may have them: Xen then does not note which pages are written',
+      hint: 'leave --live out',
+    },
+  ];
+}
+
+/** Values of libxl_passthrough (libxl_types.idl) with which a domain uses the IOMMU. */
+const IOMMU_MODES: readonly string[] = ['enabled', 'sync_pt', 'share_pt'];
 
 /** Somebody else saves or migrates the domain. */
 export function beingSaved(pid: number): Obstacle {
@@ -106,18 +133,41 @@ async function checkNewFile(path: string, findings: Obstacle[], hint: string): P
   }
 }
 
-async function checkRoom(path: string, wanted: number, findings: Obstacle[]): Promise<void> {
-  const directory = await firstExisting(dirname(path));
+/**
+ * Pages of zeros take no room, so a file is refused only when what a sample of the guest's pages says does not fit; a create
+ * whose file system becomes full all the same is undone, as one of xl's or virsh's would fail. The sample is taken only
+ * where not all of the memory fits.
+ */
+async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): Promise<void> {
+  const { plan, findings, warnings } = context;
+  const wanted = plan.memoryBytes + EXTRA_BYTES;
+  const directory = await firstExisting(dirname(plan.memoryPath));
   const { bavail, bsize } = await statfs(directory);
   const room = bavail * bsize;
-  if (room < wanted) {
-    const mib = (octets: number): string => `${Math.ceil(octets / 1048576)} MiB`;
-    findings.push({
-      code: 'NO_ROOM',
-      message: `the file system of ${directory} has ${mib(room)} free; the memory file may need ${mib(wanted)}`,
-      hint: 'make room, or choose another memory_path',
-    });
-  }
+  if (room >= wanted) return;
+  const mib = (bytes: number): string => `${Math.ceil(bytes / 1048576)} MiB`;
+  const sparse = context.tuning?.sparse !== false;
+  await asFinding(findings, async () => {
+    let share: DataShare = { least: 1, most: 1 };
+    if (sparse && mayRead) {
+      await using guest = await host.hypervisor.openGuest(context.domain.domid);
+      share = await sampleData(guest);
+    }
+    const least = plan.memoryBytes * share.least + EXTRA_BYTES;
+    const most = plan.memoryBytes * share.most + EXTRA_BYTES;
+    const has = `the file system of ${directory} has ${mib(room)} free; the memory file`;
+    if (room < least) {
+      findings.push({
+        code: 'NO_ROOM',
+        message: `${has} will need about ${mib(least)}${least < wanted ? ', without its pages of zeros' : ''}`,
+        hint: 'make room, or choose another memory_path',
+      });
+    } else if (room < most) {
+      warnings.push(
+        `${has} may need ${mib(most)}, without its pages of zeros: if it does not fit, all is undone`,
+      );
+    }
+  });
 }
 
 /** The nearest directory above that is there already. */

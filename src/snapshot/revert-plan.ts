@@ -4,12 +4,13 @@ import { configChanges, describeChanges } from './config-changes.ts';
 import { checkHeld } from './domain-lock.ts';
 import { chainBelow, truePath } from './image-chain.ts';
 import { findDamage } from './integrity.ts';
-import { configDisks, withImages } from './libxl-config.ts';
+import { configDisks } from './libxl-config.ts';
 import { type Manifest, readManifest } from './manifest.ts';
 import { type MemoryFacts, readMemoryFacts } from './memory-facts.ts';
 import { manifestPathOf } from './naming.ts';
 import { throwFindings } from './plan.ts';
 import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import { checkRestore } from './restore-check.ts';
 import { revertCommand } from './revert-command.ts';
 import { findTarget, type RevertTarget } from './revert-target.ts';
 import { findOtherUser } from './revert-users.ts';
@@ -83,11 +84,14 @@ export async function makeRevertContext(
     });
   }
   await checkRunning(host, current, facts, risks);
+  const { config, warnings } = await checkRestore(
+    host,
+    { facts, manifest, disks, running, current },
+    findings,
+    risks,
+  );
   throwFindings(findings, running?.domid);
   refuseRisks(risks, request, running?.domid);
-  const overlays = disks.flatMap((disk) =>
-    disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],
-  );
   const state = request.running === true ? 'running' : (manifest?.state ?? 'running');
   return {
     plan: {
@@ -99,10 +103,11 @@ export async function makeRevertContext(
       state,
       disks,
       risks,
+      warnings,
     },
     running,
     journals,
-    config: overlays.length === 0 ? undefined : withImages(facts.config, overlays),
+    config,
   };
 }
 

@@ -21,6 +21,7 @@ import { makeDirectory, unmakeDirectory } from './output-file.ts';
 import { Phases } from './phases.ts';
 import type { DomainState, Host } from './ports.ts';
 import { recoverRevert } from './recover-revert.ts';
+import { warnOfUnconnected } from './restore-check.ts';
 import { cleanKept, revertDisks } from './revert-disks.ts';
 import { describeKept, type KeptDisk } from './revert-names.ts';
 import { makeRevertContext, type RevertContext } from './revert-plan.ts';
@@ -97,7 +98,9 @@ export async function revertSnapshot(
       reached.context = context;
     }
     const { plan } = context;
-    for (const risk of plan.risks) phases.reporter.log('warning', describeRisk(risk));
+    for (const warning of [...plan.risks.map(describeRisk), ...plan.warnings]) {
+      phases.reporter.log('warning', warning);
+    }
     const mark = `${nameFromTime(new Date())}-${randomBytes(3).toString('hex')}`;
     const { journal, remove, keep } = await phases.run('open', () =>
       openJournal(journalPath, context, request, mark, phases),
@@ -122,6 +125,9 @@ export async function revertSnapshot(
     journal.noteMaybe(stamped({ step: 'restored', domid }));
     phases.shield();
     reached.domid = domid;
+    // Before it runs: a guest that has a file system there hangs at its first access.
+    const unconnected = await phases.bounded(warnOfUnconnected(host, domid)).catch(() => []);
+    for (const warning of unconnected) phases.reporter.log('warning', warning);
     if (plan.state === 'running') {
       await phases.run('unpause', () => phases.bounded(host.hypervisor.unpause(domid)));
       journal.noteMaybe(stamped({ step: 'unpaused' }));
@@ -136,7 +142,7 @@ export async function revertSnapshot(
       phases: phases.timings,
       totalSeconds: phases.seconds,
       kept: files,
-      warnings: [...plan.risks.map(describeRisk), ...warnings],
+      warnings: [...plan.risks.map(describeRisk), ...plan.warnings, ...unconnected, ...warnings],
     };
   } catch (error) {
     const failure = await phases.fail(error);

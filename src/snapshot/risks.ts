@@ -17,6 +17,7 @@ export const RISKS = {
     'the manifest beside the memory file is missing: the disks cannot be checked, and the state is taken as running',
   'xen-changed': 'the snapshot was taken on another version of Xen',
   'qemu-changed': 'the snapshot was taken with another version of QEMU',
+  'memory-low': 'the restore needs more memory than is free and than dom0 has left over',
 } as const satisfies Readonly<Record<string, string>>;
 
 export type RiskName = keyof typeof RISKS;

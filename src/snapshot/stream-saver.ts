@@ -1,4 +1,4 @@
-import type { Bitmap } from '../core/bitmap.ts';
+import { Bitmap } from '../core/bitmap.ts';
 import { PAGE_SIZE } from '../core/brand.ts';
 import { throwIfAborted } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
@@ -36,6 +36,8 @@ export class StreamSaver implements PageSaver {
   #writing: Promise<void> = Promise.resolve();
   #end: number;
   #pages = 0;
+  /** Pages that have been in a record. */
+  readonly #sent: Bitmap;
 
   constructor(guest: Guest, output: Pick<MemoryOutput, 'writeAt'>, start: number, options: MemoryOptions) {
     this.#guest = guest;
@@ -44,6 +46,7 @@ export class StreamSaver implements PageSaver {
     this.#signal = options.signal;
     this.#reporter = options.reporter ?? silentReporter;
     this.#expectedPages = options.expectedPages;
+    this.#sent = new Bitmap(guest.p2mSize);
     const room = (): Uint8Array => new Uint8Array(guest.maxBatch * PAGE_SIZE);
     this.#buffers = [room(), room()];
   }
@@ -97,7 +100,11 @@ export class StreamSaver implements PageSaver {
       await this.#output.writeAt(record, this.#end);
       this.#end += record.length;
     }
-    return { pages: this.#pages, zeroPages: 0, end: this.#end };
+    let populated = this.#sent.count();
+    for (const [pfn, type] of this.#bare) {
+      if (type === PAGE_TYPE.xalloc && !this.#sent.has(pfn)) populated++;
+    }
+    return { pages: this.#pages, populated, zeroPages: 0, end: this.#end };
   }
 
   #batch(): Batch {
@@ -166,6 +173,7 @@ export class StreamSaver implements PageSaver {
       if (count < i) buffer.copyWithin(count * PAGE_SIZE, i * PAGE_SIZE, (i + 1) * PAGE_SIZE);
       types[count] = types[i] ?? PAGE_TYPE.notab;
       pfns[count++] = pfn;
+      this.#sent.set(pfn);
     }
     if (unmapped.length > 0 && deferred === undefined) throw unmappable(unmapped);
     for (const pfn of unmapped) deferred?.set(pfn);

@@ -2,7 +2,7 @@
 import type { Writable } from 'node:stream';
 import type { SnapshotConfig } from '../config/config.ts';
 import type { Reporter } from '../core/reporter.ts';
-import type { GuestType, XenVersion } from './ports.ts';
+import type { GuestType, UnknownDrive, XenVersion } from './ports.ts';
 import type { Risk, RiskName } from './risks.ts';
 
 export type { Risk, RiskName } from './risks.ts';
@@ -113,6 +113,8 @@ export interface SnapshotPlan {
   readonly disks: readonly SnapshotDisk[];
   /** Writable disks that are not part of the snapshot and keep changing: the risk `disk-uncovered` of a revert. */
   readonly uncovered: readonly string[];
+  /** Drives that the guest writes to and that its configuration does not name: no snapshot has them. */
+  readonly unknownDrives: readonly UnknownDrive[];
   readonly suspendTimeoutMs: number;
   readonly sync: boolean;
   readonly warnings: readonly string[];
@@ -193,6 +195,8 @@ export interface RevertPlan {
   /** State after the revert. */
   readonly state: 'running' | 'paused';
   readonly disks: readonly RevertDisk[];
+  /** What does not hinder the revert. */
+  readonly warnings: readonly string[];
   /** Why the revert is risky. All of them were accepted, by `force` or `accept`. */
   readonly risks: readonly Risk[];
 }

@@ -5,6 +5,7 @@ import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
 import { configDisks, domainIdentity, withImages } from '../snapshot/libxl-config.ts';
 import { readMemoryFacts } from '../snapshot/memory-facts.ts';
 import type {
+  CreateFindings,
   DeviceModel,
   DiskAction,
   DomainDisk,
@@ -16,6 +17,8 @@ import type {
   Images,
   LibxlConfig,
   Obstacle,
+  RestoreFacts,
+  RestoreFindings,
   Toolstack,
 } from '../snapshot/ports.ts';
 import { FakeDomain } from './fake-domain.ts';
@@ -91,6 +94,21 @@ export class FakeHost implements Host {
   /** The process of another program that saves the domain. */
   saver: number | undefined;
   disposed = 0;
+  /** Memory that a domain to come could have, bytes. */
+  freeMemory = 2 ** 32;
+  /** Whether pages of a running guest may be read: to estimate something from them, not for a snapshot. */
+  peeking = false;
+  /** Why the guest's memory cannot be read. */
+  memoryObstacle: Obstacle | undefined;
+  /** What the toolstack says of a create, of a restore, and of a restored domain's disks. */
+  createFindings: CreateFindings = { obstacles: [], unknownDrives: [], qemu: '10.0.13' };
+  restoreFindings: (facts: RestoreFacts) => RestoreFindings = () => ({
+    obstacles: [],
+    memoryRisk: undefined,
+    warnings: [],
+    qemus: ['10.0.13'],
+  });
+  unconnectedDisks: readonly { readonly vdev: string; readonly path: string | undefined }[] = [];
   /** Why no memory can be copied while the guest runs. */
   liveObstacle: Obstacle | undefined;
   /** Who watches over this process, each with the journal that it was told. */
@@ -339,6 +357,14 @@ export class FakeHost implements Host {
         await this.#call('version');
         return { major: 4, minor: 20, extra: '.0' };
       },
+      freeMemory: async () => {
+        await this.#call('freeMemory');
+        return this.freeMemory;
+      },
+      memoryObstacle: async () => {
+        await this.#call('memoryObstacle');
+        return this.memoryObstacle;
+      },
       liveObstacle: async () => {
         await this.#call('liveObstacle');
         return this.liveObstacle;
@@ -412,7 +438,8 @@ export class FakeHost implements Host {
   }
 
   #mayCopy(): void {
-    if (!this.suspended && !this.guest.logging) throw new Error('memory copied while the guest runs');
+    if (!this.suspended && !this.guest.logging && !this.peeking)
+      throw new Error('memory copied while the guest runs');
   }
 
   /** The guest, with its calls in the list too. */
@@ -564,6 +591,18 @@ export class FakeHost implements Host {
             external: [],
           };
         });
+      },
+      createFindings: async () => {
+        await this.#call('createFindings');
+        return this.createFindings;
+      },
+      restoreFindings: async (facts) => {
+        await this.#call('restoreFindings');
+        return this.restoreFindings(facts);
+      },
+      unconnectedDisks: async () => {
+        await this.#call('unconnectedDisks');
+        return this.unconnectedDisks;
       },
       openDeviceModel: async (domid) => {
         await this.#call('openDeviceModel');

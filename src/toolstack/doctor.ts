@@ -1,24 +1,19 @@
 /** The report of `xlsnap doctor`: what of the host works, and how each domain could be snapshotted. Nothing is changed. */
-import { toDomid } from '../core/brand.ts';
 import { describeError, XlsnapError } from '../core/errors.ts';
 import { type DomainExamination, examineDomain } from '../snapshot/examine.ts';
 import type { Host } from '../snapshot/ports.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
-import { connectQemu } from './device-model.ts';
 import { asFailure, checkHost, type HostCheck } from './host-checks.ts';
+import { readSuspendFeature } from './suspend-feature.ts';
 
 /** A domain, with what its QEMU and its kernel say. */
-export interface DomainReport extends DomainExamination {
-  /** Version of its QEMU, if it has one. */
-  readonly qemu?: string;
-  readonly warnings: readonly string[];
-}
+export type DomainReport = DomainExamination;
 
 export interface DoctorReport {
   /** Whether no check has failed and all domains can be snapshotted. */
   readonly ok: boolean;
   readonly checks: readonly HostCheck[];
-  readonly domains: readonly DomainReport[];
+  readonly domains: readonly DomainExamination[];
 }
 
 /**
@@ -30,7 +25,7 @@ export async function runDoctor(
   nameOrDomid: string | undefined,
 ): Promise<DoctorReport> {
   const checks = [...(await checkHost())];
-  let domains: readonly DomainReport[] = [];
+  let domains: readonly DomainExamination[] = [];
   try {
     domains = await examineDomains(openHost, nameOrDomid);
   } catch (error) {
@@ -44,10 +39,10 @@ export async function runDoctor(
 async function examineDomains(
   openHost: () => Promise<Host>,
   nameOrDomid: string | undefined,
-): Promise<readonly DomainReport[]> {
+): Promise<readonly DomainExamination[]> {
   await using host = await openHost();
   const names = nameOrDomid === undefined ? await listDomains() : [nameOrDomid];
-  const reports: DomainReport[] = [];
+  const reports: DomainExamination[] = [];
   for (const name of names) reports.push(await reportDomain(host, name));
   return reports;
 }
@@ -58,23 +53,19 @@ async function listDomains(): Promise<readonly string[]> {
   return (await xenstore.list('/local/domain')).filter((domid) => /^[1-9]\d*$/.test(domid));
 }
 
-async function reportDomain(host: Host, nameOrDomid: string): Promise<DomainReport> {
+async function reportDomain(host: Host, nameOrDomid: string): Promise<DomainExamination> {
   try {
     const examination = await examineDomain(host, nameOrDomid);
     const { domid } = examination;
-    if (domid === undefined) return { ...examination, warnings: [] };
-    const qemu = await qemuVersion(domid).catch(() => undefined);
-    return {
-      ...examination,
-      ...(qemu === undefined ? {} : { qemu }),
-      warnings: await suspendWarnings(domid).catch(() => []),
-    };
+    if (domid === undefined) return examination;
+    const warnings = await suspendWarnings(domid).catch(() => []);
+    return { ...examination, warnings: [...examination.warnings, ...warnings] };
   } catch (error) {
     return unknownDomain(nameOrDomid, error);
   }
 }
 
-function unknownDomain(domain: string, error: unknown): DomainReport {
+function unknownDomain(domain: string, error: unknown): DomainExamination {
   const { code, hint } = error instanceof XlsnapError ? error : { code: 'UNKNOWN', hint: undefined };
   const message = describeError(error);
   return {
@@ -89,16 +80,10 @@ function unknownDomain(domain: string, error: unknown): DomainReport {
   };
 }
 
-async function qemuVersion(domid: number): Promise<string | undefined> {
-  await using qmp = await connectQemu(toDomid(domid));
-  if (qmp === undefined) return undefined;
-  const { major, minor, micro } = qmp.version;
-  return `${major}.${minor}.${micro}`;
-}
-
-/** Linux says in xenstore that it can suspend (drivers/xen/manage.c); a guest that says nothing may be able to, too. */
+/** A guest that says nothing may be able to suspend, too; one that can do other things only has an obstacle. */
 async function suspendWarnings(domid: number): Promise<readonly string[]> {
   await using xenstore = await XenstoreClient.connect();
-  const says = await xenstore.readMaybe(`/local/domain/${domid}/control/feature-suspend`);
-  return says === '1' ? [] : ['the guest has not said that it can suspend: it boots, or has no PV drivers'];
+  return (await readSuspendFeature(xenstore, domid)) === 'silent'
+    ? ['the guest has not said that it can suspend: it boots, or has no PV drivers']
+    : [];
 }

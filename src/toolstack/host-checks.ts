@@ -1,6 +1,6 @@
 /** What of the host is there, which version, and whether it works. None of the checks changes anything. */
 import { constants } from 'node:fs';
-import { access, readdir, statfs } from 'node:fs/promises';
+import { access, statfs } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { describeError, errnoCode, XlsnapError } from '../core/errors.ts';
 import { DEFAULT_SNAPSHOT_DIR } from '../snapshot/naming.ts';
@@ -9,6 +9,7 @@ import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../xe
 import { XenstoreClient } from '../xenstore/client.ts';
 import { LOCK_DIR } from './libxl-toolstack.ts';
 import { runProgram, searchPath } from './program.ts';
+import { findQemus } from './qemu-programs.ts';
 import { isXlWrapper } from './xl-wrapper.ts';
 
 /** The oldest Node that can run xlsnap. */
@@ -174,39 +175,20 @@ async function checkQemuImg(): Promise<Finding> {
 
 /** The device model of domains to come: that of a domain which runs is asked by QMP. */
 async function checkQemu(): Promise<Finding> {
-  for (const path of await qemuPaths()) {
-    const answer = await runProgram(path, ['--version'], { timeoutMs: PROGRAM_TIMEOUT_MS }).catch(
-      () => undefined,
-    );
-    const [, version] = /version (\S+)/.exec(answer?.stdout ?? '') ?? [];
-    if (answer?.status === 0 && version !== undefined) {
-      return { status: 'ok', version: version.replace(/,$/, ''), message: path };
-    }
+  const [first, ...others] = await findQemus();
+  if (first !== undefined) {
+    const more = others.map(({ path, version }) => `${path} (${version})`).join(', ');
+    return {
+      status: 'ok',
+      version: first.version,
+      message: more === '' ? first.path : `${first.path}; there are also ${more}`,
+    };
   }
   return {
     status: 'warning',
     message: 'no QEMU for Xen was found: only domains without qcow2 disks, and not HVM, can be run',
     hint: 'install QEMU for Xen: on Debian it is in the package qemu-system-xen',
   };
-}
-
-/** Where libxl's device model may be (its LIBEXEC_BIN/qemu-system-i386, and distributions' own). */
-async function qemuPaths(): Promise<readonly string[]> {
-  const versions = await readdir('/usr/lib').catch(() => []);
-  const places = [
-    '/usr/libexec/xen-qemu-system-i386',
-    '/usr/libexec/xen/bin/qemu-system-i386',
-    '/usr/local/lib/xen/bin/qemu-system-i386',
-    ...versions
-      .filter((name) => /^xen(-[\d.]+)?$/.test(name))
-      .map((name) => `/usr/lib/${name}/bin/qemu-system-i386`),
-    ...(await Promise.all(['qemu-system-i386', 'qemu-system-x86_64'].map(inPath))),
-  ];
-  const found: string[] = [];
-  for (const place of places) {
-    if (place !== undefined && (await isExecutable(place))) found.push(place);
-  }
-  return found;
 }
 
 async function checkSnapshotDirectory(): Promise<Finding> {

@@ -10,8 +10,10 @@ import { XenstoreClient } from '../xenstore/client.ts';
 import { XenHypervisor } from './hypervisor.ts';
 import { LibxlToolstack } from './libxl-toolstack.ts';
 import { QemuImages } from './qemu-img.ts';
+import { isOfDeviceModel, lastOfQemuLog } from './restore-failure.ts';
 import { findRestorer } from './restorers.ts';
-import { destroyDomain, domainConfig } from './xl.ts';
+import { destroyDomain, domainConfig, xenCommandLine } from './xl.ts';
+import { readXlConf, takesFromDom0 } from './xl-conf.ts';
 import { xlRestore } from './xl-restore.ts';
 
 /** How long removing a half-built domain may take. */
@@ -83,16 +85,23 @@ export class XlToolstack extends LibxlToolstack {
     if ((await this.findByName(name)) !== undefined) {
       throw new DomainError('DOMAIN_EXISTS', `a domain ${name} is there already`);
     }
+    const since = Date.now();
     const header = config === undefined ? undefined : encodeXlHeader(makeXlHeader(printLibxlJson(config)));
     try {
       await xlRestore(header === undefined ? memoryPath : { path: memoryPath, start, header, uuid }, signal);
     } catch (error) {
-      await this.#removeHalfBuilt(name, uuid, error);
-      throw error;
+      const told = await withQemusWords(error, name, since);
+      await this.#removeHalfBuilt(name, uuid, told);
+      throw told;
     }
     const domid = await this.findByName(name);
     if (domid === undefined) throw new EnvironmentError('XL_RESTORE', `xl restored no domain ${name}`);
     return domid;
+  }
+
+  /** xl.conf(5): autoballoon. */
+  protected override async takesFromDom0(): Promise<boolean> {
+    return await takesFromDom0(await readXlConf(), xenCommandLine);
   }
 
   /**
@@ -114,6 +123,19 @@ export class XlToolstack extends LibxlToolstack {
       );
     }
   }
+}
+
+/** Where xl complains of the device model, that one's own last words say why. */
+async function withQemusWords(error: unknown, domain: string, since: number): Promise<unknown> {
+  if (!(error instanceof EnvironmentError) || error.code !== 'XL_RESTORE') return error;
+  if (!isOfDeviceModel(String(error.data['stderr'] ?? ''))) return error;
+  const log = await lastOfQemuLog(domain, since);
+  if (log === undefined) return error;
+  return new EnvironmentError(error.code, `${error.message}; its QEMU says: ${log.line} (${log.path})`, {
+    cause: error.cause,
+    data: error.data,
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+  });
 }
 
 /** Where libxl's stream begins in a save file, and what configuration stands before it. */

@@ -1,4 +1,4 @@
-import type { Domid } from '../core/brand.ts';
+import { type Domid, PAGE_SIZE } from '../core/brand.ts';
 import { DomainError, SuspendError } from '../core/errors.ts';
 import type {
   DomainState,
@@ -165,6 +165,28 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
         await fresh.close();
       }
     }
+  }
+
+  async freeMemory(): Promise<number> {
+    return this.#xen.freeMemory();
+  }
+
+  /**
+   * Asking for the types of an HVM guest's pages gives it those that it has yet to be given, and where there are none left Xen
+   * ends the guest (xen/arch/x86/mm/p2m-pod.c: "out of PoD memory"). As long as there is one for each, it does no harm.
+   */
+  async memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined> {
+    if (type === 'pv') return undefined;
+    const { entries, cachePages } = await this.#xen.podCounts(domid);
+    if (entries <= cachePages) return undefined;
+    const mib = (pages: number): string => `${Math.ceil((pages * PAGE_SIZE) / 1024 ** 2)} MiB`;
+    return {
+      code: 'POPULATE_ON_DEMAND',
+      message:
+        `the guest believes to have ${mib(entries)} of memory that it has not got yet, and only ${mib(cachePages)} are set ` +
+        'apart for it: Xen would end it when they are read',
+      hint: 'wait until its balloon driver has started and reached its target, or give it all of its memory: xl mem-set to its maxmem',
+    };
   }
 
   /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */

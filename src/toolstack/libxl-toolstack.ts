@@ -2,26 +2,39 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Domid } from '../core/brand.ts';
 import { DomainError, EnvironmentError } from '../core/errors.ts';
+import { queryBlock, queryBlockedReasons } from '../qmp/commands.ts';
 import { withImages } from '../snapshot/libxl-config.ts';
+import { recordsOf, textOf } from '../snapshot/libxl-fields.ts';
 import type {
+  CreateFindings,
   DeviceModel,
   DiskImage,
   DomainDisk,
+  DomainState,
   Guardian,
   Hypervisor,
   ImageUse,
   LibxlConfig,
+  RestoreFacts,
+  RestoreFindings,
   Toolstack,
 } from '../snapshot/ports.ts';
 import { lockFile } from '../xenctrl/flock.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { isXenstoreErrno } from '../xenstore/errors.ts';
+import { findUnconnected } from './connected-disks.ts';
+import { deviceModelObstacles, migrationObstacles, suspendObstacles } from './create-checks.ts';
 import { connectQemu, QemuDeviceModel } from './device-model.ts';
 import { readStoredDisks, resolveDisks } from './disks.ts';
+import { foreignDrives } from './foreign-drives.ts';
 import { startGuardian } from './guardian.ts';
 import { editStoredConfig } from './libxl-userdata.ts';
+import { checkRestore } from './restore-checks.ts';
 import { findSaver } from './savers.ts';
 import { findByName, findByUuid, findDomain } from './xl.ts';
+
+/** How long a restored domain's disks may take to be served. */
+const CONNECT_MS = 5000;
 
 /** Gone with a reboot, as are the processes that hold locks. */
 export const LOCK_DIR = '/run/lock';
@@ -148,6 +161,40 @@ export abstract class LibxlToolstack implements Toolstack {
       await qmp.close();
       throw error;
     }
+  }
+
+  async createFindings(domain: DomainState, config: LibxlConfig): Promise<CreateFindings> {
+    const { domid, type } = domain;
+    const model = await deviceModelObstacles(domid, type, config, this.xenstore);
+    const suspend = await suspendObstacles(domid, this.xenstore);
+    // The QEMU that answers here has nothing of the guest's machine then.
+    await using qmp = model.length > 0 ? undefined : await connectQemu(domid);
+    if (qmp === undefined) return { obstacles: [...model, ...suspend], unknownDrives: [], qemu: undefined };
+    const disks = await resolveDisks(domid, config, this.xenstore, qmp);
+    const scripted = recordsOf(config, 'disks').some((disk) => textOf(disk, 'script') !== undefined);
+    const { major, minor, micro } = qmp.version;
+    return {
+      obstacles: [...suspend, ...(type === 'hvm' ? migrationObstacles(await queryBlockedReasons(qmp)) : [])],
+      unknownDrives: foreignDrives(await queryBlock(qmp), disks, scripted),
+      qemu: `${major}.${minor}.${micro}`,
+    };
+  }
+
+  /** Memory that is missing is not taken from dom0; override `takesFromDom0` where it is. */
+  async restoreFindings(facts: RestoreFacts): Promise<RestoreFindings> {
+    const { hypervisor, xenstore } = this;
+    return await checkRestore({ hypervisor, xenstore, takesFromDom0: await this.takesFromDom0() }, facts);
+  }
+
+  /** Whether `restore` takes memory from dom0 where there is too little. */
+  protected takesFromDom0(): Promise<boolean> {
+    return Promise.resolve(false);
+  }
+
+  unconnectedDisks(
+    domid: Domid,
+  ): Promise<readonly { readonly vdev: string; readonly path: string | undefined }[]> {
+    return findUnconnected(domid, this.xenstore, CONNECT_MS);
   }
 
   async emulatorXenstoreData(domid: Domid): Promise<Uint8Array> {

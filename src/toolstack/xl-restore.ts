@@ -9,6 +9,7 @@ import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { EnvironmentError, errnoCode, throwIfAborted } from '../core/errors.ts';
 import { runProgram } from './program.ts';
+import { firstCause } from './restore-failure.ts';
 import { fifoName } from './restorers.ts';
 
 /** The part of a save file that follows xl's header. */
@@ -91,7 +92,7 @@ async function runRestore(
     await Promise.race([said, sleep(LAST_WORDS_MS).then(() => turn())]);
     throw new EnvironmentError(
       'XL_RESTORE',
-      `xl restore ended with status ${String(code)}: ${summary(complaint)}`,
+      `xl restore ended with status ${String(code)}: ${firstCause(complaint)}`,
       {
         cause,
         data: { stderr: complaint },
@@ -150,11 +151,4 @@ async function* pieces({ path, start, header }: PipedStream): AsyncGenerator<Uin
   yield header;
   for await (const chunk of createReadStream(path, { start, highWaterMark: CHUNK }))
     yield chunk as Uint8Array;
-}
-
-/** xl's errors, without its progress. */
-function summary(complaint: string): string {
-  const lines = complaint.trim().split('\n');
-  const errors = lines.filter((line) => /error|fail|cannot|unable/i.test(line));
-  return (errors.length > 0 ? errors : lines).slice(-4).join('; ') || 'it said nothing';
 }

@@ -83,6 +83,18 @@ export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
   return config;
 }
 
+/**
+ * The command line that Xen was started with.
+ * @throws EnvironmentError when xl fails
+ */
+export async function xenCommandLine(): Promise<string> {
+  const { status, stdout, stderr } = await runProgram('xl', ['info', 'xen_commandline'], {
+    timeoutMs: XL_TIMEOUT_MS,
+  });
+  if (status !== 0) throw xlFailed('xl info', stderr, 'xl works in a dom0, as root');
+  return stdout.trim();
+}
+
 function xlFailed(
   command: string,
   stderr: string,

@@ -37,7 +37,9 @@ export interface PvCallLayouts {
   readonly xen_domctl_getvcpuinfo: StructLayout<'online'>;
   readonly xen_machphys_mfn_list: StructLayout<'max_extents' | 'extent_start' | 'nr_extents'>;
   /** xen/sysctl.h */
-  readonly xen_sysctl_physinfo: StructLayout<'capabilities'>;
+  readonly xen_sysctl_physinfo: StructLayout<
+    'capabilities' | 'free_pages' | 'scrub_pages' | 'outstanding_pages'
+  >;
 }
 
 /** What a PV guest's words look like, by its width (xen/foreign/x86_64.h, xen/foreign/x86_32.h). */
@@ -89,7 +91,13 @@ const PV_CALLS: PvCallLayouts = {
   xen_domctl_vcpu_msr: { size: 16 },
   xen_domctl_getvcpuinfo: { size: 24, online: 4 },
   xen_machphys_mfn_list: { size: 24, max_extents: 0, extent_start: 8, nr_extents: 16 },
-  xen_sysctl_physinfo: { size: 112, capabilities: 28 },
+  xen_sysctl_physinfo: {
+    size: 112,
+    capabilities: 28,
+    free_pages: 48,
+    scrub_pages: 56,
+    outstanding_pages: 64,
+  },
 };
 
 /** The guests' own interface never changes. */

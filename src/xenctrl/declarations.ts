@@ -86,6 +86,12 @@ export const XENCTRL = declare({
     // The highest mfn of the host.
     xc_maximum_ram_page: { result: 'int', parameters: ['xc_interface *', 'unsigned long *'] },
     xc_domain_nr_gpfns: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'xen_pfn_t *'] },
+    // Pages that the domain has, those of them that are set apart for pages to come, and pages that it believes to have and that
+    // are still to come. EINVAL: a PV guest.
+    xc_domain_get_pod_target: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'uint64_t *', 'uint64_t *', 'uint64_t *'],
+    },
     xc_domain_get_tsc_info: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint32_t *', 'uint64_t *', 'uint32_t *', 'uint32_t *'],

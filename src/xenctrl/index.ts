@@ -29,4 +29,10 @@ export { NO_FRAME } from './pv/frame-table.ts';
 export type { BadEntry } from './pv/page-table.ts';
 export type { PvVcpu } from './pv/pv-calls.ts';
 export type { PvDomain, PvDomainFacts } from './pv/pv-domain.ts';
-export { type DomainInfo, type HypervisorVersion, type TscNumbers, XenControl } from './xen-control.ts';
+export {
+  type DomainInfo,
+  type HypervisorVersion,
+  type PodCounts,
+  type TscNumbers,
+  XenControl,
+} from './xen-control.ts';

@@ -2,7 +2,18 @@ import { readFile } from 'node:fs/promises';
 import { allOnes } from '../core/bitmap.ts';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
 import { DomainError, EnvironmentError } from '../core/errors.ts';
-import { ABIS, type Abi, DOMINF, EXTRAVERSION_SIZE, PFINFO, PHYSCAP, SHADOW_OP, XENVER, XTL } from './abi.ts';
+import {
+  ABIS,
+  type Abi,
+  DOMINF,
+  EXTRAVERSION_SIZE,
+  PFINFO,
+  PHYSCAP,
+  type PvCallLayouts,
+  SHADOW_OP,
+  XENVER,
+  XTL,
+} from './abi.ts';
 import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { type CleanedLog, takeBitmap } from './dirty-bitmap.ts';
 import { errnoName, untestedXen, XenCallError } from './errors.ts';
@@ -44,6 +55,14 @@ export interface DomainInfo {
   /** mfn of a PV guest's shared info page; of no meaning for others. */
   readonly sharedInfoFrame: bigint;
   readonly maxVcpuId: number;
+}
+
+/** Populate on demand, in pages. */
+export interface PodCounts {
+  /** Set apart for the guest. */
+  readonly cachePages: number;
+  /** That it believes to have, and that it will be given when it touches them. */
+  readonly entries: number;
 }
 
 export interface TscNumbers {
@@ -163,11 +182,35 @@ export class XenControl implements AsyncDisposable {
 
   /** Whether the running Xen has shadow paging. */
   shadowPaging(): boolean {
+    const { info, fields } = this.#physinfo();
+    return (info.getUint32(fields.capabilities, true) & PHYSCAP.XEN_SYSCTL_PHYSCAP_shadow) !== 0;
+  }
+
+  /** Memory that Xen can give to a domain now, bytes: what is free and not promised to another. */
+  freeMemory(): number {
+    const { info, fields } = this.#physinfo();
+    const pages = (offset: number, what: string): number =>
+      toSafeNumber(info.getBigUint64(offset, true), what);
+    const free = pages(fields.free_pages, 'free_pages') + pages(fields.scrub_pages, 'scrub_pages');
+    return Math.max(0, free - pages(fields.outstanding_pages, 'outstanding_pages')) * PAGE_SIZE;
+  }
+
+  #physinfo(): { readonly info: DataView; readonly fields: PvCallLayouts['xen_sysctl_physinfo'] } {
     const { abi, ctrl } = this.#libraries;
     const { xen_sysctl_physinfo: fields } = abi.pvCalls;
     const info = new DataView(new ArrayBuffer(fields.size));
     this.#quick(ctrl.xc_physinfo, info);
-    return (info.getUint32(fields.capabilities, true) & PHYSCAP.XEN_SYSCTL_PHYSCAP_shadow) !== 0;
+    return { info, fields };
+  }
+
+  /** How many of its pages an HVM or PVH guest has yet to be given (populate on demand). */
+  async podCounts(domid: Domid): Promise<PodCounts> {
+    const [total, cache, entries] = [new BigUint64Array(1), new BigUint64Array(1), new BigUint64Array(1)];
+    this.#quick(this.#libraries.ctrl.xc_domain_get_pod_target, domid, total, cache, entries);
+    return {
+      cachePages: toSafeNumber(cache[0] ?? 0n, 'pod_cache_pages'),
+      entries: toSafeNumber(entries[0] ?? 0n, 'pod_entries'),
+    };
   }
 
   // These three in this thread: files that hang could hold every thread of libuv's pool.

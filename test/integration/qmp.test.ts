@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qmp/client.ts';
@@ -6,6 +7,7 @@ import {
   commitOverlay,
   deleteInternalSnapshot,
   queryBlock,
+  queryBlockedReasons,
   queryBlockJobs,
   queryNamedBlockNodes,
   queryStatus,
@@ -14,6 +16,7 @@ import {
   transaction,
 } from '../../src/qmp/commands.ts';
 import { QmpCommandError, QmpConnectError } from '../../src/qmp/errors.ts';
+import { migrationObstacles } from '../../src/toolstack/create-checks.ts';
 import { makeImage, output, type Qemu, startQemu, xenDisk } from '../support/qemu.ts';
 import { tempDir } from '../support/temp.ts';
 
@@ -141,4 +144,18 @@ it('knows a QEMU that has gone', async () => {
   expect((await listener.next({ timeoutMs: 30_000 })).event).toBe('SHUTDOWN');
   await expect(listener.next({ timeoutMs: 30_000 })).rejects.toMatchObject({ code: 'QMP_CLOSED' });
   await expect(QmpClient.connect(qemu.socket)).rejects.toBeInstanceOf(QmpConnectError);
+});
+
+it('says which devices it cannot save', async () => {
+  expect(await queryBlockedReasons(client)).toEqual([]);
+  const path = join(directory.path, 'other');
+  await mkdir(path);
+  await using other = await startQemu(path, [
+    ...['-blockdev', 'driver=null-co,node-name=n0,size=1048576'],
+    ...['-device', 'nvme,drive=n0,serial=1'],
+  ]);
+  await using session = await QmpClient.connect(other.socket);
+  expect(migrationObstacles(await queryBlockedReasons(session))).toMatchObject([
+    { code: 'DEVICE_NOT_SAVED', message: expect.stringMatching(/nvme/) },
+  ]);
 });

@@ -40,6 +40,7 @@ export const plan: SnapshotPlan = {
     { kind: 'external', vdev: 'xvdb', base: '/d/b.raw', baseFormat: 'raw', overlay: '/d/b1.qcow2' },
   ],
   uncovered: ['xvdc'],
+  unknownDrives: [],
   suspendTimeoutMs: 60_000,
   sync: true,
   warnings: ['disk xvdc moves on'],
@@ -89,6 +90,7 @@ export const revertPlan: RevertPlan = {
     },
   ],
   risks: [{ risk: 'config-changed', message: 'the configuration changed' }],
+  warnings: [],
 };
 
 export const revertResult: RevertResult = {

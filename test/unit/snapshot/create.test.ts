@@ -176,6 +176,8 @@ const reads = new Set([
   'staticRecords',
   'startRecords',
   'liveObstacle',
+  'memoryObstacle',
+  'createFindings',
   'saver',
 ]);
 

@@ -35,6 +35,9 @@ describe('a domain that can be snapshotted', () => {
     });
     const reads = [
       'liveObstacle',
+      'memoryObstacle',
+      'createFindings',
+      'restoreFindings',
       'saver',
       'findDomain',
       'domainState',

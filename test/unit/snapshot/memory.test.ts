@@ -124,7 +124,7 @@ describe('copyAll', () => {
 
   test('a guest without memory gives no records', async () => {
     const guest = new FakeGuest(new Uint8Array(10).fill(XTAB));
-    expect(await save(guest)).toEqual({ pages: 0, zeroPages: 0, end: START });
+    expect(await save(guest)).toEqual({ pages: 0, populated: 0, zeroPages: 0, end: START });
   });
 
   test('a page of a suspended guest that cannot be mapped is an error', async () => {

@@ -337,6 +337,7 @@ describe('the journal of a revert that was killed', () => {
       state: 'running',
       disks: [],
       risks: [],
+      warnings: [],
       ...head,
     } as const;
     const options = { running: false, force: false, accept: [], keep: false };

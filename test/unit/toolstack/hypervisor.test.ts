@@ -21,6 +21,8 @@ class FakeDomain {
   broken = false;
   pauses = 0;
   shadow = false;
+  free = 0;
+  pod = { entries: 0, cachePages: 0 };
   policy = { leaves: new Uint8Array(24).fill(1), msrs: new Uint8Array(16).fill(2) };
   readonly log: string[] = [];
   readonly nodes = new Map([
@@ -93,6 +95,8 @@ class FakeDomain {
         hvmContext: async () => Uint8Array.of(1, 2, 3),
         cpuPolicy: async () => this.policy,
         shadowPaging: () => this.shadow,
+        freeMemory: () => this.free,
+        podCounts: async () => this.pod,
         openPv: () => Promise.reject(new XenCallError('xc_domain_get_guest_width', 1)),
         packPages: unused,
         readPages: unused,
@@ -369,3 +373,21 @@ test('live: a PV guest needs shadow paging, others do not', async () => {
   domain.shadow = true;
   expect(await hypervisor.liveObstacle('pv')).toBeUndefined();
 });
+
+test.each([
+  [0, 0, false],
+  [512, 512, false],
+  [513, 512, true],
+])(
+  '%i pages to be given to a guest, %i of them set apart: refused is %s',
+  async (entries, cachePages, refused) => {
+    const hypervisor = domain.hypervisor();
+    domain.pod = { entries, cachePages };
+    for (const type of ['hvm', 'pvh'] as const) {
+      expect((await hypervisor.memoryObstacle(DOMID, type))?.code).toBe(
+        refused ? 'POPULATE_ON_DEMAND' : undefined,
+      );
+    }
+    expect(await hypervisor.memoryObstacle(DOMID, 'pv')).toBeUndefined();
+  },
+);

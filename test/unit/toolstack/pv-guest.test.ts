@@ -57,6 +57,8 @@ function makeXen(): Xen {
     },
     pageTypesFrom: unused,
     shadowPaging: () => false,
+    freeMemory: () => 0,
+    podCounts: unused,
     packPages: async (_domid, mfns, _fd, _position, makeHead, rewriter) => {
       const kinds = read(mfns, new Uint8Array(mfns.length * 4096), rewriter);
       makeHead(kinds);

@@ -1,0 +1,41 @@
+/** Reading of libxl's JSON, whatever is in it. */
+import { isRecord } from '../core/guards.ts';
+
+/** The value at a path of keys; `undefined` where there is none. */
+export function fieldOf(value: unknown, ...keys: readonly string[]): unknown {
+  return keys.reduce<unknown>((at, key) => (isRecord(at) ? at[key] : undefined), value);
+}
+
+/** The same, if it is a text that is not empty. */
+export function textOf(value: unknown, ...keys: readonly string[]): string | undefined {
+  const found = fieldOf(value, ...keys);
+  return typeof found === 'string' && found !== '' ? found : undefined;
+}
+
+/** The same, if it is a number that can be counted with. */
+export function numberOf(value: unknown, ...keys: readonly string[]): number | undefined {
+  const found = fieldOf(value, ...keys);
+  return typeof found === 'number' && Number.isSafeInteger(found) ? found : undefined;
+}
+
+/** The same, if it is a list; the entries that are objects. */
+export function recordsOf(
+  value: unknown,
+  ...keys: readonly string[]
+): readonly Readonly<Record<string, unknown>>[] {
+  const found = fieldOf(value, ...keys);
+  return Array.isArray(found) ? found.filter(isRecord) : [];
+}
+
+/** What a flag says: libxl prints its `defbool` as a word, its `bool` as JSON has it, and leaves defaults out. */
+export function flagOf(value: unknown, ...keys: readonly string[]): boolean | undefined {
+  const found = fieldOf(value, ...keys);
+  if (found === true || found === 'True') return true;
+  if (found === false || found === 'False') return false;
+  return undefined;
+}
+
+/** libxl's word for the type of guest: `pv`, `pvh`, `hvm`. */
+export function domainType(config: unknown): string | undefined {
+  return textOf(config, 'c_info', 'type') ?? textOf(config, 'b_info', 'type');
+}
