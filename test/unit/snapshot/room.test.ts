@@ -1,5 +1,7 @@
 import { rmSync } from 'node:fs';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import fs from 'node:fs/promises';
+import { syncBuiltinESMExports } from 'node:module';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { planCreate } from '../../../src/snapshot/create.ts';
 import { sampleData } from '../../../src/snapshot/room.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
@@ -7,10 +9,14 @@ import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { failure, fastDirectory } from '../../support/scene.ts';
 
 let free = 0;
-vi.mock('node:fs/promises', async (original) => ({
-  ...(await original<typeof import('node:fs/promises')>()),
-  statfs: () => Promise.resolve({ bavail: free, bsize: 1 }),
-}));
+const { statfs } = fs;
+// Not by a mock: other test files may have loaded the module already that imports it.
+function pretend(how: unknown): void {
+  Object.assign(fs, { statfs: how });
+  syncBuiltinESMExports();
+}
+beforeAll(() => pretend(() => Promise.resolve({ bavail: free, bsize: 1 })));
+afterAll(() => pretend(statfs));
 
 let directory: string;
 beforeEach(() => {
