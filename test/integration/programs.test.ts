@@ -247,9 +247,10 @@ describe('with a xenstored', () => {
 
   it('says when QEMU stays', async () => {
     xenstored.set('/local/domain/7/image/device-model-pid', String(process.pid));
-    xl('exit 0');
-    host.domid = undefined;
-    await expect(destroy(ENOUGH_FOR_XL_MS)).rejects.toMatchObject({
+    xl('sleep 1');
+    const failure = destroy(ENOUGH_FOR_XL_MS);
+    setTimeout(() => (host.domid = undefined), 300);
+    await expect(failure).rejects.toMatchObject({
       code: 'DESTROY_TIMEOUT',
       message: expect.stringContaining(`its QEMU (pid ${process.pid}) still runs`),
     });
@@ -265,8 +266,19 @@ describe('with a xenstored', () => {
     const failure = destroy();
     await expect(failure).rejects.toThrow(DomainError);
     await expect(failure).rejects.toThrow('xl destroy 7 failed: libxl: error: no way');
+    xl('sleep 1; exit 1');
+    const done = destroy();
+    setTimeout(() => (host.domid = undefined), 300);
+    await done;
+  });
+
+  it('of a domain that was not there to begin with is an error: it may run as another domid', async () => {
+    xl('exit 0');
     host.domid = undefined;
-    await destroy();
+    await expect(destroy()).rejects.toMatchObject({
+      code: 'DESTROY',
+      message: expect.stringContaining('there is no domain 7 to destroy'),
+    });
   });
 
   it('ends when aborted', async () => {
