@@ -26,6 +26,7 @@ import {
   wasDestroyed,
 } from './create-undo.ts';
 import { DirtyLog } from './dirty-log.ts';
+import { identifyDisk } from './disk-identity.ts';
 import { checkHeld, domainKeys, lockIdentified } from './domain-lock.ts';
 import { GuestHold } from './hold.ts';
 import { HoldRecord } from './hold-record.ts';
@@ -526,13 +527,14 @@ async function finishStream(
 
 /** The manifest and the cfgfile. */
 async function writeBeside(
-  { context, phases }: Parts,
+  { context, host, phases }: Parts,
   journal: CreateJournal,
   xen: XenVersion,
   memory: { readonly bytes: number; readonly pages: number },
   checksums: Checksums | undefined,
 ): Promise<void> {
   const { plan } = context;
+  const identities = await Promise.all(plan.disks.map((disk) => identifyDisk(host, disk)));
   const manifest: Manifest = {
     format: 'xlsnap-manifest',
     version: 1,
@@ -547,6 +549,7 @@ async function writeBeside(
     memory: { path: plan.memoryPath, ...memory },
     ...(checksums === undefined ? {} : { checksums }),
     disks: plan.disks,
+    identities: identities.filter((one) => one !== undefined),
     uncovered: plan.uncovered,
     ...(plan.unknownDrives.length === 0 ? {} : { unknownDrives: plan.unknownDrives }),
     ...(context.qemu === undefined ? {} : { qemu: context.qemu }),

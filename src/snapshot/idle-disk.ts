@@ -1,9 +1,14 @@
 /** Snapshots of disks that no QEMU has open: looked for, and taken back by qemu-img. */
 import { stat } from 'node:fs/promises';
+import { RecoverError } from '../core/errors.ts';
+import { shellQuote } from '../core/shell-quote.ts';
 import { freeImages } from './free-images.ts';
 import { exists } from './output-file.ts';
 import type { Host } from './ports.ts';
 import type { SnapshotDisk } from './types.ts';
+
+/** An overlay may be made that long before the guest has suspended and writes to its base no more, in milliseconds. */
+const SUSPEND_MS = 120_000;
 
 /** Whether the tag or the overlay is there. */
 export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
@@ -15,7 +20,7 @@ export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> 
  * Takes one disk's snapshot back, if it is there.
  * @param options `merge`: what was written to the overlay goes into its base
  * @returns whether there was anything to take back
- * @throws RecoverError IMAGE_IN_USE; DiskError
+ * @throws RecoverError IMAGE_IN_USE, BASE_WRITTEN; DiskError
  */
 export async function undoIdleDisk(
   host: Host,
@@ -30,8 +35,26 @@ export async function undoIdleDisk(
   // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
   if ((await stat(disk.overlay)).size > 0) {
     if ((await host.images.info(disk.overlay))?.backing !== disk.base) return false;
+    if (merge) await refuseNewerBase(disk.overlay, disk.base);
     if (merge) await freeImages(host).commitOverlay(disk.overlay, disk.base);
   }
   await freeImages(host).remove(disk.overlay);
   return true;
+}
+
+/**
+ * A base that a domain was started on since holds newer data than the overlay: merging would mix both.
+ * @throws RecoverError
+ */
+async function refuseNewerBase(overlay: string, base: string): Promise<void> {
+  const [above, below] = await Promise.all([stat(overlay), stat(base)]);
+  // The time of a device says nothing.
+  if (!above.isFile() || !below.isFile() || below.mtimeMs <= above.mtimeMs + SUSPEND_MS) return;
+  throw new RecoverError(
+    'BASE_WRITTEN',
+    `${base} was written to at ${below.mtime.toISOString()}, after its overlay ${overlay} (${above.mtime.toISOString()}): was a domain started on it?`,
+    {
+      hint: `to keep what the base holds now, rm ${shellQuote(overlay)}; to keep the overlay, look at both with qemu-img compare`,
+    },
+  );
 }

@@ -3,6 +3,7 @@ import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
 import { type Checksums, sumsLength } from './checksums.ts';
+import type { DiskIdentity } from './disk-identity.ts';
 import type { GuestType, UnknownDrive, XenVersion } from './ports.ts';
 import type { PhaseTiming, SnapshotDisk } from './types.ts';
 
@@ -26,6 +27,8 @@ export interface Manifest {
   /** Of the memory file; the first version of xlsnap wrote none. */
   readonly checksums?: Checksums;
   readonly disks: readonly SnapshotDisk[];
+  /** What identifies the content of each disk; earlier versions of xlsnap wrote none. */
+  readonly identities?: readonly DiskIdentity[];
   readonly uncovered: readonly string[];
   /** Drives that the guest wrote to and that its configuration does not name. */
   readonly unknownDrives?: readonly UnknownDrive[];
@@ -113,6 +116,13 @@ function checked(path: string, top: unknown): Manifest {
       ? {}
       : { checksums: checkedChecksums(path, bytes, record(path, 'checksums', top['checksums'])) }),
     disks: list(path, 'disks', top['disks']).map((disk, i) => checkedDisk(path, `disks[${i}]`, disk)),
+    ...(top['identities'] === undefined
+      ? {}
+      : {
+          identities: list(path, 'identities', top['identities']).map((one, i) =>
+            checkedIdentity(path, `identities[${i}]`, one),
+          ),
+        }),
     uncovered: list(path, 'uncovered', top['uncovered']).map((v, i) => string(path, `uncovered[${i}]`, v)),
     ...(top['unknownDrives'] === undefined
       ? {}
@@ -146,6 +156,34 @@ function checkedChecksums(path: string, bytes: number, value: Readonly<Record<st
     head,
     stretch,
     sums,
+  };
+}
+
+function checkedIdentity(path: string, what: string, value: unknown): DiskIdentity {
+  const one = record(path, what, value);
+  const tag = one['tag'] === undefined ? undefined : record(path, `${what}.tag`, one['tag']);
+  const base = one['base'] === undefined ? undefined : record(path, `${what}.base`, one['base']);
+  return {
+    vdev: string(path, `${what}.vdev`, one['vdev']),
+    virtualSize: count(path, `${what}.virtualSize`, one['virtualSize']),
+    ...(tag === undefined
+      ? {}
+      : {
+          tag: {
+            id: string(path, `${what}.tag.id`, tag['id']),
+            dateSec: count(path, `${what}.tag.dateSec`, tag['dateSec']),
+            dateNsec: count(path, `${what}.tag.dateNsec`, tag['dateNsec']),
+            vmClockNsec: string(path, `${what}.tag.vmClockNsec`, tag['vmClockNsec']),
+          },
+        }),
+    ...(base === undefined
+      ? {}
+      : {
+          base: {
+            bytes: count(path, `${what}.base.bytes`, base['bytes']),
+            mtimeMs: number(path, `${what}.base.mtimeMs`, base['mtimeMs']),
+          },
+        }),
   };
 }
 

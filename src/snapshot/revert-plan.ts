@@ -1,9 +1,11 @@
 import { isAbsolute } from 'node:path';
 import { RiskError } from '../core/errors.ts';
 import { configChanges, describeChanges } from './config-changes.ts';
+import { type DiskIdentity, findChanged } from './disk-identity.ts';
 import { checkHeld } from './domain-lock.ts';
 import { chainBelow, truePath } from './image-chain.ts';
 import { findDamage } from './integrity.ts';
+import { findLaterSnapshots } from './later-snapshots.ts';
 import { configDisks } from './libxl-config.ts';
 import { type Manifest, readManifest } from './manifest.ts';
 import { type MemoryFacts, readMemoryFacts } from './memory-facts.ts';
@@ -61,6 +63,8 @@ export async function makeRevertContext(
   for (const disk of wanted) {
     const resolved = await resolveDisk(host, disk, current, findings, risks);
     if (resolved === undefined) continue;
+    const then = manifest?.identities?.find((one) => one.vdev === resolved.vdev);
+    if (then !== undefined) await checkIdentity(host, resolved, then, risks);
     if (resolved.kind === 'external') {
       const path = await truePath(resolved.overlay);
       if (overlayPaths.has(path)) {
@@ -75,6 +79,7 @@ export async function makeRevertContext(
     if (user !== undefined) findings.push(user);
     disks.push(resolved);
   }
+  for (const risk of await findLaterSnapshots(host, memoryPath, disks)) addRisk(risks, risk);
   for (const disk of configDisks(facts.config)) {
     if (!disk.writable || disk.cdrom || wanted.some((one) => one.vdev === disk.vdev)) continue;
     risks.push({
@@ -226,6 +231,17 @@ function wantedDisks(
       overlay: disk.kind === 'external' ? disk.path : '',
     };
   });
+}
+
+/** A risk that was found in another way already is not repeated. */
+function addRisk(risks: Risk[], risk: Risk): void {
+  if (!risks.some((one) => one.risk === risk.risk && one.vdev === risk.vdev)) risks.push(risk);
+}
+
+async function checkIdentity(host: Host, disk: RevertDisk, then: DiskIdentity, risks: Risk[]): Promise<void> {
+  const info = await host.images.info(disk.kind === 'internal' ? disk.image : disk.base);
+  if (info === undefined) return;
+  for (const risk of await findChanged(disk, info, then)) addRisk(risks, risk);
 }
 
 async function resolveDisk(

@@ -9,6 +9,9 @@ export const RISKS = {
   'config-changed': "the domain's configuration has changed since the snapshot; it would be as it was then",
   'base-written':
     'the image below an external snapshot has been written to since: memory would meet other data',
+  'tag-replaced':
+    "the internal snapshot of that name is another one than the memory's: it was deleted and taken again",
+  'disk-resized': 'a disk has another size by now than the guest saw at the snapshot',
   'later-snapshot': 'a later snapshot would be lost, or would no longer fit the image below it',
   'not-an-overlay': "the file that a fresh overlay would replace is not an overlay of the snapshot's base",
   'other-image': "a disk of the domain has an image by now that has nothing to do with the snapshot's",

@@ -8,6 +8,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
@@ -18,7 +19,7 @@ import { silentReporter } from '../../../src/core/reporter.ts';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
 import { readJournal } from '../../../src/snapshot/journal.ts';
 import { recoverAll, recoverSnapshot } from '../../../src/snapshot/recover.ts';
-import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
+import { contentOf, FakeHost, readImage, writeImage } from '../../../src/testing/fake-host.ts';
 import {
   type Before,
   before,
@@ -315,6 +316,26 @@ describe('after the host went down', () => {
     host.othersUse.length = 0;
     await recoverSnapshot(host, { path: memory() });
     expect(files()).toEqual(['xvda.img', 'xvdb.img']);
+  });
+
+  it('an overlay is never merged into a base that a domain was started on since', async () => {
+    await killedIn('resume');
+    host.suspended = false;
+    host.write('written on the overlay');
+    reboot();
+    await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
+    writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), content: 'newer' });
+    const later = Date.now() / 1000 + 3600;
+    utimesSync(at('xvda.img'), later, later);
+    const error = await failure(recoverSnapshot(host, { path: memory() }));
+    expect(error.undoFailures.join()).toMatch(/xvda\.img was written to at .*, after its overlay/);
+    expect(contentOf(at('xvda.img'))).toBe('newer');
+    expect(contentOf(at('s1-xvda.qcow2'))).toBe('written on the overlay');
+    // As the error says: what the base holds is to be kept.
+    rmSync(at('s1-xvda.qcow2'));
+    await recoverSnapshot(host, { path: memory() });
+    expect(files()).toEqual(['xvda.img', 'xvdb.img']);
+    expect(contentOf(at('xvda.img'))).toBe('newer');
   });
 
   it('a later life of the domain is not paused, resumed or otherwise touched', async () => {

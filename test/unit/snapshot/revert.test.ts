@@ -462,6 +462,49 @@ describe('a risky revert', () => {
       'below.img, which lies below',
     ],
     [
+      'the tag was deleted and taken again under the same name',
+      ['internal', 'internal'],
+      async (host) => {
+        host.own.end();
+        await host.images.deleteTag(at('xvda.img'), 's1');
+        writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), content: 'at start' });
+        await host.images.createTag(at('xvda.img'), 's1');
+      },
+      'tag-replaced',
+      'the memory belongs to one of that name that was taken at',
+    ],
+    [
+      'a disk has another size',
+      ['internal', 'internal'],
+      (host) => {
+        host.own.end();
+        writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), virtualSize: 1 << 21 });
+      },
+      'disk-resized',
+      'xvda.img has 2097152 bytes by now; at the snapshot the guest saw 1048576',
+    ],
+    [
+      'the base was written to, and the domain is down',
+      ['external', 'internal'],
+      (host) => {
+        host.own.end();
+        writeImage(at('xvda.img'), readImage(at('xvda.img')));
+      },
+      'base-written',
+      'xvda.img was written to at ',
+    ],
+    [
+      'a later snapshot stands on the overlay, and the domain is down',
+      ['external', 'internal'],
+      async (host) => {
+        const config = snapshotConfig('s2', directory, ['external', 'internal']);
+        await createSnapshot(host, { domain: 'guest1', config, sync: false });
+        host.own.end();
+      },
+      'later-snapshot',
+      'the snapshot "s2"',
+    ],
+    [
       'Xen is another',
       MIXED,
       (host) => {

@@ -1,0 +1,87 @@
+/** Later snapshots that stand on an image which a revert changes: found by their manifests, the domain running or down. */
+import { readdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { errnoCode } from '../core/errors.ts';
+import { identifyFile, isSameFile } from './disk-identity.ts';
+import { truePath } from './image-chain.ts';
+import { type Manifest, ManifestError, readManifest } from './manifest.ts';
+import { manifestPathOf, snapshotDirOf } from './naming.ts';
+import type { Host } from './ports.ts';
+import type { Risk } from './risks.ts';
+import type { RevertDisk } from './types.ts';
+
+const ENDING = manifestPathOf('');
+
+/** A snapshot by its manifest. */
+interface Known {
+  readonly memoryPath: string;
+  readonly manifest: Manifest;
+}
+
+/**
+ * Snapshots other than the one reverted to whose base is an image that the revert replaces or writes to.
+ * @param memoryPath of the snapshot reverted to; the others are looked for beside it and where the host has them
+ */
+export async function findLaterSnapshots(
+  host: Host,
+  memoryPath: string,
+  disks: readonly RevertDisk[],
+): Promise<readonly Risk[]> {
+  if (disks.length === 0) return [];
+  const risks: Risk[] = [];
+  for (const { memoryPath: path, manifest } of await knownSnapshots(host, memoryPath)) {
+    for (const disk of disks) {
+      const changed = disk.kind === 'internal' ? disk.image : disk.replaced;
+      if (changed === undefined) continue;
+      for (const later of manifest.disks) {
+        if (later.kind !== 'external' || (await truePath(later.base)) !== (await truePath(changed))) continue;
+        if (await isLost(manifest, later.vdev, changed)) continue;
+        risks.push({
+          risk: 'later-snapshot',
+          message: `disk ${disk.vdev}: the snapshot "${manifest.name}" (${path}) stands on ${changed} and would be lost`,
+          vdev: disk.vdev,
+        });
+      }
+    }
+  }
+  return risks;
+}
+
+/** Whether its base has been replaced or written to already. */
+async function isLost({ identities = [] }: Manifest, vdev: string, base: string): Promise<boolean> {
+  const then = identities.find((one) => one.vdev === vdev)?.base;
+  const now = await identifyFile(base).catch(() => undefined);
+  return then !== undefined && now !== undefined && !isSameFile(then, now);
+}
+
+async function knownSnapshots(host: Host, memoryPath: string): Promise<readonly Known[]> {
+  const top = snapshotDirOf(host);
+  const below = (await entriesOf(top)).filter((one) => one.isDirectory()).map(({ name }) => join(top, name));
+  const found: Known[] = [];
+  for (const directory of new Set([dirname(memoryPath), top, ...below])) {
+    for (const { name } of await entriesOf(directory)) {
+      const path = join(directory, name.slice(0, -ENDING.length));
+      if (!name.endsWith(ENDING) || path === memoryPath) continue;
+      const manifest = await readOther(manifestPathOf(path));
+      if (manifest !== undefined) found.push({ memoryPath: path, manifest });
+    }
+  }
+  return found;
+}
+
+async function entriesOf(directory: string) {
+  return await readdir(directory, { withFileTypes: true }).catch((error: unknown) => {
+    if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return [];
+    throw error;
+  });
+}
+
+/** One that cannot be read is not this revert's affair. */
+async function readOther(path: string): Promise<Manifest | undefined> {
+  try {
+    return await readManifest(path);
+  } catch (error) {
+    if (error instanceof ManifestError) return undefined;
+    throw error;
+  }
+}
