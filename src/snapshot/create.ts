@@ -48,6 +48,8 @@ import type { CallOptions, CreateRequest, CreateResult, SnapshotPlan } from './t
 
 /** How long the note may take that all is being undone; the guest runs by then. */
 const NOTE_TIMEOUT_MS = 5000;
+/** How long another program that holds the stored configuration is waited for while the guest stands still. */
+const CONFIG_LOCK_MS = 2000;
 /** xenstored is asked so often to note that the guest runs again. */
 const ANNOUNCEMENTS = 3;
 
@@ -462,7 +464,9 @@ async function snapshotDisks({ context, host, phases }: Parts, deviceModel: Devi
     disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],
   );
   // While the guest is stopped: it must never run with a configuration that names the base.
-  if (overlays.length > 0) await host.toolstack.repointDisks(domid, overlays);
+  if (overlays.length > 0) {
+    await host.toolstack.repointDisks(domid, overlays, { lockTimeoutMs: CONFIG_LOCK_MS });
+  }
 }
 
 /** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */

@@ -365,8 +365,16 @@ export interface Toolstack {
   openDeviceModel(domid: Domid, config: LibxlConfig): Promise<DeviceModel | undefined>;
   /** Content of the EMULATOR_XENSTORE_DATA record; empty when there is nothing to save. HVM only. */
   emulatorXenstoreData(domid: Domid): Promise<Uint8Array>;
-  /** After external snapshots: makes xenstore and the stored configuration name the images now in use. */
-  repointDisks(domid: Domid, images: readonly DiskImage[]): Promise<void>;
+  /**
+   * After external snapshots: makes xenstore and the stored configuration name the images now in use.
+   * @param options `lockTimeoutMs`: how long another program that holds the configuration is waited for: the guest may
+   * stand still
+   */
+  repointDisks(
+    domid: Domid,
+    images: readonly DiskImage[],
+    options?: { readonly lockTimeoutMs?: number },
+  ): Promise<void>;
   /** The images that someone has open, as far as can be known. Not those below them. */
   imagesInUse(): Promise<readonly ImageUse[]>;
   /**

@@ -210,7 +210,11 @@ export abstract class LibxlToolstack implements Toolstack {
     return new TextEncoder().encode(strings.map((text) => `${text}\0`).join(''));
   }
 
-  async repointDisks(domid: Domid, images: readonly DiskImage[]): Promise<void> {
+  async repointDisks(
+    domid: Domid,
+    images: readonly DiskImage[],
+    { lockTimeoutMs }: { readonly lockTimeoutMs?: number } = {},
+  ): Promise<void> {
     const state = await this.hypervisor.domainState(domid);
     if (state === undefined) {
       throw new EnvironmentError('DOMAIN_GONE', `domain ${domid} is gone`, { domid });
@@ -226,7 +230,10 @@ export abstract class LibxlToolstack implements Toolstack {
       }
     });
     const stated = images.map((image) => ({ ...image, format: toConfigFormat(image.format) }));
-    await editStoredConfig(state, (config) => withImages(config, stated), this.#userdata);
+    await editStoredConfig(state, (config) => withImages(config, stated), {
+      directory: this.#userdata,
+      lockTimeoutMs,
+    });
   }
 }
 

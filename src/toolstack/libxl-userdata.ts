@@ -8,6 +8,7 @@ import { lockFile } from '../xenctrl/flock.ts';
 
 /** XEN_LIB_DIR. */
 const DEFAULT_DIR = '/var/lib/xen';
+/** libxl holds its lock for moments; some of its commands do so while they wait for a guest. */
 const LOCK_TIMEOUT_MS = 30_000;
 
 /**
@@ -18,11 +19,14 @@ const LOCK_TIMEOUT_MS = 30_000;
 export async function editStoredConfig(
   domain: { readonly domid: number; readonly uuid: string },
   edit: (config: LibxlConfig) => LibxlConfig,
-  directory: string = DEFAULT_DIR,
+  {
+    directory = DEFAULT_DIR,
+    lockTimeoutMs = LOCK_TIMEOUT_MS,
+  }: { readonly directory?: string | undefined; readonly lockTimeoutMs?: number | undefined } = {},
 ): Promise<void> {
   const file = (kind: string, name: string): string =>
     join(directory, `userdata-${kind}.${domain.domid}.${domain.uuid}.${name}`);
-  await using _lock = await lockFile(file('l', 'domain-userdata-lock'), LOCK_TIMEOUT_MS);
+  await using _lock = await lockFile(file('l', 'domain-userdata-lock'), lockTimeoutMs);
   const path = file('d', 'libxl-json');
   try {
     // libxl stores a trailing NUL.

@@ -360,7 +360,7 @@ describe('editStoredConfig', () => {
 
   it('changes what libxl keeps, whole integers and trailing NUL included, and leaves no other file', async () => {
     writeFileSync(at(name('d', 'libxl-json')), '{"a": 18446744073709551615}\n\0');
-    await editStoredConfig(domain, (config) => ({ ...config, b: 1 }), directory);
+    await editStoredConfig(domain, (config) => ({ ...config, b: 1 }), { directory });
     expect(stored()).toBe('{\n    "a": 18446744073709551615,\n    "b": 1\n}\n\0');
     expect(readdirSync(directory)).toEqual([name('d', 'libxl-json')]);
   });
@@ -368,7 +368,7 @@ describe('editStoredConfig', () => {
   it('waits for libxl, and reads what libxl wrote meanwhile', async () => {
     writeFileSync(at(name('d', 'libxl-json')), '{"a": 1}');
     const holder = await holdLock(at(name('l', 'domain-userdata-lock')));
-    const done = editStoredConfig(domain, (config) => ({ ...config, b: 1 }), directory);
+    const done = editStoredConfig(domain, (config) => ({ ...config, b: 1 }), { directory });
     await sleep(100);
     expect(stored()).toBe('{"a": 1}');
     writeFileSync(at(name('d', 'libxl-json')), '{"a": 2}');
@@ -377,13 +377,25 @@ describe('editStoredConfig', () => {
     expect(JSON.parse(stored().replace('\0', ''))).toEqual({ a: 2, b: 1 });
   });
 
+  it('gives up after the time that a guest may stand still, and leaves it', async () => {
+    writeFileSync(at(name('d', 'libxl-json')), '{"a": 1}');
+    const holder = await holdLock(at(name('l', 'domain-userdata-lock')));
+    const edit = editStoredConfig(domain, (config) => ({ ...config, b: 1 }), {
+      directory,
+      lockTimeoutMs: 300,
+    });
+    await expect(edit).rejects.toMatchObject({ code: 'LOCK_BUSY' });
+    expect(stored()).toBe('{"a": 1}');
+    await holder.letGo(true);
+  });
+
   it.each([
     ['there is none', undefined],
     ['it is no JSON', '{'],
   ])('says that %s, and leaves it', async (_what, text) => {
     if (text !== undefined) writeFileSync(at(name('d', 'libxl-json')), text);
     const before = readdirSync(directory);
-    await expect(editStoredConfig(domain, (config) => config, directory)).rejects.toMatchObject({
+    await expect(editStoredConfig(domain, (config) => config, { directory })).rejects.toMatchObject({
       code: 'LIBXL_CONFIG_UPDATE',
     });
     expect(readdirSync(directory)).toEqual(before);
