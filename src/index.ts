@@ -24,6 +24,7 @@ export type { Checksums } from './snapshot/checksums.ts';
 export type { ChangeCounts, CompareOptions, Comparison, RegionChange } from './snapshot/compare.ts';
 export type { ConfigChange } from './snapshot/config-changes.ts';
 export { createSnapshot, planCreate } from './snapshot/create.ts';
+export type { DiskIdentity, FileIdentity, TagIdentity } from './snapshot/disk-identity.ts';
 export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/examine.ts';
 export type { Inspection, InspectOptions, MemoryMap, XlHeaderFacts } from './snapshot/inspect.ts';
 export {
