@@ -363,7 +363,12 @@ export function toSteps<Step>(
  * @throws JournalError
  */
 export async function checkPlace(path: string, place: string): Promise<void> {
-  const own = await stat(path);
+  const own = await stat(path).catch((error: unknown) => {
+    // Its writer has removed it since it was read.
+    if (errnoCode(error) === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (own === undefined) return;
   const there = await stat(place).catch(() => undefined);
   if (there?.ino === own.ino && there.dev === own.dev) return;
   throw badJournal(path, `belongs at ${place}, which is elsewhere`, 'move it back to where it was written');

@@ -67,33 +67,37 @@ describe.each(['internal', 'external'] as const)('an image of an %s snapshot', (
   it.each([
     ['reboots', (host: FakeHost) => host.reboot()],
     ['is created again under another uuid', (host: FakeHost) => host.recreate()],
-  ])('is not written to when the domain %s at any moment, and the error is true', async (_what, change) => {
-    const whole = await scene(kind);
-    await revertSnapshot(whole.host, whole.request);
-    const { length } = whole.host.calls;
-    const seen = new Set<string>();
-    for (let call = 0; call < length; call++) {
-      rmSync(directory, { recursive: true });
-      directory = fastDirectory('xlsnap-users-');
-      const { host, request } = await scene(kind);
-      host.calls.length = 0;
-      let count = 0;
-      host.fault = (name) => {
-        // What happens while qemu-img is already at work cannot be prevented.
-        if (count++ !== call || WRITES.has(name)) return;
-        seen.add(name);
-        change(host);
-      };
-      const outcome = await revertSnapshot(host, request).then(
-        () => undefined,
-        (error: unknown) => error as Error,
-      );
-      host.fault = () => {};
-      const now = host.domid;
-      const where = `call ${call}`;
-      if (outcome === undefined) expect(contentOf(at(changed[kind])), where).toBe('at the snapshot');
-      else if (/is not running/.test(outcome.message)) expect(now, where).toBeUndefined();
-    }
-    expect([...seen]).toEqual(expect.arrayContaining(['destroy', 'findByName', 'restore']));
-  });
+  ])(
+    'is not written to when the domain %s at any moment, and the error is true',
+    async (_what, change) => {
+      const whole = await scene(kind);
+      await revertSnapshot(whole.host, whole.request);
+      const { length } = whole.host.calls;
+      const seen = new Set<string>();
+      for (let call = 0; call < length; call++) {
+        rmSync(directory, { recursive: true });
+        directory = fastDirectory('xlsnap-users-');
+        const { host, request } = await scene(kind);
+        host.calls.length = 0;
+        let count = 0;
+        host.fault = (name) => {
+          // What happens while qemu-img is already at work cannot be prevented.
+          if (count++ !== call || WRITES.has(name)) return;
+          seen.add(name);
+          change(host);
+        };
+        const outcome = await revertSnapshot(host, request).then(
+          () => undefined,
+          (error: unknown) => error as Error,
+        );
+        host.fault = () => {};
+        const now = host.domid;
+        const where = `call ${call}`;
+        if (outcome === undefined) expect(contentOf(at(changed[kind])), where).toBe('at the snapshot');
+        else if (/is not running/.test(outcome.message)) expect(now, where).toBeUndefined();
+      }
+      expect([...seen]).toEqual(expect.arrayContaining(['destroy', 'findByName', 'restore']));
+    },
+    180_000,
+  );
 });
