@@ -13,6 +13,7 @@ import { Phases } from './phases.ts';
 import type { DomainState, Host } from './ports.ts';
 import { revertCommand } from './revert-command.ts';
 import { asidePath, freshPath, safetyTag, undoRevertDisk } from './revert-names.ts';
+import { changedImage } from './revert-users.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
 import type { CallOptions, RecoverResult, RevertDisk } from './types.ts';
 
@@ -34,8 +35,6 @@ interface Left {
   readonly phases: Phases;
   /** The domain of that uuid, if it lives. */
   readonly domain: DomainState | undefined;
-  /** It is what the killed restore has made, or has begun to make: which of them cannot be seen. */
-  readonly halfBuilt: boolean;
 }
 
 /**
@@ -59,9 +58,11 @@ export async function recoverRevert(
   const sameBoot = head.boot === bootId();
   const unknown = sameBoot && done.restoring && done.restored === undefined;
   const domain = unknown ? await waitForRestorer(host, head) : await findRestored(host, head);
+  // What the killed restore has made, or has begun to make: which of them cannot be seen.
   const halfBuilt = unknown && domain?.paused === true;
   const journal = await Journal.reopen<RevertStep>(path);
-  const left: Left = { host, head, done, journal, phases, domain, halfBuilt };
+  await using _open = { [Symbol.asyncDispose]: () => journal.keep() };
+  const left: Left = { host, head, done, journal, phases, domain };
   // Stays, so that whoever comes next knows what that domain is.
   if (!halfBuilt) {
     if (head.madeDirectory !== undefined) undoDirectory(phases, head.madeDirectory, path);
@@ -82,7 +83,6 @@ export async function recoverRevert(
     );
   }
   const { undone, failures } = await phases.undo();
-  await journal.keep();
   if (failures.length > 0) throw notRecovered(left, undone, failures);
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
   const next = whole ? undefined : commandOf(head);
@@ -181,14 +181,13 @@ async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainStat
 }
 
 /** Each disk has its own undo, so that one that fails does not keep the others from theirs. */
-function planPuttingBack(left: Left): readonly string[] {
+function planPuttingBack(left: Left): void {
   const { phases, head } = left;
   for (const disk of head.disks) {
     undoRevertDisk(phases, disk, head.mark, () =>
       disk.kind === 'internal' ? putImageBack(left, disk) : putOverlayBack(left, disk),
     );
   }
-  return [];
 }
 
 async function putImageBack({ host, head, done, journal }: Left, disk: Internal): Promise<boolean> {
@@ -265,7 +264,7 @@ async function refuseChanged(left: Left): Promise<void> {
   const { host, head, done } = left;
   const failures: string[] = [];
   for (const disk of head.disks) {
-    const image = disk.kind === 'internal' ? disk.image : disk.overlay;
+    const image = changedImage(disk);
     try {
       await refuseUsed(host, image);
       await refuseWritten(image, done.last(disk.vdev), toKeep(disk, head));
@@ -285,7 +284,7 @@ function toKeep(disk: RevertDisk, { mark, journal }: RevertHead): string {
 /** Whether anyone uses a disk that is as at the snapshot, or has written to it since. */
 async function isUsed({ host, head, done }: Left): Promise<boolean> {
   for (const disk of head.disks) {
-    const image = disk.kind === 'internal' ? disk.image : disk.overlay;
+    const image = changedImage(disk);
     if ((await userOf(host, image)) !== undefined) return true;
     if ((await findWritten(image, done.last(disk.vdev))) !== undefined) return true;
   }

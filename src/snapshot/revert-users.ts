@@ -6,7 +6,7 @@ import type { DomainState, Host, Obstacle } from './ports.ts';
 import type { RevertDisk, RevertPlan } from './types.ts';
 
 /** The image of a disk that a revert writes to or replaces. */
-function changedImage(disk: RevertDisk): string {
+export function changedImage(disk: RevertDisk): string {
   return disk.kind === 'internal' ? disk.image : disk.overlay;
 }
 

@@ -31,7 +31,7 @@ import { describeRisk } from './risks.ts';
 import type { CallOptions, RecoverResult, RevertPlan, RevertRequest, RevertResult } from './types.ts';
 
 const DEFAULT_DESTROY_TIMEOUT_MS = 60_000;
-/** How long a look at the domain may take after a failure. */
+/** How long a look at the domain may take: after a failure, and while it waits, restored, to run. */
 const LOOKUP_MS = 10_000;
 
 /** What `revertSnapshot` would do, after all checks; touches nothing. Throws as it does. */
@@ -126,13 +126,19 @@ export async function revertSnapshot(
     phases.shield();
     reached.domid = domid;
     // Before it runs: a guest that has a file system there hangs at its first access.
-    const unconnected = await phases.bounded(warnOfUnconnected(host, domid)).catch(() => []);
+    const unconnected = await within(
+      warnOfUnconnected(host, domid),
+      { timeoutMs: LOOKUP_MS },
+      () => new Error('hangs'),
+    ).catch(() => []);
     for (const warning of unconnected) phases.reporter.log('warning', warning);
     if (plan.state === 'running') {
       await phases.run('unpause', () => phases.bounded(host.hypervisor.unpause(domid)));
       journal.noteMaybe(stamped({ step: 'unpaused' }));
     }
     const { files, warnings } = await phases.run('finish', async () => {
+      // Once more, and on the disk: after a crash of dom0, recover would put the former disks back without it.
+      await phases.bounded(journal.noteDurably(stamped({ step: 'restored', domid }))).catch(() => {});
       const cleaned = await cleanKept(host, domid, replaced, request.keep === true, phases);
       return { ...cleaned, warnings: [...cleaned.warnings, ...(await remove())] };
     });

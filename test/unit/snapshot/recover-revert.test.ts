@@ -406,6 +406,16 @@ describe('a domain', () => {
     expect(noted).toMatch(/"step":"restored","domid":8,.*\n.*"step":"unpaused".*\n$/);
   });
 
+  it('that was restored is noted on the disk before anything goes that was kept', async () => {
+    await kill('before', 'undoSnapshots');
+    const [, ...lines] = readFileSync(journal(), 'utf8').trim().split('\n');
+    const steps = lines.map((line) => (JSON.parse(line) as { step: string }).step);
+    expect(steps.slice(-3)).toEqual(['restored', 'unpaused', 'restored']);
+    expect([safetyTags().length, aside() === undefined]).toEqual([1, false]);
+    expect(await recover()).toMatchObject({ outcome: 'whole', guest: 'running' });
+    expect([safetyTags(), aside()]).toEqual([[], undefined]);
+  });
+
   it('that cannot be made to run is told of', async () => {
     await kill('before', 'unpause');
     host.fault = (call) => {
