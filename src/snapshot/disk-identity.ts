@@ -59,7 +59,7 @@ export async function identifyFile(path: string): Promise<FileIdentity | undefin
 }
 
 /**
- * What says that a disk's content is not that of the snapshot any more.
+ * Finds what shows that a disk no longer has the content that it had at the snapshot.
  * @param info of the image that has the tag, or is the base
  */
 export async function findChanged(

@@ -7,7 +7,7 @@ import { exists } from './output-file.ts';
 import type { Host } from './ports.ts';
 import type { SnapshotDisk } from './types.ts';
 
-/** An overlay may be made that long before the guest has suspended and writes to its base no more, in milliseconds. */
+/** The guest may write to the base for as long after its overlay was made, until it has suspended; milliseconds. */
 const SUSPEND_MS = 120_000;
 
 /** Whether the tag or the overlay is there. */
@@ -35,8 +35,10 @@ export async function undoIdleDisk(
   // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
   if ((await stat(disk.overlay)).size > 0) {
     if ((await host.images.info(disk.overlay))?.backing !== disk.base) return false;
-    if (merge) await refuseNewerBase(disk.overlay, disk.base);
-    if (merge) await freeImages(host).commitOverlay(disk.overlay, disk.base);
+    if (merge) {
+      await refuseNewerBase(disk.overlay, disk.base);
+      await freeImages(host).commitOverlay(disk.overlay, disk.base);
+    }
   }
   await freeImages(host).remove(disk.overlay);
   return true;

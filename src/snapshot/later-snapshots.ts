@@ -28,20 +28,23 @@ export async function findLaterSnapshots(
   disks: readonly RevertDisk[],
 ): Promise<readonly Risk[]> {
   if (disks.length === 0) return [];
+  const changes = disks.flatMap((disk) => {
+    const path = disk.kind === 'internal' ? disk.image : disk.replaced;
+    return path === undefined ? [] : [{ vdev: disk.vdev, path }];
+  });
+  const changed = await Promise.all(changes.map(async (one) => ({ ...one, real: await truePath(one.path) })));
   const risks: Risk[] = [];
   for (const { memoryPath: path, manifest } of await knownSnapshots(host, memoryPath)) {
-    for (const disk of disks) {
-      const changed = disk.kind === 'internal' ? disk.image : disk.replaced;
-      if (changed === undefined) continue;
-      for (const later of manifest.disks) {
-        if (later.kind !== 'external' || (await truePath(later.base)) !== (await truePath(changed))) continue;
-        if (await isLost(manifest, later.vdev, changed)) continue;
-        risks.push({
-          risk: 'later-snapshot',
-          message: `disk ${disk.vdev}: the snapshot "${manifest.name}" (${path}) stands on ${changed} and would be lost`,
-          vdev: disk.vdev,
-        });
-      }
+    for (const later of manifest.disks) {
+      if (later.kind !== 'external') continue;
+      const base = await truePath(later.base);
+      const disk = changed.find(({ real }) => real === base);
+      if (disk === undefined || (await isLost(manifest, later.vdev, base))) continue;
+      risks.push({
+        risk: 'later-snapshot',
+        message: `disk ${disk.vdev}: the snapshot "${manifest.name}" (${path}) stands on ${disk.path} and would be lost`,
+        vdev: disk.vdev,
+      });
     }
   }
   return risks;

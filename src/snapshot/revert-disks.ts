@@ -19,8 +19,8 @@ import type { RevertDisk } from './types.ts';
 
 /**
  * Puts every disk back, nobody using them. Each step has its undo in `phases`, so that a failure on one disk leaves all
- * as before; once this resolves, the undos are forgotten and what was replaced is in the result. It stays until the
- * domain is restored.
+ * as before; once this resolves, the undos are forgotten and what was replaced is in the result: the caller keeps that until
+ * the domain is restored.
  *
  * @throws DiskError, OutputError, InterruptedError
  * @param mark tells this revert's files and tags from others'; `[0-9a-z-]`

@@ -219,7 +219,7 @@ async function checkLockDirectory(): Promise<Finding> {
 async function inPath(name: string): Promise<string | undefined> {
   for (const directory of searchPath().split(delimiter)) {
     const path = join(directory, name);
-    if (directory !== '' && (await isExecutable(path))) return path;
+    if (await isExecutable(path)) return path;
   }
   return undefined;
 }

@@ -189,12 +189,12 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     };
   }
 
-  /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
   /** See `Hypervisor.stopDirtyLog`. */
   stopDirtyLog(domid: Domid): Promise<void> {
     return this.#xen.stopDirtyLog(domid);
   }
 
+  /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
   async liveObstacle(type: GuestType): Promise<Obstacle | undefined> {
     if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
     return {

@@ -48,9 +48,7 @@ async function versionOf(path: string): Promise<string | undefined> {
 /** Where libxl's device model may be (its LIBEXEC_BIN/qemu-system-i386, and distributions' own). */
 async function qemuPlaces(): Promise<readonly string[]> {
   const versions = await readdir('/usr/lib').catch(() => []);
-  const inPath = searchPath()
-    .split(delimiter)
-    .filter((directory) => directory !== '');
+  const inPath = searchPath().split(delimiter);
   return [
     '/usr/libexec/xen-qemu-system-i386',
     '/usr/libexec/xen/bin/qemu-system-i386',
