@@ -16,26 +16,38 @@
 export type { DiskRequest, SnapshotConfig } from './config/config.ts';
 export { Bitmap } from './core/bitmap.ts';
 export { type Brand, type Domid, toDomid } from './core/brand.ts';
+export type { CallOptions } from './core/call-options.ts';
 export * from './core/errors.ts';
 export type { Extent, Extents } from './core/extents.ts';
 export { type ObservedWork, observe, type ProgressEvent } from './core/progress-events.ts';
 export { type LogLevel, type Progress, type Reporter, silentReporter } from './core/reporter.ts';
-export type { Checksums } from './snapshot/checksums.ts';
-export type { ChangeCounts, CompareOptions, Comparison, RegionChange } from './snapshot/compare.ts';
-export type { ConfigChange } from './snapshot/config-changes.ts';
-export { createSnapshot, planCreate } from './snapshot/create.ts';
-export type { DiskIdentity, FileIdentity, TagIdentity } from './snapshot/disk-identity.ts';
-export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/examine.ts';
-export type { Inspection, InspectOptions, MemoryMap, XlHeaderFacts } from './snapshot/inspect.ts';
+export type { GuestType, XenVersion } from './core/xen.ts';
+export type { Checksums } from './memfile/checksums.ts';
+export type { ChangeCounts, CompareOptions, Comparison, RegionChange } from './memfile/compare.ts';
+export type { ConfigChange } from './memfile/config-changes.ts';
+export type { Inspection, InspectOptions, MemoryMap, XlHeaderFacts } from './memfile/inspect.ts';
 export {
   type ConfigDisk,
+  type DiskImage,
   type DomainSummary,
+  type LibxlConfig,
   LibxlConfigError,
   parseLibxlConfig,
-} from './snapshot/libxl-config.ts';
-export { printLibxlJson } from './snapshot/libxl-json.ts';
-export { type Manifest, readManifest } from './snapshot/manifest.ts';
-export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './snapshot/memory-facts.ts';
+} from './memfile/libxl-config.ts';
+export { printLibxlJson } from './memfile/libxl-json.ts';
+export {
+  type DiskIdentity,
+  type FileIdentity,
+  type Manifest,
+  type PhaseTiming,
+  readManifest,
+  type SnapshotDisk,
+  type TagIdentity,
+  type UnknownDrive,
+} from './memfile/manifest.ts';
+export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './memfile/verify.ts';
+export { createSnapshot, planCreate } from './snapshot/create.ts';
+export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/examine.ts';
 export type * from './snapshot/ports.ts';
 export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert.ts';

@@ -3,6 +3,7 @@ import { mkdtemp, open, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { printConfig } from '../config/print.ts';
 import type { Domid } from '../core/brand.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import {
   DomainError,
   describeError,
@@ -12,12 +13,13 @@ import {
   throwIfAborted,
 } from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
-import { verifyMemoryFile } from '../snapshot/memory-facts.ts';
-import { configPathOf, DEFAULT_SNAPSHOT_DIR, manifestPathOf } from '../snapshot/naming.ts';
+import type { PhaseTiming } from '../memfile/manifest.ts';
+import { configPathOf, manifestPathOf } from '../memfile/names.ts';
+import { verifyMemoryFile } from '../memfile/verify.ts';
+import { DEFAULT_SNAPSHOT_DIR } from '../snapshot/naming.ts';
 import { makeDirectory, syncDirectory, unmakeDirectory } from '../snapshot/output-file.ts';
 import { findLiveDomain } from '../snapshot/plan.ts';
 import type { DomainState, Host } from '../snapshot/ports.ts';
-import type { CallOptions, PhaseTiming } from '../snapshot/types.ts';
 import type { CommandRun, CommandRunner } from './command.ts';
 import { GuestWatch, stopOf } from './guest-watch.ts';
 import { describeMachine, load } from './machine.ts';

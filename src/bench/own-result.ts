@@ -1,7 +1,8 @@
 /** Reads what `snapshot-create --json` prints. */
 import { EnvironmentError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
-import type { CopyRound, PhaseTiming } from '../snapshot/types.ts';
+import type { PhaseTiming } from '../memfile/manifest.ts';
+import type { CopyRound } from '../snapshot/types.ts';
 
 /** The part of `snapshot-create`'s result that the bench uses. */
 export interface OwnResult {

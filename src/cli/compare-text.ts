@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '../core/brand.ts';
-import type { ChangeCounts, Comparison, RegionChange } from '../snapshot/compare.ts';
-import type { Inspection } from '../snapshot/inspect.ts';
+import type { ChangeCounts, Comparison, RegionChange } from '../memfile/compare.ts';
+import type { Inspection } from '../memfile/inspect.ts';
 import { table, timeText } from './inspect-text.ts';
 import { formatShare, formatSize } from './text.ts';
 

@@ -1,8 +1,8 @@
 import { isatty } from 'node:tty';
 import type { BenchRequest, BenchResult } from '../bench/types.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import type { Host } from '../snapshot/ports.ts';
 import type {
-  CallOptions,
   CreateRequest,
   CreateResult,
   RecoverRequest,

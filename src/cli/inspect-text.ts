@@ -1,8 +1,8 @@
 import { PAGE_SIZE } from '../core/brand.ts';
+import type { Inspection, MemoryMap } from '../memfile/inspect.ts';
+import type { DomainSummary } from '../memfile/libxl-config.ts';
+import type { Manifest } from '../memfile/manifest.ts';
 import type { PageRange, RecordCount } from '../savefmt/index.ts';
-import type { Inspection, MemoryMap } from '../snapshot/inspect.ts';
-import type { DomainSummary } from '../snapshot/libxl-config.ts';
-import type { Manifest } from '../snapshot/manifest.ts';
 import { formatSeconds, formatSize } from './text.ts';
 
 /** Columns that the titles at the left take. */

@@ -1,15 +1,14 @@
 import { shellQuote } from '../core/shell-quote.ts';
-import type { MemoryReport } from '../snapshot/memory-facts.ts';
+import type { PhaseTiming, SnapshotDisk } from '../memfile/manifest.ts';
+import type { MemoryReport } from '../memfile/verify.ts';
 import { describeRisk } from '../snapshot/risks.ts';
 import type {
   CreateResult,
-  PhaseTiming,
   PrecopyLimits,
   RecoverResult,
   RevertDisk,
   RevertPlan,
   RevertResult,
-  SnapshotDisk,
   SnapshotPlan,
 } from '../snapshot/types.ts';
 import { formatBytes, formatSeconds, plural, snakeKeys } from './text.ts';

@@ -1,5 +1,5 @@
 import { PAGE_SIZE } from '../core/brand.ts';
-import type { Comparison, RegionChange } from '../snapshot/compare.ts';
+import type { Comparison, RegionChange } from '../memfile/compare.ts';
 import { formatShare, formatSize } from './text.ts';
 
 const COLUMNS = 64;

@@ -1,6 +1,6 @@
+import type { CallOptions } from '../core/call-options.ts';
 import { describeError } from '../core/errors.ts';
 import type { Host } from '../snapshot/ports.ts';
-import type { CallOptions } from '../snapshot/types.ts';
 import type { CliContext, SnapshotCalls } from './context.ts';
 import { type CliReporter, makeReporter } from './progress.ts';
 import { reportError } from './report-error.ts';

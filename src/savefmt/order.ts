@@ -1,6 +1,5 @@
 import type { StreamFormat, StreamItem } from './items.ts';
-import type { GuestType, LibxcRecord, LibxcRecordName } from './libxc.ts';
-import { LIBXC_VERSION } from './libxc.ts';
+import { type GuestType, LIBXC_VERSION, type LibxcRecord, type LibxcRecordName } from './libxc.ts';
 import type { LibxlRecord } from './libxl.ts';
 
 /**

@@ -13,8 +13,7 @@ import {
 } from './libxc.ts';
 import { EMULATOR, LIBXL_OPTION_LEGACY, type LibxlRecord, xenstorePairs } from './libxl.ts';
 import { OrderRules } from './order.ts';
-import type { PfnWords } from './page-data.ts';
-import { hasPageData, PAGE_DATA_FIXED_LENGTH } from './page-data.ts';
+import { hasPageData, PAGE_DATA_FIXED_LENGTH, type PfnWords } from './page-data.ts';
 import { readStream } from './reader.ts';
 import { type XlHeader, xlConfigText } from './xl-header.ts';
 

@@ -7,6 +7,7 @@ import { readFile, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Domid } from '../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
+import type { SnapshotDisk } from '../memfile/manifest.ts';
 import type { DirtyLog } from './dirty-log.ts';
 import { isGone } from './guest-now.ts';
 import type { GuestHold } from './hold.ts';
@@ -14,7 +15,6 @@ import { isThere, undoIdleDisk } from './idle-disk.ts';
 import { partialOf, unmakeDirectory } from './output-file.ts';
 import type { Phases } from './phases.ts';
 import type { DeviceModel, DiskAction, Host } from './ports.ts';
-import type { SnapshotDisk } from './types.ts';
 
 /** Of a cfgfile or a manifest; a larger file is none of ours. */
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;

@@ -1,5 +1,6 @@
 import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../core/brand.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import { within } from '../core/deadline.ts';
 import {
   DomainError,
@@ -8,8 +9,12 @@ import {
   InterruptedError,
   OutputError,
 } from '../core/errors.ts';
+import type { XenVersion } from '../core/xen.ts';
+import { type Checksums, checksumFile, STRETCH } from '../memfile/checksums.ts';
+import { printLibxlJson } from '../memfile/libxl-json.ts';
+import type { Manifest } from '../memfile/manifest.ts';
+import { roomText, withRoomFor } from '../memfile/memory-target.ts';
 import { replaceConfig } from '../savefmt/index.ts';
-import { type Checksums, checksumFile, STRETCH } from './checksums.ts';
 import {
   digest,
   endLog,
@@ -31,20 +36,17 @@ import { checkHeld, domainKeys, lockIdentified } from './domain-lock.ts';
 import { GuestHold } from './hold.ts';
 import { HoldRecord } from './hold-record.ts';
 import { type CreateJournal, journalPathOf, openCreateJournal } from './journal-create.ts';
-import { printLibxlJson } from './libxl-json.ts';
-import type { Manifest } from './manifest.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from './memory.ts';
-import { roomText, withRoomFor } from './memory-target.ts';
 import { makeDirectory, OutputFile, unmakeDirectory, writeWhole } from './output-file.ts';
 import { Phases } from './phases.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
-import type { DeviceModel, Guardian, Guest, Host, XenVersion } from './ports.ts';
+import type { DeviceModel, Guardian, Guest, Host } from './ports.ts';
 import { Precopy } from './precopy.ts';
 import { beingSaved, preflightCreate } from './preflight.ts';
 import { type EmulatorState, guestPrefix, guestSuffix } from './save-stream.ts';
 import { StreamOutput } from './stream-output.ts';
 import { StreamSaver } from './stream-saver.ts';
-import type { CallOptions, CreateRequest, CreateResult, SnapshotPlan } from './types.ts';
+import type { CreateRequest, CreateResult, SnapshotPlan } from './types.ts';
 
 /** How long the note may take that all is being undone; the guest runs by then. */
 const NOTE_TIMEOUT_MS = 5000;

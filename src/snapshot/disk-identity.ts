@@ -3,30 +3,9 @@
  * what tells it from another one of its name, of a base when it was last written to.
  */
 import { stat } from 'node:fs/promises';
-import type { Host, ImageInfo, ImageTag } from './ports.ts';
+import type { DiskIdentity, FileIdentity, SnapshotDisk, TagIdentity } from '../memfile/manifest.ts';
+import type { Host, ImageInfo } from './ports.ts';
 import type { Risk } from './risks.ts';
-import type { SnapshotDisk } from './types.ts';
-
-/** What identifies a disk's content at the snapshot's instant. */
-export interface DiskIdentity {
-  readonly vdev: string;
-  /** Size of the disk that the guest sees, in bytes. */
-  readonly virtualSize: number;
-  /** Of an internal snapshot. */
-  readonly tag?: TagIdentity;
-  /** Of an external one; absent for a block device, whose times say nothing. */
-  readonly base?: FileIdentity;
-}
-
-/** What QEMU notes of an internal snapshot; see `ImageTag`. */
-export type TagIdentity = Pick<ImageTag, 'id' | 'dateSec' | 'dateNsec' | 'vmClockNsec'>;
-
-export interface FileIdentity {
-  /** Size of the image file, in bytes. */
-  readonly bytes: number;
-  /** When it was last written to: milliseconds since 1970. */
-  readonly mtimeMs: number;
-}
 
 /**
  * Looks at a disk of a snapshot that has just been taken. The domain may run: it writes to the overlay, and a tag does not

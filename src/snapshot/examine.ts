@@ -1,6 +1,7 @@
 import { PAGE_SIZE } from '../core/brand.ts';
+import type { GuestType } from '../core/xen.ts';
 import { asFinding, type CreateContext, isVolume, makeCreateContext } from './plan.ts';
-import type { DomainDisk, GuestType, Host, Obstacle } from './ports.ts';
+import type { DomainDisk, Host, Obstacle } from './ports.ts';
 import { findLiveObstacles, preflightCreate } from './preflight.ts';
 
 /** How a disk of a domain could be snapshotted now. */

@@ -2,10 +2,10 @@
 import { stat } from 'node:fs/promises';
 import { RecoverError } from '../core/errors.ts';
 import { shellQuote } from '../core/shell-quote.ts';
+import type { SnapshotDisk } from '../memfile/manifest.ts';
 import { freeImages } from './free-images.ts';
 import { exists } from './output-file.ts';
 import type { Host } from './ports.ts';
-import type { SnapshotDisk } from './types.ts';
 
 /** The guest may write to the base for as long after its overlay was made, until it has suspended; milliseconds. */
 const SUSPEND_MS = 120_000;

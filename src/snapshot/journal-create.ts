@@ -2,6 +2,8 @@
  * The journal of a create, beside the memory file. The first line is on the disk before the guest is touched; the others
  * may be lost with the host, so `recoverSnapshot` looks at what is there then.
  */
+
+import { checkedDisk, type SnapshotDisk } from '../memfile/manifest.ts';
 import { type HoldState, isHold } from './hold.ts';
 import {
   checkPlace,
@@ -13,8 +15,7 @@ import {
   makeHead,
   toSteps,
 } from './journal-file.ts';
-import { checkedDisk } from './manifest.ts';
-import type { SnapshotDisk, SnapshotPlan } from './types.ts';
+import type { SnapshotPlan } from './types.ts';
 
 /** A step of a create. */
 export type CreateStep =

@@ -3,6 +3,7 @@
  * disk before what comes after it takes effect: the guest is gone already, and does not wait.
  */
 import { join } from 'node:path';
+import { checkedDisk } from '../memfile/manifest.ts';
 import {
   badJournal,
   checkPlace,
@@ -14,7 +15,6 @@ import {
   makeHead,
   toSteps,
 } from './journal-file.ts';
-import { checkedDisk } from './manifest.ts';
 import type { DomainState } from './ports.ts';
 import { isRiskName, type RiskName } from './risks.ts';
 import type { RevertDisk, RevertPlan } from './types.ts';

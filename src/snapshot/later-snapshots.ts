@@ -2,10 +2,11 @@
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoCode } from '../core/errors.ts';
+import { type Manifest, ManifestError, readManifest } from '../memfile/manifest.ts';
+import { manifestPathOf } from '../memfile/names.ts';
 import { identifyFile, isSameFile } from './disk-identity.ts';
 import { truePath } from './image-chain.ts';
-import { type Manifest, ManifestError, readManifest } from './manifest.ts';
-import { manifestPathOf, snapshotDirOf } from './naming.ts';
+import { snapshotDirOf } from './naming.ts';
 import type { Host } from './ports.ts';
 import type { Risk } from './risks.ts';
 import type { RevertDisk } from './types.ts';

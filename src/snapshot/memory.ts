@@ -1,5 +1,6 @@
 import type { Bitmap } from '../core/bitmap.ts';
 import { PAGE_SIZE } from '../core/brand.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import { DomainError, throwIfAborted } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
@@ -9,7 +10,7 @@ import type { PositionalOutput } from './output-file.ts';
 import { forEachPage } from './page-types.ts';
 import type { Guest } from './ports.ts';
 import { type Segment, SegmentWriter, unmappable } from './segment.ts';
-import type { CallOptions, Tuning } from './types.ts';
+import type { Tuning } from './types.ts';
 
 /** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
 const SMALL_GAP = 2;

@@ -27,13 +27,3 @@ export function nameFromTime(time: Date): string {
 export function defaultMemoryPath(snapshotDir: string, uuid: string, name: string): string {
   return join(snapshotDir, uuid, `${name}.save`);
 }
-
-/** The cfgfile that belongs to a memory file. */
-export function configPathOf(memoryPath: string): string {
-  return `${memoryPath}.cfg`;
-}
-
-/** The manifest that belongs to a memory file. */
-export function manifestPathOf(memoryPath: string): string {
-  return `${memoryPath}.json`;
-}

@@ -1,3 +1,4 @@
+import type { CallOptions } from '../core/call-options.ts';
 import { within } from '../core/deadline.ts';
 import {
   describeError,
@@ -7,7 +8,7 @@ import {
   XlsnapError,
 } from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
-import type { CallOptions, PhaseTiming } from './types.ts';
+import type { PhaseTiming } from '../memfile/manifest.ts';
 
 /** Longer than what any adapter waits for by itself: a guest that has acknowledged a suspend, a command to QEMU. */
 const DEFAULT_GRACE_MS = 90_000;

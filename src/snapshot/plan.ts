@@ -2,20 +2,16 @@ import { checkPath, checkSnapshotName } from '../config/name.ts';
 import { printConfig } from '../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../core/errors.ts';
 import { shellQuote } from '../core/shell-quote.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import type { SnapshotDisk } from '../memfile/manifest.ts';
+import { configPathOf, manifestPathOf } from '../memfile/names.ts';
 import { domainKeys } from './domain-lock.ts';
-import { configPathOf, defaultMemoryPath, manifestPathOf, nameFromTime, snapshotDirOf } from './naming.ts';
-import type { DomainDisk, DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import { defaultMemoryPath, nameFromTime, snapshotDirOf } from './naming.ts';
+import type { DomainDisk, DomainState, Host, Obstacle } from './ports.ts';
 import { relatedReverts } from './related-reverts.ts';
 import { revertCommand } from './revert-command.ts';
 import { isStream } from './stream-output.ts';
-import type {
-  CreateRequest,
-  MemorySink,
-  PrecopyLimits,
-  SnapshotDisk,
-  SnapshotPlan,
-  Tuning,
-} from './types.ts';
+import type { CreateRequest, MemorySink, PrecopyLimits, SnapshotPlan, Tuning } from './types.ts';
 
 /** How long a guest may take to suspend, as libxl has it. */
 const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;

@@ -8,9 +8,10 @@
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
 import type { Extents } from '../core/extents.ts';
+import type { GuestType, XenVersion } from '../core/xen.ts';
+import type { DiskImage, LibxlConfig } from '../memfile/libxl-config.ts';
+import type { TagIdentity, UnknownDrive } from '../memfile/manifest.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
-
-export type GuestType = 'pv' | 'pvh' | 'hvm';
 
 /** A domain as the hypervisor sees it (xen_domctl_getdomaininfo) and xenstore names it. */
 export interface DomainState {
@@ -38,13 +39,6 @@ export interface DomainState {
 
 /** The part of a domain's state that Xen alone knows. */
 export type DomainVitals = Pick<DomainState, 'domid' | 'uuid' | 'paused' | 'dying' | 'shutdown'>;
-
-export interface XenVersion {
-  readonly major: number;
-  readonly minor: number;
-  /** `.4-pre` and the like. */
-  readonly extra: string;
-}
 
 /** The hypervisor: libxenctrl, libxenforeignmemory, and what of xenstore belongs to suspending. */
 export interface Hypervisor {
@@ -181,14 +175,6 @@ export interface Obstacle {
   readonly hint?: string;
 }
 
-/** A drive that the guest writes to and that its configuration does not name: no snapshot has it. */
-export interface UnknownDrive {
-  /** As the device model calls it. */
-  readonly name: string;
-  /** Its image. */
-  readonly path: string;
-}
-
 /** What a toolstack knows about a domain's being snapshotted, beside its disks. */
 export interface CreateFindings {
   readonly obstacles: readonly Obstacle[];
@@ -229,15 +215,8 @@ export type DiskAction =
   | { readonly kind: 'external'; readonly vdev: string; readonly path: string };
 
 /** An internal snapshot in an image: what tells it from another one of the same name. */
-export interface ImageTag {
-  /** A number, given by QEMU. */
-  readonly id: string;
+export interface ImageTag extends TagIdentity {
   readonly name: string;
-  /** When it was taken, by the host's clock: seconds since 1970, and nanoseconds. */
-  readonly dateSec: number;
-  readonly dateNsec: number;
-  /** How long the machine had run, in nanoseconds; a string, since it may exceed 2^53. */
-  readonly vmClockNsec: string;
   /** Size of the machine's state in it, in bytes; 0 for one of the disk alone. */
   readonly vmStateSize: number;
 }
@@ -303,18 +282,6 @@ export interface DeviceModel extends AsyncDisposable {
    */
   undoSnapshots(actions: readonly DiskAction[]): Promise<readonly DiskAction[]>;
 }
-
-/** Which image a disk has. */
-export interface DiskImage {
-  readonly vdev: string;
-  /** Absolute. */
-  readonly path: string;
-  /** `qcow2`, `raw`, … */
-  readonly format: string;
-}
-
-/** A domain's configuration as libxl's JSON (`libxl_domain_config`), the form in the header of a save file. */
-export type LibxlConfig = Readonly<Record<string, unknown>>;
 
 /** Which programs and services run domains. The shipped one is `xl`. */
 export interface Toolstack {

@@ -1,9 +1,10 @@
 import { Bitmap } from '../core/bitmap.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import { DomainError, SuspendError } from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
 import type { DirtyLog } from './dirty-log.ts';
 import type { PageSaver } from './memory.ts';
-import type { CallOptions, CopyRound, PrecopyLimits } from './types.ts';
+import type { CopyRound, PrecopyLimits } from './types.ts';
 
 /** Fewer dirty pages than this are not worth another round (libxc's number). */
 const FEW_PAGES = 50;

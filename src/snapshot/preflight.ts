@@ -2,12 +2,12 @@ import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../core/errors.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { recordsOf, textOf } from '../memfile/libxl-fields.ts';
 import { journalPathOf } from './journal-create.ts';
-import { recordsOf, textOf } from './libxl-fields.ts';
 import { exists, partialOf } from './output-file.ts';
-import type { CreateContext } from './plan.ts';
-import { asFinding } from './plan.ts';
-import type { Host, LibxlConfig, Obstacle } from './ports.ts';
+import { asFinding, type CreateContext } from './plan.ts';
+import type { Host, Obstacle } from './ports.ts';
 import { type DataShare, sampleData } from './room.ts';
 
 /** Room for what is not pages: heads of the records, HVM and device model state, cfgfile, manifest. */

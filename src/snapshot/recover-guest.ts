@@ -1,5 +1,6 @@
 /** What a killed create has left of a guest, put right by its record on tmpfs: no storage is needed for it. */
 import { toDomid } from '../core/brand.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import { within } from '../core/deadline.ts';
 import { EnvironmentError } from '../core/errors.ts';
 import { undoHold, undoLog, undoRecord } from './create-undo.ts';
@@ -9,7 +10,6 @@ import { GuestHold, isHeld } from './hold.ts';
 import { type FoundHold, noteLogOff, removeHold } from './hold-record.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, Host } from './ports.ts';
-import type { CallOptions } from './types.ts';
 
 /** How long reaching its QEMU may take: the guest goes on without it then. */
 const QEMU_TIMEOUT_MS = 10_000;

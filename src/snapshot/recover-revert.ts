@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { CallOptions } from '../core/call-options.ts';
 import { DiskError, describeError, RecoverError } from '../core/errors.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import { undoDirectory, undoJournal } from './create-undo.ts';
@@ -15,7 +16,7 @@ import { revertCommand } from './revert-command.ts';
 import { asidePath, freshPath, safetyTag, undoRevertDisk } from './revert-names.ts';
 import { changedImage } from './revert-users.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
-import type { CallOptions, RecoverResult, RevertDisk } from './types.ts';
+import type { RecoverResult, RevertDisk } from './types.ts';
 
 /** How long a qemu-img whose xlsnap was killed is waited for. */
 const WORKER_MS = 30_000;

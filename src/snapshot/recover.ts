@@ -1,7 +1,9 @@
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
+import type { SnapshotDisk } from '../memfile/manifest.ts';
 import { undoDirectory, undoDisk, undoDisks, undoJournal, undoPartial, undoText } from './create-undo.ts';
 import { guestNow } from './guest-now.ts';
 import { type HoldState, isHeld } from './hold.ts';
@@ -17,7 +19,7 @@ import type { DeviceModel, DomainState, Host } from './ports.ts';
 import { recoverGuest } from './recover-guest.ts';
 import { recoverRevert } from './recover-revert.ts';
 import { revertKeys } from './related-reverts.ts';
-import type { CallOptions, RecoverRequest, RecoverResult, SnapshotDisk } from './types.ts';
+import type { RecoverRequest, RecoverResult } from './types.ts';
 
 /** A journal gets its first line right after it was made. */
 const HEADLESS_MS = 1000;

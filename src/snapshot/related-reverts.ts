@@ -1,12 +1,13 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoCode } from '../core/errors.ts';
+import type { SnapshotDisk } from '../memfile/manifest.ts';
 import { domainKeys } from './domain-lock.ts';
 import { truePath } from './image-chain.ts';
 import { readJournal } from './journal.ts';
 import { JournalError } from './journal-file.ts';
 import { REVERT_JOURNAL, type RevertHead } from './journal-revert.ts';
-import type { RevertDisk, SnapshotDisk } from './types.ts';
+import type { RevertDisk } from './types.ts';
 
 /** Whom and what an operation is about. */
 export interface Subject {

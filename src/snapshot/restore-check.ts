@@ -1,11 +1,11 @@
 /** Whether the restore of a revert would succeed, before anything is destroyed for it. */
 import type { Domid } from '../core/brand.ts';
 import { describeError } from '../core/errors.ts';
-import { withImages } from './libxl-config.ts';
-import type { Manifest } from './manifest.ts';
-import type { MemoryFacts } from './memory-facts.ts';
-import { roomText, withRoomFor } from './memory-target.ts';
-import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import { type LibxlConfig, withImages } from '../memfile/libxl-config.ts';
+import type { Manifest } from '../memfile/manifest.ts';
+import { roomText, withRoomFor } from '../memfile/memory-target.ts';
+import type { MemoryFacts } from '../memfile/verify.ts';
+import type { DomainState, Host, Obstacle } from './ports.ts';
 import type { Risk } from './risks.ts';
 import type { RevertDisk } from './types.ts';
 

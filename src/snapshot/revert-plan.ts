@@ -1,23 +1,24 @@
 import { isAbsolute } from 'node:path';
+import type { CallOptions } from '../core/call-options.ts';
 import { RiskError } from '../core/errors.ts';
-import { configChanges, describeChanges } from './config-changes.ts';
-import { type DiskIdentity, findChanged } from './disk-identity.ts';
+import { configChanges, describeChanges } from '../memfile/config-changes.ts';
+import { findDamage } from '../memfile/damage.ts';
+import { configDisks, type LibxlConfig } from '../memfile/libxl-config.ts';
+import { type DiskIdentity, type Manifest, readManifest } from '../memfile/manifest.ts';
+import { manifestPathOf } from '../memfile/names.ts';
+import { type MemoryFacts, readMemoryFacts } from '../memfile/verify.ts';
+import { findChanged } from './disk-identity.ts';
 import { checkHeld } from './domain-lock.ts';
 import { chainBelow, truePath } from './image-chain.ts';
-import { findDamage } from './integrity.ts';
 import { findLaterSnapshots } from './later-snapshots.ts';
-import { configDisks } from './libxl-config.ts';
-import { type Manifest, readManifest } from './manifest.ts';
-import { type MemoryFacts, readMemoryFacts } from './memory-facts.ts';
-import { manifestPathOf } from './naming.ts';
 import { throwFindings } from './plan.ts';
-import type { DomainState, Host, LibxlConfig, Obstacle } from './ports.ts';
+import type { DomainState, Host, Obstacle } from './ports.ts';
 import { checkRestore } from './restore-check.ts';
 import { revertCommand } from './revert-command.ts';
 import { findTarget, type RevertTarget } from './revert-target.ts';
 import { findOtherUser } from './revert-users.ts';
 import { describeRisk, type Risk } from './risks.ts';
-import type { CallOptions, RevertDisk, RevertPlan, RevertRequest } from './types.ts';
+import type { RevertDisk, RevertPlan, RevertRequest } from './types.ts';
 
 /** So many changes of the configuration are in the message; all of them are in the data. */
 const MAX_CHANGES = 5;

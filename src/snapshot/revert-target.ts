@@ -1,11 +1,12 @@
 /** Which domain a revert is about: whose the snapshot is, and what of it runs now. */
 import { DomainError, UsageError } from '../core/errors.ts';
+import { findSnapshot } from '../memfile/find-snapshot.ts';
+import { configDisks, domainIdentity } from '../memfile/libxl-config.ts';
+import { ManifestError, readManifest } from '../memfile/manifest.ts';
+import { manifestPathOf } from '../memfile/names.ts';
+import { readStoredConfig } from '../memfile/verify.ts';
 import { domainKeys } from './domain-lock.ts';
-import { findSnapshot } from './find-snapshot.ts';
-import { configDisks, domainIdentity } from './libxl-config.ts';
-import { ManifestError, readManifest } from './manifest.ts';
-import { readStoredConfig } from './memory-facts.ts';
-import { defaultMemoryPath, manifestPathOf, snapshotDirOf } from './naming.ts';
+import { defaultMemoryPath, snapshotDirOf } from './naming.ts';
 import { checkNames } from './plan.ts';
 import type { DomainState, Host } from './ports.ts';
 import { imagesOf, type RelatedRevert, relatedReverts } from './related-reverts.ts';

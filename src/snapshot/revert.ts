@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
+import type { CallOptions } from '../core/call-options.ts';
 import { within } from '../core/deadline.ts';
 import {
   DiskError,
@@ -28,7 +29,7 @@ import { makeRevertContext, type RevertContext } from './revert-plan.ts';
 import { findTarget, type RevertTarget } from './revert-target.ts';
 import { findReturned, returnedError } from './revert-users.ts';
 import { describeRisk } from './risks.ts';
-import type { CallOptions, RecoverResult, RevertPlan, RevertRequest, RevertResult } from './types.ts';
+import type { RecoverResult, RevertPlan, RevertRequest, RevertResult } from './types.ts';
 
 const DEFAULT_DESTROY_TIMEOUT_MS = 60_000;
 /** How long a look at the domain may take: after a failure, and while it waits, restored, to run. */

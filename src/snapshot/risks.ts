@@ -1,5 +1,5 @@
 import { UsageError } from '../core/errors.ts';
-import type { ConfigChange } from './config-changes.ts';
+import type { ConfigChange } from '../memfile/config-changes.ts';
 
 /**
  * Everything that makes a revert risky: its name, which `--accept` takes, and what it means. What can only do damage is

@@ -1,6 +1,8 @@
 /** What stands in a save file around the memory: who the guest is before it, in which state it is behind it. */
+
+import type { XenVersion } from '../core/xen.ts';
 import { EMULATOR, encodePrefix, encodeSuffix, type LibxlRecord } from '../savefmt/index.ts';
-import type { Guest, XenVersion } from './ports.ts';
+import type { Guest } from './ports.ts';
 
 /** State that QEMU and libxl keep for an HVM guest. */
 export interface EmulatorState {

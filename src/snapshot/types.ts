@@ -1,22 +1,11 @@
 /** What create and revert are asked for and what they answer. Plain data, as `--json` prints it. */
 import type { Writable } from 'node:stream';
 import type { SnapshotConfig } from '../config/config.ts';
-import type { Reporter } from '../core/reporter.ts';
-import type { GuestType, UnknownDrive, XenVersion } from './ports.ts';
+import type { GuestType, XenVersion } from '../core/xen.ts';
+import type { PhaseTiming, SnapshotDisk, UnknownDrive } from '../memfile/manifest.ts';
 import type { Risk, RiskName } from './risks.ts';
 
 export type { Risk, RiskName } from './risks.ts';
-
-/** What every call takes. */
-export interface CallOptions {
-  readonly reporter?: Reporter;
-  /** Ends the work; everything is undone, the promise rejects with InterruptedError. */
-  readonly signal?: AbortSignal;
-  /** After an abort: how long a call may take to end by itself before it is given up; 90 000 unless given. */
-  readonly graceMs?: number;
-  /** How long one undo may take before the others go on without it; 150 000 unless given. */
-  readonly undoTimeoutMs?: number;
-}
 
 /** Other ways to copy memory than the usual, for measuring alone (`xlsnap bench`): what is usual is what does best. */
 export interface Tuning {
@@ -68,19 +57,6 @@ export interface CreateRequest {
   readonly snapshotDir?: string;
 }
 
-/** One disk of a snapshot. */
-export type SnapshotDisk =
-  | { readonly kind: 'internal'; readonly vdev: string; readonly image: string; readonly tag: string }
-  | {
-      readonly kind: 'external';
-      readonly vdev: string;
-      /** The image at the snapshot's instant; read-only from then on. */
-      readonly base: string;
-      readonly baseFormat: string;
-      /** The overlay that the domain goes on with. */
-      readonly overlay: string;
-    };
-
 /** When the rounds of a live snapshot end. */
 export interface PrecopyLimits {
   /** Rounds while the guest runs, at most; the first copies all memory. */
@@ -118,14 +94,6 @@ export interface SnapshotPlan {
   readonly suspendTimeoutMs: number;
   readonly sync: boolean;
   readonly warnings: readonly string[];
-}
-
-/** One phase in the timeline of a call; they run one after the other. */
-export interface PhaseTiming {
-  readonly name: string;
-  /** When it began: seconds since the call did. */
-  readonly startSeconds: number;
-  readonly seconds: number;
 }
 
 /** One pass over the memory of a running guest; the last one over that of the suspended guest. */

@@ -1,8 +1,9 @@
 /** One domain of the fake host: what Xen, xl and its QEMU know of it. */
 import type { Domid } from '../core/brand.ts';
 import { DomainError } from '../core/errors.ts';
-import { domainIdentity } from '../snapshot/libxl-config.ts';
-import type { DomainState, GuestType, LibxlConfig } from '../snapshot/ports.ts';
+import type { GuestType } from '../core/xen.ts';
+import { domainIdentity, type LibxlConfig } from '../memfile/libxl-config.ts';
+import type { DomainState } from '../snapshot/ports.ts';
 import { readImage, writeImage } from './fake-image.ts';
 
 export class FakeDomain {

@@ -2,8 +2,9 @@ import { existsSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
-import { configDisks, domainIdentity, withImages } from '../snapshot/libxl-config.ts';
-import { readMemoryFacts } from '../snapshot/memory-facts.ts';
+import type { GuestType } from '../core/xen.ts';
+import { configDisks, domainIdentity, type LibxlConfig, withImages } from '../memfile/libxl-config.ts';
+import { readMemoryFacts } from '../memfile/verify.ts';
 import type {
   CreateFindings,
   DeviceModel,
@@ -11,11 +12,9 @@ import type {
   DomainDisk,
   DomainState,
   Guest,
-  GuestType,
   Host,
   Hypervisor,
   Images,
-  LibxlConfig,
   Obstacle,
   RestoreFacts,
   RestoreFindings,

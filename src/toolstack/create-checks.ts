@@ -1,7 +1,9 @@
 /** What of a domain's device model, and of what its kernel says, stands against a snapshot. */
 import { stat } from 'node:fs/promises';
-import { flagOf, textOf } from '../snapshot/libxl-fields.ts';
-import type { GuestType, LibxlConfig, Obstacle } from '../snapshot/ports.ts';
+import type { GuestType } from '../core/xen.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { flagOf, textOf } from '../memfile/libxl-fields.ts';
+import type { Obstacle } from '../snapshot/ports.ts';
 import type { XenstoreAccess } from '../xenstore/access.ts';
 import { readSuspendFeature } from './suspend-feature.ts';
 

@@ -7,6 +7,7 @@
  * node name on top.
  */
 import type { Limits } from '../core/deadline.ts';
+import { type ConfigDisk, configDisks, type LibxlConfig } from '../memfile/libxl-config.ts';
 import type { QmpClient } from '../qmp/client.ts';
 import {
   type BlockDevice,
@@ -16,8 +17,7 @@ import {
   queryNamedBlockNodes,
   type TransactionAction,
 } from '../qmp/commands.ts';
-import { type ConfigDisk, configDisks } from '../snapshot/libxl-config.ts';
-import type { DomainDisk, LibxlConfig, Obstacle } from '../snapshot/ports.ts';
+import type { DomainDisk, Obstacle } from '../snapshot/ports.ts';
 import type { XenstoreAccess } from '../xenstore/access.ts';
 import { isXenstoreErrno } from '../xenstore/errors.ts';
 import { plainPath } from './qemu-img.ts';

@@ -1,6 +1,7 @@
 /** Drives of a QEMU that belong to no disk of the domain's configuration. */
+
+import type { UnknownDrive } from '../memfile/manifest.ts';
 import type { BlockDevice } from '../qmp/commands.ts';
-import type { UnknownDrive } from '../snapshot/ports.ts';
 import type { ResolvedDisk } from './disks.ts';
 import { plainPath } from './qemu-img.ts';
 

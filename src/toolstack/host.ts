@@ -1,10 +1,10 @@
 import type { Domid } from '../core/brand.ts';
 import { FileSource } from '../core/byte-source.ts';
 import { DomainError, describeError, EnvironmentError } from '../core/errors.ts';
+import { domainIdentity, type LibxlConfig, parseLibxlConfig } from '../memfile/libxl-config.ts';
+import { printLibxlJson } from '../memfile/libxl-json.ts';
 import { encodeXlHeader, makeXlHeader, readXlHeader, xlConfigText } from '../savefmt/index.ts';
-import { domainIdentity, parseLibxlConfig } from '../snapshot/libxl-config.ts';
-import { printLibxlJson } from '../snapshot/libxl-json.ts';
-import type { Host, Hypervisor, Images, LibxlConfig, Toolstack } from '../snapshot/ports.ts';
+import type { Host, Hypervisor, Images, Toolstack } from '../snapshot/ports.ts';
 import { writtenExtents } from '../xenctrl/extents.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { XenHypervisor } from './hypervisor.ts';

@@ -1,14 +1,7 @@
 import { type Domid, PAGE_SIZE } from '../core/brand.ts';
 import { DomainError, SuspendError } from '../core/errors.ts';
-import type {
-  DomainState,
-  DomainVitals,
-  Guest,
-  GuestType,
-  Hypervisor,
-  Obstacle,
-  XenVersion,
-} from '../snapshot/ports.ts';
+import type { GuestType, XenVersion } from '../core/xen.ts';
+import type { DomainState, DomainVitals, Guest, Hypervisor, Obstacle } from '../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../xenctrl/index.ts';
 import {
   type XenstoreAccess,

@@ -2,19 +2,17 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Domid } from '../core/brand.ts';
 import { DomainError, EnvironmentError } from '../core/errors.ts';
+import { type DiskImage, type LibxlConfig, withImages } from '../memfile/libxl-config.ts';
+import { recordsOf, textOf } from '../memfile/libxl-fields.ts';
 import { queryBlock, queryBlockedReasons } from '../qmp/commands.ts';
-import { withImages } from '../snapshot/libxl-config.ts';
-import { recordsOf, textOf } from '../snapshot/libxl-fields.ts';
 import type {
   CreateFindings,
   DeviceModel,
-  DiskImage,
   DomainDisk,
   DomainState,
   Guardian,
   Hypervisor,
   ImageUse,
-  LibxlConfig,
   RestoreFacts,
   RestoreFindings,
   Toolstack,

@@ -1,9 +1,8 @@
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EnvironmentError } from '../core/errors.ts';
-import { parseLibxlConfig } from '../snapshot/libxl-config.ts';
-import { printLibxlJson } from '../snapshot/libxl-json.ts';
-import type { LibxlConfig } from '../snapshot/ports.ts';
+import { type LibxlConfig, parseLibxlConfig } from '../memfile/libxl-config.ts';
+import { printLibxlJson } from '../memfile/libxl-json.ts';
 import { lockFile } from '../xenctrl/flock.ts';
 
 /** XEN_LIB_DIR. */

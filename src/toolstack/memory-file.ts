@@ -1,6 +1,6 @@
 /** Looking into save files, with what the file system tells of their holes. Needs no Xen. */
-import { type CompareOptions, type Comparison, compareFiles } from '../snapshot/compare.ts';
-import { type Inspection, type InspectOptions, inspectFile } from '../snapshot/inspect.ts';
+import { type CompareOptions, type Comparison, compareFiles } from '../memfile/compare.ts';
+import { type Inspection, type InspectOptions, inspectFile } from '../memfile/inspect.ts';
 import { fileExtents } from '../xenctrl/extents.ts';
 
 /**

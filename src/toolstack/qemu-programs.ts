@@ -1,8 +1,8 @@
 /** The QEMU that libxl starts for a domain. */
 import { readdir, realpath } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
-import { textOf } from '../snapshot/libxl-fields.ts';
-import type { LibxlConfig } from '../snapshot/ports.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { textOf } from '../memfile/libxl-fields.ts';
 import { runProgram, searchPath } from './program.ts';
 
 /** A program that only tells something of itself; software emulation is slow. */

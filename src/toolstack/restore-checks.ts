@@ -1,8 +1,9 @@
 /** All that can be known of a restore by libxl before the domain is destroyed for it. */
 import { readFile } from 'node:fs/promises';
 import { toDomid } from '../core/brand.ts';
-import { domainType, textOf } from '../snapshot/libxl-fields.ts';
-import type { Hypervisor, LibxlConfig, Obstacle, RestoreFacts, RestoreFindings } from '../snapshot/ports.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { domainType, textOf } from '../memfile/libxl-fields.ts';
+import type { Hypervisor, Obstacle, RestoreFacts, RestoreFindings } from '../snapshot/ports.ts';
 import type { XenstoreAccess } from '../xenstore/access.ts';
 import { isXenstoreErrno } from '../xenstore/errors.ts';
 import { findQemus } from './qemu-programs.ts';

@@ -1,7 +1,8 @@
 /** Whether the ports of a domain's screens are free: its QEMU does not start when one is taken. */
 import { readFile } from 'node:fs/promises';
-import { domainType, fieldOf, flagOf, numberOf, recordsOf, textOf } from '../snapshot/libxl-fields.ts';
-import type { LibxlConfig, Obstacle } from '../snapshot/ports.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { domainType, fieldOf, flagOf, numberOf, recordsOf, textOf } from '../memfile/libxl-fields.ts';
+import type { Obstacle } from '../snapshot/ports.ts';
 
 /** Of display 0. */
 const VNC_PORT = 5900;

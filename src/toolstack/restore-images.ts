@@ -2,8 +2,9 @@
 import { stat } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../core/errors.ts';
-import { numberOf, recordsOf, textOf } from '../snapshot/libxl-fields.ts';
-import type { LibxlConfig, Obstacle } from '../snapshot/ports.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { numberOf, recordsOf, textOf } from '../memfile/libxl-fields.ts';
+import type { Obstacle } from '../snapshot/ports.ts';
 
 /**
  * The images of all disks, those that are only read too. libxl itself looks at those that it serves by blkback; where

@@ -1,7 +1,8 @@
 /** Whether the host has the memory that a restore needs. */
 import { PAGE_SIZE } from '../core/brand.ts';
-import { domainType, flagOf, numberOf } from '../snapshot/libxl-fields.ts';
-import type { LibxlConfig, Obstacle } from '../snapshot/ports.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { domainType, flagOf, numberOf } from '../memfile/libxl-fields.ts';
+import type { Obstacle } from '../snapshot/ports.ts';
 
 const KIB = 1024;
 const MIB = 1024 ** 2;

@@ -1,8 +1,9 @@
 /** Whether a configuration's network interfaces can be connected again. */
 import { access, constants } from 'node:fs/promises';
 import { basename, isAbsolute, join } from 'node:path';
-import { flagOf, recordsOf, textOf } from '../snapshot/libxl-fields.ts';
-import type { LibxlConfig, Obstacle } from '../snapshot/ports.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { flagOf, recordsOf, textOf } from '../memfile/libxl-fields.ts';
+import type { Obstacle } from '../snapshot/ports.ts';
 import { isElsewhere } from './restore-images.ts';
 
 /** Where libxl looks for scripts that are given by name alone. */

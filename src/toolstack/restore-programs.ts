@@ -1,8 +1,9 @@
 /** Whether the other files that a configuration names are there: for the restore itself, or for the guest's next boot. */
 import { constants } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
-import { domainType, flagOf, recordsOf, textOf } from '../snapshot/libxl-fields.ts';
-import type { LibxlConfig, Obstacle } from '../snapshot/ports.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { domainType, flagOf, recordsOf, textOf } from '../memfile/libxl-fields.ts';
+import type { Obstacle } from '../snapshot/ports.ts';
 import { isElsewhere } from './restore-images.ts';
 import { isThere, SCRIPTS, scriptObstacle } from './restore-network.ts';
 

@@ -2,8 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DomainError, EnvironmentError, throwIfAborted } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
-import { parseLibxlJson } from '../snapshot/libxl-json.ts';
-import type { Hypervisor, LibxlConfig } from '../snapshot/ports.ts';
+import type { LibxlConfig } from '../memfile/libxl-config.ts';
+import { parseLibxlJson } from '../memfile/libxl-json.ts';
+import type { Hypervisor } from '../snapshot/ports.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { runProgram } from './program.ts';
 

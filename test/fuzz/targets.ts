@@ -9,21 +9,16 @@ import { printConfig } from '../../src/config/print.ts';
 import { toDomid } from '../../src/core/brand.ts';
 import { BufferSource } from '../../src/core/byte-source.ts';
 import { EnvironmentError, XlsnapError } from '../../src/core/errors.ts';
+import { configChanges, describeChanges } from '../../src/memfile/config-changes.ts';
+import { configDisks, domainIdentity, LibxlConfigError, withImages } from '../../src/memfile/libxl-config.ts';
+import { parseLibxlJson, printLibxlJson } from '../../src/memfile/libxl-json.ts';
+import { ManifestError, parseManifest } from '../../src/memfile/manifest.ts';
 import type { QmpClient } from '../../src/qmp/client.ts';
 import { queryBlock, queryBlockJobs, queryNamedBlockNodes, queryStatus } from '../../src/qmp/commands.ts';
 import { QmpProtocolError } from '../../src/qmp/errors.ts';
 import { classify } from '../../src/qmp/messages.ts';
 import { LineSplitter, parseLine } from '../../src/qmp/wire.ts';
 import { readStream, verifyStream, xlConfigText } from '../../src/savefmt/index.ts';
-import { configChanges, describeChanges } from '../../src/snapshot/config-changes.ts';
-import {
-  configDisks,
-  domainIdentity,
-  LibxlConfigError,
-  withImages,
-} from '../../src/snapshot/libxl-config.ts';
-import { parseLibxlJson, printLibxlJson } from '../../src/snapshot/libxl-json.ts';
-import { ManifestError, parseManifest } from '../../src/snapshot/manifest.ts';
 import { type BlockFacts, matchDisks, readStoredDisks } from '../../src/toolstack/disks.ts';
 import { parseDomainConfig } from '../../src/toolstack/xl.ts';
 import type { XenstoreAccess } from '../../src/xenstore/access.ts';

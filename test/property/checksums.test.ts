@@ -4,7 +4,7 @@ import { crc32 } from 'node:zlib';
 import { fc, test } from '@fast-check/vitest';
 import { expect } from 'vitest';
 import type { Extent } from '../../src/core/extents.ts';
-import { checksumFile, differing, sumsLength } from '../../src/snapshot/checksums.ts';
+import { checksumFile, differing, sumsLength } from '../../src/memfile/checksums.ts';
 import { tempDir } from '../support/temp.ts';
 
 const KiB = 1024;

@@ -1,7 +1,7 @@
 import { fc, test } from '@fast-check/vitest';
 import { expect } from 'vitest';
-import { configChanges } from '../../src/snapshot/config-changes.ts';
-import type { LibxlConfig } from '../../src/snapshot/ports.ts';
+import { configChanges } from '../../src/memfile/config-changes.ts';
+import type { LibxlConfig } from '../../src/memfile/libxl-config.ts';
 
 const scalar = fc.oneof(fc.integer(), fc.boolean(), fc.stringMatching(/^[a-z/]{1,8}$/));
 const name = fc.stringMatching(/^[a-z_]{1,6}$/);

@@ -122,8 +122,8 @@ test.each([
   ['a key that is an assignment to all objects', '{"__proto__": {"polluted": 1}}'],
   ['a constructor', '{"constructor": {"prototype": {"polluted": 1}}}'],
 ])('%s changes no other object', async (_what, text) => {
-  const { parseLibxlJson, printLibxlJson } = await import('../../src/snapshot/libxl-json.ts');
-  const { withImages } = await import('../../src/snapshot/libxl-config.ts');
+  const { parseLibxlJson, printLibxlJson } = await import('../../src/memfile/libxl-json.ts');
+  const { withImages } = await import('../../src/memfile/libxl-config.ts');
   const { snakeKeys } = await import('../../src/cli/text.ts');
   const value = parseLibxlJson(text) as Record<string, unknown>;
   withImages({ ...value, disks: [value] }, [{ vdev: 'xvda', path: '/x', format: 'raw' }]);

@@ -1,5 +1,5 @@
 /** Samples of what xlsnap reads that more than one test needs. */
-import type { Manifest } from '../../src/snapshot/manifest.ts';
+import type { Manifest } from '../../src/memfile/manifest.ts';
 
 export const MANIFEST: Manifest = {
   format: 'xlsnap-manifest',

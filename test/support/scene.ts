@@ -6,7 +6,7 @@ import { expect } from 'vitest';
 import type { SnapshotConfig } from '../../src/config/config.ts';
 import { parseConfig } from '../../src/config/parse.ts';
 import { XlsnapError } from '../../src/core/errors.ts';
-import { configDisks } from '../../src/snapshot/libxl-config.ts';
+import { configDisks } from '../../src/memfile/libxl-config.ts';
 import type { FakeHost } from '../../src/testing/fake-host.ts';
 
 export type DiskKind = 'internal' | 'external';

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { EXIT, OutputError, UsageError } from '../../core/errors.ts';
-import { damaged } from '../../snapshot/memory-facts.ts';
+import { damaged } from '../../memfile/verify.ts';
 import { compareMemoryFiles, inspectMemoryFile } from '../../toolstack/memory-file.ts';
 import { comparisonText } from '../compare-text.ts';
 import type { CliContext } from '../context.ts';

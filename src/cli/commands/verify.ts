@@ -1,4 +1,4 @@
-import { findingText, verifyMemoryFile } from '../../snapshot/memory-facts.ts';
+import { findingText, verifyMemoryFile } from '../../memfile/verify.ts';
 import type { CliContext } from '../context.ts';
 import { jsonLine, verifyResultText } from '../output.ts';
 import { makeReporter } from '../progress.ts';

@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { DomainError, PreflightError, UsageError } from '../../../src/core/errors.ts';
+import { configDisks } from '../../../src/memfile/libxl-config.ts';
+import { readMemoryFacts, verifyMemoryFile } from '../../../src/memfile/verify.ts';
 import { createSnapshot, planCreate } from '../../../src/snapshot/create.ts';
-import { configDisks } from '../../../src/snapshot/libxl-config.ts';
-import { readMemoryFacts, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
 import { recoverAll, recoverSnapshot } from '../../../src/snapshot/recover.ts';
 import type { CreateRequest } from '../../../src/snapshot/types.ts';
 import {

@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { allOnes, Bitmap } from '../../../src/core/bitmap.ts';
+import type { CallOptions } from '../../../src/core/call-options.ts';
 import { InterruptedError, OutputError } from '../../../src/core/errors.ts';
 import { type Progress, silentReporter } from '../../../src/core/reporter.ts';
 import { type MemoryOutcome, MemorySaver } from '../../../src/snapshot/memory.ts';
 import { OutputFile } from '../../../src/snapshot/output-file.ts';
-import type { CallOptions } from '../../../src/snapshot/types.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { type PageEntry, pageEntries } from '../../support/page-records.ts';
 

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import type { ConfigDisk } from '../../../src/memfile/libxl-config.ts';
 import type { BlockDevice, BlockNode } from '../../../src/qmp/commands.ts';
-import type { ConfigDisk } from '../../../src/snapshot/libxl-config.ts';
 import {
   type BlockFacts,
   externalAction,

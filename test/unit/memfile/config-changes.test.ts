@@ -2,10 +2,9 @@ import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { BufferSource } from '../../../src/core/byte-source.ts';
+import { configChanges, describeChanges } from '../../../src/memfile/config-changes.ts';
+import { type LibxlConfig, parseLibxlConfig } from '../../../src/memfile/libxl-config.ts';
 import { readXlHeader, xlConfigText } from '../../../src/savefmt/index.ts';
-import { configChanges, describeChanges } from '../../../src/snapshot/config-changes.ts';
-import { parseLibxlConfig } from '../../../src/snapshot/libxl-config.ts';
-import type { LibxlConfig } from '../../../src/snapshot/ports.ts';
 
 /** What xl prints of a domain with several kinds of devices. */
 const TEXT = JSON.stringify({

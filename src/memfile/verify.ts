@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import { FileSource } from '../core/byte-source.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import {
   type Finding,
@@ -9,13 +10,11 @@ import {
   verifyStream,
   xlConfigText,
 } from '../savefmt/index.ts';
-import { findDamage } from './integrity.ts';
-import { parseLibxlConfig } from './libxl-config.ts';
+import { findDamage } from './damage.ts';
+import { type LibxlConfig, parseLibxlConfig } from './libxl-config.ts';
 import { type Manifest, ManifestError, NO_MANIFEST, readManifest } from './manifest.ts';
-import { manifestPathOf } from './naming.ts';
+import { manifestPathOf } from './names.ts';
 import { PfnCount } from './pfn-count.ts';
-import type { LibxlConfig } from './ports.ts';
-import type { CallOptions } from './types.ts';
 
 /** What a memory file says of itself, once it has been read to its end. */
 export interface MemoryFacts {

@@ -1,6 +1,6 @@
 import { isRecord } from '../core/guards.ts';
+import type { LibxlConfig } from './libxl-config.ts';
 import { plainLibxlJson } from './libxl-json.ts';
-import type { LibxlConfig } from './ports.ts';
 
 /** One key whose value differs. Plain data, as `--json` prints it. */
 export interface ConfigChange {

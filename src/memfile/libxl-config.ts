@@ -1,7 +1,18 @@
 import { EXIT, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseLibxlJson } from './libxl-json.ts';
-import type { DiskImage, LibxlConfig } from './ports.ts';
+
+/** A domain's configuration as libxl's JSON (`libxl_domain_config`), the form in the header of a save file. */
+export type LibxlConfig = Readonly<Record<string, unknown>>;
+
+/** Which image a disk has. */
+export interface DiskImage {
+  readonly vdev: string;
+  /** Absolute. */
+  readonly path: string;
+  /** `qcow2`, `raw`, … */
+  readonly format: string;
+}
 
 /** A domain configuration that lacks what every one of libxl's has. */
 export class LibxlConfigError extends XlsnapError {

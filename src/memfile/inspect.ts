@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { FileSource } from '../core/byte-source.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError } from '../core/errors.ts';
 import { type Extents, HoleFinder } from '../core/extents.ts';
 import { isRecord } from '../core/guards.ts';
@@ -17,9 +18,8 @@ import {
 } from '../savefmt/index.ts';
 import { type DomainSummary, summarizeConfig } from './libxl-config.ts';
 import { type Manifest, readManifest } from './manifest.ts';
-import { MemoryFileError, openMemoryFile } from './memory-facts.ts';
 import { PageReader } from './page-reader.ts';
-import type { CallOptions } from './types.ts';
+import { MemoryFileError, openMemoryFile } from './verify.ts';
 
 /** Most ranges of the memory map unless the caller wants fewer. */
 const RANGES = 1000;

@@ -14,11 +14,11 @@ import { crc32 } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { InterruptedError } from '../../../src/core/errors.ts';
-import { checksumFile, STRETCH } from '../../../src/snapshot/checksums.ts';
+import { checksumFile, STRETCH } from '../../../src/memfile/checksums.ts';
+import { findDamage } from '../../../src/memfile/damage.ts';
+import { type Manifest, readManifest } from '../../../src/memfile/manifest.ts';
+import { MemoryFileError, verifyMemoryFile } from '../../../src/memfile/verify.ts';
 import { createSnapshot } from '../../../src/snapshot/create.ts';
-import { findDamage } from '../../../src/snapshot/integrity.ts';
-import { type Manifest, readManifest } from '../../../src/snapshot/manifest.ts';
-import { MemoryFileError, verifyMemoryFile } from '../../../src/snapshot/memory-facts.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { FakeHost } from '../../../src/testing/fake-host.ts';
 import {

@@ -1,7 +1,7 @@
 import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type Manifest, ManifestError, parseManifest, readManifest } from '../../../src/snapshot/manifest.ts';
+import { type Manifest, ManifestError, parseManifest, readManifest } from '../../../src/memfile/manifest.ts';
 import { MANIFEST } from '../../support/samples.ts';
 import { tempDir } from '../../support/temp.ts';
 

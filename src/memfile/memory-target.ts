@@ -1,8 +1,8 @@
 /** How much memory a configuration lets a restored domain have, and how much its memory file gives it. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { isRecord } from '../core/guards.ts';
+import type { LibxlConfig } from './libxl-config.ts';
 import { numberOf } from './libxl-fields.ts';
-import type { LibxlConfig } from './ports.ts';
 
 /** What libxl lets a domain have beyond its target (libxl_internal.h: LIBXL_MAXMEM_CONSTANT), KiB. */
 const SLACK_KIB = 1024;

@@ -2,10 +2,66 @@ import { open } from 'node:fs/promises';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
+import type { GuestType, XenVersion } from '../core/xen.ts';
 import { type Checksums, sumsLength } from './checksums.ts';
-import type { DiskIdentity } from './disk-identity.ts';
-import type { GuestType, UnknownDrive, XenVersion } from './ports.ts';
-import type { PhaseTiming, SnapshotDisk } from './types.ts';
+
+/** One disk of a snapshot. */
+export type SnapshotDisk =
+  | { readonly kind: 'internal'; readonly vdev: string; readonly image: string; readonly tag: string }
+  | {
+      readonly kind: 'external';
+      readonly vdev: string;
+      /** The image at the snapshot's instant; read-only from then on. */
+      readonly base: string;
+      readonly baseFormat: string;
+      /** The overlay that the domain goes on with. */
+      readonly overlay: string;
+    };
+
+/** A drive that the guest writes to and that its configuration does not name: no snapshot has it. */
+export interface UnknownDrive {
+  /** As the device model calls it. */
+  readonly name: string;
+  /** Its image. */
+  readonly path: string;
+}
+
+/** One phase in the timeline of a call; they run one after the other. */
+export interface PhaseTiming {
+  readonly name: string;
+  /** When it began: seconds since the call did. */
+  readonly startSeconds: number;
+  readonly seconds: number;
+}
+
+/** What identifies a disk's content at the snapshot's instant. */
+export interface DiskIdentity {
+  readonly vdev: string;
+  /** Size of the disk that the guest sees, in bytes. */
+  readonly virtualSize: number;
+  /** Of an internal snapshot. */
+  readonly tag?: TagIdentity;
+  /** Of an external one; absent for a block device, whose times say nothing. */
+  readonly base?: FileIdentity;
+}
+
+/** What QEMU notes of an internal snapshot, and tells it from another one of the same name. */
+export interface TagIdentity {
+  /** A number, given by QEMU. */
+  readonly id: string;
+  /** When it was taken, by the host's clock: seconds since 1970, and nanoseconds. */
+  readonly dateSec: number;
+  readonly dateNsec: number;
+  /** How long the machine had run, in nanoseconds; a string, since it may exceed 2^53. */
+  readonly vmClockNsec: string;
+}
+
+export interface FileIdentity {
+  /** Size of the image file, in bytes. */
+  readonly bytes: number;
+  /** When it was last written to: milliseconds since 1970. */
+  readonly mtimeMs: number;
+}
 
 /**
  * What create writes beside the memory file, so that revert can check everything before it destroys anything.

@@ -1,9 +1,9 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { FileSource } from '../core/byte-source.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import { type Finding, type LocatedItem, RecordError, readStream, StreamError } from '../savefmt/index.ts';
 import { type ChecksumOptions, checksumFile, differing, type FileRange } from './checksums.ts';
 import type { Manifest } from './manifest.ts';
-import type { CallOptions } from './types.ts';
 
 /** Most stretches that are told one by one. */
 const MOST_TOLD = 100;

@@ -4,7 +4,6 @@ import { crc32 } from 'node:zlib';
 import { crc32OfZeros } from '../core/crc32.ts';
 import { throwIfAborted } from '../core/errors.ts';
 import type { Extents } from '../core/extents.ts';
-import type { Host } from './ports.ts';
 
 /** Offsets in octets; `to` is behind the last one. */
 export interface FileRange {
@@ -40,7 +39,7 @@ const readFd = promisify(read);
 export interface ChecksumOptions {
   readonly signal?: AbortSignal | undefined;
   /** Leaves out what reads as zeros anyway. */
-  readonly extents?: Host['extents'];
+  readonly extents?: ((fd: number) => Promise<Extents>) | undefined;
   /** Called now and then with the octets that are done. */
   readonly progress?: (done: number) => void;
 }

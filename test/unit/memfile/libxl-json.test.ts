@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseLibxlJson, printLibxlJson } from '../../../src/snapshot/libxl-json.ts';
+import { parseLibxlJson, printLibxlJson } from '../../../src/memfile/libxl-json.ts';
 
 describe("libxl's JSON", () => {
   it.each(['18446744073709551615', '-9223372036854775808', '9007199254740993', '128', '-1'])(

@@ -2,7 +2,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoCode, UsageError, XlsnapError } from '../core/errors.ts';
 import { domainIdentity } from './libxl-config.ts';
-import { readStoredConfig } from './memory-facts.ts';
+import { readStoredConfig } from './verify.ts';
 
 /** A memory file of a given name. */
 interface Candidate {

@@ -1,12 +1,12 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { FileSource } from '../core/byte-source.ts';
+import type { CallOptions } from '../core/call-options.ts';
 import { throwIfAborted } from '../core/errors.ts';
 import { silentReporter } from '../core/reporter.ts';
 import { hasPageData, PAGE_STATE, PfnWords } from '../savefmt/index.ts';
 import { type Inspection, type InspectOptions, type Scan, scan } from './inspect.ts';
-import { damaged, openMemoryFile } from './memory-facts.ts';
 import { PageReader } from './page-reader.ts';
-import type { CallOptions } from './types.ts';
+import { damaged, openMemoryFile } from './verify.ts';
 
 /** pfns whose places are held at a time: 4 GiB of the guest's memory, 8 MiB for each file. */
 const WINDOW = 2 ** 20;

@@ -1,0 +1,12 @@
+import type { Reporter } from './reporter.ts';
+
+/** What every call takes. */
+export interface CallOptions {
+  readonly reporter?: Reporter;
+  /** Ends the work; everything is undone, the promise rejects with InterruptedError. */
+  readonly signal?: AbortSignal;
+  /** After an abort: how long a call may take to end by itself before it is given up; 90 000 unless given. */
+  readonly graceMs?: number;
+  /** How long one undo may take before the others go on without it; 150 000 unless given. */
+  readonly undoTimeoutMs?: number;
+}
