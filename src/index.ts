@@ -46,13 +46,13 @@ export {
   type UnknownDrive,
 } from './memfile/manifest.ts';
 export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './memfile/verify.ts';
-export { createSnapshot, planCreate } from './snapshot/create.ts';
-export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/examine.ts';
+export type * from './snapshot/api.ts';
+export { createSnapshot, planCreate } from './snapshot/create/create.ts';
+export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/create/examine.ts';
 export type * from './snapshot/ports.ts';
 export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
-export { planRevert, revertSnapshot } from './snapshot/revert.ts';
+export { planRevert, revertSnapshot } from './snapshot/revert/revert.ts';
 export { RISKS } from './snapshot/risks.ts';
-export type * from './snapshot/types.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor.ts';
 export { type HostOptions, openHost, XlToolstack } from './toolstack/host.ts';
 export { checkHost, type HostCheck } from './toolstack/host-checks.ts';

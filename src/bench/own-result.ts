@@ -2,7 +2,7 @@
 import { EnvironmentError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
-import type { CopyRound } from '../snapshot/types.ts';
+import type { CopyRound } from '../snapshot/api.ts';
 
 /** The part of `snapshot-create`'s result that the bench uses. */
 export interface OwnResult {

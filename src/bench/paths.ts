@@ -1,7 +1,7 @@
 /** The save paths that a bench compares, and the words of `--paths`. */
 import { UsageError } from '../core/errors.ts';
-import { parseTuning, tuningWords } from '../snapshot/tuning.ts';
-import type { Tuning } from '../snapshot/types.ts';
+import type { Tuning } from '../snapshot/api.ts';
+import { parseTuning, tuningWords } from '../snapshot/memory/tuning.ts';
 
 /** One way to save a guest's memory to a file without ending the guest. */
 export interface BenchPath {

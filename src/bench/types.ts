@@ -1,7 +1,7 @@
 /** Request and result of a bench: plain data, as `--json` prints it. docs/bench.md describes it. */
 import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
-import type { CopyRound } from '../snapshot/types.ts';
+import type { CopyRound } from '../snapshot/api.ts';
 import type { BenchPath } from './paths.ts';
 import type { Summary } from './statistics.ts';
 

@@ -1,7 +1,6 @@
 import { isatty } from 'node:tty';
 import type { BenchRequest, BenchResult } from '../bench/types.ts';
 import type { CallOptions } from '../core/call-options.ts';
-import type { Host } from '../snapshot/ports.ts';
 import type {
   CreateRequest,
   CreateResult,
@@ -11,7 +10,8 @@ import type {
   RevertRequest,
   RevertResult,
   SnapshotPlan,
-} from '../snapshot/types.ts';
+} from '../snapshot/api.ts';
+import type { Host } from '../snapshot/ports.ts';
 import type { DoctorReport } from '../toolstack/doctor.ts';
 import { PatientStream } from './patient-stream.ts';
 
@@ -121,8 +121,8 @@ export function processContext(): CliContext {
     },
     async loadCalls() {
       const [create, revert, recover] = await Promise.all([
-        import('../snapshot/create.ts'),
-        import('../snapshot/revert.ts'),
+        import('../snapshot/create/create.ts'),
+        import('../snapshot/revert/revert.ts'),
         import('../snapshot/recover.ts'),
       ]);
       return { ...create, ...revert, ...recover };

@@ -1,4 +1,4 @@
-import type { DiskExamination, DomainExamination } from '../snapshot/examine.ts';
+import type { DiskExamination, DomainExamination } from '../snapshot/create/examine.ts';
 import type { Obstacle } from '../snapshot/ports.ts';
 import type { DoctorReport } from '../toolstack/doctor.ts';
 import type { HostCheck } from '../toolstack/host-checks.ts';

@@ -1,7 +1,6 @@
 import { shellQuote } from '../core/shell-quote.ts';
 import type { PhaseTiming, SnapshotDisk } from '../memfile/manifest.ts';
 import type { MemoryReport } from '../memfile/verify.ts';
-import { describeRisk } from '../snapshot/risks.ts';
 import type {
   CreateResult,
   PrecopyLimits,
@@ -10,7 +9,8 @@ import type {
   RevertPlan,
   RevertResult,
   SnapshotPlan,
-} from '../snapshot/types.ts';
+} from '../snapshot/api.ts';
+import { describeRisk } from '../snapshot/risks.ts';
 import { formatBytes, formatSeconds, plural, snakeKeys } from './text.ts';
 
 /** One line of JSON for stdout. `type` is its `message_type`. */

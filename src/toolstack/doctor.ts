@@ -1,6 +1,6 @@
 /** The report of `xlsnap doctor`: what of the host works, and how each domain could be snapshotted. Nothing is changed. */
 import { describeError, XlsnapError } from '../core/errors.ts';
-import { type DomainExamination, examineDomain } from '../snapshot/examine.ts';
+import { type DomainExamination, examineDomain } from '../snapshot/create/examine.ts';
 import type { Host } from '../snapshot/ports.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { asFailure, checkHost, type HostCheck } from './host-checks.ts';

@@ -7,7 +7,7 @@ import { setPriority } from 'node:os';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError, XlsnapError } from '../core/errors.ts';
-import { noteProblem } from '../snapshot/journal-file.ts';
+import { noteProblem } from '../snapshot/journal/file.ts';
 import type { Host } from '../snapshot/ports.ts';
 import { recoverSnapshot } from '../snapshot/recover.ts';
 import { openHost } from './host.ts';

@@ -5,7 +5,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qmp/client.ts';
 import { queryStatus, setGlobalDirtyLog } from '../../src/qmp/commands.ts';
-import { DirtyLog } from '../../src/snapshot/dirty-log.ts';
+import { DirtyLog } from '../../src/snapshot/guest/dirty-log.ts';
 import { FakeGuest } from '../../src/testing/fake-guest.ts';
 import { QemuDeviceModel } from '../../src/toolstack/device-model.ts';
 import { type Qemu, startQemu } from '../support/qemu.ts';

@@ -4,9 +4,9 @@ import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { readJournal } from '../../src/snapshot/journal.ts';
 import type { Host } from '../../src/snapshot/ports.ts';
-import { recoverRevert } from '../../src/snapshot/recover-revert.ts';
+import { readJournal } from '../../src/snapshot/read-journal.ts';
+import { recoverRevert } from '../../src/snapshot/revert/recover.ts';
 import { QemuImages } from '../../src/toolstack/qemu-img.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 import { makeImage, output } from '../support/qemu.ts';
@@ -43,9 +43,9 @@ async function slowQemuImg(work: string): Promise<void> {
 
 /** The part of a revert that changes disks, in a process of its own. */
 const script = (): string => `
-  import { openRevertJournal } from ${JSON.stringify(join(root, 'src/snapshot/journal-revert.ts'))};
+  import { openRevertJournal } from ${JSON.stringify(join(root, 'src/snapshot/revert/journal.ts'))};
   import { Phases } from ${JSON.stringify(join(root, 'src/snapshot/phases.ts'))};
-  import { revertDisks } from ${JSON.stringify(join(root, 'src/snapshot/revert-disks.ts'))};
+  import { revertDisks } from ${JSON.stringify(join(root, 'src/snapshot/revert/disks.ts'))};
   import { QemuImages } from ${JSON.stringify(join(root, 'src/toolstack/qemu-img.ts'))};
   const [overlay, base, image] = ${JSON.stringify([at('o.qcow2'), at('b.qcow2'), at('a.qcow2')])};
   const disks = [

@@ -3,9 +3,9 @@ import { fc, test } from '@fast-check/vitest';
 import { expect } from 'vitest';
 import { parseConfig } from '../../src/config/parse.ts';
 import { PreflightError, RiskError } from '../../src/core/errors.ts';
-import { createSnapshot } from '../../src/snapshot/create.ts';
-import { revertSnapshot } from '../../src/snapshot/revert.ts';
-import type { RevertRequest } from '../../src/snapshot/types.ts';
+import type { RevertRequest } from '../../src/snapshot/api.ts';
+import { createSnapshot } from '../../src/snapshot/create/create.ts';
+import { revertSnapshot } from '../../src/snapshot/revert/revert.ts';
 import { contentOf, FakeHost } from '../../src/testing/fake-host.ts';
 import { fastDirectory } from '../support/scene.ts';
 

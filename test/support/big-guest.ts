@@ -5,7 +5,7 @@
 import { peakResident } from '../../src/bench/processes.ts';
 import { Bitmap } from '../../src/core/bitmap.ts';
 import { PAGE_KIND } from '../../src/core/page-kind.ts';
-import { MemorySaver } from '../../src/snapshot/memory.ts';
+import { MemorySaver } from '../../src/snapshot/memory/file-saver.ts';
 import type { Guest } from '../../src/snapshot/ports.ts';
 
 const PAGES = 16 * 1024 * 1024;

@@ -2,7 +2,7 @@ import { DEFAULT_PATHS, parsePaths } from '../../bench/paths.ts';
 import type { BenchRequest } from '../../bench/types.ts';
 import { OutputError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import { exists, writeWhole } from '../../snapshot/output-file.ts';
+import { exists, writeWhole } from '../../snapshot/output/file.ts';
 import { benchResultText } from '../bench-text.ts';
 import type { CliContext } from '../context.ts';
 import { jsonLine } from '../output.ts';

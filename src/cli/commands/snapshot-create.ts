@@ -1,9 +1,9 @@
 import { checkSnapshotName } from '../../config/name.ts';
 import { readConfigFile } from '../../config/read.ts';
 import { UsageError } from '../../core/errors.ts';
-import { isStdout } from '../../snapshot/stream-output.ts';
-import { parseTuning } from '../../snapshot/tuning.ts';
-import type { CreateRequest } from '../../snapshot/types.ts';
+import type { CreateRequest } from '../../snapshot/api.ts';
+import { parseTuning } from '../../snapshot/memory/tuning.ts';
+import { isStdout } from '../../snapshot/output/stream.ts';
 import type { CliContext } from '../context.ts';
 import { createPlanText, createResultText, jsonLine } from '../output.ts';
 import type { CliReporter } from '../progress.ts';

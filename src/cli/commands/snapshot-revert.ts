@@ -1,5 +1,5 @@
 import { readConfigFile } from '../../config/read.ts';
-import type { RevertRequest, RiskName } from '../../snapshot/types.ts';
+import type { RevertRequest, RiskName } from '../../snapshot/api.ts';
 import type { CliContext } from '../context.ts';
 import { jsonLine, revertPlanText, revertResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';

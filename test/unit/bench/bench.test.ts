@@ -8,8 +8,8 @@ import { parsePaths } from '../../../src/bench/paths.ts';
 import type { BenchRequest } from '../../../src/bench/types.ts';
 import { snakeKeys } from '../../../src/cli/text.ts';
 import { readConfigFile } from '../../../src/config/read.ts';
-import { createSnapshot } from '../../../src/snapshot/create.ts';
-import { parseTuning } from '../../../src/snapshot/tuning.ts';
+import { createSnapshot } from '../../../src/snapshot/create/create.ts';
+import { parseTuning } from '../../../src/snapshot/memory/tuning.ts';
 import { FakeHost, readImage } from '../../../src/testing/fake-host.ts';
 
 let directory: string;

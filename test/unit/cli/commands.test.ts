@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { EXIT, RiskError } from '../../../src/core/errors.ts';
+import type { RecoverResult } from '../../../src/snapshot/api.ts';
 import { riskNames } from '../../../src/snapshot/risks.ts';
-import type { RecoverResult } from '../../../src/snapshot/types.ts';
 import { createResult, plan, recoverResult, revertPlan, revertRecovered, xlsnap } from './support.ts';
 
 let cfgfile = '';

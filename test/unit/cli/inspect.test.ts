@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { EXIT } from '../../../src/core/errors.ts';
-import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 import { documentedKeys, xlsnap } from './support.ts';

@@ -9,14 +9,14 @@ import {
 import type { DocumentedCommand } from '../../../src/cli/documented-command.ts';
 import { makeProgram } from '../../../src/cli/program.ts';
 import { run } from '../../../src/cli/run.ts';
-import type { Host } from '../../../src/snapshot/ports.ts';
 import type {
   CreateResult,
   RecoverResult,
   RevertPlan,
   RevertResult,
   SnapshotPlan,
-} from '../../../src/snapshot/types.ts';
+} from '../../../src/snapshot/api.ts';
+import type { Host } from '../../../src/snapshot/ports.ts';
 import type { DoctorReport } from '../../../src/toolstack/doctor.ts';
 import { benchResult } from '../bench/samples.ts';
 

@@ -4,7 +4,7 @@ import { gunzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { EXIT } from '../../../src/core/errors.ts';
-import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 import { documentedKeys, xlsnap } from './support.ts';

@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { observe, type ProgressEvent } from '../../../src/core/progress-events.ts';
-import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { tempDir } from '../../support/temp.ts';
 

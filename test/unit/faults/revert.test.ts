@@ -8,10 +8,10 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { toDomid } from '../../../src/core/brand.ts';
 import { InterruptedError, throwIfAborted, type XlsnapError } from '../../../src/core/errors.ts';
-import { createSnapshot } from '../../../src/snapshot/create.ts';
+import type { RevertRequest } from '../../../src/snapshot/api.ts';
+import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { recoverAll } from '../../../src/snapshot/recover.ts';
-import { revertSnapshot } from '../../../src/snapshot/revert.ts';
-import type { RevertRequest } from '../../../src/snapshot/types.ts';
+import { revertSnapshot } from '../../../src/snapshot/revert/revert.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { contentOf, FAKE_UUID, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
 import {

@@ -18,7 +18,7 @@ import { checksumFile, STRETCH } from '../../../src/memfile/checksums.ts';
 import { findDamage } from '../../../src/memfile/damage.ts';
 import { type Manifest, readManifest } from '../../../src/memfile/manifest.ts';
 import { MemoryFileError, verifyMemoryFile } from '../../../src/memfile/verify.ts';
-import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { FakeHost } from '../../../src/testing/fake-host.ts';
 import {

@@ -2,7 +2,7 @@ import { readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
-import { createSnapshot } from '../../../src/snapshot/create.ts';
+import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { FakeHost } from '../../../src/testing/fake-host.ts';
 import { compareMemoryFiles, inspectMemoryFile } from '../../../src/toolstack/memory-file.ts';
 import {

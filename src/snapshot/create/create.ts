@@ -1,0 +1,602 @@
+import { dirname } from 'node:path';
+import { PAGE_SIZE } from '../../core/brand.ts';
+import type { CallOptions } from '../../core/call-options.ts';
+import { within } from '../../core/deadline.ts';
+import {
+  DomainError,
+  describeError,
+  EnvironmentError,
+  InterruptedError,
+  OutputError,
+} from '../../core/errors.ts';
+import type { XenVersion } from '../../core/xen.ts';
+import { type Checksums, checksumFile, STRETCH } from '../../memfile/checksums.ts';
+import { printLibxlJson } from '../../memfile/libxl-json.ts';
+import type { Manifest } from '../../memfile/manifest.ts';
+import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
+import { replaceConfig } from '../../savefmt/index.ts';
+import type { CreateRequest, CreateResult, SnapshotPlan } from '../api.ts';
+import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
+import { DirtyLog } from '../guest/dirty-log.ts';
+import { GuestHold } from '../guest/hold.ts';
+import { HoldRecord } from '../guest/hold-record.ts';
+import { identifyDisk } from '../images/identity.ts';
+import { type MemoryOutcome, MemorySaver, type PageSaver } from '../memory/file-saver.ts';
+import { Precopy } from '../memory/precopy.ts';
+import { type EmulatorState, guestPrefix, guestSuffix } from '../memory/prefix-suffix.ts';
+import { StreamSaver } from '../memory/stream-saver.ts';
+import { makeDirectory, OutputFile, unmakeDirectory, writeWhole } from '../output/file.ts';
+import { StreamOutput } from '../output/stream.ts';
+import { Phases } from '../phases.ts';
+import type { DeviceModel, Guardian, Guest, Host } from '../ports.ts';
+import { type CreateJournal, journalPathOf, openCreateJournal } from './journal.ts';
+import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
+import { beingSaved, preflightCreate } from './preflight.ts';
+import {
+  digest,
+  endLog,
+  toAction,
+  undoDirectory,
+  undoDisks,
+  undoHold,
+  undoJournal,
+  undoLog,
+  undoPartial,
+  undoRecord,
+  undoTakenDisk,
+  undoText,
+  wasDestroyed,
+} from './undo.ts';
+
+/** How long the note may take that all is being undone; the guest runs by then. */
+const NOTE_TIMEOUT_MS = 5000;
+/** How long another program that holds the stored configuration is waited for while the guest stands still. */
+const CONFIG_LOCK_MS = 2000;
+/** xenstored is asked so often to note that the guest runs again. */
+const ANNOUNCEMENTS = 3;
+
+/** What `createSnapshot` would do, after all checks; touches nothing. Throws as its first phases do. */
+export async function planCreate(host: Host, request: CreateRequest): Promise<SnapshotPlan> {
+  const context = await makeCreateContext(host, request);
+  await preflightCreate(host, context);
+  throwFindings(context.findings, context.plan.domid);
+  return context.plan;
+}
+
+/**
+ * Takes a snapshot of a running or paused domain: its memory into a file that `xl restore` takes, its disks by one
+ * transaction at the same instant.
+ *
+ * Whatever happens, the guest ends as it was (running or paused); when this rejects, no snapshot is left behind and
+ * the disks are as before, but for what the error's `undoFailures` tells.
+ *
+ * @throws UsageError, DomainError, PreflightError before anything is touched; SuspendError, XenCallError, DiskError,
+ * OutputError, InterruptedError, each after undoing
+ */
+export async function createSnapshot(
+  host: Host,
+  request: CreateRequest,
+  options: CallOptions = {},
+): Promise<CreateResult> {
+  const phases = new Phases(options);
+  try {
+    // First of all: another create or revert would change what the plan is made of.
+    await using locked = await lockIdentified(
+      phases,
+      host.toolstack,
+      async () => ({ keys: domainKeys(await findLiveDomain(host, request.domain)) }),
+      'snapshot-create',
+    );
+    // Dismissed when all is done or undone, and needed when this process does not come to that.
+    const guardian = request.guardian === false ? undefined : findGuardian(host, phases);
+    try {
+      return await createLocked(host, request, options, phases, guardian, locked.keys);
+    } finally {
+      guardian?.dismiss();
+    }
+  } catch (error) {
+    throw await phases.fail(error);
+  }
+}
+
+/** A create without one is no worse than one that nobody kills. */
+function findGuardian(host: Host, phases: Phases): Guardian | undefined {
+  try {
+    return host.toolstack.guard();
+  } catch (error) {
+    phases.reporter.log('warning', `nobody watches over this create: ${describeError(error)}`);
+    return undefined;
+  }
+}
+
+async function createLocked(
+  host: Host,
+  request: CreateRequest,
+  options: CallOptions,
+  phases: Phases,
+  guardian: Guardian | undefined,
+  held: readonly string[],
+): Promise<CreateResult> {
+  const context = await phases.run('plan', async () => {
+    const made = await makeCreateContext(host, request);
+    checkHeld(held, made.domain);
+    return made;
+  });
+  await phases.run('preflight', async () => {
+    await preflightCreate(host, context);
+    throwFindings(context.findings, context.plan.domid);
+  });
+  for (const warning of context.plan.warnings) phases.reporter.log('warning', warning);
+  const { domid } = context.domain;
+  // Both stay open until everything is undone.
+  await using guest = await phases.step(() => host.hypervisor.openGuest(domid));
+  await using deviceModel = await phases.step(() => host.toolstack.openDeviceModel(domid, context.config));
+  if (deviceModel === undefined && (context.plan.type === 'hvm' || context.plan.disks.length > 0)) {
+    throw new EnvironmentError('NO_DEVICE_MODEL', `domain ${context.plan.domain} has no QEMU to talk to`, {
+      domid,
+      hint: 'is its device model still running?',
+    });
+  }
+  guardian?.watch(journalPathOf(context.journalBase));
+  const parts: Parts = { host, context, guest, deviceModel, options, phases };
+  try {
+    return await take(parts);
+  } catch (error) {
+    // Before anything that could wait for storage, or for another program.
+    await phases.undoFirst();
+    // What is whole by its name is not whole any more.
+    if (parts.journal !== undefined) await noteUndoing(parts.journal);
+    throw await phases.fail(await ofGone(parts, error));
+  }
+}
+
+interface Parts {
+  readonly host: Host;
+  readonly context: CreateContext;
+  readonly guest: Guest;
+  readonly deviceModel: DeviceModel | undefined;
+  readonly options: CallOptions;
+  readonly phases: Phases;
+  /** Once there is one. */
+  journal?: CreateJournal;
+  record?: HoldRecord;
+  hold?: GuestHold;
+  /** The highest directory that was made for it, if any. */
+  made?: string | undefined;
+}
+
+/** Not in this thread, and not for long: the file system may be what has failed. */
+async function noteUndoing(journal: CreateJournal): Promise<void> {
+  const note = journal.noteLater({ step: 'undoing' });
+  await within(note, { timeoutMs: NOTE_TIMEOUT_MS }, () => new Error('the journal hangs')).catch(() => {});
+}
+
+/** What failed since its domain is gone says so. */
+async function ofGone({ host, context }: Parts, error: unknown): Promise<unknown> {
+  if (error instanceof InterruptedError) return error;
+  const { domid, name } = context.domain;
+  if (!(await wasDestroyed(host, domid).catch(() => false))) return error;
+  return new DomainError('DOMAIN_GONE', `domain ${name} was destroyed, or started anew, meanwhile`, {
+    cause: error,
+    domid,
+    hint: 'xl list shows what is there now',
+  });
+}
+
+/** Where the memory goes. */
+interface Opened {
+  readonly journal: CreateJournal;
+  readonly output: OutputFile | StreamOutput;
+  readonly saver: PageSaver;
+  /** What stands before the pages. */
+  readonly prefix: Uint8Array;
+}
+
+async function take(parts: Parts): Promise<CreateResult> {
+  const { host, context, guest, deviceModel, phases, options } = parts;
+  const { plan, domain, config } = context;
+  const { domid } = domain;
+  const limits = options.signal === undefined ? {} : { signal: options.signal };
+  const xen = await phases.step(() => host.hypervisor.version());
+
+  const makePrefix = () => guestPrefix(guest, printLibxlJson(config), xen);
+  const opened = await phases.run('open', async (): Promise<Opened> => {
+    const journal = await openJournal(parts);
+    const prefix = await makePrefix();
+    const saving = {
+      ...limits,
+      reporter: phases.reporter,
+      expectedPages: domain.memoryBytes / PAGE_SIZE,
+      ...(context.tuning === undefined ? {} : { tuning: context.tuning }),
+    };
+    if (plan.stream) {
+      const stream = await openStream(parts);
+      await stream.writeAt(prefix, 0);
+      return {
+        journal,
+        output: stream,
+        prefix,
+        saver: new StreamSaver(guest, stream, prefix.length, saving),
+      };
+    }
+    const file = await openFile(parts, journal);
+    await file.writeAt(prefix, 0);
+    return {
+      journal,
+      output: file,
+      prefix,
+      saver: new MemorySaver(guest, file, prefix.length, saving),
+    };
+  });
+  const { journal, output, saver } = opened;
+  const record = openRecord(parts, journal);
+  const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
+  const precopy =
+    plan.precopy === undefined ? undefined : new Precopy(saver, log, guest.p2mSize, plan.precopy, options);
+  if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(parts, record, log, precopy));
+
+  const hold = new GuestHold(host.hypervisor, domid, (state) => record.note({ hold: state }));
+  parts.hold = hold;
+  // While the guest runs, for it goes to the file system of the memory file. What is there says whether they were taken.
+  if (plan.disks.length > 0) {
+    // Whoever finds a tag or an overlay after a crash of the host needs the first line to know whose it is.
+    await phases.step(() => journal.synced());
+    journal.note({ step: 'disks' });
+  }
+  const released = undoHold(phases, plan.state, domid, hold);
+  await phases.run('suspend', () => hold.suspend({ timeoutMs: plan.suspendTimeoutMs, ...limits }));
+  const suspendedAt = performance.now();
+
+  let emulator: EmulatorState | undefined;
+  if (plan.type === 'hvm' && deviceModel !== undefined) {
+    emulator = await phases.run('device-model', async () => {
+      await hold.stop(deviceModel);
+      return {
+        context: await deviceModel.saveState(),
+        xenstoreData: await host.toolstack.emulatorXenstoreData(domid),
+      };
+    });
+  }
+
+  // A write that hangs in it must not keep a guest that is to go on.
+  const copying = { releaseOnAbort: true };
+  if (output instanceof OutputFile) output.guestStopped = true;
+  let settled: Uint8Array | undefined;
+  const memory = await phases.run(
+    'memory',
+    async () => {
+      await guest.settle();
+      if (guest.streamType === 'pv') settled = settlePrefix(opened, await makePrefix());
+      if (precopy === undefined) await saver.copyAll();
+      else {
+        await precopy.finish();
+        await ownLog(parts);
+      }
+      return await saver.finish();
+    },
+    copying,
+  );
+  // Kept until the guest runs: a stream ends well with them, and a file's storage may be slow.
+  const suffix = await phases.run('contexts', () => guestSuffix(guest, emulator), copying);
+
+  if (deviceModel !== undefined && plan.disks.length > 0) {
+    await phases.run('disks', async () => {
+      await hold.check();
+      await snapshotDisks(parts, deviceModel);
+    });
+  }
+
+  await phases.run('resume', async () => {
+    await hold.check();
+    await hold.release();
+  });
+  const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
+  released();
+  if (output instanceof OutputFile) output.guestStopped = false;
+  // Now, not earlier: it would only make the downtime longer.
+  const warnings = [
+    ...plan.warnings,
+    ...(await announce(parts, hold)),
+    ...(await stopLog(parts, record, log)),
+  ];
+  const allUndone = warnings.length === plan.warnings.length;
+
+  const sizes = await phases.run('finish', async () => {
+    warnings.push(...(await makeRoom(parts, opened, memory.populated)));
+    return output instanceof OutputFile
+      ? await finishFile(parts, opened, output, xen, memory, { settled, suffix })
+      : await finishStream(parts, journal, output, suffix);
+  });
+  await removeJournal(parts, journal);
+  if (allUndone) record.remove();
+  // It says what `xlsnap recover` can still do.
+  else record.close();
+  return {
+    plan,
+    xen,
+    phases: phases.timings,
+    downtimeSeconds,
+    totalSeconds: phases.seconds,
+    ...sizes,
+    pages: memory.pages,
+    zeroPages: memory.zeroPages,
+    ...(precopy === undefined ? {} : { rounds: precopy.rounds }),
+    warnings,
+  };
+}
+
+/**
+ * What stands before a PV guest's pages names the frames of its p2m, which it may have moved until it was suspended.
+ * @returns what is to be written in its place, when the guest runs again
+ * @throws DomainError when it is in a stream already, where nothing can be written over
+ */
+function settlePrefix({ output, prefix }: Opened, settled: Uint8Array): Uint8Array | undefined {
+  if (Buffer.compare(prefix, settled) === 0) return undefined;
+  if (output instanceof StreamOutput) {
+    throw new DomainError('P2M_MOVED', 'the guest has moved its p2m since the stream began', {
+      hint: 'try again, or write the memory to a file',
+    });
+  }
+  return settled;
+}
+
+async function runPrecopy(
+  { host, context, phases }: Parts,
+  record: HoldRecord,
+  log: DirtyLog,
+  precopy: Precopy,
+): Promise<void> {
+  undoLog(phases, host, context.domain.domid, log, () => record.note({ logDirty: false }));
+  record.note({ logDirty: true });
+  await log.start();
+  await precopy.run();
+}
+
+/** A save that began meanwhile has taken the log over, and with it pages that we do not know of. */
+async function ownLog({ host, context }: Parts): Promise<void> {
+  const { domid } = context.domain;
+  const pid = await host.toolstack.saver(domid);
+  if (pid === undefined) return;
+  const { code, message, hint } = beingSaved(pid);
+  throw new DomainError(code, message, { domid, ...(hint === undefined ? {} : { hint }) });
+}
+
+/** The guest runs, and the snapshot is taken: a xenstored that does not answer must not take it back. */
+async function announce({ phases }: Parts, hold: GuestHold): Promise<readonly string[]> {
+  let problem: unknown;
+  for (let attempt = 0; attempt < ANNOUNCEMENTS; attempt++) {
+    try {
+      await phases.bounded(hold.announce());
+      return [];
+    } catch (error) {
+      problem = error;
+    }
+  }
+  const warning =
+    'xenstored was not told that the guest runs again, so xl may not notice when it shuts down; xlsnap recover ' +
+    `tells it: ${describeError(problem)}`;
+  phases.reporter.log('warning', warning);
+  return [warning];
+}
+
+/** The snapshot is whole but for its name: what fails here must not take it back. */
+async function stopLog(
+  { host, context, phases }: Parts,
+  record: HoldRecord,
+  log: DirtyLog,
+): Promise<readonly string[]> {
+  if (!log.on) return [];
+  try {
+    const { warning } = await phases.bounded(endLog(host, context.domain.domid, log));
+    record.note({ logDirty: false });
+    if (warning === undefined) return [];
+    phases.reporter.log('warning', warning);
+    return [warning];
+  } catch (error) {
+    const warning = `log-dirty mode could not be turned off, the guest is a little slower: ${describeError(error)}`;
+    phases.reporter.log('warning', warning);
+    return [warning];
+  }
+}
+
+/** What has been written cannot be taken back: an unfinished stream is one that no restore takes. */
+async function openStream({ context, phases, options }: Parts): Promise<StreamOutput> {
+  const { plan, sink } = context;
+  const stream =
+    sink === undefined
+      ? await StreamOutput.open(plan.memoryPath, options.signal)
+      : StreamOutput.of(sink, options.signal);
+  phases.onUndo('left the stream unfinished', 'throw away what was read of it', () => stream.discard());
+  return stream;
+}
+
+/** Beside the memory file; for a stream, where its file would be. */
+async function openJournal(parts: Parts): Promise<CreateJournal> {
+  const { phases } = parts;
+  const { plan, journalBase } = parts.context;
+  const made = await makeDirectory(dirname(journalBase));
+  if (made !== undefined) undoDirectory(phases, made, journalBase);
+  parts.made = made;
+  const journal = await openCreateJournal(plan, journalBase, made);
+  parts.journal = journal;
+  undoJournal(phases, journal.path, journalBase, journal);
+  return journal;
+}
+
+/** On tmpfs: what has been done to the guest. */
+function openRecord(parts: Parts, journal: CreateJournal): HoldRecord {
+  const { host, context, phases } = parts;
+  const { domid, uuid, name } = context.domain;
+  const { type } = context.plan;
+  const record = HoldRecord.create(host, { journal: journal.path, domid, uuid, domain: name, type });
+  parts.record = record;
+  undoRecord(phases, domid, record, async () => parts.hold?.announce());
+  return record;
+}
+
+async function openFile({ context, phases }: Parts, journal: CreateJournal): Promise<OutputFile> {
+  const { memoryPath } = context.plan;
+  const file = await OutputFile.create(memoryPath);
+  undoPartial(phases, memoryPath, () => file.discard(phases.hanging));
+  journal.note({ step: 'opened', inode: await file.inode() });
+  return file;
+}
+
+/** The snapshot is whole: what is left is no more than a nuisance. */
+async function removeJournal({ phases, context, made }: Parts, journal: CreateJournal): Promise<void> {
+  try {
+    await journal.remove();
+    // Nothing else is in it.
+    if (context.plan.stream && made !== undefined) await unmakeDirectory(dirname(context.journalBase), made);
+  } catch (error) {
+    const by = `xlsnap recover ${context.journalBase} removes it`;
+    phases.reporter.log('warning', `${journal.path} is still there (${describeError(error)}): ${by}`);
+  }
+}
+
+/** The commit point: the transaction takes all disks or none. */
+async function snapshotDisks({ context, host, phases }: Parts, deviceModel: DeviceModel): Promise<void> {
+  const { disks } = context.plan;
+  const { domid } = context.domain;
+  // Before, not after: where QEMU breaks off in it, they may have been taken.
+  undoDisks(phases, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
+  await deviceModel.snapshotDisks(disks.map(toAction));
+  phases.checkpoint();
+  const overlays = disks.flatMap((disk) =>
+    disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],
+  );
+  // While the guest is stopped: it must never run with a configuration that names the base.
+  if (overlays.length > 0) {
+    await host.toolstack.repointDisks(domid, overlays, { lockTimeoutMs: CONFIG_LOCK_MS });
+  }
+}
+
+/** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
+async function finishFile(
+  parts: Parts,
+  { journal, prefix, saver }: Opened,
+  file: OutputFile,
+  xen: XenVersion,
+  memory: MemoryOutcome,
+  { settled, suffix }: { readonly settled: Uint8Array | undefined; readonly suffix: Uint8Array },
+): Promise<{ fileBytes: number; allocatedBytes: number }> {
+  const { plan, tuning } = parts.context;
+  const { sync } = plan;
+  if (settled !== undefined) await file.writeAt(settled, 0);
+  await file.writeAt(suffix, memory.end);
+  await saver.writeKept();
+  const sizes = await file.sizes();
+  // The disk has the longer part of the work.
+  if (sync) file.beginSync();
+  const checksums =
+    tuning?.checksums === false ? undefined : await readBack(parts, file, sizes.fileBytes, prefix.length);
+  await writeBeside(parts, journal, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
+  await file.commit({ sync });
+  return sizes;
+}
+
+/** The configuration in the file must let a restored domain have what the file gives it. */
+async function makeRoom(
+  { context, phases }: Parts,
+  { output, prefix }: Opened,
+  pages: number,
+): Promise<readonly string[]> {
+  const { config } = context;
+  const roomy = withRoomFor(config, pages);
+  if (roomy === undefined) return [];
+  const header = output instanceof OutputFile ? replaceConfig(prefix, printLibxlJson(roomy)) : undefined;
+  const then =
+    header === undefined
+      ? 'snapshot-revert takes care of that; a plain xl restore needs a configuration with more memory'
+      : 'a revert brings it back with that target; set it again then, with xl mem-set';
+  const warning = `${roomText(config, pages)}: ${then}`;
+  if (header !== undefined) await output.writeAt(header, 0);
+  phases.reporter.log('warning', warning);
+  return [warning];
+}
+
+/** The guest runs again. A stream has no name that would tell: it is whole with its last octets, and so is the snapshot. */
+async function finishStream(
+  { context, phases }: Parts,
+  journal: CreateJournal,
+  stream: StreamOutput,
+  suffix: Uint8Array,
+): Promise<{ fileBytes: number; allocatedBytes: number }> {
+  await stream.writeLast(suffix);
+  phases.shield();
+  // The reader has it all the same; after a crash of the host, this line alone says so.
+  if (context.plan.sync) await journal.noteDurably({ step: 'whole' }).catch(() => {});
+  else journal.noteMaybe({ step: 'whole' });
+  await stream.commit({ sync: context.plan.sync });
+  return await stream.sizes();
+}
+
+/** The manifest and the cfgfile. */
+async function writeBeside(
+  { context, host, phases }: Parts,
+  journal: CreateJournal,
+  xen: XenVersion,
+  memory: { readonly bytes: number; readonly pages: number },
+  checksums: Checksums | undefined,
+): Promise<void> {
+  const { plan } = context;
+  const identities = await Promise.all(plan.disks.map((disk) => identifyDisk(host, disk)));
+  const manifest: Manifest = {
+    format: 'xlsnap-manifest',
+    version: 1,
+    name: plan.name,
+    description: plan.description,
+    created: new Date().toISOString(),
+    state: plan.state,
+    domain: plan.domain,
+    uuid: plan.uuid,
+    type: plan.type,
+    xen,
+    memory: { path: plan.memoryPath, ...memory },
+    ...(checksums === undefined ? {} : { checksums }),
+    disks: plan.disks,
+    identities: identities.filter((one) => one !== undefined),
+    uncovered: plan.uncovered,
+    ...(plan.unknownDrives.length === 0 ? {} : { unknownDrives: plan.unknownDrives }),
+    ...(context.qemu === undefined ? {} : { qemu: context.qemu }),
+    phases: phases.timings,
+  };
+  const write = async (path: string, text: string): Promise<void> => {
+    phases.checkpoint();
+    journal.note({ step: 'text', path, sha256: digest(text) });
+    // After, not before: a file of that name that is not ours stays.
+    await writeWhole(path, text);
+    undoText(phases, path, digest(text));
+  };
+  if (plan.manifestPath !== undefined) {
+    await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
+  }
+  if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
+}
+
+/** Not while memory is copied: the guest would be stopped for longer, and a live one's pages are written several times. */
+async function readBack(
+  { host, phases, options }: Parts,
+  file: OutputFile,
+  size: number,
+  head: number,
+): Promise<Checksums> {
+  try {
+    return await checksumFile(
+      file.fd,
+      size,
+      { head, stretch: STRETCH },
+      {
+        signal: options.signal,
+        extents: host.extents,
+        progress: (done) => phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'octets' }),
+      },
+    );
+  } catch (cause) {
+    if (cause instanceof InterruptedError) throw cause;
+    throw new OutputError('OUTPUT_READ', `cannot read ${file.partialPath} back`, {
+      cause,
+      hint: 'check the file system: is it failing?',
+    });
+  }
+}

@@ -1,0 +1,133 @@
+import { PAGE_SIZE } from '../../core/brand.ts';
+import type { GuestType } from '../../core/xen.ts';
+import type { DomainDisk, Host, Obstacle } from '../ports.ts';
+import { asFinding, type CreateContext, isVolume, makeCreateContext } from './plan.ts';
+import { findLiveObstacles, preflightCreate } from './preflight.ts';
+
+/** How a disk of a domain could be snapshotted now. */
+export interface DiskExamination {
+  /** `xvda`, `hda`, … */
+  readonly vdev: string;
+  /** Absent for an empty drive. */
+  readonly path?: string;
+  readonly format?: string;
+  /** Whether the guest writes to it; what it does not write to needs no snapshot. */
+  readonly volume: boolean;
+  readonly internal: boolean;
+  readonly external: boolean;
+  /** What stands against an internal or an external snapshot, or both. */
+  readonly obstacles: readonly Obstacle[];
+}
+
+/** Whether and how a domain could be snapshotted now. */
+export interface DomainExamination {
+  /** Its name; as it was asked for when there is no such domain. */
+  readonly domain: string;
+  readonly domid?: number;
+  readonly type?: GuestType;
+  readonly state?: 'running' | 'paused';
+  /** Whether a snapshot could be taken at all. */
+  readonly possible: boolean;
+  /** Whether one could be taken without a cfgfile: each disk that the guest writes to, inside its image. */
+  readonly byDefault: boolean;
+  /** Whether the domain could run on while its memory is copied. */
+  readonly live: boolean;
+  readonly disks: readonly DiskExamination[];
+  /** What stands against any snapshot. */
+  readonly obstacles: readonly Obstacle[];
+  /** What stands against a live one only. */
+  readonly liveObstacles: readonly Obstacle[];
+  /** What does not hinder a snapshot, but should be known. */
+  readonly warnings: readonly string[];
+  /** Version of its QEMU, if it has one. */
+  readonly qemu?: string;
+}
+
+/**
+ * Runs the checks that come before a create, for all ways of it at once. Reads only: the domain is not paused, and nothing
+ * is written. What stands against it is in the answer.
+ * @param nameOrDomid that there is no such domain is an obstacle, too
+ * @param options `snapshotDir`: where memory files go without a cfgfile, if not to the usual place
+ */
+export async function examineDomain(
+  host: Host,
+  nameOrDomid: string,
+  options: { readonly snapshotDir?: string } = {},
+): Promise<DomainExamination> {
+  const obstacles: Obstacle[] = [];
+  const warnings: string[] = [];
+  let qemu: string | undefined;
+  const liveObstacles: Obstacle[] = [];
+  let found: Pick<DomainExamination, 'domid' | 'type' | 'state'> = {};
+  let domain = nameOrDomid;
+  let disks: readonly DiskExamination[] = [];
+  await asFinding(obstacles, async () => {
+    const context = await makeCreateContext(host, { domain: nameOrDomid, ...options });
+    const { plan, config } = context;
+    found = { domid: plan.domid, type: plan.type, state: plan.state };
+    domain = plan.domain;
+    disks = context.disks.map(examineDisk);
+    liveObstacles.push(...(await findLiveObstacles(host, context)));
+    await preflightCreate(host, context);
+    warnings.push(...context.warnings, ...(await revertWarnings(host, context)));
+    qemu = context.qemu;
+    // Those of one way of snapshotting a disk are with the disk.
+    const ofDisks = new Set(context.disks.flatMap((disk) => disk.internal));
+    obstacles.push(...context.findings.filter((finding) => !ofDisks.has(finding)));
+    await using deviceModel = await host.toolstack.openDeviceModel(context.domain.domid, config);
+    if (deviceModel === undefined && plan.type === 'hvm') {
+      obstacles.push({
+        code: 'NO_DEVICE_MODEL',
+        message: 'it has no QEMU to talk to',
+        hint: 'is its device model still running?',
+      });
+    }
+  });
+  const volumes = disks.filter((disk) => disk.volume);
+  const free = obstacles.length === 0;
+  return {
+    domain,
+    ...found,
+    possible: free && volumes.every((disk) => disk.internal || disk.external),
+    byDefault: free && volumes.every((disk) => disk.internal),
+    live: free && liveObstacles.length === 0,
+    disks,
+    obstacles,
+    liveObstacles,
+    warnings,
+    ...(qemu === undefined ? {} : { qemu }),
+  };
+}
+
+/**
+ * What a revert of the domain would fail for at this moment, were there a snapshot of it: an ISO image that is gone, a
+ * bridge. It does not hinder the snapshot.
+ */
+async function revertWarnings(host: Host, { domain, config }: CreateContext): Promise<readonly string[]> {
+  const findings = await host.toolstack.restoreFindings?.({
+    config,
+    replacesConfig: false,
+    pages: Math.floor(domain.memoryBytes / PAGE_SIZE),
+    disks: [],
+    replaced: { domain, config },
+  });
+  if (findings === undefined) return [];
+  return [
+    ...findings.obstacles.map(({ message }) => `a revert would fail: ${message}`),
+    ...(findings.memoryRisk === undefined ? [] : [findings.memoryRisk]),
+    ...findings.warnings,
+  ];
+}
+
+function examineDisk(disk: DomainDisk): DiskExamination {
+  const obstacles = [...disk.external, ...disk.internal];
+  return {
+    vdev: disk.vdev,
+    ...(disk.path === undefined ? {} : { path: disk.path }),
+    ...(disk.format === undefined ? {} : { format: disk.format }),
+    volume: isVolume(disk),
+    internal: disk.internal.length === 0,
+    external: disk.external.length === 0,
+    obstacles: obstacles.filter(({ code }, at) => obstacles.findIndex((one) => one.code === code) === at),
+  };
+}

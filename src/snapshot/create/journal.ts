@@ -1,0 +1,111 @@
+/**
+ * The journal of a create, beside the memory file. The first line is on the disk before the guest is touched; the others
+ * may be lost with the host, so `recoverSnapshot` looks at what is there then.
+ */
+
+import { checkedDisk, type SnapshotDisk } from '../../memfile/manifest.ts';
+import type { SnapshotPlan } from '../api.ts';
+import { type HoldState, isHold } from '../guest/hold.ts';
+import {
+  checkPlace,
+  type FoundSteps,
+  HeadFields,
+  Journal,
+  type JournalHead,
+  type JournalLines,
+  makeHead,
+  toSteps,
+} from '../journal/file.ts';
+
+/** A step of a create. */
+export type CreateStep =
+  /** The partial file is there, with this inode number. */
+  | { readonly step: 'opened'; readonly inode: number }
+  /** Read only: before there was a record in `/run/xlsnap`, what was done to the guest stood here. */
+  | { readonly step: 'log-dirty'; readonly on: boolean }
+  | { readonly step: 'hold'; readonly hold: HoldState }
+  /** The disks' transaction comes now. */
+  | { readonly step: 'disks' }
+  /** A small file of these octets comes now. */
+  | { readonly step: 'text'; readonly path: string; readonly sha256: string }
+  /** A stream's reader has all of it. */
+  | { readonly step: 'whole' }
+  | { readonly step: 'undoing' }
+  /** Why a guardian could not undo all. */
+  | { readonly step: 'problem'; readonly message: string };
+
+export interface CreateHead extends JournalHead {
+  readonly kind: 'create';
+  readonly domid: number;
+  /** The memory file; for a stream, where it would be. */
+  readonly memoryPath: string;
+  /** The highest directory that was made for it, if any. */
+  readonly madeDirectory?: string;
+  readonly disks: readonly SnapshotDisk[];
+}
+
+export type CreateJournal = Journal<CreateStep>;
+
+/** The journal that belongs to a memory file. */
+export function journalPathOf(memoryPath: string): string {
+  return `${memoryPath}.journal`;
+}
+
+/**
+ * Makes the journal of a create that begins.
+ * @param base the memory file, or where it would be
+ * @throws OutputError when there is one already, or it cannot be made
+ */
+export async function openCreateJournal(
+  plan: SnapshotPlan,
+  base: string,
+  madeDirectory: string | undefined,
+): Promise<CreateJournal> {
+  const head: CreateHead = {
+    ...makeHead('create', plan),
+    domid: plan.domid,
+    memoryPath: base,
+    ...(madeDirectory === undefined ? {} : { madeDirectory }),
+    disks: plan.disks,
+  };
+  return await Journal.create(journalPathOf(base), head, { recover: base, sync: plan.sync });
+}
+
+/** @throws JournalError */
+export async function toCreateJournal(
+  path: string,
+  lines: JournalLines,
+): Promise<FoundSteps<CreateHead, CreateStep>> {
+  const fields = new HeadFields(path, lines.head);
+  const head: CreateHead = {
+    ...fields.common('create'),
+    domid: fields.number('domid'),
+    memoryPath: fields.text('memoryPath'),
+    ...(lines.head['madeDirectory'] === undefined ? {} : { madeDirectory: fields.text('madeDirectory') }),
+    disks: fields.disks(checkedDisk),
+  };
+  await checkPlace(path, journalPathOf(head.memoryPath));
+  return { path, head, ...toSteps(lines, head, toStep) };
+}
+
+function toStep(line: Readonly<Record<string, unknown>>): CreateStep | undefined {
+  const { step, inode, on, hold, path, sha256, message } = line;
+  switch (step) {
+    case 'opened':
+      return typeof inode === 'number' ? { step, inode } : undefined;
+    case 'log-dirty':
+      return typeof on === 'boolean' ? { step, on } : undefined;
+    case 'hold':
+      return isHold(hold) ? { step, hold } : undefined;
+    case 'text':
+      return typeof path === 'string' && typeof sha256 === 'string' ? { step, path, sha256 } : undefined;
+    case 'problem':
+      return typeof message === 'string' ? { step, message } : undefined;
+    case 'disks':
+    case 'whole':
+    case 'undoing':
+      return { step };
+    default:
+      return undefined;
+  }
+}

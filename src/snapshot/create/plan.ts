@@ -1,0 +1,300 @@
+import { checkPath, checkSnapshotName } from '../../config/name.ts';
+import { printConfig } from '../../config/print.ts';
+import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import type { LibxlConfig } from '../../memfile/libxl-config.ts';
+import type { SnapshotDisk } from '../../memfile/manifest.ts';
+import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
+import type { CreateRequest, MemorySink, PrecopyLimits, SnapshotPlan, Tuning } from '../api.ts';
+import { domainKeys } from '../domain-lock.ts';
+import { defaultMemoryPath, nameFromTime, snapshotDirOf } from '../naming.ts';
+import { isStream } from '../output/stream.ts';
+import type { DomainDisk, DomainState, Host, Obstacle } from '../ports.ts';
+import { revertCommand } from '../revert/command.ts';
+import { relatedReverts } from '../revert/related.ts';
+
+/** How long a guest may take to suspend, as libxl has it. */
+const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
+
+/** Rounds of a live snapshot, as libxc has it, and a bound. */
+const DEFAULT_MAX_ROUNDS = 5;
+const MOST_ROUNDS = 49;
+
+/** Everything that create learns before it touches anything. */
+export interface CreateContext {
+  readonly plan: SnapshotPlan;
+  readonly domain: DomainState;
+  readonly config: LibxlConfig;
+  readonly disks: readonly DomainDisk[];
+  /** The cfgfile for the revert. */
+  readonly configText: string;
+  readonly tuning: Tuning | undefined;
+  readonly sink: MemorySink | undefined;
+  /** The memory file, or where it would be if it were no stream: the journal is there. */
+  readonly journalBase: string;
+  /** Version of the domain's QEMU, if it has one. */
+  readonly qemu: string | undefined;
+  /** What stands against the plan so far; preflight adds to it. */
+  readonly findings: Obstacle[];
+  /** Those of the plan; preflight adds to them. */
+  readonly warnings: string[];
+}
+
+/**
+ * The running domain called `nameOrDomid`.
+ * @throws DomainError when there is none, or it is dying or shut down
+ */
+export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<DomainState> {
+  const domid = await host.toolstack.findDomain(nameOrDomid);
+  const state = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
+  if (state === undefined) {
+    const named = /^\d+$/.test(nameOrDomid) ? await host.toolstack.findByName(nameOrDomid) : undefined;
+    throw new DomainError('DOMAIN_NOT_FOUND', `there is no domain ${nameOrDomid}`, {
+      hint:
+        named === undefined
+          ? 'xl list shows the domains'
+          : `digits are a domid, as for xl; the domain of that name has domid ${named}: give that`,
+    });
+  }
+  if (state.dying || state.shutdown !== undefined) {
+    const how = state.dying ? 'is dying' : `is shut down (${state.shutdown})`;
+    throw new DomainError('DOMAIN_NOT_RUNNING', `domain ${nameOrDomid} ${how}`, {
+      domid: state.domid,
+      hint: 'only a running or paused domain can be snapshotted',
+    });
+  }
+  return state;
+}
+
+/**
+ * Joins the request, the cfgfile and the domain to one plan. Touches nothing.
+ * @throws UsageError, DomainError; what preflight can collect is in `findings` instead
+ */
+export async function makeCreateContext(
+  host: Host,
+  request: CreateRequest,
+  now: Date = new Date(),
+): Promise<CreateContext> {
+  const precopy = precopyLimits(request);
+  checkNames(request.config?.name ?? request.name, request.config?.memoryPath);
+  const domain = await findLiveDomain(host, request.domain);
+  if (domain.domid === 0) {
+    throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 cannot be snapshotted', { domid: 0 });
+  }
+  const config = await host.toolstack.domainConfig(domain.domid);
+  const disks = await host.toolstack.disks(domain.domid, config);
+  const found = await host.toolstack.createFindings?.(domain, config);
+  const findings: Obstacle[] = [...(found?.obstacles ?? [])];
+  const unknownDrives = found?.unknownDrives ?? [];
+  const name = request.config?.name ?? request.name ?? nameFromTime(now);
+  const chosen = chooseDisks(request, name, disks, findings);
+  const uncovered = disks
+    .filter((disk) => isVolume(disk) && !chosen.some((one) => one.vdev === disk.vdev))
+    .map((disk) => disk.vdev);
+  const warnings = uncovered.map(
+    (vdev) =>
+      `disk ${vdev} is writable and not part of the snapshot: it keeps changing, and a revert will need --accept disk-uncovered`,
+  );
+  for (const { name: drive, path } of unknownDrives) {
+    warnings.push(
+      `the guest writes to ${path} (QEMU's drive ${drive}), which its configuration does not name: it is not part of the ` +
+        'snapshot and moves on, and a revert will need --accept disk-uncovered',
+    );
+  }
+  const images = disks.flatMap(({ path }) => (path === undefined ? [] : [path]));
+  const subject = { keys: domainKeys(domain), images };
+  for (const { path } of await relatedReverts(snapshotDirOf(host), subject, (text) => warnings.push(text))) {
+    warnings.push(
+      'a revert of this domain, or to one of its images, was killed or is under way: its disks may be of different times; ' +
+        `xlsnap recover ${shellQuote(path)} says more`,
+    );
+  }
+  const snapshotDir = request.snapshotDir ?? snapshotDirOf(host);
+  const memoryPath = memoryPathOf(request, snapshotDir, domain, name);
+  const stream = request.sink !== undefined || (await isStream(memoryPath));
+  const plan: SnapshotPlan = {
+    name,
+    description: request.config?.description ?? '',
+    domid: domain.domid,
+    uuid: domain.uuid,
+    domain: domain.name,
+    type: domain.type,
+    live: precopy !== undefined,
+    ...(precopy === undefined ? {} : { precopy }),
+    state: domain.paused ? 'paused' : 'running',
+    memoryPath,
+    stream,
+    ...(stream ? {} : { configPath: configPathOf(memoryPath), manifestPath: manifestPathOf(memoryPath) }),
+    memoryBytes: domain.memoryBytes,
+    disks: chosen,
+    uncovered,
+    unknownDrives,
+    suspendTimeoutMs: request.suspendTimeoutMs ?? DEFAULT_SUSPEND_TIMEOUT_MS,
+    sync: request.sync ?? true,
+    warnings,
+  };
+  let configText = '';
+  await asFinding(findings, async () => {
+    if (!stream) configText = revertConfig(plan);
+  });
+  const journalBase = stream ? defaultMemoryPath(snapshotDir, domain.uuid, name) : memoryPath;
+  const { tuning, sink } = request;
+  return {
+    plan,
+    domain,
+    config,
+    disks,
+    configText,
+    tuning,
+    sink,
+    journalBase,
+    qemu: found?.qemu,
+    findings,
+    warnings,
+  };
+}
+
+/** @throws UsageError */
+function memoryPathOf(
+  { config, sink }: CreateRequest,
+  snapshotDir: string,
+  domain: DomainState,
+  name: string,
+): string {
+  if (sink === undefined) {
+    return config?.memoryPath ?? defaultMemoryPath(snapshotDir, domain.uuid, name);
+  }
+  if (config?.memoryPath !== undefined) {
+    throw new UsageError('SINK', `a sink is given, and memory_path too: ${config.memoryPath}`, {
+      hint: 'leave one of them out',
+    });
+  }
+  return '-';
+}
+
+/**
+ * What a cfgfile may not say, a caller of the library may not either: the name becomes part of a file's.
+ * @throws UsageError
+ */
+export function checkNames(name: string | undefined, memoryPath: string | undefined): void {
+  const problem =
+    (name === undefined ? undefined : checkSnapshotName(name)) ??
+    (memoryPath === undefined ? undefined : checkPath(memoryPath));
+  if (problem === undefined) return;
+  throw new UsageError(
+    problem.code,
+    problem.message,
+    problem.hint === undefined ? {} : { hint: problem.hint },
+  );
+}
+
+/** @throws UsageError */
+function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
+  const { live = false, maxRounds, targetDowntimeMs, maxDowntimeMs } = request;
+  if (!live) {
+    if ((maxRounds ?? targetDowntimeMs ?? maxDowntimeMs) === undefined) return undefined;
+    throw new UsageError('LIVE_ONLY', 'limits of rounds and of downtime are for live snapshots only', {
+      hint: 'add --live, or leave --max-rounds, --target-downtime and --max-downtime out',
+    });
+  }
+  const rounds = maxRounds ?? DEFAULT_MAX_ROUNDS;
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > MOST_ROUNDS) {
+    throw new UsageError('MAX_ROUNDS', `${rounds} rounds; there can be 1 to ${MOST_ROUNDS}`);
+  }
+  for (const ms of [targetDowntimeMs, maxDowntimeMs]) {
+    if (ms !== undefined && !(ms >= 0)) throw new UsageError('DOWNTIME', `a downtime of ${ms} ms`);
+  }
+  return {
+    maxRounds: rounds,
+    ...(targetDowntimeMs === undefined ? {} : { targetDowntimeMs }),
+    ...(maxDowntimeMs === undefined ? {} : { maxDowntimeMs }),
+  };
+}
+
+/** @throws ConfigError when no cfgfile can say it: a path with a comma, say */
+function revertConfig(plan: SnapshotPlan): string {
+  return printConfig(
+    {
+      name: plan.name,
+      ...(plan.description === '' ? {} : { description: plan.description }),
+      memoryPath: plan.memoryPath,
+      disks: plan.disks.map((disk) =>
+        disk.kind === 'internal'
+          ? { kind: 'internal', target: disk.vdev }
+          : { kind: 'external', target: disk.vdev, path: disk.overlay, format: 'qcow2' },
+      ),
+    },
+    `Snapshot of domain ${plan.domain}, for: ${revertCommand({ domain: plan.domain, config: { source: plan.configPath ?? '' } })}`,
+  );
+}
+
+/** A disk that the guest writes to. */
+export function isVolume(disk: DomainDisk): boolean {
+  return disk.writable && !disk.cdrom && disk.path !== undefined;
+}
+
+function chooseDisks(
+  request: CreateRequest,
+  tag: string,
+  disks: readonly DomainDisk[],
+  findings: Obstacle[],
+): readonly SnapshotDisk[] {
+  const wanted =
+    request.config?.disks ??
+    disks.filter(isVolume).map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
+  const chosen: SnapshotDisk[] = [];
+  for (const one of wanted) {
+    const disk = disks.find((candidate) => candidate.vdev === one.target);
+    if (disk?.path === undefined || disk.format === undefined) {
+      const known = disks.map((candidate) => candidate.vdev).join(', ');
+      findings.push({
+        code: 'NO_SUCH_DISK',
+        message: `disk ${one.target}: the domain has ${disk === undefined ? 'no such disk' : 'no image in it'}`,
+        hint: known === '' ? 'it has no disks at all' : `its disks are ${known}`,
+      });
+      continue;
+    }
+    findings.push(...disk[one.kind]);
+    chosen.push(
+      one.kind === 'internal'
+        ? { kind: 'internal', vdev: disk.vdev, image: disk.path, tag }
+        : { kind: 'external', vdev: disk.vdev, base: disk.path, baseFormat: disk.format, overlay: one.path },
+    );
+  }
+  return chosen;
+}
+
+/**
+ * One error of all findings, or of the single one.
+ * @throws PreflightError unless there are none
+ */
+export function throwFindings(findings: readonly Obstacle[], domid: number | undefined): void {
+  const [first] = findings;
+  if (first === undefined) return;
+  const many = findings.length > 1;
+  const lines = findings.map((one) => `  - ${one.message}${one.hint === undefined ? '' : ` (${one.hint})`}`);
+  throw new PreflightError(
+    many ? 'PREFLIGHT' : first.code,
+    many ? `${findings.length} things stand against it:\n${lines.join('\n')}` : first.message,
+    {
+      phase: 'preflight',
+      data: { findings },
+      ...(domid === undefined ? {} : { domid }),
+      ...(many || first.hint === undefined ? {} : { hint: first.hint }),
+    },
+  );
+}
+
+/** Turns a rejection of a check into a finding; other errors go on. */
+export async function asFinding(findings: Obstacle[], check: () => Promise<void>): Promise<void> {
+  try {
+    await check();
+  } catch (error) {
+    if (!(error instanceof XlsnapError) || error.exitCode === EXIT.interrupted) throw error;
+    findings.push({
+      code: error.code,
+      message: error.message,
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+    });
+  }
+}

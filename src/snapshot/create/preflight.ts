@@ -1,0 +1,186 @@
+import { constants } from 'node:fs';
+import { access, stat, statfs } from 'node:fs/promises';
+import { dirname, isAbsolute } from 'node:path';
+import { describeError, errnoCode } from '../../core/errors.ts';
+import type { LibxlConfig } from '../../memfile/libxl-config.ts';
+import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
+import { exists, partialOf } from '../output/file.ts';
+import type { Host, Obstacle } from '../ports.ts';
+import { journalPathOf } from './journal.ts';
+import { asFinding, type CreateContext } from './plan.ts';
+import { type DataShare, sampleData } from './room.ts';
+
+/** Room for what is not pages: heads of the records, HVM and device model state, cfgfile, manifest. */
+const EXTRA_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Looks for everything that would make a create fail, touching nothing, and adds it to the context's findings.
+ * The domain is not paused for any of it.
+ */
+export async function preflightCreate(host: Host, context: CreateContext): Promise<void> {
+  const { plan, findings } = context;
+  const newFiles = [
+    ...(plan.stream ? [] : [plan.memoryPath, partialOf(plan.memoryPath)]),
+    journalPathOf(context.journalBase),
+    ...(plan.configPath === undefined ? [] : [plan.configPath]),
+    ...(plan.manifestPath === undefined ? [] : [plan.manifestPath]),
+    ...plan.disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : [])),
+  ];
+  for (const [at, path] of newFiles.entries()) {
+    if (newFiles.indexOf(path) !== at) {
+      findings.push({
+        code: 'PATH_TWICE',
+        message: `${path} would be written twice`,
+        hint: 'give each its own path',
+      });
+    }
+    const own = path === partialOf(plan.memoryPath) || path === journalPathOf(context.journalBase);
+    const hint = own
+      ? `another xlsnap writes it, or one was killed: xlsnap recover ${context.journalBase}`
+      : 'files are never replaced: choose another name or remove it';
+    await checkNewFile(path, findings, hint);
+  }
+  const saver = await host.toolstack.saver(context.domain.domid);
+  if (saver !== undefined) findings.push(beingSaved(saver));
+  const memory = await host.hypervisor.memoryObstacle(context.domain.domid, plan.type);
+  if (memory !== undefined) findings.push(memory);
+  if (!plan.stream) await checkRoom(host, context, memory === undefined);
+  if (plan.live) findings.push(...(await findLiveObstacles(host, context)));
+  for (const disk of plan.disks) {
+    // Only that of the memory file is made.
+    if (disk.kind === 'external' && !(await exists(dirname(disk.overlay)))) {
+      findings.push({
+        code: 'NO_DIRECTORY',
+        message: `disk ${disk.vdev}: there is no directory ${dirname(disk.overlay)} for its overlay`,
+        hint: 'make it first',
+      });
+    }
+    await asFinding(findings, async () => {
+      const image = disk.kind === 'internal' ? disk.image : disk.base;
+      const info = await host.images.info(image);
+      if (info === undefined) {
+        findings.push({ code: 'NO_IMAGE', message: `disk ${disk.vdev}: its image ${image} is gone` });
+      } else if (disk.kind === 'internal' && info.tags.includes(disk.tag)) {
+        findings.push({
+          code: 'TAG_EXISTS',
+          message: `disk ${disk.vdev}: ${image} has a snapshot "${disk.tag}" already`,
+          hint: 'give another --name, or delete the old one when the domain is down: qemu-img snapshot -d',
+        });
+      }
+    });
+  }
+}
+
+/** What stands against copying the guest's memory while it runs. */
+export async function findLiveObstacles(
+  host: Host,
+  { plan, config }: Pick<CreateContext, 'plan' | 'config'>,
+): Promise<readonly Obstacle[]> {
+  const ofHost = await host.hypervisor.liveObstacle(plan.type);
+  return [...againstLive(config), ...(ofHost === undefined ? [] : [ofHost])];
+}
+
+/** Xen refuses log-dirty mode to a domain that uses the IOMMU (xen/arch/x86/mm/paging.c). */
+function againstLive(config: LibxlConfig): Obstacle[] {
+  const devices = ['pcidevs', 'dtdevs'].some((key) => recordsOf(config, key).length > 0);
+  const passthrough = textOf(config, 'c_info', 'passthrough') ?? '';
+  if (!devices && !IOMMU_MODES.includes(passthrough)) return [];
+  return [
+    {
+      code: 'LIVE_IOMMU',
+      message: 'it has PCI devices, or may have them: Xen then does not note which pages are written',
+      hint: 'leave --live out',
+    },
+  ];
+}
+
+/** Values of libxl_passthrough (libxl_types.idl) with which a domain uses the IOMMU. */
+const IOMMU_MODES: readonly string[] = ['enabled', 'sync_pt', 'share_pt'];
+
+/** Somebody else saves or migrates the domain. */
+export function beingSaved(pid: number): Obstacle {
+  return {
+    code: 'BEING_SAVED',
+    message: `another program saves or migrates the domain: libxl-save-helper, pid ${pid}`,
+    hint: 'wait for it to end',
+  };
+}
+
+async function checkNewFile(path: string, findings: Obstacle[], hint: string): Promise<void> {
+  if (!isAbsolute(path)) {
+    findings.push({ code: 'PATH_RELATIVE', message: `${path} is not an absolute path` });
+    return;
+  }
+  try {
+    await stat(path);
+    findings.push({
+      code: 'FILE_EXISTS',
+      message: `${path} exists already`,
+      hint,
+    });
+  } catch (error) {
+    const code = errnoCode(error);
+    if (code !== 'ENOENT') {
+      findings.push({ code: 'FILE_UNREACHABLE', message: `${path} cannot be made: ${describeError(error)}` });
+      return;
+    }
+  }
+  const directory = await firstExisting(dirname(path));
+  try {
+    await access(directory, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    findings.push({ code: 'NOT_WRITABLE', message: `cannot write in ${directory}: ${describeError(error)}` });
+  }
+}
+
+/**
+ * Pages of zeros take no room, so a file is refused only when what a sample of the guest's pages says does not fit; a create
+ * whose file system becomes full all the same is undone, as one of xl's or virsh's would fail. The sample is taken only
+ * where not all of the memory fits.
+ */
+async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): Promise<void> {
+  const { plan, findings, warnings } = context;
+  const wanted = plan.memoryBytes + EXTRA_BYTES;
+  const directory = await firstExisting(dirname(plan.memoryPath));
+  const { bavail, bsize } = await statfs(directory);
+  const room = bavail * bsize;
+  if (room >= wanted) return;
+  const mib = (bytes: number): string => `${Math.ceil(bytes / 1048576)} MiB`;
+  const sparse = context.tuning?.sparse !== false;
+  await asFinding(findings, async () => {
+    let share: DataShare = { least: 1, most: 1 };
+    if (sparse && mayRead) {
+      await using guest = await host.hypervisor.openGuest(context.domain.domid);
+      share = await sampleData(guest);
+    }
+    const least = plan.memoryBytes * share.least + EXTRA_BYTES;
+    const most = plan.memoryBytes * share.most + EXTRA_BYTES;
+    const has = `the file system of ${directory} has ${mib(room)} free; the memory file`;
+    if (room < least) {
+      findings.push({
+        code: 'NO_ROOM',
+        message: `${has} will need about ${mib(least)}${least < wanted ? ', without its pages of zeros' : ''}`,
+        hint: 'make room, or choose another memory_path',
+      });
+    } else if (room < most) {
+      warnings.push(
+        `${has} may need ${mib(most)}, without its pages of zeros: if it does not fit, all is undone`,
+      );
+    }
+  });
+}
+
+/** The nearest directory above that is there already. */
+export async function firstExisting(path: string): Promise<string> {
+  let at = path;
+  for (;;) {
+    try {
+      if ((await stat(at)).isDirectory()) return at;
+    } catch {
+      // Go on above.
+    }
+    const above = dirname(at);
+    if (above === at) return at;
+    at = above;
+  }
+}

@@ -1,0 +1,201 @@
+/**
+ * How each step of a create is undone: by the process that took it, or by another one that has its journal. Each
+ * function adds one undo to `phases`.
+ */
+import { createHash } from 'node:crypto';
+import { readFile, rm, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { Domid } from '../../core/brand.ts';
+import { EnvironmentError, errnoCode } from '../../core/errors.ts';
+import type { SnapshotDisk } from '../../memfile/manifest.ts';
+import type { DirtyLog } from '../guest/dirty-log.ts';
+import type { GuestHold } from '../guest/hold.ts';
+import { isGone } from '../guest/state.ts';
+import { isThere, undoIdleDisk } from '../images/idle-disk.ts';
+import { partialOf, unmakeDirectory } from '../output/file.ts';
+import type { Phases } from '../phases.ts';
+import type { DeviceModel, DiskAction, Host } from '../ports.ts';
+
+/** Of a cfgfile or a manifest; a larger file is none of ours. */
+const MAX_TEXT_BYTES = 4 * 1024 * 1024;
+
+/** @returns forgets this undo */
+export function undoDirectory(phases: Phases, made: string, memoryPath: string): () => void {
+  return phases.onUndo(`removed the directory ${made}`, `rmdir ${made}`, () =>
+    unmakeDirectory(dirname(memoryPath), made),
+  );
+}
+
+/**
+ * The journal stays where something could not be undone.
+ * @returns forgets this undo
+ */
+export function undoJournal(
+  phases: Phases,
+  path: string,
+  memoryPath: string,
+  journal: { keep(): Promise<void>; remove(): Promise<void> },
+): () => void {
+  return phases.onUndo(`removed ${path}`, `xlsnap recover ${memoryPath}`, async (failed) => {
+    if (failed) {
+      await journal.keep();
+      throw new EnvironmentError('JOURNAL_KEPT', 'it says what is left to undo');
+    }
+    await journal.remove();
+    return false;
+  });
+}
+
+export function undoPartial(phases: Phases, memoryPath: string, discard: () => Promise<unknown>): void {
+  const partial = partialOf(memoryPath);
+  phases.onUndo(`removed ${partial}`, `rm ${partial}`, discard);
+}
+
+/** Whether the domain has been destroyed. */
+export async function wasDestroyed({ hypervisor }: Host, domid: Domid): Promise<boolean> {
+  return isGone(await hypervisor.vitals(domid));
+}
+
+/** @param noted is told when the log is off, or no longer ours to turn off: doing so later could disturb another program */
+export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog, noted: () => void): void {
+  phases.onUndo(
+    'turned log-dirty mode off',
+    `xl save -c of domain ${domid} turns it off; until then the guest is a little slower`,
+    async () => {
+      const { ended, warning } = await endLog(host, domid, log);
+      noted();
+      if (warning !== undefined) phases.reporter.log('warning', warning);
+      return ended;
+    },
+  );
+}
+
+/**
+ * Turns log-dirty mode off, unless there is no domain any more, or another program that saves it has taken it over:
+ * that would miss what the guest writes, and turns it off itself.
+ * @returns `ended`: whether it was turned off; `warning`: that the guest has lost its QEMU
+ */
+export async function endLog(
+  host: Host,
+  domid: Domid,
+  log: DirtyLog,
+): Promise<{ readonly ended: boolean; readonly warning?: string }> {
+  if (await wasDestroyed(host, domid).catch(() => false)) return { ended: false };
+  if ((await host.toolstack.saver(domid).catch(() => undefined)) !== undefined) return { ended: false };
+  const dead = await log.stop();
+  if (dead === undefined) return { ended: true };
+  return { ended: true, warning: `${dead.message}: ${dead.hint ?? 'the guest cannot be used without it'}` };
+}
+
+/** @returns forgets this undo */
+export function undoHold(
+  phases: Phases,
+  state: 'running' | 'paused',
+  domid: Domid,
+  hold: GuestHold,
+): () => void {
+  return phases.onUndo(
+    state === 'paused' ? 'left the guest paused, as it was' : 'let the guest go on',
+    `xl list ${domid} shows its state; xl unpause ${domid}, or xl destroy ${domid} if it stays suspended`,
+    () => hold.release(),
+    { first: true },
+  );
+}
+
+/** Whatever has become of the guest; the record stays where something of it could not be undone. */
+export function undoRecord(
+  phases: Phases,
+  domid: Domid,
+  record: { close(): void; remove(): void },
+  announce: () => Promise<unknown>,
+): void {
+  phases.onUndo(
+    'reported to xenstored that the guest runs',
+    `xlsnap recover; until then xl may not notice that domain ${domid} shuts down`,
+    async (failed) => {
+      await announce();
+      if (failed) record.close();
+      else record.remove();
+      return false;
+    },
+  );
+}
+
+/** Each disk has its own undo, so that one that fails does not keep the others from theirs. */
+export function undoDisks(
+  phases: Phases,
+  disks: readonly SnapshotDisk[],
+  undoOne: (disk: SnapshotDisk) => Promise<unknown>,
+): void {
+  for (const disk of disks) {
+    phases.onUndo(`took the snapshot of disk ${disk.vdev} back`, byHand(disk), () => undoOne(disk));
+  }
+}
+
+/** Takes one disk's snapshot back, if it was taken: by its QEMU, or without when the domain was destroyed meanwhile. */
+export async function undoTakenDisk(
+  host: Host,
+  domid: Domid,
+  deviceModel: DeviceModel,
+  disk: SnapshotDisk,
+): Promise<unknown> {
+  if (await wasDestroyed(host, domid)) return await undoIdleDisk(host, disk, { merge: true });
+  try {
+    return await undoDisk(host, domid, deviceModel, disk);
+  } catch (error) {
+    // A QEMU that died before it took any leaves nothing to undo.
+    if (await isThere(host, disk)) throw error;
+    return false;
+  }
+}
+
+/** Takes one disk's snapshot back, the domain living. @returns whether there was one */
+export async function undoDisk(
+  host: Host,
+  domid: Domid,
+  deviceModel: DeviceModel,
+  disk: SnapshotDisk,
+): Promise<boolean> {
+  // In this order: where an overlay cannot be merged, the configuration goes on naming it.
+  const undone = await deviceModel.undoSnapshots([toAction(disk)]);
+  if (disk.kind === 'external') {
+    await host.toolstack.repointDisks(domid, [{ vdev: disk.vdev, path: disk.base, format: disk.baseFormat }]);
+  }
+  return undone.length > 0;
+}
+
+/** A small file, unless another has come in its place. */
+export function undoText(phases: Phases, path: string, sha256: string): void {
+  phases.onUndo(`removed ${path}`, `rm ${path}`, async () => {
+    if (!(await isText(path, sha256))) return false;
+    await rm(path, { force: true });
+    return true;
+  });
+}
+
+async function isText(path: string, sha256: string): Promise<boolean> {
+  try {
+    const { size } = await stat(path);
+    return size <= MAX_TEXT_BYTES && digest(await readFile(path)) === sha256;
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+/** SHA-256, in hexadecimal. */
+export function digest(text: string | Uint8Array): string {
+  return createHash('sha256').update(text).digest('hex');
+}
+
+export function toAction(disk: SnapshotDisk): DiskAction {
+  return disk.kind === 'internal'
+    ? { kind: 'internal', vdev: disk.vdev, tag: disk.tag }
+    : { kind: 'external', vdev: disk.vdev, path: disk.overlay };
+}
+
+function byHand(disk: SnapshotDisk): string {
+  return disk.kind === 'internal'
+    ? `with the domain down, qemu-img snapshot -d ${disk.tag} ${disk.image}`
+    : `the domain goes on with ${disk.overlay}: keep it`;
+}

@@ -1,0 +1,95 @@
+import type { Bitmap } from '../../core/bitmap.ts';
+import { InterruptedError, XlsnapError } from '../../core/errors.ts';
+import type { DeviceModel, Guest } from '../ports.ts';
+
+/** The dirty log of one guest: Xen's, and for HVM what QEMU adds to it. */
+export class DirtyLog {
+  /** One that was not opened can only have its log stopped. */
+  readonly #guest: Guest | Pick<Guest, 'stopDirtyLog'>;
+  readonly #deviceModel: Pick<DeviceModel, 'logDirty'> | undefined;
+  #guestOn = false;
+  #deviceModelOn = false;
+  /** A call that was given up, and ends now, must not turn it on again. */
+  #over = false;
+
+  /** @param deviceModel when it writes to the guest's memory: HVM only */
+  constructor(
+    guest: Guest | Pick<Guest, 'stopDirtyLog'>,
+    deviceModel: Pick<DeviceModel, 'logDirty'> | undefined,
+  ) {
+    this.#guest = guest;
+    this.#deviceModel = deviceModel;
+  }
+
+  /** The log that a process which is gone has left on; it can only be stopped. */
+  static adopt(
+    guest: Pick<Guest, 'stopDirtyLog'>,
+    deviceModel: Pick<DeviceModel, 'logDirty'> | undefined,
+  ): DirtyLog {
+    const log = new DirtyLog(guest, deviceModel);
+    log.#guestOn = true;
+    log.#deviceModelOn = deviceModel !== undefined;
+    return log;
+  }
+
+  get on(): boolean {
+    return this.#guestOn || this.#deviceModelOn;
+  }
+
+  /** QEMU first, as libxc does it: what it writes must not be missed once Xen's log begins. */
+  async start(): Promise<void> {
+    // Noted before, not after: one that failed half-way is turned off as well, which does no harm.
+    this.#deviceModelOn = this.#deviceModel !== undefined;
+    await this.#deviceModel?.logDirty(true);
+    if (this.#over) throw new InterruptedError('INTERRUPTED', 'the log was turned off meanwhile');
+    this.#guestOn = true;
+    await this.#opened.startDirtyLog();
+  }
+
+  /** See `Guest.takeDirty`. */
+  async take(pages: Bitmap, options: { final: boolean }): Promise<boolean> {
+    return await this.#opened.takeDirty(pages, options);
+  }
+
+  get #opened(): Guest {
+    if ('takeDirty' in this.#guest) return this.#guest;
+    throw new Error('this log can only be stopped');
+  }
+
+  /**
+   * Turns off what is on; both, even if one fails. May be called again after it failed.
+   * @returns why its QEMU has ended, and with it its log, if it has
+   */
+  async stop(): Promise<XlsnapError | undefined> {
+    this.#over = true;
+    let dead: XlsnapError | undefined;
+    try {
+      if (this.#guestOn) await this.#guest.stopDirtyLog();
+      this.#guestOn = false;
+    } finally {
+      dead = await this.#stopQemus();
+    }
+    return dead;
+  }
+
+  async #stopQemus(): Promise<XlsnapError | undefined> {
+    let dead: XlsnapError | undefined;
+    if (this.#deviceModelOn) {
+      try {
+        // It may be off already, turned off by another program or by an undo before this one; and off twice kills QEMU.
+        await this.#deviceModel?.logDirty(true);
+        await this.#deviceModel?.logDirty(false);
+      } catch (error) {
+        if (!isQemuDead(error)) throw error;
+        dead = error;
+      }
+    }
+    this.#deviceModelOn = false;
+    return dead;
+  }
+}
+
+/** Whether it was found that the domain's QEMU has ended, see `DeviceModel.logDirty`. */
+export function isQemuDead(error: unknown): error is XlsnapError {
+  return error instanceof XlsnapError && error.code === 'QEMU_DIED';
+}

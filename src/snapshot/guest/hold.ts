@@ -1,0 +1,247 @@
+import type { Domid } from '../../core/brand.ts';
+import { within } from '../../core/deadline.ts';
+import { DomainError, EnvironmentError, InterruptedError, SuspendError } from '../../core/errors.ts';
+import { isRecord } from '../../core/guards.ts';
+import type { DeviceModel, Hypervisor } from '../ports.ts';
+import { isGone } from './state.ts';
+
+/** What has been done to a guest; plain data, so that another process can take it up. */
+export interface HoldState {
+  /** How many pauses of its owner were taken away; Xen counts them. */
+  readonly pauses: number;
+  /** One more is being taken away, or given back: whether it was, only the domain can tell. */
+  readonly pending?: 'pause' | 'unpause';
+  /** It was asked to suspend. */
+  readonly asked: boolean;
+  /** And has done so. */
+  readonly suspended: boolean;
+  /** Its machine was stopped. */
+  readonly stopped: boolean;
+  /** It runs again, and xenstored may not know. */
+  readonly unannounced?: boolean;
+}
+
+/** How long a QEMU may take to let its machine go on; then the guest goes on without that. */
+const CONT_TIMEOUT_MS = 5000;
+
+const FREE: HoldState = { pauses: 0, asked: false, suspended: false, stopped: false };
+
+/** Whether anything has been done to it. */
+export function isHeld({ pauses, pending, asked, stopped, unannounced }: HoldState): boolean {
+  return pauses > 0 || pending !== undefined || asked || stopped || unannounced === true;
+}
+
+export function isHold(value: unknown): value is HoldState {
+  if (!isRecord(value)) return false;
+  const { pauses, pending, asked, suspended, stopped, unannounced } = value;
+  return (
+    typeof pauses === 'number' &&
+    Number.isSafeInteger(pauses) &&
+    pauses >= 0 &&
+    // Xen counts in 32 bits; a loop over more would not end.
+    pauses < 1e6 &&
+    (pending === undefined || pending === 'pause' || pending === 'unpause') &&
+    typeof asked === 'boolean' &&
+    typeof suspended === 'boolean' &&
+    typeof stopped === 'boolean' &&
+    (unannounced === undefined || typeof unannounced === 'boolean')
+  );
+}
+
+/** Holds a guest still, and lets it go on as it was before. */
+export class GuestHold {
+  readonly #hypervisor: Hypervisor;
+  readonly #domid: Domid;
+  readonly #note: (state: HoldState) => void;
+  #state: HoldState;
+  #deviceModel: DeviceModel | undefined;
+  /** Whether it is unknown what has become of the request to suspend. */
+  #unsure = false;
+  /** It was let go on: a call that was given up, and ends now, must not hold it again. */
+  #over = false;
+
+  /** @param note is told before anything takes effect, and after; what it throws keeps that from taking effect */
+  constructor(hypervisor: Hypervisor, domid: Domid, note: (state: HoldState) => void = () => {}) {
+    this.#hypervisor = hypervisor;
+    this.#domid = domid;
+    this.#note = note;
+    this.#state = FREE;
+  }
+
+  /** Takes up what a process that is gone has left; `release` lets the guest go on. */
+  static adopt(
+    hypervisor: Hypervisor,
+    domid: Domid,
+    left: HoldState,
+    deviceModel: DeviceModel | undefined,
+  ): GuestHold {
+    const hold = new GuestHold(hypervisor, domid);
+    hold.#state = left;
+    hold.#deviceModel = deviceModel;
+    hold.#unsure = left.asked && !left.suspended;
+    return hold;
+  }
+
+  /**
+   * Suspends the guest. One that its owner has paused is unpaused for it, since only a running guest can suspend.
+   * @throws SuspendError
+   */
+  async suspend(options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
+    while ((await this.#hypervisor.vitals(this.#domid))?.paused === true) {
+      this.#set({ pending: 'unpause' });
+      await this.#hypervisor.unpause(this.#domid);
+      this.#set({ pauses: this.#state.pauses + 1 });
+    }
+    // Suspended by somebody else, an `xl save` say: then it is not ours to resume.
+    const shutdown = (await this.#hypervisor.vitals(this.#domid))?.shutdown;
+    if (shutdown !== undefined) {
+      throw new SuspendError(
+        'SUSPEND_OTHER',
+        `the guest was shut down (${shutdown}) by somebody else meanwhile`,
+        {
+          domid: this.#domid,
+          hint: 'does another program save or migrate it?',
+        },
+      );
+    }
+    this.#set({ asked: true });
+    this.#unsure = true;
+    try {
+      await this.#hypervisor.suspend(this.#domid, options);
+    } finally {
+      this.#unsure = false;
+    }
+    this.#set({ suspended: true });
+  }
+
+  /**
+   * Makes sure that the guest has stood still since. Had somebody let it go on (the end of an `xl save -c` does), what
+   * was copied would be of no instant.
+   * @throws SuspendError, DomainError
+   */
+  async check(): Promise<void> {
+    const domid = this.#domid;
+    const state = await this.#hypervisor.vitals(domid);
+    if (isGone(state)) throw new DomainError('DOMAIN_GONE', 'it was destroyed meanwhile', { domid });
+    if (state?.shutdown === 'suspend') return;
+    throw new SuspendError(
+      'RESUMED_BY_OTHER',
+      'the guest was resumed by somebody else before the snapshot was taken',
+      {
+        domid,
+        hint: 'does another program save or migrate it? try again when that is over',
+      },
+    );
+  }
+
+  /** Stops the machine of an HVM guest. */
+  async stop(deviceModel: DeviceModel): Promise<void> {
+    // Before, not after: a stop that failed half-way is undone as well, and `cont` does no harm.
+    this.#deviceModel = deviceModel;
+    this.#set({ stopped: true });
+    await deviceModel.stop();
+  }
+
+  /**
+   * Lets the guest go on, or leaves it paused if it was: by Xen alone, and by its QEMU as long as that answers. May be
+   * called again after it failed: what is done already is not done twice.
+   * @returns whether it is still there
+   * @throws also when the guest runs, and its QEMU did not answer
+   */
+  async release(): Promise<boolean> {
+    this.#over = true;
+    if (isHeld(this.#state)) {
+      if (isGone(await this.#hypervisor.vitals(this.#domid))) return false;
+    }
+    await this.#settle();
+    // The call that asked it is not over, or its process is gone. First of all, for a paused guest cannot suspend.
+    if (this.#unsure && !(await this.#isSuspended())) await this.#hypervisor.withdrawSuspend(this.#domid);
+    this.#unsure = false;
+    // Paused first, so that a guest that was paused executes nothing in between.
+    while (this.#state.pauses > 0) {
+      this.#tell({ ...this.#state, pending: 'pause' });
+      await this.#hypervisor.pause(this.#domid);
+      this.#state = { ...this.#state, pauses: this.#state.pauses - 1 };
+      this.#tell(this.#state);
+    }
+    let problem: { readonly cause: unknown } | undefined;
+    if (this.#state.stopped) {
+      try {
+        await this.#cont();
+        this.#state = { ...this.#state, stopped: false };
+      } catch (cause) {
+        problem = { cause };
+      }
+    }
+    if (this.#state.asked) {
+      // Looked at, not remembered: a guest whose suspend failed by time-out may have suspended since.
+      if (await this.#isSuspended()) await this.#hypervisor.resume(this.#domid);
+      this.#state = { ...this.#state, asked: false, suspended: false, unannounced: true };
+    }
+    this.#tell(this.#state);
+    if (problem !== undefined) throw problem.cause;
+    return true;
+  }
+
+  /**
+   * Tells xenstored that the guest runs again, where it may not know. When the guest runs, for nothing waits for it then.
+   * May be called again after it failed.
+   */
+  async announce(): Promise<void> {
+    if (this.#state.unannounced !== true) return;
+    if (!isGone(await this.#hypervisor.vitals(this.#domid))) {
+      await this.#hypervisor.announceResume(this.#domid);
+    }
+    const { unannounced: _, ...rest } = this.#state;
+    this.#state = rest;
+    this.#tell(rest);
+  }
+
+  async #isSuspended(): Promise<boolean> {
+    return (await this.#hypervisor.vitals(this.#domid))?.shutdown === 'suspend';
+  }
+
+  async #cont(): Promise<void> {
+    if (this.#deviceModel === undefined) throw noQemu(this.#domid);
+    await within(
+      this.#deviceModel.cont(),
+      { timeoutMs: CONT_TIMEOUT_MS },
+      () =>
+        new EnvironmentError(
+          'QEMU_HANGS',
+          `the QEMU of domain ${this.#domid} did not let the guest's devices go on within ${CONT_TIMEOUT_MS / 1000} s`,
+          { domid: this.#domid, hint: `xl qemu-monitor-command ${this.#domid} cont, when it answers again` },
+        ),
+    );
+  }
+
+  /** A domain is paused or it is not; how often cannot be seen. Where in doubt, its owner's one unpause must do. */
+  async #settle(): Promise<void> {
+    const { pending, ...state } = this.#state;
+    if (pending === undefined) return;
+    const paused = (await this.#hypervisor.vitals(this.#domid))?.paused === true;
+    const moved = pending === 'unpause' ? (paused ? 0 : 1) : paused ? -1 : 0;
+    this.#state = { ...state, pauses: Math.max(0, state.pauses + moved) };
+  }
+
+  #set(change: Partial<HoldState>): void {
+    if (this.#over) throw new InterruptedError('INTERRUPTED', 'the guest was let go on meanwhile');
+    const { pending: _, ...settled } = this.#state;
+    const next = { ...settled, ...change };
+    this.#note(next);
+    this.#state = next;
+  }
+
+  /** While the guest is let go on, nothing may stand in its way: a full disk, say. */
+  #tell(state: HoldState): void {
+    try {
+      this.#note(state);
+    } catch {
+      // Whoever takes it up looks at the domain first.
+    }
+  }
+}
+
+function noQemu(domid: Domid): EnvironmentError {
+  return new EnvironmentError('NO_DEVICE_MODEL', `the QEMU of domain ${domid} cannot be reached`, { domid });
+}

@@ -1,0 +1,90 @@
+/** What a killed create has left of a guest, put right by its record on tmpfs: no storage is needed for it. */
+import { toDomid } from '../../core/brand.ts';
+import type { CallOptions } from '../../core/call-options.ts';
+import { within } from '../../core/deadline.ts';
+import { EnvironmentError } from '../../core/errors.ts';
+import { undoHold, undoLog, undoRecord } from '../create/undo.ts';
+import { Phases } from '../phases.ts';
+import type { DeviceModel, Host } from '../ports.ts';
+import { DirtyLog } from './dirty-log.ts';
+import { GuestHold, isHeld } from './hold.ts';
+import { type FoundHold, noteLogOff, removeHold } from './hold-record.ts';
+import { isGone } from './state.ts';
+
+/** How long reaching its QEMU may take: the guest goes on without it then. */
+const QEMU_TIMEOUT_MS = 10_000;
+
+/**
+ * Lets the guest go on, then turns log-dirty mode off. May be called any number of times, under the domain's lock.
+ * @returns as `Phases.undo`
+ */
+export async function recoverGuest(
+  host: Host,
+  found: FoundHold,
+  options: CallOptions,
+): Promise<{ undone: readonly string[]; failures: readonly string[] }> {
+  const domid = toDomid(found.domid);
+  const vitals = await host.hypervisor.vitals(domid);
+  if (vitals === undefined || isGone(vitals) || vitals.uuid !== found.uuid) {
+    removeHold(found);
+    return { undone: [], failures: [] };
+  }
+  const { hold: left, logDirty, type } = found;
+  const held = left !== undefined && isHeld(left);
+  const phases = new Phases(options);
+  const needsQemu = type === 'hvm' && (logDirty || (held && left.stopped));
+  let noQemu: unknown;
+  await using deviceModel = needsQemu
+    ? await reach(host, found, (reason) => {
+        noQemu = reason;
+      })
+    : undefined;
+  const hold = held ? GuestHold.adopt(host.hypervisor, domid, left, deviceModel) : undefined;
+  undoRecord(phases, domid, { close() {}, remove: () => removeHold(found) }, async () => hold?.announce());
+  if (hold !== undefined) {
+    undoHold(
+      phases,
+      left !== undefined && (left.pauses > 0 || left.pending !== undefined) ? 'paused' : 'running',
+      domid,
+      hold,
+    );
+    await phases.undoFirst();
+  }
+  if (logDirty) {
+    // Xen's by its domid alone: opening a guest takes memory, and for PV its tables.
+    const ofXen = { stopDirtyLog: () => host.hypervisor.stopDirtyLog(domid) };
+    const log = DirtyLog.adopt(ofXen, type === 'hvm' ? (deviceModel ?? unreachable(noQemu)) : undefined);
+    undoLog(phases, host, domid, log, () => noteLogOff(found));
+  }
+  return await phases.undo();
+}
+
+/** In place of a QEMU that could not be reached: its log stays on, which is an undo that failed, unless it has ended. */
+function unreachable(reason: unknown): Pick<DeviceModel, 'logDirty'> {
+  return { logDirty: () => Promise.reject(reason) };
+}
+
+/** What needs no QEMU is undone without it. */
+async function reach(
+  host: Host,
+  { domid }: FoundHold,
+  failed: (reason: unknown) => void,
+): Promise<DeviceModel | undefined> {
+  const opening = host.toolstack.openDeviceModel(toDomid(domid), {});
+  try {
+    const opened = await within(
+      opening,
+      { timeoutMs: QEMU_TIMEOUT_MS },
+      () => new EnvironmentError('QEMU_HANGS', `the QEMU of domain ${domid} does not answer`),
+    );
+    if (opened === undefined) failed(new EnvironmentError('NO_DEVICE_MODEL', `domain ${domid} has no QEMU`));
+    return opened;
+  } catch (error) {
+    failed(error);
+    opening.then(
+      (late) => late?.[Symbol.asyncDispose]().then(undefined, () => {}),
+      () => {},
+    );
+    return undefined;
+  }
+}

@@ -1,0 +1,47 @@
+/** Changes images that nobody has open, and asks right before each change whether that is still so. */
+import { rename, rm } from 'node:fs/promises';
+import type { Host } from '../ports.ts';
+import { refuseUsed } from './chain.ts';
+
+/**
+ * Everything that changes an image other than by its own QEMU. Each method rejects with RecoverError IMAGE_IN_USE, and
+ * changes nothing, when a domain, a loop device or another program has the image open, or one that stands on it.
+ */
+export interface FreeImages {
+  createTag(path: string, tag: string): Promise<void>;
+  applyTag(path: string, tag: string): Promise<void>;
+  deleteTag(path: string, tag: string): Promise<void>;
+  /** Merges an overlay into its base. */
+  commitOverlay(overlay: string, base: string): Promise<void>;
+  /** Gives an image another name; a file of that name, which must be free too, is replaced. */
+  rename(path: string, to: string): Promise<void>;
+  /** Removes an image, if it is there. */
+  remove(path: string): Promise<void>;
+}
+
+/** The images of a host, as files that nobody has open. */
+export function freeImages(host: Host): FreeImages {
+  const { images } = host;
+  const asked =
+    <Args extends readonly unknown[]>(change: (path: string, ...args: Args) => Promise<void>) =>
+    async (path: string, ...args: Args): Promise<void> => {
+      await refuseUsed(host, path);
+      await change(path, ...args);
+    };
+  return {
+    createTag: asked((path, tag: string) => images.createTag(path, tag)),
+    applyTag: asked((path, tag: string) => images.applyTag(path, tag)),
+    deleteTag: asked((path, tag: string) => images.deleteTag(path, tag)),
+    commitOverlay: async (overlay, base) => {
+      // Whoever has the overlay open has the base open too.
+      await refuseUsed(host, base);
+      await images.commitOverlay(overlay);
+    },
+    rename: async (path, to) => {
+      await refuseUsed(host, path);
+      await refuseUsed(host, to);
+      await rename(path, to);
+    },
+    remove: asked((path) => rm(path, { force: true })),
+  };
+}

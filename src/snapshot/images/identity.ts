@@ -1,0 +1,94 @@
+/**
+ * Whether a disk is still the one that belongs to a memory file. What identifies its content is in the manifest: of a tag
+ * what tells it from another one of its name, of a base when it was last written to.
+ */
+import { stat } from 'node:fs/promises';
+import type { DiskIdentity, FileIdentity, SnapshotDisk, TagIdentity } from '../../memfile/manifest.ts';
+import type { Host, ImageInfo } from '../ports.ts';
+import type { Risk } from '../risks.ts';
+
+/**
+ * Looks at a disk of a snapshot that has just been taken. The domain may run: it writes to the overlay, and a tag does not
+ * change.
+ * @returns `undefined` when its image or tag is not there
+ * @throws DiskError
+ */
+export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<DiskIdentity | undefined> {
+  const info = await host.images.info(disk.kind === 'internal' ? disk.image : disk.base);
+  return info === undefined ? undefined : await identityOf(disk, info);
+}
+
+async function identityOf(disk: SnapshotDisk, info: ImageInfo): Promise<DiskIdentity | undefined> {
+  const { vdev } = disk;
+  const { virtualSize } = info;
+  if (disk.kind === 'external') {
+    const base = await identifyFile(disk.base);
+    return { vdev, virtualSize, ...(base === undefined ? {} : { base }) };
+  }
+  const tag = info.snapshots.find(({ name }) => name === disk.tag);
+  if (tag === undefined) return undefined;
+  const { id, dateSec, dateNsec, vmClockNsec } = tag;
+  return { vdev, virtualSize, tag: { id, dateSec, dateNsec, vmClockNsec } };
+}
+
+/** @returns `undefined` for what is not a regular file */
+export async function identifyFile(path: string): Promise<FileIdentity | undefined> {
+  const found = await stat(path);
+  return found.isFile() ? { bytes: found.size, mtimeMs: found.mtimeMs } : undefined;
+}
+
+/**
+ * Finds what shows that a disk no longer has the content that it had at the snapshot.
+ * @param info of the image that has the tag, or is the base
+ */
+export async function findChanged(
+  disk: SnapshotDisk,
+  info: ImageInfo,
+  then: DiskIdentity,
+): Promise<readonly Risk[]> {
+  const now = await identityOf(disk, info);
+  if (now === undefined) return [];
+  const { vdev } = disk;
+  const risks: Risk[] = [];
+  if (now.virtualSize !== then.virtualSize) {
+    risks.push({
+      risk: 'disk-resized',
+      message: `disk ${vdev}: ${info.path} has ${now.virtualSize} bytes by now; at the snapshot the guest saw ${then.virtualSize}`,
+      vdev,
+    });
+  }
+  if (disk.kind === 'internal' && then.tag !== undefined && !isSameTag(then.tag, now.tag)) {
+    risks.push({
+      risk: 'tag-replaced',
+      message: `disk ${vdev}: the snapshot "${disk.tag}" in ${info.path} was taken at ${takenAt(now.tag)}; the memory belongs to one of that name that was taken at ${takenAt(then.tag)}`,
+      vdev,
+    });
+  }
+  if (then.base !== undefined && now.base !== undefined && !isSameFile(then.base, now.base)) {
+    risks.push({
+      risk: 'base-written',
+      message: `disk ${vdev}: ${info.path} was written to at ${new Date(now.base.mtimeMs).toISOString()}, after the snapshot`,
+      vdev,
+    });
+  }
+  return risks;
+}
+
+function isSameTag(then: TagIdentity, now: TagIdentity | undefined): boolean {
+  return (
+    now !== undefined &&
+    now.id === then.id &&
+    now.dateSec === then.dateSec &&
+    now.dateNsec === then.dateNsec &&
+    now.vmClockNsec === then.vmClockNsec
+  );
+}
+
+/** Whether nothing was written to a file. A copy of it that has its time is as good. */
+export function isSameFile(then: FileIdentity, now: FileIdentity): boolean {
+  return now.bytes === then.bytes && now.mtimeMs === then.mtimeMs;
+}
+
+function takenAt(tag: TagIdentity | undefined): string {
+  return tag === undefined ? 'no time' : new Date(tag.dateSec * 1000).toISOString();
+}

@@ -1,0 +1,62 @@
+/** Snapshots of disks that no QEMU has open: looked for, and taken back by qemu-img. */
+import { stat } from 'node:fs/promises';
+import { RecoverError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import type { SnapshotDisk } from '../../memfile/manifest.ts';
+import { exists } from '../output/file.ts';
+import type { Host } from '../ports.ts';
+import { freeImages } from './free.ts';
+
+/** The guest may write to the base for as long after its overlay was made, until it has suspended; milliseconds. */
+const SUSPEND_MS = 120_000;
+
+/** Whether the tag or the overlay is there. */
+export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
+  if (disk.kind === 'external') return await exists(disk.overlay);
+  return (await host.images.info(disk.image))?.tags.includes(disk.tag) === true;
+}
+
+/**
+ * Takes one disk's snapshot back, if it is there.
+ * @param options `merge`: what was written to the overlay goes into its base
+ * @returns whether there was anything to take back
+ * @throws RecoverError IMAGE_IN_USE, BASE_WRITTEN; DiskError
+ */
+export async function undoIdleDisk(
+  host: Host,
+  disk: SnapshotDisk,
+  { merge }: { merge: boolean },
+): Promise<boolean> {
+  if (!(await isThere(host, disk))) return false;
+  if (disk.kind === 'internal') {
+    await freeImages(host).deleteTag(disk.image, disk.tag);
+    return true;
+  }
+  // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
+  if ((await stat(disk.overlay)).size > 0) {
+    if ((await host.images.info(disk.overlay))?.backing !== disk.base) return false;
+    if (merge) {
+      await refuseNewerBase(disk.overlay, disk.base);
+      await freeImages(host).commitOverlay(disk.overlay, disk.base);
+    }
+  }
+  await freeImages(host).remove(disk.overlay);
+  return true;
+}
+
+/**
+ * A base that a domain was started on since holds newer data than the overlay: merging would mix both.
+ * @throws RecoverError
+ */
+async function refuseNewerBase(overlay: string, base: string): Promise<void> {
+  const [above, below] = await Promise.all([stat(overlay), stat(base)]);
+  // The time of a device says nothing.
+  if (!above.isFile() || !below.isFile() || below.mtimeMs <= above.mtimeMs + SUSPEND_MS) return;
+  throw new RecoverError(
+    'BASE_WRITTEN',
+    `${base} was written to at ${below.mtime.toISOString()}, after its overlay ${overlay} (${above.mtime.toISOString()}): was a domain started on it?`,
+    {
+      hint: `to keep what the base holds now, rm ${shellQuote(overlay)}; to keep the overlay, look at both with qemu-img compare`,
+    },
+  );
+}

@@ -1,0 +1,382 @@
+/**
+ * The file that a journal is: what an operation has done so far, enough to undo it when its process is gone.
+ * One object in JSON on each line: the first says of what, the others what is about to take effect or has taken effect.
+ * A process that is killed loses none of them; those that were not synced may be lost with the host.
+ */
+import { constants, readFileSync, writeSync } from 'node:fs';
+import { type FileHandle, open, rm, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { describeError, EXIT, errnoCode, OutputError, XlsnapError } from '../../core/errors.ts';
+import { isRecord } from '../../core/guards.ts';
+import { syncDirectory } from '../output/file.ts';
+
+/** A journal that cannot be read as one, or must not be trusted. */
+export class JournalError extends XlsnapError {
+  readonly exitCode = EXIT.format;
+}
+
+/** What the first line says of every journal. */
+export interface JournalHead {
+  readonly format: 'xlsnap-journal';
+  readonly version: 1;
+  readonly kind: 'create' | 'revert';
+  readonly pid: number;
+  /** The kernel's id of this boot: steps of another one may be lost, and domids mean other domains. */
+  readonly boot: string;
+  /** ISO 8601, UTC. */
+  readonly created: string;
+  /** Of the snapshot. */
+  readonly name: string;
+  readonly domain: string;
+  readonly uuid: string;
+}
+
+/** One that was found, of one kind. */
+export interface FoundSteps<Head extends JournalHead, Step> {
+  readonly path: string;
+  readonly head: Head;
+  readonly steps: readonly Step[];
+  /** Whether steps may be missing. */
+  readonly lossy: boolean;
+}
+
+const MAX_JOURNAL_BYTES = 4 * 1024 * 1024;
+const LINE_END = 10;
+
+/** The kernel's id of this boot. */
+export function bootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+}
+
+/** The part of the first line that is the same for all. */
+export function makeHead<Kind extends JournalHead['kind']>(
+  kind: Kind,
+  { name, domain, uuid }: Pick<JournalHead, 'name' | 'domain' | 'uuid'>,
+): JournalHead & { readonly kind: Kind } {
+  return {
+    format: 'xlsnap-journal',
+    version: 1,
+    kind,
+    pid: process.pid,
+    boot: bootId(),
+    created: new Date().toISOString(),
+    name,
+    domain,
+    uuid,
+  };
+}
+
+/** The journal of an operation that is under way. */
+export class Journal<Step extends object> {
+  readonly path: string;
+  readonly #file: FileHandle;
+  readonly #sync: boolean;
+  #synced: Promise<void> = Promise.resolve();
+
+  private constructor(path: string, file: FileHandle, sync = true) {
+    this.path = path;
+    this.#file = file;
+    this.#sync = sync;
+  }
+
+  /**
+   * Makes the journal, mode 0600, and writes its first line; `synced` tells when that is on the disk.
+   * @param options `recover`: what `xlsnap recover` is given where there is one already; `sync`: whether the first line
+   * goes to the disk at all
+   * @throws OutputError when there is one already, or it cannot be made
+   */
+  static async create<Step extends object>(
+    path: string,
+    head: JournalHead,
+    { recover, sync }: { readonly recover: string; readonly sync: boolean },
+  ): Promise<Journal<Step>> {
+    const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_APPEND;
+    let file: FileHandle;
+    try {
+      file = await open(path, flags, 0o600);
+    } catch (cause) {
+      throw new OutputError('JOURNAL', `cannot create ${path}`, {
+        cause,
+        hint:
+          errnoCode(cause) === 'EEXIST'
+            ? `a former ${head.kind} was killed: xlsnap recover ${recover}`
+            : 'check the directory and its permissions',
+      });
+    }
+    const journal = new Journal<Step>(path, file, sync);
+    try {
+      journal.#write(head);
+    } catch (error) {
+      await journal.remove();
+      throw error;
+    }
+    if (sync) {
+      journal.#synced = file.datasync().then(() => syncDirectory(dirname(path)));
+      journal.#synced.catch(() => {});
+    }
+    return journal;
+  }
+
+  /**
+   * Opens one whose process is gone, to note more in it.
+   * @throws OutputError
+   */
+  static async reopen<Step extends object>(path: string): Promise<Journal<Step>> {
+    try {
+      const file = await open(path, constants.O_RDWR | constants.O_APPEND);
+      const { size } = await file.stat();
+      const { buffer } = await file.read(Buffer.alloc(1), 0, 1, Math.max(0, size - 1));
+      // A line that was cut off must not spoil the next.
+      if (buffer[0] !== LINE_END) writeSync(file.fd, '\n');
+      return new Journal<Step>(path, file);
+    } catch (cause) {
+      throw new OutputError('JOURNAL', `cannot open ${path}`, { cause });
+    }
+  }
+
+  /**
+   * Waits until the first line is on the disk.
+   * @throws OutputError
+   */
+  async synced(): Promise<void> {
+    try {
+      await this.#synced;
+    } catch (cause) {
+      throw this.#failed(cause);
+    }
+  }
+
+  /**
+   * Notes a step. At once, in this thread: it must be in the file before the step takes effect, and costs some
+   * microseconds.
+   * @throws OutputError
+   */
+  note(step: Step): void {
+    this.#write(step);
+  }
+
+  /**
+   * Notes a step, and waits until that is on the disk.
+   * @throws OutputError
+   */
+  async noteDurably(step: Step): Promise<void> {
+    this.#write(step);
+    try {
+      await this.#file.datasync();
+    } catch (cause) {
+      throw this.#failed(cause);
+    }
+  }
+
+  /** The same when nothing may wait for it in this thread: the file system may hang. */
+  async noteLater(step: Step): Promise<void> {
+    await this.#file.write(`${JSON.stringify(step)}\n`);
+  }
+
+  /** Notes a step if that can be done: what comes next does more good than its note. */
+  noteMaybe(step: Step): void {
+    try {
+      this.note(step);
+    } catch {
+      // The disk is full, say.
+    }
+  }
+
+  /** Closes and removes it. */
+  async remove(): Promise<void> {
+    await this.keep();
+    await rm(this.path, { force: true });
+    // Otherwise it could be there again after a power failure, and speak of what is whole.
+    if (this.#sync) await syncDirectory(dirname(this.path));
+  }
+
+  /** Closes it; it stays for `recoverSnapshot`. */
+  async keep(): Promise<void> {
+    await this.#synced.catch(() => {});
+    await this.#file.close().catch(() => {});
+  }
+
+  #write(value: object): void {
+    const line = new TextEncoder().encode(`${JSON.stringify(value)}\n`);
+    try {
+      for (let done = 0; done < line.length; ) done += writeSync(this.#file.fd, line, done);
+    } catch (cause) {
+      throw this.#failed(cause);
+    }
+  }
+
+  #failed(cause: unknown): OutputError {
+    return new OutputError('JOURNAL', `cannot write ${this.path}`, {
+      cause,
+      hint: 'check the file system: is it full, or failing?',
+    });
+  }
+}
+
+/** Notes in a journal that stays why it does. */
+export async function noteProblem(path: string, message: string): Promise<void> {
+  // Not made anew where there is none.
+  await using file = await open(path, constants.O_WRONLY | constants.O_APPEND);
+  await file.write(`${JSON.stringify({ step: 'problem', message })}\n`);
+}
+
+/** The lines of a journal. */
+export interface JournalLines {
+  readonly head: Readonly<Record<string, unknown>>;
+  /** What is no JSON is `undefined`. */
+  readonly steps: readonly unknown[];
+  /** Whether the last line was being written. */
+  readonly torn: boolean;
+}
+
+/**
+ * Reads a journal's lines.
+ * @returns `undefined` when there is no such file; `headless` when its writer was killed before anything else was done
+ * @throws JournalError when it is none, is of a later version, or another could have written it
+ */
+export async function readJournalLines(path: string): Promise<JournalLines | 'headless' | undefined> {
+  let text: string;
+  try {
+    await using file = await open(path);
+    const { size, uid, mode } = await file.stat();
+    // It says what to remove, so only we may have written it.
+    if (uid !== process.geteuid?.() || (mode & 0o022) !== 0) {
+      throw badJournal(path, 'could have been written by somebody else', 'look at its owner and mode');
+    }
+    if (size > MAX_JOURNAL_BYTES) throw badJournal(path, `is larger than ${MAX_JOURNAL_BYTES} octets`);
+    text = await file.readFile('utf8');
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return undefined;
+    if (error instanceof XlsnapError) throw error;
+    throw badJournal(path, `cannot be read: ${describeError(error)}`);
+  }
+  const [first = '', ...rest] = text.split('\n');
+  // The part behind the last line's end: a line that was being written.
+  const tail = rest.pop();
+  // Not even the first line is there, or the host went down before it was on the disk: nothing had been done.
+  if (tail === undefined || /^\0*$/.test(text)) return 'headless';
+  const head = parse(first);
+  if (!isRecord(head) || head['format'] !== 'xlsnap-journal')
+    throw badJournal(path, 'is no journal of xlsnap');
+  if (head['version'] !== 1) {
+    throw badJournal(
+      path,
+      `has version ${String(head['version'])}; this xlsnap knows 1`,
+      'use the xlsnap that wrote it',
+    );
+  }
+  return { head, steps: rest.map(parse), torn: tail !== '' };
+}
+
+function parse(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Reads the fields of a first line. */
+export class HeadFields {
+  readonly #path: string;
+  readonly #head: Readonly<Record<string, unknown>>;
+
+  /** @param path of the journal, for the messages */
+  constructor(path: string, head: Readonly<Record<string, unknown>>) {
+    this.#path = path;
+    this.#head = head;
+  }
+
+  /** @throws JournalError */
+  text(key: string): string {
+    const found = this.#head[key];
+    if (typeof found !== 'string') throw this.damaged(`${key} is not a string`);
+    return found;
+  }
+
+  /** @throws JournalError */
+  number(key: string): number {
+    const found = this.#head[key];
+    if (typeof found !== 'number' || !Number.isSafeInteger(found) || found < 0) {
+      throw this.damaged(`${key} is not a number`);
+    }
+    return found;
+  }
+
+  /** @throws JournalError */
+  record(key: string): Readonly<Record<string, unknown>> {
+    const found = this.#head[key];
+    if (!isRecord(found)) throw this.damaged(`${key} is not an object`);
+    return found;
+  }
+
+  /**
+   * Of each disk what `check` makes of it.
+   * @throws JournalError when that throws
+   */
+  disks<T>(check: (path: string, what: string, disk: unknown) => T): readonly T[] {
+    const { disks } = this.#head;
+    if (!Array.isArray(disks)) throw this.damaged('disks is not a list');
+    return disks.map((disk: unknown, i) => {
+      try {
+        return check(this.#path, `disks[${i}]`, disk);
+      } catch {
+        throw this.damaged(`disks[${i}] is no disk of a snapshot`);
+      }
+    });
+  }
+
+  /** @throws JournalError */
+  common<Kind extends JournalHead['kind']>(kind: Kind): JournalHead & { readonly kind: Kind } {
+    return {
+      format: 'xlsnap-journal',
+      version: 1,
+      kind,
+      pid: this.number('pid'),
+      boot: this.text('boot'),
+      created: this.text('created'),
+      name: this.text('name'),
+      domain: this.text('domain'),
+      uuid: this.text('uuid'),
+    };
+  }
+
+  damaged(what: string): JournalError {
+    return badJournal(this.#path, `is damaged: ${what}`);
+  }
+}
+
+/** Makes steps of lines; what is unknown is left out. */
+export function toSteps<Step>(
+  { steps, torn }: JournalLines,
+  head: JournalHead,
+  toStep: (line: Readonly<Record<string, unknown>>) => Step | undefined,
+): { readonly steps: readonly Step[]; readonly lossy: boolean } {
+  const known = steps.map((line) => (isRecord(line) ? toStep(line) : undefined));
+  const found = known.filter((step) => step !== undefined);
+  return { steps: found, lossy: torn || found.length < known.length || head.boot !== bootId() };
+}
+
+/**
+ * A journal that was moved does not speak of what is where it was.
+ * @param place where the one of that head must be
+ * @throws JournalError
+ */
+export async function checkPlace(path: string, place: string): Promise<void> {
+  const own = await stat(path).catch((error: unknown) => {
+    // Its writer has removed it since it was read.
+    if (errnoCode(error) === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (own === undefined) return;
+  const there = await stat(place).catch(() => undefined);
+  if (there?.ino === own.ino && there.dev === own.dev) return;
+  throw badJournal(path, `belongs at ${place}, which is elsewhere`, 'move it back to where it was written');
+}
+
+/** @returns the error to throw */
+export function badJournal(path: string, problem: string, hint?: string): JournalError {
+  return new JournalError('JOURNAL', `the journal ${path} ${problem}`, {
+    hint: hint ?? 'look into it: each line is an object in JSON, and says what was done',
+  });
+}

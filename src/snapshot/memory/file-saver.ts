@@ -1,0 +1,379 @@
+import type { Bitmap } from '../../core/bitmap.ts';
+import { PAGE_SIZE } from '../../core/brand.ts';
+import type { CallOptions } from '../../core/call-options.ts';
+import { DomainError, throwIfAborted } from '../../core/errors.ts';
+import { PAGE_KIND } from '../../core/page-kind.ts';
+import { type Reporter, silentReporter } from '../../core/reporter.ts';
+import { encodeAmendment, hasPageData, PAGE_TYPE, PfnWords } from '../../savefmt/index.ts';
+import type { Tuning } from '../api.ts';
+import type { PositionalOutput } from '../output/file.ts';
+import type { Guest } from '../ports.ts';
+import { forEachPage } from './each-page.ts';
+import { CopyProgress } from './progress.ts';
+import { type Segment, SegmentWriter, unmappable } from './segment.ts';
+
+/** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
+const SMALL_GAP = 2;
+/** Pages of a suspended guest that are kept in memory, at most, and written when it runs again: 16 MiB. */
+const KEPT_MAX = 4096;
+/** Entries without data in one record; 8 MiB of them. */
+const BARE_PER_RECORD = 1024 * 1024;
+/** Where a page goes that has no place. */
+const NOWHERE = -1;
+
+const NO_PAGES = new Uint8Array(0);
+
+export interface MemoryOutcome {
+  /** Pages with data. */
+  readonly pages: number;
+  /** Pages that a restore gives the guest: each once, those without data too. */
+  readonly populated: number;
+  /** How many of those with data were all zeros when they were first copied, and were left as holes. */
+  readonly zeroPages: number;
+  /** Offset of the first octet behind the last PAGE_DATA record. */
+  readonly end: number;
+}
+
+export interface MemoryOptions extends CallOptions {
+  /** Pages that the guest has, about; for the progress. */
+  readonly expectedPages: number;
+  readonly tuning?: Tuning;
+}
+
+/** Writes a guest's memory, stopped or live; see `MemorySaver`. */
+export interface PageSaver {
+  copyAll(deferred?: Bitmap): Promise<number>;
+  copyDirty(dirty: Bitmap, round: number): Promise<number>;
+  lastCopyMs(pages: number): number | undefined;
+  readyToKeep(pages: number): void;
+  copyLast(dirty: Bitmap, round: number): Promise<number>;
+  finish(): Promise<MemoryOutcome>;
+  writeKept(): Promise<void>;
+}
+
+/** Records of pages without data, which stand behind the others. */
+export function* encodeBare(bare: ReadonlyMap<number, number>): Generator<Uint8Array> {
+  const pfns = Uint32Array.from(bare.keys()).sort();
+  for (let from = 0; from < pfns.length; from += BARE_PER_RECORD) {
+    const part = pfns.subarray(from, from + BARE_PER_RECORD);
+    const types = Uint8Array.from(part, (pfn) => bare.get(pfn) ?? PAGE_TYPE.xtab);
+    yield encodeAmendment(part, types, NO_PAGES);
+  }
+}
+
+/** Pages and where in the file they go. */
+interface PlacedPages {
+  readonly pfns: Uint32Array;
+  /** Offsets in octets. */
+  readonly offsets: Float64Array;
+}
+
+/** Copies of pages, and where in the file they go. */
+interface Copies {
+  /** Page i at octet 4096 * i. */
+  readonly bytes: Uint8Array;
+  /** Offsets in the file, or `NOWHERE`. */
+  readonly offsets: Float64Array;
+}
+
+/**
+ * Writes a guest's memory into PAGE_DATA records in which each page has one place, however often it is written.
+ *
+ * `copyAll` comes first. While the guest runs, its pages change again, or come and go: `copyDirty` takes care of those
+ * that the hypervisor says were written. `copyLast` copies what the suspended guest has written since; a guest that was
+ * suspended for `copyAll` needs none. `finish` ends the records, and `writeKept` makes the file right: it may come when
+ * the guest runs again.
+ *
+ * A page that comes into being after `copyAll` gets a place in records behind the others. One that vanishes keeps its
+ * place, and an entry of type XTAB at the end says so; as with libxc's own stream, a restore still populates it.
+ *
+ * Methods run one at a time. When one rejects, nothing writes to the file any more. They throw OutputError,
+ * InterruptedError, and what the methods of `Guest` throw.
+ */
+export class MemorySaver implements PageSaver {
+  readonly #guest: Guest;
+  readonly #output: PositionalOutput;
+  readonly #signal: AbortSignal | undefined;
+  readonly #reporter: Reporter;
+  readonly #expectedPages: number;
+  readonly #tuning: Tuning;
+  readonly #segments: Segment[] = [];
+  /** Types of pages that have a place and are not NOTAB. */
+  readonly #typed = new Map<number, number>();
+  /** Pages that a restore must know of and that have no data: BROKEN, XALLOC, and XTAB where data stands before. */
+  readonly #bare = new Map<number, number>();
+  readonly #kept: Copies[] = [];
+  /** Room for the pages that are kept, made while the guest runs: `readyToKeep`. */
+  #room = NO_PAGES;
+  /** What copying pages into memory has taken so far. */
+  readonly #reading = { pages: 0, ms: 0 };
+  #end: number;
+  #zeroPages = 0;
+
+  /**
+   * @param firstRecordOffset a multiple of 4096, where the first PAGE_DATA record goes
+   * @throws DomainError
+   */
+  constructor(guest: Guest, output: PositionalOutput, firstRecordOffset: number, options: MemoryOptions) {
+    if (guest.p2mSize > 2 ** 32) {
+      throw new DomainError(
+        'DOMAIN_P2M',
+        `the guest's p2m has ${guest.p2mSize} entries; at most 2^32 can be saved`,
+      );
+    }
+    this.#guest = guest;
+    this.#output = output;
+    this.#end = firstRecordOffset;
+    this.#signal = options.signal;
+    this.#reporter = options.reporter ?? silentReporter;
+    this.#expectedPages = options.expectedPages;
+    this.#tuning = options.tuning ?? {};
+  }
+
+  /**
+   * Finds the populated pages, gives each its place, and copies it; a page of zeros becomes a hole. Pages of type
+   * XTAB have no entry: nothing is there.
+   * @param deferred where pages are noted that could not be mapped, since the guest gave them away meanwhile; without
+   * it that is an error, as it is when the guest is suspended
+   * @returns pages copied
+   */
+  async copyAll(deferred?: Bitmap): Promise<number> {
+    const live = deferred !== undefined;
+    const progress = this.#progress({ total: this.#expectedPages, round: live ? 0 : undefined, live });
+    const writer = this.#writer(progress, deferred);
+    const { segment, end } = await writer.run(async () => {
+      await forEachPage(this.#guest, this.#signal, (pfn, type) => {
+        if (!hasPageData(type)) {
+          this.#bare.set(pfn, type);
+          return undefined;
+        }
+        if (type !== PAGE_TYPE.notab) this.#typed.set(pfn, type);
+        return writer.add(pfn, type) ? writer.flush() : undefined;
+      });
+    });
+    this.#segments.push(segment);
+    this.#end = end;
+    this.#zeroPages = writer.zero;
+    return progress.copied;
+  }
+
+  /**
+   * Copies the pages in `dirty` again, to their places. Afterwards only the bits of those are set that could not be
+   * mapped, since the guest gave them away meanwhile.
+   * @param round its number, for the progress
+   * @returns how many of them it has taken care of
+   */
+  async copyDirty(dirty: Bitmap, round: number): Promise<number> {
+    const total = dirty.count();
+    const progress = this.#progress({ total, round, live: true });
+    const buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
+    const late = new Map<number, number>();
+    for (const pfns of this.#batches(dirty, SMALL_GAP)) {
+      const placed = await this.#sort(pfns, dirty, late);
+      const { copies, unmapped } = await this.#read(placed, buffer);
+      for (const pfn of unmapped) dirty.set(pfn);
+      await this.#write(copies);
+      progress.add(placed.pfns.length - unmapped.length);
+    }
+    await this.#addLate(late, progress, dirty);
+    return total - dirty.count();
+  }
+
+  /**
+   * How long `copyLast` would take for so many pages, in milliseconds, by what `copyDirty` took; undefined before that, and
+   * where they are more than there is room for.
+   */
+  lastCopyMs(pages: number): number | undefined {
+    const { pages: known, ms } = this.#reading;
+    return known === 0 || pages > KEPT_MAX ? undefined : (pages / known) * ms;
+  }
+
+  /** Makes room in memory for about so many pages, so that `copyLast` need not: the guest should still run. */
+  readyToKeep(pages: number): void {
+    this.#room = new Uint8Array(Math.min(KEPT_MAX, pages) * PAGE_SIZE);
+    // The kernel gives memory when it is touched.
+    this.#room.fill(1);
+  }
+
+  /**
+   * Copies the pages in `dirty` of a suspended guest. As many as there is room for wait in memory for `writeKept`.
+   * @param round its number, for the progress
+   * @returns how many there were
+   * @throws DomainError when a page cannot be mapped
+   */
+  async copyLast(dirty: Bitmap, round: number): Promise<number> {
+    const progress = this.#progress({ total: dirty.count(), round, live: false });
+    const late = new Map<number, number>();
+    let buffer = NO_PAGES;
+    for (const pfns of this.#batches(dirty, 0)) {
+      const placed = await this.#sort(pfns, dirty, late);
+      const octets = placed.pfns.length * PAGE_SIZE;
+      const keep = octets <= this.#room.length;
+      if (!keep && buffer.length === 0) buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
+      const { copies, unmapped } = await this.#read(placed, keep ? this.#room : buffer);
+      if (unmapped.length > 0) throw unmappable(unmapped);
+      if (keep) {
+        this.#kept.push(copies);
+        this.#room = this.#room.subarray(octets);
+      } else await this.#write(copies);
+      progress.add(placed.pfns.length);
+    }
+    await this.#addLate(late, progress, undefined);
+    return progress.copied;
+  }
+
+  /** Writes what stands behind the pages: the entries without data. */
+  async finish(): Promise<MemoryOutcome> {
+    for (const record of encodeBare(this.#bare)) {
+      await this.#output.writeAt(record, this.#end);
+      this.#end += record.length;
+    }
+    const pages = this.#segments.reduce((sum, segment) => sum + segment.count, 0);
+    let populated = pages;
+    for (const [pfn, type] of this.#bare) {
+      if (type === PAGE_TYPE.xalloc && this.#placeOf(pfn) === undefined) populated++;
+    }
+    return { pages, populated, zeroPages: this.#zeroPages, end: this.#end };
+  }
+
+  /** Writes the pages that `copyLast` has kept to their places. */
+  async writeKept(): Promise<void> {
+    for (const copies of this.#kept.splice(0)) await this.#write(copies);
+    this.#room = NO_PAGES;
+  }
+
+  /** The set pfns in batches; with them clean ones, up to `gap` of them, that stand between two in the file as well. */
+  *#batches(dirty: Bitmap, gap: number): Generator<Uint32Array> {
+    const { maxBatch } = this.#guest;
+    let batch = new Uint32Array(maxBatch);
+    let count = 0;
+    let before = Number.NEGATIVE_INFINITY;
+    for (const pfn of dirty.indices()) {
+      let first = pfn;
+      if (pfn - before > 1 && pfn - before - 1 <= gap) {
+        const apart = this.#offsetOf(pfn) - this.#offsetOf(before);
+        if (apart === (pfn - before) * PAGE_SIZE) first = before + 1;
+      }
+      if (count + pfn - first + 1 > maxBatch) {
+        yield batch.subarray(0, count);
+        batch = new Uint32Array(maxBatch);
+        count = 0;
+        first = pfn;
+      }
+      for (let at = first; at <= pfn; at++) batch[count++] = at;
+      before = pfn;
+    }
+    if (count > 0) yield batch.subarray(0, count);
+  }
+
+  /**
+   * Takes note of the pages' types.
+   * @param dirty its bits of these pages are cleared
+   * @param late gets those that are dirty and have no place yet
+   * @returns those that have data and a place
+   */
+  async #sort(pfns: Uint32Array, dirty: Bitmap, late: Map<number, number>): Promise<PlacedPages> {
+    throwIfAborted(this.#signal);
+    const types = await this.#guest.pageTypes(pfns);
+    const known = new Uint32Array(pfns.length);
+    const offsets = new Float64Array(pfns.length);
+    let count = 0;
+    for (const [i, pfn] of pfns.entries()) {
+      const type = types[i] ?? PAGE_TYPE.xtab;
+      const place = this.#placeOf(pfn);
+      if (place === undefined && !dirty.has(pfn)) continue;
+      dirty.clear(pfn);
+      if (hasPageData(type)) {
+        this.#bare.delete(pfn);
+        if (place === undefined) {
+          if (type !== PAGE_TYPE.notab) this.#typed.set(pfn, type);
+          late.set(pfn, type);
+          continue;
+        }
+        if (type !== (this.#typed.get(pfn) ?? PAGE_TYPE.notab)) await this.#retype(pfn, type, place);
+        known[count] = pfn;
+        offsets[count++] = place.segment.dataOffset(place.slot);
+      } else if (type !== PAGE_TYPE.xtab || place !== undefined) {
+        this.#bare.set(pfn, type);
+      }
+    }
+    return { pfns: known.subarray(0, count), offsets: offsets.subarray(0, count) };
+  }
+
+  /** Copies pages into `buffer`. */
+  async #read(
+    { pfns, offsets }: PlacedPages,
+    buffer: Uint8Array,
+  ): Promise<{ copies: Copies; unmapped: readonly number[] }> {
+    const bytes = buffer.subarray(0, pfns.length * PAGE_SIZE);
+    const start = performance.now();
+    const kinds = pfns.length === 0 ? NO_PAGES : await this.#guest.readPages(pfns, bytes);
+    this.#reading.pages += pfns.length;
+    this.#reading.ms += performance.now() - start;
+    const unmapped: number[] = [];
+    for (const [i, kind] of kinds.entries()) {
+      if (kind === PAGE_KIND.data) continue;
+      unmapped.push(pfns[i] ?? 0);
+      offsets[i] = NOWHERE;
+    }
+    return { copies: { bytes, offsets }, unmapped };
+  }
+
+  /** Writes pages to their places, neighbours together. */
+  async #write({ bytes, offsets }: Copies): Promise<void> {
+    let from = 0;
+    while (from < offsets.length) {
+      const offset = offsets[from] ?? NOWHERE;
+      let to = from + 1;
+      if (offset !== NOWHERE) {
+        while (to < offsets.length && offsets[to] === offset + (to - from) * PAGE_SIZE) to++;
+        await this.#output.writeAt(bytes.subarray(from * PAGE_SIZE, to * PAGE_SIZE), offset);
+      }
+      from = to;
+    }
+  }
+
+  /** Gives pages their places that have come into being since the others got theirs. */
+  async #addLate(
+    late: ReadonlyMap<number, number>,
+    progress: CopyProgress,
+    deferred: Bitmap | undefined,
+  ): Promise<void> {
+    if (late.size === 0) return;
+    const writer = this.#writer(progress, deferred);
+    const { segment, end } = await writer.run(async () => {
+      for (const [pfn, type] of late) if (writer.add(pfn, type)) await writer.flush();
+    });
+    this.#segments.push(segment);
+    this.#end = end;
+  }
+
+  #placeOf(pfn: number): { segment: Segment; slot: number } | undefined {
+    for (const segment of this.#segments) {
+      const slot = segment.slotOf(pfn);
+      if (slot >= 0) return { segment, slot };
+    }
+    return undefined;
+  }
+
+  #offsetOf(pfn: number): number {
+    const place = this.#placeOf(pfn);
+    return place === undefined ? NOWHERE : place.segment.dataOffset(place.slot);
+  }
+
+  /** A page that has become a page table, or ceased to be one, changes its word in the record's head. */
+  async #retype(pfn: number, type: number, { segment, slot }: { segment: Segment; slot: number }) {
+    await this.#output.writeAt(PfnWords.of([pfn], [type]).bytes, segment.wordOffset(slot));
+    if (type === PAGE_TYPE.notab) this.#typed.delete(pfn);
+    else this.#typed.set(pfn, type);
+  }
+
+  #writer(progress: CopyProgress, deferred: Bitmap | undefined): SegmentWriter {
+    const options = { deferred, signal: this.#signal, tuning: this.#tuning };
+    return new SegmentWriter(this.#guest, this.#output, this.#end, progress, options);
+  }
+
+  #progress(pass: ConstructorParameters<typeof CopyProgress>[1]): CopyProgress {
+    return new CopyProgress(this.#reporter, pass);
+  }
+}

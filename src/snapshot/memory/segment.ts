@@ -1,0 +1,232 @@
+import { Bitmap } from '../../core/bitmap.ts';
+import { DomainError, throwIfAborted } from '../../core/errors.ts';
+import { PAGE_KIND } from '../../core/page-kind.ts';
+import { SlotLayout } from '../../savefmt/index.ts';
+import type { Tuning } from '../api.ts';
+import type { PositionalOutput } from '../output/file.ts';
+import type { Guest } from '../ports.ts';
+import { Lanes } from './lanes.ts';
+import { PageSet } from './page-set.ts';
+import type { CopyProgress } from './progress.ts';
+
+/** Records under way at once: as many as libuv's pool has threads unless told otherwise. */
+const IN_FLIGHT = 4;
+
+/**
+ * Pages with their places in the file, as they were copied first. Within a record those that had data then stand before
+ * the others, so that a record is one write and at most one hole.
+ */
+export class Segment {
+  readonly #pages: PageSet;
+  readonly #layout: SlotLayout;
+  readonly #empty: Bitmap;
+
+  /** @param empty which pages have had no data; bit `emptyBit(index)` of a page's index */
+  constructor(pages: PageSet, layout: SlotLayout, empty: Bitmap) {
+    this.#pages = pages;
+    this.#layout = layout;
+    this.#empty = empty;
+  }
+
+  /** Number of pages. */
+  get count(): number {
+    return this.#pages.count;
+  }
+
+  /** The slot of a page (`SlotLayout`), or -1. */
+  slotOf(pfn: number): number {
+    const index = this.#pages.indexOf(pfn);
+    if (index < 0) return -1;
+    const { perRecord } = this.#layout;
+    const first = index - (index % perRecord);
+    const from = emptyBit(first, perRecord);
+    const bit = emptyBit(index, perRecord);
+    const before = this.#empty.countBelow(bit, from);
+    if (!this.#empty.has(bit)) return index - before;
+    const { count } = this.#layout.record(first / perRecord);
+    return first + count - this.#empty.countBelow(from + count, from) + before;
+  }
+
+  /** File offset of the data in a slot. */
+  dataOffset(slot: number): number {
+    return this.#layout.slotOffset(slot);
+  }
+
+  /** File offset of a slot's pfn word. */
+  wordOffset(slot: number): number {
+    return this.#layout.wordOffset(slot);
+  }
+}
+
+/** Each record's bits begin at a multiple of 32, where they can be counted from. */
+function emptyBit(index: number, perRecord: number): number {
+  return Math.floor(index / perRecord) * bitsPerRecord(perRecord) + (index % perRecord);
+}
+
+function bitsPerRecord(perRecord: number): number {
+  return Math.ceil(perRecord / 32) * 32;
+}
+
+/** Lays pages out in PAGE_DATA records as they come and copies them, several records at once. */
+export class SegmentWriter {
+  /** Pages that were all zeros. */
+  zero = 0;
+  readonly #guest: Guest;
+  readonly #output: PositionalOutput;
+  readonly #progress: CopyProgress;
+  readonly #signal: AbortSignal | undefined;
+  readonly #deferred: Bitmap | undefined;
+  readonly #lanes: Lanes;
+  readonly #sparse: boolean;
+  readonly #pages: PageSet;
+  readonly #empty: Bitmap;
+  /** Until `end`, of as many pages as there might be. */
+  #layout: SlotLayout;
+  #written = 0;
+  #pfns: Uint32Array;
+  #types: Uint8Array;
+  #count = 0;
+  /** A record's pages in the order in which they stand there, while its head is made. */
+  readonly #packed: { readonly pfns: Uint32Array; readonly types: Uint8Array };
+
+  /**
+   * @param start where the first record goes
+   * @param deferred where pages are noted that cannot be mapped, since the guest gave them away meanwhile; without
+   * it that is an error, as it is when the guest is suspended
+   */
+  constructor(
+    guest: Guest,
+    output: PositionalOutput,
+    start: number,
+    progress: CopyProgress,
+    options: {
+      readonly deferred: Bitmap | undefined;
+      readonly signal: AbortSignal | undefined;
+      readonly tuning: Tuning;
+    },
+  ) {
+    this.#guest = guest;
+    this.#output = output;
+    this.#progress = progress;
+    this.#signal = options.signal;
+    this.#deferred = options.deferred;
+    this.#pages = new PageSet(guest.p2mSize);
+    const { inFlight = IN_FLIGHT, sparse = true, batchPages } = options.tuning;
+    this.#lanes = new Lanes(inFlight);
+    this.#sparse = sparse;
+    this.#layout = SlotLayout.create({
+      firstRecordOffset: start,
+      count: guest.p2mSize,
+      ...(batchPages === undefined ? {} : { perRecord: batchPages }),
+    });
+    const { perRecord, recordCount } = this.#layout;
+    this.#empty = new Bitmap(recordCount * bitsPerRecord(perRecord));
+    this.#pfns = new Uint32Array(perRecord);
+    this.#types = new Uint8Array(perRecord);
+    this.#packed = { pfns: new Uint32Array(perRecord), types: new Uint8Array(perRecord) };
+  }
+
+  /**
+   * Runs `body`, which adds pages, and waits until all are copied, whatever happens.
+   * @returns the pages' places, and the offset behind the last record
+   */
+  async run(body: () => Promise<void>): Promise<{ segment: Segment; end: number }> {
+    let failure: unknown;
+    try {
+      await body();
+      const { start, perRecord } = this.#layout;
+      this.#layout = SlotLayout.create({
+        firstRecordOffset: start,
+        count: this.#pages.count,
+        perRecord,
+      });
+      if (this.#count > 0) await this.flush();
+    } catch (error) {
+      failure = error;
+      throw error;
+    } finally {
+      await this.#lanes.end().catch((error: unknown) => {
+        if (failure === undefined) throw error;
+      });
+    }
+    this.#progress.tell();
+    return { segment: new Segment(this.#pages, this.#layout, this.#empty), end: this.#layout.end };
+  }
+
+  /**
+   * @param pfn above all before
+   * @returns whether the record is full, and `flush` has to come
+   */
+  add(pfn: number, type: number): boolean {
+    this.#pages.add(pfn);
+    this.#pfns[this.#count] = pfn;
+    this.#types[this.#count++] = type;
+    return this.#count === this.#pfns.length;
+  }
+
+  /** Starts copying a record when there is room for it. */
+  async flush(): Promise<void> {
+    throwIfAborted(this.#signal);
+    const record = this.#written++;
+    const pfns = this.#pfns.subarray(0, this.#count);
+    const types = this.#types.subarray(0, this.#count);
+    this.#pfns = new Uint32Array(this.#layout.perRecord);
+    this.#types = new Uint8Array(this.#layout.perRecord);
+    this.#count = 0;
+    await this.#lanes.start(() => this.#copy(record, pfns, types));
+  }
+
+  async #copy(record: number, pfns: Uint32Array, types: Uint8Array): Promise<void> {
+    const layout = this.#layout;
+    const { offset } = layout.record(record);
+    const kinds = await this.#guest.packPages(this.#output.fd, pfns, offset, (seen) => {
+      if (!this.#sparse) countAsData(seen);
+      this.#pack(pfns, types, seen);
+      const { length } = pfns;
+      return layout.encodeHead(
+        record,
+        this.#packed.pfns.subarray(0, length),
+        this.#packed.types.subarray(0, length),
+      );
+    });
+    const firstBit = record * bitsPerRecord(layout.perRecord);
+    const unmapped: number[] = [];
+    for (let i = 0; i < kinds.length; i++) {
+      if (kinds[i] === PAGE_KIND.data) continue;
+      this.#empty.set(firstBit + i);
+      if (kinds[i] === PAGE_KIND.zero) this.zero++;
+      else unmapped.push(pfns[i] ?? 0);
+    }
+    if (unmapped.length > 0 && this.#deferred === undefined) throw unmappable(unmapped);
+    for (const pfn of unmapped) this.#deferred?.set(pfn);
+    if (this.#deferred !== undefined) this.#output.beginSync();
+    this.#progress.add(pfns.length - unmapped.length);
+  }
+
+  /** The pages with data, then the others. */
+  #pack(pfns: Uint32Array, types: Uint8Array, kinds: Uint8Array): void {
+    let to = 0;
+    const take = (data: boolean): void => {
+      for (let i = 0; i < kinds.length; i++) {
+        if ((kinds[i] === PAGE_KIND.data) !== data) continue;
+        this.#packed.pfns[to] = pfns[i] ?? -1;
+        this.#packed.types[to++] = types[i] ?? -1;
+      }
+    };
+    take(true);
+    take(false);
+  }
+}
+
+/** Has pages of zeros written like the others. */
+function countAsData(kinds: Uint8Array): void {
+  for (let i = 0; i < kinds.length; i++) if (kinds[i] === PAGE_KIND.zero) kinds[i] = PAGE_KIND.data;
+}
+
+/** The suspended guest is without pages that it had. */
+export function unmappable(pfns: readonly number[]): DomainError {
+  return new DomainError('PAGE_UNMAPPABLE', `page ${pfns[0]} of the suspended guest cannot be mapped`, {
+    data: { pfns: pfns.slice(0, 10), count: pfns.length },
+    hint: 'does another program change the memory of this guest?',
+  });
+}

@@ -1,0 +1,196 @@
+import { Bitmap } from '../../core/bitmap.ts';
+import { PAGE_SIZE } from '../../core/brand.ts';
+import { throwIfAborted } from '../../core/errors.ts';
+import { PAGE_KIND } from '../../core/page-kind.ts';
+import { type Reporter, silentReporter } from '../../core/reporter.ts';
+import { encodePageDataHead, hasPageData, PAGE_TYPE, PfnWords } from '../../savefmt/index.ts';
+import type { MemoryOutput } from '../output/file.ts';
+import type { Guest } from '../ports.ts';
+import { forEachPage } from './each-page.ts';
+import { encodeBare, type MemoryOptions, type MemoryOutcome, type PageSaver } from './file-saver.ts';
+import { CopyProgress } from './progress.ts';
+import { unmappable } from './segment.ts';
+
+/** Pages that are being collected for a record. */
+interface Batch {
+  readonly pfns: Uint32Array;
+  readonly types: Uint8Array;
+  count: number;
+}
+
+/**
+ * Writes a guest's memory as libxc does, for an output that can only be appended to: a page that is copied again stands
+ * there again, and the later one wins. Pages of zeros are written like the others. For all else see `MemorySaver`.
+ */
+export class StreamSaver implements PageSaver {
+  readonly #guest: Guest;
+  readonly #output: Pick<MemoryOutput, 'writeAt'>;
+  readonly #signal: AbortSignal | undefined;
+  readonly #reporter: Reporter;
+  readonly #expectedPages: number;
+  /** Pages without data that a restore must know of. */
+  readonly #bare = new Map<number, number>();
+  /** Room for the pages of two records: one is filled while the other is written. */
+  readonly #buffers: readonly [Uint8Array, Uint8Array];
+  #records = 0;
+  #writing: Promise<void> = Promise.resolve();
+  #end: number;
+  #pages = 0;
+  /** Pages that have been in a record. */
+  readonly #sent: Bitmap;
+
+  constructor(guest: Guest, output: Pick<MemoryOutput, 'writeAt'>, start: number, options: MemoryOptions) {
+    this.#guest = guest;
+    this.#output = output;
+    this.#end = start;
+    this.#signal = options.signal;
+    this.#reporter = options.reporter ?? silentReporter;
+    this.#expectedPages = options.expectedPages;
+    this.#sent = new Bitmap(guest.p2mSize);
+    const room = (): Uint8Array => new Uint8Array(guest.maxBatch * PAGE_SIZE);
+    this.#buffers = [room(), room()];
+  }
+
+  async copyAll(deferred?: Bitmap): Promise<number> {
+    const live = deferred !== undefined;
+    const round = live ? 0 : undefined;
+    const progress = new CopyProgress(this.#reporter, { total: this.#expectedPages, round, live });
+    let batch = this.#batch();
+    await this.#pass(async () => {
+      await forEachPage(this.#guest, this.#signal, (pfn, type) => {
+        if (!hasPageData(type)) {
+          this.#bare.set(pfn, type);
+          return undefined;
+        }
+        batch.pfns[batch.count] = pfn;
+        batch.types[batch.count++] = type;
+        if (batch.count < batch.pfns.length) return undefined;
+        const full = batch;
+        batch = this.#batch();
+        return this.#send(full, deferred, progress);
+      });
+      if (batch.count > 0) await this.#send(batch, deferred, progress);
+    });
+    return progress.copied;
+  }
+
+  async copyDirty(dirty: Bitmap, round: number): Promise<number> {
+    const total = dirty.count();
+    await this.#copySet(dirty, dirty, new CopyProgress(this.#reporter, { total, round, live: true }));
+    return total - dirty.count();
+  }
+
+  async copyLast(dirty: Bitmap, round: number): Promise<number> {
+    const progress = new CopyProgress(this.#reporter, { total: dirty.count(), round, live: false });
+    await this.#copySet(dirty, undefined, progress);
+    return progress.copied;
+  }
+
+  /** What is left goes to the output while the guest is stopped: how fast that is, the rounds tell. */
+  lastCopyMs(): undefined {
+    return undefined;
+  }
+
+  readyToKeep(): void {}
+
+  async writeKept(): Promise<void> {}
+
+  async finish(): Promise<MemoryOutcome> {
+    for (const record of encodeBare(this.#bare)) {
+      await this.#output.writeAt(record, this.#end);
+      this.#end += record.length;
+    }
+    let populated = this.#sent.count();
+    for (const [pfn, type] of this.#bare) {
+      if (type === PAGE_TYPE.xalloc && !this.#sent.has(pfn)) populated++;
+    }
+    return { pages: this.#pages, populated, zeroPages: 0, end: this.#end };
+  }
+
+  #batch(): Batch {
+    const { maxBatch } = this.#guest;
+    return { pfns: new Uint32Array(maxBatch), types: new Uint8Array(maxBatch), count: 0 };
+  }
+
+  /** Copies the pages of a set; their bits are cleared. */
+  async #copySet(dirty: Bitmap, deferred: Bitmap | undefined, progress: CopyProgress): Promise<void> {
+    const { maxBatch } = this.#guest;
+    const copy = async (pfns: Uint32Array): Promise<void> => {
+      const types = await this.#guest.pageTypes(pfns);
+      const batch = this.#batch();
+      for (let i = 0; i < pfns.length; i++) {
+        const pfn = pfns[i] ?? 0;
+        const type = types[i] ?? PAGE_TYPE.xtab;
+        dirty.clear(pfn);
+        if (hasPageData(type)) {
+          this.#bare.delete(pfn);
+          batch.pfns[batch.count] = pfn;
+          batch.types[batch.count++] = type;
+        } else this.#bare.set(pfn, type);
+      }
+      if (batch.count > 0) await this.#send(batch, deferred, progress);
+    };
+    await this.#pass(async () => {
+      let pfns = new Uint32Array(maxBatch);
+      let count = 0;
+      for (const pfn of dirty.indices()) {
+        pfns[count++] = pfn;
+        if (count < maxBatch) continue;
+        await copy(pfns);
+        pfns = new Uint32Array(maxBatch);
+        count = 0;
+      }
+      if (count > 0) await copy(pfns.subarray(0, count));
+    });
+  }
+
+  /** Runs `body`, which sends records, and waits until all are written, whatever happens. */
+  async #pass(body: () => Promise<void>): Promise<void> {
+    try {
+      await body();
+    } catch (error) {
+      await this.#writing.catch(() => undefined);
+      throw error;
+    }
+    await this.#writing;
+  }
+
+  /** Reads a record's pages while the one before is being written, then has it written. */
+  async #send(batch: Batch, deferred: Bitmap | undefined, progress: CopyProgress): Promise<void> {
+    throwIfAborted(this.#signal);
+    const [even, odd] = this.#buffers;
+    const buffer = this.#records++ % 2 === 0 ? even : odd;
+    const kinds = await this.#guest.readPages(batch.pfns.subarray(0, batch.count), buffer);
+    const { pfns, types } = batch;
+    const unmapped: number[] = [];
+    let count = 0;
+    for (let i = 0; i < kinds.length; i++) {
+      const pfn = pfns[i] ?? 0;
+      if (kinds[i] === PAGE_KIND.unmapped) {
+        unmapped.push(pfn);
+        continue;
+      }
+      if (count < i) buffer.copyWithin(count * PAGE_SIZE, i * PAGE_SIZE, (i + 1) * PAGE_SIZE);
+      types[count] = types[i] ?? PAGE_TYPE.notab;
+      pfns[count++] = pfn;
+      this.#sent.set(pfn);
+    }
+    if (unmapped.length > 0 && deferred === undefined) throw unmappable(unmapped);
+    for (const pfn of unmapped) deferred?.set(pfn);
+    await this.#writing;
+    if (count > 0) {
+      const head = encodePageDataHead(PfnWords.of(pfns.subarray(0, count), types.subarray(0, count)));
+      this.#writing = this.#write(head, buffer.subarray(0, count * PAGE_SIZE));
+      // It is awaited before the next one.
+      this.#writing.catch(() => {});
+    }
+    this.#pages += count;
+    progress.add(count);
+  }
+
+  async #write(head: Uint8Array, pages: Uint8Array): Promise<void> {
+    await this.#output.writeAt(head, this.#end);
+    await this.#output.writeAt(pages, this.#end + head.length);
+    this.#end += head.length + pages.length;
+  }
+}

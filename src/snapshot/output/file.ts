@@ -1,0 +1,229 @@
+import { constants, writeSync } from 'node:fs';
+import { type FileHandle, mkdir, open, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { errnoCode, OutputError } from '../../core/errors.ts';
+
+/** Writes of fewer octets are made in this thread: handing one over takes as long. */
+const SHORT_WRITE = 64 * 1024;
+
+/** Where a guest's memory goes: a file, or what can only be appended to. */
+export interface MemoryOutput {
+  /** @throws OutputError */
+  writeAt(bytes: Uint8Array, position: number): Promise<void>;
+  /** Octets of length and octets that the file system has allocated. */
+  sizes(): Promise<{ fileBytes: number; allocatedBytes: number }>;
+  /** @throws OutputError; `discard` is still to be called then. */
+  commit(options?: { readonly sync?: boolean }): Promise<void>;
+  /** Takes back what has been written, as far as that is possible. */
+  discard(): Promise<void>;
+}
+
+/** A file that is written at offsets. */
+export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
+  readonly fd: number;
+  /** Called now and then while the guest runs: the disk may begin with what has been written so far. */
+  beginSync(): void;
+}
+
+/**
+ * A file that shows under its name only when it is whole: it is written as `<path>.partial`, mode 0600, and renamed
+ * after its octets are on the disk. A file that is there already is never touched.
+ */
+export class OutputFile implements MemoryOutput, PositionalOutput {
+  readonly path: string;
+  readonly partialPath: string;
+  /** While the guest is stopped nothing waits for the file system in this thread: signals must be heard. */
+  guestStopped = false;
+  readonly #file: FileHandle;
+  #named = false;
+  #syncing: Promise<void> | undefined;
+  #syncFailure: { readonly cause: unknown } | undefined;
+
+  private constructor(path: string, partialPath: string, file: FileHandle) {
+    this.path = path;
+    this.partialPath = partialPath;
+    this.#file = file;
+  }
+
+  /** @throws OutputError when `<path>.partial` is there already or cannot be made. */
+  static async create(path: string): Promise<OutputFile> {
+    const partialPath = partialOf(path);
+    try {
+      const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+      return new OutputFile(path, partialPath, await open(partialPath, flags, 0o600));
+    } catch (error) {
+      const hint =
+        errnoCode(error) === 'EEXIST'
+          ? `another xlsnap is writing it, or one was killed: xlsnap recover ${path}`
+          : 'check the directory and its permissions';
+      throw new OutputError('OUTPUT_CREATE', `cannot create ${partialPath}`, { cause: error, hint });
+    }
+  }
+
+  /** File descriptor, open for reading and writing. */
+  get fd(): number {
+    return this.#file.fd;
+  }
+
+  /**
+   * Writes all of `bytes` at an offset.
+   * @throws OutputError
+   */
+  async writeAt(bytes: Uint8Array, position: number): Promise<void> {
+    let done = 0;
+    try {
+      while (done < bytes.length) {
+        const rest = bytes.length - done;
+        done +=
+          rest < SHORT_WRITE && !this.guestStopped
+            ? writeSync(this.#file.fd, bytes, done, rest, position + done)
+            : (await this.#file.write(bytes, done, rest, position + done)).bytesWritten;
+      }
+    } catch (error) {
+      throw new OutputError('OUTPUT_WRITE', `cannot write ${this.partialPath}`, {
+        cause: error,
+        offset: position + done,
+        hint: 'check the file system: is it full, or failing?',
+      });
+    }
+  }
+
+  /**
+   * Lets the disk begin with what has been written so far, so that `commit` has less to wait for. It tells of failures
+   * too: Linux reports each but once.
+   */
+  beginSync(): void {
+    this.#syncing ??= this.#file
+      .datasync()
+      .catch((cause: unknown) => {
+        this.#syncFailure ??= { cause };
+      })
+      .finally(() => {
+        this.#syncing = undefined;
+      });
+  }
+
+  /** Its number in the file system, which it keeps when it gets its name. */
+  async inode(): Promise<number> {
+    return (await this.#file.stat()).ino;
+  }
+
+  async sizes(): Promise<{ fileBytes: number; allocatedBytes: number }> {
+    const { size, blocks } = await this.#file.stat();
+    return { fileBytes: size, allocatedBytes: blocks * 512 };
+  }
+
+  /**
+   * Octets to the disk, unless `sync` is false, then the name.
+   * @throws OutputError; the partial file is still there.
+   */
+  async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {
+    try {
+      await this.#syncing;
+      if (this.#syncFailure !== undefined) throw this.#syncFailure.cause;
+      if (sync) await this.#file.datasync();
+      await this.#file.close();
+      // rename(2) would replace a file that has come since the preflight.
+      if (await exists(this.path)) {
+        throw new OutputError('OUTPUT_EXISTS', `${this.path} has come into being meanwhile`);
+      }
+      await rename(this.partialPath, this.path);
+      this.#named = true;
+      if (sync) await syncDirectory(dirname(this.path));
+    } catch (error) {
+      if (error instanceof OutputError) throw error;
+      throw new OutputError('OUTPUT_COMMIT', `cannot finish ${this.path}`, {
+        cause: error,
+        hint: 'check the file system: is it full, or failing?',
+      });
+    }
+  }
+
+  /**
+   * Removes what has been written, under either name; never another's file.
+   * @param users when they are over; until then the file's number must not become another file's
+   */
+  async discard(users?: Promise<unknown>): Promise<void> {
+    const close = (): Promise<void> => this.#file.close().catch(() => undefined);
+    if (users === undefined) await close();
+    else void users.then(close);
+    await rm(this.#named ? this.path : this.partialPath, { force: true });
+  }
+}
+
+/** Name of a file while it is being written. */
+export function partialOf(path: string): string {
+  return `${path}.partial`;
+}
+
+/**
+ * Writes a small file whole, in the same way, mode 0600.
+ * @throws OutputError
+ */
+export async function writeWhole(path: string, text: string): Promise<void> {
+  const file = await OutputFile.create(path);
+  try {
+    await file.writeAt(new TextEncoder().encode(text), 0);
+    await file.commit();
+  } catch (error) {
+    await file.discard();
+    throw error;
+  }
+}
+
+/** Whether something has that name. Errors other than "no such file" count as there. */
+export async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    const code = errnoCode(error);
+    return code !== 'ENOENT' && code !== 'ENOTDIR';
+  }
+}
+
+/**
+ * Makes a directory and those above it, mode 0700.
+ * @returns the highest directory that was made, if any
+ */
+export async function makeDirectory(path: string): Promise<string | undefined> {
+  try {
+    return await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new OutputError('OUTPUT_DIRECTORY', `cannot make directory ${path}`, { cause: error });
+  }
+}
+
+/**
+ * Removes the directories that `makeDirectory` made, from `path` up to `highest`, unless somebody has put something there.
+ * @returns whether all are gone
+ */
+export async function unmakeDirectory(path: string, highest: string): Promise<boolean> {
+  for (let at = path; at.length >= highest.length; at = dirname(at)) {
+    try {
+      await rmdir(at);
+    } catch (error) {
+      const code = errnoCode(error);
+      if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
+      if (code !== 'ENOENT') throw error;
+    }
+  }
+  return true;
+}
+
+/** Removes a file, if it is there. @returns whether it was */
+export async function removed(path: string): Promise<boolean> {
+  if (!(await exists(path))) return false;
+  await rm(path, { force: true });
+  return true;
+}
+
+/** Makes the names in a directory durable. */
+export async function syncDirectory(path: string): Promise<void> {
+  const dir = await open(path, 'r');
+  try {
+    await dir.sync();
+  } finally {
+    await dir.close();
+  }
+}

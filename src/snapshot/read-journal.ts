@@ -1,0 +1,30 @@
+/** Journals as they are found. */
+import { type CreateHead, type CreateStep, toCreateJournal } from './create/journal.ts';
+import { badJournal, type FoundSteps, readJournalLines } from './journal/file.ts';
+import { type RevertHead, type RevertStep, toRevertJournal } from './revert/journal.ts';
+
+export type FoundJournal =
+  /** Its writer was killed before anything else was done. */
+  | { readonly kind: 'headless'; readonly path: string }
+  | ({ readonly kind: 'create' } & FoundSteps<CreateHead, CreateStep>)
+  | ({ readonly kind: 'revert' } & FoundSteps<RevertHead, RevertStep>);
+
+/**
+ * Reads a journal.
+ * @returns `undefined` when there is no such file
+ * @throws JournalError when it is none, or another could have written it
+ */
+export async function readJournal(path: string): Promise<FoundJournal | undefined> {
+  const lines = await readJournalLines(path);
+  if (lines === undefined) return undefined;
+  if (lines === 'headless') return { kind: 'headless', path };
+  const { kind } = lines.head;
+  switch (kind) {
+    case 'create':
+      return { kind, ...(await toCreateJournal(path, lines)) };
+    case 'revert':
+      return { kind, ...(await toRevertJournal(path, lines)) };
+    default:
+      throw badJournal(path, 'is damaged: it is neither of a create nor of a revert');
+  }
+}

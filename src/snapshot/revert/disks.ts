@@ -1,0 +1,97 @@
+import { rm, stat } from 'node:fs/promises';
+import type { Domid } from '../../core/brand.ts';
+import { describeError } from '../../core/errors.ts';
+import type { RevertDisk } from '../api.ts';
+import { freeImages } from '../images/free.ts';
+import { exists } from '../output/file.ts';
+import type { Phases } from '../phases.ts';
+import type { Host } from '../ports.ts';
+import { type RevertJournal, stamped } from './journal.ts';
+import { asidePath, describeKept, freshPath, type KeptDisk, safetyTag, undoRevertDisk } from './kept.ts';
+import { deleteSafetyTag } from './safety-tag.ts';
+
+/**
+ * Puts every disk back, nobody using them. Each step has its undo in `phases`, so that a failure on one disk leaves all
+ * as before; once this resolves, the undos are forgotten and what was replaced is in the result: the caller keeps that until
+ * the domain is restored.
+ *
+ * @throws DiskError, OutputError, InterruptedError
+ * @param mark tells this revert's files and tags from others'; `[0-9a-z-]`
+ */
+export async function revertDisks(
+  host: Host,
+  disks: readonly RevertDisk[],
+  mark: string,
+  phases: Phases,
+  journal: RevertJournal,
+): Promise<readonly KeptDisk[]> {
+  const free = freeImages(host);
+  const kept: KeptDisk[] = [];
+  const forget: (() => void)[] = [];
+  const onUndo = (disk: RevertDisk, putBack: () => Promise<unknown>): void => {
+    const undo = (): Promise<unknown> => {
+      journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+      return putBack();
+    };
+    forget.push(undoRevertDisk(phases, disk, mark, undo));
+  };
+  for (const disk of disks) {
+    phases.checkpoint();
+    if (disk.kind === 'internal') {
+      const safety = safetyTag(mark);
+      await free.createTag(disk.image, safety);
+      onUndo(disk, async () => {
+        await free.applyTag(disk.image, safety);
+        await free.deleteTag(disk.image, safety);
+      });
+      await journal.noteDurably(stamped({ step: 'tagged', vdev: disk.vdev }));
+      await free.applyTag(disk.image, disk.tag);
+      kept.push({ kind: 'tag', vdev: disk.vdev, image: disk.image, tag: safety });
+    } else {
+      const aside = asidePath(disk.overlay, mark);
+      const fresh = freshPath(disk.overlay, mark);
+      onUndo(disk, async () => {
+        await rm(fresh, { force: true });
+        if (await exists(aside)) await free.rename(aside, disk.overlay);
+        else if (disk.replaced === undefined) await free.remove(disk.overlay);
+      });
+      await host.images.createOverlay(fresh, { path: disk.base, format: disk.baseFormat });
+      const { ino: inode } = await stat(fresh);
+      await journal.noteDurably(stamped({ step: 'fresh', vdev: disk.vdev, inode }));
+      if (disk.replaced !== undefined) {
+        await free.rename(disk.overlay, aside);
+        kept.push({ kind: 'file', vdev: disk.vdev, path: aside });
+      }
+      await free.rename(fresh, disk.overlay);
+    }
+  }
+  phases.checkpoint();
+  await journal.noteDurably(stamped({ step: 'reverted' }));
+  for (const one of forget) one();
+  return kept;
+}
+
+/**
+ * Removes what the revert replaced, once the domain is restored; with `keep`, overlays stay (safety tags never do).
+ * @returns the files kept, and a warning for each thing that could not be removed
+ */
+export async function cleanKept(
+  host: Host,
+  domid: Domid,
+  kept: readonly KeptDisk[],
+  keep: boolean,
+  phases: Phases,
+): Promise<{ files: readonly string[]; warnings: readonly string[] }> {
+  const files: string[] = [];
+  const warnings: string[] = [];
+  for (const one of kept) {
+    try {
+      if (one.kind === 'tag') await phases.bounded(deleteSafetyTag(host, domid, one));
+      else if (keep) files.push(one.path);
+      else await rm(one.path, { force: true });
+    } catch (error) {
+      warnings.push(`${describeKept(one)} is still there: ${describeError(error)}`);
+    }
+  }
+  return { files, warnings };
+}

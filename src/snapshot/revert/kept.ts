@@ -1,0 +1,52 @@
+/** What a revert keeps of the disks as they were until it is done, and how one is put back by hand. */
+
+import type { RevertDisk } from '../api.ts';
+import type { Phases } from '../phases.ts';
+
+/** What a disk was before the revert. */
+export type KeptDisk =
+  | { readonly kind: 'tag'; readonly vdev: string; readonly image: string; readonly tag: string }
+  | { readonly kind: 'file'; readonly vdev: string; readonly path: string };
+
+export function safetyTag(mark: string): string {
+  return `xlsnap-before-${mark}`;
+}
+
+/** Where the overlay goes that is replaced. */
+export function asidePath(overlay: string, mark: string): string {
+  return `${overlay}.before-${mark}`;
+}
+
+/** Where the overlay is made that replaces it. */
+export function freshPath(overlay: string, mark: string): string {
+  return `${overlay}.fresh-${mark}`;
+}
+
+/** @returns forgets this undo */
+export function undoRevertDisk(
+  phases: Phases,
+  disk: RevertDisk,
+  mark: string,
+  putBack: () => Promise<unknown>,
+): () => void {
+  return phases.onUndo(`put disk ${disk.vdev} back as it was`, byHand(disk, mark), putBack);
+}
+
+function byHand(disk: RevertDisk, mark: string): string {
+  if (disk.kind === 'internal') {
+    const tag = safetyTag(mark);
+    return `qemu-img snapshot -a ${tag} ${disk.image} && qemu-img snapshot -d ${tag} ${disk.image}`;
+  }
+  const aside = asidePath(disk.overlay, mark);
+  const fresh = freshPath(disk.overlay, mark);
+  return disk.replaced === undefined
+    ? `rm -f ${fresh} ${disk.overlay}`
+    : `rm -f ${fresh}; mv ${aside} ${disk.overlay}, if there is ${aside}`;
+}
+
+/** Where a disk's former content is. */
+export function describeKept(one: KeptDisk): string {
+  return one.kind === 'tag'
+    ? `disk ${one.vdev} as it was before: snapshot ${one.tag} of ${one.image}`
+    : `disk ${one.vdev} as it was before: ${one.path}`;
+}

@@ -1,0 +1,91 @@
+/** Later snapshots that stand on an image which a revert changes: found by their manifests, the domain running or down. */
+import { readdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { errnoCode } from '../../core/errors.ts';
+import { type Manifest, ManifestError, readManifest } from '../../memfile/manifest.ts';
+import { manifestPathOf } from '../../memfile/names.ts';
+import type { RevertDisk } from '../api.ts';
+import { truePath } from '../images/chain.ts';
+import { identifyFile, isSameFile } from '../images/identity.ts';
+import { snapshotDirOf } from '../naming.ts';
+import type { Host } from '../ports.ts';
+import type { Risk } from '../risks.ts';
+
+const ENDING = manifestPathOf('');
+
+/** A snapshot by its manifest. */
+interface Known {
+  readonly memoryPath: string;
+  readonly manifest: Manifest;
+}
+
+/**
+ * Snapshots other than the one reverted to whose base is an image that the revert replaces or writes to.
+ * @param memoryPath of the snapshot reverted to; the others are looked for beside it and where the host has them
+ */
+export async function findLaterSnapshots(
+  host: Host,
+  memoryPath: string,
+  disks: readonly RevertDisk[],
+): Promise<readonly Risk[]> {
+  if (disks.length === 0) return [];
+  const changes = disks.flatMap((disk) => {
+    const path = disk.kind === 'internal' ? disk.image : disk.replaced;
+    return path === undefined ? [] : [{ vdev: disk.vdev, path }];
+  });
+  const changed = await Promise.all(changes.map(async (one) => ({ ...one, real: await truePath(one.path) })));
+  const risks: Risk[] = [];
+  for (const { memoryPath: path, manifest } of await knownSnapshots(host, memoryPath)) {
+    for (const later of manifest.disks) {
+      if (later.kind !== 'external') continue;
+      const base = await truePath(later.base);
+      const disk = changed.find(({ real }) => real === base);
+      if (disk === undefined || (await isLost(manifest, later.vdev, base))) continue;
+      risks.push({
+        risk: 'later-snapshot',
+        message: `disk ${disk.vdev}: the snapshot "${manifest.name}" (${path}) stands on ${disk.path} and would be lost`,
+        vdev: disk.vdev,
+      });
+    }
+  }
+  return risks;
+}
+
+/** Whether its base has been replaced or written to already. */
+async function isLost({ identities = [] }: Manifest, vdev: string, base: string): Promise<boolean> {
+  const then = identities.find((one) => one.vdev === vdev)?.base;
+  const now = await identifyFile(base).catch(() => undefined);
+  return then !== undefined && now !== undefined && !isSameFile(then, now);
+}
+
+async function knownSnapshots(host: Host, memoryPath: string): Promise<readonly Known[]> {
+  const top = snapshotDirOf(host);
+  const below = (await entriesOf(top)).filter((one) => one.isDirectory()).map(({ name }) => join(top, name));
+  const found: Known[] = [];
+  for (const directory of new Set([dirname(memoryPath), top, ...below])) {
+    for (const { name } of await entriesOf(directory)) {
+      const path = join(directory, name.slice(0, -ENDING.length));
+      if (!name.endsWith(ENDING) || path === memoryPath) continue;
+      const manifest = await readOther(manifestPathOf(path));
+      if (manifest !== undefined) found.push({ memoryPath: path, manifest });
+    }
+  }
+  return found;
+}
+
+async function entriesOf(directory: string) {
+  return await readdir(directory, { withFileTypes: true }).catch((error: unknown) => {
+    if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return [];
+    throw error;
+  });
+}
+
+/** One that cannot be read is not this revert's affair. */
+async function readOther(path: string): Promise<Manifest | undefined> {
+  try {
+    return await readManifest(path);
+  } catch (error) {
+    if (error instanceof ManifestError) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,386 @@
+import { isAbsolute } from 'node:path';
+import type { CallOptions } from '../../core/call-options.ts';
+import { RiskError } from '../../core/errors.ts';
+import { configChanges, describeChanges } from '../../memfile/config-changes.ts';
+import { findDamage } from '../../memfile/damage.ts';
+import { configDisks, type LibxlConfig } from '../../memfile/libxl-config.ts';
+import { type DiskIdentity, type Manifest, readManifest } from '../../memfile/manifest.ts';
+import { manifestPathOf } from '../../memfile/names.ts';
+import { type MemoryFacts, readMemoryFacts } from '../../memfile/verify.ts';
+import type { RevertDisk, RevertPlan, RevertRequest } from '../api.ts';
+import { throwFindings } from '../create/plan.ts';
+import { checkHeld } from '../domain-lock.ts';
+import { chainBelow, truePath } from '../images/chain.ts';
+import { findChanged } from '../images/identity.ts';
+import type { DomainState, Host, Obstacle } from '../ports.ts';
+import { describeRisk, type Risk } from '../risks.ts';
+import { revertCommand } from './command.ts';
+import { findLaterSnapshots } from './later-snapshots.ts';
+import { checkRestore } from './restore-check.ts';
+import { findTarget, type RevertTarget } from './target.ts';
+import { findOtherUser } from './users.ts';
+
+/** So many changes of the configuration are in the message; all of them are in the data. */
+const MAX_CHANGES = 5;
+
+/** Everything that revert learns before it destroys anything. */
+export interface RevertContext {
+  readonly plan: RevertPlan;
+  /** The domain that will be destroyed. */
+  readonly running: DomainState | undefined;
+  /** Reverts that were killed, or are under way, of this domain or to its images. */
+  readonly journals: RevertTarget['journals'];
+  /** The configuration to restore with, when it is not the one in the memory file. */
+  readonly config: LibxlConfig | undefined;
+}
+
+/**
+ * Joins the cfgfile, the memory file, the manifest, the images and the running domain to one plan, and checks all
+ * that can be checked. Touches nothing.
+ * @param held what is locked, and the domid of a domain that a killed revert may only have begun to make: it need not have
+ * a configuration
+ * @throws UsageError, DomainError, StreamError, ManifestError, PreflightError, and RiskError unless `force`
+ */
+export async function makeRevertContext(
+  host: Host,
+  request: RevertRequest,
+  options: CallOptions = {},
+  held?: { readonly keys: readonly string[]; readonly halfBuilt: number | undefined },
+): Promise<RevertContext> {
+  const target = await findTarget(host, request, (text) => options.reporter?.log('warning', text));
+  const { memoryPath, stored, running, journals } = target;
+  if (held !== undefined) checkHeld(held.keys, running);
+  const facts = await readMemoryFacts(memoryPath, options);
+  const manifest = await readManifest(manifestPathOf(memoryPath));
+  const findings: Obstacle[] = [];
+  const risks: Risk[] = [];
+  if (manifest !== undefined) findings.push(...(await checkMemory(host, memoryPath, manifest, options)));
+  checkManifest(manifest, memoryPath, risks);
+  const name = request.config.name ?? manifest?.name ?? '';
+  const wanted = wantedDisks(request, name, facts.config, manifest);
+  const current = await currentConfig(host, running, held?.halfBuilt);
+  const disks: RevertDisk[] = [];
+  const overlayPaths = new Set<string>();
+  for (const disk of wanted) {
+    const resolved = await resolveDisk(host, disk, current, findings, risks);
+    if (resolved === undefined) continue;
+    const then = manifest?.identities?.find((one) => one.vdev === resolved.vdev);
+    if (then !== undefined) await checkIdentity(host, resolved, then, risks);
+    if (resolved.kind === 'external') {
+      const path = await truePath(resolved.overlay);
+      if (overlayPaths.has(path)) {
+        findings.push({
+          code: 'PATH_TWICE',
+          message: `${resolved.overlay} would be the overlay of two disks`,
+        });
+      }
+      overlayPaths.add(path);
+    }
+    const user = await findOtherUser(host, resolved, running);
+    if (user !== undefined) findings.push(user);
+    disks.push(resolved);
+  }
+  for (const risk of await findLaterSnapshots(host, memoryPath, disks)) addRisk(risks, risk);
+  for (const disk of configDisks(facts.config)) {
+    if (!disk.writable || disk.cdrom || wanted.some((one) => one.vdev === disk.vdev)) continue;
+    risks.push({
+      risk: 'disk-uncovered',
+      message: `disk ${disk.vdev} is not part of the snapshot: memory would meet its later data`,
+      vdev: disk.vdev,
+    });
+  }
+  await checkRunning(host, current, facts, risks);
+  const { config, warnings } = await checkRestore(
+    host,
+    { facts, manifest, disks, running, current },
+    findings,
+    risks,
+  );
+  throwFindings(findings, running?.domid);
+  refuseRisks(risks, request, running?.domid);
+  const state = request.running === true ? 'running' : (manifest?.state ?? 'running');
+  return {
+    plan: {
+      name,
+      domain: stored.name,
+      uuid: stored.uuid,
+      domid: running?.domid,
+      memoryPath,
+      state,
+      disks,
+      risks,
+      warnings,
+    },
+    running,
+    journals,
+    config,
+  };
+}
+
+/**
+ * @throws RiskError unless the request accepts all of them
+ */
+function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: number | undefined): void {
+  const { force, accept = [] } = request;
+  const refused = force === true ? [] : risks.filter(({ risk }) => !accept.includes(risk));
+  if (refused.length === 0) return;
+  const names = refused.map(({ risk }) => risk);
+  const command = revertCommand({ ...request, accept: [...new Set([...accept, ...names])] });
+  throw new RiskError(
+    'RISKY',
+    ['this revert is risky:', ...refused.map((risk) => `  - ${describeRisk(risk)}`)].join('\n'),
+    {
+      hint: 'nothing has been touched; --force accepts every risk, --accept those that it names',
+      data: { risks: refused, ...(command === undefined ? {} : { command }) },
+      ...(domid === undefined ? {} : { domid }),
+    },
+  );
+}
+
+async function currentConfig(
+  host: Host,
+  running: DomainState | undefined,
+  halfBuilt: number | undefined,
+): Promise<LibxlConfig | undefined> {
+  if (running === undefined) return undefined;
+  try {
+    return await host.toolstack.domainConfig(running.domid);
+  } catch (error) {
+    if (running.domid === halfBuilt) return undefined;
+    throw error;
+  }
+}
+
+/** Each octet of the memory file is as it was written, or these things stand against it. */
+async function checkMemory(
+  { extents }: Host,
+  path: string,
+  manifest: Manifest,
+  options: CallOptions,
+): Promise<readonly Obstacle[]> {
+  const damage = await findDamage(path, manifest, { ...options, extents });
+  return damage.map(({ code, message, hint }) => ({
+    code,
+    message: code === 'CHECKSUM' ? `${path}: ${message}` : message,
+    ...(hint === undefined ? {} : { hint }),
+  }));
+}
+
+function checkManifest(manifest: Manifest | undefined, memoryPath: string, risks: Risk[]): void {
+  if (manifest !== undefined) return;
+  const path = manifestPathOf(memoryPath);
+  risks.push({
+    risk: 'no-manifest',
+    message: `there is no manifest ${path}: neither the disks nor the state (taken as running) can be checked`,
+  });
+}
+
+/** What the cfgfile asks for, joined to what the manifest or the stored configuration knows of each disk. */
+interface WantedDisk {
+  readonly vdev: string;
+  readonly kind: 'internal' | 'external';
+  /** The image at the snapshot's instant; for an external one without a manifest `undefined`. */
+  readonly image: string | undefined;
+  readonly imageFormat: string | undefined;
+  readonly tag: string;
+  readonly overlay: string;
+}
+
+function wantedDisks(
+  request: RevertRequest,
+  name: string,
+  config: LibxlConfig,
+  manifest: Manifest | undefined,
+): readonly WantedDisk[] {
+  const stored = configDisks(config);
+  if (request.config.disks === undefined && manifest !== undefined) {
+    return manifest.disks.map((disk) =>
+      disk.kind === 'internal'
+        ? {
+            vdev: disk.vdev,
+            kind: disk.kind,
+            image: disk.image,
+            imageFormat: 'qcow2',
+            tag: disk.tag,
+            overlay: '',
+          }
+        : {
+            vdev: disk.vdev,
+            kind: disk.kind,
+            image: disk.base,
+            imageFormat: disk.baseFormat,
+            tag: '',
+            overlay: disk.overlay,
+          },
+    );
+  }
+  const asked =
+    request.config.disks ??
+    stored
+      .filter((disk) => disk.writable && !disk.cdrom)
+      .map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
+  return asked.map((disk) => {
+    const known = manifest?.disks.find((one) => one.vdev === disk.target);
+    const inConfig = stored.find((one) => one.vdev === disk.target);
+    const image = known === undefined ? inConfig?.path : known.kind === 'internal' ? known.image : known.base;
+    return {
+      vdev: disk.target,
+      kind: disk.kind,
+      image,
+      imageFormat: known?.kind === 'external' ? known.baseFormat : inConfig?.format,
+      tag: name,
+      overlay: disk.kind === 'external' ? disk.path : '',
+    };
+  });
+}
+
+/** A risk that was found in another way already is not repeated. */
+function addRisk(risks: Risk[], risk: Risk): void {
+  if (!risks.some((one) => one.risk === risk.risk && one.vdev === risk.vdev)) risks.push(risk);
+}
+
+async function checkIdentity(host: Host, disk: RevertDisk, then: DiskIdentity, risks: Risk[]): Promise<void> {
+  const info = await host.images.info(disk.kind === 'internal' ? disk.image : disk.base);
+  if (info === undefined) return;
+  for (const risk of await findChanged(disk, info, then)) addRisk(risks, risk);
+}
+
+async function resolveDisk(
+  host: Host,
+  disk: WantedDisk,
+  current: LibxlConfig | undefined,
+  findings: Obstacle[],
+  risks: Risk[],
+): Promise<RevertDisk | undefined> {
+  const { vdev, image } = disk;
+  if (image === undefined) {
+    findings.push({ code: 'NO_SUCH_DISK', message: `disk ${vdev}: the domain had no such disk` });
+    return undefined;
+  }
+  if (!isAbsolute(image)) {
+    // libxl leaves such a path as it is, and QEMU takes it from the directory where `xl create` was called.
+    findings.push({
+      code: 'IMAGE_RELATIVE',
+      message: `disk ${vdev}: it is not known where its image ${image} is: the path is not absolute`,
+      hint: 'write absolute paths into the disk= lines of the domain',
+    });
+    return undefined;
+  }
+  const info = await host.images.info(image);
+  if (info === undefined) {
+    findings.push({ code: 'NO_IMAGE', message: `disk ${vdev}: its image ${image} is gone` });
+    return undefined;
+  }
+  if (disk.kind === 'internal' && !info.tags.includes(disk.tag)) {
+    findings.push({
+      code: 'NO_TAG',
+      message: `disk ${vdev}: ${image} has no snapshot "${disk.tag}"`,
+      hint: `it has ${info.tags.length === 0 ? 'none' : info.tags.join(', ')}`,
+    });
+    return undefined;
+  }
+  const used =
+    current === undefined ? undefined : configDisks(current).find((one) => one.vdev === vdev)?.path;
+  const same = async (one: string | undefined, other: string): Promise<boolean> =>
+    one !== undefined && (await truePath(one)) === (await truePath(other));
+  const dependsOn = async (above: string, below: string): Promise<boolean> =>
+    (await chainBelow(host, above)).includes(await truePath(below));
+  if (used !== undefined && !(await same(used, image))) {
+    if (await dependsOn(image, used)) {
+      risks.push({
+        risk: 'base-written',
+        message: `disk ${vdev}: the domain writes to ${used}, which lies below ${image} and is no longer as at the snapshot`,
+        vdev,
+      });
+    } else if (!(await same(used, disk.overlay)) && !(await dependsOn(used, image))) {
+      risks.push({
+        risk: 'other-image',
+        message: `disk ${vdev}: the domain uses ${used} by now, which has nothing to do with ${image}`,
+        vdev,
+      });
+    }
+  }
+  if (disk.kind === 'internal') {
+    if (used !== undefined && !(await same(used, image)) && (await dependsOn(used, image))) {
+      risks.push({
+        risk: 'later-snapshot',
+        message: `disk ${vdev}: ${used}, which the domain uses now, depends on ${image} and would be broken`,
+        vdev,
+      });
+    }
+    return { kind: 'internal', vdev, image, tag: disk.tag };
+  }
+  if ((await same(disk.overlay, image)) || (await dependsOn(image, disk.overlay))) {
+    findings.push({
+      code: 'OVERLAY_IS_BASE',
+      message: `disk ${vdev}: ${disk.overlay} holds the snapshot itself: an overlay cannot take its place`,
+      hint: 'give the path of the overlay',
+    });
+    return undefined;
+  }
+  if (await same(used, image)) {
+    risks.push({
+      risk: 'base-written',
+      message: `disk ${vdev}: the domain writes to ${image} itself, which is no longer as at the snapshot`,
+      vdev,
+    });
+  }
+  const replaced = await host.images.info(disk.overlay);
+  if (replaced !== undefined) {
+    if (replaced.tags.length > 0) {
+      risks.push({
+        risk: 'later-snapshot',
+        message: `disk ${vdev}: ${disk.overlay} holds later snapshots (${replaced.tags.join(', ')}) that would be lost`,
+        vdev,
+      });
+    }
+    if (used !== undefined && !(await same(used, disk.overlay)) && (await dependsOn(used, disk.overlay))) {
+      risks.push({
+        risk: 'later-snapshot',
+        message: `disk ${vdev}: the later snapshot ${used} depends on the overlay ${disk.overlay}`,
+        vdev,
+      });
+    }
+    if (!(await same(replaced.backing, image))) {
+      risks.push({
+        risk: 'not-an-overlay',
+        message: `disk ${vdev}: ${disk.overlay}, which would be replaced, is not an overlay of ${image}`,
+        vdev,
+      });
+    }
+  }
+  return {
+    kind: 'external',
+    vdev,
+    base: image,
+    baseFormat: disk.imageFormat ?? info.format,
+    overlay: disk.overlay,
+    replaced: replaced === undefined ? undefined : disk.overlay,
+  };
+}
+
+async function checkRunning(
+  host: Host,
+  current: LibxlConfig | undefined,
+  facts: MemoryFacts,
+  risks: Risk[],
+): Promise<void> {
+  const changes = current === undefined ? [] : configChanges(facts.config, current);
+  if (changes.length > 0) {
+    risks.push({
+      risk: 'config-changed',
+      message: [
+        "the domain's configuration has changed since the snapshot; it would be as it was then:",
+        ...describeChanges(changes, MAX_CHANGES).map((line) => `    ${line}`),
+      ].join('\n'),
+      changes,
+    });
+  }
+  const { major, minor } = await host.hypervisor.version();
+  if (major !== facts.xen.major || minor !== facts.xen.minor) {
+    risks.push({
+      risk: 'xen-changed',
+      message: `the snapshot was taken on Xen ${facts.xen.major}.${facts.xen.minor}; this is ${major}.${minor}`,
+    });
+  }
+}

@@ -1,0 +1,364 @@
+import { stat } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { CallOptions } from '../../core/call-options.ts';
+import { DiskError, describeError, RecoverError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import type { RecoverResult, RevertDisk } from '../api.ts';
+import { undoDirectory, undoJournal } from '../create/undo.ts';
+import { guestNow } from '../guest/state.ts';
+import { refuseUsed, userOf } from '../images/chain.ts';
+import { freeImages } from '../images/free.ts';
+import { bootId, type FoundSteps, Journal } from '../journal/file.ts';
+import { exists, removed } from '../output/file.ts';
+import { Phases } from '../phases.ts';
+import type { DomainState, Host } from '../ports.ts';
+import { revertCommand } from './command.ts';
+import { type RevertHead, type RevertJournal, type RevertStep, stamped } from './journal.ts';
+import { asidePath, freshPath, safetyTag, undoRevertDisk } from './kept.ts';
+import { deleteSafetyTag } from './safety-tag.ts';
+import { changedImage } from './users.ts';
+
+/** How long a qemu-img whose xlsnap was killed is waited for. */
+const WORKER_MS = 30_000;
+const POLL_MS = 100;
+/** How long it may have gone on writing: as long as ours would have let it. */
+const STEP_MS = 300_000;
+
+type Internal = Extract<RevertDisk, { kind: 'internal' }>;
+type External = Extract<RevertDisk, { kind: 'external' }>;
+
+/** What was found. */
+interface Left {
+  readonly host: Host;
+  readonly head: RevertHead;
+  readonly done: Done;
+  readonly journal: RevertJournal;
+  readonly phases: Phases;
+  /** The domain of that uuid, if it lives. */
+  readonly domain: DomainState | undefined;
+}
+
+/**
+ * Undoes what a revert has left whose process is gone, or whose restore has failed. Where the domain was restored, what was
+ * kept of its former disks goes, and it runs if it was to. Where it was not, all disks are as before the revert then. The
+ * caller holds the domain's lock.
+ *
+ * @param how `keepUsed`: where all disks are as at the snapshot, and a domain uses them or has written to them since, they
+ * stay so, and what they were before is kept under its own name: another revert is about to begin
+ * @throws RecoverError when something could not be undone; the journal stays
+ */
+export async function recoverRevert(
+  host: Host,
+  found: FoundSteps<RevertHead, RevertStep>,
+  options: CallOptions,
+  { keepUsed = false }: { readonly keepUsed?: boolean } = {},
+): Promise<RecoverResult> {
+  const { head, path } = found;
+  const done = summed(found);
+  const phases = new Phases(options);
+  const sameBoot = head.boot === bootId();
+  const unknown = sameBoot && done.restoring && done.restored === undefined;
+  const domain = unknown ? await waitForRestorer(host, head) : await findRestored(host, head);
+  // What the killed restore has made, or has begun to make: which of them cannot be seen.
+  const halfBuilt = unknown && domain?.paused === true;
+  const journal = await Journal.reopen<RevertStep>(path);
+  await using _open = { [Symbol.asyncDispose]: () => journal.keep() };
+  const left: Left = { host, head, done, journal, phases, domain };
+  // Stays, so that whoever comes next knows what that domain is.
+  if (!halfBuilt) {
+    if (head.madeDirectory !== undefined) undoDirectory(phases, head.madeDirectory, path);
+    undoJournal(phases, path, path, journal);
+  }
+  const whole = done.restored !== undefined;
+  const stays = done.reverted && !whole && (halfBuilt || (keepUsed && (await isUsed(left))));
+  const kept = whole ? await planCleaning(left) : stays ? await findKept(left) : [];
+  if (!whole && !stays) {
+    // All of them or none: they are of one instant.
+    if (done.reverted) await refuseChanged(left);
+    planPuttingBack(left);
+  }
+  const back = sameBoot && domain !== undefined && domain.domid === done.restored;
+  if (back && domain.paused && head.state === 'running' && !done.unpaused) {
+    phases.onUndo('let the domain run', `xl unpause ${domain.domid}`, () =>
+      host.hypervisor.unpause(domain.domid),
+    );
+  }
+  const { undone, failures } = await phases.undo();
+  if (failures.length > 0) throw notRecovered(left, undone, failures);
+  const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
+  const next = whole ? undefined : commandOf(head);
+  return {
+    journal: path,
+    kind: 'revert',
+    outcome: whole ? 'whole' : stays ? 'reverted' : 'undone',
+    name: head.name,
+    domain: head.domain,
+    guest: guestNow(now),
+    undone,
+    kept,
+    ...(halfBuilt ? { halfBuilt: domain?.domid } : {}),
+    ...(next === undefined ? {} : { next }),
+  };
+}
+
+/** What the steps come to. */
+interface Done {
+  readonly tagged: ReadonlySet<string>;
+  /** Inode numbers of the fresh overlays, by vdev. */
+  readonly fresh: ReadonlyMap<string, number>;
+  readonly reverted: boolean;
+  readonly restoring: boolean;
+  /** Domid of the restored domain. */
+  readonly restored: number | undefined;
+  readonly unpaused: boolean;
+  readonly lossy: boolean;
+  /** When the last step was noted that may have written to that disk, ms since 1970. */
+  readonly last: (vdev: string) => number;
+}
+
+function summed({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): Done {
+  const at = (name: RevertStep['step']): number => steps.findLastIndex(({ step }) => step === name);
+  const begun = Date.parse(head.created);
+  const newest = (some: readonly RevertStep[]): number => Math.max(begun, ...some.map((one) => one.at));
+  return {
+    tagged: new Set(steps.flatMap((one) => (one.step === 'tagged' ? [one.vdev] : []))),
+    fresh: new Map(steps.flatMap((one) => (one.step === 'fresh' ? [[one.vdev, one.inode] as const] : []))),
+    // Undone after that: the note itself was what failed.
+    reverted: at('reverted') > at('undoing'),
+    restoring: at('restoring') >= 0,
+    restored: steps.findLast((one) => one.step === 'restored')?.domid,
+    unpaused: at('unpaused') >= 0,
+    lossy,
+    last: (vdev) => newest(steps.filter((one) => one.step !== 'undoing' || one.vdev === vdev)),
+  };
+}
+
+/**
+ * What the dead process has started must be over before anybody looks at what it has done.
+ * @throws RecoverError
+ */
+async function waitForWorker({ images }: Host, path: string): Promise<void> {
+  const deadline = performance.now() + WORKER_MS;
+  for (let pid = await images.worker(path); pid !== undefined; pid = await images.worker(path)) {
+    if (performance.now() > deadline) {
+      throw new RecoverError('IMAGE_BUSY', `qemu-img (pid ${pid}) still works on ${path}`);
+    }
+    await sleep(POLL_MS);
+  }
+}
+
+/** The domain of the snapshot's uuid, if it lives. */
+async function findRestored(
+  { toolstack, hypervisor }: Host,
+  head: RevertHead,
+): Promise<DomainState | undefined> {
+  const domid = await toolstack.findByUuid(head.uuid);
+  return domid === undefined ? undefined : await hypervisor.domainState(domid);
+}
+
+/**
+ * Waits until what restores the domain for the dead process has made it, or has ended: it would open the disks.
+ * @returns the domain, if it is there
+ * @throws RecoverError
+ */
+async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainState | undefined> {
+  const deadline = performance.now() + WORKER_MS;
+  for (;;) {
+    // In this order: the domain may appear in between.
+    const pid = await host.toolstack.restorer?.(head.memoryPath, head.uuid);
+    const domain = await findRestored(host, head);
+    if (domain !== undefined || pid === undefined) return domain;
+    if (performance.now() > deadline) {
+      throw new RecoverError(
+        'RESTORE_BUSY',
+        `a restore (pid ${pid}) is still at work on ${head.memoryPath}`,
+        {
+          hint: 'wait until it has ended, or end it, then run the same command again',
+        },
+      );
+    }
+    await sleep(POLL_MS);
+  }
+}
+
+/** Each disk has its own undo, so that one that fails does not keep the others from theirs. */
+function planPuttingBack(left: Left): void {
+  const { phases, head } = left;
+  for (const disk of head.disks) {
+    undoRevertDisk(phases, disk, head.mark, () =>
+      disk.kind === 'internal' ? putImageBack(left, disk) : putOverlayBack(left, disk),
+    );
+  }
+}
+
+async function putImageBack({ host, head, done, journal }: Left, disk: Internal): Promise<boolean> {
+  const tag = safetyTag(head.mark);
+  await waitForWorker(host, disk.image);
+  const info = await host.images.info(disk.image);
+  if (info === undefined && done.tagged.has(disk.vdev)) {
+    throw new DiskError('NO_IMAGE', `its image ${disk.image} is gone`);
+  }
+  // Nothing had been done to it, or it has been put back, by hand perhaps.
+  if (info?.tags.includes(tag) !== true) return false;
+  // Before anything is noted.
+  await refuseUsed(host, disk.image);
+  const free = freeImages(host);
+  // Until that is noted nothing else was applied.
+  if (done.tagged.has(disk.vdev) || done.lossy) {
+    await refuseWritten(disk.image, done.last(disk.vdev), toKeep(disk, head));
+    journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+    await free.applyTag(disk.image, tag);
+  }
+  await free.deleteTag(disk.image, tag);
+  return true;
+}
+
+async function putOverlayBack({ host, head, done, journal }: Left, disk: External): Promise<boolean> {
+  const aside = asidePath(disk.overlay, head.mark);
+  const fresh = freshPath(disk.overlay, head.mark);
+  await waitForWorker(host, fresh);
+  const wasFresh = await removed(fresh);
+  const there = await stat(disk.overlay).catch(() => undefined);
+  const ours =
+    there !== undefined &&
+    there.ino === done.fresh.get(disk.vdev) &&
+    (await host.images.info(disk.overlay))?.backing === disk.base;
+  const former = await exists(aside);
+  if (former && there !== undefined && !ours) {
+    throw new RecoverError('FILE_EXISTS', `${disk.overlay} is another file than the revert made`);
+  }
+  // Put back already, or somebody would rather have what is there now.
+  if (!former && (!ours || disk.replaced !== undefined)) return wasFresh;
+  const free = freeImages(host);
+  await refuseUsed(host, disk.overlay);
+  if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), toKeep(disk, head));
+  journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+  if (former) await free.rename(aside, disk.overlay);
+  else await free.remove(disk.overlay);
+  return true;
+}
+
+/**
+ * A domain that was started on such disks in the meantime may have written what is to be kept.
+ * @param since when the last step was noted that wrote there, ms since 1970
+ * @throws RecoverError
+ */
+async function refuseWritten(image: string, since: number, how: string): Promise<void> {
+  const written = await findWritten(image, since);
+  if (written === undefined) return;
+  throw new RecoverError(
+    'IMAGE_WRITTEN',
+    `${image} was written to at ${written.toISOString()}, after the revert: was a domain started on it? ` +
+      `To keep what it holds now: ${how}`,
+  );
+}
+
+/** When an image was written to after a revert had done with it, if it was. */
+async function findWritten(image: string, since: number): Promise<Date | undefined> {
+  const found = await stat(image);
+  // The time of a device says nothing.
+  return found.isFile() && found.mtimeMs > since + STEP_MS ? found.mtime : undefined;
+}
+
+/** @throws RecoverError when one of the disks, all of which are as at the snapshot, cannot be put back as it was before */
+async function refuseChanged(left: Left): Promise<void> {
+  const { host, head, done } = left;
+  const failures: string[] = [];
+  for (const disk of head.disks) {
+    const image = changedImage(disk);
+    try {
+      await refuseUsed(host, image);
+      await refuseWritten(image, done.last(disk.vdev), toKeep(disk, head));
+    } catch (error) {
+      failures.push(`disk ${disk.vdev}: ${describeError(error)}`);
+    }
+  }
+  if (failures.length > 0) throw notRecovered(left, [], failures);
+}
+
+/** How what a disk holds now is kept, and its former content given up. */
+function toKeep(disk: RevertDisk, { mark, journal }: RevertHead): string {
+  if (disk.kind === 'internal') return `qemu-img snapshot -d ${safetyTag(mark)} ${disk.image}`;
+  return `rm ${disk.replaced === undefined ? journal : asidePath(disk.overlay, mark)}`;
+}
+
+/** Whether anyone uses a disk that is as at the snapshot, or has written to it since. */
+async function isUsed({ host, head, done }: Left): Promise<boolean> {
+  for (const disk of head.disks) {
+    const image = changedImage(disk);
+    if ((await userOf(host, image)) !== undefined) return true;
+    if ((await findWritten(image, done.last(disk.vdev))) !== undefined) return true;
+  }
+  return false;
+}
+
+/** What there is of the disks as they were before. */
+async function findKept({ host, head }: Left): Promise<readonly string[]> {
+  const kept: string[] = [];
+  for (const disk of head.disks) {
+    if (disk.kind === 'internal') {
+      const tag = safetyTag(head.mark);
+      const info = await host.images.info(disk.image);
+      if (info?.tags.includes(tag) === true) kept.push(`snapshot ${tag} of ${disk.image}`);
+    } else {
+      const aside = asidePath(disk.overlay, head.mark);
+      if (await exists(aside)) kept.push(aside);
+    }
+  }
+  return kept;
+}
+
+/** @returns the files that stay */
+async function planCleaning(left: Left): Promise<readonly string[]> {
+  const { phases, head } = left;
+  const kept: string[] = [];
+  for (const disk of head.disks) {
+    if (disk.kind === 'internal') {
+      const tag = safetyTag(head.mark);
+      phases.onUndo(
+        `removed the safety tag of disk ${disk.vdev}`,
+        `with the domain down, qemu-img snapshot -d ${tag} ${disk.image}`,
+        () => removeTag(left, disk, tag),
+      );
+      continue;
+    }
+    const aside = asidePath(disk.overlay, head.mark);
+    if (!head.options.keep) phases.onUndo(`removed ${aside}`, `rm ${aside}`, () => removed(aside));
+    else if (await exists(aside)) kept.push(aside);
+  }
+  return kept;
+}
+
+/** @returns whether it was there */
+async function removeTag({ host, domain }: Left, disk: Internal, tag: string): Promise<boolean> {
+  await waitForWorker(host, disk.image);
+  if ((await host.images.info(disk.image))?.tags.includes(tag) !== true) return false;
+  return await deleteSafetyTag(host, domain?.domid, { ...disk, tag });
+}
+
+/** The command line that continues it, if the cfgfile is known. */
+function commandOf({ domain, configPath, options }: RevertHead): string | undefined {
+  if (configPath === undefined) return undefined;
+  return revertCommand({ domain, config: { source: configPath }, ...options });
+}
+
+function notRecovered(
+  { head, domain, done, journal }: Left,
+  undone: readonly string[],
+  failures: readonly string[],
+): RecoverError {
+  const state = done.reverted
+    ? 'its disks are as at the snapshot'
+    : 'some of its disks may be as at the snapshot and others as before: do not start it so';
+  const error = new RecoverError(
+    'NOT_RECOVERED',
+    `not all could be undone that the revert of domain ${head.domain} to "${head.name}" has left; ${state}`,
+    {
+      hint: `do by hand what was not undone, or remove its cause, then run xlsnap recover ${shellQuote(journal.path)} again`,
+      ...(domain === undefined ? {} : { domid: domain.domid }),
+    },
+  );
+  error.undone = undone;
+  error.undoFailures = failures;
+  return error;
+}

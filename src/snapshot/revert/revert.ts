@@ -1,0 +1,358 @@
+import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import type { CallOptions } from '../../core/call-options.ts';
+import { within } from '../../core/deadline.ts';
+import {
+  DiskError,
+  DomainError,
+  describeError,
+  InterruptedError,
+  OutputError,
+  RestoreError,
+  type XlsnapError,
+} from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import type { RecoverResult, RevertPlan, RevertRequest, RevertResult } from '../api.ts';
+import { undoDirectory, undoJournal } from '../create/undo.ts';
+import { lockIdentified } from '../domain-lock.ts';
+import { nameFromTime, snapshotDirOf } from '../naming.ts';
+import { makeDirectory, unmakeDirectory } from '../output/file.ts';
+import { Phases } from '../phases.ts';
+import type { DomainState, Host } from '../ports.ts';
+import { readJournal } from '../read-journal.ts';
+import { describeRisk } from '../risks.ts';
+import { cleanKept, revertDisks } from './disks.ts';
+import { openRevertJournal, type RevertJournal, revertJournalPath, stamped } from './journal.ts';
+import { describeKept, type KeptDisk } from './kept.ts';
+import { makeRevertContext, type RevertContext } from './plan.ts';
+import { recoverRevert } from './recover.ts';
+import { warnOfUnconnected } from './restore-check.ts';
+import { findTarget, type RevertTarget } from './target.ts';
+import { findReturned, returnedError } from './users.ts';
+
+const DEFAULT_DESTROY_TIMEOUT_MS = 60_000;
+/** How long a look at the domain may take: after a failure, and while it waits, restored, to run. */
+const LOOKUP_MS = 10_000;
+
+/** What `revertSnapshot` would do, after all checks; touches nothing. Throws as it does. */
+export async function planRevert(
+  host: Host,
+  request: RevertRequest,
+  options: CallOptions = {},
+): Promise<RevertPlan> {
+  const { plan, journals } = await makeRevertContext(host, request, options);
+  if (journals.length > 0) {
+    options.reporter?.log(
+      'warning',
+      'a former revert was killed, or is under way: what it has left is undone first',
+    );
+  }
+  return plan;
+}
+
+/**
+ * Reverts a domain to a snapshot: checks everything, destroys the domain if it runs, puts the disks back, restores the
+ * memory, and makes the domain run if it is due.
+ *
+ * What a former revert has left that was killed or failed is undone first. Until the destroy nothing else is touched. If a
+ * disk cannot be put back, all disks are as before. If the restore fails, all disks are as at the snapshot, and what was
+ * replaced is kept until the domain is restored: the same command tries again, and `recoverSnapshot` with the journal puts
+ * the former disks back. Once the domain is restored, the signal is not heeded any more. Should this process be killed,
+ * the same holds.
+ *
+ * @throws what `planRevert` throws, RecoverError, and OutputError JOURNAL, before anything is touched
+ * @throws DiskError when a disk cannot be put back; RestoreError when the restore fails, or the domain cannot be made
+ * to run; InterruptedError. Each tells what has become of the domain and its disks.
+ */
+export async function revertSnapshot(
+  host: Host,
+  request: RevertRequest,
+  options: CallOptions = {},
+): Promise<RevertResult> {
+  const phases = new Phases(options);
+  // First of all: another create or revert would change what is checked.
+  await using locked = await lockIdentified(
+    phases,
+    host.toolstack,
+    () => findTarget(host, request),
+    'snapshot-revert',
+  ).catch(async (error: unknown) => {
+    throw await phases.fail(error);
+  });
+  const target = locked.found;
+  const journalPath = revertJournalPath(snapshotDirOf(host), target.stored.uuid);
+  const reached: Reached = { kept: [] };
+  try {
+    const former = await recoverFormer(host, target.journals, phases, options);
+    const halfBuilt = former.find((one) => one.halfBuilt !== undefined)?.halfBuilt;
+    const check = (): Promise<RevertContext> =>
+      phases.run('check', () => makeRevertContext(host, request, options, { keys: locked.keys, halfBuilt }));
+    let context = await check();
+    reached.context = context;
+    const { running } = context;
+    if (running !== undefined && running.domid === halfBuilt) {
+      // The former revert's journal stays until its disks are as before it, which they can be only now.
+      await phases.run('destroy', () => destroy(host, running, request, options));
+      await recoverFormer(host, target.journals, phases, options);
+      context = await check();
+      reached.context = context;
+    }
+    const { plan } = context;
+    for (const warning of [...plan.risks.map(describeRisk), ...plan.warnings]) {
+      phases.reporter.log('warning', warning);
+    }
+    const mark = `${nameFromTime(new Date())}-${randomBytes(3).toString('hex')}`;
+    const { journal, remove, keep } = await phases.run('open', () =>
+      openJournal(journalPath, context, request, mark, phases),
+    );
+    const { running: now } = context;
+    if (now !== undefined) await phases.run('destroy', () => destroy(host, now, request, options));
+    const replaced = await phases.run('disks', async () => {
+      // The check may have taken minutes, in which the domain has rebooted, or was started again.
+      const returned = await findReturned(host, context);
+      if (returned !== undefined) throw returnedError(returned);
+      return await revertDisks(host, plan.disks, mark, phases, journal);
+    });
+    reached.kept = replaced;
+    if (plan.disks.length > 0) {
+      keep();
+      reached.journal = journalPath;
+    }
+    const domid = await phases.run('restore', async () => {
+      await journal.noteDurably(stamped({ step: 'restoring' }));
+      return await host.toolstack.restore(plan.memoryPath, context.config, options);
+    });
+    journal.noteMaybe(stamped({ step: 'restored', domid }));
+    phases.shield();
+    reached.domid = domid;
+    // Before it runs: a guest that has a file system there hangs at its first access.
+    const unconnected = await within(
+      warnOfUnconnected(host, domid),
+      { timeoutMs: LOOKUP_MS },
+      () => new Error('hangs'),
+    ).catch(() => []);
+    for (const warning of unconnected) phases.reporter.log('warning', warning);
+    if (plan.state === 'running') {
+      await phases.run('unpause', () => phases.bounded(host.hypervisor.unpause(domid)));
+      journal.noteMaybe(stamped({ step: 'unpaused' }));
+    }
+    const { files, warnings } = await phases.run('finish', async () => {
+      // Once more, and on the disk: after a crash of dom0, recover would put the former disks back without it.
+      await phases.bounded(journal.noteDurably(stamped({ step: 'restored', domid }))).catch(() => {});
+      const cleaned = await cleanKept(host, domid, replaced, request.keep === true, phases);
+      return { ...cleaned, warnings: [...cleaned.warnings, ...(await remove())] };
+    });
+    return {
+      plan,
+      domid,
+      phases: phases.timings,
+      totalSeconds: phases.seconds,
+      kept: files,
+      warnings: [...plan.risks.map(describeRisk), ...plan.warnings, ...unconnected, ...warnings],
+    };
+  } catch (error) {
+    const failure = await phases.fail(error);
+    throw explain(failure, reached, await describeDomain(host, reached));
+  }
+}
+
+/** Half-reverted disks would be taken for what the domain had, and missing ones for none. */
+async function recoverFormer(
+  host: Host,
+  journals: RevertTarget['journals'],
+  phases: Phases,
+  options: CallOptions,
+): Promise<readonly RecoverResult[]> {
+  const results: RecoverResult[] = [];
+  for (const { path } of journals) {
+    const result = await phases.run('recover', async () => {
+      const found = await readJournal(path);
+      // We hold the lock: nobody is about to write its first line.
+      if (found?.kind === 'headless') await rm(path, { force: true });
+      return found?.kind === 'revert'
+        ? await recoverRevert(host, found, options, { keepUsed: true })
+        : undefined;
+    });
+    if (result === undefined) continue;
+    results.push(result);
+    const { kept = [] } = result;
+    const how = {
+      nothing: '',
+      undone: 'the disks are as before it',
+      reverted:
+        'the disks are as at its snapshot, and what they were before is kept' +
+        (kept.length === 0 ? '' : ` (${kept.join(', ')})`),
+      whole: 'it was done',
+    }[result.outcome];
+    phases.reporter.log(
+      'warning',
+      `a former revert of ${result.domain} to "${result.name}" did not finish; ${how}, and the domain is ${result.guest}`,
+    );
+  }
+  return results;
+}
+
+/** Before anything takes effect. */
+async function openJournal(
+  path: string,
+  { plan, running: domain }: RevertContext,
+  { config, running, force, accept = [], keep: keepsFiles = false }: RevertRequest,
+  mark: string,
+  phases: Phases,
+): Promise<{
+  readonly journal: RevertJournal;
+  /** Removes it, with the directory that was made for it. */
+  readonly remove: () => Promise<readonly string[]>;
+  /** From now on it stays when the revert fails. */
+  readonly keep: () => void;
+}> {
+  const directory = dirname(path);
+  let made: string | undefined;
+  try {
+    made = await makeDirectory(directory);
+  } catch (cause) {
+    throw new OutputError('JOURNAL', `cannot make ${directory} for the journal`, {
+      cause,
+      hint: 'a revert notes there what it does, so that it can be undone if it is killed; nothing has been touched',
+    });
+  }
+  const forgetDirectory = made === undefined ? undefined : undoDirectory(phases, made, path);
+  const journal = await openRevertJournal(path, plan, {
+    ...(config.source === undefined ? {} : { configPath: resolve(config.source) }),
+    options: { running: running === true, force: force === true, accept, keep: keepsFiles },
+    ...(domain === undefined ? {} : { destroys: { uuid: domain.uuid, name: domain.name } }),
+    mark,
+    ...(made === undefined ? {} : { madeDirectory: made }),
+  });
+  const forgetJournal = undoJournal(phases, path, path, journal);
+  const keep = (): void => {
+    forgetDirectory?.();
+    forgetJournal();
+    phases.onUndo(`closed ${path}`, 'nothing', async () => {
+      await journal.keep();
+      return false;
+    });
+  };
+  return { journal, remove: () => removeJournal(journal, made), keep };
+}
+
+/** The domain is back: what is left is no more than a nuisance. */
+async function removeJournal(journal: RevertJournal, made: string | undefined): Promise<readonly string[]> {
+  try {
+    await journal.remove();
+    if (made !== undefined) await unmakeDirectory(dirname(journal.path), made);
+    return [];
+  } catch (error) {
+    return [`${journal.path} is still there (${describeError(error)}): xlsnap recover removes it`];
+  }
+}
+
+async function destroy(
+  host: Host,
+  running: DomainState,
+  request: RevertRequest,
+  options: CallOptions,
+): Promise<void> {
+  await host.toolstack.destroy(running.domid, {
+    timeoutMs: request.timeoutMs ?? DEFAULT_DESTROY_TIMEOUT_MS,
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
+  });
+}
+
+/** How far a revert came. */
+interface Reached {
+  context?: RevertContext;
+  kept: readonly KeptDisk[];
+  /** It stays, and knows how to put them back. */
+  journal?: string;
+  /** The restored domain. */
+  domid?: DomainState['domid'];
+}
+
+/** How the domain is now, after a failure: looked up, since it may have been started again. */
+async function describeDomain(host: Host, { context }: Reached): Promise<string> {
+  if (context === undefined) return '';
+  const gone = context.running === undefined ? 'is not running' : 'was destroyed and is not running';
+  try {
+    const now = await within(findReturned(host, context), { timeoutMs: LOOKUP_MS }, () => new Error('hangs'));
+    return now === undefined ? gone : `runs as domid ${now.domid}`;
+  } catch {
+    return context.running === undefined ? 'did not run' : 'was destroyed';
+  }
+}
+
+/**
+ * After the checks an error has to say what has become of the domain and its disks.
+ * @param state how the domain is now
+ */
+function explain(error: XlsnapError, { context, kept, journal, domid }: Reached, state: string): XlsnapError {
+  if (context === undefined) return error;
+  const { domain, disks } = context.plan;
+  const why = describeError(error);
+  const again = 'the same command tries again';
+  const tell = (
+    Kind: typeof DomainError | typeof DiskError | typeof RestoreError,
+    code: string,
+    message: string,
+    hints: readonly string[],
+  ): XlsnapError => {
+    const details = {
+      cause: error,
+      hint: [...hints, ...kept.map(describeKept)].join('; '),
+      data: { ...error.data, ...(kept.length === 0 ? {} : { kept }) },
+      ...(error.phase === undefined ? {} : { phase: error.phase }),
+    };
+    const told =
+      error instanceof InterruptedError
+        ? new InterruptedError(error.code, message, details)
+        : new Kind(code, message, details);
+    told.undone = error.undone;
+    told.undoFailures = error.undoFailures;
+    return told;
+  };
+  switch (error.phase) {
+    case 'destroy':
+      return tell(DomainError, error.code, `domain ${domain}: ${why}; its disks are untouched`, [
+        error.hint ?? `xl list shows whether it still runs; ${again}`,
+      ]);
+    case 'disks':
+      return error.undoFailures.length === 0
+        ? tell(
+            DiskError,
+            'DISKS_NOT_REVERTED',
+            `domain ${domain} ${state}, and its disks are as before: they could not be reverted: ${why}`,
+            [again, `xl create starts ${domain} with its disks as before`],
+          )
+        : tell(
+            DiskError,
+            'DISKS_NOT_REVERTED',
+            `domain ${domain} ${state}, and not all of its disks are as before: they could not be reverted: ${why}`,
+            ['do by hand what was not undone', `then ${again}, or xl create starts ${domain}`],
+          );
+    case 'restore':
+      return tell(
+        RestoreError,
+        'RESTORE_FAILED',
+        `domain ${domain} could not be restored: ${why}; it ${state}` +
+          (disks.length === 0 ? '' : '; its disks are as at the snapshot'),
+        journal === undefined
+          ? [again]
+          : [again, `xlsnap recover ${shellQuote(journal)} puts its disks back as they were before`],
+      );
+    case 'unpause':
+      return tell(
+        RestoreError,
+        'NOT_UNPAUSED',
+        `domain ${domain} is back at the snapshot, but stays paused: it could not be made to run: ${why}`,
+        [
+          `xl unpause ${domid} makes it run`,
+          ...(journal === undefined
+            ? []
+            : [`xlsnap recover ${shellQuote(journal)} does that, and removes what it had replaced`]),
+        ],
+      );
+    default:
+      return error;
+  }
+}

@@ -1,0 +1,658 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { parseConfig } from '../../../../src/config/parse.ts';
+import { DomainError, PreflightError, UsageError } from '../../../../src/core/errors.ts';
+import { configDisks } from '../../../../src/memfile/libxl-config.ts';
+import { readMemoryFacts, verifyMemoryFile } from '../../../../src/memfile/verify.ts';
+import type { CreateRequest } from '../../../../src/snapshot/api.ts';
+import { createSnapshot, planCreate } from '../../../../src/snapshot/create/create.ts';
+import { recoverAll, recoverSnapshot } from '../../../../src/snapshot/recover.ts';
+import {
+  contentOf,
+  FAKE_UUID,
+  FakeHost,
+  type FakeOptions,
+  readImage,
+  writeImage,
+} from '../../../../src/testing/fake-host.ts';
+import { failure, filesIn, keepWriting } from '../../../support/scene.ts';
+
+let directory: string;
+let snapshots: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'xlsnap-create-'));
+  snapshots = join(directory, 'snapshots');
+});
+afterEach(() => rmSync(directory, { recursive: true }));
+
+function makeHost(options: Partial<FakeOptions> = {}): FakeHost {
+  return new FakeHost({ directory, ...options });
+}
+
+function request(more: Partial<CreateRequest> = {}): CreateRequest {
+  return { domain: 'guest1', name: 's1', snapshotDir: snapshots, ...more };
+}
+
+const mixed = (): CreateRequest =>
+  request({
+    config: parseConfig(
+      `name="s1"\nmemory_path="${directory}/s1.save"\ndisks=['${directory}/ov.qcow2,qcow2,xvda', ',,xvdb']`,
+      'snap.cfg',
+    ),
+  });
+
+describe('createSnapshot', () => {
+  it.each(['pv', 'pvh', 'hvm'] as const)(
+    'saves a running %s guest with its disk at one instant',
+    async (type) => {
+      const host = makeHost({ type });
+      host.write('at the snapshot');
+      const result = await createSnapshot(host, request());
+      host.write('later');
+
+      expect(host.runs).toBe(true);
+      expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at the snapshot' });
+      expect(await readMemoryFacts(result.plan.memoryPath)).toMatchObject({ config: host.config });
+      expect(statSync(result.plan.memoryPath).mode & 0o777).toBe(0o600);
+      expect(result.fileBytes).toBe(statSync(result.plan.memoryPath).size);
+      expect(result.pages).toBe(host.guest.memoryBytes / 4096);
+      expect(host.calls.includes('saveState')).toBe(type === 'hvm');
+      expect(readdirSync(join(snapshots, FAKE_UUID)).sort()).toEqual([
+        's1.save',
+        's1.save.cfg',
+        's1.save.json',
+      ]);
+    },
+  );
+
+  it.each([false, true])("a PV guest's p2m may be elsewhere when it is suspended, live: %s", async (live) => {
+    const host = makeHost({ type: 'pv' });
+    host.guest.p2mFrame = 3n;
+    host.fault = (call) => {
+      if (call === 'settle') host.guest.p2mFrame = 0x77n;
+    };
+    const { plan } = await createSnapshot(host, request({ live }));
+    const file = readFileSync(plan.memoryPath);
+    // X86_PV_P2M_FRAMES for 400 pfns: type 3, 16 octets, from 0 to 399, one frame.
+    const record = (frame: number): Buffer => Buffer.from(Uint32Array.of(3, 16, 0, 399, frame, 0).buffer);
+    expect(file.includes(record(0x77))).toBe(true);
+    expect(file.includes(record(3))).toBe(false);
+    expect(await verifyMemoryFile(plan.memoryPath)).toMatchObject({ guestType: 'pv' });
+  });
+
+  it('writes a cfgfile that parse takes and that names what was done', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    const { plan } = await createSnapshot(host, mixed());
+    expect(parseConfig(readFileSync(plan.configPath ?? '', 'utf8'), 'x')).toMatchObject({
+      name: 's1',
+      memoryPath: join(directory, 's1.save'),
+      disks: [
+        { kind: 'external', target: 'xvda', path: join(directory, 'ov.qcow2'), format: 'qcow2' },
+        { kind: 'internal', target: 'xvdb' },
+      ],
+    });
+  });
+
+  it('takes internal and external snapshots in one transaction and names the overlay from then on', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    await createSnapshot(host, mixed());
+    host.write('later');
+    expect(host.calls.filter((call) => call === 'snapshotDisks')).toHaveLength(1);
+    expect(readImage(join(directory, 'xvda.img')).content).toBe('at start');
+    expect(contentOf(join(directory, 'ov.qcow2'))).toBe('later');
+    expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({ s1: 'at start' });
+    expect(configDisks(host.config).map((disk) => disk.path)).toEqual([
+      join(directory, 'ov.qcow2'),
+      join(directory, 'xvdb.img'),
+    ]);
+    // Stopped while it happens: the guest never runs on the overlay with a configuration that names the base.
+    expect(host.calls.indexOf('repointDisks')).toBeLessThan(host.calls.indexOf('resume'));
+  });
+
+  it('leaves a paused guest paused, however often it was paused', async () => {
+    const host = makeHost({ paused: true });
+    host.pauses = 2;
+    const { plan } = await createSnapshot(host, request());
+    expect(plan.state).toBe('paused');
+    expect(host.pauses).toBe(2);
+    expect(host.suspended).toBe(false);
+    // No instruction of the guest between the suspend and the pause.
+    expect(host.calls.lastIndexOf('pause')).toBeLessThan(host.calls.indexOf('resume'));
+  });
+
+  it('takes a diskless guest', async () => {
+    const { plan } = await createSnapshot(makeHost({ disks: [] }), request());
+    expect(plan.disks).toEqual([]);
+  });
+
+  it('warns of writable disks that are left out', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    const config = parseConfig("disks=[',,xvdb']", 'x');
+    const { plan } = await createSnapshot(host, request({ config }));
+    expect(plan.uncovered).toEqual(['xvda']);
+    expect(plan.warnings[0]).toContain('xvda');
+  });
+
+  it.each(['../up', 'a/b', '..', '.', '-x', 'a\nb', 'x'.repeat(300), '12', ''])(
+    'makes no file of the name %j, whoever calls',
+    async (name) => {
+      const host = makeHost();
+      const before = readdirSync(directory, { recursive: true });
+      for (const bad of [request({ name }), request({ config: { name } })]) {
+        await expect(createSnapshot(host, bad)).rejects.toMatchObject({ code: 'BAD_NAME', exitCode: 2 });
+      }
+      expect(readdirSync(directory, { recursive: true })).toEqual(before);
+    },
+  );
+
+  it.each(['s.save', '../s.save', '/x/', '/a\0b', `/${'x'.repeat(5000)}`])(
+    'writes to no path like %j',
+    async (memoryPath) => {
+      const attempt = createSnapshot(makeHost(), request({ config: { memoryPath } }));
+      await expect(attempt).rejects.toThrow(UsageError);
+    },
+  );
+
+  it('plans without touching anything', async () => {
+    const host = makeHost();
+    const plan = await planCreate(host, request());
+    expect(plan).toMatchObject({ name: 's1', domain: 'guest1', state: 'running', type: 'pvh' });
+    expect(existsSync(snapshots)).toBe(false);
+    expect(host.calls.filter((call) => !reads.has(call))).toEqual([]);
+  });
+});
+
+const reads = new Set([
+  'findDomain',
+  'domainState',
+  'domainConfig',
+  'disks',
+  'info',
+  'version',
+  'openDeviceModel',
+  'openGuest',
+  'staticRecords',
+  'startRecords',
+  'liveObstacle',
+  'memoryObstacle',
+  'createFindings',
+  'saver',
+]);
+
+/** What must hold whenever a create has failed. */
+function expectUntouched(host: FakeHost, before: { images: string; files: string[] }): void {
+  expect(host.suspended).toBe(false);
+  expect(host.machineStopped).toBe(false);
+  expect([host.guest.logging, host.machineLogs]).toEqual([false, false]);
+  expect(images()).toEqual(before.images);
+  expect(readdirSync(directory, { recursive: true }).sort()).toEqual(before.files);
+  expect(configDisks(host.config).map((disk) => disk.path)).toEqual([...host.inUse.values()]);
+}
+
+function images(): string {
+  return ['xvda', 'xvdb']
+    .map((vdev) => join(directory, `${vdev}.img`))
+    .map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : ''))
+    .join('\n');
+}
+
+function state(): { images: string; files: string[] } {
+  return { images: images(), files: (readdirSync(directory, { recursive: true }) as string[]).sort() };
+}
+
+describe('a create that is refused', () => {
+  it.each([
+    ['a domain that is not there', (host: FakeHost) => (host.domid = undefined), 'DOMAIN_NOT_FOUND'],
+    ['a dying domain', (host: FakeHost) => (host.dying = true), 'DOMAIN_NOT_RUNNING'],
+    ['a domain that has shut down', (host: FakeHost) => (host.shutdown = 'poweroff'), 'DOMAIN_NOT_RUNNING'],
+  ])('%s', async (_what, change, code) => {
+    const host = makeHost();
+    change(host);
+    const before = state();
+    const error = await failure(createSnapshot(host, request()));
+    expect(error).toBeInstanceOf(DomainError);
+    expect(error.code).toBe(code);
+    expectUntouched(host, before);
+  });
+
+  it.each([
+    ['limits without --live', { maxRounds: 3 }, 'LIVE_ONLY'],
+    ['a downtime without --live', { maxDowntimeMs: 3 }, 'LIVE_ONLY'],
+    ['no rounds', { live: true, maxRounds: 0 }, 'MAX_ROUNDS'],
+    ['too many rounds', { live: true, maxRounds: 50 }, 'MAX_ROUNDS'],
+    ['a downtime below 0', { live: true, targetDowntimeMs: -1 }, 'DOWNTIME'],
+    ['a downtime that is no number', { live: true, maxDowntimeMs: Number.NaN }, 'DOWNTIME'],
+  ])('%s', async (_what, more, code) => {
+    const error = await failure(createSnapshot(makeHost(), request(more)));
+    expect([error.code, error.exitCode]).toEqual([code, 2]);
+  });
+
+  it.each([
+    [
+      'a tag that exists',
+      () => writeImage(join(directory, 'xvda.img'), { format: 'qcow2', content: '', tags: { s1: 'x' } }),
+      'TAG_EXISTS',
+    ],
+    ['a memory file that exists', () => writeFileSync(join(directory, 's1.save'), 'precious'), 'FILE_EXISTS'],
+    [
+      'a partial file that exists',
+      () => writeFileSync(join(directory, 's1.save.partial'), ''),
+      'FILE_EXISTS',
+    ],
+    ['an image that is gone', () => rmSync(join(directory, 'xvda.img')), 'NO_IMAGE'],
+  ])('%s', async (_what, change, code) => {
+    const host = makeHost();
+    change();
+    const before = state();
+    const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'x');
+    const error = await failure(createSnapshot(host, request({ config })));
+    expect(error).toBeInstanceOf(PreflightError);
+    expect(error.code).toBe(code);
+    expect(host.calls).not.toContain('suspend');
+    expect(state()).toEqual(before);
+  });
+
+  it('a disk that cannot have an internal snapshot, with what would work', async () => {
+    const host = makeHost({
+      disks: [
+        { vdev: 'xvda', internal: [{ code: 'RAW', message: 'disk xvda: it is raw', hint: 'external' }] },
+      ],
+    });
+    expect(await failure(createSnapshot(host, request()))).toMatchObject({ code: 'RAW', hint: 'external' });
+  });
+
+  it('a disk that the domain does not have', async () => {
+    const config = parseConfig("disks=[',,xvdz']", 'x');
+    expect(await failure(createSnapshot(makeHost(), request({ config })))).toMatchObject({
+      code: 'NO_SUCH_DISK',
+    });
+  });
+
+  it('several at once, all told', async () => {
+    writeFileSync(join(directory, 's1.save'), '');
+    const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"\ndisks=[',,xvdz']`, 'x');
+    const error = await failure(createSnapshot(makeHost(), request({ config })));
+    expect(error.message).toContain('xvdz');
+    expect(error.message).toContain('s1.save');
+  });
+});
+
+describe('one at a time', () => {
+  it('a live one where the host has no dirty log for such a guest', async () => {
+    const host = makeHost({ type: 'pv' });
+    host.liveObstacle = { code: 'NO_LIVE', message: 'no shadow paging' };
+    const before = state();
+    expect(await failure(createSnapshot(host, request({ live: true })))).toMatchObject({
+      code: 'NO_LIVE',
+      phase: 'preflight',
+      exitCode: 5,
+    });
+    expect(host.calls.filter((call) => !reads.has(call) && call !== 'lock')).toEqual([]);
+    expectUntouched(host, before);
+    await createSnapshot(host, request());
+  });
+
+  it('a create while another holds the lock touches nothing', async () => {
+    const host = makeHost();
+    const before = state();
+    host.locked = true;
+    expect(await failure(createSnapshot(host, request()))).toMatchObject({
+      code: 'DOMAIN_BUSY',
+      phase: 'lock',
+    });
+    expect(host.calls.filter((call) => !reads.has(call) && call !== 'lock')).toEqual([]);
+    expectUntouched(host, before);
+  });
+
+  it('a guest that somebody else has suspended is left to them', async () => {
+    const host = makeHost();
+    // `xl save` begins between the plan and the suspend.
+    host.fault = (call) => {
+      if (call === 'staticRecords') host.suspended = true;
+    };
+    expect(await failure(createSnapshot(host, request()))).toMatchObject({ code: 'SUSPEND_OTHER' });
+    expect(host.suspended).toBe(true);
+    expect(host.calls).not.toContain('resume');
+  });
+});
+
+describe('a guest that does not stand still until the snapshot is taken', () => {
+  /** The end of another's `xl save -c`, or an `xl destroy`. */
+  const OTHERS = {
+    'is resumed by somebody else': {
+      code: 'RESUMED_BY_OTHER',
+      act: (host: FakeHost) => {
+        host.suspended = false;
+      },
+    },
+    'is destroyed': {
+      code: 'DOMAIN_GONE',
+      act: (host: FakeHost) => {
+        host.suspended = false;
+        host.domid = undefined;
+        host.inUse.clear();
+      },
+    },
+  } as const;
+
+  // The fake guest minds being read while it runs; Xen does not.
+  it.each([
+    ...(['stateRecords', 'snapshotDisks', 'repointDisks'] as const).map(
+      (when) => ['is resumed by somebody else', when] as const,
+    ),
+    ...(['saveState', 'settle', 'stateRecords', 'snapshotDisks', 'repointDisks'] as const).map(
+      (when) => ['is destroyed', when] as const,
+    ),
+  ])('%s during %s: no snapshot, and nothing left of it', async (what, when) => {
+    const host = makeHost({ type: 'hvm', disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    const before = readdirSync(directory);
+    let acted = false;
+    host.after = (call) => {
+      if (call === when && !acted) OTHERS[what].act(host);
+      acted ||= call === when;
+    };
+    host.fault = (call) => {
+      const needsQemu = ['snapshotDisks', 'undoSnapshots', 'cont', 'saveState'].includes(call);
+      if (needsQemu && host.domid === undefined) throw new Error('QEMU is gone');
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error.code).toBe(OTHERS[what].code);
+    expect(error.undoFailures).toEqual([]);
+    expect(error.undone.includes('let the guest go on')).toBe(what === 'is resumed by somebody else');
+    expect(readdirSync(directory)).toEqual(before);
+    expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({});
+    expect(host.runs).toBe(what === 'is resumed by somebody else');
+  });
+
+  it.each([
+    ['goes on', true],
+    ['is gone', false],
+  ])('its QEMU breaks off when it has taken the disks, and the domain %s', async (_, lives) => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    const before = readdirSync(directory);
+    host.after = (call) => {
+      if (call !== 'snapshotDisks') return;
+      if (!lives) OTHERS['is destroyed'].act(host);
+      throw new Error('connection closed');
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error).toMatchObject({ code: lives ? 'UNEXPECTED' : 'DOMAIN_GONE', undoFailures: [] });
+    expect(readdirSync(directory)).toEqual(before);
+    expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({});
+    expect(host.runs).toBe(lives);
+  });
+
+  it('its QEMU dies before it takes the disks: there is nothing to undo', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    host.fault = (call) => {
+      if (/snapshotDisks|undoSnapshots/.test(call)) throw new Error('QEMU is gone');
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error).toMatchObject({ message: 'QEMU is gone', undoFailures: [] });
+    expect(host.runs).toBe(true);
+  });
+
+  it('is left to who saves it already', async () => {
+    const host = makeHost();
+    host.saver = 4711;
+    const error = await failure(createSnapshot(host, request()));
+    expect(error).toMatchObject({ code: 'BEING_SAVED', message: expect.stringContaining('pid 4711') });
+    expect(host.calls).not.toContain('suspend');
+    expect(filesIn(directory)).toEqual(['xvda.img']);
+  });
+
+  it('a save that began during a live one has its dirty log', async () => {
+    const host = makeHost();
+    host.after = (call) => {
+      if (call === 'startDirtyLog') host.saver = 4711;
+    };
+    const error = await failure(createSnapshot(host, request({ live: true })));
+    expect(error).toMatchObject({ code: 'BEING_SAVED', undoFailures: [] });
+    expect(host.runs).toBe(true);
+    // It needs it, and turns it off itself.
+    expect(host.calls).not.toContain('stopDirtyLog');
+    expect(filesIn(directory)).toEqual(['xvda.img']);
+  });
+});
+
+describe('a create that fails', () => {
+  it('has told the guardian its journal before anything takes effect', async () => {
+    const host = makeHost();
+    const told: unknown[] = [];
+    host.fault = (call) => {
+      if (call === 'staticRecords') told.push(...host.guarded);
+    };
+    const { plan } = await createSnapshot(host, request());
+    expect(told).toEqual([{ journal: `${plan.memoryPath}.journal` }]);
+    expect(host.guarded.size).toBe(0);
+  });
+
+  it.each(['s1.save', 's1.save.cfg', 's1.save.json'])('leaves a %s that came meanwhile', async (name) => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    host.fault = (call) => {
+      if (call === 'resume') writeFileSync(join(directory, name), 'precious');
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error.code).toBe('OUTPUT_EXISTS');
+    expect(readFileSync(join(directory, name), 'utf8')).toBe('precious');
+    expect(filesIn(directory)).toEqual([name, 'xvda.img', 'xvdb.img']);
+  });
+
+  it('tells the phase and what was undone', async () => {
+    const host = makeHost();
+    host.fault = (call) => {
+      if (call === 'snapshotDisks') throw new Error('no');
+    };
+    const error = await failure(createSnapshot(host, request()));
+    expect(error.phase).toBe('disks');
+    expect(error.undone).toEqual([
+      'let the guest go on',
+      expect.stringContaining('removed'),
+      expect.stringContaining('removed the directory'),
+    ]);
+  });
+
+  it('tells an undo that fails, with what to do by hand, and does the others', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    host.fault = (call) => {
+      if (call === 'repointDisks' || call === 'undoSnapshots') throw new Error(`no ${call}`);
+    };
+    const error = await failure(createSnapshot(host, mixed()));
+    expect(error.message).toContain('no repointDisks');
+    expect(error.undoFailures).toHaveLength(3);
+    for (const told of error.undoFailures.slice(0, 2)) expect(told).toMatch(/no undoSnapshots.*by hand/);
+    expect(host.runs).toBe(true);
+    expect(existsSync(join(directory, 's1.save'))).toBe(false);
+    // The journal stays, and recover does what could not be done before.
+    const memoryPath = join(directory, 's1.save');
+    expect(error.undoFailures[2]).toContain(`xlsnap recover ${memoryPath}`);
+    host.fault = () => {};
+    expect(await failure(createSnapshot(host, mixed()))).toMatchObject({
+      message: expect.stringContaining(`xlsnap recover ${memoryPath}`),
+    });
+    await recoverSnapshot(host, { path: memoryPath });
+    expect(filesIn(directory)).toEqual(['xvda.img', 'xvdb.img']);
+    await createSnapshot(host, mixed());
+    expect(host.runs).toBe(true);
+  });
+});
+
+describe('a live create', () => {
+  it.each(['pvh', 'hvm'] as const)(
+    'of a %s guest copies while it runs, and the rest when it is stopped',
+    async (type) => {
+      const host = makeHost({ type });
+      host.fault = (call) => keepWriting(host, call);
+      const result = await createSnapshot(host, request({ live: true }));
+      expect(result.plan).toMatchObject({ live: true, precopy: { maxRounds: 5 } });
+      expect(result.rounds?.length).toBeGreaterThan(2);
+      expect(result.rounds?.[0]?.pages).toBe(result.pages);
+      expect(result.rounds?.at(-1)).toMatchObject({ pages: 60, dirtyAfter: 0 });
+      expect(result.phases.map(({ name }) => name)).toContain('precopy');
+      expect(await readMemoryFacts(result.plan.memoryPath)).toMatchObject({ config: host.config });
+      expect([host.runs, host.guest.logging, host.machineLogs]).toEqual([true, false, false]);
+      const of = (name: string): number => host.calls.indexOf(name);
+      expect(of('startDirtyLog')).toBeLessThan(of('packPages'));
+      expect(of('packPages')).toBeLessThan(of('suspend'));
+      expect(of('resume')).toBeLessThan(of('stopDirtyLog'));
+      expect(host.calls.filter((call) => call.startsWith('logDirty'))).toEqual(
+        type === 'hvm' ? ['logDirty true', 'logDirty true', 'logDirty false'] : [],
+      );
+      // QEMU's last writes are in the log before it is taken for the last time.
+      if (type === 'hvm') {
+        expect(of('logDirty true')).toBeLessThan(of('startDirtyLog'));
+        expect(of('saveState')).toBeLessThan(host.calls.lastIndexOf('takeDirty'));
+      }
+    },
+  );
+
+  it.each(['pvh', 'hvm'] as const)('of a %s guest has a timeline', async (type) => {
+    const host = makeHost({ type });
+    const { phases, downtimeSeconds, totalSeconds } = await createSnapshot(host, request({ live: true }));
+    expect(phases.map(({ name }) => name)).toEqual([
+      'lock',
+      'plan',
+      'preflight',
+      'open',
+      'precopy',
+      'suspend',
+      ...(type === 'hvm' ? ['device-model'] : []),
+      'memory',
+      'contexts',
+      'disks',
+      'resume',
+      'finish',
+    ]);
+    let end = 0;
+    for (const { startSeconds, seconds } of phases) {
+      expect(startSeconds).toBeGreaterThanOrEqual(end);
+      end = startSeconds + seconds;
+    }
+    expect(totalSeconds).toBeGreaterThanOrEqual(end);
+    const at = (name: string): number => phases.findIndex((phase) => phase.name === name);
+    const stopped = phases.slice(at('suspend') + 1, at('finish'));
+    expect(downtimeSeconds).toBeGreaterThanOrEqual(stopped.reduce((sum, { seconds }) => sum + seconds, 0));
+    expect(downtimeSeconds).toBeLessThan(totalSeconds - (phases[at('suspend')]?.startSeconds ?? 0));
+  });
+
+  it('that would stop the guest for too long gives up, and the guest never stopped', async () => {
+    const host = makeHost();
+    host.fault = (call) => keepWriting(host, call);
+    const before = state();
+    const error = await failure(
+      createSnapshot(host, request({ live: true, maxDowntimeMs: 0, maxRounds: 2 })),
+    );
+    expect(error).toMatchObject({
+      code: 'DOWNTIME_LIMIT',
+      exitCode: 6,
+      phase: 'precopy',
+      data: { maxDowntimeMs: 0, dirtyPages: 60, rounds: [{ pages: 300 }, { pages: 60, dirtyAfter: 60 }] },
+    });
+    expect(host.calls).not.toContain('suspend');
+    expectUntouched(host, before);
+  });
+
+  it('is whole, with a warning, when the log cannot be turned off', async () => {
+    const host = makeHost({ type: 'hvm' });
+    host.fault = (call) => {
+      if (call === 'stopDirtyLog') throw new Error('no');
+    };
+    const result = await createSnapshot(host, request({ live: true }));
+    expect(result.warnings).toEqual([expect.stringContaining('log-dirty')]);
+    // The other one is off.
+    expect(host.machineLogs).toBe(false);
+    expect(existsSync(result.plan.memoryPath)).toBe(true);
+  });
+});
+
+describe('the guest goes first', () => {
+  it('when a write hangs and the create is interrupted, long before the write is given up', async () => {
+    const host = new FakeHost({ directory, type: 'hvm' });
+    const abort = new AbortController();
+    let end = (): void => {};
+    let noted = '';
+    host.fault = (call) => {
+      if (call === 'resume') noted = readFileSync(join(directory, 's1.save.journal'), 'utf8');
+      if (call !== 'packPages') return;
+      return new Promise<void>((resolve) => {
+        end = resolve;
+      });
+    };
+    const create = createSnapshot(
+      host,
+      { domain: 'guest1', config: parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'c') },
+      { signal: abort.signal, graceMs: 600_000 },
+    );
+    await vi.waitFor(() => expect(host.calls).toContain('packPages'));
+    abort.abort();
+    await vi.waitFor(() => expect(host.runs && !host.machineStopped).toBe(true));
+    expect(noted).not.toContain('undoing');
+    end();
+    expect(await failure(create)).toMatchObject({ code: 'INTERRUPTED', undoFailures: [] });
+    expect(filesIn(directory)).toEqual(['xvda.img']);
+  });
+
+  it('before the disks are taken back', async () => {
+    const host = new FakeHost({ directory });
+    host.fault = (call) => {
+      if (call === 'undoSnapshots') expect(host.runs).toBe(true);
+    };
+    host.hypervisor.resume = ((resume) => async (domid) => {
+      await resume(domid);
+      host.hypervisor.resume = resume;
+      throw new Error('planted');
+    })(host.hypervisor.resume);
+    await failure(createSnapshot(host, { domain: 'guest1', name: 's1', snapshotDir: snapshots }));
+    expect(host.calls).toContain('undoSnapshots');
+    expect(host.runs).toBe(true);
+  });
+
+  it('and a xenstored that does not answer does not take a good snapshot back; recover tells it later', async () => {
+    const host = new FakeHost({ directory });
+    host.fault = (call) => {
+      if (call === 'announceResume') throw new Error('no xenstore');
+    };
+    const result = await createSnapshot(host, { domain: 'guest1', name: 's1', snapshotDir: snapshots });
+    expect(result.warnings).toEqual([expect.stringMatching(/xenstored was not told.*xlsnap recover/s)]);
+    expect([host.runs, host.unannounced]).toEqual([true, true]);
+    host.fault = () => {};
+    await recoverAll(host, snapshots);
+    expect(host.unannounced).toBe(false);
+    expect(existsSync(result.plan.memoryPath)).toBe(true);
+    expect(existsSync(host.runDirectory)).toBe(false);
+  });
+
+  it.each(['domainState', 'findByName', 'findDomain', 'announceResume'])(
+    'although xenstore answers nothing any more, as to %s',
+    async (broken) => {
+      const host = new FakeHost({ directory });
+      host.fault = (call) => {
+        if (!host.suspended && !host.unannounced) return;
+        if (call === broken) throw new Error('no xenstore');
+        if (call === 'settle') throw new Error('planted');
+      };
+      const error = await failure(
+        createSnapshot(host, { domain: 'guest1', name: 's1', snapshotDir: snapshots }),
+      );
+      expect(error.undone).toContain('let the guest go on');
+      expect(host.runs).toBe(true);
+    },
+  );
+
+  it('and a live file gets nothing between suspend and resume but pages for which there is no room', async () => {
+    const host = new FakeHost({ directory });
+    const sizes = new Map<string, number>();
+    host.fault = (call) => {
+      keepWriting(host, call);
+      if (call !== 'settle' && call !== 'resume') return;
+      sizes.set(call, statSync(join(directory, 's1.save.partial')).mtimeMs);
+      sizes.set(`${call} journal`, statSync(join(directory, 's1.save.journal')).size);
+    };
+    const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'c');
+    await createSnapshot(host, { domain: 'guest1', config, live: true });
+    expect(sizes.get('resume')).toBe(sizes.get('settle'));
+    expect(sizes.get('resume journal')).toBe(sizes.get('settle journal'));
+  });
+});

@@ -1,0 +1,357 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
+import { allOnes, Bitmap } from '../../../../src/core/bitmap.ts';
+import type { CallOptions } from '../../../../src/core/call-options.ts';
+import { InterruptedError, OutputError } from '../../../../src/core/errors.ts';
+import { type Progress, silentReporter } from '../../../../src/core/reporter.ts';
+import { type MemoryOutcome, MemorySaver } from '../../../../src/snapshot/memory/file-saver.ts';
+import { OutputFile } from '../../../../src/snapshot/output/file.ts';
+import { FakeGuest } from '../../../../src/testing/fake-guest.ts';
+import { type PageEntry, pageEntries } from '../../../support/page-records.ts';
+
+const START = 8192;
+const PAGE = 4096;
+const NOTAB = 0;
+const BROKEN = 13;
+const XTAB = 15;
+
+let directory: string;
+let output: OutputFile;
+beforeEach(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'xlsnap-memory-'));
+  output = await OutputFile.create(join(directory, 'm'));
+});
+afterEach(async () => {
+  await output.discard();
+  rmSync(directory, { recursive: true });
+});
+
+/** A p2m with RAM, a hole, RAM, and emptiness above. */
+function p2m(): Uint8Array {
+  return new Uint8Array(20_000).fill(NOTAB).fill(XTAB, 160, 192).fill(XTAB, 9000);
+}
+
+function saverOf(guest: FakeGuest, options: CallOptions = {}): MemorySaver {
+  return new MemorySaver(guest, output, START, { ...options, expectedPages: guest.memoryBytes / PAGE });
+}
+
+/** Saves a suspended guest. */
+async function save(guest: FakeGuest, options: CallOptions = {}): Promise<MemoryOutcome> {
+  const saver = saverOf(guest, options);
+  await saver.copyAll();
+  return await saver.finish();
+}
+
+/** The whole file; a hole at its end is made part of it. */
+async function read(end: number): Promise<Buffer> {
+  await output.writeAt(Uint8Array.of(0), end);
+  return readFileSync(output.partialPath);
+}
+
+/** Later entries win: what a restore would make of the file. */
+async function expectGuest(guest: FakeGuest, end: number): Promise<Map<number, PageEntry>> {
+  const file = await read(end);
+  const final = new Map<number, PageEntry>();
+  for (const entry of pageEntries(file, START, end)) final.set(entry.pfn, entry);
+  const wrong: string[] = [];
+  for (let pfn = 0; pfn < guest.p2mSize; pfn++) {
+    const type = guest.typeOf(pfn);
+    const entry = final.get(pfn);
+    const found = entry?.type ?? XTAB;
+    if (found !== type) wrong.push(`page ${pfn} is of type ${found}, not ${type}`);
+    if (entry === undefined || type >= BROKEN) continue;
+    if (entry.at % PAGE !== 0) wrong.push(`page ${pfn} is at ${entry.at}`);
+    if (file.compare(guest.page(pfn), 0, PAGE, entry.at, entry.at + PAGE) !== 0)
+      wrong.push(`page ${pfn} is another`);
+  }
+  expect(wrong).toEqual([]);
+  return final;
+}
+
+describe('copyAll', () => {
+  test('writes every page once, zero pages as holes, BROKEN and XALLOC without data, XTAB not at all', async () => {
+    const types = p2m();
+    types[5] = BROKEN;
+    types[7] = 14;
+    types[9] = 0x9;
+    const guest = new FakeGuest(types, (pfn) => pfn % 3 === 0);
+    const outcome = await save(guest);
+    const wanted = [...types.keys()].filter((pfn) => types[pfn] !== XTAB);
+    const final = await expectGuest(guest, outcome.end);
+    expect([...final.keys()].sort((a, b) => a - b)).toEqual(wanted);
+    expect(outcome.pages).toBe(wanted.length - 2);
+    expect(outcome.zeroPages).toBe(wanted.filter((pfn) => pfn % 3 === 0).length);
+    const seen = pageEntries(await read(outcome.end), START, outcome.end).filter(({ type }) => type < BROKEN);
+    expect(new Set(seen.map(({ pfn }) => pfn)).size).toBe(seen.length);
+  });
+
+  test('asks for types in bounded pieces and stops between them when told to', async () => {
+    const guest = new FakeGuest(new Uint8Array(200_000).fill(XTAB));
+    expect((await save(guest)).pages).toBe(0);
+    expect(guest.calls.mostTypes).toBe(16_384);
+    await expect(save(guest, { signal: AbortSignal.abort() })).rejects.toThrow(InterruptedError);
+  });
+
+  test('refuses a p2m whose pfns do not fit into 32 bits', async () => {
+    const guest = Object.assign(new FakeGuest(new Uint8Array(0)), { p2mSize: 2 ** 32 + 1 });
+    await expect(save(guest)).rejects.toMatchObject({ code: 'DOMAIN_P2M' });
+  });
+
+  test('copies record by record, several at once', async () => {
+    const guest = new FakeGuest(p2m());
+    guest.beforeCopy = () => sleep(1);
+    const { pages } = await save(guest);
+    const sizes = guest.calls.packed.map((pfns) => pfns.length);
+    expect(sizes.reduce((a, b) => a + b, 0)).toBe(pages);
+    expect(sizes).toEqual([...new Array(8).fill(1022), 8968 - 8 * 1022]);
+    expect(guest.calls.mostAtOnce).toBe(4);
+  });
+
+  test('in each record pages with data stand before those of zeros', async () => {
+    const guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
+    const { end } = await save(guest);
+    const all = pageEntries(await read(end), START, end).filter(({ type }) => type < BROKEN);
+    for (let from = 0; from < all.length; from += 1022) {
+      const pfns = all.slice(from, from + 1022).map(({ pfn }) => pfn);
+      const data = pfns.filter((pfn) => pfn % 3 !== 0);
+      const zeros = pfns.filter((pfn) => pfn % 3 === 0);
+      expect(pfns).toEqual([...data, ...zeros]);
+    }
+  });
+
+  test('a guest without memory gives no records', async () => {
+    const guest = new FakeGuest(new Uint8Array(10).fill(XTAB));
+    expect(await save(guest)).toEqual({ pages: 0, populated: 0, zeroPages: 0, end: START });
+  });
+
+  test('a page of a suspended guest that cannot be mapped is an error', async () => {
+    const guest = new FakeGuest(p2m());
+    guest.beforeCopy = async (pfns) => {
+      if (pfns.includes(300)) guest.setType(300, XTAB);
+    };
+    await expect(save(guest)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE', data: { pfns: [300] } });
+  });
+
+  test('an error ends it when no batch runs any more, with no further ones', async () => {
+    const guest = new FakeGuest(p2m());
+    let begun = 0;
+    guest.beforeCopy = async () => {
+      begun++;
+      if (begun === 3) throw new OutputError('OUTPUT_WRITE', 'disk full');
+      await sleep(20);
+    };
+    await expect(save(guest)).rejects.toThrow('disk full');
+    expect(guest.calls.running).toBe(0);
+    const after = begun;
+    await sleep(40);
+    expect(begun).toBe(after);
+    expect(begun).toBeLessThan(10);
+  });
+
+  test('an error of the types ends it when no batch runs any more', async () => {
+    const guest = new FakeGuest(new Uint8Array(40_000));
+    guest.beforeCopy = () => sleep(20);
+    const real = guest.pageTypes.bind(guest);
+    guest.pageTypes = async (pfns) => {
+      if ((pfns[0] ?? 0) > 20_000) throw new Error('no types');
+      return await real(pfns);
+    };
+    await expect(save(guest)).rejects.toThrow('no types');
+    expect(guest.calls.running).toBe(0);
+  });
+
+  test('an aborted signal ends it between batches', async () => {
+    const guest = new FakeGuest(p2m());
+    const controller = new AbortController();
+    guest.beforeCopy = async () => {
+      await sleep(1);
+      if (guest.calls.packed.length > 4) controller.abort();
+    };
+    await expect(save(guest, { signal: controller.signal })).rejects.toThrow(InterruptedError);
+    expect(guest.calls.running).toBe(0);
+    expect(guest.calls.packed.length).toBeLessThan(9);
+  });
+
+  test('tells its progress now and then, and the end', async () => {
+    const guest = new FakeGuest(new Uint8Array(100_000));
+    guest.beforeCopy = () => sleep(5);
+    const told: Progress[] = [];
+    const reporter = { ...silentReporter, progress: (progress: Progress) => told.push(progress) };
+    // A clock of its own: on a loaded machine each piece takes longer than the time between two reports.
+    let clock = 0;
+    vi.spyOn(performance, 'now').mockImplementation(() => (clock += 5));
+    onTestFinished(() => void vi.restoreAllMocks());
+    const { pages } = await save(guest, { reporter });
+    expect(told.length).toBeGreaterThan(1);
+    expect(told.length).toBeLessThan(guest.calls.packed.length / 2);
+    expect(told.at(-1)).toMatchObject({ phase: 'memory', unit: 'pages', done: pages, total: pages });
+    expect(told.at(-1)).not.toHaveProperty('round');
+    expect(told.map(({ done }) => done)).toEqual(told.map(({ done }) => done).sort((a, b) => a - b));
+  });
+});
+
+describe('copyDirty', () => {
+  let guest: FakeGuest;
+  let saver: MemorySaver;
+  let dirty: Bitmap;
+  beforeEach(async () => {
+    guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
+    saver = saverOf(guest);
+    dirty = new Bitmap(guest.p2mSize);
+    await guest.startDirtyLog();
+    await saver.copyAll(dirty);
+  });
+
+  async function round(last: boolean): Promise<number> {
+    await guest.takeDirty(dirty);
+    return await (last ? saver.copyLast(dirty, 1) : saver.copyDirty(dirty, 1));
+  }
+
+  async function finish(): Promise<MemoryOutcome> {
+    const outcome = await saver.finish();
+    await saver.writeKept();
+    return outcome;
+  }
+
+  test('pages that changed are in their old places, also those that have become zeros', async () => {
+    guest.write(1, 0);
+    guest.write(2, 77);
+    guest.write(3, 78);
+    guest.write(8999, 79);
+    expect(await round(false)).toBe(4);
+    guest.write(2, 80);
+    expect(await round(true)).toBe(1);
+    expect(dirty.count()).toBe(0);
+    const { end, pages } = await finish();
+    const all = pageEntries(await read(end), START, end).filter(({ type }) => type < BROKEN);
+    expect(all).toHaveLength(pages);
+    await expectGuest(guest, end);
+  });
+
+  test('pages that come, go, and come again', async () => {
+    // 170 and 9100 were not there before; 9100 … make more than one batch.
+    guest.setType(170, NOTAB);
+    for (let pfn = 9100; pfn < 9300; pfn++) guest.setType(pfn, NOTAB);
+    guest.setType(10, XTAB);
+    guest.setType(11, XTAB);
+    guest.setType(12, BROKEN);
+    await round(false);
+    guest.setType(11, NOTAB);
+    guest.write(11, 5);
+    guest.write(170, 6);
+    guest.setType(9101, XTAB);
+    guest.setType(9500, NOTAB);
+    guest.setType(9501, BROKEN);
+    await round(true);
+    const { end, pages } = await finish();
+    await expectGuest(guest, end);
+    expect(pages).toBe(9000 - 32 + 1 + 200 + 1);
+  });
+
+  test('a page that becomes a page table, and ceases to be one, changes its word', async () => {
+    guest.setType(20, 1);
+    guest.setType(9100, 2);
+    await round(false);
+    guest.setType(20, 0x9);
+    guest.setType(21, 3);
+    guest.setType(9100, NOTAB);
+    await round(false);
+    guest.setType(21, NOTAB);
+    await round(true);
+    await expectGuest(guest, (await finish()).end);
+  });
+
+  test('a page that cannot be mapped is left for later, and is an error in the last round', async () => {
+    guest.write(30, 1);
+    guest.write(31, 1);
+    guest.beforeCopy = async () => guest.setType(30, XTAB);
+    expect(await round(false)).toBe(1);
+    expect([...dirty.indices()]).toEqual([30]);
+    guest.beforeCopy = async () => {};
+    await round(false);
+    expect(dirty.count()).toBe(0);
+    guest.write(31, 1);
+    guest.beforeCopy = async () => guest.setType(31, XTAB);
+    await expect(round(true)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE' });
+  });
+
+  test('what the suspended guest wrote is kept in memory as far as there is room, and written later', async () => {
+    for (let pfn = 200; pfn < 2500; pfn++) guest.write(pfn, 9);
+    await guest.takeDirty(dirty);
+    saver.readyToKeep(2000);
+    const write = vi.spyOn(output, 'writeAt');
+    expect(await saver.copyLast(dirty, 1)).toBe(2300);
+    // 1024 are kept, 1024 do not fit any more, the last 252 do.
+    const octets = (): number => write.mock.calls.reduce((sum, [bytes]) => sum + bytes.length, 0);
+    expect(octets()).toBe(1024 * PAGE);
+    const { end } = await saver.finish();
+    write.mockClear();
+    await saver.writeKept();
+    expect(octets()).toBe((2300 - 1024) * PAGE);
+    await saver.writeKept();
+    expect(octets()).toBe((2300 - 1024) * PAGE);
+    await expectGuest(guest, end);
+  });
+
+  test('how long the last copy would take is known once pages were copied again', async () => {
+    expect(saver.lastCopyMs(100)).toBeUndefined();
+    guest.write(200, 9);
+    guest.beforeCopy = () => sleep(5);
+    await round(false);
+    expect(saver.lastCopyMs(10)).toBeGreaterThan(40);
+    expect(saver.lastCopyMs(4097)).toBeUndefined();
+  });
+});
+
+test('the disk begins while the guest runs, and never while it is stopped', async () => {
+  const begin = vi.spyOn(output, 'beginSync');
+  const guest = new FakeGuest(p2m());
+  await save(guest);
+  expect(begin).not.toHaveBeenCalled();
+  await saverOf(guest).copyAll(new Bitmap(guest.p2mSize));
+  expect(begin).toHaveBeenCalledTimes(9);
+});
+
+test('clean pages between dirty ones are copied with them, if there are any', async () => {
+  const guest = new FakeGuest(p2m(), (pfn) => pfn % 40 === 0);
+  const saver = saverOf(guest);
+  const dirty = new Bitmap(guest.p2mSize);
+  await guest.startDirtyLog();
+  await saver.copyAll(dirty);
+  for (const pfn of [10, 13, 20, 24, 38, 40, 159, 192]) guest.write(pfn, 9);
+  await guest.takeDirty(dirty);
+  expect(await saver.copyDirty(dirty, 1)).toBe(8);
+  // 40 stands among the zeros, away from its neighbours.
+  expect(guest.calls.read.flatMap((pfns) => [...pfns])).toEqual([10, 11, 12, 13, 20, 24, 38, 40, 159, 192]);
+  await expectGuest(guest, (await saver.finish()).end);
+});
+
+test('all counts as written to: what there is is copied again', async () => {
+  const guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
+  const saver = saverOf(guest);
+  const dirty = new Bitmap(guest.p2mSize);
+  await guest.startDirtyLog();
+  await saver.copyAll(dirty);
+  for (let pfn = 0; pfn < 4000; pfn++) guest.write(pfn, 9);
+  dirty.or(allOnes(guest.p2mSize));
+  await saver.copyDirty(dirty, 1);
+  expect(dirty.count()).toBe(0);
+  await expectGuest(guest, (await saver.finish()).end);
+});
+
+test('a page given away while all are copied is left for later', async () => {
+  const guest = new FakeGuest(p2m());
+  const saver = saverOf(guest);
+  const dirty = new Bitmap(guest.p2mSize);
+  await guest.startDirtyLog();
+  guest.beforeCopy = async () => guest.setType(8000, XTAB);
+  await saver.copyAll(dirty);
+  expect([...dirty.indices()]).toEqual([8000]);
+  guest.beforeCopy = async () => {};
+  await guest.takeDirty(dirty);
+  await saver.copyDirty(dirty, 1);
+  await expectGuest(guest, (await saver.finish()).end);
+});

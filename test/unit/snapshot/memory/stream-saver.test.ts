@@ -1,0 +1,137 @@
+import { expect, test } from 'vitest';
+import { allOnes, Bitmap } from '../../../../src/core/bitmap.ts';
+import { OutputError } from '../../../../src/core/errors.ts';
+import { StreamSaver } from '../../../../src/snapshot/memory/stream-saver.ts';
+import { FakeGuest } from '../../../../src/testing/fake-guest.ts';
+import { type PageEntry, pageEntries } from '../../../support/page-records.ts';
+
+const PAGE = 4096;
+const START = 24;
+const XTAB = 15;
+
+/** Takes octets in order, some of them slowly, and none after it was told to fail. */
+class SlowOutput {
+  readonly parts: Buffer[] = [];
+  end = START;
+  fail = false;
+
+  async writeAt(bytes: Uint8Array, position: number): Promise<void> {
+    expect(position).toBe(this.end);
+    if (this.fail) throw new OutputError('OUTPUT_WRITE', 'gone');
+    this.end += bytes.length;
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    // Only now: until then the octets must not change.
+    this.parts.push(Buffer.from(bytes));
+  }
+
+  bytes(): Buffer {
+    return Buffer.concat([Buffer.alloc(START), ...this.parts]);
+  }
+}
+
+function saverOf(guest: FakeGuest, output: SlowOutput): StreamSaver {
+  return new StreamSaver(guest, output, START, { expectedPages: guest.memoryBytes / PAGE });
+}
+
+/** Later entries win. */
+function expectGuest(guest: FakeGuest, output: SlowOutput): PageEntry[] {
+  const file = output.bytes();
+  const all = pageEntries(file, START, output.end);
+  const last = new Map(all.map((entry) => [entry.pfn, entry]));
+  for (let pfn = 0; pfn < guest.p2mSize; pfn++) {
+    const type = guest.typeOf(pfn);
+    const entry = last.get(pfn);
+    if (type === XTAB) expect(entry?.type ?? XTAB, `pfn ${pfn}`).toBe(XTAB);
+    else {
+      expect(entry?.type, `pfn ${pfn}`).toBe(type);
+      if (type >= 13) continue;
+      const at = entry?.at ?? 0;
+      expect(
+        guest.page(pfn).every((octet, i) => file[at + i] === octet),
+        `pfn ${pfn}`,
+      ).toBe(true);
+    }
+  }
+  return all;
+}
+
+test('a suspended guest: each page once, zeros too', async () => {
+  const types = new Uint8Array(5000).fill(XTAB, 160, 192).fill(XTAB, 4000);
+  types[7] = 13;
+  const guest = new FakeGuest(types);
+  const output = new SlowOutput();
+  const saver = saverOf(guest, output);
+  expect(await saver.copyAll()).toBe(3967);
+  const outcome = await saver.finish();
+  expect(outcome).toEqual({ pages: 3967, populated: 3967, zeroPages: 0, end: output.end });
+  const all = expectGuest(guest, output);
+  expect(all).toHaveLength(3968);
+  // One that has no data stands behind the others.
+  expect(all.at(-1)).toMatchObject({ pfn: 7, type: 13 });
+});
+
+test('a live guest: what it writes, gives away and gets stands there again', async () => {
+  const guest = new FakeGuest(new Uint8Array(3000).fill(XTAB, 2500));
+  const output = new SlowOutput();
+  const saver = saverOf(guest, output);
+  const dirty = new Bitmap(guest.p2mSize);
+  await guest.startDirtyLog();
+  let once = true;
+  guest.beforeCopy = async () => {
+    if (!once) return;
+    once = false;
+    // In the middle of the first round, after its types were asked for.
+    guest.setType(3, XTAB);
+    guest.setType(4, XTAB);
+  };
+  await saver.copyAll(dirty);
+  expect([...dirty.indices()]).toEqual([3, 4]);
+  guest.setType(4, 0);
+  guest.setType(2700, 0);
+  for (let pfn = 100; pfn < 2400; pfn += 2) guest.write(pfn, 7);
+  await guest.takeDirty(dirty);
+  const total = dirty.count();
+  expect(await saver.copyDirty(dirty, 1)).toBe(total);
+  expect(dirty.count()).toBe(0);
+  for (const pfn of [3, 5, 2399]) guest.setType(pfn, pfn === 5 ? XTAB : 0);
+  guest.write(9, 9);
+  await guest.takeDirty(dirty);
+  expect(await saver.copyLast(dirty, 2)).toBe(3);
+  const { pages } = await saver.finish();
+  const all = expectGuest(guest, output);
+  expect(all.filter(({ type }) => type === 0)).toHaveLength(pages);
+});
+
+test('all counts as written to: what there is stands there again', async () => {
+  const guest = new FakeGuest(new Uint8Array(3000).fill(XTAB, 2500));
+  const output = new SlowOutput();
+  const saver = saverOf(guest, output);
+  const dirty = new Bitmap(guest.p2mSize);
+  await saver.copyAll(dirty);
+  for (let pfn = 0; pfn < 2500; pfn += 3) guest.write(pfn, 9);
+  dirty.or(allOnes(guest.p2mSize));
+  await saver.copyLast(dirty, 1);
+  await saver.finish();
+  expectGuest(guest, output);
+});
+
+test('a page that the suspended guest is without is an error, and writes have ended', async () => {
+  const guest = new FakeGuest(new Uint8Array(3000));
+  const output = new SlowOutput();
+  guest.beforeCopy = async (pfns) => {
+    if (pfns.includes(2999)) guest.setType(2999, XTAB);
+  };
+  await expect(saverOf(guest, output).copyAll()).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE' });
+  const { end } = output;
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(output.end).toBe(end);
+});
+
+test('an output that fails ends it', async () => {
+  const guest = new FakeGuest(new Uint8Array(3000));
+  const output = new SlowOutput();
+  guest.beforeCopy = async (pfns) => {
+    output.fail = pfns.includes(2999);
+  };
+  await expect(saverOf(guest, output).copyAll()).rejects.toBeInstanceOf(OutputError);
+});

@@ -1,0 +1,164 @@
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { OutputError } from '../../../../src/core/errors.ts';
+import {
+  exists,
+  makeDirectory,
+  OutputFile,
+  partialOf,
+  writeWhole,
+} from '../../../../src/snapshot/output/file.ts';
+import { tempDir } from '../../../support/temp.ts';
+
+let directory: Awaited<ReturnType<typeof tempDir>>;
+let path: string;
+beforeEach(async () => {
+  directory = await tempDir();
+  path = join(directory.path, 'file');
+});
+afterEach(() => directory[Symbol.asyncDispose]());
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+const names = (): string[] => readdirSync(directory.path);
+
+describe('OutputFile', () => {
+  it('has its name only when it is whole, and is for its owner alone', async () => {
+    const before = process.umask(0);
+    try {
+      const file = await OutputFile.create(path);
+      expect(names()).toEqual(['file.partial']);
+      expect(statSync(partialOf(path)).mode & 0o777).toBe(0o600);
+      await file.writeAt(bytes('behind'), 6);
+      await file.writeAt(bytes('before'), 0);
+      expect(names()).toEqual(['file.partial']);
+      expect(await file.sizes()).toMatchObject({ fileBytes: 12 });
+      await file.commit();
+    } finally {
+      process.umask(before);
+    }
+    expect(names()).toEqual(['file']);
+    expect(readFileSync(path, 'utf8')).toBe('beforebehind');
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+  });
+
+  it('leaves holes, and tells how much room it takes', async () => {
+    const file = await OutputFile.create(path);
+    await file.writeAt(bytes('far'), 1 << 24);
+    const { fileBytes, allocatedBytes } = await file.sizes();
+    expect(fileBytes).toBe((1 << 24) + 3);
+    expect(allocatedBytes).toBeLessThan(1 << 20);
+    await file.discard();
+  });
+
+  describe('and the disk', () => {
+    /** `datasync` of all files, seen. */
+    async function datasync() {
+      await using probe = await open(join(directory.path, 'probe'), 'w');
+      const prototype: { datasync(): Promise<void> } = Object.getPrototypeOf(probe);
+      return vi.spyOn(prototype, 'datasync');
+    }
+    afterEach(() => vi.restoreAllMocks());
+
+    it('begins early, once at a time, and is waited for at the end', async () => {
+      const sync = await datasync();
+      const file = await OutputFile.create(path);
+      file.beginSync();
+      file.beginSync();
+      expect(sync).toHaveBeenCalledTimes(1);
+      await file.commit();
+      expect(sync).toHaveBeenCalledTimes(2);
+    });
+
+    it('is not waited for when nobody wants that', async () => {
+      const sync = await datasync();
+      await (await OutputFile.create(path)).commit({ sync: false });
+      expect(sync).not.toHaveBeenCalled();
+      expect(names()).toContain('file');
+    });
+
+    it('that failed early is told at the end', async () => {
+      (await datasync()).mockRejectedValueOnce(new Error('EIO'));
+      const file = await OutputFile.create(path);
+      file.beginSync();
+      await expect(file.commit()).rejects.toMatchObject({ code: 'OUTPUT_COMMIT', cause: { message: 'EIO' } });
+      expect(names()).not.toContain('file');
+      await file.discard();
+    });
+  });
+
+  it('never opens a partial file that is there', async () => {
+    writeFileSync(partialOf(path), 'of another');
+    await expect(OutputFile.create(path)).rejects.toMatchObject({
+      code: 'OUTPUT_CREATE',
+      hint: expect.stringContaining('another xlsnap'),
+    });
+    expect(readFileSync(partialOf(path), 'utf8')).toBe('of another');
+  });
+
+  it('never replaces a file that has come meanwhile, nor removes it', async () => {
+    const file = await OutputFile.create(path);
+    writeFileSync(path, 'precious');
+    await expect(file.commit()).rejects.toMatchObject({ code: 'OUTPUT_EXISTS' });
+    await file.discard();
+    expect(names()).toEqual(['file']);
+    expect(readFileSync(path, 'utf8')).toBe('precious');
+  });
+
+  it('is gone when discarded, before or after it has its name, and twice does no harm', async () => {
+    const early = await OutputFile.create(path);
+    await early.writeAt(bytes('x'), 0);
+    await early.discard();
+    await early.discard();
+    expect(names()).toEqual([]);
+    const late = await OutputFile.create(path);
+    await late.commit();
+    await late.discard();
+    expect(names()).toEqual([]);
+  });
+
+  it('says what cannot be made or written', async () => {
+    await expect(OutputFile.create(join(directory.path, 'no', 'file'))).rejects.toThrow(OutputError);
+    const file = await OutputFile.create(path);
+    await file.discard();
+    await expect(file.writeAt(bytes('x'), 10)).rejects.toMatchObject({ code: 'OUTPUT_WRITE', offset: 10 });
+    await expect(file.commit()).rejects.toMatchObject({ code: 'OUTPUT_COMMIT' });
+  });
+});
+
+describe('writeWhole', () => {
+  it('writes', async () => {
+    await writeWhole(path, 'für alle');
+    expect(readFileSync(path, 'utf8')).toBe('für alle');
+  });
+
+  it('leaves nothing of its own where it fails', async () => {
+    writeFileSync(path, 'precious');
+    await expect(writeWhole(path, 'x')).rejects.toThrow(OutputError);
+    expect(names()).toEqual(['file']);
+    expect(readFileSync(path, 'utf8')).toBe('precious');
+  });
+});
+
+describe('makeDirectory', () => {
+  it('makes those above as well, for the owner alone, and names the highest it made', async () => {
+    const deep = join(directory.path, 'a', 'b');
+    expect(await makeDirectory(deep)).toBe(join(directory.path, 'a'));
+    expect(statSync(deep).mode & 0o777).toBe(0o700);
+    expect(await makeDirectory(deep)).toBeUndefined();
+  });
+
+  it('says when a file is in the way', async () => {
+    writeFileSync(path, '');
+    await expect(makeDirectory(join(path, 'x'))).rejects.toMatchObject({ code: 'OUTPUT_DIRECTORY' });
+  });
+});
+
+it('what cannot be looked at counts as there', async () => {
+  expect(await exists(path)).toBe(false);
+  writeFileSync(path, '');
+  expect(await exists(path)).toBe(true);
+  expect(await exists(join(path, 'below a file'))).toBe(false);
+  expect(await exists(join(directory.path, 'x'.repeat(300)))).toBe(true);
+});
