@@ -12,7 +12,7 @@ import type {
   SnapshotPlan,
 } from '../snapshot/api.ts';
 import type { Host } from '../snapshot/ports.ts';
-import type { DoctorReport } from '../toolstack/doctor.ts';
+import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
 import { PatientStream } from './patient-stream.ts';
 
 /** The part of a stream that the command line uses. */
@@ -128,7 +128,7 @@ export function processContext(): CliContext {
       return { ...create, ...revert, ...recover };
     },
     async runDoctor(domain) {
-      const { runDoctor } = await import('../toolstack/doctor.ts');
+      const { runDoctor } = await import('../toolstack/doctor/doctor.ts');
       return await runDoctor(this.openHost, domain);
     },
     async loadBench() {

@@ -1,7 +1,7 @@
 import type { DiskExamination, DomainExamination } from '../snapshot/create/examine.ts';
 import type { Obstacle } from '../snapshot/ports.ts';
-import type { DoctorReport } from '../toolstack/doctor.ts';
-import type { HostCheck } from '../toolstack/host-checks.ts';
+import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
+import type { HostCheck } from '../toolstack/doctor/host-checks.ts';
 import { printable, wrapText } from './text.ts';
 
 export interface DoctorLayout {

@@ -7,14 +7,14 @@ import { encodeXlHeader, makeXlHeader, readXlHeader, xlConfigText } from '../sav
 import type { Host, Hypervisor, Images, Toolstack } from '../snapshot/ports.ts';
 import { writtenExtents } from '../xenctrl/extents.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
-import { XenHypervisor } from './hypervisor.ts';
-import { LibxlToolstack } from './libxl-toolstack.ts';
-import { QemuImages } from './qemu-img.ts';
-import { isOfDeviceModel, lastOfQemuLog } from './restore-failure.ts';
-import { findRestorer } from './restorers.ts';
-import { destroyDomain, domainConfig, xenCommandLine } from './xl.ts';
-import { readXlConf, takesFromDom0 } from './xl-conf.ts';
-import { xlRestore } from './xl-restore.ts';
+import { findRestorer } from './libxl/restorers.ts';
+import { LibxlToolstack } from './libxl/toolstack.ts';
+import { QemuImages } from './qemu/images.ts';
+import { XenHypervisor } from './xen/hypervisor.ts';
+import { destroyDomain, domainConfig, xenCommandLine } from './xl/commands.ts';
+import { readXlConf, takesFromDom0 } from './xl/conf.ts';
+import { xlRestore } from './xl/restore.ts';
+import { isOfDeviceModel, lastOfQemuLog } from './xl/restore-failure.ts';
 
 /** How long removing a half-built domain may take. */
 const REMOVE_TIMEOUT_MS = 60_000;

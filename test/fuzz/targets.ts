@@ -19,8 +19,8 @@ import { QmpProtocolError } from '../../src/qmp/errors.ts';
 import { classify } from '../../src/qmp/messages.ts';
 import { LineSplitter, parseLine } from '../../src/qmp/wire.ts';
 import { readStream, verifyStream, xlConfigText } from '../../src/savefmt/index.ts';
-import { type BlockFacts, matchDisks, readStoredDisks } from '../../src/toolstack/disks.ts';
-import { parseDomainConfig } from '../../src/toolstack/xl.ts';
+import { type BlockFacts, matchDisks, readStoredDisks } from '../../src/toolstack/qemu/disks.ts';
+import { parseDomainConfig } from '../../src/toolstack/xl/commands.ts';
 import type { XenstoreAccess } from '../../src/xenstore/access.ts';
 import { XenstoreProtocolError } from '../../src/xenstore/errors.ts';
 import {

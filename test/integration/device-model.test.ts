@@ -7,8 +7,8 @@ import { QmpClient } from '../../src/qmp/client.ts';
 import { type BlockNode, queryBlock, queryBlockJobs, queryStatus } from '../../src/qmp/commands.ts';
 import { QmpClosedError, QmpCommandError, QmpTimeoutError } from '../../src/qmp/errors.ts';
 import type { DiskAction } from '../../src/snapshot/ports.ts';
-import { QemuDeviceModel } from '../../src/toolstack/device-model.ts';
-import { matchDisks, type ResolvedDisk, readBlockFacts } from '../../src/toolstack/disks.ts';
+import { QemuDeviceModel } from '../../src/toolstack/qemu/device-model.ts';
+import { matchDisks, type ResolvedDisk, readBlockFacts } from '../../src/toolstack/qemu/disks.ts';
 import { makeImage, output, type Qemu, startQemu, xenDisk } from '../support/qemu.ts';
 import { tempDir } from '../support/temp.ts';
 

@@ -7,9 +7,9 @@ import {
   internalAction,
   type ResolvedDisk,
   resolveDisks,
-} from '../../src/toolstack/disks.ts';
-import { QemuImages } from '../../src/toolstack/qemu-img.ts';
-import { vdevToDevid } from '../../src/toolstack/vdev.ts';
+} from '../../src/toolstack/qemu/disks.ts';
+import { QemuImages } from '../../src/toolstack/qemu/images.ts';
+import { vdevToDevid } from '../../src/toolstack/qemu/vdev.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { FakeXenstored } from '../../src/xenstore/testing.ts';
 import { makeImage, startQemu, xenDisk } from '../support/qemu.ts';

@@ -7,7 +7,7 @@ import { QmpClient } from '../../src/qmp/client.ts';
 import { queryStatus, setGlobalDirtyLog } from '../../src/qmp/commands.ts';
 import { DirtyLog } from '../../src/snapshot/guest/dirty-log.ts';
 import { FakeGuest } from '../../src/testing/fake-guest.ts';
-import { QemuDeviceModel } from '../../src/toolstack/device-model.ts';
+import { QemuDeviceModel } from '../../src/toolstack/qemu/device-model.ts';
 import { type Qemu, startQemu } from '../support/qemu.ts';
 import { tempDir } from '../support/temp.ts';
 

@@ -2,7 +2,7 @@ import { readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
-import { QemuImages } from '../../src/toolstack/qemu-img.ts';
+import { QemuImages } from '../../src/toolstack/qemu/images.ts';
 import { makeImage, output, startQemu, xenDisk } from '../support/qemu.ts';
 import { tempDir } from '../support/temp.ts';
 

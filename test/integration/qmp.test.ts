@@ -16,7 +16,7 @@ import {
   transaction,
 } from '../../src/qmp/commands.ts';
 import { QmpCommandError, QmpConnectError } from '../../src/qmp/errors.ts';
-import { migrationObstacles } from '../../src/toolstack/create-checks.ts';
+import { migrationObstacles } from '../../src/toolstack/create-checks/checks.ts';
 import { makeImage, output, type Qemu, startQemu, xenDisk } from '../support/qemu.ts';
 import { tempDir } from '../support/temp.ts';
 

@@ -7,7 +7,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { Host } from '../../src/snapshot/ports.ts';
 import { readJournal } from '../../src/snapshot/read-journal.ts';
 import { recoverRevert } from '../../src/snapshot/revert/recover.ts';
-import { QemuImages } from '../../src/toolstack/qemu-img.ts';
+import { QemuImages } from '../../src/toolstack/qemu/images.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 import { makeImage, output } from '../support/qemu.ts';
 import { tempDir } from '../support/temp.ts';
@@ -46,7 +46,7 @@ const script = (): string => `
   import { openRevertJournal } from ${JSON.stringify(join(root, 'src/snapshot/revert/journal.ts'))};
   import { Phases } from ${JSON.stringify(join(root, 'src/snapshot/phases.ts'))};
   import { revertDisks } from ${JSON.stringify(join(root, 'src/snapshot/revert/disks.ts'))};
-  import { QemuImages } from ${JSON.stringify(join(root, 'src/toolstack/qemu-img.ts'))};
+  import { QemuImages } from ${JSON.stringify(join(root, 'src/toolstack/qemu/images.ts'))};
   const [overlay, base, image] = ${JSON.stringify([at('o.qcow2'), at('b.qcow2'), at('a.qcow2')])};
   const disks = [
     { kind: 'internal', vdev: 'xvda', image, tag: 's1' },

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { EnvironmentError, InterruptedError } from '../../src/core/errors.ts';
-import { type PipedStream, xlRestore } from '../../src/toolstack/xl-restore.ts';
+import { type PipedStream, xlRestore } from '../../src/toolstack/xl/restore.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 
 // What xl does to the stream it restores from, played by a shell script called xl.

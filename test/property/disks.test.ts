@@ -1,7 +1,7 @@
 import { fc, test } from '@fast-check/vitest';
 import { expect } from 'vitest';
-import { matchDisks } from '../../src/toolstack/disks.ts';
-import { vdevToDevid } from '../../src/toolstack/vdev.ts';
+import { matchDisks } from '../../src/toolstack/qemu/disks.ts';
+import { vdevToDevid } from '../../src/toolstack/qemu/vdev.ts';
 
 const file = fc.constantFrom('/g/a', '/g/b', '/g/c');
 const vdev = fc.constantFrom('xvda', 'xvdb', 'hda');

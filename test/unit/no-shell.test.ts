@@ -43,8 +43,8 @@ test('programs are started in few places, by spawn alone', () => {
   expect(importers.map(({ name }) => name).sort()).toEqual([
     'bench/command.ts',
     'toolstack/guardian.ts',
-    'toolstack/program.ts',
-    'toolstack/xl-restore.ts',
+    'toolstack/process/run.ts',
+    'toolstack/xl/restore.ts',
   ]);
   for (const { text } of importers) {
     expect(text).toMatch(/^import \{ (type ChildProcess, )?spawn \} from 'node:child_process';$/m);

@@ -1,4 +1,4 @@
-import { DEFAULT_PREFIX, installXlWrapper, removeXlWrapper } from '../../toolstack/xl-wrapper.ts';
+import { DEFAULT_PREFIX, installXlWrapper, removeXlWrapper } from '../../toolstack/xl/wrapper.ts';
 import type { CliContext } from '../context.ts';
 import { makeReporter } from '../progress.ts';
 import { reportError } from '../report-error.ts';

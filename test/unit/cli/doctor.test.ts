@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { EXIT } from '../../../src/core/errors.ts';
-import type { DoctorReport, DomainReport } from '../../../src/toolstack/doctor.ts';
+import type { DoctorReport, DomainReport } from '../../../src/toolstack/doctor/doctor.ts';
 import { doctorReport, documentedKeys, xlsnap } from './support.ts';
 
 const [sound] = doctorReport.domains;

@@ -17,7 +17,7 @@ import type {
   SnapshotPlan,
 } from '../../../src/snapshot/api.ts';
 import type { Host } from '../../../src/snapshot/ports.ts';
-import type { DoctorReport } from '../../../src/toolstack/doctor.ts';
+import type { DoctorReport } from '../../../src/toolstack/doctor/doctor.ts';
 import { benchResult } from '../bench/samples.ts';
 
 export const plan: SnapshotPlan = {

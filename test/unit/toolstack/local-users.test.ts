@@ -2,8 +2,8 @@ import { chmod, chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { findProcess } from '../../../src/toolstack/processes.ts';
-import { runProgram, searchPath } from '../../../src/toolstack/program.ts';
+import { findProcess } from '../../../src/toolstack/process/find.ts';
+import { runProgram, searchPath } from '../../../src/toolstack/process/run.ts';
 
 let directory: string;
 beforeEach(async () => {

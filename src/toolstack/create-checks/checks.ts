@@ -1,0 +1,98 @@
+/** What of a domain's device model, and of what its kernel says, stands against a snapshot. */
+import { stat } from 'node:fs/promises';
+import type { GuestType } from '../../core/xen.ts';
+import type { LibxlConfig } from '../../memfile/libxl-config.ts';
+import { flagOf, textOf } from '../../memfile/libxl-fields.ts';
+import type { Obstacle } from '../../snapshot/ports.ts';
+import type { XenstoreAccess } from '../../xenstore/access.ts';
+import { readSuspendFeature } from './suspend-feature.ts';
+
+/**
+ * What stands against taking the state of an HVM guest's device model: only a QEMU of dom0 that runs as root can be asked
+ * for it, since it gets the path of a file that only root can reach. Beside a device model in a stub domain dom0 may have a
+ * QEMU for its disks, which answers as well, and has nothing of the machine.
+ */
+export async function deviceModelObstacles(
+  domid: number,
+  type: GuestType,
+  config: LibxlConfig,
+  xenstore: Pick<XenstoreAccess, 'readMaybe'>,
+  proc = '/proc',
+): Promise<Obstacle[]> {
+  if (type !== 'hvm') return [];
+  const build = config['b_info'];
+  const image = `/local/domain/${domid}/image`;
+  if (
+    flagOf(build, 'device_model_stubdomain') === true ||
+    ((await xenstore.readMaybe(`${image}/device-model-domid`)) ?? '0') !== '0'
+  ) {
+    return [
+      {
+        code: 'STUB_DOMAIN',
+        message: "the guest's device model is in a stub domain, whose state cannot be had from here",
+        hint: 'write device_model_stubdomain_override=0 into its configuration, and start it anew',
+      },
+    ];
+  }
+  const user = textOf(build, 'device_model_user');
+  const restricted = flagOf(build, 'dm_restrict') === true;
+  const uid = await ownerOf(await xenstore.readMaybe(`${image}/device-model-pid`), proc);
+  const asRoot = uid === undefined ? user === undefined || user === 'root' : uid === 0;
+  if (asRoot && !restricted) return [];
+  const why = restricted
+    ? 'dm_restrict=1'
+    : user === undefined
+      ? `its user is ${uid}`
+      : `device_model_user=${user}`;
+  return [
+    {
+      code: 'DEVICE_MODEL_USER',
+      message: `the guest's QEMU does not run as root (${why}), so it cannot write its state where xlsnap reads it`,
+      hint: 'leave device_model_user and dm_restrict out of its configuration, and start it anew',
+    },
+  ];
+}
+
+/** User of a process; `undefined` when it is not known. */
+async function ownerOf(pid: string | undefined, proc: string): Promise<number | undefined> {
+  if (pid === undefined || !/^[0-9]+$/.test(pid)) return undefined;
+  try {
+    return (await stat(`${proc}/${pid}`)).uid;
+  } catch {
+    return undefined;
+  }
+}
+
+/** QEMU's reasons against a migration that are about the format of an image alone: state and images stay here. */
+const OF_FORMATS = / format used by node /;
+
+/**
+ * Devices whose state QEMU cannot save. It does not look at that itself when it is asked for the state alone
+ * (migration/savevm.c: qemu_save_device_state): then it leaves the device out, or dies.
+ * @param reasons its `blocked-reasons`
+ */
+export function migrationObstacles(reasons: readonly string[]): Obstacle[] {
+  return reasons
+    .filter((reason) => !OF_FORMATS.test(reason))
+    .map((reason) => ({
+      code: 'DEVICE_NOT_SAVED',
+      message: `the guest has a device whose state QEMU cannot save: ${reason}`,
+      hint: "take it out of the domain's configuration (device_model_args, usbdevice), and start it anew",
+    }));
+}
+
+/** What stands against a guest's suspending when it is asked to. */
+export async function suspendObstacles(
+  domid: number,
+  xenstore: Pick<XenstoreAccess, 'readMaybe'>,
+): Promise<Obstacle[]> {
+  if ((await readSuspendFeature(xenstore, domid)) !== 'missing') return [];
+  return [
+    {
+      code: 'NO_SUSPEND',
+      message:
+        'the guest says what it can do when it is asked to, and suspending is not among it: it would go on, or shut down',
+      hint: 'its kernel needs what xl save needs: Linux is built with CONFIG_HIBERNATE_CALLBACKS (hibernation)',
+    },
+  ];
+}

@@ -1,0 +1,34 @@
+/** Drives of a QEMU that belong to no disk of the domain's configuration. */
+
+import type { UnknownDrive } from '../../memfile/manifest.ts';
+import type { BlockDevice } from '../../qmp/commands.ts';
+import type { ResolvedDisk } from '../qemu/disks.ts';
+import { plainPath } from '../qemu/images.ts';
+
+/** What QEMU calls the emulated drives that libxl gives it (tools/libs/light/libxl_dm.c). */
+const OF_LIBXL = /^(?:(?:ide|scsi)[0-9]+-hd[0-9]+|ahcidisk-[0-9]+)$/;
+
+/**
+ * Those that the guest can write to: of `device_model_args`, of `usbdevice`, attached by QMP. Nobody can name them in a
+ * cfgfile, so no snapshot has them.
+ * @param devices what QEMU says of all drives
+ * @param disks what is known of the domain's own
+ * @param scripted whether a script makes the device of one of its disks, whose path then says nothing
+ */
+export function foreignDrives(
+  devices: readonly BlockDevice[],
+  disks: readonly Pick<ResolvedDisk, 'vdev' | 'node' | 'path'>[],
+  scripted = false,
+): readonly UnknownDrive[] {
+  const paths = new Set(disks.flatMap(({ path }) => path ?? []));
+  return devices.flatMap(({ device, qdev, inserted }): UnknownDrive[] => {
+    if (inserted === undefined || inserted.readOnly) return [];
+    const { nodeName, driver, file, backingFiles } = inserted;
+    const own =
+      disks.some(({ vdev, node }) => node === nodeName || nodeName === `${vdev}-${driver}`) ||
+      [file, ...backingFiles].some((name) => paths.has(plainPath(name)));
+    if (own || (scripted && OF_LIBXL.test(device))) return [];
+    const name = device !== '' ? device : nodeName !== '' ? nodeName : (qdev ?? 'without a name');
+    return [{ name, path: plainPath(file) }];
+  });
+}

@@ -1,0 +1,89 @@
+/** The report of `xlsnap doctor`: what of the host works, and how each domain could be snapshotted. Nothing is changed. */
+import { describeError, XlsnapError } from '../../core/errors.ts';
+import { type DomainExamination, examineDomain } from '../../snapshot/create/examine.ts';
+import type { Host } from '../../snapshot/ports.ts';
+import { XenstoreClient } from '../../xenstore/client.ts';
+import { readSuspendFeature } from '../create-checks/suspend-feature.ts';
+import { asFailure, checkHost, type HostCheck } from './host-checks.ts';
+
+/** A domain, with what its QEMU and its kernel say. */
+export type DomainReport = DomainExamination;
+
+export interface DoctorReport {
+  /** Whether no check has failed and all domains can be snapshotted. */
+  readonly ok: boolean;
+  readonly checks: readonly HostCheck[];
+  readonly domains: readonly DomainExamination[];
+}
+
+/**
+ * Looks at the host and at one domain, or at all.
+ * @param nameOrDomid of the only domain to look at
+ */
+export async function runDoctor(
+  openHost: () => Promise<Host>,
+  nameOrDomid: string | undefined,
+): Promise<DoctorReport> {
+  const checks = [...(await checkHost())];
+  let domains: readonly DomainExamination[] = [];
+  try {
+    domains = await examineDomains(openHost, nameOrDomid);
+  } catch (error) {
+    checks.push({ name: 'domains', ...asFailure(error) });
+  }
+  const ok = checks.every(({ status }) => status !== 'failed') && domains.every(({ possible }) => possible);
+  return { ok, checks, domains };
+}
+
+/** In the order of xenstore. */
+async function examineDomains(
+  openHost: () => Promise<Host>,
+  nameOrDomid: string | undefined,
+): Promise<readonly DomainExamination[]> {
+  await using host = await openHost();
+  const names = nameOrDomid === undefined ? await listDomains() : [nameOrDomid];
+  const reports: DomainExamination[] = [];
+  for (const name of names) reports.push(await reportDomain(host, name));
+  return reports;
+}
+
+/** Domids of all domains but dom0. */
+async function listDomains(): Promise<readonly string[]> {
+  await using xenstore = await XenstoreClient.connect();
+  return (await xenstore.list('/local/domain')).filter((domid) => /^[1-9]\d*$/.test(domid));
+}
+
+async function reportDomain(host: Host, nameOrDomid: string): Promise<DomainExamination> {
+  try {
+    const examination = await examineDomain(host, nameOrDomid);
+    const { domid } = examination;
+    if (domid === undefined) return examination;
+    const warnings = await suspendWarnings(domid).catch(() => []);
+    return { ...examination, warnings: [...examination.warnings, ...warnings] };
+  } catch (error) {
+    return unknownDomain(nameOrDomid, error);
+  }
+}
+
+function unknownDomain(domain: string, error: unknown): DomainExamination {
+  const { code, hint } = error instanceof XlsnapError ? error : { code: 'UNKNOWN', hint: undefined };
+  const message = describeError(error);
+  return {
+    domain,
+    possible: false,
+    byDefault: false,
+    live: false,
+    disks: [],
+    obstacles: [{ code, message, ...(hint === undefined ? {} : { hint }) }],
+    liveObstacles: [],
+    warnings: [],
+  };
+}
+
+/** A guest that says nothing may be able to suspend, too; one that can do other things only has an obstacle. */
+async function suspendWarnings(domid: number): Promise<readonly string[]> {
+  await using xenstore = await XenstoreClient.connect();
+  return (await readSuspendFeature(xenstore, domid)) === 'silent'
+    ? ['the guest has not said that it can suspend: it boots, or has no PV drivers']
+    : [];
+}

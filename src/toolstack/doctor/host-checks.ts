@@ -1,0 +1,234 @@
+/** What of the host is there, which version, and whether it works. None of the checks changes anything. */
+import { constants } from 'node:fs';
+import { access, statfs } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
+import { describeError, errnoCode, XlsnapError } from '../../core/errors.ts';
+import { firstExisting } from '../../snapshot/create/preflight.ts';
+import { DEFAULT_SNAPSHOT_DIR } from '../../snapshot/naming.ts';
+import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../../xenctrl/index.ts';
+import { XenstoreClient } from '../../xenstore/client.ts';
+import { LOCK_DIR } from '../libxl/toolstack.ts';
+import { runProgram, searchPath } from '../process/run.ts';
+import { findQemus } from '../qemu/programs.ts';
+import { isXlWrapper } from '../xl/wrapper.ts';
+
+/** The oldest Node that can run xlsnap. */
+const NODE_MAJOR = 20;
+/** A program that only tells something of itself; software emulation is slow. */
+const PROGRAM_TIMEOUT_MS = 60_000;
+/** Below this, octets, there is a warning. */
+const LITTLE_ROOM = 1024 ** 3;
+
+/** One thing of the host. */
+export interface HostCheck {
+  /** A stable word. */
+  readonly name: string;
+  /** `warning`: something works less well, or not for every domain. */
+  readonly status: 'ok' | 'warning' | 'failed';
+  readonly version?: string;
+  /** What was found, or what is wrong. */
+  readonly message: string;
+  /** What to do. */
+  readonly hint?: string;
+}
+
+type Finding = Omit<HostCheck, 'name'>;
+
+/** In the order of the report: what a later one needs comes first. */
+const CHECKS: Readonly<Record<string, () => Promise<Finding>>> = {
+  node: checkNode,
+  root: checkRoot,
+  dom0: checkDom0,
+  koffi: checkKoffi,
+  'xen-libraries': checkLibraries,
+  xen: checkXen,
+  xenstore: checkXenstore,
+  xl: checkXl,
+  'qemu-img': checkQemuImg,
+  qemu: checkQemu,
+  'snapshot-directory': checkSnapshotDirectory,
+  'lock-directory': checkLockDirectory,
+};
+
+/** Runs all checks. None needs another, and one that throws is a check that failed. */
+export async function checkHost(): Promise<readonly HostCheck[]> {
+  return await Promise.all(
+    Object.entries(CHECKS).map(async ([name, check]) => ({ name, ...(await settled(check)) })),
+  );
+}
+
+async function settled(check: () => Promise<Finding>): Promise<Finding> {
+  try {
+    return await check();
+  } catch (error) {
+    return asFailure(error);
+  }
+}
+
+/** What a check that throws has found. */
+export function asFailure(error: unknown): Finding {
+  return failed(describeError(error), error instanceof XlsnapError ? error.hint : undefined);
+}
+
+function failed(message: string, hint?: string): Finding {
+  return { status: 'failed', message, ...(hint === undefined ? {} : { hint }) };
+}
+
+async function checkNode(): Promise<Finding> {
+  const version = process.versions.node;
+  if (Number.parseInt(version, 10) >= NODE_MAJOR) return { status: 'ok', version, message: process.execPath };
+  return { ...failed('too old', `Node ${NODE_MAJOR} or later is needed`), version };
+}
+
+async function checkRoot(): Promise<Finding> {
+  const uid = process.geteuid?.();
+  if (uid === 0) return { status: 'ok', message: 'user 0' };
+  return failed(`run by user ${uid}; Xen's interface and the guests' images are root's`, 'run it as root');
+}
+
+async function checkDom0(): Promise<Finding> {
+  const device = '/dev/xen/privcmd';
+  try {
+    await access(device, constants.R_OK | constants.W_OK);
+  } catch (error) {
+    if (errnoCode(error) !== 'ENOENT') return failed(`${device}: ${describeError(error)}`, 'run it as root');
+    return failed(
+      `no Xen below this system, or it is no dom0: there is no ${device}`,
+      'snapshots are taken in a dom0; `xlsnap verify` works on any machine',
+    );
+  }
+  const version = await runningXen();
+  return { status: 'ok', message: device, ...(version === undefined ? {} : { version }) };
+}
+
+async function checkKoffi(): Promise<Finding> {
+  try {
+    return { status: 'ok', version: await koffiVersion(), message: "calls Xen's libraries" };
+  } catch (error) {
+    return failed(
+      `its binary for this system cannot be loaded: ${describeError(error)}`,
+      'install xlsnap anew on this machine; koffi has binaries for Linux on x86-64',
+    );
+  }
+}
+
+async function checkLibraries(): Promise<Finding> {
+  const { usable, installed, missing } = await findLibraries();
+  const tested = ABIS.map(({ release }) => release).join(' and ');
+  if (usable.length > 0) {
+    return {
+      status: 'ok',
+      version: usable.join(', '),
+      message: 'libxenctrl, libxenguest, libxenforeignmemory, libxentoollog',
+    };
+  }
+  const others = installed.filter((release) => !ABIS.some((abi) => abi.release === release));
+  if (others.length > 0) {
+    return failed(
+      `libxenctrl ${others.join(', ')} is installed, which xlsnap does not know`,
+      `tested are Xen ${tested}`,
+    );
+  }
+  if (installed.length === 0) {
+    return failed(
+      'libxenctrl is not installed',
+      `install the libraries of Xen (tested are ${tested}): on Debian they come with xen-utils-${ABIS[0]?.release ?? ''}`,
+    );
+  }
+  const problems = missing.map(({ library, error }) => `${library}: ${describeError(error)}`);
+  return failed(problems.join('; '), 'install the Xen libraries whole, of the running Xen');
+}
+
+async function checkXen(): Promise<Finding> {
+  await using xen = await XenControl.open();
+  const { major, minor, extra } = xen.version;
+  return { status: 'ok', version: `${major}.${minor}${extra}`, message: 'answers hypercalls' };
+}
+
+async function checkXenstore(): Promise<Finding> {
+  await using xenstore = await XenstoreClient.connect();
+  const domains = await xenstore.list('/local/domain');
+  return { status: 'ok', message: `answers; domains known: ${domains.length}` };
+}
+
+async function checkXl(): Promise<Finding> {
+  const { status, stdout, stderr } = await runProgram('xl', ['info'], { timeoutMs: PROGRAM_TIMEOUT_MS });
+  if (status !== 0) {
+    const words = stderr.trim().split('\n').at(-1) ?? '';
+    return failed(`xl info: exit code ${status}: ${words}`, 'xl works in a dom0, as root');
+  }
+  const [, version] = /^xen_version *: *(\S+)/m.exec(stdout) ?? [];
+  const path = await inPath('xl');
+  const wrapped = path !== undefined && (await isXlWrapper(path));
+  const message = `${path ?? 'xl'}${wrapped ? ', the wrapper of xlsnap' : ''}`;
+  return { status: 'ok', message, ...(version === undefined ? {} : { version }) };
+}
+
+async function checkQemuImg(): Promise<Finding> {
+  const { status, stdout, stderr } = await runProgram('qemu-img', ['--version'], {
+    timeoutMs: PROGRAM_TIMEOUT_MS,
+  });
+  const [, version] = /version (\S+)/.exec(stdout) ?? [];
+  if (status !== 0 || version === undefined) return failed(`qemu-img --version: ${stderr.trim()}`);
+  return { status: 'ok', version, message: (await inPath('qemu-img')) ?? 'qemu-img' };
+}
+
+/** The device model of domains to come: that of a domain which runs is asked by QMP. */
+async function checkQemu(): Promise<Finding> {
+  const [first, ...others] = await findQemus();
+  if (first !== undefined) {
+    const more = others.map(({ path, version }) => `${path} (${version})`).join(', ');
+    return {
+      status: 'ok',
+      version: first.version,
+      message: more === '' ? first.path : `${first.path}; there are also ${more}`,
+    };
+  }
+  return {
+    status: 'warning',
+    message: 'no QEMU for Xen was found: only domains without qcow2 disks, and not HVM, can be run',
+    hint: 'install QEMU for Xen: on Debian it is in the package qemu-system-xen',
+  };
+}
+
+async function checkSnapshotDirectory(): Promise<Finding> {
+  const directory = await firstExisting(DEFAULT_SNAPSHOT_DIR);
+  const which =
+    directory === DEFAULT_SNAPSHOT_DIR ? directory : `${DEFAULT_SNAPSHOT_DIR}, to be made in ${directory}`;
+  try {
+    await access(directory, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    return failed(
+      `${which}: ${describeError(error)}`,
+      'run it as root; a memory_path may be elsewhere, but reverts keep their journals there',
+    );
+  }
+  const { bavail, bsize } = await statfs(directory);
+  const room = bavail * bsize;
+  const message = `${which}: ${Math.floor(room / 2 ** 20)} MiB free`;
+  if (room >= LITTLE_ROOM) return { status: 'ok', message };
+  return { status: 'warning', message, hint: "a memory file may need as much as the domain's memory" };
+}
+
+async function checkLockDirectory(): Promise<Finding> {
+  await access(LOCK_DIR, constants.W_OK | constants.X_OK);
+  return { status: 'ok', message: LOCK_DIR };
+}
+
+/** The first program of that name where runProgram looks, too. */
+async function inPath(name: string): Promise<string | undefined> {
+  for (const directory of searchPath().split(delimiter)) {
+    const path = join(directory, name);
+    if (await isExecutable(path)) return path;
+  }
+  return undefined;
+}
+
+async function isExecutable(path: string): Promise<boolean> {
+  try {
+    await access(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,255 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Domid } from '../../core/brand.ts';
+import { DomainError, EnvironmentError } from '../../core/errors.ts';
+import { type DiskImage, type LibxlConfig, withImages } from '../../memfile/libxl-config.ts';
+import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
+import { queryBlock, queryBlockedReasons } from '../../qmp/commands.ts';
+import type {
+  CreateFindings,
+  DeviceModel,
+  DomainDisk,
+  DomainState,
+  Guardian,
+  Hypervisor,
+  ImageUse,
+  RestoreFacts,
+  RestoreFindings,
+  Toolstack,
+} from '../../snapshot/ports.ts';
+import { lockFile } from '../../xenctrl/flock.ts';
+import type { XenstoreClient } from '../../xenstore/client.ts';
+import { isXenstoreErrno } from '../../xenstore/errors.ts';
+import { deviceModelObstacles, migrationObstacles, suspendObstacles } from '../create-checks/checks.ts';
+import { foreignDrives } from '../create-checks/foreign-drives.ts';
+import { startGuardian } from '../guardian.ts';
+import { findUnconnected } from '../qemu/connected-disks.ts';
+import { connectQemu, QemuDeviceModel } from '../qemu/device-model.ts';
+import { readStoredDisks, resolveDisks } from '../qemu/disks.ts';
+import { checkRestore } from '../restore-checks/checks.ts';
+import { findByName, findByUuid, findDomain } from '../xl/commands.ts';
+import { findSaver } from './savers.ts';
+import { editStoredConfig } from './userdata.ts';
+
+/** How long a restored domain's disks may take to be served. */
+const CONNECT_MS = 5000;
+
+/** Gone with a reboot, as are the processes that hold locks. */
+export const LOCK_DIR = '/run/lock';
+
+/**
+ * What of a toolstack is the same whoever starts the domains by libxl: names and disks in xenstore, QEMU by QMP, locks, and
+ * the configuration that libxl keeps. The rest is abstract: how a domain is described, destroyed and restored.
+ *
+ * For a toolstack of one's own, extend it and give it to `openHost`. One that does without libxl has no configuration
+ * in /var/lib/xen, and overrides `repointDisks` too.
+ */
+export abstract class LibxlToolstack implements Toolstack {
+  protected readonly hypervisor: Hypervisor;
+  protected readonly xenstore: XenstoreClient;
+  readonly #userdata: string | undefined;
+
+  /** @param userdata where libxl keeps its configurations, if not in its usual place */
+  constructor(hypervisor: Hypervisor, xenstore: XenstoreClient, userdata?: string) {
+    this.hypervisor = hypervisor;
+    this.xenstore = xenstore;
+    this.#userdata = userdata;
+  }
+
+  /** See `Toolstack.domainConfig`. */
+  abstract domainConfig(domid: Domid): Promise<LibxlConfig>;
+
+  /** See `Toolstack.destroy`. */
+  abstract destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+
+  /** See `Toolstack.restore`. */
+  abstract restore(
+    memoryPath: string,
+    config: LibxlConfig | undefined,
+    options: { signal?: AbortSignal },
+  ): Promise<Domid>;
+
+  findDomain(nameOrDomid: string): Promise<Domid | undefined> {
+    return findDomain(this.xenstore, nameOrDomid);
+  }
+
+  findByName(name: string): Promise<Domid | undefined> {
+    return findByName(this.xenstore, name);
+  }
+
+  findByUuid(uuid: string): Promise<Domid | undefined> {
+    return findByUuid(this.xenstore, uuid);
+  }
+
+  async lock(
+    keys: readonly string[],
+    options: { readonly what: string; readonly timeoutMs?: number },
+  ): Promise<AsyncDisposable> {
+    const taken: AsyncDisposable[] = [];
+    const release = async (): Promise<void> => {
+      for (const lock of taken.splice(0).reverse()) await lock[Symbol.asyncDispose]();
+    };
+    try {
+      // In one order for all, so that two that wait for each other's keys cannot block each other.
+      for (const key of [...new Set(keys)].sort()) taken.push(await this.#lockKey(key, options));
+    } catch (error) {
+      await release();
+      throw error;
+    }
+    return { [Symbol.asyncDispose]: release };
+  }
+
+  async #lockKey(
+    key: string,
+    { what, timeoutMs = 0 }: { readonly what: string; readonly timeoutMs?: number },
+  ): Promise<AsyncDisposable> {
+    const path = join(LOCK_DIR, `xlsnap-${encodeURIComponent(key)}.lock`);
+    try {
+      const lock = await lockFile(path, timeoutMs);
+      await writeFile(path, `${process.pid} ${what}\n`);
+      return lock;
+    } catch (error) {
+      if (!(error instanceof EnvironmentError && error.code === 'LOCK_BUSY')) throw error;
+      const text = await readFile(path, 'utf8').catch(() => '');
+      const [, pid, holder] = /^([0-9]+) ([a-z-]{1,40})\n$/.exec(text) ?? [];
+      throw new DomainError(
+        'DOMAIN_BUSY',
+        `another xlsnap works on the domain${pid === undefined ? '' : `: ${holder}, pid ${pid}`}`,
+        {
+          hint: 'wait for it to end',
+          data: pid === undefined ? {} : { pid: Number(pid), what: holder },
+        },
+      );
+    }
+  }
+
+  guard(): Guardian {
+    return startGuardian();
+  }
+
+  saver(domid: Domid): Promise<number | undefined> {
+    return findSaver(domid);
+  }
+
+  async imagesInUse(): Promise<readonly ImageUse[]> {
+    const found: ImageUse[] = [];
+    for (const name of await listMaybe(this.xenstore, '/local/domain')) {
+      const domid = Number(name);
+      if (!Number.isSafeInteger(domid)) continue;
+      const own = (await this.xenstore.readMaybe(`/local/domain/${domid}/name`)) ?? '';
+      for (const { image, writable } of await readStoredDisks(domid, this.xenstore)) {
+        if (image === undefined) continue;
+        found.push({ ...image, domid, holder: `domain ${own} (domid ${domid})`, writable });
+      }
+    }
+    return found;
+  }
+
+  async disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]> {
+    await using qmp = await connectQemu(domid);
+    return await resolveDisks(domid, config, this.xenstore, qmp);
+  }
+
+  async openDeviceModel(domid: Domid, config: LibxlConfig): Promise<DeviceModel | undefined> {
+    const qmp = await connectQemu(domid);
+    if (qmp === undefined) return undefined;
+    try {
+      return new QemuDeviceModel(qmp, await resolveDisks(domid, config, this.xenstore, qmp));
+    } catch (error) {
+      await qmp.close();
+      throw error;
+    }
+  }
+
+  async createFindings(domain: DomainState, config: LibxlConfig): Promise<CreateFindings> {
+    const { domid, type } = domain;
+    const model = await deviceModelObstacles(domid, type, config, this.xenstore);
+    const suspend = await suspendObstacles(domid, this.xenstore);
+    // The QEMU that answers here has nothing of the guest's machine then.
+    await using qmp = model.length > 0 ? undefined : await connectQemu(domid);
+    if (qmp === undefined) return { obstacles: [...model, ...suspend], unknownDrives: [], qemu: undefined };
+    const disks = await resolveDisks(domid, config, this.xenstore, qmp);
+    const scripted = recordsOf(config, 'disks').some((disk) => textOf(disk, 'script') !== undefined);
+    const { major, minor, micro } = qmp.version;
+    return {
+      obstacles: [...suspend, ...(type === 'hvm' ? migrationObstacles(await queryBlockedReasons(qmp)) : [])],
+      unknownDrives: foreignDrives(await queryBlock(qmp), disks, scripted),
+      qemu: `${major}.${minor}.${micro}`,
+    };
+  }
+
+  /** Memory that is missing is not taken from dom0; override `takesFromDom0` where it is. */
+  async restoreFindings(facts: RestoreFacts): Promise<RestoreFindings> {
+    const { hypervisor, xenstore } = this;
+    return await checkRestore({ hypervisor, xenstore, takesFromDom0: await this.takesFromDom0() }, facts);
+  }
+
+  /** Whether `restore` takes memory from dom0 where there is too little. */
+  protected takesFromDom0(): Promise<boolean> {
+    return Promise.resolve(false);
+  }
+
+  unconnectedDisks(
+    domid: Domid,
+  ): Promise<readonly { readonly vdev: string; readonly path: string | undefined }[]> {
+    return findUnconnected(domid, this.xenstore, CONNECT_MS);
+  }
+
+  async emulatorXenstoreData(domid: Domid): Promise<Uint8Array> {
+    // tools/libs/light/libxl_dom_save.c: libxl__save_emulator_xenstore_data. Recent QEMUs keep nothing there.
+    const root = `/local/domain/0/device-model/${domid}`;
+    const strings: string[] = [];
+    for (const entry of await listMaybe(this.xenstore, `${root}/physmap`)) {
+      for (const part of ['start_addr', 'size', 'name']) {
+        const key = `physmap/${entry}/${part}`;
+        strings.push(key, await this.xenstore.read(`${root}/${key}`));
+      }
+    }
+    return new TextEncoder().encode(strings.map((text) => `${text}\0`).join(''));
+  }
+
+  async repointDisks(
+    domid: Domid,
+    images: readonly DiskImage[],
+    { lockTimeoutMs }: { readonly lockTimeoutMs?: number } = {},
+  ): Promise<void> {
+    const state = await this.hypervisor.domainState(domid);
+    if (state === undefined) {
+      throw new EnvironmentError('DOMAIN_GONE', `domain ${domid} is gone`, { domid });
+    }
+    const stored = await readStoredDisks(domid, this.xenstore);
+    await this.xenstore.transaction(async (access) => {
+      for (const { vdev, path, format } of images) {
+        const disk = stored.find((one) => one.vdev === vdev);
+        if (disk === undefined) continue;
+        const params = `${toParamsFormat(format)}:${path}`;
+        await access.write(`/libxl/${domid}/device/vbd/${disk.devid}/params`, params);
+        if (disk.backend !== undefined) await access.write(`${disk.backend.path}/params`, params);
+      }
+    });
+    const stated = images.map((image) => ({ ...image, format: toConfigFormat(image.format) }));
+    await editStoredConfig(state, (config) => withImages(config, stated), {
+      directory: this.#userdata,
+      lockTimeoutMs,
+    });
+  }
+}
+
+async function listMaybe(xenstore: XenstoreClient, path: string): Promise<readonly string[]> {
+  try {
+    return await xenstore.list(path);
+  } catch (error) {
+    if (isXenstoreErrno(error, 'ENOENT')) return [];
+    throw error;
+  }
+}
+
+/** What libxl calls one of QEMU's formats in its configuration (libxl_types.idl: libxl_disk_format). */
+function toConfigFormat(format: string): string {
+  return format === 'vpc' ? 'vhd' : format;
+}
+
+/** And in `params` (tools/libs/light/libxl_device.c). */
+function toParamsFormat(format: string): string {
+  return format === 'raw' ? 'aio' : toConfigFormat(format);
+}

@@ -1,0 +1,231 @@
+import { existsSync } from 'node:fs';
+import { mkdir, open, readFile, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import type { Domid } from '../../core/brand.ts';
+import type { Limits } from '../../core/deadline.ts';
+import { DiskError, describeError, OutputError } from '../../core/errors.ts';
+import { COMMAND_TIMEOUT_MS, QmpClient, qmpSocketPaths } from '../../qmp/client.ts';
+import {
+  type BlockDevice,
+  type BlockNode,
+  commitOverlay,
+  cont,
+  deleteInternalSnapshot,
+  queryBlock,
+  saveDevicesState,
+  setGlobalDirtyLog,
+  stop,
+  transaction,
+} from '../../qmp/commands.ts';
+import { QmpClosedError, QmpCommandError } from '../../qmp/errors.ts';
+import type { DeviceModel, DiskAction } from '../../snapshot/ports.ts';
+import { externalAction, internalAction, type ResolvedDisk } from './disks.ts';
+import { plainPath } from './images.ts';
+
+/**
+ * A session with the domain's QEMU.
+ * @returns undefined when there is no QMP socket: a PV or PVH domain without qdisks has no QEMU
+ * @throws QmpError when there is one and nobody answers
+ */
+export async function connectQemu(domid: Domid): Promise<QmpClient | undefined> {
+  const sockets = qmpSocketPaths(domid).filter((path) => existsSync(path));
+  return sockets.length === 0 ? undefined : await QmpClient.connectFirst(sockets);
+}
+
+/** The device model port on QMP. Owns the session, and opens another one where it broke. */
+export class QemuDeviceModel implements DeviceModel {
+  #qmp: QmpClient;
+  readonly #disks: readonly ResolvedDisk[];
+  readonly #limits: Limits;
+
+  /** @param limits for the transaction, and for the question what has become of it */
+  constructor(
+    qmp: QmpClient,
+    disks: readonly ResolvedDisk[],
+    limits: Limits = { timeoutMs: COMMAND_TIMEOUT_MS },
+  ) {
+    this.#qmp = qmp;
+    this.#disks = disks;
+    this.#limits = limits;
+  }
+
+  imageOf(vdev: string): string | undefined {
+    return this.#disks.find((one) => one.vdev === vdev)?.path;
+  }
+
+  async stop(): Promise<void> {
+    await stop(await this.#session());
+  }
+
+  async cont(): Promise<void> {
+    await cont(await this.#session());
+    // A process that was killed may have left it.
+    await rm(this.#stateDirectory, { recursive: true, force: true });
+  }
+
+  async logDirty(on: boolean): Promise<void> {
+    try {
+      await setGlobalDirtyLog(await this.#session(), on);
+    } catch (error) {
+      // A session that broke may mean that QEMU has ended, which another one finds out. Not sent again: only pairs are safe.
+      if (error instanceof QmpClosedError) await this.#session();
+      throw error;
+    }
+  }
+
+  async saveState(): Promise<Uint8Array> {
+    // QEMU makes the file with its own umask, so the directory has to keep it private.
+    const directory = this.#stateDirectory;
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(directory, { mode: 0o700 });
+    try {
+      const path = join(directory, 'devices');
+      await saveDevicesState(await this.#session(), path);
+      return await readFile(path);
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  }
+
+  async snapshotDisks(actions: readonly DiskAction[]): Promise<void> {
+    const parts = actions.map((action) => {
+      const disk = this.#disk(action.vdev);
+      const part =
+        action.kind === 'internal' ? internalAction(disk, action.tag) : externalAction(disk, action.path);
+      if (part === undefined) throw noNode(action.vdev);
+      return part;
+    });
+    const before = await this.#taken(actions);
+    const overlays = await reserveOverlays(actions);
+    try {
+      await transaction(await this.#session(), parts, this.#limits);
+    } catch (error) {
+      if (!(error instanceof QmpCommandError)) await this.#takeBack(actions, before, error);
+      // QEMU leaves the overlays that it has written to.
+      for (const path of overlays) await rm(path, { force: true });
+      throw error;
+    }
+  }
+
+  async undoSnapshots(actions: readonly DiskAction[]): Promise<readonly DiskAction[]> {
+    const undone: DiskAction[] = [];
+    const devices = await queryBlock(await this.#session(), this.#limits);
+    for (const action of actions) {
+      const disk = this.#disk(action.vdev);
+      if (disk.node === undefined) throw noNode(action.vdev);
+      const node = takenOn(devices, disk, action);
+      if (node === undefined) continue;
+      const [base] = node.backingFiles;
+      if (action.kind === 'internal') {
+        await deleteInternalSnapshot(await this.#session(), node.nodeName, action.tag);
+      } else if (base !== undefined) {
+        await commitOverlay(await this.#session(), node.nodeName, base);
+        await rm(action.path, { force: true });
+      }
+      undone.push(action);
+    }
+    return undone;
+  }
+
+  /**
+   * After a transaction that was not answered: undoes it if it took place.
+   * @throws DiskError when that cannot be found out or done; it tells what may be left
+   */
+  async #takeBack(
+    actions: readonly DiskAction[],
+    before: readonly DiskAction[],
+    error: unknown,
+  ): Promise<void> {
+    try {
+      // QEMU carries out one command after the other: once it answers, the transaction is over.
+      const taken = (await this.#taken(actions)).filter((action) => !before.includes(action));
+      await this.undoSnapshots(taken);
+    } catch (problem) {
+      const left = actions.map((action) =>
+        action.kind === 'external'
+          ? `disk ${action.vdev} may be using the overlay ${action.path}`
+          : `disk ${action.vdev} may have the snapshot ${action.tag} in its image`,
+      );
+      throw new DiskError(
+        'DISKS_UNKNOWN',
+        `it is unknown whether QEMU took the disk snapshots (${describeError(error)}; ${describeError(problem)}): ${left.join(', ')}`,
+        {
+          cause: error,
+          hint:
+            'look at query-block over QMP before the domain is started anew: where it names an overlay, that has the ' +
+            "guest's latest data, while the domain's configuration names the base",
+          data: { left },
+        },
+      );
+    }
+  }
+
+  /** Those of the snapshots that are there: the overlay is the disk's top node, the tag is in its image. */
+  async #taken(actions: readonly DiskAction[]): Promise<readonly DiskAction[]> {
+    const devices = await queryBlock(await this.#session(), this.#limits);
+    return actions.filter((action) => takenOn(devices, this.#disk(action.vdev), action) !== undefined);
+  }
+
+  /** A session that broke must not keep the guest stopped, or its disks half-way. */
+  async #session(): Promise<QmpClient> {
+    if (this.#qmp.state === 'closed') this.#qmp = await QmpClient.connect(this.#qmp.path);
+    return this.#qmp;
+  }
+
+  /** Beside the sockets, which all are in one directory. */
+  get #stateDirectory(): string {
+    const { path } = this.#qmp;
+    return join(dirname(path), `xlsnap-state-${basename(path).split('-').at(-1)}`);
+  }
+
+  #disk(vdev: string): ResolvedDisk {
+    const disk = this.#disks.find((one) => one.vdev === vdev);
+    if (disk === undefined) throw noNode(vdev);
+    return disk;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#qmp.close();
+  }
+}
+
+/** The node that holds the action's snapshot, if it was taken: the overlay, or the image with the tag in it. */
+function takenOn(
+  devices: readonly BlockDevice[],
+  { node, overlayNode }: ResolvedDisk,
+  action: DiskAction,
+): BlockNode | undefined {
+  // A disk that was resolved after the snapshot has the overlay for its own node.
+  const found = devices.find(({ inserted }) =>
+    action.kind === 'external'
+      ? inserted !== undefined &&
+        [node, overlayNode].includes(inserted.nodeName) &&
+        plainPath(inserted.file) === action.path
+      : inserted?.nodeName === node && inserted?.tags.includes(action.tag),
+  );
+  return found?.inserted;
+}
+
+/**
+ * Makes the overlays as empty files, which QEMU then writes to: QEMU itself would overwrite what is there, and let
+ * everybody read what it makes.
+ */
+async function reserveOverlays(actions: readonly DiskAction[]): Promise<readonly string[]> {
+  const made: string[] = [];
+  try {
+    for (const action of actions) {
+      if (action.kind !== 'external') continue;
+      const file = await open(action.path, 'wx', 0o600);
+      made.push(action.path);
+      await file.close();
+    }
+  } catch (cause) {
+    for (const path of made) await rm(path, { force: true });
+    throw new OutputError('OVERLAY', 'cannot make the overlays', { cause });
+  }
+  return made;
+}
+
+function noNode(vdev: string): DiskError {
+  return new DiskError('DISK_NO_NODE', `disk ${vdev}: QEMU has no block node for it`);
+}

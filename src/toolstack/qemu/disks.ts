@@ -1,0 +1,405 @@
+/**
+ * Which disks a domain has, and which node of QEMU's block graph each of them is.
+ *
+ * A disk's name (`xvda`) leads to its device number, that to the backend that libxl noted in xenstore. When QEMU
+ * serves it (`qdisk`), QEMU's xen-block device holds a node `<vdev>-<driver>`. HVM guests have an emulated drive on the
+ * same image beside it, until their kernel's PV drivers unplug it. An external snapshot puts an overlay with another
+ * node name on top.
+ */
+import type { Limits } from '../../core/deadline.ts';
+import { type ConfigDisk, configDisks, type LibxlConfig } from '../../memfile/libxl-config.ts';
+import type { QmpClient } from '../../qmp/client.ts';
+import {
+  type BlockDevice,
+  type BlockNode,
+  queryBlock,
+  queryBlockJobs,
+  queryNamedBlockNodes,
+  type TransactionAction,
+} from '../../qmp/commands.ts';
+import type { DomainDisk, Obstacle } from '../../snapshot/ports.ts';
+import type { XenstoreAccess } from '../../xenstore/access.ts';
+import { isXenstoreErrno } from '../../xenstore/errors.ts';
+import { plainPath } from './images.ts';
+import { vdevToDevid } from './vdev.ts';
+
+/** A disk with what the device model and xenstore know of it. */
+export interface ResolvedDisk extends DomainDisk {
+  /** Who serves it; undefined when xenstore knows no such disk. */
+  readonly backend: DiskBackend | undefined;
+  /** Name of the QEMU node that the guest uses; undefined when there is none, or more than one. */
+  readonly node: string | undefined;
+  /** A node name that is free, for an overlay on this disk. */
+  readonly overlayNode: string;
+}
+
+/** A disk's backend in xenstore. */
+export interface DiskBackend {
+  /** `qdisk`: QEMU; `vbd`: the kernel's blkback; … */
+  readonly kind: string;
+  /** Domid of the domain it runs in. */
+  readonly domid: number;
+  /** Its directory in xenstore. */
+  readonly path: string;
+}
+
+/** What xenstore says of one disk. */
+export interface StoredDisk {
+  readonly vdev: string;
+  readonly devid: number;
+  readonly backend: DiskBackend | undefined;
+  /** The image, from `params`; undefined when the drive is empty. */
+  readonly image: { readonly path: string; readonly format: string } | undefined;
+  readonly writable: boolean;
+  readonly cdrom: boolean;
+}
+
+/** What QEMU says of all disks; undefined where a domain has no QEMU. */
+export interface BlockFacts {
+  readonly devices: readonly BlockDevice[];
+  readonly nodes: readonly BlockNode[];
+  /** Ids of the block jobs. */
+  readonly jobs: readonly string[];
+}
+
+/**
+ * All disks of a domain, those of the configuration first. What stands against a snapshot is in `internal` and
+ * `external`, never thrown.
+ * @param qmp undefined when the domain has no QEMU
+ * @throws errors of the xenstore and QMP connections
+ */
+export async function resolveDisks(
+  domid: number,
+  config: LibxlConfig,
+  xenstore: XenstoreAccess,
+  qmp: QmpClient | undefined,
+  limits?: Limits,
+): Promise<ResolvedDisk[]> {
+  const stored = await readStoredDisks(domid, xenstore);
+  const facts = qmp === undefined ? undefined : await readBlockFacts(qmp, limits);
+  return matchDisks(configDisks(config), stored, facts);
+}
+
+/** The part of a transaction that snapshots this disk inside its image. */
+export function internalAction(disk: ResolvedDisk, tag: string): TransactionAction | undefined {
+  if (disk.node === undefined) return undefined;
+  return { type: 'blockdev-snapshot-internal-sync', data: { device: disk.node, name: tag } };
+}
+
+/** The part of a transaction that puts a new overlay on this disk. */
+export function externalAction(disk: ResolvedDisk, overlay: string): TransactionAction | undefined {
+  if (disk.node === undefined) return undefined;
+  return {
+    type: 'blockdev-snapshot-sync',
+    data: {
+      'node-name': disk.node,
+      'snapshot-file': overlay,
+      format: 'qcow2',
+      'snapshot-node-name': disk.overlayNode,
+    },
+  };
+}
+
+/** The disks below /libxl/<domid>/device/vbd, and what their backends say. */
+export async function readStoredDisks(domid: number, xenstore: XenstoreAccess): Promise<StoredDisk[]> {
+  const directory = `/libxl/${domid}/device/vbd`;
+  const devids = await unlessMissing(xenstore.list(directory), []);
+  const disks: StoredDisk[] = [];
+  for (const name of devids) {
+    const own = `${directory}/${name}`;
+    const path = await xenstore.readMaybe(`${own}/backend`);
+    const backend = path === undefined ? undefined : toBackend(path);
+    // The backend's directory is what the backend reads; libxl's own is the same at creation.
+    const read = async (key: string): Promise<string | undefined> =>
+      (path === undefined ? undefined : await xenstore.readMaybe(`${path}/${key}`)) ??
+      (await xenstore.readMaybe(`${own}/${key}`));
+    disks.push({
+      vdev: (await read('dev')) ?? name,
+      devid: Number(name),
+      backend,
+      image: toImage(await read('params')),
+      writable: (await read('mode')) === 'w',
+      cdrom: (await read('device-type')) === 'cdrom',
+    });
+  }
+  return disks;
+}
+
+/** Three questions to QEMU. */
+export async function readBlockFacts(qmp: QmpClient, limits?: Limits): Promise<BlockFacts> {
+  const [devices, nodes, jobs] = await Promise.all([
+    queryBlock(qmp, limits),
+    queryNamedBlockNodes(qmp, limits),
+    queryBlockJobs(qmp, limits),
+  ]);
+  return { devices, nodes, jobs: jobs.map(({ id, type }) => (id === '' ? type : id)) };
+}
+
+/** Joins the three descriptions of a domain's disks. */
+export function matchDisks(
+  config: readonly ConfigDisk[],
+  stored: readonly StoredDisk[],
+  facts: BlockFacts | undefined,
+): ResolvedDisk[] {
+  const wanted: StoredDisk[] = config.map((disk) => {
+    const devid = vdevToDevid(disk.vdev);
+    const known = stored.find((one) => one.devid === devid);
+    const format = disk.format === undefined ? 'raw' : toDriver(disk.format);
+    return {
+      vdev: disk.vdev,
+      devid: devid ?? -1,
+      writable: disk.writable && known?.writable !== false,
+      cdrom: disk.cdrom || known?.cdrom === true,
+      // A medium may have been changed, an overlay taken, since the configuration was stored.
+      image:
+        known === undefined
+          ? disk.path === undefined
+            ? undefined
+            : { path: disk.path, format }
+          : known.image,
+      backend: known?.backend,
+    };
+  });
+  // Attached by other means than libxl's configuration; leaving one out would make a snapshot that is none.
+  for (const disk of stored) {
+    if (!wanted.some(({ devid }) => devid === disk.devid)) wanted.push(disk);
+  }
+  const vdevs = wanted.map(({ vdev }) => vdev);
+  return wanted.map((disk) => resolveOne(disk, vdevs, facts));
+}
+
+function resolveOne(disk: StoredDisk, vdevs: readonly string[], facts: BlockFacts | undefined): ResolvedDisk {
+  const { vdev, devid, writable, cdrom, backend } = disk;
+  const overlayNode = freeNodeName(vdev, facts?.nodes ?? []);
+  const found = facts === undefined ? [] : candidates(disk, vdevs, facts.devices);
+  const node = found.length === 1 ? found[0]?.inserted : undefined;
+  const image = node === undefined ? disk.image : { path: plainPath(node.file), format: node.driver };
+  const common = [
+    ...ownObstacles(disk),
+    ...(writable && !cdrom ? [...backendObstacles(disk, facts), ...nodeObstacles(disk, found, facts)] : []),
+  ];
+  return {
+    vdev,
+    devid,
+    writable,
+    cdrom,
+    path: image?.path,
+    format: image?.format,
+    backend,
+    node: node?.nodeName,
+    overlayNode,
+    internal: node === undefined ? common : [...common, ...imageObstacles(vdev, node)],
+    external: common,
+  };
+}
+
+/** Reasons in the disk's own nature. */
+function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Obstacle[] {
+  const obstacles: Obstacle[] = [];
+  if (devid < 0) obstacles.push({ code: 'DISK_NAME', message: `${vdev} is no name of a virtual disk` });
+  if (cdrom) obstacles.push({ code: 'DISK_CDROM', message: `disk ${vdev} is a CD-ROM drive` });
+  else if (!writable) {
+    obstacles.push({ code: 'DISK_READ_ONLY', message: `disk ${vdev} is read-only: it never changes` });
+  }
+  return obstacles;
+}
+
+/** Reasons in who serves the disk. */
+function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFacts | undefined): Obstacle[] {
+  if (backend === undefined) {
+    return [{ code: 'DISK_NO_BACKEND', message: `disk ${vdev}: xenstore knows no backend of it` }];
+  }
+  const where = image === undefined ? '' : ` on ${image.path}`;
+  if (backend.kind !== 'qdisk') {
+    return [
+      {
+        code: 'DISK_BACKEND',
+        message: `disk ${vdev}${where} is served by ${backendName(backend.kind)}, which cannot snapshot it`,
+        hint: 'only disks served by QEMU can be snapshotted: write backendtype=qdisk into its disk= line (with format=qcow2 and a qcow2 image for internal snapshots) and start the domain anew',
+      },
+    ];
+  }
+  if (backend.domid !== 0) {
+    return [
+      {
+        code: 'DISK_DRIVER_DOMAIN',
+        message: `disk ${vdev} is served by domain ${backend.domid}, whose QEMU cannot be reached from here`,
+        hint: 'let dom0 serve it',
+      },
+    ];
+  }
+  if (facts === undefined) {
+    return [{ code: 'DISK_NO_QEMU', message: `disk ${vdev}: the QEMU that should serve it does not answer` }];
+  }
+  return [];
+}
+
+/** Reasons in QEMU's block graph. */
+function nodeObstacles(
+  { vdev, backend, image }: StoredDisk,
+  found: readonly Candidate[],
+  facts: BlockFacts | undefined,
+): Obstacle[] {
+  if (facts === undefined || backend?.kind !== 'qdisk' || backend.domid !== 0) return [];
+  const [only, ...others] = found;
+  if (only === undefined) {
+    return [
+      {
+        code: 'DISK_NO_NODE',
+        message: `disk ${vdev}: QEMU has no block node for it (looked for ${vdev}-* and ${image?.path ?? 'its image'})`,
+        hint: 'is the guest far enough to use the disk?',
+      },
+    ];
+  }
+  if (others.length > 0) {
+    const nodes = found
+      .map(({ device, inserted }) => (device === '' ? inserted.nodeName : device))
+      .join(' and ');
+    return [
+      {
+        code: 'DISK_TWO_NODES',
+        message: `disk ${vdev}: QEMU has its image open twice, as ${nodes}; a snapshot through one would corrupt it for the other`,
+        hint: "the emulated drive goes when the guest's PV disk driver starts: wait until the guest has booted, or install PV drivers in it",
+      },
+    ];
+  }
+  const { inserted } = only;
+  const obstacles: Obstacle[] = [];
+  if (inserted.readOnly) {
+    obstacles.push({
+      code: 'DISK_NODE_READ_ONLY',
+      message: `disk ${vdev}: QEMU has node ${inserted.nodeName} open read-only`,
+    });
+  }
+  if (!plainPath(inserted.file).startsWith('/')) {
+    obstacles.push({
+      code: 'DISK_NO_FILE',
+      message: `disk ${vdev}: its image ${inserted.file} is no file or block device here`,
+    });
+  }
+  if (inserted.encrypted) {
+    obstacles.push({
+      code: 'DISK_ENCRYPTED',
+      message: `disk ${vdev}: the image ${inserted.file} is encrypted by QEMU; a revert could not open it`,
+    });
+  }
+  const writers = facts.nodes.filter(
+    (node) =>
+      !node.readOnly &&
+      node.driver === inserted.driver &&
+      node.file === inserted.file &&
+      node.nodeName !== inserted.nodeName,
+  );
+  if (writers.length > 0) {
+    obstacles.push({
+      code: 'DISK_SECOND_WRITER',
+      message: `disk ${vdev}: ${inserted.file} is also open for writing as node ${writers.map((node) => node.nodeName).join(', ')}`,
+      hint: 'an image that two disks share cannot be snapshotted',
+    });
+  }
+  if (facts.jobs.length > 0) {
+    obstacles.push({
+      code: 'DISK_BLOCK_JOB',
+      message: `disk ${vdev}: QEMU has a block job running: ${facts.jobs.join(', ')}`,
+      hint: 'wait until it has ended',
+    });
+  }
+  return obstacles;
+}
+
+/** Reasons in the image, against an internal snapshot only. */
+function imageObstacles(vdev: string, node: BlockNode): Obstacle[] {
+  const hint = `take an external one: disks=['/path/of/overlay.qcow2,qcow2,${vdev}']`;
+  if (node.driver !== 'qcow2') {
+    return [
+      {
+        code: 'DISK_NOT_QCOW2',
+        message: `disk ${vdev}: ${node.file} is of format ${node.driver}; only qcow2 holds internal snapshots`,
+        hint,
+      },
+    ];
+  }
+  if (node.externalData) {
+    const message = `disk ${vdev}: ${node.file} has an external data file, so it holds no internal snapshots`;
+    return [{ code: 'DISK_DATA_FILE', message, hint }];
+  }
+  return [];
+}
+
+interface Candidate {
+  readonly device: string;
+  readonly inserted: BlockNode;
+}
+
+/**
+ * The drives that hold this disk: at most one when all is well. xen-block's have no name in `device`, emulated
+ * ones do. Among each, the surest sign decides: the node's name, the image, the image's being a base.
+ */
+function candidates(
+  disk: StoredDisk,
+  vdevs: readonly string[],
+  devices: readonly BlockDevice[],
+): Candidate[] {
+  const drives = devices.flatMap(({ device, inserted }) =>
+    inserted === undefined ? [] : [{ device, inserted }],
+  );
+  const path = disk.image?.path;
+  const named = (drive: Candidate): string | undefined =>
+    vdevs.find((vdev) => isNodeOf(vdev, drive.inserted));
+  const signs: readonly ((drive: Candidate) => boolean)[] = [
+    (drive) => named(drive) === disk.vdev,
+    (drive) => named(drive) === undefined && plainPath(drive.inserted.file) === path,
+    // After an external snapshot by somebody who left xenstore as it was.
+    (drive) =>
+      named(drive) === undefined &&
+      path !== undefined &&
+      drive.inserted.backingFiles.some((file) => plainPath(file) === path),
+  ];
+  return [drives.filter(({ device }) => device === ''), drives.filter(({ device }) => device !== '')].flatMap(
+    (some) => signs.map((sign) => some.filter(sign)).find((matching) => matching.length > 0) ?? [],
+  );
+}
+
+/** Whether the node is named by xen-block, or by us, for this disk. */
+function isNodeOf(vdev: string, { nodeName, driver }: BlockNode): boolean {
+  return nodeName === `${vdev}-${driver}` || nodeName.startsWith(`xlsnap-${vdev}-`);
+}
+
+/** A node name for an overlay; QEMU takes at most 31 characters. */
+function freeNodeName(vdev: string, nodes: readonly BlockNode[]): string {
+  for (let n = 1; ; n++) {
+    const name = `xlsnap-${vdev}-${n}`;
+    if (!nodes.some(({ nodeName }) => nodeName === name)) return name;
+  }
+}
+
+function backendName(kind: string): string {
+  return kind === 'vbd' ? 'the kernel (blkback)' : `a backend of kind ${kind}`;
+}
+
+/** From `/local/domain/0/backend/qdisk/5/51712`. */
+function toBackend(path: string): DiskBackend | undefined {
+  const [, domid, kind] = /^\/local\/domain\/([0-9]+)\/backend\/([^/]+)\//.exec(path) ?? [];
+  return kind === undefined ? undefined : { kind, domid: Number(domid), path };
+}
+
+/** From `qcow2:/path`, or a mere path (blkback). */
+function toImage(params: string | undefined): { path: string; format: string } | undefined {
+  const [, format = 'raw', path] = /^(?:([a-z0-9]+):)?(.*)$/s.exec(params ?? '') ?? [];
+  return path === undefined || path === '' ? undefined : { path, format: toDriver(format) };
+}
+
+/** QEMU's name of a format as libxl writes it (tools/libs/light/libxl_device.c). */
+function toDriver(format: string): string {
+  const drivers: Readonly<Record<string, string>> = { aio: 'raw', vhd: 'vpc', empty: 'raw', unknown: 'raw' };
+  return drivers[format] ?? format;
+}
+
+async function unlessMissing<T>(reading: Promise<T>, otherwise: T): Promise<T> {
+  try {
+    return await reading;
+  } catch (error) {
+    if (isXenstoreErrno(error, 'ENOENT')) return otherwise;
+    throw error;
+  }
+}

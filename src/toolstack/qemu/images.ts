@@ -1,0 +1,239 @@
+/** The program qemu-img, for images that nobody uses (and `info` for all). */
+import { open, rm, stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { DiskError, errnoCode, OutputError } from '../../core/errors.ts';
+import { isRecord } from '../../core/guards.ts';
+import { parseJson } from '../../core/json.ts';
+import type { ImageInfo, Images, ImageTag } from '../../snapshot/ports.ts';
+import { type ProgramResult, runProgram } from '../process/run.ts';
+import { findImageWorker } from './image-workers.ts';
+
+/** Merging a snapshot's tables can take a while on slow disks; nothing else here does. */
+const TIMEOUT_MS = 300_000;
+
+/** Outcome of `qemu-img check`. */
+export interface ImageCheck {
+  readonly corruptions: number;
+  /** Clusters that are taken but belong to nothing: they waste room, no more. */
+  readonly leaks: number;
+}
+
+/**
+ * Images by qemu-img. Paths are made absolute, so no name is taken for an option or a protocol.
+ * All methods throw DiskError with qemu-img's own words, EnvironmentError when there is no qemu-img or it does not
+ * end, and InterruptedError.
+ */
+export class QemuImages implements Images {
+  readonly #signal: AbortSignal | undefined;
+
+  /** @param signal ends the program that runs. */
+  constructor(options: { signal?: AbortSignal } = {}) {
+    this.#signal = options.signal;
+  }
+
+  /** What the image says of itself; images in use too. Undefined when there is no such file. */
+  async info(path: string, format?: string): Promise<ImageInfo | undefined> {
+    const image = resolve(path);
+    try {
+      await stat(image);
+    } catch (error) {
+      if (errnoCode(error) === 'ENOENT') return undefined;
+      throw new DiskError('IMAGE_UNREADABLE', `cannot look at ${image}`, { cause: error });
+    }
+    const stated = format === undefined ? [] : ['-f', format];
+    const answer = await this.#succeed(['info', '--output=json', '--force-share', ...stated, image], image);
+    const info = toInfo(image, jsonOf(answer.stdout));
+    if (info === undefined) {
+      throw new DiskError('QEMU_IMG', `qemu-img info ${image} gave no description of an image`);
+    }
+    return info;
+  }
+
+  /** @throws DiskError also when there is no such tag, or it is another snapshot's id. */
+  async applyTag(path: string, tag: string): Promise<void> {
+    await this.#requireTag(path, tag);
+    await this.#succeed(['snapshot', '-q', '-a', tag, qcow2(path)], path);
+  }
+
+  /** @throws DiskError also when the tag exists: qemu-img would make a second one of that name. */
+  async createTag(path: string, tag: string): Promise<void> {
+    const snapshots = await this.#snapshots(path);
+    if (snapshots.some(({ id, name }) => name === tag || id === tag)) {
+      throw new DiskError('TAG_EXISTS', `${path} has a snapshot ${JSON.stringify(tag)} already`);
+    }
+    await this.#succeed(['snapshot', '-q', '-c', tag, qcow2(path)], path);
+  }
+
+  /** @throws DiskError also when there is no such tag, or it is another snapshot's id. */
+  async deleteTag(path: string, tag: string): Promise<void> {
+    await this.#requireTag(path, tag);
+    await this.#succeed(['snapshot', '-q', '-d', tag, qcow2(path)], path);
+  }
+
+  /**
+   * Makes a qcow2 image that reads as `backing` until it is written to.
+   * @throws OutputError when the file is there already or cannot be made.
+   */
+  async createOverlay(
+    path: string,
+    backing: { readonly path: string; readonly format: string },
+  ): Promise<void> {
+    const overlay = resolve(path);
+    try {
+      // qemu-img replaces what is there; so make sure that it replaces only what we made.
+      await (await open(overlay, 'wx', 0o600)).close();
+    } catch (cause) {
+      throw new OutputError('OVERLAY', `cannot make ${overlay}`, { cause });
+    }
+    try {
+      const base = ['-b', resolve(backing.path), '-F', backing.format];
+      await this.#succeed(['create', '-q', '-f', 'qcow2', ...base, overlay], overlay);
+    } catch (error) {
+      await rm(overlay, { force: true });
+      throw error;
+    }
+  }
+
+  /** The overlay's own clusters go into its backing file; the overlay is then of no use. */
+  async commitOverlay(path: string): Promise<void> {
+    const overlay = resolve(path);
+    await this.#succeed(['commit', '-q', '-f', 'qcow2', overlay], overlay);
+  }
+
+  /** See `Images.worker`. */
+  worker(path: string): Promise<number | undefined> {
+    return findImageWorker([resolve(path), qcow2(path)]);
+  }
+
+  /** Checks a qcow2 image's tables, changing nothing. */
+  async check(path: string): Promise<ImageCheck> {
+    const args = ['check', '--output=json', qcow2(path)];
+    const answer = await this.#run(args);
+    // 2: corruptions, 3: leaks only; both with a report.
+    if (![0, 2, 3].includes(answer.status)) throw failure('check', path, answer);
+    const report = jsonOf(answer.stdout);
+    if (!isRecord(report)) throw failure('check', path, answer);
+    const { corruptions, leaks } = report;
+    return {
+      corruptions: typeof corruptions === 'number' ? corruptions : 0,
+      leaks: typeof leaks === 'number' ? leaks : 0,
+    };
+  }
+
+  async #requireTag(path: string, tag: string): Promise<void> {
+    const snapshots = await this.#snapshots(path);
+    const same = snapshots.filter(({ name }) => name === tag);
+    if (same.length === 0) {
+      const names = snapshots.map(({ name }) => JSON.stringify(name)).join(', ');
+      throw new DiskError('NO_TAG', `${path} has no snapshot ${JSON.stringify(tag)}`, {
+        hint: names === '' ? 'It has no snapshots.' : `It has: ${names}.`,
+      });
+    }
+    // qemu-img takes an id for a name, and the first of several.
+    if (same.length > 1 || snapshots.some(({ id, name }) => id === tag && name !== tag)) {
+      throw new DiskError('TAG_AMBIGUOUS', `${JSON.stringify(tag)} means several snapshots in ${path}`, {
+        hint: 'Look at them with `qemu-img snapshot -l`.',
+      });
+    }
+  }
+
+  async #snapshots(path: string): Promise<readonly ImageTag[]> {
+    const info = await this.info(path);
+    if (info === undefined) throw new DiskError('NO_IMAGE', `there is no image ${path}`);
+    return info.snapshots;
+  }
+
+  async #run(args: readonly string[]): Promise<ProgramResult> {
+    const signal = this.#signal === undefined ? {} : { signal: this.#signal };
+    return await runProgram('qemu-img', args, { timeoutMs: TIMEOUT_MS, ...signal });
+  }
+
+  async #succeed(args: readonly [string, ...string[]], path: string): Promise<ProgramResult> {
+    const result = await this.#run(args);
+    if (result.status !== 0) throw failure(args[0], path, result);
+    return result;
+  }
+}
+
+/**
+ * The image as qcow2, whatever its content looks like. A guest with a raw disk can write a qcow2 header to it, so
+ * formats are not guessed where something is written.
+ */
+function qcow2(path: string): string {
+  return `json:${JSON.stringify({ driver: 'qcow2', file: { filename: resolve(path) } })}`;
+}
+
+function failure(operation: string, path: string, { status, stderr }: ProgramResult): DiskError {
+  const words = stderr.trim().replace(/^qemu-img: /, '');
+  return new DiskError('QEMU_IMG', `qemu-img ${operation} failed on ${path}: ${words}`, {
+    data: { operation, path, status, stderr: words },
+  });
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return parseJson(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function toInfo(path: string, answer: unknown): ImageInfo | undefined {
+  if (!isRecord(answer)) return undefined;
+  const { format, encrypted, snapshots } = answer;
+  const virtualSize = answer['virtual-size'];
+  if (typeof format !== 'string' || typeof virtualSize !== 'number') return undefined;
+  const list = Array.isArray(snapshots) ? snapshots.flatMap(toSnapshot) : [];
+  const backing = answer['full-backing-filename'] ?? answer['backing-filename'];
+  const backingFormat = answer['backing-filename-format'];
+  const specific = answer['format-specific'];
+  const data = isRecord(specific) ? specific['data'] : undefined;
+  return {
+    path,
+    format,
+    virtualSize,
+    tags: list.map(({ name }) => name),
+    backing: typeof backing === 'string' ? plainPath(backing) : undefined,
+    backingFormat: typeof backingFormat === 'string' ? backingFormat : undefined,
+    snapshots: list,
+    encrypted: encrypted === true,
+    externalData: isRecord(data) && data['data-file'] !== undefined,
+  };
+}
+
+function toSnapshot(value: unknown): ImageTag[] {
+  if (!isRecord(value)) return [];
+  const { id, name } = value;
+  if (typeof id !== 'string' || typeof name !== 'string') return [];
+  const number = (key: string): number => {
+    const found = value[key];
+    return typeof found === 'number' ? found : 0;
+  };
+  const vmClock = BigInt(number('vm-clock-sec')) * 1_000_000_000n + BigInt(number('vm-clock-nsec'));
+  return [
+    {
+      id,
+      name,
+      dateSec: number('date-sec'),
+      dateNsec: number('date-nsec'),
+      vmClockNsec: String(vmClock),
+      vmStateSize: number('vm-state-size'),
+    },
+  ];
+}
+
+/**
+ * The path in a file name as QEMU writes it: plain, with `file:` before it, or as a `json:` object (which QEMU uses when
+ * an image was opened with further options). What is no file stays as it is.
+ */
+export function plainPath(name: string): string {
+  if (name.startsWith('file:')) return name.slice('file:'.length);
+  if (!name.startsWith('json:')) return name;
+  let at = jsonOf(name.slice('json:'.length));
+  while (isRecord(at)) {
+    const filename = at['filename'] ?? at['file.filename'];
+    if (typeof filename === 'string') return filename;
+    at = at['file'];
+  }
+  return name;
+}

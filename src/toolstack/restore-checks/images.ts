@@ -1,0 +1,49 @@
+/** Whether the images that a configuration names are there for a restore. */
+import { stat } from 'node:fs/promises';
+import { isAbsolute } from 'node:path';
+import { describeError, errnoCode } from '../../core/errors.ts';
+import type { LibxlConfig } from '../../memfile/libxl-config.ts';
+import { numberOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';
+import type { Obstacle } from '../../snapshot/ports.ts';
+
+/**
+ * The images of all disks, those that are only read too. libxl itself looks at those that it serves by blkback; where
+ * QEMU serves one that is gone, the domain comes up without that disk, and nobody reports it.
+ *
+ * Left out are the images of other domains' backends, what a block script makes its own sense of, and what is no absolute
+ * path: a name of QEMU's block layer (`rbd:…`).
+ * @param known disks, by their vdev, that somebody else looks after
+ */
+export async function imageObstacles(config: LibxlConfig, known: ReadonlySet<string>): Promise<Obstacle[]> {
+  const obstacles: Obstacle[] = [];
+  for (const disk of recordsOf(config, 'disks')) {
+    const vdev = textOf(disk, 'vdev') ?? '?';
+    const path = textOf(disk, 'pdev_path');
+    if (path === undefined || !isAbsolute(path) || known.has(vdev)) continue;
+    if (textOf(disk, 'script') !== undefined || isElsewhere(disk)) continue;
+    const problem = await imageProblem(path);
+    if (problem === undefined) continue;
+    obstacles.push({
+      code: 'IMAGE_GONE',
+      message: `disk ${vdev}: its image ${path} ${problem}`,
+      hint: 'put it back; where the guest does without it, any file in its place will do',
+    });
+  }
+  return obstacles;
+}
+
+/** Whether a device is served by another domain than dom0. */
+export function isElsewhere(device: Readonly<Record<string, unknown>>): boolean {
+  const name = textOf(device, 'backend_domname');
+  if (name !== undefined && name !== '0' && name !== 'Domain-0') return true;
+  return (numberOf(device, 'backend_domid') ?? 0) !== 0;
+}
+
+async function imageProblem(path: string): Promise<string | undefined> {
+  try {
+    const found = await stat(path);
+    return found.isFile() || found.isBlockDevice() ? undefined : 'is neither a file nor a block device';
+  } catch (error) {
+    return errnoCode(error) === 'ENOENT' ? 'is gone' : `cannot be reached: ${describeError(error)}`;
+  }
+}

@@ -1,0 +1,303 @@
+import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
+import { DomainError, SuspendError } from '../../core/errors.ts';
+import type { GuestType, XenVersion } from '../../core/xen.ts';
+import type { DomainState, DomainVitals, Guest, Hypervisor, Obstacle } from '../../snapshot/ports.ts';
+import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../../xenctrl/index.ts';
+import {
+  type XenstoreAccess,
+  XenstoreClient,
+  XenstoreTimeoutError,
+  type XenstoreWatch,
+} from '../../xenstore/index.ts';
+import type { Xen } from './guest-records.ts';
+import { XenGuest } from './hvm-guest.ts';
+import { XenPvGuest } from './pv-guest.ts';
+
+/** How long a guest that has acknowledged the request may take to suspend, as libxl has it. */
+const ACKNOWLEDGED_MS = 60_000;
+/** The domain is looked at this often even when xenstored tells nothing. */
+const POLL_MS = 500;
+
+const SHUTDOWN_NAMES: readonly (readonly [number, NonNullable<DomainState['shutdown']>])[] = [
+  [SHUTDOWN.SHUTDOWN_poweroff, 'poweroff'],
+  [SHUTDOWN.SHUTDOWN_reboot, 'reboot'],
+  [SHUTDOWN.SHUTDOWN_suspend, 'suspend'],
+  [SHUTDOWN.SHUTDOWN_crash, 'crash'],
+  [SHUTDOWN.SHUTDOWN_watchdog, 'watchdog'],
+  [SHUTDOWN.SHUTDOWN_soft_reset, 'soft_reset'],
+];
+
+/** What of `XenstoreClient` is needed. */
+export interface SuspendXenstore {
+  readMaybe(path: string): Promise<string | undefined>;
+  write(path: string, value: string): Promise<void>;
+  transaction<T>(work: (access: Pick<XenstoreAccess, 'readMaybe' | 'write'>) => Promise<T>): Promise<T>;
+  watch(path: string): Promise<Pick<XenstoreWatch, 'next'> & AsyncDisposable>;
+  resumeDomain(domid: number): Promise<void>;
+}
+
+/** The hypervisor port on real Xen. */
+export class XenHypervisor implements Hypervisor, AsyncDisposable {
+  readonly #xen: Xen;
+  readonly #xenstore: SuspendXenstore;
+  readonly #reconnect:
+    | (() => Promise<Pick<SuspendXenstore, 'resumeDomain'> & { close(): Promise<void> }>)
+    | undefined;
+
+  /** @param reconnect makes another connection with xenstored, where the first one is broken */
+  constructor(
+    xen: Xen,
+    xenstore: SuspendXenstore,
+    reconnect?: () => Promise<Pick<SuspendXenstore, 'resumeDomain'> & { close(): Promise<void> }>,
+  ) {
+    this.#xen = xen;
+    this.#xenstore = xenstore;
+    this.#reconnect = reconnect;
+  }
+
+  /**
+   * @param xenstore stays the caller's
+   * @throws EnvironmentError when this is no dom0, or its Xen is not a tested one.
+   */
+  static async open(xenstore: SuspendXenstore): Promise<XenHypervisor> {
+    return new XenHypervisor(await XenControl.open(), xenstore, () => XenstoreClient.connect());
+  }
+
+  async version(): Promise<XenVersion> {
+    return this.#xen.version;
+  }
+
+  async domainState(domid: Domid): Promise<DomainState | undefined> {
+    const info = await this.#xen.domainInfo(domid);
+    if (info === undefined) return undefined;
+    return {
+      domid,
+      uuid: info.uuid,
+      name: (await this.#xenstore.readMaybe(`/local/domain/${domid}/name`)) ?? '',
+      type: await this.#guestType(domid, info),
+      paused: info.paused,
+      dying: info.dying,
+      shutdown: shutdownName(info.shutdownReason),
+      memoryBytes: info.memoryBytes,
+    };
+  }
+
+  async vitals(domid: Domid): Promise<DomainVitals | undefined> {
+    const info = await this.#xen.domainInfo(domid);
+    if (info === undefined) return undefined;
+    const { uuid, paused, dying, shutdownReason } = info;
+    return { domid, uuid, paused, dying, shutdown: shutdownName(shutdownReason) };
+  }
+
+  async pause(domid: Domid): Promise<void> {
+    await this.#xen.pause(domid);
+  }
+
+  async unpause(domid: Domid): Promise<void> {
+    await this.#xen.unpause(domid);
+  }
+
+  async suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
+    // The watch comes first, so that nothing is missed.
+    await using released = await this.#xenstore.watch('@releaseDomain');
+    const asked = await this.#requestSuspend(domid);
+    try {
+      if (await this.#suspended(domid, released, options.timeoutMs, options.signal)) return;
+    } catch (error) {
+      // One that has gone or shut down has nothing to take back.
+      if (!(error instanceof SuspendError)) await this.#undoSuspend(domid, asked, released);
+      throw error;
+    }
+    const seconds = options.timeoutMs / 1000;
+    if (asked && (await this.#takeBack(domid))) {
+      throw new SuspendError(
+        'SUSPEND_TIMEOUT',
+        `the guest did not react to the request to suspend within ${seconds} s`,
+        {
+          domid,
+          hint: 'does the guest run, and has it PV drivers? A longer --timeout may help; a guest that is booting cannot suspend',
+        },
+      );
+    }
+    if (await this.#suspended(domid, released, ACKNOWLEDGED_MS)) return;
+    throw new SuspendError(
+      'SUSPEND_STUCK',
+      `the guest acknowledged the request to suspend, but has not suspended within ${seconds + ACKNOWLEDGED_MS / 1000} s`,
+      { domid, hint: 'it may suspend yet: look at `xl list` (state s) and at its console' },
+    );
+  }
+
+  async withdrawSuspend(domid: Domid): Promise<void> {
+    await using released = await this.#xenstore.watch('@releaseDomain');
+    const info = await this.#xen.domainInfo(domid);
+    // Gone or shut down: there is nothing to take back.
+    if (info === undefined || info.dying || info.shutdownReason !== undefined) return;
+    if (await this.#takeBack(domid)) return;
+    // An empty node: acknowledged, or never written. Only time tells.
+    try {
+      await this.#suspended(domid, released, ACKNOWLEDGED_MS);
+    } catch (error) {
+      if (!(error instanceof SuspendError)) throw error;
+    }
+  }
+
+  async resume(domid: Domid): Promise<void> {
+    await this.#xen.resume(domid);
+  }
+
+  async announceResume(domid: Domid): Promise<void> {
+    try {
+      await this.#xenstore.resumeDomain(domid);
+    } catch (error) {
+      // Its connection may be broken for good: xenstored was restarted, say.
+      if (this.#reconnect === undefined) throw error;
+      const fresh = await this.#reconnect();
+      try {
+        await fresh.resumeDomain(domid);
+      } finally {
+        await fresh.close();
+      }
+    }
+  }
+
+  async freeMemory(): Promise<number> {
+    return this.#xen.freeMemory();
+  }
+
+  /**
+   * Asking for the types of an HVM guest's pages gives it those that it has yet to be given, and where there are none left Xen
+   * ends the guest (xen/arch/x86/mm/p2m-pod.c: "out of PoD memory"). As long as there is one for each, it does no harm.
+   */
+  async memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined> {
+    if (type === 'pv') return undefined;
+    const { entries, cachePages } = await this.#xen.podCounts(domid);
+    if (entries <= cachePages) return undefined;
+    const mib = (pages: number): string => `${Math.ceil((pages * PAGE_SIZE) / 1024 ** 2)} MiB`;
+    return {
+      code: 'POPULATE_ON_DEMAND',
+      message:
+        `the guest believes to have ${mib(entries)} of memory that it has not got yet, and only ${mib(cachePages)} are set ` +
+        'apart for it: Xen would end it when they are read',
+      hint: 'wait until its balloon driver has started and reached its target, or give it all of its memory: xl mem-set to its maxmem',
+    };
+  }
+
+  /** See `Hypervisor.stopDirtyLog`. */
+  stopDirtyLog(domid: Domid): Promise<void> {
+    return this.#xen.stopDirtyLog(domid);
+  }
+
+  /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
+  async liveObstacle(type: GuestType): Promise<Obstacle | undefined> {
+    if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
+    return {
+      code: 'NO_LIVE',
+      message: 'this Xen was built without shadow paging, which it takes to copy a PV guest while it runs',
+      hint: 'take the snapshot without --live: the guest is stopped while its memory is copied; `xl info` says "shadow" in virt_caps where live works',
+    };
+  }
+
+  async openGuest(domid: Domid): Promise<Guest> {
+    const info = await this.#xen.domainInfo(domid);
+    if (info === undefined) {
+      throw new DomainError('DOMAIN_GONE', `there is no domain ${domid}`, { domid });
+    }
+    if (!info.hvm) return await XenPvGuest.open(this.#xen, domid, info);
+    return await XenGuest.open(this.#xen, domid);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#xen[Symbol.asyncDispose]();
+  }
+
+  /** libxl writes `pvh` to /libxl/<domid>/type; without it, what Xen tells has to do. */
+  async #guestType(domid: Domid, info: DomainInfo): Promise<GuestType> {
+    if (!info.hvm) return 'pv';
+    return (await this.#xenstore.readMaybe(`/libxl/${domid}/type`)) === 'pvh' ? 'pvh' : 'hvm';
+  }
+
+  /**
+   * PV drivers answer a request in xenstore; an HVM guest without them, or in an ACPI sleep, is stopped from outside
+   * (tools/libs/light/libxl_dom_suspend.c).
+   * @returns whether the guest was asked
+   */
+  async #requestSuspend(domid: Domid): Promise<boolean> {
+    const info = await this.#xen.domainInfo(domid);
+    if (info === undefined) throw gone(domid);
+    if (
+      (await this.#guestType(domid, info)) === 'hvm' &&
+      ((await this.#xen.hvmParam(domid, HVM_PARAM.HVM_PARAM_CALLBACK_IRQ)) === 0n ||
+        (await this.#xen.hvmParam(domid, HVM_PARAM.HVM_PARAM_ACPI_S_STATE)) !== 0n)
+    ) {
+      await this.#xen.shutdown(domid, SHUTDOWN.SHUTDOWN_suspend);
+      return false;
+    }
+    await this.#xenstore.write(shutdownPath(domid), 'suspend');
+    return true;
+  }
+
+  /**
+   * Waits until the guest has suspended.
+   * @returns false when the time is over
+   * @throws SuspendError when it has gone or shut down, InterruptedError.
+   */
+  async #suspended(
+    domid: Domid,
+    released: Pick<XenstoreWatch, 'next'>,
+    timeoutMs: number,
+    signal?: AbortSignal,
+  ): Promise<boolean> {
+    const deadline = performance.now() + timeoutMs;
+    for (;;) {
+      const info = await this.#xen.domainInfo(domid);
+      if (info === undefined || info.dying) throw gone(domid);
+      const shutdown = shutdownName(info.shutdownReason);
+      if (shutdown === 'suspend') return true;
+      if (shutdown !== undefined) {
+        throw new SuspendError('SUSPEND_SHUTDOWN', `the guest was to suspend, but shut down (${shutdown})`, {
+          domid,
+          data: { shutdown },
+        });
+      }
+      const left = deadline - performance.now();
+      if (left <= 0) return false;
+      try {
+        await released.next({ timeoutMs: Math.min(left, POLL_MS), signal });
+      } catch (error) {
+        if (!(error instanceof XenstoreTimeoutError)) throw error;
+      }
+    }
+  }
+
+  /** Makes the guest run on, whatever has become of the request. */
+  async #undoSuspend(domid: Domid, asked: boolean, released: Pick<XenstoreWatch, 'next'>): Promise<void> {
+    if (asked && (await this.#takeBack(domid))) return;
+    // Too late to take it back: let it come, and undo it.
+    if (!(await this.#suspended(domid, released, ACKNOWLEDGED_MS))) return;
+    await this.resume(domid);
+    await this.announceResume(domid);
+  }
+
+  /** Withdraws the request, unless the guest has acknowledged it by emptying the node. */
+  async #takeBack(domid: Domid): Promise<boolean> {
+    const path = shutdownPath(domid);
+    return await this.#xenstore.transaction(async (access) => {
+      if ((await access.readMaybe(path)) !== 'suspend') return false;
+      await access.write(path, '');
+      return true;
+    });
+  }
+}
+
+function shutdownPath(domid: Domid): string {
+  return `/local/domain/${domid}/control/shutdown`;
+}
+
+function shutdownName(reason: number | undefined): DomainState['shutdown'] {
+  if (reason === undefined) return undefined;
+  return SHUTDOWN_NAMES.find(([value]) => value === reason)?.[1] ?? 'other';
+}
+
+function gone(domid: Domid): SuspendError {
+  return new SuspendError('SUSPEND_GONE', `domain ${domid} was destroyed while it was to suspend`, { domid });
+}

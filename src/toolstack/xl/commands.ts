@@ -1,0 +1,156 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Domid, toDomid } from '../../core/brand.ts';
+import { DomainError, EnvironmentError, throwIfAborted } from '../../core/errors.ts';
+import { isRecord } from '../../core/guards.ts';
+import type { LibxlConfig } from '../../memfile/libxl-config.ts';
+import { parseLibxlJson } from '../../memfile/libxl-json.ts';
+import type { Hypervisor } from '../../snapshot/ports.ts';
+import type { XenstoreClient } from '../../xenstore/client.ts';
+import { runProgram } from '../process/run.ts';
+
+/** `xl list` and the like answer in well under a second; software emulation is slow. */
+const XL_TIMEOUT_MS = 120_000;
+const POLL_MS = 100;
+
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
+/** Domid of a domain given by name, number or uuid, from xenstore. A number is taken as a domid, as xl does. */
+export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string): Promise<Domid | undefined> {
+  if (/^\d+$/.test(nameOrDomid)) {
+    try {
+      return toDomid(Number(nameOrDomid));
+    } catch {
+      return undefined;
+    }
+  }
+  const found = UUID.test(nameOrDomid) ? await findByUuid(xenstore, nameOrDomid.toLowerCase()) : undefined;
+  return found ?? (await findByName(xenstore, nameOrDomid));
+}
+
+/** Domid of the domain with exactly this name, which is not taken for a number. */
+export function findByName(xenstore: XenstoreClient, name: string): Promise<Domid | undefined> {
+  return findBy(xenstore, 'name', name);
+}
+
+/** Domid of the domain with this uuid. */
+export function findByUuid(xenstore: XenstoreClient, uuid: string): Promise<Domid | undefined> {
+  return findBy(xenstore, 'vm', `/vm/${uuid}`);
+}
+
+async function findBy(
+  xenstore: XenstoreClient,
+  key: 'name' | 'vm',
+  value: string,
+): Promise<Domid | undefined> {
+  for (const domid of await xenstore.list('/local/domain')) {
+    if (!/^\d+$/.test(domid)) continue;
+    if ((await xenstore.readMaybe(`/local/domain/${domid}/${key}`)) === value) return toDomid(Number(domid));
+  }
+  return undefined;
+}
+
+/**
+ * The configuration that `xl save` would put into the file's header.
+ * @throws EnvironmentError when xl fails
+ */
+export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
+  const { status, stdout, stderr } = await runProgram('xl', ['list', '-l', String(domid)], {
+    timeoutMs: XL_TIMEOUT_MS,
+  });
+  if (status !== 0) throw xlFailed(`xl list -l ${domid}`, stderr);
+  return parseDomainConfig(domid, stdout);
+}
+
+/**
+ * The configuration in the answer of `xl list -l`.
+ * @throws EnvironmentError
+ */
+export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
+  let list: unknown;
+  try {
+    list = parseLibxlJson(answer);
+  } catch {
+    throw xlFailed(`xl list -l ${domid}`, 'its answer is not JSON');
+  }
+  const entry: unknown = Array.isArray(list) ? list[0] : list;
+  const config = isRecord(entry) ? entry['config'] : undefined;
+  if (!isRecord(config)) {
+    throw xlFailed(
+      `xl list -l ${domid}`,
+      'its answer has no "config"',
+      'a domain that is being rebooted has none for a moment: try again; was it started by xl?',
+    );
+  }
+  return config;
+}
+
+/**
+ * The command line that Xen was started with.
+ * @throws EnvironmentError when xl fails
+ */
+export async function xenCommandLine(): Promise<string> {
+  const { status, stdout, stderr } = await runProgram('xl', ['info', 'xen_commandline'], {
+    timeoutMs: XL_TIMEOUT_MS,
+  });
+  if (status !== 0) throw xlFailed('xl info', stderr, 'xl works in a dom0, as root');
+  return stdout.trim();
+}
+
+function xlFailed(
+  command: string,
+  stderr: string,
+  hint = 'try the command by hand; was the domain started by xl?',
+): EnvironmentError {
+  return new EnvironmentError('XL', `${command} failed: ${lastLines(stderr)}`, { hint });
+}
+
+/** The end of what a program complained, in one line. */
+function lastLines(stderr: string): string {
+  return stderr.trim().split('\n').slice(-4).join('; ') || 'it said nothing';
+}
+
+/**
+ * Destroys a domain and waits until Xen has freed it and its QEMU has ended, so that nobody holds its images.
+ * @throws DomainError after `timeoutMs`, or when there was no such domain to begin with: it may run as another domid
+ */
+export async function destroyDomain(
+  hypervisor: Hypervisor,
+  xenstore: XenstoreClient,
+  domid: Domid,
+  options: { timeoutMs: number; signal?: AbortSignal },
+): Promise<void> {
+  const deadline = performance.now() + options.timeoutMs;
+  if ((await hypervisor.domainState(domid)) === undefined) {
+    throw new DomainError('DESTROY', `there is no domain ${domid} to destroy: it has ended or rebooted`, {
+      domid,
+    });
+  }
+  const pid = await xenstore.readMaybe(`/local/domain/${domid}/image/device-model-pid`);
+  const { status, stderr } = await runProgram('xl', ['destroy', String(domid)], options);
+  for (;;) {
+    const gone = (await hypervisor.domainState(domid)) === undefined;
+    if (gone && !isRunning(pid)) return;
+    throwIfAborted(options.signal);
+    if (!gone && status !== 0) {
+      throw new DomainError('DESTROY', `xl destroy ${domid} failed: ${lastLines(stderr)}`, { domid });
+    }
+    if (performance.now() > deadline) {
+      const what = gone ? `its QEMU (pid ${pid}) still runs` : 'the domain is still there';
+      throw new DomainError('DESTROY_TIMEOUT', `domain ${domid} was destroyed, but ${what}`, {
+        domid,
+        hint: 'find out what holds it, then run the same command again',
+      });
+    }
+    await sleep(POLL_MS);
+  }
+}
+
+function isRunning(pid: string | undefined): boolean {
+  if (pid === undefined || !/^\d+$/.test(pid)) return false;
+  try {
+    process.kill(Number(pid), 0);
+    return true;
+  } catch {
+    return false;
+  }
+}

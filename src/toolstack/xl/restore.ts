@@ -1,0 +1,154 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { constants, createReadStream, openSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import { EnvironmentError, errnoCode, throwIfAborted } from '../../core/errors.ts';
+import { fifoName } from '../libxl/restorers.ts';
+import { runProgram } from '../process/run.ts';
+import { firstCause } from './restore-failure.ts';
+
+/** The part of a save file that follows xl's header. */
+export interface StreamPart {
+  readonly path: string;
+  /** Offset in octets of the libxl stream. */
+  readonly start: number;
+}
+
+/** What comes before it. */
+export interface PipedStream extends StreamPart {
+  readonly header: Uint8Array;
+  /** The domain's. */
+  readonly uuid: string;
+}
+
+const MAX_STDERR = 64 * 1024;
+/** Read in pieces of this size; a pipe takes 64 KiB at a time. */
+const CHUNK = 1 << 20;
+const POLL_MS = 10;
+/** How long xl may take to end when it is asked to. */
+const TERM_MS = 10_000;
+/** How long to wait for the last words of an xl that has failed. */
+const LAST_WORDS_MS = 1000;
+
+/**
+ * Runs `xl restore -p`, on a file as it is or on a FIFO that gives another header before the rest of the file.
+ * Ends when xl has done its work and left its monitor in the background, or is dead.
+ * @throws EnvironmentError with xl's words when it fails, InterruptedError
+ */
+export async function xlRestore(from: string | PipedStream, signal: AbortSignal | undefined): Promise<void> {
+  throwIfAborted(signal);
+  if (typeof from === 'string') return await runRestore(from, undefined, signal);
+  // xl opens what it restores by its name, and Node's own pipes to a child are sockets, which cannot be opened.
+  const directory = await mkdtemp(join(tmpdir(), 'xlsnap-fifo-'));
+  try {
+    const fifo = join(directory, fifoName(from.uuid));
+    const { status, stderr } = await runProgram('mkfifo', ['-m', '600', fifo], { timeoutMs: 10_000 });
+    if (status !== 0) throw new EnvironmentError('XL_RESTORE', `cannot make the FIFO ${fifo}: ${stderr}`);
+    await runRestore(fifo, from, signal);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+async function runRestore(
+  path: string,
+  content: PipedStream | undefined,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const child = spawn('xl', ['restore', '-p', path], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env: { ...process.env, LC_ALL: 'C' },
+  });
+  let complaint = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    complaint = (complaint + text).slice(-MAX_STDERR);
+  });
+  const said = once(child.stderr, 'end').catch(() => undefined);
+  // xl and what it has started must be dead before anybody touches the half-built domain.
+  let last: NodeJS.Timeout | undefined;
+  const stop = (): void => {
+    child.kill();
+    last = setTimeout(() => child.kill('SIGKILL'), TERM_MS);
+  };
+  signal?.addEventListener('abort', stop, { once: true });
+  // Not `close`: xl's monitor, which stays, may hold the streams.
+  const exit = once(child, 'exit').then(([code]: unknown[]) => code);
+  const over = new AbortController();
+  const fed = content === undefined ? undefined : feed(path, content, child, over.signal);
+  try {
+    const code = await exit.catch((cause: unknown) => {
+      throw new EnvironmentError('XL_RESTORE', 'xl restore could not be run', { cause });
+    });
+    throwIfAborted(signal);
+    if (code === 0) return;
+    over.abort();
+    const cause = await fed;
+    // On a busy machine the time may be over before what xl said has been read: one more turn reads it.
+    await Promise.race([said, sleep(LAST_WORDS_MS).then(() => turn())]);
+    throw new EnvironmentError(
+      'XL_RESTORE',
+      `xl restore ended with status ${String(code)}: ${firstCause(complaint)}`,
+      {
+        cause,
+        data: { stderr: complaint },
+        hint: 'xl -vvv restore says more; so do the logs in /var/log/xen',
+      },
+    );
+  } finally {
+    signal?.removeEventListener('abort', stop);
+    clearTimeout(last);
+    over.abort();
+    await fed;
+    child.stderr.destroy();
+  }
+}
+
+/**
+ * Writes the content into the FIFO once xl has opened it, until xl hangs up or `over` says that it is gone.
+ * @returns why the content could not be read, if so; xl then sees the stream end early
+ */
+async function feed(
+  fifo: string,
+  content: PipedStream,
+  child: ChildProcess,
+  over: AbortSignal,
+): Promise<unknown> {
+  try {
+    const fd = await openForWriting(fifo, child, over);
+    if (fd === undefined) return undefined;
+    const sink = new Socket({ fd, readable: false, writable: true });
+    await pipeline(pieces(content), sink, { signal: over });
+    return undefined;
+  } catch (error) {
+    // xl hangs up when it does not like what it reads; its own words say more.
+    return over.aborted || errnoCode(error) === 'EPIPE' ? undefined : error;
+  }
+}
+
+/** Without O_NONBLOCK the open would wait for ever when xl ends before it opens its end. */
+async function openForWriting(
+  fifo: string,
+  child: ChildProcess,
+  over: AbortSignal,
+): Promise<number | undefined> {
+  while (!over.aborted && child.exitCode === null) {
+    try {
+      return openSync(fifo, constants.O_WRONLY | constants.O_NONBLOCK);
+    } catch (error) {
+      if (errnoCode(error) !== 'ENXIO') throw error;
+    }
+    await sleep(POLL_MS);
+  }
+  return undefined;
+}
+
+async function* pieces({ path, start, header }: PipedStream): AsyncGenerator<Uint8Array> {
+  yield header;
+  for await (const chunk of createReadStream(path, { start, highWaterMark: CHUNK }))
+    yield chunk as Uint8Array;
+}

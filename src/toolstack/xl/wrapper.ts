@@ -1,0 +1,153 @@
+/**
+ * A program `xl` for those who want to type `xl snapshot-create`: it hands the two snapshot commands to xlsnap and everything
+ * else, as it is, to the real xl. It is a shell script that replaces itself by either (exec), so arguments, standard
+ * streams, exit codes and signals are the program's own. It is only ever installed on request.
+ */
+import { constants } from 'node:fs';
+import { access, lstat, open, rename, rm } from 'node:fs/promises';
+import { delimiter, dirname, join, resolve } from 'node:path';
+import { EnvironmentError, errnoCode, OutputError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+
+/** Where a program is found before the system's own, by root's usual PATH. */
+export const DEFAULT_PREFIX = '/usr/local';
+
+/** The commands that xlsnap takes. */
+const COMMANDS = ['snapshot-create', 'snapshot-revert'] as const;
+
+/** The second line of each wrapper; a file without it is not ours. */
+const MARK = '# xl wrapper of xlsnap';
+
+/** A wrapper that is there now, or was. */
+export interface XlWrapper {
+  readonly path: string;
+  /** Who gets everything else. */
+  readonly xl: string;
+  readonly xlsnap: string;
+  readonly warnings: readonly string[];
+}
+
+/** The file of the wrapper below a prefix. */
+export function xlWrapperPath(prefix: string): string {
+  return join(resolve(prefix), 'sbin', 'xl');
+}
+
+/** Whether the file is such a wrapper. */
+export async function isXlWrapper(path: string): Promise<boolean> {
+  return (await firstLines(path)).includes(MARK);
+}
+
+/**
+ * Installs the wrapper, or replaces an older one of ours.
+ * @param xlsnap absolute path of the program xlsnap
+ * @throws OutputError when the file is somebody else's or cannot be made
+ * @throws EnvironmentError when there is no real xl
+ */
+export async function installXlWrapper(prefix: string, xlsnap: string): Promise<XlWrapper> {
+  const path = xlWrapperPath(prefix);
+  if (!(await isOursOrNone(path))) {
+    throw new OutputError('NOT_OURS', `${path} is there already, and is no wrapper of xlsnap`, {
+      hint: 'it is not replaced: choose another --prefix',
+    });
+  }
+  const found = await findXls();
+  const xl = found.find((one) => !one.wrapper && one.path !== path)?.path;
+  if (xl === undefined) {
+    throw new EnvironmentError('NO_PROGRAM', 'there is no xl in PATH that could be wrapped', {
+      hint: "install Xen's tools: on Debian they are in the package xen-utils",
+    });
+  }
+  await access(xlsnap, constants.X_OK).catch((cause: unknown) => {
+    throw new EnvironmentError('NO_PROGRAM', `${xlsnap} cannot be run`, {
+      cause,
+      hint: 'install xlsnap first, and run this with the installed one',
+    });
+  });
+  await replace(path, script(xl, xlsnap));
+  const first = (await findXls())[0]?.path;
+  const warnings =
+    first === path ? [] : [`in PATH ${first ?? 'no xl'} comes first: put ${dirname(path)} before it`];
+  return { path, xl, xlsnap, warnings };
+}
+
+/**
+ * Removes the wrapper.
+ * @returns its path
+ * @throws OutputError when there is none, or the file is somebody else's
+ */
+export async function removeXlWrapper(prefix: string): Promise<string> {
+  const path = xlWrapperPath(prefix);
+  if (!(await isXlWrapper(path))) {
+    throw new OutputError('NOT_OURS', `${path} is no wrapper of xlsnap`, {
+      hint: 'nothing was removed; was it installed with another --prefix?',
+    });
+  }
+  await rm(path);
+  return path;
+}
+
+function script(xl: string, xlsnap: string): string {
+  return [
+    '#!/bin/sh',
+    MARK,
+    '# Made by: xlsnap install-xl-wrapper. To remove it: xlsnap remove-xl-wrapper',
+    `case "\${1-}" in`,
+    `${COMMANDS.join('|')}) exec ${shellQuote(xlsnap)} "$@" ;;`,
+    `*) exec ${shellQuote(xl)} "$@" ;;`,
+    'esac',
+    '',
+  ].join('\n');
+}
+
+async function isOursOrNone(path: string): Promise<boolean> {
+  try {
+    await lstat(path);
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') return true;
+    throw new OutputError('WRAPPER', `cannot look at ${path}`, { cause: error });
+  }
+  return await isXlWrapper(path);
+}
+
+/** All programs `xl` in PATH, in its order. */
+async function findXls(): Promise<readonly { readonly path: string; readonly wrapper: boolean }[]> {
+  const found: { path: string; wrapper: boolean }[] = [];
+  for (const directory of (process.env['PATH'] ?? '').split(delimiter)) {
+    if (directory === '') continue;
+    const path = resolve(directory, 'xl');
+    try {
+      await access(path, constants.X_OK);
+      found.push({ path, wrapper: await isXlWrapper(path) });
+    } catch {
+      // Not there, or no program.
+    }
+  }
+  return found;
+}
+
+/** Whole or not at all: somebody may call it meanwhile. */
+async function replace(path: string, text: string): Promise<void> {
+  const fresh = `${path}.${process.pid}.new`;
+  try {
+    await using file = await open(fresh, 'wx', 0o755);
+    await file.writeFile(text);
+    await file.chmod(0o755);
+    await rename(fresh, path);
+  } catch (cause) {
+    await rm(fresh, { force: true });
+    throw new OutputError('WRAPPER', `cannot make ${path}`, {
+      cause,
+      hint: errnoCode(cause) === 'ENOENT' ? `make ${dirname(path)} first` : 'run it as root',
+    });
+  }
+}
+
+async function firstLines(path: string): Promise<readonly string[]> {
+  try {
+    await using file = await open(path);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(256), 0, 256, 0);
+    return buffer.toString('latin1', 0, bytesRead).split('\n').slice(0, 3);
+  } catch {
+    return [];
+  }
+}

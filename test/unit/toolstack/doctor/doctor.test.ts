@@ -1,0 +1,116 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { EnvironmentError } from '../../../../src/core/errors.ts';
+import { FakeHost } from '../../../../src/testing/fake-host.ts';
+import { runDoctor } from '../../../../src/toolstack/doctor/doctor.ts';
+import { asFailure, checkHost } from '../../../../src/toolstack/doctor/host-checks.ts';
+import { runProgram } from '../../../../src/toolstack/process/run.ts';
+import { fakeProgram } from '../../../support/fake-program.ts';
+import { tempDir } from '../../../support/temp.ts';
+
+// On whatever machine this is: xenstored is where nobody listens, xl and qemu-img are scripts.
+
+let directory: Awaited<ReturnType<typeof tempDir>>;
+let undo: (() => void)[] = [];
+
+beforeEach(async () => {
+  directory = await tempDir();
+  const before = process.env['XENSTORED_PATH'];
+  process.env['XENSTORED_PATH'] = `${directory.path}/nobody`;
+  undo = [
+    () => {
+      if (before === undefined) delete process.env['XENSTORED_PATH'];
+      else process.env['XENSTORED_PATH'] = before;
+    },
+    fakeProgram(directory.path, 'xl', "echo 'host : dom0'; echo 'xen_version            : 4.20.9'"),
+    fakeProgram(directory.path, 'qemu-img', "echo 'qemu-img version 9.1.2 (Debian 1:9)'"),
+  ];
+});
+
+afterEach(async () => {
+  for (const one of undo.reverse()) one();
+  await directory[Symbol.asyncDispose]();
+});
+
+const find = async (name: string) => (await checkHost()).find((check) => check.name === name);
+
+describe('the checks of the host', () => {
+  test('one that fails does not stop the others', async () => {
+    const checks = await checkHost();
+    const status = Object.fromEntries(checks.map((check) => [check.name, check.status]));
+    expect(status).toMatchObject({ node: 'ok', koffi: 'ok', xenstore: 'failed', xl: 'ok', 'qemu-img': 'ok' });
+    expect(new Set(checks.map(({ name }) => name)).size).toBe(12);
+    for (const check of checks) {
+      expect(check.message, check.name).not.toBe('');
+      if (check.status === 'failed') expect(check.hint, check.name).toBeTruthy();
+    }
+  });
+
+  test('versions are those that the programs tell', async () => {
+    expect(await find('xl')).toMatchObject({ version: '4.20.9', message: `${directory.path}/bin/xl` });
+    expect(await find('qemu-img')).toMatchObject({
+      version: '9.1.2',
+      message: `${directory.path}/bin/qemu-img`,
+    });
+    expect(await find('node')).toMatchObject({ version: process.versions.node });
+    expect((await find('koffi'))?.version).toMatch(/^\d+\.\d+\.\d+$/);
+  });
+
+  test('an xl that fails is told in its own words', async () => {
+    undo.push(fakeProgram(directory.path, 'xl', "echo 'no hypervisor' >&2; exit 3"));
+    expect(await find('xl')).toMatchObject({
+      status: 'failed',
+      message: 'xl info: exit code 3: no hypervisor',
+    });
+  });
+
+  test('a program that is not there, with what to install', async () => {
+    // By paths: where programs are looked for by name, this machine may have them.
+    const find = async (name: string) =>
+      asFailure(
+        await runProgram(`${directory.path}/none/${name}`, [], { timeoutMs: 10_000 }).catch((e) => e),
+      );
+    expect(await find('xl')).toMatchObject({
+      status: 'failed',
+      hint: expect.stringMatching(/^install it: .* xen-utils$/),
+    });
+    expect(await find('qemu-img')).toMatchObject({
+      status: 'failed',
+      hint: expect.stringMatching(/^install it: .* qemu-utils$/),
+    });
+  });
+});
+
+describe('the report', () => {
+  test('a host that cannot be opened is a failed check, with its hint', async () => {
+    const { ok, checks, domains } = await runDoctor(() => {
+      throw new EnvironmentError('XEN_INTERFACE', 'no interface', { hint: 'be in dom0' });
+    }, undefined);
+    expect(ok).toBe(false);
+    expect(domains).toEqual([]);
+    expect(checks.at(-1)).toEqual({
+      name: 'domains',
+      status: 'failed',
+      message: 'no interface',
+      hint: 'be in dom0',
+    });
+    expect(checks.length).toBe(13);
+  });
+
+  test('one domain, although xenstore does not answer us', async () => {
+    const host = new FakeHost({ directory: directory.path });
+    const { domains } = await runDoctor(() => Promise.resolve(host), 'guest1');
+    expect(domains).toMatchObject([{ domain: 'guest1', domid: 7, type: 'pvh', disks: [{ vdev: 'xvda' }] }]);
+  });
+
+  test('a bug in the examination of one domain is in its report', async () => {
+    const host = new FakeHost({ directory: directory.path });
+    host.fault = (call) => {
+      if (call === 'disks') throw new TypeError('surprise');
+    };
+    const { ok, domains } = await runDoctor(() => Promise.resolve(host), 'guest1');
+    expect(ok).toBe(false);
+    expect(domains).toMatchObject([
+      { possible: false, obstacles: [{ code: 'UNKNOWN', message: 'surprise' }] },
+    ]);
+  });
+});

@@ -1,0 +1,37 @@
+import { expect, it } from 'vitest';
+import { toDomid } from '../../../../src/core/brand.ts';
+import { PAGE_TYPE } from '../../../../src/savefmt/index.ts';
+import type { Xen } from '../../../../src/toolstack/xen/guest-records.ts';
+import { XenGuest } from '../../../../src/toolstack/xen/hvm-guest.ts';
+
+/** A Xen that only knows how large the guest's memory map is, and what is above its first 1000 pages. */
+function xenWith(sizes: number[], above: number = PAGE_TYPE.notab): Xen {
+  const xen: Partial<Xen> = {
+    nrGpfns: () => Promise.resolve(sizes.shift() ?? 0),
+    pageTypesFrom: (_, first, count) => {
+      expect([first, count]).toEqual([1000, 1000]);
+      return Promise.resolve(new Uint8Array(count).fill(PAGE_TYPE.xtab).fill(above, -1));
+    },
+  };
+  return xen as Xen;
+}
+
+it('refuses a memory map that has grown since the snapshot began', async () => {
+  await using guest = await XenGuest.open(xenWith([1000, 2000]), toDomid(7));
+  await expect(guest.settle()).rejects.toMatchObject({ code: 'P2M_RESIZED', exitCode: 4 });
+});
+
+it('refuses a memory map that has grown by more than can be looked through', async () => {
+  await using guest = await XenGuest.open(xenWith([1000, 2 ** 32]), toDomid(7));
+  await expect(guest.settle()).rejects.toMatchObject({ code: 'P2M_RESIZED' });
+});
+
+it('accepts a memory map that has grown by frames without memory of the guest', async () => {
+  await using guest = await XenGuest.open(xenWith([1000, 2000], PAGE_TYPE.xtab), toDomid(7));
+  await expect(guest.settle()).resolves.toBeUndefined();
+});
+
+it.each([1000, 900])('accepts a memory map of 1000 pages that has %i later', async (size) => {
+  await using guest = await XenGuest.open(xenWith([1000, size]), toDomid(7));
+  await expect(guest.settle()).resolves.toBeUndefined();
+});
