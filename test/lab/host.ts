@@ -32,9 +32,13 @@ export interface JsonError {
 
 /** The error of a command with `--json`, which must have failed. */
 export function errorOf({ code, stderr }: Said): JsonError {
-  const line = stderr.split('\n').find((text) => text.includes('"message_type":"error"'));
+  const line = errorLine(stderr);
   if (line === undefined) throw new Error(`it did not fail: exit code ${code}\n${stderr}`);
   return JSON.parse(line) as JsonError;
+}
+
+function errorLine(stderr: string): string | undefined {
+  return stderr.split('\n').find((text) => text.includes('"message_type":"error"'));
 }
 
 /** The lab's dom0 with xlsnap installed from its packed tarball, as a user installs it. */
@@ -74,7 +78,8 @@ export class Dom0 {
   async result(args: string): Promise<Record<string, unknown>> {
     const { code, stdout, stderr } = await this.xlsnap(`${args} --json`);
     if (code !== 0) {
-      throw new Error(`xlsnap ${args}: exit code ${code}\n${stdout}${stderr}`);
+      // Its error first: of a long message the summary of all tests has only the beginning.
+      throw new Error(`xlsnap ${args}: exit code ${code}\n${errorLine(stderr) ?? ''}\n${stdout}${stderr}`);
     }
     return JSON.parse(stdout) as Record<string, unknown>;
   }
