@@ -17,7 +17,26 @@ export type { DiskRequest, SnapshotConfig } from './config/config.ts';
 export { Bitmap } from './core/bitmap.ts';
 export { type Brand, type Domid, toDomid } from './core/brand.ts';
 export type { CallOptions } from './core/call-options.ts';
-export * from './core/errors.ts';
+export {
+  DiskError,
+  DomainError,
+  describeError,
+  EnvironmentError,
+  type ErrorDetails,
+  EXIT,
+  type ExitCode,
+  errnoCode,
+  InterruptedError,
+  OutputError,
+  PreflightError,
+  RecoverError,
+  RestoreError,
+  RiskError,
+  SuspendError,
+  throwIfAborted,
+  UsageError,
+  XlsnapError,
+} from './core/errors.ts';
 export type { Extent, Extents } from './core/extents.ts';
 export { type ObservedWork, observe, type ProgressEvent } from './core/progress-events.ts';
 export { type LogLevel, type Progress, type Reporter, silentReporter } from './core/reporter.ts';
@@ -46,13 +65,46 @@ export {
   type UnknownDrive,
 } from './memfile/manifest.ts';
 export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './memfile/verify.ts';
-export type * from './snapshot/api.ts';
+export type {
+  CopyRound,
+  CreateRequest,
+  CreateResult,
+  MemorySink,
+  PrecopyLimits,
+  RecoverRequest,
+  RecoverResult,
+  RevertDisk,
+  RevertPlan,
+  RevertRequest,
+  RevertResult,
+  SnapshotPlan,
+  Tuning,
+} from './snapshot/api.ts';
 export { createSnapshot, planCreate } from './snapshot/create/create.ts';
 export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/create/examine.ts';
-export type * from './snapshot/ports.ts';
+export type {
+  CreateFindings,
+  DeviceModel,
+  DiskAction,
+  DomainDisk,
+  DomainState,
+  DomainVitals,
+  Guardian,
+  Guest,
+  Host,
+  Hypervisor,
+  ImageInfo,
+  Images,
+  ImageTag,
+  ImageUse,
+  Obstacle,
+  RestoreFacts,
+  RestoreFindings,
+  Toolstack,
+} from './snapshot/ports.ts';
 export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert/revert.ts';
-export { RISKS } from './snapshot/risks.ts';
+export { RISKS, type Risk, type RiskName } from './snapshot/risks.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor/doctor.ts';
 export { checkHost, type HostCheck } from './toolstack/doctor/host-checks.ts';
 export { type HostOptions, openHost, XlToolstack } from './toolstack/host.ts';

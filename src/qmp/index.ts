@@ -1,6 +1,8 @@
 /**
  * A client for QMP, QEMU's protocol, and the commands that snapshots need. Works without Xen.
  *
+ * Unstable: may change in any release. What is promised is in docs/scripting.md and docs/library.md.
+ *
  * @example
  * ```ts
  * import { QmpClient, queryBlock } from 'xlsnap/qmp';

@@ -5,8 +5,6 @@ import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { PhaseTiming, SnapshotDisk, UnknownDrive } from '../memfile/manifest.ts';
 import type { Risk, RiskName } from './risks.ts';
 
-export type { Risk, RiskName } from './risks.ts';
-
 /** Other ways to copy memory than the usual, for measuring alone (`xlsnap bench`): what is usual is what does best. */
 export interface Tuning {
   /** Pages in one record, which are copied together: 1022, or 510. */

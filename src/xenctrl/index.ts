@@ -1,6 +1,8 @@
 /**
  * Xen's libraries by FFI: hypercalls and foreign memory. Needs dom0.
  *
+ * Unstable: may change in any release. What is promised is in docs/scripting.md and docs/library.md.
+ *
  * @example
  * ```ts
  * import { toDomid, XenControl } from 'xlsnap/xenctrl';

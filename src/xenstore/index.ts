@@ -1,6 +1,8 @@
 /**
  * A client for xenstored, by its socket; works wherever that is.
  *
+ * Unstable: may change in any release. What is promised is in docs/scripting.md and docs/library.md.
+ *
  * @example
  * ```ts
  * import { XenstoreClient } from 'xlsnap/xenstore';

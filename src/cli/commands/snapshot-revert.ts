@@ -1,5 +1,6 @@
 import { readConfigFile } from '../../config/read.ts';
-import type { RevertRequest, RiskName } from '../../snapshot/api.ts';
+import type { RevertRequest } from '../../snapshot/api.ts';
+import type { RiskName } from '../../snapshot/risks.ts';
 import type { CliContext } from '../context.ts';
 import { jsonLine, revertPlanText, revertResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';

@@ -15,10 +15,11 @@ import { parseConfig } from '../../../../src/config/parse.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
 import { DiskError, RiskError, type XlsnapError } from '../../../../src/core/errors.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
-import type { RevertRequest, RiskName } from '../../../../src/snapshot/api.ts';
+import type { RevertRequest } from '../../../../src/snapshot/api.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { recoverAll } from '../../../../src/snapshot/recover.ts';
 import { planRevert, revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
+import type { RiskName } from '../../../../src/snapshot/risks.ts';
 import { riskNames } from '../../../../src/snapshot/risks.ts';
 import {
   contentOf,
