@@ -120,6 +120,15 @@ export function configDisks(config: LibxlConfig): readonly ConfigDisk[] {
   });
 }
 
+/**
+ * QEMU's name of a format as libxl writes it in configurations and in xenstore (tools/libs/light/libxl_device.c). One that
+ * libxl does not state counts as raw: then nothing that a guest wrote is taken for a header.
+ */
+export function qemuFormat(format: string | undefined): string {
+  const drivers: Readonly<Record<string, string>> = { aio: 'raw', vhd: 'vpc', empty: 'raw', unknown: 'raw' };
+  return format === undefined ? 'raw' : (drivers[format] ?? format);
+}
+
 /** The same configuration with other images in some disks. */
 export function withImages(config: LibxlConfig, images: readonly DiskImage[]): LibxlConfig {
   const disks = config['disks'];

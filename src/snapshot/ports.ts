@@ -231,7 +231,7 @@ export interface ImageInfo {
   readonly snapshots: readonly ImageTag[];
   /** Their names. */
   readonly tags: readonly string[];
-  /** Absolute path of its backing file. */
+  /** Absolute path of its backing file; a raw image has none. */
   readonly backing: string | undefined;
   /** The backing file's format, if the image states it. */
   readonly backingFormat: string | undefined;
@@ -387,11 +387,12 @@ export interface Guardian {
 /** Disk images as files, nobody using them. */
 export interface Images {
   /**
-   * `undefined` when there is no such file. Works on an image in use.
-   * @param format the image's format as whoever uses it states it. Without it the format is guessed from the content,
-   * which a guest may have written.
+   * `undefined` when there is no such file. Works on an image in use. Does not look at what is below it.
+   * @param format the image's format, in QEMU's words, as whoever uses it states it: libxl's configuration, QEMU, the image
+   * above. Never guessed from the content, which a guest may have written.
+   * @throws DiskError IMAGE_FORMAT when the image is not of that format, or is neither a file nor a block device
    */
-  info(path: string, format?: string): Promise<ImageInfo | undefined>;
+  info(path: string, format: string): Promise<ImageInfo | undefined>;
   /** Applies an internal snapshot: the image's content becomes that of the tag. */
   applyTag(path: string, tag: string): Promise<void>;
   createTag(path: string, tag: string): Promise<void>;

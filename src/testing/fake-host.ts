@@ -319,6 +319,12 @@ export class FakeHost implements Host {
     if (users.length > 0) this.#harmed(`${what} of ${path}, which ${users.join(' and ')} has open`);
   }
 
+  /** An image is opened with a format; with another than its own, what a guest has written is believed. */
+  #opened(path: string, format: string): void {
+    const own = readImage(path).format;
+    if (own !== format) this.#harmed(`${path}, which is ${own}, was opened as ${format}`);
+  }
+
   #harmed(what: string): void {
     this.harm.push(what);
     FakeHost.onHarm?.(this);
@@ -554,7 +560,8 @@ export class FakeHost implements Host {
       },
       imagesInUse: async () => {
         await this.#call('imagesInUse');
-        const some = { format: 'qcow2', writable: true };
+        const some = { writable: true };
+        const formatOf = (path: string): string => (existsSync(path) ? readImage(path).format : 'raw');
         return [
           ...this.domains.flatMap(({ domid, name, inUse }) =>
             domid === undefined
@@ -562,12 +569,25 @@ export class FakeHost implements Host {
               : [...inUse.values()].map((path) => ({
                   ...some,
                   path,
+                  format: formatOf(path),
                   domid,
                   holder: `domain ${name} (domid ${domid})`,
                 })),
           ),
-          ...this.othersUse.map((path) => ({ ...some, path, domid: 99, holder: 'domain other (domid 99)' })),
-          ...[...this.loops].map(([holder, path]) => ({ ...some, path, domid: undefined, holder })),
+          ...this.othersUse.map((path) => ({
+            ...some,
+            path,
+            format: formatOf(path),
+            domid: 99,
+            holder: 'domain other (domid 99)',
+          })),
+          ...[...this.loops].map(([holder, path]) => ({
+            ...some,
+            path,
+            format: 'raw',
+            domid: undefined,
+            holder,
+          })),
         ];
       },
       domainConfig: async (domid) => {
@@ -714,14 +734,17 @@ export class FakeHost implements Host {
 
   #makeImages(): Images {
     const must = (path: string, tag: string): string => {
+      this.#opened(path, 'qcow2');
       const content = readImage(path).tags[tag];
       if (content === undefined) throw new DiskError('TEST', `${path} has no ${tag}`);
       return content;
     };
     return {
-      info: async (path) => {
+      info: async (path, format) => {
         await this.#call('info');
-        return describeImage(path);
+        const found = describeImage(path, format);
+        if (found !== undefined) this.#opened(path, format);
+        return found;
       },
       applyTag: async (path, tag) => {
         await this.#call('applyTag');
@@ -731,6 +754,7 @@ export class FakeHost implements Host {
       createTag: async (path, tag) => {
         await this.#call('createTag');
         this.#touch(`snapshot -c ${tag}`, path);
+        this.#opened(path, 'qcow2');
         tagImage(path, tag);
       },
       deleteTag: async (path, tag) => {
@@ -753,7 +777,9 @@ export class FakeHost implements Host {
       createOverlay: async (path, backing) => {
         await this.#call('createOverlay');
         if (existsSync(path)) throw new DiskError('TEST', `${path} exists`);
-        writeImage(path, { format: 'qcow2', content: '', tags: {}, backing: backing.path });
+        if (existsSync(backing.path)) this.#opened(backing.path, backing.format);
+        const stated = { backing: backing.path, backingFormat: backing.format };
+        writeImage(path, { format: 'qcow2', content: '', tags: {}, ...stated });
       },
     };
   }

@@ -1,5 +1,6 @@
 /** Disk images of the fake host: small real files, so that paths, renames, removals and times are real. */
 import { existsSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { DiskError } from '../core/errors.ts';
 import type { ImageInfo } from '../snapshot/ports.ts';
 
 /** What an image holds. */
@@ -12,6 +13,10 @@ export interface FakeImage {
   /** What tells tags of one name apart: name to a number that no other tag of any image has. */
   tagNumbers?: Record<string, number>;
   backing?: string;
+  /** The backing file's format as this image states it: that file's own unless given; empty: not stated. */
+  backingFormat?: string;
+  /** What the guest has written into its raw disk: it looks like another image. */
+  pretends?: FakeImage;
   /** In bytes. */
   virtualSize?: number;
 }
@@ -40,7 +45,7 @@ export function contentOf(path: string): string {
 
 /** The image and all that it stands on. */
 export function chainOf(path: string): readonly string[] {
-  if (!existsSync(path)) return [path];
+  if (!existsSync(path) || !statSync(path).isFile()) return [path];
   const { backing } = readImage(path);
   return backing === undefined ? [path] : [path, ...chainOf(backing)];
 }
@@ -71,10 +76,30 @@ export function mergeImage(path: string): string | undefined {
   return backing;
 }
 
-/** As `qemu-img info` describes an image. */
-export function describeImage(path: string): ImageInfo | undefined {
+/** What an image is to whoever opens it with a format. @throws DiskError */
+function asFormat(path: string, image: FakeImage, format: string): FakeImage {
+  if (format === 'raw') return { format, content: '', tags: {} };
+  if (image.format === format) return image;
+  if (image.pretends?.format === format) return image.pretends;
+  throw new DiskError('IMAGE_FORMAT', `${path}: Image is not in ${format} format`);
+}
+
+function statedFormat(backing: string, stated: string | undefined): string | undefined {
+  if (stated !== undefined) return stated === '' ? undefined : stated;
+  return existsSync(backing) && statSync(backing).isFile() ? readImage(backing).format : 'raw';
+}
+
+/**
+ * As `qemu-img info -f FORMAT` describes an image.
+ * @throws DiskError
+ */
+export function describeImage(path: string, format: string): ImageInfo | undefined {
   if (!existsSync(path)) return undefined;
-  const { format, tags, tagNumbers, backing, virtualSize } = readImage(path);
+  if (!statSync(path).isFile()) {
+    throw new DiskError('IMAGE_FORMAT', `${path} is neither a file nor a block device`);
+  }
+  const image = readImage(path);
+  const { tags, tagNumbers, backing, backingFormat, virtualSize } = asFormat(path, image, format);
   return {
     path,
     format,
@@ -92,7 +117,7 @@ export function describeImage(path: string): ImageInfo | undefined {
     }),
     tags: Object.keys(tags),
     backing,
-    backingFormat: backing === undefined ? undefined : 'qcow2',
+    backingFormat: backing === undefined ? undefined : statedFormat(backing, backingFormat),
     encrypted: false,
     externalData: false,
   };

@@ -82,9 +82,9 @@ it('snapshots of both kinds go where the guest writes, again and again', async (
   await qmp.close();
   await qemu.quit();
   const images = new QemuImages();
-  expect((await images.info(first))?.tags).toEqual(['s1', 's2', 's3']);
-  expect((await images.info(at('over3.qcow2')))?.backing).toBe(at('over2.qcow2'));
-  expect((await images.info(at('over1.qcow2')))?.backing).toBe(second);
+  expect((await images.info(first, 'qcow2'))?.tags).toEqual(['s1', 's2', 's3']);
+  expect((await images.info(at('over3.qcow2'), 'qcow2'))?.backing).toBe(at('over2.qcow2'));
+  expect((await images.info(at('over1.qcow2'), 'qcow2'))?.backing).toBe(second);
   for (const path of [first, at('over1.qcow2')]) {
     expect(await images.check(path)).toEqual({ corruptions: 0, leaks: 0 });
   }

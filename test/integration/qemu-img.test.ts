@@ -2,6 +2,7 @@ import { readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
+import { chainBelow } from '../../src/snapshot/images/chain.ts';
 import { QemuImages } from '../../src/toolstack/qemu/images.ts';
 import { makeImage, output, startQemu, xenDisk } from '../support/qemu.ts';
 import { tempDir } from '../support/temp.ts';
@@ -22,6 +23,12 @@ const holds = (path: string, pattern: number): Promise<boolean> =>
     () => false,
   );
 
+const chain = async (path: string): Promise<readonly string[]> => {
+  const below: string[] = [];
+  for await (const image of chainBelow(images, { path, format: 'qcow2' })) below.push(image);
+  return below;
+};
+
 /** A tag that qemu-img has just made: no machine's state, no machine's clock. */
 const aTag = {
   dateSec: expect.closeTo(Date.now() / 1000, -3),
@@ -36,7 +43,7 @@ describe('info', () => {
     const image = await makeImage(at('image.qcow2'), 'qcow2', '-b', base, '-F', 'raw');
     await images.createTag(image, 'before the upgrade');
     await images.createTag(image, "it's, odd: -x");
-    expect(await images.info(image)).toEqual({
+    expect(await images.info(image, 'qcow2')).toEqual({
       path: image,
       format: 'qcow2',
       virtualSize: 4 << 20,
@@ -50,8 +57,8 @@ describe('info', () => {
       encrypted: false,
       externalData: false,
     });
-    expect(await images.info(base)).toMatchObject({ format: 'raw', tags: [], backing: undefined });
-    expect(await images.info(at('none'))).toBeUndefined();
+    expect(await images.info(base, 'raw')).toMatchObject({ format: 'raw', tags: [], backing: undefined });
+    expect(await images.info(at('none'), 'qcow2')).toBeUndefined();
     expect(await images.info(image, 'raw')).toMatchObject({ format: 'raw', tags: [], backing: undefined });
   });
 
@@ -59,28 +66,90 @@ describe('info', () => {
     const image = await makeImage(at('image.qcow2'));
     const locked = xenDisk('xvda', image).map((argument) => argument.replace('"off"', '"on"'));
     await using _ = await startQemu(directory.path, locked);
-    expect(await images.info(image)).toMatchObject({ format: 'qcow2' });
+    expect(await images.info(image, 'qcow2')).toMatchObject({ format: 'qcow2' });
     await expect(images.createTag(image, 's')).rejects.toThrow(/lock/);
   });
 
   it('sees encryption and external data files', async () => {
     const data = await makeImage(at('data.qcow2'), 'qcow2', '-o', `data_file=${at('data.raw')}`);
-    expect(await images.info(data)).toMatchObject({ externalData: true });
+    expect(await images.info(data, 'qcow2')).toMatchObject({ externalData: true });
     const secret = at('locked.qcow2');
     // Not LUKS: qemu-img measures the processor's speed for it, and gives up on a busy machine ("Unable to get
     // accurate CPU usage"). To us it is all one.
     const key = ['--object', 'secret,id=k,data=x', '-o', 'encrypt.format=aes,encrypt.key-secret=k'];
     await output('qemu-img', 'create', '-q', '-f', 'qcow2', ...key, secret, '1M');
-    expect(await images.info(secret)).toMatchObject({ encrypted: true });
+    expect(await images.info(secret, 'qcow2')).toMatchObject({ encrypted: true });
   });
 
   it('says in whose words it failed', async () => {
-    await expect(images.info(directory.path)).rejects.toMatchObject({
+    const image = await makeImage(at('image.raw'), 'raw');
+    await expect(images.info(image, 'no-format')).rejects.toMatchObject({
       name: 'DiskError',
       code: 'QEMU_IMG',
-      message: expect.stringContaining(directory.path),
+      message: expect.stringContaining(image),
       data: { operation: 'info', status: 1 },
     });
+  });
+
+  it('does not believe what a guest has written into its raw disk', async () => {
+    const secret = await makeImage(at('secret.qcow2'));
+    const disk = await makeImage(at('disk.raw'), 'qcow2', '-b', secret, '-F', 'qcow2');
+    expect(await images.info(disk, 'raw')).toMatchObject({ format: 'raw', tags: [], backing: undefined });
+    const above = await makeImage(at('above.qcow2'), 'qcow2', '-b', disk, '-F', 'raw');
+    expect(await chain(above)).toEqual([disk]);
+  });
+
+  it.each(['vpc', 'qcow2', 'vmdk', 'vdi', 'qed'])('refuses what is not of format %s', async (format) => {
+    const image = await makeImage(at('image.raw'), 'raw');
+    await expect(images.info(image, format)).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
+  });
+
+  it('refuses what is neither a file nor a block device, without opening it', async () => {
+    await output('mkfifo', at('fifo'));
+    for (const path of [at('fifo'), '/dev/null', directory.path]) {
+      await expect(images.info(path, 'raw')).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
+    }
+    const image = at('above.qcow2');
+    await output(
+      'qemu-img',
+      'create',
+      '-q',
+      '-u',
+      '-f',
+      'qcow2',
+      '-b',
+      at('fifo'),
+      '-F',
+      'qcow2',
+      image,
+      '1M',
+    );
+    await expect(chain(image)).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
+    await expect(images.createTag(image, 's')).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
+  });
+
+  it('does not open an image whose format the one above does not state', async () => {
+    const base = await makeImage(at('base.qcow2'));
+    const overlay = await makeImage(at('overlay.qcow2'), 'qcow2', '-b', base, '-F', 'qcow2');
+    // As older versions of qemu-img made them.
+    const bytes = await readFile(overlay);
+    // The header extension that names the format becomes one that QEMU does not know.
+    bytes.writeUInt32BE(0x6661_6b65, bytes.indexOf(Buffer.from('e2792aca', 'hex')));
+    await writeFile(overlay, bytes);
+    expect(await images.info(overlay, 'qcow2')).toMatchObject({ backing: base, backingFormat: undefined });
+    const top = await makeImage(at('top.qcow2'), 'qcow2', '-b', overlay, '-F', 'qcow2');
+    await expect(chain(top)).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
+    for (const change of [
+      () => images.createTag(top, 's'),
+      () => images.commitOverlay(top),
+      () => images.createOverlay(at('new.qcow2'), { path: top, format: 'qcow2' }),
+      () => images.check(top),
+    ]) {
+      await expect(change()).rejects.toMatchObject({
+        code: 'IMAGE_FORMAT',
+        message: expect.stringContaining(base),
+      });
+    }
   });
 });
 
@@ -97,7 +166,7 @@ describe('tags', () => {
     await images.applyTag(image, 'two');
     expect(await holds(image, 2)).toBe(true);
     await images.deleteTag(image, 'one');
-    expect((await images.info(image))?.tags).toEqual(['two']);
+    expect((await images.info(image, 'qcow2'))?.tags).toEqual(['two']);
     expect(await images.check(image)).toEqual({ corruptions: 0, leaks: 0 });
   });
 
@@ -116,7 +185,7 @@ describe('tags', () => {
     await expect(images.applyTag(image, 'one')).rejects.toMatchObject({ code: 'TAG_AMBIGUOUS' });
     await output('qemu-img', 'snapshot', '-c', '1', image);
     await expect(images.deleteTag(image, '1')).rejects.toMatchObject({ code: 'TAG_AMBIGUOUS' });
-    expect((await images.info(image))?.tags).toEqual(['one', 'one', '1']);
+    expect((await images.info(image, 'qcow2'))?.tags).toEqual(['one', 'one', '1']);
   });
 
   it('are not written into what only looks like qcow2, nor into raw images', async () => {
@@ -132,7 +201,7 @@ describe('overlays', () => {
     await write(base, 5);
     const overlay = at('-o, ver:lay.qcow2');
     await images.createOverlay(overlay, { path: base, format: 'qcow2' });
-    expect(await images.info(overlay)).toMatchObject({
+    expect(await images.info(overlay, 'qcow2')).toMatchObject({
       format: 'qcow2',
       backing: base,
       virtualSize: 4 << 20,
@@ -168,7 +237,7 @@ describe('the program', () => {
     await writeFile(image, bytes);
     expect((await images.check(image)).corruptions).toBeGreaterThan(0);
     await writeFile(image, 'no image');
-    await expect(images.check(image)).rejects.toMatchObject({ code: 'QEMU_IMG' });
+    await expect(images.check(image)).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
   });
 
   it('is named with its package when it is missing', async () => {
@@ -176,7 +245,7 @@ describe('the program', () => {
     const { PATH } = process.env;
     process.env['PATH'] = directory.path;
     try {
-      const failure = images.info(image);
+      const failure = images.info(image, 'qcow2');
       await expect(failure).rejects.toBeInstanceOf(EnvironmentError);
       await expect(failure).rejects.toMatchObject({ hint: expect.stringContaining('qemu-utils') });
     } finally {
@@ -187,6 +256,6 @@ describe('the program', () => {
   it('is ended by the signal', async () => {
     const image = await makeImage(at('image.qcow2'));
     const stopped = new QemuImages({ signal: AbortSignal.abort() });
-    await expect(stopped.info(image)).rejects.toBeInstanceOf(InterruptedError);
+    await expect(stopped.info(image, 'qcow2')).rejects.toBeInstanceOf(InterruptedError);
   });
 });

@@ -91,7 +91,7 @@ it.each(['snapshot -q -c xlsnap-before', 'snapshot -q -a s1', 'create -q'])(
       expect(await images.worker(path)).toBeUndefined();
     }
     expect(readdirSync(directory.path).sort()).toEqual(['begun', 'bin', ...files].sort());
-    expect((await images.info(image))?.tags).toEqual(['s1']);
+    expect((await images.info(image, 'qcow2'))?.tags).toEqual(['s1']);
     expect([await holds(image, 2), await holds(at('o.qcow2'), 2), await holds(base, 1)]).toEqual([
       true,
       true,

@@ -4,6 +4,7 @@ import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../../core/errors.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
+import { infoOf } from '../images/identity.ts';
 import { exists, partialOf } from '../output/file.ts';
 import type { Host, Obstacle } from '../ports.ts';
 import { journalPathOf } from './journal.ts';
@@ -57,7 +58,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     }
     await asFinding(findings, async () => {
       const image = disk.kind === 'internal' ? disk.image : disk.base;
-      const info = await host.images.info(image);
+      const info = await infoOf(host, disk);
       if (info === undefined) {
         findings.push({ code: 'NO_IMAGE', message: `disk ${disk.vdev}: its image ${image} is gone` });
       } else if (disk.kind === 'internal' && info.tags.includes(disk.tag)) {

@@ -1,38 +1,130 @@
 /** What lies above and below an image. */
-import { realpath } from 'node:fs/promises';
-import { RecoverError } from '../../core/errors.ts';
-import type { Host, ImageUse } from '../ports.ts';
 
-/** A chain may be made to loop. */
-const MOST_IMAGES = 256;
+import { realpath, stat } from 'node:fs/promises';
+import { dirname, isAbsolute, resolve } from 'node:path';
+import { DiskError, RecoverError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import type { Host, Images, ImageUse } from '../ports.ts';
+
+/** An image with the format that whoever uses it states. */
+export interface StatedImage {
+  readonly path: string;
+  /** In QEMU's words. */
+  readonly format: string;
+}
 
 /** A file by its one true name: images and their directories may be symbolic links. */
 export async function truePath(path: string): Promise<string> {
   return await realpath(path).catch(() => path);
 }
 
-/** The images below one, nearest first, by their true names. */
-export async function chainBelow(host: Host, path: string): Promise<readonly string[]> {
-  const below: string[] = [];
-  let at: string | undefined = path;
-  while (at !== undefined && below.length < MOST_IMAGES) {
-    const info: { backing: string | undefined } | undefined = await host.images.info(at);
-    at = info?.backing;
-    if (at !== undefined) below.push(await truePath(at));
+/**
+ * The images below one, nearest first, by their true names. A raw image has none: what looks like a header in it was written by
+ * its guest. A chain ends at what is not a file here, and where a file is missing.
+ * @throws DiskError IMAGE_FORMAT behind an image whose format the one above it does not state, and for one that is neither a
+ * file nor a block device; what `Images.info` throws
+ */
+export async function* chainBelow(images: Pick<Images, 'info'>, top: StatedImage): AsyncGenerator<string> {
+  // A chain may be made to loop.
+  const seen = new Set([await truePath(top.path)]);
+  let at: StatedImage | undefined = top;
+  while (at !== undefined && at.format !== 'raw') {
+    const { path } = at;
+    const below = await backingOf(images, at);
+    if (below === undefined) return;
+    const real = await truePath(below.path);
+    if (seen.has(real)) return;
+    seen.add(real);
+    yield real;
+    if (below.format === undefined) throw unstated(path, below.path);
+    at = { path: below.path, format: below.format };
   }
-  return below;
+}
+
+/**
+ * Whether an image stands on another one.
+ * @param below its true name
+ * @throws as `chainBelow`
+ */
+export async function standsOn(images: Images, top: StatedImage, below: string): Promise<boolean> {
+  for await (const path of chainBelow(images, top)) if (path === below) return true;
+  return false;
+}
+
+interface Backing {
+  readonly path: string;
+  readonly format: string | undefined;
+}
+
+/** A backing file with what identified the image's file when it was asked for. */
+interface KnownBacking {
+  readonly file: string;
+  readonly backing: Backing | undefined;
+}
+
+/** Each step costs a process, and a revert asks for all chains before each change. */
+const known = new WeakMap<Pick<Images, 'info'>, Map<string, KnownBacking>>();
+
+/** A file that was written to so recently may be written to again without its time changing; milliseconds. */
+const RECENT_MS = 2000;
+
+async function backingOf(
+  images: Pick<Images, 'info'>,
+  { path, format }: StatedImage,
+): Promise<Backing | undefined> {
+  const file = await fileIdentity(path);
+  const key = `${format}:${path}`;
+  const before = known.get(images)?.get(key);
+  if (before !== undefined && before.file === file) return before.backing;
+  const info = await images.info(path, format);
+  const name = info?.backing === undefined ? undefined : resolve(dirname(path), info.backing);
+  const backing =
+    name === undefined || !isFileName(info?.backing)
+      ? undefined
+      : { path: name, format: info?.backingFormat };
+  if (file !== undefined && info !== undefined) {
+    const all = known.get(images) ?? new Map<string, KnownBacking>();
+    known.set(images, all.set(key, { file, backing }));
+  }
+  return backing;
+}
+
+/** Not `nbd://…`, `rbd:…` and other names of QEMU's block layer. */
+function isFileName(name: string | undefined): boolean {
+  return name !== undefined && (isAbsolute(name) || !/^[^/]*:/.test(name));
+}
+
+/** @returns `undefined` for what has no such identity: a device's time says nothing, and a recent one not enough */
+async function fileIdentity(path: string): Promise<string | undefined> {
+  const now = Date.now();
+  const found = await stat(path, { bigint: true }).catch(() => undefined);
+  if (found === undefined || !found.isFile() || Number(found.mtimeMs) > now - RECENT_MS) return undefined;
+  const { dev, ino, size, mtimeNs, ctimeNs } = found;
+  return [dev, ino, size, mtimeNs, ctimeNs].join(' ');
+}
+
+function unstated(image: string, backing: string): DiskError {
+  return new DiskError(
+    'IMAGE_FORMAT',
+    `${image} does not state the format of its backing file ${backing}: it would have to be guessed from what a guest wrote`,
+    {
+      hint: `with the domain down, qemu-img rebase -u -f qcow2 -F FORMAT -b ${shellQuote(backing)} ${shellQuote(image)}`,
+    },
+  );
 }
 
 /**
  * Who has an image open, or one above it, if anyone; and by which image.
  * @param except domid of a domain that does not count
+ * @throws as `chainBelow`
  */
 export async function userOf(host: Host, image: string, except?: number): Promise<ImageUse | undefined> {
   const wanted = await truePath(image);
   for (const used of await host.toolstack.imagesInUse()) {
     if (except !== undefined && used.domid === except) continue;
-    if ((await truePath(used.path)) === wanted) return used;
-    if ((await chainBelow(host, used.path)).includes(wanted)) return used;
+    const { path, format } = used;
+    if ((await truePath(path)) === wanted) return used;
+    if (format !== undefined && (await standsOn(host.images, { path, format }, wanted))) return used;
   }
   return undefined;
 }
@@ -40,7 +132,7 @@ export async function userOf(host: Host, image: string, except?: number): Promis
 /**
  * Makes sure that nobody has an image open, or one above it: QEMU opens images without locks under Xen, and qemu-img would
  * corrupt one that is in use.
- * @throws RecoverError IMAGE_IN_USE
+ * @throws RecoverError IMAGE_IN_USE; as `chainBelow`
  */
 export async function refuseUsed(host: Host, image: string): Promise<void> {
   const user = await userOf(host, image);
@@ -49,4 +141,18 @@ export async function refuseUsed(host: Host, image: string): Promise<void> {
     ...(user.domid === undefined ? {} : { domid: user.domid }),
     hint: 'shut it down, then run the same command again',
   });
+}
+
+/**
+ * What an overlay of ours stands on.
+ * @returns `undefined` when it has no backing file, or is not a qcow2 image
+ * @throws what `Images.info` throws else
+ */
+export async function baseOfOverlay(images: Images, overlay: string): Promise<string | undefined> {
+  try {
+    return (await images.info(overlay, 'qcow2'))?.backing;
+  } catch (error) {
+    if (error instanceof DiskError && error.code === 'IMAGE_FORMAT') return undefined;
+    throw error;
+  }
 }

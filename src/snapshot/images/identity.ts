@@ -14,8 +14,18 @@ import type { Risk } from '../risks.ts';
  * @throws DiskError
  */
 export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<DiskIdentity | undefined> {
-  const info = await host.images.info(disk.kind === 'internal' ? disk.image : disk.base);
+  const info = await infoOf(host, disk);
   return info === undefined ? undefined : await identityOf(disk, info);
+}
+
+/**
+ * The image that has a disk's tag, or is its base.
+ * @throws DiskError
+ */
+export async function infoOf({ images }: Host, disk: SnapshotDisk): Promise<ImageInfo | undefined> {
+  return disk.kind === 'internal'
+    ? await images.info(disk.image, 'qcow2')
+    : await images.info(disk.base, disk.baseFormat);
 }
 
 async function identityOf(disk: SnapshotDisk, info: ImageInfo): Promise<DiskIdentity | undefined> {

@@ -1,10 +1,12 @@
 /** Snapshots of disks that no QEMU has open: looked for, and taken back by qemu-img. */
+
 import { stat } from 'node:fs/promises';
 import { RecoverError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import { exists } from '../output/file.ts';
 import type { Host } from '../ports.ts';
+import { baseOfOverlay } from './chain.ts';
 import { freeImages } from './free.ts';
 
 /** The guest may write to the base for as long after its overlay was made, until it has suspended; milliseconds. */
@@ -13,7 +15,7 @@ const SUSPEND_MS = 120_000;
 /** Whether the tag or the overlay is there. */
 export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
   if (disk.kind === 'external') return await exists(disk.overlay);
-  return (await host.images.info(disk.image))?.tags.includes(disk.tag) === true;
+  return (await host.images.info(disk.image, 'qcow2'))?.tags.includes(disk.tag) === true;
 }
 
 /**
@@ -34,7 +36,7 @@ export async function undoIdleDisk(
   }
   // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
   if ((await stat(disk.overlay)).size > 0) {
-    if ((await host.images.info(disk.overlay))?.backing !== disk.base) return false;
+    if ((await baseOfOverlay(host.images, disk.overlay)) !== disk.base) return false;
     if (merge) {
       await refuseNewerBase(disk.overlay, disk.base);
       await freeImages(host).commitOverlay(disk.overlay, disk.base);

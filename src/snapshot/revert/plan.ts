@@ -1,18 +1,18 @@
 import { isAbsolute } from 'node:path';
 import type { CallOptions } from '../../core/call-options.ts';
-import { RiskError } from '../../core/errors.ts';
+import { DiskError, RiskError } from '../../core/errors.ts';
 import { configChanges, describeChanges } from '../../memfile/config-changes.ts';
 import { findDamage } from '../../memfile/damage.ts';
-import { configDisks, type LibxlConfig } from '../../memfile/libxl-config.ts';
+import { configDisks, type LibxlConfig, qemuFormat } from '../../memfile/libxl-config.ts';
 import { type DiskIdentity, type Manifest, readManifest } from '../../memfile/manifest.ts';
 import { manifestPathOf } from '../../memfile/names.ts';
 import { type MemoryFacts, readMemoryFacts } from '../../memfile/verify.ts';
 import type { RevertDisk, RevertPlan, RevertRequest } from '../api.ts';
 import { throwFindings } from '../create/plan.ts';
 import { checkHeld } from '../domain-lock.ts';
-import { chainBelow, truePath } from '../images/chain.ts';
-import { findChanged } from '../images/identity.ts';
-import type { DomainState, Host, Obstacle } from '../ports.ts';
+import { standsOn, truePath } from '../images/chain.ts';
+import { findChanged, infoOf } from '../images/identity.ts';
+import type { DomainState, Host, ImageInfo, Obstacle } from '../ports.ts';
 import { describeRisk, type Risk } from '../risks.ts';
 import { revertCommand } from './command.ts';
 import { findLaterSnapshots } from './later-snapshots.ts';
@@ -181,7 +181,8 @@ interface WantedDisk {
   readonly kind: 'internal' | 'external';
   /** The image at the snapshot's instant; for an external one without a manifest `undefined`. */
   readonly image: string | undefined;
-  readonly imageFormat: string | undefined;
+  /** In QEMU's words, as the manifest or the stored configuration states it. */
+  readonly imageFormat: string;
   readonly tag: string;
   readonly overlay: string;
 }
@@ -227,7 +228,12 @@ function wantedDisks(
       vdev: disk.target,
       kind: disk.kind,
       image,
-      imageFormat: known?.kind === 'external' ? known.baseFormat : inConfig?.format,
+      imageFormat:
+        known === undefined
+          ? qemuFormat(inConfig?.format)
+          : known.kind === 'external'
+            ? known.baseFormat
+            : 'qcow2',
       tag: name,
       overlay: disk.kind === 'external' ? disk.path : '',
     };
@@ -240,7 +246,7 @@ function addRisk(risks: Risk[], risk: Risk): void {
 }
 
 async function checkIdentity(host: Host, disk: RevertDisk, then: DiskIdentity, risks: Risk[]): Promise<void> {
-  const info = await host.images.info(disk.kind === 'internal' ? disk.image : disk.base);
+  const info = await infoOf(host, disk);
   if (info === undefined) return;
   for (const risk of await findChanged(disk, info, then)) addRisk(risks, risk);
 }
@@ -266,7 +272,15 @@ async function resolveDisk(
     });
     return undefined;
   }
-  const info = await host.images.info(image);
+  if (disk.kind === 'internal' && disk.imageFormat !== 'qcow2') {
+    // A guest can write what looks like a snapshot into its raw disk.
+    findings.push({
+      code: 'IMAGE_FORMAT',
+      message: `disk ${vdev}: its image ${image} is of format ${disk.imageFormat}; only qcow2 holds internal snapshots`,
+    });
+    return undefined;
+  }
+  const info = await host.images.info(image, disk.imageFormat);
   if (info === undefined) {
     findings.push({ code: 'NO_IMAGE', message: `disk ${vdev}: its image ${image} is gone` });
     return undefined;
@@ -279,20 +293,23 @@ async function resolveDisk(
     });
     return undefined;
   }
-  const used =
-    current === undefined ? undefined : configDisks(current).find((one) => one.vdev === vdev)?.path;
+  const own = current === undefined ? undefined : configDisks(current).find((one) => one.vdev === vdev);
+  const used = own?.path;
   const same = async (one: string | undefined, other: string): Promise<boolean> =>
     one !== undefined && (await truePath(one)) === (await truePath(other));
-  const dependsOn = async (above: string, below: string): Promise<boolean> =>
-    (await chainBelow(host, above)).includes(await truePath(below));
+  const isBelowImage = async (below: string): Promise<boolean> =>
+    await standsOn(host.images, { path: image, format: disk.imageFormat }, await truePath(below));
+  const isBelowUsed = async (below: string): Promise<boolean> =>
+    used !== undefined &&
+    (await standsOn(host.images, { path: used, format: qemuFormat(own?.format) }, await truePath(below)));
   if (used !== undefined && !(await same(used, image))) {
-    if (await dependsOn(image, used)) {
+    if (await isBelowImage(used)) {
       risks.push({
         risk: 'base-written',
         message: `disk ${vdev}: the domain writes to ${used}, which lies below ${image} and is no longer as at the snapshot`,
         vdev,
       });
-    } else if (!(await same(used, disk.overlay)) && !(await dependsOn(used, image))) {
+    } else if (!(await same(used, disk.overlay)) && !(await isBelowUsed(image))) {
       risks.push({
         risk: 'other-image',
         message: `disk ${vdev}: the domain uses ${used} by now, which has nothing to do with ${image}`,
@@ -301,7 +318,7 @@ async function resolveDisk(
     }
   }
   if (disk.kind === 'internal') {
-    if (used !== undefined && !(await same(used, image)) && (await dependsOn(used, image))) {
+    if (used !== undefined && !(await same(used, image)) && (await isBelowUsed(image))) {
       risks.push({
         risk: 'later-snapshot',
         message: `disk ${vdev}: ${used}, which the domain uses now, depends on ${image} and would be broken`,
@@ -310,7 +327,7 @@ async function resolveDisk(
     }
     return { kind: 'internal', vdev, image, tag: disk.tag };
   }
-  if ((await same(disk.overlay, image)) || (await dependsOn(image, disk.overlay))) {
+  if ((await same(disk.overlay, image)) || (await isBelowImage(disk.overlay))) {
     findings.push({
       code: 'OVERLAY_IS_BASE',
       message: `disk ${vdev}: ${disk.overlay} holds the snapshot itself: an overlay cannot take its place`,
@@ -325,7 +342,7 @@ async function resolveDisk(
       vdev,
     });
   }
-  const replaced = await host.images.info(disk.overlay);
+  const replaced = await qcow2Info(host, disk.overlay);
   if (replaced !== undefined) {
     if (replaced.tags.length > 0) {
       risks.push({
@@ -334,7 +351,7 @@ async function resolveDisk(
         vdev,
       });
     }
-    if (used !== undefined && !(await same(used, disk.overlay)) && (await dependsOn(used, disk.overlay))) {
+    if (used !== undefined && !(await same(used, disk.overlay)) && (await isBelowUsed(disk.overlay))) {
       risks.push({
         risk: 'later-snapshot',
         message: `disk ${vdev}: the later snapshot ${used} depends on the overlay ${disk.overlay}`,
@@ -353,10 +370,23 @@ async function resolveDisk(
     kind: 'external',
     vdev,
     base: image,
-    baseFormat: disk.imageFormat ?? info.format,
+    baseFormat: disk.imageFormat,
     overlay: disk.overlay,
     replaced: replaced === undefined ? undefined : disk.overlay,
   };
+}
+
+/** What the file at an overlay's place says as qcow2, which an overlay is. What is of another format says nothing. */
+async function qcow2Info(
+  { images }: Host,
+  path: string,
+): Promise<Pick<ImageInfo, 'tags' | 'backing'> | undefined> {
+  try {
+    return await images.info(path, 'qcow2');
+  } catch (error) {
+    if (error instanceof DiskError && error.code === 'IMAGE_FORMAT') return { tags: [], backing: undefined };
+    throw error;
+  }
 }
 
 async function checkRunning(

@@ -6,7 +6,7 @@ import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertDisk } from '../api.ts';
 import { undoDirectory, undoJournal } from '../create/undo.ts';
 import { guestNow } from '../guest/state.ts';
-import { refuseUsed, userOf } from '../images/chain.ts';
+import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { bootId, type FoundSteps, Journal } from '../journal/file.ts';
 import { exists, removed } from '../output/file.ts';
@@ -194,7 +194,7 @@ function planPuttingBack(left: Left): void {
 async function putImageBack({ host, head, done, journal }: Left, disk: Internal): Promise<boolean> {
   const tag = safetyTag(head.mark);
   await waitForWorker(host, disk.image);
-  const info = await host.images.info(disk.image);
+  const info = await host.images.info(disk.image, 'qcow2');
   if (info === undefined && done.tagged.has(disk.vdev)) {
     throw new DiskError('NO_IMAGE', `its image ${disk.image} is gone`);
   }
@@ -222,7 +222,7 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
   const ours =
     there !== undefined &&
     there.ino === done.fresh.get(disk.vdev) &&
-    (await host.images.info(disk.overlay))?.backing === disk.base;
+    (await baseOfOverlay(host.images, disk.overlay)) === disk.base;
   const former = await exists(aside);
   if (former && there !== undefined && !ours) {
     throw new RecoverError('FILE_EXISTS', `${disk.overlay} is another file than the revert made`);
@@ -298,7 +298,7 @@ async function findKept({ host, head }: Left): Promise<readonly string[]> {
   for (const disk of head.disks) {
     if (disk.kind === 'internal') {
       const tag = safetyTag(head.mark);
-      const info = await host.images.info(disk.image);
+      const info = await host.images.info(disk.image, 'qcow2');
       if (info?.tags.includes(tag) === true) kept.push(`snapshot ${tag} of ${disk.image}`);
     } else {
       const aside = asidePath(disk.overlay, head.mark);
@@ -332,7 +332,7 @@ async function planCleaning(left: Left): Promise<readonly string[]> {
 /** @returns whether it was there */
 async function removeTag({ host, domain }: Left, disk: Internal, tag: string): Promise<boolean> {
   await waitForWorker(host, disk.image);
-  if ((await host.images.info(disk.image))?.tags.includes(tag) !== true) return false;
+  if ((await host.images.info(disk.image, 'qcow2'))?.tags.includes(tag) !== true) return false;
   return await deleteSafetyTag(host, domain?.domid, { ...disk, tag });
 }
 

@@ -7,7 +7,7 @@
  * node name on top.
  */
 import type { Limits } from '../../core/deadline.ts';
-import { type ConfigDisk, configDisks, type LibxlConfig } from '../../memfile/libxl-config.ts';
+import { type ConfigDisk, configDisks, type LibxlConfig, qemuFormat } from '../../memfile/libxl-config.ts';
 import type { QmpClient } from '../../qmp/client.ts';
 import {
   type BlockDevice,
@@ -144,7 +144,7 @@ export function matchDisks(
   const wanted: StoredDisk[] = config.map((disk) => {
     const devid = vdevToDevid(disk.vdev);
     const known = stored.find((one) => one.devid === devid);
-    const format = disk.format === undefined ? 'raw' : toDriver(disk.format);
+    const format = qemuFormat(disk.format);
     return {
       vdev: disk.vdev,
       devid: devid ?? -1,
@@ -386,13 +386,7 @@ function toBackend(path: string): DiskBackend | undefined {
 /** From `qcow2:/path`, or a mere path (blkback). */
 function toImage(params: string | undefined): { path: string; format: string } | undefined {
   const [, format = 'raw', path] = /^(?:([a-z0-9]+):)?(.*)$/s.exec(params ?? '') ?? [];
-  return path === undefined || path === '' ? undefined : { path, format: toDriver(format) };
-}
-
-/** QEMU's name of a format as libxl writes it (tools/libs/light/libxl_device.c). */
-function toDriver(format: string): string {
-  const drivers: Readonly<Record<string, string>> = { aio: 'raw', vhd: 'vpc', empty: 'raw', unknown: 'raw' };
-  return drivers[format] ?? format;
+  return path === undefined || path === '' ? undefined : { path, format: qemuFormat(format) };
 }
 
 async function unlessMissing<T>(reading: Promise<T>, otherwise: T): Promise<T> {

@@ -1,9 +1,11 @@
 /** The program qemu-img, for images that nobody uses (and `info` for all). */
+
 import { open, rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { DiskError, errnoCode, OutputError } from '../../core/errors.ts';
 import { isRecord } from '../../core/guards.ts';
 import { parseJson } from '../../core/json.ts';
+import { chainBelow, type StatedImage } from '../../snapshot/images/chain.ts';
 import type { ImageInfo, Images, ImageTag } from '../../snapshot/ports.ts';
 import { type ProgramResult, runProgram } from '../process/run.ts';
 import { findImageWorker } from './image-workers.ts';
@@ -31,17 +33,21 @@ export class QemuImages implements Images {
     this.#signal = options.signal;
   }
 
-  /** What the image says of itself; images in use too. Undefined when there is no such file. */
-  async info(path: string, format?: string): Promise<ImageInfo | undefined> {
+  /** See `Images.info`. */
+  async info(path: string, format: string): Promise<ImageInfo | undefined> {
     const image = resolve(path);
     try {
-      await stat(image);
+      const found = await stat(image);
+      if (!found.isFile() && !found.isBlockDevice()) {
+        throw new DiskError('IMAGE_FORMAT', `${image} is neither a file nor a block device`);
+      }
     } catch (error) {
+      if (error instanceof DiskError) throw error;
       if (errnoCode(error) === 'ENOENT') return undefined;
       throw new DiskError('IMAGE_UNREADABLE', `cannot look at ${image}`, { cause: error });
     }
-    const stated = format === undefined ? [] : ['-f', format];
-    const answer = await this.#succeed(['info', '--output=json', '--force-share', ...stated, image], image);
+    const args = ['info', '--output=json', '--force-share', '-f', format, image] as const;
+    const answer = await this.#succeed(args, image);
     const info = toInfo(image, jsonOf(answer.stdout));
     if (info === undefined) {
       throw new DiskError('QEMU_IMG', `qemu-img info ${image} gave no description of an image`);
@@ -51,12 +57,14 @@ export class QemuImages implements Images {
 
   /** @throws DiskError also when there is no such tag, or it is another snapshot's id. */
   async applyTag(path: string, tag: string): Promise<void> {
+    await this.#requireStated({ path, format: 'qcow2' });
     await this.#requireTag(path, tag);
     await this.#succeed(['snapshot', '-q', '-a', tag, qcow2(path)], path);
   }
 
   /** @throws DiskError also when the tag exists: qemu-img would make a second one of that name. */
   async createTag(path: string, tag: string): Promise<void> {
+    await this.#requireStated({ path, format: 'qcow2' });
     const snapshots = await this.#snapshots(path);
     if (snapshots.some(({ id, name }) => name === tag || id === tag)) {
       throw new DiskError('TAG_EXISTS', `${path} has a snapshot ${JSON.stringify(tag)} already`);
@@ -66,6 +74,7 @@ export class QemuImages implements Images {
 
   /** @throws DiskError also when there is no such tag, or it is another snapshot's id. */
   async deleteTag(path: string, tag: string): Promise<void> {
+    await this.#requireStated({ path, format: 'qcow2' });
     await this.#requireTag(path, tag);
     await this.#succeed(['snapshot', '-q', '-d', tag, qcow2(path)], path);
   }
@@ -79,6 +88,7 @@ export class QemuImages implements Images {
     backing: { readonly path: string; readonly format: string },
   ): Promise<void> {
     const overlay = resolve(path);
+    await this.#requireStated(backing);
     try {
       // qemu-img replaces what is there; so make sure that it replaces only what we made.
       await (await open(overlay, 'wx', 0o600)).close();
@@ -97,6 +107,7 @@ export class QemuImages implements Images {
   /** The overlay's own clusters go into its backing file; the overlay is then of no use. */
   async commitOverlay(path: string): Promise<void> {
     const overlay = resolve(path);
+    await this.#requireStated({ path: overlay, format: 'qcow2' });
     await this.#succeed(['commit', '-q', '-f', 'qcow2', overlay], overlay);
   }
 
@@ -107,6 +118,7 @@ export class QemuImages implements Images {
 
   /** Checks a qcow2 image's tables, changing nothing. */
   async check(path: string): Promise<ImageCheck> {
+    await this.#requireStated({ path, format: 'qcow2' });
     const args = ['check', '--output=json', qcow2(path)];
     const answer = await this.#run(args);
     // 2: corruptions, 3: leaks only; both with a report.
@@ -118,6 +130,11 @@ export class QemuImages implements Images {
       corruptions: typeof corruptions === 'number' ? corruptions : 0,
       leaks: typeof leaks === 'number' ? leaks : 0,
     };
+  }
+
+  /** qemu-img opens the images below, too, and would guess the format of one that the image above does not state. */
+  async #requireStated(image: StatedImage): Promise<void> {
+    for await (const _ of chainBelow(this, image));
   }
 
   async #requireTag(path: string, tag: string): Promise<void> {
@@ -138,7 +155,7 @@ export class QemuImages implements Images {
   }
 
   async #snapshots(path: string): Promise<readonly ImageTag[]> {
-    const info = await this.info(path);
+    const info = await this.info(path, 'qcow2');
     if (info === undefined) throw new DiskError('NO_IMAGE', `there is no image ${path}`);
     return info.snapshots;
   }
@@ -155,19 +172,23 @@ export class QemuImages implements Images {
   }
 }
 
-/**
- * The image as qcow2, whatever its content looks like. A guest with a raw disk can write a qcow2 header to it, so
- * formats are not guessed where something is written.
- */
+/** The image as qcow2, whatever its content looks like: `qemu-img snapshot` has no `-f`. */
 function qcow2(path: string): string {
   return `json:${JSON.stringify({ driver: 'qcow2', file: { filename: resolve(path) } })}`;
 }
 
+/** What QEMU's drivers say to an image of another format than the one stated. */
+const OTHER_FORMAT = /not in \S+ format|invalid VPC image|invalid VMDK/i;
+
 function failure(operation: string, path: string, { status, stderr }: ProgramResult): DiskError {
   const words = stderr.trim().replace(/^qemu-img: /, '');
-  return new DiskError('QEMU_IMG', `qemu-img ${operation} failed on ${path}: ${words}`, {
-    data: { operation, path, status, stderr: words },
-  });
+  return new DiskError(
+    OTHER_FORMAT.test(words) ? 'IMAGE_FORMAT' : 'QEMU_IMG',
+    `qemu-img ${operation} failed on ${path}: ${words}`,
+    {
+      data: { operation, path, status, stderr: words },
+    },
+  );
 }
 
 function jsonOf(text: string): unknown {

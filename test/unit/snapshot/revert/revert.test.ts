@@ -350,6 +350,17 @@ describe('a revert that is refused', () => {
     expect(error.code).toBe('PATH_TWICE');
   });
 
+  it('for a tag that a guest has written into its raw disk', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb', format: 'raw' }] });
+    const request = await take(host, ['internal', 'external']);
+    const pretends = { format: 'qcow2', content: '', tags: { s1: 'of its own making' } };
+    writeImage(at('xvdb.img'), { ...readImage(at('xvdb.img')), pretends });
+    const disks = ['xvda', 'xvdb'].map((target) => ({ kind: 'internal', target }) as const);
+    const error = await refused(host, { ...request, force: true, config: { ...request.config, disks } });
+    expect(error).toMatchObject({ code: 'IMAGE_FORMAT' });
+    expect(host.harm).toEqual([]);
+  });
+
   it('when the domain runs under another name, on the same images', async () => {
     const host = makeHost();
     const request = await take(host);
