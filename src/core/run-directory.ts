@@ -21,11 +21,26 @@ export function runDirectory(path: string = RUN_DIRECTORY): string {
       });
     }
   }
+  requireOwn(path);
+  return path;
+}
+
+/**
+ * Looks at the directory, without making it.
+ * @returns whether it is there
+ * @throws EnvironmentError as `runDirectory`
+ */
+export function hasRunDirectory(path: string = RUN_DIRECTORY): boolean {
+  if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return false;
+  requireOwn(path);
+  return true;
+}
+
+function requireOwn(path: string): void {
   const found = lstatSync(path);
   if (!found.isDirectory() || found.uid !== process.geteuid?.() || (found.mode & 0o077) !== 0) {
     throw new EnvironmentError('RUN_DIRECTORY', `${path} is not a directory that only we can use`, {
       hint: `look at what it is; if nobody needs it, remove it: rm -r ${path}`,
     });
   }
-  return path;
 }

@@ -1,14 +1,25 @@
-import { open, stat, unlink } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { lstat, open, unlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
 
 const LOCK_EX_NB = 2 | 4;
 const EWOULDBLOCK = 11;
 const POLL_MS = 20;
+/** Of `FileLock.note`. */
+const NOTE_BYTES = 64;
+
+/** Never truncated, never through a link. libuv adds O_CLOEXEC to every open. */
+const OPEN_FLAGS = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
 
 /** A held lock file; disposing of it removes the file and lets go, as libxl does. */
 export interface FileLock extends AsyncDisposable {
   readonly path: string;
+  /**
+   * Writes a line about its holder into the file, in place of an earlier one.
+   * @param line at most 63 bytes; spaces are added at its end
+   */
+  note(line: string): Promise<void>;
 }
 
 /**
@@ -17,7 +28,7 @@ export interface FileLock extends AsyncDisposable {
  *
  * FFI: `int flock(int fd, int operation)`, sys/file.h of libc; called with LOCK_NB on this thread, so it never blocks;
  * errno EWOULDBLOCK when another holds it.
- * @throws EnvironmentError after `timeoutMs`, or when the file cannot be made
+ * @throws EnvironmentError after `timeoutMs`, or when the file cannot be made, or is a symbolic link
  */
 export async function lockFile(path: string, timeoutMs: number): Promise<FileLock> {
   const koffi = (await import('koffi')).default;
@@ -26,13 +37,16 @@ export async function lockFile(path: string, timeoutMs: number): Promise<FileLoc
     .func('int flock(int fd, int operation)');
   const deadline = performance.now() + timeoutMs;
   for (;;) {
-    const file = await open(path, 'a+', 0o600).catch((cause: unknown) => {
+    const file = await open(path, OPEN_FLAGS, 0o600).catch((cause: unknown) => {
       throw new EnvironmentError('LOCK', `cannot open the lock ${path}`, { cause });
     });
     if (flock(file.fd, LOCK_EX_NB) === 0) {
       if (await isSame(path, await file.stat())) {
         return {
           path,
+          async note(line: string): Promise<void> {
+            await file.write(`${line.padEnd(NOTE_BYTES - 1)}\n`, 0);
+          },
           async [Symbol.asyncDispose](): Promise<void> {
             await unlink(path).catch(() => undefined);
             await file.close();
@@ -59,7 +73,7 @@ export async function lockFile(path: string, timeoutMs: number): Promise<FileLoc
 
 async function isSame(path: string, locked: { dev: number; ino: number }): Promise<boolean> {
   try {
-    const there = await stat(path);
+    const there = await lstat(path);
     return there.dev === locked.dev && there.ino === locked.ino;
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return false;

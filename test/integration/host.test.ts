@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -26,7 +26,7 @@ beforeEach(async () => {
   xenstored = await FakeXenstored.listen(at('xenstored'), { '/local/domain/0/name': 'Domain-0' });
   xenstore = await XenstoreClient.connect({ path: xenstored.path });
   host = new FakeHost({ directory: directory.path });
-  toolstack = new XlToolstack(host.hypervisor, xenstore, directory.path);
+  toolstack = new XlToolstack(host.hypervisor, xenstore, directory.path, at('run'));
 });
 afterEach(async () => {
   takeAway();
@@ -42,6 +42,7 @@ describe('lock', () => {
 
   it('keeps others away from a domain by each of its names and uuids, and takes all or none', async () => {
     const held = await toolstack.lock(['uuid-1', mine], what);
+    expect(statSync(at('run')).mode & 0o777).toBe(0o700);
     await expect(toolstack.lock(['uuid-2', mine], what)).rejects.toMatchObject({
       code: 'DOMAIN_BUSY',
       data: { pid: process.pid, what: 'snapshot-create' },

@@ -1,16 +1,16 @@
 /** What of the host is there, which version, and whether it works. None of the checks changes anything. */
-import { constants } from 'node:fs';
-import { access, statfs } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
 import { describeError, errnoCode, XlsnapError } from '../../core/errors.ts';
+import { hasRunDirectory, RUN_DIRECTORY } from '../../core/run-directory.ts';
 import { firstExisting } from '../../snapshot/create/preflight.ts';
 import { DEFAULT_SNAPSHOT_DIR } from '../../snapshot/naming.ts';
-import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../../xenctrl/index.ts';
-import { XenstoreClient } from '../../xenstore/client.ts';
-import { LOCK_DIR } from '../libxl/toolstack.ts';
 import { runProgram, searchPath } from '../process/run.ts';
 import { findQemus } from '../qemu/programs.ts';
 import { isXlWrapper } from '../xl/wrapper.ts';
+import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../../xenctrl/index.ts';
+import { XenstoreClient } from '../../xenstore/client.ts';
+import { constants } from 'node:fs';
+import { access, statfs } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
 
 /** The oldest Node that can run xlsnap. */
 const NODE_MAJOR = 20;
@@ -211,8 +211,10 @@ async function checkSnapshotDirectory(): Promise<Finding> {
 }
 
 async function checkLockDirectory(): Promise<Finding> {
-  await access(LOCK_DIR, constants.W_OK | constants.X_OK);
-  return { status: 'ok', message: LOCK_DIR };
+  if (hasRunDirectory()) return { status: 'ok', message: RUN_DIRECTORY };
+  const directory = await firstExisting(RUN_DIRECTORY);
+  await access(directory, constants.W_OK | constants.X_OK);
+  return { status: 'ok', message: `${RUN_DIRECTORY}, to be made in ${directory}` };
 }
 
 /** The first program of that name where runProgram looks, too. */

@@ -1,41 +1,28 @@
-import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError, EnvironmentError } from '../../core/errors.ts';
+import { runDirectory } from '../../core/run-directory.ts';
 import { type DiskImage, type LibxlConfig, withImages } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import { queryBlock, queryBlockedReasons } from '../../qmp/commands.ts';
-import type {
-  CreateFindings,
-  DeviceModel,
-  DomainDisk,
-  DomainState,
-  Guardian,
-  Hypervisor,
-  ImageUse,
-  RestoreFacts,
-  RestoreFindings,
-  Toolstack,
-} from '../../snapshot/ports.ts';
-import { lockFile } from '../../xenctrl/flock.ts';
-import type { XenstoreClient } from '../../xenstore/client.ts';
-import { isXenstoreErrno } from '../../xenstore/errors.ts';
+import type { CreateFindings, DeviceModel, DomainDisk, DomainState, Guardian, Hypervisor, ImageUse, RestoreFacts, RestoreFindings, Toolstack } from '../../snapshot/ports.ts';
 import { deviceModelObstacles, migrationObstacles, suspendObstacles } from '../create-checks/checks.ts';
 import { foreignDrives } from '../create-checks/foreign-drives.ts';
 import { startGuardian } from '../guardian.ts';
+import { findSaver } from './savers.ts';
+import { editStoredConfig } from './userdata.ts';
 import { findUnconnected } from '../qemu/connected-disks.ts';
 import { connectQemu, QemuDeviceModel } from '../qemu/device-model.ts';
 import { readStoredDisks, resolveDisks } from '../qemu/disks.ts';
 import { checkRestore } from '../restore-checks/checks.ts';
 import { findByName, findByUuid, findDomain } from '../xl/commands.ts';
-import { findSaver } from './savers.ts';
-import { editStoredConfig } from './userdata.ts';
+import { lockFile } from '../../xenctrl/flock.ts';
+import type { XenstoreClient } from '../../xenstore/client.ts';
+import { isXenstoreErrno } from '../../xenstore/errors.ts';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 
 /** How long a restored domain's disks may take to be served. */
 const CONNECT_MS = 5000;
-
-/** Gone with a reboot, as are the processes that hold locks. */
-export const LOCK_DIR = '/run/lock';
 
 /**
  * What of a toolstack is the same whoever starts the domains by libxl: names and disks in xenstore, QEMU by QMP, locks, and
@@ -48,12 +35,17 @@ export abstract class LibxlToolstack implements Toolstack {
   protected readonly hypervisor: Hypervisor;
   protected readonly xenstore: XenstoreClient;
   readonly #userdata: string | undefined;
+  readonly #runDirectory: string | undefined;
 
-  /** @param userdata where libxl keeps its configurations, if not in its usual place */
-  constructor(hypervisor: Hypervisor, xenstore: XenstoreClient, userdata?: string) {
+  /**
+   * @param userdata where libxl keeps its configurations, if not in its usual place
+   * @param runDirectory where locks are, if not in `/run/xlsnap`
+   */
+  constructor(hypervisor: Hypervisor, xenstore: XenstoreClient, userdata?: string, runDirectory?: string) {
     this.hypervisor = hypervisor;
     this.xenstore = xenstore;
     this.#userdata = userdata;
+    this.#runDirectory = runDirectory;
   }
 
   /** See `Toolstack.domainConfig`. */
@@ -103,15 +95,15 @@ export abstract class LibxlToolstack implements Toolstack {
     key: string,
     { what, timeoutMs = 0 }: { readonly what: string; readonly timeoutMs?: number },
   ): Promise<AsyncDisposable> {
-    const path = join(LOCK_DIR, `xlsnap-${encodeURIComponent(key)}.lock`);
+    const path = join(runDirectory(this.#runDirectory), `lock-${encodeURIComponent(key)}`);
     try {
       const lock = await lockFile(path, timeoutMs);
-      await writeFile(path, `${process.pid} ${what}\n`);
+      await lock.note(`${process.pid} ${what}`);
       return lock;
     } catch (error) {
       if (!(error instanceof EnvironmentError && error.code === 'LOCK_BUSY')) throw error;
       const text = await readFile(path, 'utf8').catch(() => '');
-      const [, pid, holder] = /^([0-9]+) ([a-z-]{1,40})\n$/.exec(text) ?? [];
+      const [, pid, holder] = /^([0-9]+) ([a-z-]{1,40}) *\n/.exec(text) ?? [];
       throw new DomainError(
         'DOMAIN_BUSY',
         `another xlsnap works on the domain${pid === undefined ? '' : `: ${holder}, pid ${pid}`}`,

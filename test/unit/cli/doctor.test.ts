@@ -52,7 +52,7 @@ describe('doctor', () => {
     expect(stdout).toBe(
       [
         'ok       Node 20.19.2: /usr/bin/node',
-        'ok       locks: /run/lock',
+        'ok       locks: /run/xlsnap',
         'ok       domain guest1 (domid 7, pvh, running, QEMU 10.0.13): can be snapshotted, with or without --live',
         '         disk xvda /d/a.qcow2 (qcow2): internal or external snapshot',
         'All is well: guest1 can be snapshotted.',

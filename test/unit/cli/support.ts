@@ -106,7 +106,7 @@ export const doctorReport: DoctorReport = {
   ok: true,
   checks: [
     { name: 'node', status: 'ok', version: '20.19.2', message: '/usr/bin/node' },
-    { name: 'lock-directory', status: 'ok', message: '/run/lock' },
+    { name: 'lock-directory', status: 'ok', message: '/run/xlsnap' },
   ],
   domains: [
     {
