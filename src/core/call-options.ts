@@ -7,6 +7,6 @@ export interface CallOptions {
   readonly signal?: AbortSignal;
   /** After an abort: how long a call may take to end by itself before it is given up; 90 000 unless given. */
   readonly graceMs?: number;
-  /** How long one undo may take before the others go on without it; 150 000 unless given. */
+  /** How long one undo may make no progress before the others go on without it; 150 000 unless given. */
   readonly undoTimeoutMs?: number;
 }

@@ -1,9 +1,11 @@
 /** The commands that snapshots need, typed; of their answers only what is used is checked and kept. */
 import type { Limits } from '../core/deadline.ts';
 import { isRecord } from '../core/guards.ts';
-import type { QmpClient } from './client.ts';
+import { givenUpSignal, isBounded, showProgress } from '../core/signs-of-life.ts';
+import { QmpClient } from './client.ts';
 import { QmpCommandError, QmpProtocolError } from './errors.ts';
-import { type QemuVersion, toVersion } from './messages.ts';
+import type { QmpListener } from './listener.ts';
+import { type QemuVersion, type QmpEvent, toVersion } from './messages.ts';
 
 /** A node of QEMU's block graph that holds an image (qapi: BlockDeviceInfo). */
 export interface BlockNode {
@@ -41,6 +43,8 @@ export interface BlockJob {
   /** `commit`, `stream`, `mirror`, `backup`, … */
   readonly type: string;
   readonly status: string;
+  /** How far it has got; it has no unit. */
+  readonly offset: number;
 }
 
 /** Parts of a transaction that snapshot disks. */
@@ -120,10 +124,18 @@ export async function queryNamedBlockNodes(client: QmpClient, limits?: Limits): 
 
 export async function queryBlockJobs(client: QmpClient, limits?: Limits): Promise<BlockJob[]> {
   const command = 'query-block-jobs';
-  return list(command, await client.execute(command, undefined, limits), ({ device, type, status }) =>
-    typeof device === 'string' && typeof type === 'string'
-      ? { id: device, type, status: typeof status === 'string' ? status : 'unknown' }
-      : undefined,
+  return list(
+    command,
+    await client.execute(command, undefined, limits),
+    ({ device, type, status, offset }) =>
+      typeof device === 'string' && typeof type === 'string'
+        ? {
+            id: device,
+            type,
+            status: typeof status === 'string' ? status : 'unknown',
+            offset: typeof offset === 'number' ? offset : 0,
+          }
+        : undefined,
   );
 }
 
@@ -180,7 +192,7 @@ export async function commitOverlay(
     if (left?.status === 'ready') await complete();
     // Ready once, then over; a job that fails is over at once.
     for (;;) {
-      const { event, data } = await events.next(limits);
+      const { event, data } = await nextOf(client, jobId, events, limits);
       if (data['device'] !== jobId) continue;
       if (event === 'BLOCK_JOB_READY') {
         await complete();
@@ -192,9 +204,66 @@ export async function commitOverlay(
       return;
     }
   } catch (error) {
-    // A job that nobody completes would stand against every later snapshot; one that is over is not there.
-    await client.execute('block-job-cancel', { device: jobId }).catch(() => {});
+    await cancelJob(client, jobId);
     throw error;
+  }
+}
+
+/** How long an answer may take when a job is given up. */
+const CANCEL_MS = 2000;
+/** How often a job is asked how far it has got. */
+const JOB_POLL_MS = 500;
+
+/** The next event of a job. While its offset grows, whoever waits for the work is told that it makes progress. */
+async function nextOf(
+  client: QmpClient,
+  jobId: string,
+  events: QmpListener,
+  limits: Limits,
+): Promise<QmpEvent> {
+  if (!isBounded()) return await events.next(limits);
+  const signal = givenUpSignal();
+  const next = events.next({ ...limits, signal });
+  let over = false;
+  const settled = next.then(
+    () => {},
+    () => {},
+  );
+  void settled.then(() => {
+    over = true;
+  });
+  let offset: number | undefined;
+  while (!over) {
+    let timer: NodeJS.Timeout | undefined;
+    const pause = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, JOB_POLL_MS);
+    });
+    await Promise.race([settled, pause]);
+    clearTimeout(timer);
+    if (over) break;
+    const job = await queryBlockJobs(client, { timeoutMs: JOB_POLL_MS })
+      .then((jobs) => jobs.find(({ id }) => id === jobId))
+      .catch(() => undefined);
+    if (job === undefined) continue;
+    if (offset !== undefined && job.offset !== offset) showProgress();
+    offset = job.offset;
+  }
+  return await next;
+}
+
+/**
+ * A job that nobody completes would stand against every later snapshot; one that is over is not there. The session may have
+ * been closed by whoever has given the work up: then it is done by another.
+ */
+async function cancelJob(client: QmpClient, jobId: string): Promise<void> {
+  const limits = { timeoutMs: CANCEL_MS };
+  try {
+    await client.execute('block-job-cancel', { device: jobId }, limits);
+  } catch {
+    if (client.state !== 'closed') return;
+    const fresh = await QmpClient.connect(client.path, limits).catch(() => undefined);
+    await fresh?.execute('block-job-cancel', { device: jobId }, limits).catch(() => {});
+    await fresh?.close();
   }
 }
 

@@ -1,4 +1,5 @@
 /** What create and revert are asked for and what they answer. Plain data, as `--json` prints it. */
+
 import type { Writable } from 'node:stream';
 import type { SnapshotConfig } from '../config/config.ts';
 import type { GuestType, XenVersion } from '../core/xen.ts';

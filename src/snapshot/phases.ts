@@ -1,18 +1,12 @@
 import type { CallOptions } from '../core/call-options.ts';
-import { within } from '../core/deadline.ts';
-import {
-  describeError,
-  EnvironmentError,
-  InterruptedError,
-  throwIfAborted,
-  XlsnapError,
-} from '../core/errors.ts';
+import { describeError, EnvironmentError, InterruptedError, throwIfAborted, XlsnapError } from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
+import { whileItProgresses } from '../core/signs-of-life.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
 
 /** Longer than what any adapter waits for by itself: a guest that has acknowledged a suspend, a command to QEMU. */
 const DEFAULT_GRACE_MS = 90_000;
-/** Of one undo; in it there may be more than one such wait. */
+/** Of one undo, without progress; in it there may be more than one such wait. */
 const DEFAULT_UNDO_TIMEOUT_MS = 150_000;
 
 interface Undo {
@@ -135,11 +129,11 @@ export class Phases {
     this.#signal = undefined;
   }
 
-  /** The outcome of `work`, which may take as long as an undo. */
-  bounded<T>(work: Promise<T>): Promise<T> {
-    return within(work, { timeoutMs: this.#undoTimeoutMs }, () => {
+  /** The outcome of `work`, which may take as long as an undo, and longer as long as it makes progress. */
+  bounded<T>(work: () => Promise<T>): Promise<T> {
+    return whileItProgresses(work, this.#undoTimeoutMs, () => {
       const seconds = this.#undoTimeoutMs / 1000;
-      return new EnvironmentError('HANGS', `it did not end within ${seconds} s`);
+      return new EnvironmentError('HANGS', `it made no progress for ${seconds} s`);
     });
   }
 
@@ -195,7 +189,7 @@ export class Phases {
   async #undoAll(undos: readonly Undo[]): Promise<void> {
     for (const undo of undos) {
       try {
-        const outcome = await this.bounded(undo.run(this.#failures.length > 0));
+        const outcome = await this.bounded(() => undo.run(this.#failures.length > 0));
         if (outcome !== false) this.#undone.push(undo.what);
       } catch (problem) {
         this.#failures.push(`not ${undo.what} (${describeError(problem)}); by hand: ${undo.byHand}`);

@@ -155,7 +155,7 @@ async function releaseHeld(host: Host, held: FoundHold, options: CallOptions): P
       timeoutMs: 0,
     });
     const phases = new Phases(options);
-    await phases.bounded(recoverGuest(host, held, options));
+    await phases.bounded(() => recoverGuest(host, held, options));
   } catch {
     // See above.
   }

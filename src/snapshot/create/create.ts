@@ -366,7 +366,7 @@ async function announce({ phases }: Parts, hold: GuestHold): Promise<readonly st
   let problem: unknown;
   for (let attempt = 0; attempt < ANNOUNCEMENTS; attempt++) {
     try {
-      await phases.bounded(hold.announce());
+      await phases.bounded(() => hold.announce());
       return [];
     } catch (error) {
       problem = error;
@@ -387,7 +387,7 @@ async function stopLog(
 ): Promise<readonly string[]> {
   if (!log.on) return [];
   try {
-    const { warning } = await phases.bounded(endLog(host, context.domain.domid, log));
+    const { warning } = await phases.bounded(() => endLog(host, context.domain.domid, log));
     record.note({ logDirty: false });
     if (warning === undefined) return [];
     phases.reporter.log('warning', warning);

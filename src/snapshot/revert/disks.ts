@@ -45,6 +45,8 @@ export async function revertDisks(
         await free.deleteTag(disk.image, safety);
       });
       await journal.noteDurably(stamped({ step: 'tagged', vdev: disk.vdev }));
+      // One that was given up goes on here when what it waited for ends after all.
+      phases.checkpoint();
       await free.applyTag(disk.image, disk.tag);
       kept.push({ kind: 'tag', vdev: disk.vdev, image: disk.image, tag: safety });
     } else {
@@ -58,10 +60,12 @@ export async function revertDisks(
       await host.images.createOverlay(fresh, { path: disk.base, format: disk.baseFormat });
       const { ino: inode } = await stat(fresh);
       await journal.noteDurably(stamped({ step: 'fresh', vdev: disk.vdev, inode }));
+      phases.checkpoint();
       if (disk.replaced !== undefined) {
         await free.rename(disk.overlay, aside);
         kept.push({ kind: 'file', vdev: disk.vdev, path: aside });
       }
+      phases.checkpoint();
       await free.rename(fresh, disk.overlay);
     }
   }
@@ -86,7 +90,7 @@ export async function cleanKept(
   const warnings: string[] = [];
   for (const one of kept) {
     try {
-      if (one.kind === 'tag') await phases.bounded(deleteSafetyTag(host, domid, one));
+      if (one.kind === 'tag') await phases.bounded(() => deleteSafetyTag(host, domid, one));
       else if (keep) files.push(one.path);
       else await rm(one.path, { force: true });
     } catch (error) {

@@ -134,12 +134,12 @@ export async function revertSnapshot(
     ).catch(() => []);
     for (const warning of unconnected) phases.reporter.log('warning', warning);
     if (plan.state === 'running') {
-      await phases.run('unpause', () => phases.bounded(host.hypervisor.unpause(domid)));
+      await phases.run('unpause', () => phases.bounded(() => host.hypervisor.unpause(domid)));
       journal.noteMaybe(stamped({ step: 'unpaused' }));
     }
     const { files, warnings } = await phases.run('finish', async () => {
       // Once more, and on the disk: after a crash of dom0, recover would put the former disks back without it.
-      await phases.bounded(journal.noteDurably(stamped({ step: 'restored', domid }))).catch(() => {});
+      await phases.bounded(() => journal.noteDurably(stamped({ step: 'restored', domid }))).catch(() => {});
       const cleaned = await cleanKept(host, domid, replaced, request.keep === true, phases);
       return { ...cleaned, warnings: [...cleaned.warnings, ...(await remove())] };
     });

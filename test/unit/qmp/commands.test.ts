@@ -1,5 +1,7 @@
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
+import { whileItProgresses } from '../../../src/core/signs-of-life.ts';
 import { QmpClient } from '../../../src/qmp/client.ts';
 import * as commands from '../../../src/qmp/commands.ts';
 import { QmpProtocolError } from '../../../src/qmp/errors.ts';
@@ -40,7 +42,7 @@ it('keeps of the block graph what snapshots need', async () => {
       { device: 'ide1-cd0', locked: false },
     ],
     'query-named-block-nodes': () => [inserted],
-    'query-block-jobs': () => [{ device: 'job0', type: 'commit', status: 'running', len: 1 }],
+    'query-block-jobs': () => [{ device: 'job0', type: 'commit', status: 'running', len: 9, offset: 5 }],
     'query-status': () => ({ status: 'paused', running: false, singlestep: false }),
     'query-version': () => ({ qemu: { major: 7, minor: 2, micro: 22 }, package: '' }),
   });
@@ -61,7 +63,9 @@ it('keeps of the block graph what snapshots need', async () => {
     { device: 'ide1-cd0', qdev: undefined, inserted: undefined },
   ]);
   expect(await commands.queryNamedBlockNodes(client)).toEqual([node]);
-  expect(await commands.queryBlockJobs(client)).toEqual([{ id: 'job0', type: 'commit', status: 'running' }]);
+  expect(await commands.queryBlockJobs(client)).toEqual([
+    { id: 'job0', type: 'commit', status: 'running', offset: 5 },
+  ]);
   expect(await commands.queryStatus(client)).toEqual({ status: 'paused', running: false });
   expect(await commands.queryVersion(client)).toEqual({ major: 7, minor: 2, micro: 22, package: '' });
 });
@@ -168,6 +172,50 @@ describe('commitOverlay', () => {
   ])('completes the job that an earlier call left, starting no second one, when it %s', async (_, left) => {
     const sent = await commit(() => expect.unreachable(), {}, left);
     expect(sent).toEqual(['qmp_capabilities', 'query-block-jobs', 'block-job-complete']);
+  });
+
+  it('is not given up while its job progresses, and is cancelled by another session where this one is closed', async () => {
+    await using directory = await tempDir();
+    const path = join(directory.path, 'qmp');
+    let offset = 0;
+    let stuck = false;
+    let cancelled = 0;
+    await using server = await FakeQmpServer.listen(path, {
+      'query-block-jobs': (_, fake) => {
+        if (offset >= 4) fake.event('BLOCK_JOB_READY', job);
+        return [{ ...job, status: 'running', offset: stuck ? 1 : ++offset }];
+      },
+      'block-job-complete': (_, fake) => {
+        fake.event('BLOCK_JOB_COMPLETED', job);
+        return {};
+      },
+      'block-job-cancel': () => {
+        cancelled++;
+        return {};
+      },
+    });
+    const commit = (client: QmpClient): Promise<void> =>
+      whileItProgresses(
+        () => commands.commitOverlay(client, 'xlsnap-xvda-1', '/d/a.qcow2'),
+        1500,
+        () => new Error('given up'),
+      );
+    {
+      await using client = await QmpClient.connect(path);
+      await commit(client);
+      expect(offset).toBeGreaterThanOrEqual(4);
+      stuck = true;
+      offset = 0;
+      await expect(commit(client)).rejects.toThrow('given up');
+      expect(cancelled).toBe(1);
+    }
+    const client = await QmpClient.connect(path);
+    const lost = commit(client);
+    await sleep(300);
+    await client.close();
+    await expect(lost).rejects.toThrow(/closed/);
+    expect(cancelled).toBe(2);
+    expect(server.received.at(-1)?.execute).toBe('block-job-cancel');
   });
 
   it('does not take the job of another disk for its own', async () => {
