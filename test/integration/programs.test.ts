@@ -287,6 +287,21 @@ describe('with a xenstored', () => {
     });
   });
 
+  it('never kills xl, neither when aborted nor when it takes too long', async () => {
+    xl('echo $$ > pid; sleep 1; touch over');
+    const over = (): boolean => existsSync(at('over'));
+    const work = destroy(limits.timeoutMs, AbortSignal.timeout(300)).catch((error: unknown) => error);
+    expect(await work).toBeInstanceOf(InterruptedError);
+    expect(over()).toBe(true);
+    rmSync(at('over'));
+    await expect(destroy(300)).rejects.toMatchObject({
+      code: 'DESTROY_TIMEOUT',
+      message: expect.stringMatching(/xl destroy 7 \(pid \d+\) .* still at work/),
+    });
+    expect(over()).toBe(false);
+    await until(over);
+  });
+
   it('ends when aborted', async () => {
     xl('exit 0');
     const abort = new AbortController();

@@ -1,11 +1,13 @@
+import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
+import { whileItProgresses } from '../../src/core/signs-of-life.ts';
+import { chainBelow } from '../../src/snapshot/images/chain.ts';
+import { QemuImages } from '../../src/toolstack/qemu/images.ts';
+import { fakeProgram } from '../support/fake-program.ts';
+import { makeImage, output, startQemu, xenDisk } from '../support/qemu.ts';
+import { tempDir } from '../support/temp.ts';
 import { readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
-import { chainBelow } from '../../src/snapshot/images/chain.ts';
-import { QemuImages } from '../../src/toolstack/qemu/images.ts';
-import { makeImage, output, startQemu, xenDisk } from '../support/qemu.ts';
-import { tempDir } from '../support/temp.ts';
 
 let directory: Awaited<ReturnType<typeof tempDir>>;
 const images = new QemuImages();
@@ -250,6 +252,63 @@ describe('the program', () => {
       await expect(failure).rejects.toMatchObject({ hint: expect.stringContaining('qemu-utils') });
     } finally {
       process.env['PATH'] = PATH;
+    }
+  });
+
+  /** In place of qemu-img: it describes an image at once, and takes a second for everything else. */
+  const slow = (): (() => void) =>
+    fakeProgram(
+      directory.path,
+      'qemu-img',
+      `[ "$1" = info ] && { echo '{"format": "qcow2", "virtual-size": 1}'; exit 0; }
+      exec bash -c 'exec -a qemu-img sh -c "sleep 1; echo done >> ${at('done')}" "$@"' x "$@"`,
+    );
+  const timesDone = (): Promise<number> =>
+    readFile(at('done'), 'utf8').then(
+      (text) => text.trim().split('\n').length,
+      () => 0,
+    );
+
+  it('is never killed while it writes: an interruption waits for it, or says that it still runs', async () => {
+    await writeFile(at('image'), '');
+    const takeAway = slow();
+    try {
+      const patient = new QemuImages({ signal: AbortSignal.timeout(300) });
+      await patient.commitOverlay(at('image'));
+      expect(await timesDone()).toBe(1);
+      const impatient = new QemuImages({ signal: AbortSignal.timeout(300), abortMs: 100 });
+      const error = await impatient.commitOverlay(at('image')).catch((problem: unknown) => problem);
+      expect(error).toBeInstanceOf(InterruptedError);
+      expect(error).toMatchObject({
+        message: expect.stringMatching(/qemu-img commit \(pid \d+\) still works on/),
+      });
+      expect(await timesDone()).toBe(1);
+      // Whoever comes next waits for it.
+      await images.commitOverlay(at('image'));
+      expect(await timesDone()).toBe(3);
+    } finally {
+      takeAway();
+    }
+  });
+
+  it('is waited for as long as it works, however short an undo may take', async () => {
+    await writeFile(at('image'), '');
+    const takeAway = fakeProgram(
+      directory.path,
+      'qemu-img',
+      `[ "$1" = info ] && { echo '{"format": "qcow2", "virtual-size": 1}'; exit 0; }
+      [ "$1" = commit ] || exec sleep 3
+      for i in 1 2 3 4 5 6 7 8 9 10; do cat /etc/passwd > /dev/null; sleep 0.3; done; echo done > ${at('done')}`,
+    );
+    const bounded = (work: () => Promise<void>): Promise<void> =>
+      whileItProgresses(work, 2000, () => new Error('given up'));
+    try {
+      await bounded(() => images.commitOverlay(at('image')));
+      expect(await timesDone()).toBe(1);
+      const hanging = bounded(() => images.createOverlay(at('new'), { path: at('image'), format: 'raw' }));
+      await expect(hanging).rejects.toThrow('given up');
+    } finally {
+      takeAway();
     }
   });
 

@@ -4,6 +4,19 @@ import { join } from 'node:path';
 /** Reads one of a process's files below /proc. */
 export type ReadOfProcess = (file: 'comm' | 'cmdline') => Promise<string>;
 
+/** What a process has read, written and computed, as a text to compare; `undefined` when it has ended. */
+export async function processActivity(pid: number, proc = '/proc'): Promise<string | undefined> {
+  try {
+    const io = await readFile(join(proc, String(pid), 'io'), 'utf8');
+    const stat = await readFile(join(proc, String(pid), 'stat'), 'utf8');
+    // proc(5): utime and stime are the 14th and 15th field; the name before may hold spaces.
+    const times = stat.slice(stat.lastIndexOf(')')).split(' ').slice(12, 14);
+    return `${io}${times.join(' ')}`;
+  } catch {
+    return undefined;
+  }
+}
+
 /**
  * The first process of root or of our own user that is such a one. What other users' processes call themselves is
  * not believed: anybody can start one with any name and any arguments.

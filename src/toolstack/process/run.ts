@@ -1,7 +1,12 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { basename } from 'node:path';
 import { EnvironmentError, errnoCode, throwIfAborted, XlsnapError } from '../../core/errors.ts';
+import { isBounded, showProgress } from '../../core/signs-of-life.ts';
+import { processActivity } from './find.ts';
+import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
 
 export interface ProgramResult {
   /** Exit status; -1 when a signal ended it. */
@@ -9,6 +14,9 @@ export interface ProgramResult {
   readonly stdout: string;
   readonly stderr: string;
 }
+
+/** Bytes of what a program that is never killed complains; the rest is left out. */
+const MAX_WORDS = 64 * 1024;
 
 /** Characters of output. */
 const MAX_OUTPUT = 64 * 1024 * 1024;
@@ -88,6 +96,104 @@ export async function runProgram(
     clearTimeout(timer);
     signal?.removeEventListener('abort', end);
   }
+}
+
+/** What became of a program that is never killed. */
+export type UnkilledResult =
+  | { readonly ended: true; readonly status: number; readonly stderr: string }
+  /** It still runs: the time was over, or the signal was aborted and it did not end soon after. */
+  | { readonly ended: false; readonly pid: number };
+
+/** How long a program is waited for after an interruption: less than a phase has. */
+const AFTER_ABORT_MS = 60_000;
+const POLL_MS = 500;
+
+/**
+ * Runs a program that changes something, and waits for its end. It is never killed, since what it has half done would be worse
+ * than what it has done: when it takes too long it is only waited for no longer. What it says goes to a file, so that
+ * it can go on without us.
+ * @param options `timeoutMs`: no limit unless given; `abortMs`: how long it is waited for after an interruption
+ * @throws EnvironmentError when there is no such program, or it cannot be run
+ * @throws InterruptedError when the signal was aborted before
+ */
+export async function runUnkilled(
+  program: string,
+  args: readonly string[],
+  options: { timeoutMs?: number; signal?: AbortSignal; abortMs?: number } = {},
+): Promise<UnkilledResult> {
+  const { timeoutMs, signal, abortMs = AFTER_ABORT_MS } = options;
+  throwIfAborted(signal);
+  const words = await openWords();
+  try {
+    const child = spawn(program, [...args], {
+      stdio: ['ignore', 'ignore', words?.fd ?? 'ignore'],
+      env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
+      detached: true,
+    });
+    const ended = once(child, 'exit') as Promise<[number | null]>;
+    ended.catch(() => {});
+    let timer: NodeJS.Timeout | undefined;
+    let onAbort = (): void => {};
+    const enough = new Promise<void>((resolve) => {
+      if (timeoutMs !== undefined) timer = setTimeout(resolve, timeoutMs);
+      onAbort = () => {
+        clearTimeout(timer);
+        timer = setTimeout(resolve, abortMs);
+      };
+      signal?.addEventListener('abort', onAbort, { once: true });
+    });
+    const watch = isBounded() ? watchProgress(child.pid) : undefined;
+    try {
+      const outcome = await Promise.race([ended, enough]);
+      if (outcome === undefined) {
+        // It must not keep a process that is through with everything else.
+        child.unref();
+        return { ended: false, pid: child.pid ?? 0 };
+      }
+      return { ended: true, status: outcome[0] ?? -1, stderr: (await words?.read()) ?? '' };
+    } catch (error) {
+      throw errnoCode(error) === 'ENOENT' ? missing(program, error) : notRun(program, error);
+    } finally {
+      clearInterval(watch);
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
+    }
+  } finally {
+    await words?.close();
+  }
+}
+
+/** A file without a name for what a program says; `undefined` where none can be made. */
+async function openWords(): Promise<
+  { fd: number; read: () => Promise<string>; close: () => Promise<void> } | undefined
+> {
+  const path = join(tmpdir(), `xlsnap-${process.pid}-${randomUUID()}`);
+  try {
+    const file = await open(path, 'wx+', 0o600);
+    await rm(path, { force: true });
+    return {
+      fd: file.fd,
+      read: async () => {
+        const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_WORDS), 0, MAX_WORDS, 0);
+        return buffer.toString('utf8', 0, bytesRead);
+      },
+      close: () => file.close(),
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whoever waits for it is told, as long as a process reads, writes or computes. */
+function watchProgress(pid: number | undefined): NodeJS.Timeout | undefined {
+  if (pid === undefined) return undefined;
+  let before: string | undefined;
+  return setInterval(() => {
+    void processActivity(pid).then((now) => {
+      if (before !== undefined && now !== undefined && now !== before) showProgress();
+      before = now;
+    });
+  }, POLL_MS);
 }
 
 /** The program and what it has started. */

@@ -2,16 +2,20 @@
 
 import { open, rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { DiskError, errnoCode, OutputError } from '../../core/errors.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DiskError, errnoCode, InterruptedError, OutputError, throwIfAborted } from '../../core/errors.ts';
 import { isRecord } from '../../core/guards.ts';
 import { parseJson } from '../../core/json.ts';
 import { chainBelow, type StatedImage } from '../../snapshot/images/chain.ts';
 import type { ImageInfo, Images, ImageTag } from '../../snapshot/ports.ts';
-import { type ProgramResult, runProgram } from '../process/run.ts';
+import { type ProgramResult, runProgram, runUnkilled } from '../process/run.ts';
 import { findImageWorker } from './image-workers.ts';
 
-/** Merging a snapshot's tables can take a while on slow disks; nothing else here does. */
+/** For what only reads: an image's tables may be long, and their disk slow. */
 const TIMEOUT_MS = 300_000;
+/** How long another qemu-img that works on the same image is waited for: one that was given up. */
+const BUSY_MS = 30_000;
+const POLL_MS = 100;
 
 /** Outcome of `qemu-img check`. */
 export interface ImageCheck {
@@ -22,15 +26,20 @@ export interface ImageCheck {
 
 /**
  * Images by qemu-img. Paths are made absolute, so no name is taken for an option or a protocol.
- * All methods throw DiskError with qemu-img's own words, EnvironmentError when there is no qemu-img or it does not
- * end, and InterruptedError.
+ * All methods throw DiskError with qemu-img's own words, EnvironmentError when there is no qemu-img, and InterruptedError.
+ *
+ * One that only reads is killed when it takes too long, or at an interruption. One that writes never is: it would leave the
+ * image half changed. It may take as long as it does; after an interruption it is waited for, for a bounded time, and
+ * then the error says that it still runs. Whoever changes the image next waits for it.
  */
 export class QemuImages implements Images {
   readonly #signal: AbortSignal | undefined;
+  readonly #abortMs: number | undefined;
 
-  /** @param signal ends the program that runs. */
-  constructor(options: { signal?: AbortSignal } = {}) {
+  /** @param options `signal`: interrupts; `abortMs`: how long one that writes is waited for after that, 60 000 unless given */
+  constructor(options: { signal?: AbortSignal; abortMs?: number } = {}) {
     this.#signal = options.signal;
+    this.#abortMs = options.abortMs;
   }
 
   /** See `Images.info`. */
@@ -57,26 +66,29 @@ export class QemuImages implements Images {
 
   /** @throws DiskError also when there is no such tag, or it is another snapshot's id. */
   async applyTag(path: string, tag: string): Promise<void> {
+    await this.#free(path);
     await this.#requireStated({ path, format: 'qcow2' });
     await this.#requireTag(path, tag);
-    await this.#succeed(['snapshot', '-q', '-a', tag, qcow2(path)], path);
+    await this.#change(['snapshot', '-q', '-a', tag, qcow2(path)], path);
   }
 
   /** @throws DiskError also when the tag exists: qemu-img would make a second one of that name. */
   async createTag(path: string, tag: string): Promise<void> {
+    await this.#free(path);
     await this.#requireStated({ path, format: 'qcow2' });
     const snapshots = await this.#snapshots(path);
     if (snapshots.some(({ id, name }) => name === tag || id === tag)) {
       throw new DiskError('TAG_EXISTS', `${path} has a snapshot ${JSON.stringify(tag)} already`);
     }
-    await this.#succeed(['snapshot', '-q', '-c', tag, qcow2(path)], path);
+    await this.#change(['snapshot', '-q', '-c', tag, qcow2(path)], path);
   }
 
   /** @throws DiskError also when there is no such tag, or it is another snapshot's id. */
   async deleteTag(path: string, tag: string): Promise<void> {
+    await this.#free(path);
     await this.#requireStated({ path, format: 'qcow2' });
     await this.#requireTag(path, tag);
-    await this.#succeed(['snapshot', '-q', '-d', tag, qcow2(path)], path);
+    await this.#change(['snapshot', '-q', '-d', tag, qcow2(path)], path);
   }
 
   /**
@@ -97,7 +109,7 @@ export class QemuImages implements Images {
     }
     try {
       const base = ['-b', resolve(backing.path), '-F', backing.format];
-      await this.#succeed(['create', '-q', '-f', 'qcow2', ...base, overlay], overlay);
+      await this.#change(['create', '-q', '-f', 'qcow2', ...base, overlay], overlay);
     } catch (error) {
       await rm(overlay, { force: true });
       throw error;
@@ -107,8 +119,9 @@ export class QemuImages implements Images {
   /** The overlay's own clusters go into its backing file; the overlay is then of no use. */
   async commitOverlay(path: string): Promise<void> {
     const overlay = resolve(path);
+    await this.#free(overlay);
     await this.#requireStated({ path: overlay, format: 'qcow2' });
-    await this.#succeed(['commit', '-q', '-f', 'qcow2', overlay], overlay);
+    await this.#change(['commit', '-q', '-f', 'qcow2', overlay], overlay);
   }
 
   /** See `Images.worker`. */
@@ -165,6 +178,32 @@ export class QemuImages implements Images {
     return await runProgram('qemu-img', args, { timeoutMs: TIMEOUT_MS, ...signal });
   }
 
+  /** @throws DiskError IMAGE_BUSY while another qemu-img works on the image */
+  async #free(path: string): Promise<void> {
+    const deadline = performance.now() + BUSY_MS;
+    for (let pid = await this.worker(path); pid !== undefined; pid = await this.worker(path)) {
+      throwIfAborted(this.#signal);
+      if (performance.now() > deadline) throw busy(path, pid);
+      await sleep(POLL_MS);
+    }
+  }
+
+  /** Runs one that writes. */
+  async #change(args: readonly [string, ...string[]], path: string): Promise<void> {
+    const result = await runUnkilled('qemu-img', args, {
+      ...(this.#signal === undefined ? {} : { signal: this.#signal }),
+      ...(this.#abortMs === undefined ? {} : { abortMs: this.#abortMs }),
+    });
+    if (!result.ended) {
+      throw new InterruptedError(
+        'INTERRUPTED',
+        `interrupted; qemu-img ${args[0]} (pid ${result.pid}) still works on ${path}`,
+        { hint: 'wait until it has ended; whatever changes the image next does so too' },
+      );
+    }
+    if (result.status !== 0) throw failure(args[0], path, result);
+  }
+
   async #succeed(args: readonly [string, ...string[]], path: string): Promise<ProgramResult> {
     const result = await this.#run(args);
     if (result.status !== 0) throw failure(args[0], path, result);
@@ -180,7 +219,17 @@ function qcow2(path: string): string {
 /** What QEMU's drivers say to an image of another format than the one stated. */
 const OTHER_FORMAT = /not in \S+ format|invalid VPC image|invalid VMDK/i;
 
-function failure(operation: string, path: string, { status, stderr }: ProgramResult): DiskError {
+function busy(path: string, pid: number): DiskError {
+  return new DiskError('IMAGE_BUSY', `qemu-img (pid ${pid}) still works on ${path}`, {
+    hint: 'wait until it has ended, then run the same command again',
+  });
+}
+
+function failure(
+  operation: string,
+  path: string,
+  { status, stderr }: Pick<ProgramResult, 'status' | 'stderr'>,
+): DiskError {
   const words = stderr.trim().replace(/^qemu-img: /, '');
   return new DiskError(
     OTHER_FORMAT.test(words) ? 'IMAGE_FORMAT' : 'QEMU_IMG',

@@ -1,12 +1,12 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type Domid, toDomid } from '../../core/brand.ts';
-import { DomainError, EnvironmentError, throwIfAborted } from '../../core/errors.ts';
+import { DomainError, EnvironmentError, InterruptedError, throwIfAborted, type XlsnapError } from '../../core/errors.ts';
 import { isRecord } from '../../core/guards.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { parseLibxlJson } from '../../memfile/libxl-json.ts';
 import type { Hypervisor } from '../../snapshot/ports.ts';
+import { runProgram, runUnkilled } from '../process/run.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
-import { runProgram } from '../process/run.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** `xl list` and the like answer in well under a second; software emulation is slow. */
 const XL_TIMEOUT_MS = 120_000;
@@ -126,7 +126,10 @@ export async function destroyDomain(
     });
   }
   const pid = await xenstore.readMaybe(`/local/domain/${domid}/image/device-model-pid`);
-  const { status, stderr } = await runProgram('xl', ['destroy', String(domid)], options);
+  // Killed half-way it would leave half a domain, and what it knows of it in xenstore and /var/lib/xen.
+  const destroyed = await runUnkilled('xl', ['destroy', String(domid)], options);
+  if (!destroyed.ended) throw stillDestroying(domid, destroyed.pid, options);
+  const { status, stderr } = destroyed;
   for (;;) {
     const gone = (await hypervisor.domainState(domid)) === undefined;
     if (gone && !isRunning(pid)) return;
@@ -143,6 +146,20 @@ export async function destroyDomain(
     }
     await sleep(POLL_MS);
   }
+}
+
+function stillDestroying(
+  domid: Domid,
+  pid: number,
+  { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
+): XlsnapError {
+  const more = { domid, hint: 'wait until it has ended, then run the same command again' };
+  if (signal?.aborted === true) {
+    const message = `interrupted; xl destroy ${domid} (pid ${pid}) is still at work`;
+    return new InterruptedError('INTERRUPTED', message, more);
+  }
+  const message = `xl destroy ${domid} (pid ${pid}) has not ended within ${timeoutMs / 1000} s; it is still at work`;
+  return new DomainError('DESTROY_TIMEOUT', message, more);
 }
 
 function isRunning(pid: string | undefined): boolean {
