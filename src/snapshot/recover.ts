@@ -1,14 +1,12 @@
-import { readdir, rm, stat } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
+import { shellQuote } from '../core/shell-quote.ts';
 import type { SnapshotDisk } from '../memfile/manifest.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './create/journal.ts';
 import { undoDirectory, undoDisk, undoDisks, undoJournal, undoPartial, undoText } from './create/undo.ts';
+import { findHold, findHolds, type FoundHold, holdPath } from './guest/hold-record.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
-import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
 import { recoverGuest } from './guest/recover.ts';
 import { guestNow } from './guest/state.ts';
 import { undoIdleDisk } from './images/idle-disk.ts';
@@ -20,6 +18,9 @@ import type { DeviceModel, DomainState, Host } from './ports.ts';
 import { type FoundJournal, readJournal } from './read-journal.ts';
 import { recoverRevert } from './revert/recover.ts';
 import { revertKeys } from './revert/related.ts';
+import { readdir, rm, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** A journal gets its first line right after it was made. */
 const HEADLESS_MS = 1000;
@@ -326,7 +327,9 @@ function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void 
   if (steps.disks || steps.lossy) undoDisks(phases, head.disks, (disk) => undoLeftDisk(left, disk));
   for (const { path: text, sha256 } of steps.texts) {
     undoText(phases, text, sha256);
-    phases.onUndo(`removed ${partialOf(text)}`, `rm ${partialOf(text)}`, () => removed(partialOf(text)));
+    phases.onUndo(`removed ${partialOf(text)}`, `rm ${shellQuote(partialOf(text))}`, () =>
+      removed(partialOf(text)),
+    );
   }
 }
 
@@ -364,7 +367,7 @@ function notRecovered(
     'NOT_RECOVERED',
     `not all could be undone that the create of "${head.name}" of domain ${head.domain} has left`,
     {
-      hint: `do by hand what was not undone, or remove its cause and run xlsnap recover ${head.memoryPath} again`,
+      hint: `do by hand what was not undone, or remove its cause and run xlsnap recover ${shellQuote(head.memoryPath)} again`,
       ...(domain === undefined ? {} : { domid: domain.domid }),
     },
   );

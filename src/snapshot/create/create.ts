@@ -1,25 +1,23 @@
-import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { within } from '../../core/deadline.ts';
-import {
-  DomainError,
-  describeError,
-  EnvironmentError,
-  InterruptedError,
-  OutputError,
-} from '../../core/errors.ts';
+import { describeError, DomainError, EnvironmentError, InterruptedError, OutputError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
 import type { XenVersion } from '../../core/xen.ts';
-import { type Checksums, checksumFile, STRETCH } from '../../memfile/checksums.ts';
+import { checksumFile, type Checksums, STRETCH } from '../../memfile/checksums.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import type { Manifest } from '../../memfile/manifest.ts';
 import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
 import { replaceConfig } from '../../savefmt/index.ts';
 import type { CreateRequest, CreateResult, SnapshotPlan } from '../api.ts';
+import { type CreateJournal, journalPathOf, openCreateJournal } from './journal.ts';
+import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
+import { beingSaved, preflightCreate } from './preflight.ts';
+import { digest, endLog, toAction, undoDirectory, undoDisks, undoHold, undoJournal, undoLog, undoPartial, undoRecord, undoTakenDisk, undoText, wasDestroyed } from './undo.ts';
 import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
 import { DirtyLog } from '../guest/dirty-log.ts';
-import { GuestHold } from '../guest/hold.ts';
 import { HoldRecord } from '../guest/hold-record.ts';
+import { GuestHold } from '../guest/hold.ts';
 import { identifyDisk } from '../images/identity.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from '../memory/file-saver.ts';
 import { Precopy } from '../memory/precopy.ts';
@@ -29,24 +27,7 @@ import { makeDirectory, OutputFile, unmakeDirectory, writeWhole } from '../outpu
 import { StreamOutput } from '../output/stream.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, Guardian, Guest, Host } from '../ports.ts';
-import { type CreateJournal, journalPathOf, openCreateJournal } from './journal.ts';
-import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
-import { beingSaved, preflightCreate } from './preflight.ts';
-import {
-  digest,
-  endLog,
-  toAction,
-  undoDirectory,
-  undoDisks,
-  undoHold,
-  undoJournal,
-  undoLog,
-  undoPartial,
-  undoRecord,
-  undoTakenDisk,
-  undoText,
-  wasDestroyed,
-} from './undo.ts';
+import { dirname } from 'node:path';
 
 /** How long the note may take that all is being undone; the guest runs by then. */
 const NOTE_TIMEOUT_MS = 5000;
@@ -449,7 +430,7 @@ async function removeJournal({ phases, context, made }: Parts, journal: CreateJo
     // Nothing else is in it.
     if (context.plan.stream && made !== undefined) await unmakeDirectory(dirname(context.journalBase), made);
   } catch (error) {
-    const by = `xlsnap recover ${context.journalBase} removes it`;
+    const by = `xlsnap recover ${shellQuote(context.journalBase)} removes it`;
     phases.reporter.log('warning', `${journal.path} is still there (${describeError(error)}): ${by}`);
   }
 }

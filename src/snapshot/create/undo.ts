@@ -2,11 +2,9 @@
  * How each step of a create is undone: by the process that took it, or by another one that has its journal. Each
  * function adds one undo to `phases`.
  */
-import { createHash } from 'node:crypto';
-import { readFile, rm, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import type { DirtyLog } from '../guest/dirty-log.ts';
 import type { GuestHold } from '../guest/hold.ts';
@@ -15,6 +13,9 @@ import { isThere, undoIdleDisk } from '../images/idle-disk.ts';
 import { partialOf, unmakeDirectory } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, DiskAction, Host } from '../ports.ts';
+import { createHash } from 'node:crypto';
+import { readFile, rm, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 
 /** Of a cfgfile or a manifest; a larger file is none of ours. */
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;
@@ -36,7 +37,7 @@ export function undoJournal(
   memoryPath: string,
   journal: { keep(): Promise<void>; remove(): Promise<void> },
 ): () => void {
-  return phases.onUndo(`removed ${path}`, `xlsnap recover ${memoryPath}`, async (failed) => {
+  return phases.onUndo(`removed ${path}`, `xlsnap recover ${shellQuote(memoryPath)}`, async (failed) => {
     if (failed) {
       await journal.keep();
       throw new EnvironmentError('JOURNAL_KEPT', 'it says what is left to undo');
@@ -48,7 +49,7 @@ export function undoJournal(
 
 export function undoPartial(phases: Phases, memoryPath: string, discard: () => Promise<unknown>): void {
   const partial = partialOf(memoryPath);
-  phases.onUndo(`removed ${partial}`, `rm ${partial}`, discard);
+  phases.onUndo(`removed ${partial}`, `rm ${shellQuote(partial)}`, discard);
 }
 
 /** Whether the domain has been destroyed. */
@@ -166,7 +167,7 @@ export async function undoDisk(
 
 /** A small file, unless another has come in its place. */
 export function undoText(phases: Phases, path: string, sha256: string): void {
-  phases.onUndo(`removed ${path}`, `rm ${path}`, async () => {
+  phases.onUndo(`removed ${path}`, `rm ${shellQuote(path)}`, async () => {
     if (!(await isText(path, sha256))) return false;
     await rm(path, { force: true });
     return true;
@@ -196,6 +197,6 @@ export function toAction(disk: SnapshotDisk): DiskAction {
 
 function byHand(disk: SnapshotDisk): string {
   return disk.kind === 'internal'
-    ? `with the domain down, qemu-img snapshot -d ${disk.tag} ${disk.image}`
+    ? `with the domain down, qemu-img snapshot -d ${shellQuote(disk.tag)} ${shellQuote(disk.image)}`
     : `the domain goes on with ${disk.overlay}: keep it`;
 }

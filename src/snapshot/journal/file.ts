@@ -3,12 +3,13 @@
  * One object in JSON on each line: the first says of what, the others what is about to take effect or has taken effect.
  * A process that is killed loses none of them; those that were not synced may be lost with the host.
  */
+import { describeError, errnoCode, EXIT, OutputError, XlsnapError } from '../../core/errors.ts';
+import { isRecord } from '../../core/guards.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import { syncDirectory } from '../output/file.ts';
 import { constants, readFileSync, writeSync } from 'node:fs';
 import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { describeError, EXIT, errnoCode, OutputError, XlsnapError } from '../../core/errors.ts';
-import { isRecord } from '../../core/guards.ts';
-import { syncDirectory } from '../output/file.ts';
 
 /** A journal that cannot be read as one, or must not be trusted. */
 export class JournalError extends XlsnapError {
@@ -99,7 +100,7 @@ export class Journal<Step extends object> {
         cause,
         hint:
           errnoCode(cause) === 'EEXIST'
-            ? `a former ${head.kind} was killed: xlsnap recover ${recover}`
+            ? `a former ${head.kind} was killed: xlsnap recover ${shellQuote(recover)}`
             : 'check the directory and its permissions',
       });
     }

@@ -1,7 +1,8 @@
+import { errnoCode, OutputError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
 import { constants, writeSync } from 'node:fs';
 import { type FileHandle, mkdir, open, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { errnoCode, OutputError } from '../../core/errors.ts';
 
 /** Writes of fewer octets are made in this thread: handing one over takes as long. */
 const SHORT_WRITE = 64 * 1024;
@@ -54,7 +55,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     } catch (error) {
       const hint =
         errnoCode(error) === 'EEXIST'
-          ? `another xlsnap is writing it, or one was killed: xlsnap recover ${path}`
+          ? `another xlsnap is writing it, or one was killed: xlsnap recover ${shellQuote(path)}`
           : 'check the directory and its permissions';
       throw new OutputError('OUTPUT_CREATE', `cannot create ${partialPath}`, { cause: error, hint });
     }

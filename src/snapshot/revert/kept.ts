@@ -1,5 +1,5 @@
 /** What a revert keeps of the disks as they were until it is done, and how one is put back by hand. */
-
+import { shellQuote } from '../../core/shell-quote.ts';
 import type { RevertDisk } from '../api.ts';
 import type { Phases } from '../phases.ts';
 
@@ -35,13 +35,15 @@ export function undoRevertDisk(
 function byHand(disk: RevertDisk, mark: string): string {
   if (disk.kind === 'internal') {
     const tag = safetyTag(mark);
-    return `qemu-img snapshot -a ${tag} ${disk.image} && qemu-img snapshot -d ${tag} ${disk.image}`;
+    const image = shellQuote(disk.image);
+    return `qemu-img snapshot -a ${tag} ${image} && qemu-img snapshot -d ${tag} ${image}`;
   }
-  const aside = asidePath(disk.overlay, mark);
-  const fresh = freshPath(disk.overlay, mark);
+  const overlay = shellQuote(disk.overlay);
+  const aside = shellQuote(asidePath(disk.overlay, mark));
+  const fresh = shellQuote(freshPath(disk.overlay, mark));
   return disk.replaced === undefined
-    ? `rm -f ${fresh} ${disk.overlay}`
-    : `rm -f ${fresh}; mv ${aside} ${disk.overlay}, if there is ${aside}`;
+    ? `rm -f ${fresh} ${overlay}`
+    : `rm -f ${fresh}; mv ${aside} ${overlay}, if there is ${aside}`;
 }
 
 /** Where a disk's former content is. */

@@ -278,8 +278,8 @@ async function refuseChanged(left: Left): Promise<void> {
 
 /** How what a disk holds now is kept, and its former content given up. */
 function toKeep(disk: RevertDisk, { mark, journal }: RevertHead): string {
-  if (disk.kind === 'internal') return `qemu-img snapshot -d ${safetyTag(mark)} ${disk.image}`;
-  return `rm ${disk.replaced === undefined ? journal : asidePath(disk.overlay, mark)}`;
+  if (disk.kind === 'internal') return `qemu-img snapshot -d ${safetyTag(mark)} ${shellQuote(disk.image)}`;
+  return `rm ${shellQuote(disk.replaced === undefined ? journal : asidePath(disk.overlay, mark))}`;
 }
 
 /** Whether anyone uses a disk that is as at the snapshot, or has written to it since. */
@@ -317,13 +317,14 @@ async function planCleaning(left: Left): Promise<readonly string[]> {
       const tag = safetyTag(head.mark);
       phases.onUndo(
         `removed the safety tag of disk ${disk.vdev}`,
-        `with the domain down, qemu-img snapshot -d ${tag} ${disk.image}`,
+        `with the domain down, qemu-img snapshot -d ${tag} ${shellQuote(disk.image)}`,
         () => removeTag(left, disk, tag),
       );
       continue;
     }
     const aside = asidePath(disk.overlay, head.mark);
-    if (!head.options.keep) phases.onUndo(`removed ${aside}`, `rm ${aside}`, () => removed(aside));
+    if (!head.options.keep)
+      phases.onUndo(`removed ${aside}`, `rm ${shellQuote(aside)}`, () => removed(aside));
     else if (await exists(aside)) kept.push(aside);
   }
   return kept;

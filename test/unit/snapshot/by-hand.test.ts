@@ -1,0 +1,40 @@
+import { execFileSync } from 'node:child_process';
+import { expect, it } from 'vitest';
+import { undoPartial } from '../../../src/snapshot/create/undo.ts';
+import { Phases } from '../../../src/snapshot/phases.ts';
+import { undoRevertDisk } from '../../../src/snapshot/revert/kept.ts';
+
+const EVIL = "/srv/my snaps/a; echo $(echo b) 'c'";
+
+/** The words that a shell makes of a command. */
+function words(command: string): string[] {
+  const script = 'for word in "$@"; do printf "%s\\n" "$word"; done';
+  const [first = ''] = command.split(' && ');
+  return execFileSync('sh', ['-c', `set -- ${first}; ${script}`], { encoding: 'utf8' })
+    .trim()
+    .split('\n');
+}
+
+it.each([
+  ['the partial file', (phases: Phases) => undoPartial(phases, EVIL, fails), `${EVIL}.partial`],
+  [
+    'a disk',
+    (phases: Phases) =>
+      void undoRevertDisk(phases, { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' }, 'm', fails),
+    EVIL,
+  ],
+])('what is to be done by hand for %s can be given to a shell', async (_what, plan, path) => {
+  const phases = new Phases({});
+  phases.onUndo('was reached', 'nothing', fails);
+  plan(phases);
+  const { failures } = await phases.undo();
+  const hands = failures
+    .map((failure) => failure.split('by hand: ')[1] ?? '')
+    .filter((hand) => hand !== 'nothing');
+  expect(hands).toHaveLength(1);
+  for (const hand of hands) expect(words(hand)).toContain(path);
+});
+
+function fails(): Promise<never> {
+  return Promise.reject(new Error('fails'));
+}
