@@ -30,6 +30,19 @@ describe('docs/scripting.md', () => {
     );
   });
 
+  test('has codes that there are, and those that a script may want to know', () => {
+    const section = scripting.split('\n### Codes\n')[1]?.split(/\n##/)[0] ?? '';
+    const listed = [...section.matchAll(/^\| (`[A-Z0-9_`, ]+) \|/gm)].flatMap(([, cell = '']) =>
+      [...cell.matchAll(/`([A-Z0-9_]+)`/g)].map(([, code]) => code),
+    );
+    const sources = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.ts') && !/^testing|testing\.ts$/.test(name))
+      .map((name) => read(`src/${name}`))
+      .join('\n');
+    expect(listed.filter((code) => !sources.includes(`'${code}'`))).toEqual([]);
+    expect(listed).toEqual(expect.arrayContaining(['QEMU_DIED', 'IMAGE_FORMAT', 'IMAGE_IN_USE', 'IMAGE_BUSY']));
+  });
+
   test('lists every risk of a revert with its meaning', () => {
     const section = scripting.split('\n## When a revert is risky\n')[1]?.split('\n## ')[0] ?? '';
     const rows = [...section.matchAll(/^\| `([a-z-]+)` \| ([^|]*) \|$/gm)].map(([, ...row]) => row);
