@@ -130,6 +130,11 @@ export interface CreateResult {
    */
   readonly pages: number;
   readonly zeroPages: number;
+  /**
+   * Live, to a file: pages that were written to it while the guest stood still, since there was no memory to keep them
+   * until it runs again. A warning says so, too.
+   */
+  readonly pagesWrittenStopped?: number;
   readonly warnings: readonly string[];
 }
 

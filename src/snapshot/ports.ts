@@ -423,4 +423,6 @@ export interface Host extends AsyncDisposable {
   readonly runDirectory?: string;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
   readonly extents?: (fd: number) => Promise<Extents>;
+  /** Memory in bytes that may be filled with pages that wait to be written; what `/proc/meminfo` tells unless given. */
+  readonly spareMemory?: (() => number) | undefined;
 }

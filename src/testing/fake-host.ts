@@ -95,6 +95,8 @@ export class FakeHost implements Host {
   disposed = 0;
   /** Memory that a domain to come could have, bytes. */
   freeMemory = 2 ** 32;
+  /** Memory of dom0 for pages that wait to be written, bytes. */
+  spareMemory: () => number = () => 2 ** 26;
   /** Whether pages of a running guest may be read: to estimate something from them, not for a snapshot. */
   peeking = false;
   /** Why the guest's memory cannot be read. */

@@ -189,6 +189,7 @@ async function take(parts: Parts): Promise<CreateResult> {
       reporter: phases.reporter,
       expectedPages: domain.memoryBytes / PAGE_SIZE,
       ...(context.tuning === undefined ? {} : { tuning: context.tuning }),
+      spareMemory: host.spareMemory,
     };
     if (plan.stream) {
       const stream = await openStream(parts);
@@ -281,6 +282,7 @@ async function take(parts: Parts): Promise<CreateResult> {
     ...(await stopLog(parts, record, log)),
   ];
   const allUndone = warnings.length === plan.warnings.length;
+  if (memory.writtenStopped > 0) warnings.push(tellWritten(parts, memory.writtenStopped));
 
   const sizes = await phases.run('finish', async () => {
     warnings.push(...(await makeRoom(parts, opened, memory.populated)));
@@ -302,8 +304,19 @@ async function take(parts: Parts): Promise<CreateResult> {
     pages: memory.pages,
     zeroPages: memory.zeroPages,
     ...(precopy === undefined ? {} : { rounds: precopy.rounds }),
+    ...(precopy === undefined || plan.stream ? {} : { pagesWrittenStopped: memory.writtenStopped }),
     warnings,
   };
+}
+
+/** The one case in which a live create waits for the file while the guest stands still. */
+function tellWritten({ phases }: Parts, pages: number): string {
+  const mib = Math.ceil((pages * PAGE_SIZE) / 1024 ** 2);
+  const warning =
+    `${mib} MiB were written to the memory file while the guest stood still, since dom0 had no memory to keep them until it ` +
+    'ran again';
+  phases.reporter.log('warning', warning);
+  return warning;
 }
 
 /**

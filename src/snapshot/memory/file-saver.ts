@@ -4,18 +4,18 @@ import type { CallOptions } from '../../core/call-options.ts';
 import { DomainError, throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
 import { type Reporter, silentReporter } from '../../core/reporter.ts';
+import { spareMemory } from '../../core/spare-memory.ts';
 import { encodeAmendment, hasPageData, PAGE_TYPE, PfnWords } from '../../savefmt/index.ts';
 import type { Tuning } from '../api.ts';
-import type { PositionalOutput } from '../output/file.ts';
-import type { Guest } from '../ports.ts';
+import { LaterWrites } from '../later-writes.ts';
 import { forEachPage } from './each-page.ts';
 import { CopyProgress } from './progress.ts';
-import { type Segment, SegmentWriter, unmappable } from './segment.ts';
+import { layOut, type Segment, SegmentWriter, unmappable } from './segment.ts';
+import type { PositionalOutput } from '../output/file.ts';
+import type { Guest } from '../ports.ts';
 
 /** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
 const SMALL_GAP = 2;
-/** Pages of a suspended guest that are kept in memory, at most, and written when it runs again: 16 MiB. */
-const KEPT_MAX = 4096;
 /** Entries without data in one record; 8 MiB of them. */
 const BARE_PER_RECORD = 1024 * 1024;
 /** Where a page goes that has no place. */
@@ -30,6 +30,8 @@ export interface MemoryOutcome {
   readonly populated: number;
   /** How many of those with data were all zeros when they were first copied, and were left as holes. */
   readonly zeroPages: number;
+  /** Pages of a live snapshot for which there was no room in memory: they were written while the guest stood still. */
+  readonly writtenStopped: number;
   /** Offset of the first octet behind the last PAGE_DATA record. */
   readonly end: number;
 }
@@ -38,6 +40,8 @@ export interface MemoryOptions extends CallOptions {
   /** Pages that the guest has, about; for the progress. */
   readonly expectedPages: number;
   readonly tuning?: Tuning;
+  /** How many bytes may wait in memory until the guest runs again; what the host can spare unless given. */
+  readonly spareMemory?: (() => number) | undefined;
 }
 
 /** Writes a guest's memory, stopped or live; see `MemorySaver`. */
@@ -82,7 +86,7 @@ interface Copies {
  * `copyAll` comes first. While the guest runs, its pages change again, or come and go: `copyDirty` takes care of those
  * that the hypervisor says were written. `copyLast` copies what the suspended guest has written since; a guest that was
  * suspended for `copyAll` needs none. `finish` ends the records, and `writeKept` makes the file right: it may come when
- * the guest runs again.
+ * the guest runs again. From `copyLast` to `writeKept` nothing is written to the file, unless memory runs short.
  *
  * A page that comes into being after `copyAll` gets a place in records behind the others. One that vanishes keeps its
  * place, and an entry of type XTAB at the end says so; as with libxc's own stream, a restore still populates it.
@@ -102,9 +106,11 @@ export class MemorySaver implements PageSaver {
   readonly #typed = new Map<number, number>();
   /** Pages that a restore must know of and that have no data: BROKEN, XALLOC, and XTAB where data stands before. */
   readonly #bare = new Map<number, number>();
-  readonly #kept: Copies[] = [];
-  /** Room for the pages that are kept, made while the guest runs: `readyToKeep`. */
-  #room = NO_PAGES;
+  /** What the file gets when the guest runs again. */
+  readonly #later: LaterWrites;
+  /** From `copyLast` on nothing goes to the file while the guest is stopped. */
+  #waiting = false;
+  #writtenStopped = 0;
   /** What copying pages into memory has taken so far. */
   readonly #reading = { pages: 0, ms: 0 };
   #end: number;
@@ -128,6 +134,7 @@ export class MemorySaver implements PageSaver {
     this.#reporter = options.reporter ?? silentReporter;
     this.#expectedPages = options.expectedPages;
     this.#tuning = options.tuning ?? {};
+    this.#later = new LaterWrites(options.spareMemory ?? spareMemory);
   }
 
   /**
@@ -172,7 +179,7 @@ export class MemorySaver implements PageSaver {
       const placed = await this.#sort(pfns, dirty, late);
       const { copies, unmapped } = await this.#read(placed, buffer);
       for (const pfn of unmapped) dirty.set(pfn);
-      await this.#write(copies);
+      for (const { bytes, position } of runs(copies)) await this.#output.writeAt(bytes, position);
       progress.add(placed.pfns.length - unmapped.length);
     }
     await this.#addLate(late, progress, dirty);
@@ -181,51 +188,54 @@ export class MemorySaver implements PageSaver {
 
   /**
    * How long `copyLast` would take for so many pages, in milliseconds, by what `copyDirty` took; undefined before that, and
-   * where they are more than there is room for.
+   * where there is no room for them in memory.
    */
   lastCopyMs(pages: number): number | undefined {
     const { pages: known, ms } = this.#reading;
-    return known === 0 || pages > KEPT_MAX ? undefined : (pages / known) * ms;
+    return known === 0 || pages * PAGE_SIZE > this.#later.limit ? undefined : (pages / known) * ms;
   }
 
   /** Makes room in memory for about so many pages, so that `copyLast` need not: the guest should still run. */
   readyToKeep(pages: number): void {
-    this.#room = new Uint8Array(Math.min(KEPT_MAX, pages) * PAGE_SIZE);
-    // The kernel gives memory when it is touched.
-    this.#room.fill(1);
+    this.#later.prepare(pages * PAGE_SIZE);
   }
 
   /**
-   * Copies the pages in `dirty` of a suspended guest. As many as there is room for wait in memory for `writeKept`.
+   * Copies the pages in `dirty` of a suspended guest. They wait in memory for `writeKept`; only where the host has no
+   * memory for them are they written at once.
    * @param round its number, for the progress
    * @returns how many there were
    * @throws DomainError when a page cannot be mapped
    */
   async copyLast(dirty: Bitmap, round: number): Promise<number> {
+    this.#waiting = true;
     const progress = this.#progress({ total: dirty.count(), round, live: false });
     const late = new Map<number, number>();
     let buffer = NO_PAGES;
     for (const pfns of this.#batches(dirty, 0)) {
       const placed = await this.#sort(pfns, dirty, late);
-      const octets = placed.pfns.length * PAGE_SIZE;
-      const keep = octets <= this.#room.length;
-      if (!keep && buffer.length === 0) buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
-      const { copies, unmapped } = await this.#read(placed, keep ? this.#room : buffer);
+      const { length } = placed.pfns;
+      const room = this.#later.take(length * PAGE_SIZE);
+      if (room === undefined && buffer.length === 0) {
+        buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
+      }
+      const { copies, unmapped } = await this.#read(placed, room ?? buffer);
       if (unmapped.length > 0) throw unmappable(unmapped);
-      if (keep) {
-        this.#kept.push(copies);
-        this.#room = this.#room.subarray(octets);
-      } else await this.#write(copies);
-      progress.add(placed.pfns.length);
+      for (const { bytes, position } of runs(copies)) {
+        if (room === undefined) await this.#output.writeAt(bytes, position);
+        else this.#later.add(bytes, position);
+      }
+      if (room === undefined) this.#writtenStopped += length;
+      progress.add(length);
     }
-    await this.#addLate(late, progress, undefined);
+    await this.#addLast(late, progress);
     return progress.copied;
   }
 
-  /** Writes what stands behind the pages: the entries without data. */
+  /** Ends the file with the entries without data; those of a live snapshot wait in memory, too. */
   async finish(): Promise<MemoryOutcome> {
     for (const record of encodeBare(this.#bare)) {
-      await this.#output.writeAt(record, this.#end);
+      await this.#put(record, this.#end);
       this.#end += record.length;
     }
     const pages = this.#segments.reduce((sum, segment) => sum + segment.count, 0);
@@ -233,13 +243,19 @@ export class MemorySaver implements PageSaver {
     for (const [pfn, type] of this.#bare) {
       if (type === PAGE_TYPE.xalloc && this.#placeOf(pfn) === undefined) populated++;
     }
-    return { pages, populated, zeroPages: this.#zeroPages, end: this.#end };
+    return {
+      pages,
+      populated,
+      zeroPages: this.#zeroPages,
+      writtenStopped: this.#writtenStopped,
+      end: this.#end,
+    };
   }
 
-  /** Writes the pages that `copyLast` has kept to their places. */
+  /** Writes what waits in memory since `copyLast`. */
   async writeKept(): Promise<void> {
-    for (const copies of this.#kept.splice(0)) await this.#write(copies);
-    this.#room = NO_PAGES;
+    this.#waiting = false;
+    await this.#later.writeTo(this.#output, this.#signal);
   }
 
   /** The set pfns in batches; with them clean ones, up to `gap` of them, that stand between two in the file as well. */
@@ -319,18 +335,10 @@ export class MemorySaver implements PageSaver {
     return { copies: { bytes, offsets }, unmapped };
   }
 
-  /** Writes pages to their places, neighbours together. */
-  async #write({ bytes, offsets }: Copies): Promise<void> {
-    let from = 0;
-    while (from < offsets.length) {
-      const offset = offsets[from] ?? NOWHERE;
-      let to = from + 1;
-      if (offset !== NOWHERE) {
-        while (to < offsets.length && offsets[to] === offset + (to - from) * PAGE_SIZE) to++;
-        await this.#output.writeAt(bytes.subarray(from * PAGE_SIZE, to * PAGE_SIZE), offset);
-      }
-      from = to;
-    }
+  /** Writes a few bytes, now or when the guest runs again. */
+  async #put(bytes: Uint8Array, position: number): Promise<void> {
+    if (this.#waiting) this.#later.add(bytes, position);
+    else await this.#output.writeAt(bytes, position);
   }
 
   /** Gives pages their places that have come into being since the others got theirs. */
@@ -344,6 +352,39 @@ export class MemorySaver implements PageSaver {
     const { segment, end } = await writer.run(async () => {
       for (const [pfn, type] of late) if (writer.add(pfn, type)) await writer.flush();
     });
+    this.#segments.push(segment);
+    this.#end = end;
+  }
+
+  /** The same of a suspended guest: its pages wait in memory, as far as there is room, with the records' heads. */
+  async #addLast(late: ReadonlyMap<number, number>, progress: CopyProgress): Promise<void> {
+    if (late.size === 0) return;
+    const { segment, records, end } = layOut(late, this.#guest.p2mSize, this.#end, this.#tuning.batchPages);
+    const rooms: Uint8Array[] = [];
+    for (const { pfns } of records) {
+      const room = this.#later.take(pfns.length * PAGE_SIZE);
+      if (room === undefined) break;
+      rooms.push(room);
+    }
+    if (rooms.length < records.length) {
+      this.#writtenStopped += late.size;
+      await this.#addLate(late, progress, undefined);
+      return;
+    }
+    const { maxBatch } = this.#guest;
+    for (const [i, { pfns, head, offset }] of records.entries()) {
+      const bytes = rooms[i] ?? NO_PAGES;
+      for (let from = 0; from < pfns.length; from += maxBatch) {
+        throwIfAborted(this.#signal);
+        const part = pfns.subarray(from, from + maxBatch);
+        const kinds = await this.#guest.readPages(part, bytes.subarray(from * PAGE_SIZE));
+        const unmapped = part.filter((_, at) => kinds[at] !== PAGE_KIND.data);
+        if (unmapped.length > 0) throw unmappable([...unmapped]);
+        progress.add(part.length);
+      }
+      this.#later.add(head, offset);
+      this.#later.add(bytes, offset + head.length);
+    }
     this.#segments.push(segment);
     this.#end = end;
   }
@@ -363,7 +404,7 @@ export class MemorySaver implements PageSaver {
 
   /** A page that has become a page table, or ceased to be one, changes its word in the record's head. */
   async #retype(pfn: number, type: number, { segment, slot }: { segment: Segment; slot: number }) {
-    await this.#output.writeAt(PfnWords.of([pfn], [type]).bytes, segment.wordOffset(slot));
+    await this.#put(PfnWords.of([pfn], [type]).bytes, segment.wordOffset(slot));
     if (type === PAGE_TYPE.notab) this.#typed.delete(pfn);
     else this.#typed.set(pfn, type);
   }
@@ -375,5 +416,19 @@ export class MemorySaver implements PageSaver {
 
   #progress(pass: ConstructorParameters<typeof CopyProgress>[1]): CopyProgress {
     return new CopyProgress(this.#reporter, pass);
+  }
+}
+
+/** Pages that are neighbours in the file, together. */
+function* runs({ bytes, offsets }: Copies): Generator<{ bytes: Uint8Array; position: number }> {
+  let from = 0;
+  while (from < offsets.length) {
+    const position = offsets[from] ?? NOWHERE;
+    let to = from + 1;
+    if (position !== NOWHERE) {
+      while (to < offsets.length && offsets[to] === position + (to - from) * PAGE_SIZE) to++;
+      yield { bytes: bytes.subarray(from * PAGE_SIZE, to * PAGE_SIZE), position };
+    }
+    from = to;
   }
 }

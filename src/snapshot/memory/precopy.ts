@@ -12,8 +12,9 @@ const FEW_PAGES = 50;
 const BETTER = 0.9;
 /** So often copying starts over when another program restarts Xen's dirty log. */
 const MOST_LOSSES = 2;
-/** Room for what the guest writes while it suspends, besides as much as it wrote in the last round. */
+/** Room for what the guest writes while it suspends, besides as much as it wrote in the last round, up to a limit. */
 const SPARE_PAGES = 1024;
+const MOST_AGAIN = 16 * 1024;
 
 /** The copying of a running guest's memory, as far as it has come. */
 export class Precopy {
@@ -61,7 +62,7 @@ export class Precopy {
       if (!good && !stuck && sinceStart < maxRounds) continue;
       if (estimate > max) throw tooLong(estimate, max, this.rounds);
       // The guest writes on until it is suspended.
-      this.#saver.readyToKeep(2 * dirtyAfter + SPARE_PAGES);
+      this.#saver.readyToKeep(dirtyAfter + Math.min(dirtyAfter, MOST_AGAIN) + SPARE_PAGES);
       return;
     }
   }

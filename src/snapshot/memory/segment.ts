@@ -1,13 +1,13 @@
 import { Bitmap } from '../../core/bitmap.ts';
 import { DomainError, throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
-import { SlotLayout } from '../../savefmt/index.ts';
+import { PAGE_TYPE, SlotLayout } from '../../savefmt/index.ts';
 import type { Tuning } from '../api.ts';
-import type { PositionalOutput } from '../output/file.ts';
-import type { Guest } from '../ports.ts';
 import { Lanes } from './lanes.ts';
 import { PageSet } from './page-set.ts';
 import type { CopyProgress } from './progress.ts';
+import type { PositionalOutput } from '../output/file.ts';
+import type { Guest } from '../ports.ts';
 
 /** Records under way at once: as many as libuv's pool has threads unless told otherwise. */
 const IN_FLIGHT = 4;
@@ -65,6 +65,44 @@ function emptyBit(index: number, perRecord: number): number {
 
 function bitsPerRecord(perRecord: number): number {
   return Math.ceil(perRecord / 32) * 32;
+}
+
+/** A PAGE_DATA record that is still to be written. */
+export interface PlannedRecord {
+  readonly pfns: Uint32Array;
+  /** What stands before its pages. */
+  readonly head: Uint8Array;
+  /** Where in the file it goes. */
+  readonly offset: number;
+}
+
+/**
+ * Gives pages their places, all of them with data, without writing anything.
+ * @param types of each pfn, ascending
+ * @param start where the first record goes
+ */
+export function layOut(
+  types: ReadonlyMap<number, number>,
+  p2mSize: number,
+  start: number,
+  perRecord: number | undefined,
+): { readonly segment: Segment; readonly records: readonly PlannedRecord[]; readonly end: number } {
+  const layout = SlotLayout.create({
+    firstRecordOffset: start,
+    count: types.size,
+    ...(perRecord === undefined ? {} : { perRecord }),
+  });
+  const pages = new PageSet(p2mSize);
+  const all = Uint32Array.from(types.keys());
+  for (const pfn of all) pages.add(pfn);
+  const records = Array.from({ length: layout.recordCount }, (_, index) => {
+    const { offset, firstIndex, count } = layout.record(index);
+    const pfns = all.subarray(firstIndex, firstIndex + count);
+    const ofThem = Uint8Array.from(pfns, (pfn) => types.get(pfn) ?? PAGE_TYPE.notab);
+    return { pfns, head: layout.encodeHead(index, pfns, ofThem), offset };
+  });
+  const empty = new Bitmap(layout.recordCount * bitsPerRecord(layout.perRecord));
+  return { segment: new Segment(pages, layout, empty), records, end: layout.end };
 }
 
 /** Lays pages out in PAGE_DATA records as they come and copies them, several records at once. */

@@ -104,7 +104,7 @@ export class StreamSaver implements PageSaver {
     for (const [pfn, type] of this.#bare) {
       if (type === PAGE_TYPE.xalloc && !this.#sent.has(pfn)) populated++;
     }
-    return { pages: this.#pages, populated, zeroPages: 0, end: this.#end };
+    return { pages: this.#pages, populated, zeroPages: 0, writtenStopped: 0, end: this.#end };
   }
 
   #batch(): Batch {

@@ -68,6 +68,7 @@ export const createResult: CreateResult = {
   allocatedBytes: 201 * 2 ** 20,
   pages: 131072,
   zeroPages: 79616,
+  pagesWrittenStopped: 0,
   warnings: plan.warnings,
 };
 

@@ -34,8 +34,12 @@ function p2m(): Uint8Array {
   return new Uint8Array(20_000).fill(NOTAB).fill(XTAB, 160, 192).fill(XTAB, 9000);
 }
 
-function saverOf(guest: FakeGuest, options: CallOptions = {}): MemorySaver {
-  return new MemorySaver(guest, output, START, { ...options, expectedPages: guest.memoryBytes / PAGE });
+function saverOf(guest: FakeGuest, options: CallOptions = {}, spare = 2 ** 28): MemorySaver {
+  return new MemorySaver(guest, output, START, {
+    ...options,
+    expectedPages: guest.memoryBytes / PAGE,
+    spareMemory: () => spare,
+  });
 }
 
 /** Saves a suspended guest. */
@@ -124,7 +128,13 @@ describe('copyAll', () => {
 
   test('a guest without memory gives no records', async () => {
     const guest = new FakeGuest(new Uint8Array(10).fill(XTAB));
-    expect(await save(guest)).toEqual({ pages: 0, populated: 0, zeroPages: 0, end: START });
+    expect(await save(guest)).toEqual({
+      pages: 0,
+      populated: 0,
+      zeroPages: 0,
+      writtenStopped: 0,
+      end: START,
+    });
   });
 
   test('a page of a suspended guest that cannot be mapped is an error', async () => {
@@ -278,22 +288,64 @@ describe('copyDirty', () => {
     await expect(round(true)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE' });
   });
 
-  test('what the suspended guest wrote is kept in memory as far as there is room, and written later', async () => {
-    for (let pfn = 200; pfn < 2500; pfn++) guest.write(pfn, 9);
+  test('nothing that the suspended guest did goes to the file before writeKept: pages, new pages, types', async () => {
+    guest.setType(20, 1);
+    await round(false);
+    for (let pfn = 200; pfn < 8900; pfn++) guest.write(pfn, 9);
+    guest.setType(20, NOTAB);
+    guest.setType(21, 3);
+    guest.setType(10, XTAB);
+    guest.setType(12, BROKEN);
+    for (let pfn = 10_000; pfn < 12_000; pfn++) guest.setType(pfn, pfn === 10_500 ? 2 : NOTAB);
+    guest.setType(9500, BROKEN);
+    await guest.takeDirty(dirty);
+    saver.readyToKeep(100);
+    const packed = guest.calls.packed.length;
+    const write = vi.spyOn(output, 'writeAt');
+    await saver.copyLast(dirty, 1);
+    const { end, pages, writtenStopped } = await saver.finish();
+    expect(write).not.toHaveBeenCalled();
+    expect(guest.calls.packed.length).toBe(packed);
+    expect(writtenStopped).toBe(0);
+    expect(pages).toBe(9000 - 32 + 2000);
+    await saver.writeKept();
+    await expectGuest(guest, end);
+    write.mockClear();
+    await saver.writeKept();
+    expect(write).not.toHaveBeenCalled();
+  });
+
+  test('pages for which the host has no memory are written at once, and counted', async () => {
+    guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
+    saver = saverOf(guest, {}, 4000 * PAGE);
+    await guest.startDirtyLog();
+    await saver.copyAll(dirty);
+    for (let pfn = 200; pfn < 4500; pfn++) guest.write(pfn, 9);
+    for (let pfn = 10_000; pfn < 12_000; pfn++) guest.setType(pfn, NOTAB);
     await guest.takeDirty(dirty);
     saver.readyToKeep(2000);
     const write = vi.spyOn(output, 'writeAt');
-    expect(await saver.copyLast(dirty, 1)).toBe(2300);
-    // 1024 are kept, 1024 do not fit any more, the last 252 do.
+    expect(await saver.copyLast(dirty, 1)).toBe(6300);
     const octets = (): number => write.mock.calls.reduce((sum, [bytes]) => sum + bytes.length, 0);
-    expect(octets()).toBe(1024 * PAGE);
-    const { end } = await saver.finish();
+    // The 4300 old pages come in batches of 1024: the first and the last are in the room of 2000, the second in that of 2000 more.
+    const atOnce = octets() / PAGE;
+    expect(atOnce).toBe(4300 - 1024 - 1024 - 204);
+    const { end, writtenStopped } = await saver.finish();
+    expect(writtenStopped).toBe(atOnce + 2000);
     write.mockClear();
     await saver.writeKept();
-    expect(octets()).toBe((2300 - 1024) * PAGE);
-    await saver.writeKept();
-    expect(octets()).toBe((2300 - 1024) * PAGE);
+    expect(octets()).toBe((4300 - atOnce) * PAGE);
     await expectGuest(guest, end);
+  });
+
+  test('what waits is not written any more once it is interrupted', async () => {
+    const controller = new AbortController();
+    saver = saverOf(guest, { signal: controller.signal });
+    await saver.copyAll(dirty);
+    guest.write(300, 9);
+    await round(true);
+    controller.abort();
+    await expect(saver.writeKept()).rejects.toThrow(InterruptedError);
   });
 
   test('how long the last copy would take is known once pages were copied again', async () => {
@@ -302,7 +354,8 @@ describe('copyDirty', () => {
     guest.beforeCopy = () => sleep(5);
     await round(false);
     expect(saver.lastCopyMs(10)).toBeGreaterThan(40);
-    expect(saver.lastCopyMs(4097)).toBeUndefined();
+    expect(saver.lastCopyMs(4097)).toBeGreaterThan(16_000);
+    expect(saver.lastCopyMs(2 ** 40)).toBeUndefined();
   });
 });
 

@@ -1,0 +1,20 @@
+import { readFileSync } from 'node:fs';
+
+/** What other programs and the kernel may need at any moment: an eighth of all memory, and no less than this. */
+const RESERVE_BYTES = 256 * 1024 * 1024;
+const RESERVE_SHARE = 8;
+/** Taken in any case: less would not be worth the code. */
+const LEAST_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Memory in bytes that this process can fill without making the host short of it. Pages of files that are still to be written
+ * to a disk do not count as free, since a slow disk frees them late.
+ * @param meminfo text of /proc/meminfo (proc_meminfo(5))
+ */
+export function spareMemory(meminfo: string = readFileSync('/proc/meminfo', 'utf8')): number {
+  const bytes = (key: string): number =>
+    Number(new RegExp(`^${key}: +([0-9]+) kB$`, 'm').exec(meminfo)?.[1] ?? 0) * 1024;
+  const reserve = Math.max(RESERVE_BYTES, bytes('MemTotal') / RESERVE_SHARE);
+  const spare = bytes('MemAvailable') - bytes('Dirty') - bytes('Writeback') - reserve;
+  return Math.max(LEAST_BYTES, Math.floor(spare));
+}
