@@ -1,5 +1,11 @@
 import type { CallOptions } from '../core/call-options.ts';
-import { describeError, EnvironmentError, InterruptedError, throwIfAborted, XlsnapError } from '../core/errors.ts';
+import {
+  describeError,
+  EnvironmentError,
+  InterruptedError,
+  throwIfAborted,
+  XlsnapError,
+} from '../core/errors.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
 import { whileItProgresses } from '../core/signs-of-life.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
@@ -129,11 +135,11 @@ export class Phases {
     this.#signal = undefined;
   }
 
-  /** The outcome of `work`, which may take as long as an undo, and longer as long as it makes progress. */
-  bounded<T>(work: () => Promise<T>): Promise<T> {
-    return whileItProgresses(work, this.#undoTimeoutMs, () => {
-      const seconds = this.#undoTimeoutMs / 1000;
-      return new EnvironmentError('HANGS', `it made no progress for ${seconds} s`);
+  /** The outcome of `work`, which may take as long as an undo, or even less; longer as long as it makes progress. */
+  bounded<T>(work: () => Promise<T>, maxMs = Number.POSITIVE_INFINITY): Promise<T> {
+    const timeoutMs = Math.min(maxMs, this.#undoTimeoutMs);
+    return whileItProgresses(work, timeoutMs, () => {
+      return new EnvironmentError('HANGS', `it made no progress for ${timeoutMs / 1000} s`);
     });
   }
 

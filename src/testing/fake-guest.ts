@@ -1,4 +1,5 @@
-import { writeSync } from 'node:fs';
+import { write } from 'node:fs';
+import { promisify } from 'node:util';
 import type { Bitmap } from '../core/bitmap.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
@@ -113,7 +114,9 @@ export class FakeGuest implements Guest {
       });
       const head = makeHead(kinds);
       const data = [...pfns].filter((_, i) => kinds[i] === PAGE_KIND.data).map((pfn) => this.page(pfn));
-      writeSync(fd, Buffer.concat([head, ...data]), 0, undefined, position);
+      // In a thread, as the real one writes: this one must go on when the file system hangs.
+      const bytes = Buffer.concat([head, ...data]);
+      await promisify(write)(fd, bytes, 0, bytes.length, position);
       return kinds;
     } finally {
       calls.running--;

@@ -213,7 +213,8 @@ export class XenControl implements AsyncDisposable {
     };
   }
 
-  // These three in this thread: files that hang could hold every thread of libuv's pool.
+  // All that stops a guest or lets it go on, and what comes in between, in this thread: files that hang could hold every
+  // thread of libuv's pool. And a shutdown that waits for one could come when nobody is there to resume the guest.
 
   /** Pauses count: each needs its unpause. */
   async pause(domid: Domid): Promise<void> {
@@ -226,7 +227,7 @@ export class XenControl implements AsyncDisposable {
 
   /** Shuts a domain down from outside, without asking it. */
   async shutdown(domid: Domid, reason: number): Promise<void> {
-    await this.#call(this.#libraries.ctrl.xc_domain_shutdown, domid, reason);
+    this.#quick(this.#libraries.ctrl.xc_domain_shutdown, domid, reason);
   }
 
   /**
@@ -240,7 +241,7 @@ export class XenControl implements AsyncDisposable {
   /** Number of gfns, one more than the highest. */
   async nrGpfns(domid: Domid): Promise<number> {
     const count = new BigUint64Array(1);
-    await this.#call(this.#libraries.ctrl.xc_domain_nr_gpfns, domid, count);
+    this.#quick(this.#libraries.ctrl.xc_domain_nr_gpfns, domid, count);
     return toSafeNumber(count[0] ?? 0n, 'number of gfns');
   }
 

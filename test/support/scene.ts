@@ -26,12 +26,16 @@ export function snapshotConfig(name: string, directory: string, kinds: readonly 
 }
 
 /** Runs `body` for each of them, a few at once: what one waits for, another has the processor. */
-export async function forEachOf<T>(items: Iterable<T>, body: (item: T) => Promise<void>): Promise<void> {
+export async function forEachOf<T>(
+  items: Iterable<T>,
+  body: (item: T) => Promise<void>,
+  lanes = 4,
+): Promise<void> {
   const left = [...items].values();
   const lane = async (): Promise<void> => {
     for (const item of left) await body(item);
   };
-  await Promise.all(Array.from({ length: 4 }, lane));
+  await Promise.all(Array.from({ length: lanes }, lane));
 }
 
 /** The error that a promise rejects with, which must be one of ours. */

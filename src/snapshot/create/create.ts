@@ -1,6 +1,5 @@
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
-import { within } from '../../core/deadline.ts';
 import { describeError, DomainError, EnvironmentError, InterruptedError, OutputError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { XenVersion } from '../../core/xen.ts';
@@ -126,7 +125,7 @@ async function createLocked(
     // Before anything that could wait for storage, or for another program.
     await phases.undoFirst();
     // What is whole by its name is not whole any more.
-    if (parts.journal !== undefined) await noteUndoing(parts.journal);
+    if (parts.journal !== undefined) await noteUndoing(phases, parts.journal);
     throw await phases.fail(await ofGone(parts, error));
   }
 }
@@ -147,9 +146,8 @@ interface Parts {
 }
 
 /** Not in this thread, and not for long: the file system may be what has failed. */
-async function noteUndoing(journal: CreateJournal): Promise<void> {
-  const note = journal.noteLater({ step: 'undoing' });
-  await within(note, { timeoutMs: NOTE_TIMEOUT_MS }, () => new Error('the journal hangs')).catch(() => {});
+async function noteUndoing(phases: Phases, journal: CreateJournal): Promise<void> {
+  await phases.bounded(() => journal.noteLater({ step: 'undoing' }), NOTE_TIMEOUT_MS).catch(() => {});
 }
 
 /** What failed since its domain is gone says so. */
@@ -439,9 +437,14 @@ async function openFile({ context, phases }: Parts, journal: CreateJournal): Pro
 /** The snapshot is whole: what is left is no more than a nuisance. */
 async function removeJournal({ phases, context, made }: Parts, journal: CreateJournal): Promise<void> {
   try {
-    await journal.remove();
-    // Nothing else is in it.
-    if (context.plan.stream && made !== undefined) await unmakeDirectory(dirname(context.journalBase), made);
+    // Its storage may hang: what is whole is told all the same.
+    const remove = async (): Promise<void> => {
+      await journal.remove();
+      // Nothing else is in it.
+      if (context.plan.stream && made !== undefined)
+        await unmakeDirectory(dirname(context.journalBase), made);
+    };
+    await phases.step(() => phases.bounded(remove));
   } catch (error) {
     const by = `xlsnap recover ${shellQuote(context.journalBase)} removes it`;
     phases.reporter.log('warning', `${journal.path} is still there (${describeError(error)}): ${by}`);
@@ -519,7 +522,7 @@ async function finishStream(
   await stream.writeLast(suffix);
   phases.shield();
   // The reader has it all the same; after a crash of the host, this line alone says so.
-  if (context.plan.sync) await journal.noteDurably({ step: 'whole' }).catch(() => {});
+  if (context.plan.sync) await phases.bounded(() => journal.noteDurably({ step: 'whole' })).catch(() => {});
   else journal.noteMaybe({ step: 'whole' });
   await stream.commit({ sync: context.plan.sync });
   return await stream.sizes();
