@@ -92,7 +92,7 @@ export interface Hypervisor {
 export interface Guest extends AsyncDisposable {
   /** In the stream's domain header; a PVH guest's is `hvm`. */
   readonly streamType: 'pv' | 'hvm';
-  /** Number of pfns in its p2m, one more than the highest. */
+  /** Number of pfns in its p2m, one more than the highest. Only `settle` may change it. */
   readonly p2mSize: number;
   /** Most pages in one call of `packPages` or `readPages`; at least 1022. */
   readonly maxBatch: number;
@@ -139,9 +139,10 @@ export interface Guest extends AsyncDisposable {
   stopDirtyLog(): Promise<void>;
   /**
    * The guest is suspended now: finds out anew what it may have moved while it ran. Comes before the last pages are read.
+   * @param options `mayGrow`: no page has been read yet, so a p2m that has become larger meanwhile is taken as it is now
    * @throws DomainError when what is written already cannot be of the same guest
    */
-  settle(): Promise<void>;
+  settle(options: { mayGrow: boolean }): Promise<void>;
   /** What never changes while the guest lives: the records before STATIC_DATA_END. */
   staticRecords(): Promise<readonly LibxcStateRecord[]>;
   /** What a restore must know before the first page; the records behind STATIC_DATA_END. Always of one length. */

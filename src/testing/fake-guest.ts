@@ -1,6 +1,7 @@
 import { write } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Bitmap } from '../core/bitmap.ts';
+import { DomainError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
 import type { Guest } from '../snapshot/ports.ts';
@@ -26,7 +27,7 @@ export interface FakeGuestCalls {
  * where `zero` says so, until it is written to. Its dirty log works as Xen's does.
  */
 export class FakeGuest implements Guest {
-  readonly p2mSize: number;
+  p2mSize: number;
   maxBatch = 1024;
   readonly calls: FakeGuestCalls = { packed: [], read: [], mostAtOnce: 0, running: 0, mostTypes: 0 };
   /** What happens before pages are copied: errors, delays. */
@@ -39,7 +40,9 @@ export class FakeGuest implements Guest {
   taken = 0;
   /** Another program has restarted the log since it was taken last. */
   logLost = false;
-  readonly #types: Uint8Array;
+  #types: Uint8Array;
+  /** Pages that it has got above its p2m, found by `settle`. */
+  #grown: Uint8Array = new Uint8Array(0);
   readonly #zero: (pfn: number) => boolean;
   /** What was written to a page since it was made up. */
   readonly #written = new Map<number, number>();
@@ -156,7 +159,18 @@ export class FakeGuest implements Guest {
     this.logging = false;
   }
 
-  async settle(): Promise<void> {}
+  /** The guest gets pages of these types above all others. */
+  grow(types: Uint8Array): void {
+    this.#grown = types;
+  }
+
+  async settle({ mayGrow }: { mayGrow: boolean }): Promise<void> {
+    if (this.#grown.length === 0) return;
+    if (!mayGrow) throw new DomainError('P2M_RESIZED', 'the memory map has grown');
+    this.#types = Uint8Array.from([...this.#types, ...this.#grown]);
+    this.#grown = new Uint8Array(0);
+    this.p2mSize = this.#types.length;
+  }
 
   async staticRecords(): Promise<readonly LibxcStateRecord[]> {
     const pv = { name: 'X86_PV_INFO', guestWidth: 8, ptLevels: 4, reserved1: 0, reserved2: 0 } as const;

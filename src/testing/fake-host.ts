@@ -453,7 +453,9 @@ export class FakeHost implements Host {
   #watched(guest: Guest): Guest {
     return {
       streamType: guest.streamType,
-      p2mSize: guest.p2mSize,
+      get p2mSize() {
+        return guest.p2mSize;
+      },
       maxBatch: guest.maxBatch,
       pageTypes: async (pfns) => {
         await this.#call('pageTypes');
@@ -486,10 +488,10 @@ export class FakeHost implements Host {
         await this.#call('stopDirtyLog');
         await guest.stopDirtyLog();
       },
-      settle: async () => {
+      settle: async (options) => {
         await this.#call('settle');
         if (!this.suspended) throw new Error('settled while it runs');
-        return guest.settle();
+        return guest.settle(options);
       },
       staticRecords: async () => {
         await this.#call('staticRecords');

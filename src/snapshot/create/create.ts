@@ -245,7 +245,7 @@ async function take(parts: Parts): Promise<CreateResult> {
   const memory = await phases.run(
     'memory',
     async () => {
-      await guest.settle();
+      await guest.settle({ mayGrow: precopy === undefined });
       if (guest.streamType === 'pv') settled = settlePrefix(opened, await makePrefix());
       if (precopy === undefined) await saver.copyAll();
       else {

@@ -37,7 +37,7 @@ export class StreamSaver implements PageSaver {
   #end: number;
   #pages = 0;
   /** Pages that have been in a record. */
-  readonly #sent: Bitmap;
+  #sent: Bitmap;
 
   constructor(guest: Guest, output: Pick<MemoryOutput, 'writeAt'>, start: number, options: MemoryOptions) {
     this.#guest = guest;
@@ -46,13 +46,15 @@ export class StreamSaver implements PageSaver {
     this.#signal = options.signal;
     this.#reporter = options.reporter ?? silentReporter;
     this.#expectedPages = options.expectedPages;
-    this.#sent = new Bitmap(guest.p2mSize);
+    this.#sent = new Bitmap(0);
     const room = (): Uint8Array => new Uint8Array(guest.maxBatch * PAGE_SIZE);
     this.#buffers = [room(), room()];
   }
 
   async copyAll(deferred?: Bitmap): Promise<number> {
     const live = deferred !== undefined;
+    // It may have grown until the guest was suspended.
+    this.#sent = new Bitmap(this.#guest.p2mSize);
     const round = live ? 0 : undefined;
     const progress = new CopyProgress(this.#reporter, { total: this.#expectedPages, round, live });
     let batch = this.#batch();

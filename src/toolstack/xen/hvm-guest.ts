@@ -11,6 +11,8 @@ const MAX_BATCH = 1024;
 
 /** Pages, 4 GiB: growth that is looked through while the guest is stopped, some milliseconds. */
 const MOST_GROWTH = 2 ** 20;
+/** The same where the new pages are saved, too: 64 GiB. A guest can have a frame at any place for a device or a grant. */
+const MOST_TAKEN = 2 ** 24;
 
 /** The params that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same in 4.17 and 4.20. */
 const SAVED_PARAMS: readonly number[] = [
@@ -35,15 +37,19 @@ const SAVED_PARAMS: readonly number[] = [
 /** An HVM or PVH guest on real Xen: its pfns are gfns, nothing has to be translated. */
 export class XenGuest implements Guest {
   readonly streamType = 'hvm';
-  readonly p2mSize: number;
   readonly maxBatch = MAX_BATCH;
   readonly #xen: Xen;
   readonly #domid: Domid;
+  #p2mSize: number;
 
   private constructor(xen: Xen, domid: Domid, p2mSize: number) {
     this.#xen = xen;
     this.#domid = domid;
-    this.p2mSize = p2mSize;
+    this.#p2mSize = p2mSize;
+  }
+
+  get p2mSize(): number {
+    return this.#p2mSize;
   }
 
   /** @throws XenCallError */
@@ -89,12 +95,17 @@ export class XenGuest implements Guest {
   /**
    * Its pfns are gfns: where they are is Xen's business. Memory above the size that the file was laid out for, added by
    * a balloon driver for example, would be missing from it without an error. Frames of grants and devices are not part
-   * of a file, so a map that has grown by those alone is all right.
+   * of a file, so a map that has grown by those alone is all right. Where no page has been read yet, the map is taken as it
+   * is now.
    * @throws DomainError P2M_RESIZED
    */
-  async settle(): Promise<void> {
+  async settle({ mayGrow }: { mayGrow: boolean }): Promise<void> {
     const size = await this.#xen.nrGpfns(this.#domid);
     const grown = size - this.p2mSize;
+    if (mayGrow && grown > 0 && grown <= MOST_TAKEN) {
+      this.#p2mSize = size;
+      return;
+    }
     if (grown <= 0 || (grown <= MOST_GROWTH && !(await this.#hasMemory(this.p2mSize, grown)))) return;
     throw new DomainError(
       'P2M_RESIZED',

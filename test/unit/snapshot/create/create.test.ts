@@ -671,3 +671,37 @@ describe('the guest goes first', () => {
     expect(result.warnings).toEqual([expect.stringContaining('1 MiB were written to the memory file while')]);
   });
 });
+
+describe('a guest whose memory map grows before it is suspended', () => {
+  const grown = new Uint8Array(50).fill(15, 0, 10);
+  const config = () => parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'c');
+
+  it('is saved with its new pages', async () => {
+    const host = makeHost();
+    host.after = (call) => {
+      if (call === 'suspend') host.guest.grow(grown);
+    };
+    const { pages, plan } = await createSnapshot(host, { domain: 'guest1', config: config() });
+    expect(pages).toBe(300 + 40);
+    expect(await readMemoryFacts(plan.memoryPath)).toMatchObject({ pages: 340 });
+  });
+
+  it('is sent whole down a stream', async () => {
+    const host = makeHost();
+    host.after = (call) => {
+      if (call === 'suspend') host.guest.grow(grown);
+    };
+    const sink = async (): Promise<void> => {};
+    expect(await createSnapshot(host, { domain: 'guest1', name: 's1', sink })).toMatchObject({ pages: 340 });
+  });
+
+  it('is refused when some of it has been copied already', async () => {
+    const host = makeHost();
+    host.after = (call) => {
+      if (call === 'suspend') host.guest.grow(grown);
+    };
+    const create = createSnapshot(host, { domain: 'guest1', config: config(), live: true });
+    expect((await failure(create)).code).toBe('P2M_RESIZED');
+    expect(host.runs).toBe(true);
+  });
+});
