@@ -40,7 +40,9 @@ describe('docs/scripting.md', () => {
       .map((name) => read(`src/${name}`))
       .join('\n');
     expect(listed.filter((code) => !sources.includes(`'${code}'`))).toEqual([]);
-    expect(listed).toEqual(expect.arrayContaining(['QEMU_DIED', 'IMAGE_FORMAT', 'IMAGE_IN_USE', 'IMAGE_BUSY']));
+    expect(listed).toEqual(
+      expect.arrayContaining(['QEMU_DIED', 'IMAGE_FORMAT', 'IMAGE_IN_USE', 'IMAGE_BUSY']),
+    );
   });
 
   test('lists every risk of a revert with its meaning', () => {

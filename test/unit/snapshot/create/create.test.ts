@@ -1,5 +1,5 @@
 import { parseConfig } from '../../../../src/config/parse.ts';
-import { DomainError, PreflightError, UsageError } from '../../../../src/core/errors.ts';
+import { DomainError, EnvironmentError, PreflightError, UsageError } from '../../../../src/core/errors.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
 import { readMemoryFacts, verifyMemoryFile } from '../../../../src/memfile/verify.ts';
 import type { CreateRequest } from '../../../../src/snapshot/api.ts';
@@ -221,6 +221,21 @@ describe('a create that is refused', () => {
   ])('%s', async (_what, more, code) => {
     const error = await failure(createSnapshot(makeHost(), request(more)));
     expect([error.code, error.exitCode]).toEqual([code, 2]);
+  });
+
+  it('external disks without qemu-img, which says at the end what identifies a base', async () => {
+    const host = makeHost();
+    host.fault = (call) => {
+      if (call === 'info') throw new EnvironmentError('NO_PROGRAM', 'there is no program qemu-img');
+    };
+    const disks = [
+      { kind: 'external', target: 'xvda', path: join(directory, 'ov.qcow2'), format: 'qcow2' },
+    ] as const;
+    const { config, ...rest } = request({});
+    const error = await failure(createSnapshot(host, { ...rest, config: { ...config, disks } }));
+    expect(error.message).toContain('there is no program qemu-img');
+    expect(error.phase).toBe('preflight');
+    expect(host.calls).not.toContain('suspend');
   });
 
   it.each([
