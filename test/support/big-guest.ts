@@ -36,7 +36,7 @@ const dirty = new Bitmap(guest.p2mSize);
 await saver.copyAll(dirty);
 for (let pfn = HOLE; pfn < guest.p2mSize; pfn += 100) dirty.set(pfn);
 await saver.copyDirty(dirty, 1);
-for (let pfn = HOLE; pfn < guest.p2mSize; pfn += 2000) dirty.set(pfn);
+for (let pfn = HOLE; pfn < guest.p2mSize; pfn += 5000) dirty.set(pfn);
 saver.readyToKeep(dirty.count());
 await saver.copyLast(dirty, 2);
 const { pages } = await saver.finish();

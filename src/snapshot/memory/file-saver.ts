@@ -18,6 +18,8 @@ import type { Guest } from '../ports.ts';
 const SMALL_GAP = 2;
 /** Entries without data in one record; 8 MiB of them. */
 const BARE_PER_RECORD = 1024 * 1024;
+/** Bytes of a pfn word in a record's head. */
+const WORD = 8;
 /** Where a page goes that has no place. */
 const NOWHERE = -1;
 
@@ -88,8 +90,8 @@ interface Copies {
  * suspended for `copyAll` needs none. `finish` ends the records, and `writeKept` makes the file right: it may come when
  * the guest runs again. From `copyLast` to `writeKept` nothing is written to the file, unless memory runs short.
  *
- * A page that comes into being after `copyAll` gets a place in records behind the others. One that vanishes keeps its
- * place, and an entry of type XTAB at the end says so; as with libxc's own stream, a restore still populates it.
+ * A page that comes into being after `copyAll` gets a place in records behind the others. One that vanishes leaves its
+ * place to another page's name, so that a restore does not bring it back, as it does from libxc's own stream.
  *
  * Methods run one at a time. When one rejects, nothing writes to the file any more. They throw OutputError,
  * InterruptedError, and what the methods of `Guest` throw.
@@ -234,11 +236,12 @@ export class MemorySaver implements PageSaver {
 
   /** Ends the file with the entries without data; those of a live snapshot wait in memory, too. */
   async finish(): Promise<MemoryOutcome> {
+    const gone = await this.#renameGone();
     for (const record of encodeBare(this.#bare)) {
       await this.#put(record, this.#end);
       this.#end += record.length;
     }
-    const pages = this.#segments.reduce((sum, segment) => sum + segment.count, 0);
+    const pages = this.#segments.reduce((sum, segment) => sum + segment.count, 0) - gone;
     let populated = pages;
     for (const [pfn, type] of this.#bare) {
       if (type === PAGE_TYPE.xalloc && this.#placeOf(pfn) === undefined) populated++;
@@ -333,6 +336,55 @@ export class MemorySaver implements PageSaver {
       offsets[i] = NOWHERE;
     }
     return { copies: { bytes, offsets }, unmapped };
+  }
+
+  /**
+   * Takes the names of pages that the guest has given away out of the records' heads. A restore gives the guest a page for
+   * each entry with data, also where a later entry says that there is none (tools/libs/guest/xg_sr_restore.c:
+   * populate_pfns). The data cannot be taken out of the record, so its entry names another page, which stands once more
+   * behind all others: the last entry counts.
+   * @returns how many they were
+   */
+  async #renameGone(): Promise<number> {
+    const words: number[] = [];
+    const gone: number[] = [];
+    for (const [pfn, type] of this.#bare) {
+      const place = type === PAGE_TYPE.xalloc ? undefined : this.#placeOf(pfn);
+      if (place === undefined) continue;
+      gone.push(pfn);
+      words.push(place.segment.wordOffset(place.slot));
+    }
+    const other = gone.length === 0 ? undefined : this.#anyPage();
+    if (other === undefined) return 0;
+    const content = new Uint8Array(PAGE_SIZE);
+    const [kind] = await this.#guest.readPages(Uint32Array.of(other), content);
+    if (kind !== PAGE_KIND.data) throw unmappable([other]);
+    words.sort((a, b) => a - b);
+    for (let from = 0; from < words.length; ) {
+      const offset = words[from] ?? 0;
+      let to = from + 1;
+      while (words[to] === offset + (to - from) * WORD) to++;
+      await this.#put(PfnWords.of(new Uint32Array(to - from).fill(other)).bytes, offset);
+      from = to;
+    }
+    const one = new Map([[other, PAGE_TYPE.notab]]);
+    const { records, end } = layOut(one, this.#guest.p2mSize, this.#end, this.#tuning.batchPages);
+    for (const { head, offset } of records) {
+      await this.#put(head, offset);
+      await this.#put(content, offset + head.length);
+    }
+    this.#end = end;
+    for (const pfn of gone) if (this.#bare.get(pfn) === PAGE_TYPE.xtab) this.#bare.delete(pfn);
+    return gone.length;
+  }
+
+  /** A page that the guest has, and that goes into the file as it is. */
+  #anyPage(): number | undefined {
+    for (let pfn = 0; pfn < this.#guest.p2mSize; pfn++) {
+      if (this.#bare.has(pfn) || this.#typed.has(pfn)) continue;
+      if (this.#placeOf(pfn) !== undefined) return pfn;
+    }
+    return undefined;
   }
 
   /** Writes a few bytes, now or when the guest runs again. */
