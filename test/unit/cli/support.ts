@@ -252,11 +252,11 @@ export function program(): DocumentedCommand {
   return makeProgram(processContext(), () => {});
 }
 
-/** The keys that docs/scripting.md gives for a `message_type` on stdout. */
+/** The keys that docs/scripting.md gives for a `message_type`, from the table below its heading. */
 export function documentedKeys(type: string): (string | undefined)[] {
-  const row = readFileSync(join(import.meta.dirname, '../../../docs/scripting.md'), 'utf8')
-    .split('\n')
-    .find((line) => line.startsWith(`| \`${type}\``))
-    ?.split(' | ')[2];
-  return [...(row?.matchAll(/`(\w+)`/g) ?? [])].map(([, key]) => key);
+  const document = readFileSync(join(import.meta.dirname, '../../../docs/scripting.md'), 'utf8');
+  const section = document.split(`\n#### \`${type}\`\n`)[1]?.split('\n#')[0] ?? '';
+  return [...section.matchAll(/^\| (`[^|]*) \|/gm)].flatMap(([, cell = '']) =>
+    [...cell.matchAll(/`(\w+)`/g)].map(([, key]) => key),
+  );
 }
