@@ -124,9 +124,9 @@ for (const type of ['pv', 'pvh', 'hvm']) {
   writeFileSync(join(out, name), packed);
   sections.push(`## ${name}
 
-- Whole file: ${whole.length} octets, sha256 ${sha256(whole)}; ${fixture.entries} PAGE_DATA entries, ${fixture.pages} with data.
-- Fixture, unpacked: ${fixture.bytes.length} octets, sha256 ${sha256(fixture.bytes)}; ${fixture.kept} entries, ${fixture.keptPages} with data.
-- Packed: ${packed.length} octets.
+- Whole file: ${whole.length} bytes, sha256 ${sha256(whole)}; ${fixture.entries} PAGE_DATA entries, ${fixture.pages} with data.
+- Fixture, unpacked: ${fixture.bytes.length} bytes, sha256 ${sha256(fixture.bytes)}; ${fixture.kept} entries, ${fixture.keptPages} with data.
+- Packed: ${packed.length} bytes.
 - libxc records besides PAGE_DATA (type:length): ${fixture.records.join(' ')}
 `);
 }
@@ -134,10 +134,10 @@ writeFileSync(
   join(out, 'README.md'),
   `# Real save files, cut down
 
-Each is what \`xl save\` of a real Xen wrote for a guest of the lab, less most of its memory: \`lab/make-fixtures.ts\`
-keeps every record, and of the PAGE_DATA entries up to ${perType} of each page type (pages of zeros count as a type of their
-own) and the counter's own page (\`lab/guest/counter.c\`), ${batch} to a record. \`verify-stream-v2 -f xl\` accepts them; they can not be restored.
-gzip only saves room: the tests unpack them.
+Each is what \`xl save\` of a real Xen wrote for a guest of the lab, without most of its memory.
+\`lab/make-fixtures.ts\` keeps every record, and of the PAGE_DATA entries up to ${perType} of each page type (pages of zeros count as a type of their own) and the counter's own page (\`lab/guest/counter.c\`), ${batch} to a record.
+\`verify-stream-v2 -f xl\` accepts them; they cannot be restored.
+They are packed with gzip only to save space: the tests unpack them.
 
     npm run lab -- up
     npm run lab -- guest TYPE --mem 84 --name TYPE84    # TYPE: pv, pvh, hvm
