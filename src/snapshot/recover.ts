@@ -1,3 +1,6 @@
+import { readdir, rm, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
 import { shellQuote } from '../core/shell-quote.ts';
@@ -5,8 +8,8 @@ import type { SnapshotDisk } from '../memfile/manifest.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './create/journal.ts';
 import { undoDirectory, undoDisk, undoDisks, undoJournal, undoPartial, undoText } from './create/undo.ts';
-import { findHold, findHolds, type FoundHold, holdPath } from './guest/hold-record.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
+import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
 import { recoverGuest } from './guest/recover.ts';
 import { guestNow } from './guest/state.ts';
 import { undoIdleDisk } from './images/idle-disk.ts';
@@ -18,9 +21,6 @@ import type { DeviceModel, DomainState, Host } from './ports.ts';
 import { type FoundJournal, readJournal } from './read-journal.ts';
 import { recoverRevert } from './revert/recover.ts';
 import { revertKeys } from './revert/related.ts';
-import { readdir, rm, stat } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 
 /** A journal gets its first line right after it was made. */
 const HEADLESS_MS = 1000;

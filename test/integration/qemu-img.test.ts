@@ -1,3 +1,6 @@
+import { readFile, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
 import { whileItProgresses } from '../../src/core/signs-of-life.ts';
 import { chainBelow } from '../../src/snapshot/images/chain.ts';
@@ -5,9 +8,6 @@ import { QemuImages } from '../../src/toolstack/qemu/images.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 import { makeImage, output, startQemu, xenDisk } from '../support/qemu.ts';
 import { tempDir } from '../support/temp.ts';
-import { readFile, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 let directory: Awaited<ReturnType<typeof tempDir>>;
 const images = new QemuImages();

@@ -1,22 +1,25 @@
+import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
-import { describeError, DomainError, EnvironmentError, InterruptedError, OutputError } from '../../core/errors.ts';
+import {
+  DomainError,
+  describeError,
+  EnvironmentError,
+  InterruptedError,
+  OutputError,
+} from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { XenVersion } from '../../core/xen.ts';
-import { checksumFile, type Checksums, STRETCH } from '../../memfile/checksums.ts';
+import { type Checksums, checksumFile, STRETCH } from '../../memfile/checksums.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import type { Manifest } from '../../memfile/manifest.ts';
 import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
 import { replaceConfig } from '../../savefmt/index.ts';
 import type { CreateRequest, CreateResult, SnapshotPlan } from '../api.ts';
-import { type CreateJournal, journalPathOf, openCreateJournal } from './journal.ts';
-import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
-import { beingSaved, preflightCreate } from './preflight.ts';
-import { digest, endLog, toAction, undoDirectory, undoDisks, undoHold, undoJournal, undoLog, undoPartial, undoRecord, undoTakenDisk, undoText, wasDestroyed } from './undo.ts';
 import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
 import { DirtyLog } from '../guest/dirty-log.ts';
-import { HoldRecord } from '../guest/hold-record.ts';
 import { GuestHold } from '../guest/hold.ts';
+import { HoldRecord } from '../guest/hold-record.ts';
 import { identifyDisk } from '../images/identity.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from '../memory/file-saver.ts';
 import { Precopy } from '../memory/precopy.ts';
@@ -26,7 +29,24 @@ import { makeDirectory, OutputFile, unmakeDirectory, writeWhole } from '../outpu
 import { StreamOutput } from '../output/stream.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, Guardian, Guest, Host } from '../ports.ts';
-import { dirname } from 'node:path';
+import { type CreateJournal, journalPathOf, openCreateJournal } from './journal.ts';
+import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
+import { beingSaved, preflightCreate } from './preflight.ts';
+import {
+  digest,
+  endLog,
+  toAction,
+  undoDirectory,
+  undoDisks,
+  undoHold,
+  undoJournal,
+  undoLog,
+  undoPartial,
+  undoRecord,
+  undoTakenDisk,
+  undoText,
+  wasDestroyed,
+} from './undo.ts';
 
 /** How long the note may take that all is being undone; the guest runs by then. */
 const NOTE_TIMEOUT_MS = 5000;

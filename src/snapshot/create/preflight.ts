@@ -1,16 +1,16 @@
+import { constants } from 'node:fs';
+import { access, stat, statfs } from 'node:fs/promises';
+import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
-import { journalPathOf } from './journal.ts';
-import { asFinding, type CreateContext } from './plan.ts';
-import { type DataShare, sampleData } from './room.ts';
 import { infoOf } from '../images/identity.ts';
 import { exists, partialOf } from '../output/file.ts';
 import type { Host, Obstacle } from '../ports.ts';
-import { constants } from 'node:fs';
-import { access, stat, statfs } from 'node:fs/promises';
-import { dirname, isAbsolute } from 'node:path';
+import { journalPathOf } from './journal.ts';
+import { asFinding, type CreateContext } from './plan.ts';
+import { type DataShare, sampleData } from './room.ts';
 
 /** Room for what is not pages: heads of the records, HVM and device model state, cfgfile, manifest. */
 const EXTRA_BYTES = 16 * 1024 * 1024;

@@ -2,6 +2,10 @@
  * How each step of a create is undone: by the process that took it, or by another one that has its journal. Each
  * function adds one undo to `phases`.
  */
+
+import { createHash } from 'node:crypto';
+import { readFile, rm, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
@@ -13,9 +17,6 @@ import { isThere, undoIdleDisk } from '../images/idle-disk.ts';
 import { partialOf, unmakeDirectory } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, DiskAction, Host } from '../ports.ts';
-import { createHash } from 'node:crypto';
-import { readFile, rm, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
 
 /** Of a cfgfile or a manifest; a larger file is none of ours. */
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;

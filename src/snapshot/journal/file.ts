@@ -3,13 +3,14 @@
  * One object in JSON on each line: the first says of what, the others what is about to take effect or has taken effect.
  * A process that is killed loses none of them; those that were not synced may be lost with the host.
  */
-import { describeError, errnoCode, EXIT, OutputError, XlsnapError } from '../../core/errors.ts';
-import { isRecord } from '../../core/guards.ts';
-import { shellQuote } from '../../core/shell-quote.ts';
-import { syncDirectory } from '../output/file.ts';
+
 import { constants, readFileSync, writeSync } from 'node:fs';
 import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { describeError, EXIT, errnoCode, OutputError, XlsnapError } from '../../core/errors.ts';
+import { isRecord } from '../../core/guards.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import { syncDirectory } from '../output/file.ts';
 
 /** A journal that cannot be read as one, or must not be trusted. */
 export class JournalError extends XlsnapError {

@@ -7,12 +7,12 @@ import { type Reporter, silentReporter } from '../../core/reporter.ts';
 import { spareMemory } from '../../core/spare-memory.ts';
 import { encodeAmendment, hasPageData, PAGE_TYPE, PfnWords } from '../../savefmt/index.ts';
 import type { Tuning } from '../api.ts';
-import { LaterWrites } from '../later-writes.ts';
-import { forEachPage } from './each-page.ts';
-import { CopyProgress } from './progress.ts';
-import { layOut, type Segment, SegmentWriter, unmappable } from './segment.ts';
 import type { PositionalOutput } from '../output/file.ts';
 import type { Guest } from '../ports.ts';
+import { forEachPage } from './each-page.ts';
+import { LaterWrites } from './later-writes.ts';
+import { CopyProgress } from './progress.ts';
+import { layOut, type Segment, SegmentWriter, unmappable } from './segment.ts';
 
 /** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
 const SMALL_GAP = 2;

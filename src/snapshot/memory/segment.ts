@@ -3,11 +3,11 @@ import { DomainError, throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
 import { PAGE_TYPE, SlotLayout } from '../../savefmt/index.ts';
 import type { Tuning } from '../api.ts';
+import type { PositionalOutput } from '../output/file.ts';
+import type { Guest } from '../ports.ts';
 import { Lanes } from './lanes.ts';
 import { PageSet } from './page-set.ts';
 import type { CopyProgress } from './progress.ts';
-import type { PositionalOutput } from '../output/file.ts';
-import type { Guest } from '../ports.ts';
 
 /** Records under way at once: as many as libuv's pool has threads unless told otherwise. */
 const IN_FLIGHT = 4;

@@ -1,8 +1,8 @@
-import { errnoCode, OutputError } from '../../core/errors.ts';
-import { shellQuote } from '../../core/shell-quote.ts';
 import { constants, writeSync } from 'node:fs';
 import { type FileHandle, mkdir, open, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { errnoCode, OutputError } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
 
 /** Writes of fewer octets are made in this thread: handing one over takes as long. */
 const SHORT_WRITE = 64 * 1024;

@@ -1,16 +1,17 @@
 /** What of the host is there, which version, and whether it works. None of the checks changes anything. */
+
+import { constants } from 'node:fs';
+import { access, statfs } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
 import { describeError, errnoCode, XlsnapError } from '../../core/errors.ts';
 import { hasRunDirectory, RUN_DIRECTORY } from '../../core/run-directory.ts';
 import { firstExisting } from '../../snapshot/create/preflight.ts';
 import { DEFAULT_SNAPSHOT_DIR } from '../../snapshot/naming.ts';
+import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../../xenctrl/index.ts';
+import { XenstoreClient } from '../../xenstore/client.ts';
 import { runProgram, searchPath } from '../process/run.ts';
 import { findQemus } from '../qemu/programs.ts';
 import { isXlWrapper } from '../xl/wrapper.ts';
-import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../../xenctrl/index.ts';
-import { XenstoreClient } from '../../xenstore/client.ts';
-import { constants } from 'node:fs';
-import { access, statfs } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
 
 /** The oldest Node that can run xlsnap. */
 const NODE_MAJOR = 20;

@@ -1,25 +1,36 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError, EnvironmentError } from '../../core/errors.ts';
 import { runDirectory } from '../../core/run-directory.ts';
 import { type DiskImage, type LibxlConfig, withImages } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import { queryBlock, queryBlockedReasons } from '../../qmp/commands.ts';
-import type { CreateFindings, DeviceModel, DomainDisk, DomainState, Guardian, Hypervisor, ImageUse, RestoreFacts, RestoreFindings, Toolstack } from '../../snapshot/ports.ts';
+import type {
+  CreateFindings,
+  DeviceModel,
+  DomainDisk,
+  DomainState,
+  Guardian,
+  Hypervisor,
+  ImageUse,
+  RestoreFacts,
+  RestoreFindings,
+  Toolstack,
+} from '../../snapshot/ports.ts';
+import { lockFile } from '../../xenctrl/flock.ts';
+import type { XenstoreClient } from '../../xenstore/client.ts';
+import { isXenstoreErrno } from '../../xenstore/errors.ts';
 import { deviceModelObstacles, migrationObstacles, suspendObstacles } from '../create-checks/checks.ts';
 import { foreignDrives } from '../create-checks/foreign-drives.ts';
 import { startGuardian } from '../guardian.ts';
-import { findSaver } from './savers.ts';
-import { editStoredConfig } from './userdata.ts';
 import { findUnconnected } from '../qemu/connected-disks.ts';
 import { connectQemu, QemuDeviceModel } from '../qemu/device-model.ts';
 import { readStoredDisks, resolveDisks } from '../qemu/disks.ts';
 import { checkRestore } from '../restore-checks/checks.ts';
 import { findByName, findByUuid, findDomain } from '../xl/commands.ts';
-import { lockFile } from '../../xenctrl/flock.ts';
-import type { XenstoreClient } from '../../xenstore/client.ts';
-import { isXenstoreErrno } from '../../xenstore/errors.ts';
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { findSaver } from './savers.ts';
+import { editStoredConfig } from './userdata.ts';
 
 /** How long a restored domain's disks may take to be served. */
 const CONNECT_MS = 5000;

@@ -1,12 +1,12 @@
-import { EnvironmentError, errnoCode, throwIfAborted, XlsnapError } from '../../core/errors.ts';
-import { isBounded, showProgress } from '../../core/signs-of-life.ts';
-import { processActivity } from './find.ts';
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
+import { EnvironmentError, errnoCode, throwIfAborted, XlsnapError } from '../../core/errors.ts';
+import { isBounded, showProgress } from '../../core/signs-of-life.ts';
+import { processActivity } from './find.ts';
 
 export interface ProgramResult {
   /** Exit status; -1 when a signal ended it. */

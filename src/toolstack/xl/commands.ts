@@ -1,12 +1,18 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Domid, toDomid } from '../../core/brand.ts';
-import { DomainError, EnvironmentError, InterruptedError, throwIfAborted, type XlsnapError } from '../../core/errors.ts';
+import {
+  DomainError,
+  EnvironmentError,
+  InterruptedError,
+  throwIfAborted,
+  type XlsnapError,
+} from '../../core/errors.ts';
 import { isRecord } from '../../core/guards.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { parseLibxlJson } from '../../memfile/libxl-json.ts';
 import type { Hypervisor } from '../../snapshot/ports.ts';
-import { runProgram, runUnkilled } from '../process/run.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { runProgram, runUnkilled } from '../process/run.ts';
 
 /** `xl list` and the like answer in well under a second; software emulation is slow. */
 const XL_TIMEOUT_MS = 120_000;

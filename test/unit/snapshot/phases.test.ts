@@ -148,6 +148,8 @@ describe('Phases', () => {
     phases.onUndo('took two back', 'undo two', () => new Promise(() => {}));
     const error = await phases.fail(new DiskError('TEST', 'the first'));
     expect(did).toEqual(['one, after a failure: true']);
-    expect(error.undoFailures).toEqual([expect.stringMatching(/^not took two back.*made no progress.*undo two$/)]);
+    expect(error.undoFailures).toEqual([
+      expect.stringMatching(/^not took two back.*made no progress.*undo two$/),
+    ]);
   });
 });

@@ -1,3 +1,7 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
 import { DomainError, EnvironmentError, PreflightError, UsageError } from '../../../../src/core/errors.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
@@ -6,12 +10,15 @@ import type { CreateRequest } from '../../../../src/snapshot/api.ts';
 import { createSnapshot, planCreate } from '../../../../src/snapshot/create/create.ts';
 import { recoverAll, recoverSnapshot } from '../../../../src/snapshot/recover.ts';
 import { FakeGuest } from '../../../../src/testing/fake-guest.ts';
-import { contentOf, FAKE_UUID, FakeHost, type FakeOptions, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
+import {
+  contentOf,
+  FAKE_UUID,
+  FakeHost,
+  type FakeOptions,
+  readImage,
+  writeImage,
+} from '../../../../src/testing/fake-host.ts';
 import { failure, filesIn, keepWriting } from '../../../support/scene.ts';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 let directory: string;
 let snapshots: string;

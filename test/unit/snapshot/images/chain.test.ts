@@ -2,8 +2,8 @@ import { utimesSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { freeImages } from '../../../../src/snapshot/images/free.ts';
 import { chainBelow, userOf } from '../../../../src/snapshot/images/chain.ts';
+import { freeImages } from '../../../../src/snapshot/images/free.ts';
 import { FakeHost, type FakeImage, writeImage } from '../../../../src/testing/fake-host.ts';
 import { tempDir } from '../../../support/temp.ts';
 

@@ -1,5 +1,5 @@
-import { throwIfAborted } from '../core/errors.ts';
-import type { MemoryOutput } from './output/file.ts';
+import { throwIfAborted } from '../../core/errors.ts';
+import type { MemoryOutput } from '../output/file.ts';
 
 /** Memory that is asked for at once. */
 const CHUNK_BYTES = 64 * 1024 * 1024;
