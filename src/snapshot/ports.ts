@@ -77,6 +77,11 @@ export interface Hypervisor {
   freeMemory(): Promise<number>;
   /** Why a guest's memory cannot be read without doing it harm; `undefined` when it can. */
   memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined>;
+  /**
+   * Whether a paused domain's guest has come as far as an operating system. One that has never run (`xl create -p`) has not:
+   * to suspend it would have to boot.
+   */
+  hasBooted(domid: Domid, type: GuestType): Promise<boolean>;
   /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
   liveObstacle(type: GuestType): Promise<Obstacle | undefined>;
   /** Log-dirty mode off, for a guest that is not opened. May be called when it is off. */

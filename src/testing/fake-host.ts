@@ -112,6 +112,8 @@ export class FakeHost implements Host {
   unconnectedDisks: readonly { readonly vdev: string; readonly path: string | undefined }[] = [];
   /** Why no memory can be copied while the guest runs. */
   liveObstacle: Obstacle | undefined;
+  /** Whether the domain has booted. */
+  booted = true;
   /** Who watches over this process, each with the journal that it was told. */
   readonly guarded = new Set<{ readonly journal?: string }>();
   readonly hypervisor: Hypervisor;
@@ -371,6 +373,10 @@ export class FakeHost implements Host {
       memoryObstacle: async () => {
         await this.#call('memoryObstacle');
         return this.memoryObstacle;
+      },
+      hasBooted: async () => {
+        await this.#call('hasBooted');
+        return this.booted;
       },
       liveObstacle: async () => {
         await this.#call('liveObstacle');

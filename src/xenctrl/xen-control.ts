@@ -18,6 +18,7 @@ import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from
 import { type CleanedLog, takeBitmap } from './dirty-bitmap.ts';
 import { errnoName, untestedXen, XenCallError } from './errors.ts';
 import { ForeignMemory, type HeadMaker, type PageRewriter } from './foreign-memory.ts';
+import { pagingIsOn } from './hvm-context.ts';
 import { withHypercallBuffer } from './hypercall-buffer.ts';
 import { bind, loadKoffi, type NativeArgument, type NativeFunction, type NativeResult } from './native.ts';
 import { PvCalls } from './pv/pv-calls.ts';
@@ -338,15 +339,28 @@ export class XenControl implements AsyncDisposable {
    * @throws XenCallError, DomainError when the guest's tables make no sense, EnvironmentError
    */
   async openPv(domid: Domid, info: DomainInfo): Promise<PvDomain> {
+    return await PvDomain.open({ calls: this.#pvCalls(), maps: this.#maps }, domid, info);
+  }
+
+  #pvCalls(): PvCalls {
     const { abi, ctrl } = this.#libraries;
-    const calls = new PvCalls({
+    return new PvCalls({
       abi,
       ctrl,
       xch: () => this.#open('PvDomain'),
       call: (fn, ...args) => this.#quick(fn, ...args),
       copyOut: (address, length) => this.#memory.copyOut(address, length),
     });
-    return await PvDomain.open({ calls, maps: this.#maps }, domid, info);
+  }
+
+  /**
+   * Whether a domain that does not run has come as far as an operating system: an HVM or PVH guest has turned paging on, a PV
+   * guest has set its GDT. Neither has been done to a domain that has never run.
+   * @throws XenCallError, EnvironmentError
+   */
+  async hasBooted(domid: Domid, hvm: boolean): Promise<boolean> {
+    if (!hvm) return this.#pvCalls().hasGdt(domid);
+    return pagingIsOn(await this.hvmContext(domid)) !== false;
   }
 
   /**

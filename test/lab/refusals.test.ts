@@ -162,15 +162,19 @@ describe('a paused guest', () => {
 
 describe('a guest that cannot suspend', () => {
   it(
-    'is left as it was, after the time-out',
+    'is not booted for it when it has never run; else it is left as it was, after the time-out',
     steadily(async () => {
       const name = 'e2e-deaf';
       await dom0.lab.removeGuest(name);
       await dom0.lab.run(`mkdir -p /lab/guests/${name}; cat >/lab/guests/${name}/deaf.cfg`, {
-        // One second after it was unpaused its kernel is far from the drivers that answer.
+        // Some seconds after it was unpaused its kernel is far from the drivers that answer.
         input: `name="${name}"\ntype="pvh"\nmemory=84\nvcpus=1\nkernel="/lab/vmlinux"\ncmdline="panic=0"\n`,
       });
       await dom0.lab.run(`xl create -p /lab/guests/${name}/deaf.cfg`, { timeoutMs: 120_000 });
+      const never = await dom0.xlsnap(`snapshot-create ${name}`);
+      expect(never.stderr).toMatch(/has not booted.*xl unpause/s);
+      expect(never.code).toBe(EXIT.preflight);
+      await dom0.lab.run(`xl unpause ${name}; sleep 2; xl pause ${name}`);
       const { code, stderr } = await dom0.xlsnap(`snapshot-create ${name} --timeout 1`);
       expect(stderr).toMatch(/did not react to the request to suspend within 1 s/);
       expect(code).toBe(EXIT.suspend);

@@ -46,6 +46,14 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   if (saver !== undefined) findings.push(beingSaved(saver));
   const memory = await host.hypervisor.memoryObstacle(context.domain.domid, plan.type);
   if (memory !== undefined) findings.push(memory);
+  if (plan.state === 'paused' && !(await host.hypervisor.hasBooted(context.domain.domid, plan.type))) {
+    findings.push({
+      code: 'NEVER_RAN',
+      message:
+        'the domain is paused and its guest has not booted: only a guest that runs can suspend, so it would boot now',
+      hint: `take the snapshot when it has booted: xl unpause ${context.domain.domid}`,
+    });
+  }
   if (!plan.stream) await checkRoom(host, context, memory === undefined);
   if (plan.live) findings.push(...(await findLiveObstacles(host, context)));
   for (const disk of plan.disks) {

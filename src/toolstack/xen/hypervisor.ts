@@ -182,6 +182,11 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     };
   }
 
+  /** See `Hypervisor.hasBooted`. */
+  hasBooted(domid: Domid, type: GuestType): Promise<boolean> {
+    return this.#xen.hasBooted(domid, type !== 'pv');
+  }
+
   /** See `Hypervisor.stopDirtyLog`. */
   stopDirtyLog(domid: Domid): Promise<void> {
     return this.#xen.stopDirtyLog(domid);

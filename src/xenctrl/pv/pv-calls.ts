@@ -81,6 +81,16 @@ export class PvCalls {
     });
   }
 
+  /** Whether vCPU 0 has a GDT of its own: the builder of a domain gives it none, its kernel sets one early. */
+  hasGdt(domid: Domid): boolean {
+    const layout = this.layout(domid);
+    const view = dataView(this.#basic(domid, 0, layout));
+    const { gdt_ents } = layout.vcpu_guest_context;
+    return (
+      (layout.width === 8 ? view.getBigUint64(gdt_ents, true) : BigInt(view.getUint32(gdt_ents, true))) !== 0n
+    );
+  }
+
   /** The state of each vCPU of a suspended domain that is online. */
   async vcpus(domid: Domid, maxVcpuId: number, layout: PvGuestLayout): Promise<PvVcpu[]> {
     const vcpus: PvVcpu[] = [];

@@ -3,6 +3,7 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
+import { toDomid } from '../../../../src/core/brand.ts';
 import type { LibxlConfig } from '../../../../src/memfile/libxl-config.ts';
 import { numberOf } from '../../../../src/memfile/libxl-fields.ts';
 import { printLibxlJson } from '../../../../src/memfile/libxl-json.ts';
@@ -90,6 +91,21 @@ describe('before a create', () => {
     expect(host.calls).not.toContain('openGuest');
     expect(host.calls).not.toContain('pageTypes');
     expectAsBefore(host, was);
+  });
+
+  test('a paused guest that has never run does not boot for it', async () => {
+    const host = makeHost({ paused: true });
+    host.booted = false;
+    const was = stateOf(host);
+    const error = await failure(createSnapshot(host, { domain: 'guest1', config: config() }));
+    expect(error.code).toBe('NEVER_RAN');
+    expect(error.hint).toContain('xl unpause 7');
+    expect(host.calls).not.toContain('unpause');
+    expectAsBefore(host, was);
+    expect((await examineDomain(host, 'guest1')).obstacles).toMatchObject([{ code: 'NEVER_RAN' }]);
+    host.booted = true;
+    await createSnapshot(host, { domain: 'guest1', config: config() });
+    expect((await host.hypervisor.domainState(toDomid(7)))?.paused).toBe(true);
   });
 
   test('what the toolstack has against it is refused, and doctor says the same', async () => {

@@ -97,6 +97,7 @@ class FakeDomain {
         shadowPaging: () => this.shadow,
         freeMemory: () => this.free,
         podCounts: async () => this.pod,
+        hasBooted: async () => true,
         openPv: () => Promise.reject(new XenCallError('xc_domain_get_guest_width', 1)),
         packPages: unused,
         readPages: unused,

@@ -59,6 +59,7 @@ function makeXen(): Xen {
     shadowPaging: () => false,
     freeMemory: () => 0,
     podCounts: unused,
+    hasBooted: unused,
     packPages: async (_domid, mfns, _fd, _position, makeHead, rewriter) => {
       const kinds = read(mfns, new Uint8Array(mfns.length * 4096), rewriter);
       makeHead(kinds);
