@@ -69,7 +69,7 @@ export function parseConsole(text: string): ConsoleReport {
 export const sectorSize = 512;
 /** Slot sectors behind the head sector: number n is also in sector 1 + n % 64. */
 export const slotCount = 64;
-/** Octets of a disk to read for decodeDisk. */
+/** Bytes of a disk to read for decodeDisk. */
 export const diskSpan = (1 + slotCount) * sectorSize;
 
 export interface Sector {

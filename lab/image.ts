@@ -388,7 +388,7 @@ async function extractKernel(bzImage: string, out: string): Promise<void> {
   ];
   const unpacker = unpackers.find((u) => magic.startsWith(u.hex));
   if (unpacker === undefined) throw new LabError('build', `unknown kernel compression ${magic}`);
-  // The payload ends with the unpacked size in four octets.
+  // The payload ends with the unpacked size in four bytes.
   const packed = `${out}.packed`;
   writeFileSync(packed, payload.subarray(0, unpacker.command === 'gzip' ? undefined : -4));
   await must('build', 'sh', ['-c', '"$1" -dc <"$2" >"$3"', 'unpack', unpacker.command, packed, out]);

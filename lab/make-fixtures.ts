@@ -75,7 +75,7 @@ function cut(file: Buffer): Cut {
       if (bytes !== undefined) data += pageSize;
       entries++;
       if (bytes !== undefined) pages++;
-      const zero = bytes?.every((octet) => octet === 0) ?? false;
+      const zero = bytes?.every((byte) => byte === 0) ?? false;
       const key = `${kind}${zero ? ' zero' : ''}`;
       const number = seen.get(key) ?? 0;
       const counter = bytes !== undefined && decodePage(bytes) !== undefined;

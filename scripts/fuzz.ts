@@ -96,7 +96,7 @@ function fuzz(target: TargetName): Promise<{ run: number; problem: string } | un
   });
 }
 
-const mib = (octets: number): string => (octets / 2 ** 20).toFixed(0);
+const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(0);
 
 let failed = false;
 for (const target of chosen) {

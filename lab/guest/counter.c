@@ -41,7 +41,7 @@ struct record {
     u64 seq, started, done, mono_ns, real_ns;
     u32 disks, reserved;
     u64 spare;
-    u64 sum; /* FNV-1a 64 of the 56 octets before */
+    u64 sum; /* FNV-1a 64 of the 56 bytes before */
 };
 
 struct page {
@@ -59,7 +59,7 @@ struct sector {
     u64 number, real_ns;
     u64 index; /* the sector this was written to: 0 is the head */
     unsigned char pad[SECTOR - 56 - 8];
-    u64 sum; /* FNV-1a 64 of the 504 octets before */
+    u64 sum; /* FNV-1a 64 of the 504 bytes before */
 };
 
 struct dirty_page {

@@ -12,7 +12,7 @@
  */
 export type { DiskRequest, SnapshotConfig } from './config.ts';
 export { ConfigError, type ConfigFinding } from './errors.ts';
-export { checkSnapshotName, MAX_NAME_OCTETS, type TextProblem } from './name.ts';
+export { checkSnapshotName, MAX_NAME_BYTES, type TextProblem } from './name.ts';
 export { MAX_CONFIG_BYTES, parseConfig } from './parse.ts';
 export { printConfig } from './print.ts';
 export { readConfigFile } from './read.ts';

@@ -5,8 +5,8 @@ export interface TextProblem {
   readonly hint?: string;
 }
 
-/** Longest name in octets of UTF-8: `NAME.save.json.partial` must fit NAME_MAX (255), a qcow2 tag 255. */
-export const MAX_NAME_OCTETS = 200;
+/** Longest name in bytes of UTF-8: `NAME.save.json.partial` must fit NAME_MAX (255), a qcow2 tag 255. */
+export const MAX_NAME_BYTES = 200;
 
 /** Controls and the two characters of Unicode that break a line. */
 const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}]/u;
@@ -28,15 +28,15 @@ export function checkSnapshotName(name: string): TextProblem | undefined {
   if (/^[0-9]+$/.test(name)) {
     return problem('has only digits', 'qemu-img takes such a tag for the ID of a snapshot: add a letter');
   }
-  const octets = new TextEncoder().encode(name).length;
-  if (octets > MAX_NAME_OCTETS) {
-    return problem(`has ${octets} octets; ${MAX_NAME_OCTETS} are possible`, 'shorten it');
+  const bytes = new TextEncoder().encode(name).length;
+  if (bytes > MAX_NAME_BYTES) {
+    return problem(`has ${bytes} bytes; ${MAX_NAME_BYTES} are possible`, 'shorten it');
   }
   return undefined;
 }
 
 /** Longest path, PATH_MAX less its NUL (linux/limits.h). */
-const MAX_PATH_OCTETS = 4095;
+const MAX_PATH_BYTES = 4095;
 
 /** What stands against a path of a cfgfile; `undefined` when it is good. */
 export function checkPath(path: string): TextProblem | undefined {
@@ -54,8 +54,8 @@ export function checkPath(path: string): TextProblem | undefined {
   if (path.endsWith('/')) {
     return { code: 'BAD_PATH', message: `the path ${shown} names a directory`, hint: 'name a file' };
   }
-  if (new TextEncoder().encode(path).length > MAX_PATH_OCTETS) {
-    return { code: 'BAD_PATH', message: `the path ${shown} is longer than ${MAX_PATH_OCTETS} octets` };
+  if (new TextEncoder().encode(path).length > MAX_PATH_BYTES) {
+    return { code: 'BAD_PATH', message: `the path ${shown} is longer than ${MAX_PATH_BYTES} bytes` };
   }
   return undefined;
 }

@@ -3,7 +3,7 @@ import { ConfigError, type ConfigFinding } from './errors.ts';
 import { type Located, nextToken, SyntaxProblem, type Token } from './lex.ts';
 import { checkDescription, checkPath, checkSnapshotName, type TextProblem } from './name.ts';
 
-/** Largest cfgfile in octets. */
+/** Largest cfgfile in bytes. */
 export const MAX_CONFIG_BYTES = 1024 * 1024;
 
 /** Findings that are told; a file with more is of another kind. */
@@ -43,7 +43,7 @@ function decode(input: Uint8Array | string, source: string): string {
   const whole = (code: string, message: string, hint?: string): ConfigError =>
     new ConfigError(source, [{ code, message, ...(hint === undefined ? {} : { hint }) }]);
   if (input.length > MAX_CONFIG_BYTES) {
-    throw whole('TOO_LONG', `larger than ${MAX_CONFIG_BYTES} octets`, 'is it a cfgfile at all?');
+    throw whole('TOO_LONG', `larger than ${MAX_CONFIG_BYTES} bytes`, 'is it a cfgfile at all?');
   }
   let text: string;
   try {
@@ -51,7 +51,7 @@ function decode(input: Uint8Array | string, source: string): string {
   } catch {
     throw whole('NOT_UTF8', 'not a text in UTF-8', 'is it a cfgfile? The memory file is another one');
   }
-  if (text.includes('\0')) throw whole('NOT_TEXT', 'not a text: it has NUL octets', 'is it a cfgfile?');
+  if (text.includes('\0')) throw whole('NOT_TEXT', 'not a text: it has NUL bytes', 'is it a cfgfile?');
   return text;
 }
 

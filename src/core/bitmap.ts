@@ -1,8 +1,8 @@
-/** A bitmap of fixed size; bit n is bit n % 8 of octet n / 8, as Xen's log-dirty bitmaps are. */
+/** A bitmap of fixed size; bit n is bit n % 8 of byte n / 8, as Xen's log-dirty bitmaps are. */
 export class Bitmap {
   /** Number of bits. */
   readonly size: number;
-  /** The octets, a multiple of 8 of them, so that they can be seen as 64-bit words. */
+  /** The bytes, a multiple of 8 of them, so that they can be seen as 64-bit words. */
   readonly bytes: Uint8Array;
   /** The same, 32 bits at a time: bit n is bit n % 32 of word n / 32 on the little-endian machines that Xen runs on. */
   readonly #words: Uint32Array;
@@ -38,7 +38,7 @@ export class Bitmap {
   }
 
   /**
-   * Sets every bit that is set in `other`: octets of a bitmap of the same size.
+   * Sets every bit that is set in `other`: bytes of a bitmap of the same size.
    * @throws RangeError when they are fewer or more than `bytes`, or not aligned to 4
    */
   or(other: Uint8Array): void {
@@ -80,14 +80,14 @@ export class Bitmap {
 }
 
 /** Number of bits set in 32. */
-/** Number of bits set in a bitmap's octets, a multiple of 8 of them. */
+/** Number of bits set in a bitmap's bytes, a multiple of 8 of them. */
 export function countOnes(bytes: Uint8Array): number {
   let total = 0;
   for (const word of new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)) total += ones(word);
   return total;
 }
 
-/** The octets of a bitmap whose first `size` bits are set. */
+/** The bytes of a bitmap whose first `size` bits are set. */
 export function allOnes(size: number): Uint8Array {
   const bytes = new Uint8Array(Math.ceil(size / 64) * 8);
   const whole = Math.floor(size / 8);

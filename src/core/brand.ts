@@ -8,7 +8,7 @@ export type Brand<Name extends string> = number & { readonly [brand]: Name };
 /** A Xen domain id, 0 … 0x7fef (xen/include/public/xen.h: DOMID_FIRST_RESERVED is 0x7ff0). */
 export type Domid = Brand<'domid'>;
 
-/** Octets in a page of guest memory (XC_PAGE_SIZE, page shift 12). */
+/** Bytes in a page of guest memory (XC_PAGE_SIZE, page shift 12). */
 export const PAGE_SIZE = 4096;
 
 /** The first reserved domid (xen/include/public/xen.h). */

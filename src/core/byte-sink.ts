@@ -1,6 +1,6 @@
 /** A writer that knows its offset. */
 export interface ByteSink {
-  /** Octets written so far. */
+  /** Bytes written so far. */
   readonly offset: number;
   /** Writes all of `bytes`; they may be reused once the promise is settled. */
   write(bytes: Uint8Array): Promise<void>;
@@ -17,7 +17,7 @@ export class BufferSink implements ByteSink {
     return Promise.resolve();
   }
 
-  /** All octets written so far, in one piece. */
+  /** All bytes written so far, in one piece. */
   bytes(): Uint8Array {
     const whole = new Uint8Array(this.offset);
     let at = 0;

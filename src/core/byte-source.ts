@@ -2,13 +2,13 @@ import { type FileHandle, open } from 'node:fs/promises';
 
 /** A pull reader that knows its offset; nested readers of one stream share it. */
 export interface ByteSource {
-  /** Octets consumed so far. */
+  /** Bytes consumed so far. */
   readonly offset: number;
   /**
-   * Up to `length` octets into a view that stays valid until the next call; shorter only at the end.
+   * Up to `length` bytes into a view that stays valid until the next call; shorter only at the end.
    */
   read(length: number): Promise<Uint8Array>;
-  /** Goes over `length` octets; gives how many there were. */
+  /** Goes over `length` bytes; gives how many there were. */
   skip(length: number): Promise<number>;
 }
 
@@ -37,9 +37,9 @@ export class BufferSource implements ByteSource {
 /** Reads a regular file through a buffer; skipping seeks. */
 export class FileSource implements ByteSource, AsyncDisposable {
   offset = 0;
-  /** Length of the file in octets. */
+  /** Length of the file in bytes. */
   readonly size: number;
-  /** Octets that the file system has allocated for it. */
+  /** Bytes that the file system has allocated for it. */
   readonly allocated: number;
   readonly #file: FileHandle;
   readonly #window: Uint8Array;
@@ -58,7 +58,7 @@ export class FileSource implements ByteSource, AsyncDisposable {
     const file = await open(path, 'r');
     try {
       const { size, blocks } = await file.stat();
-      // stat(2) counts in units of 512 octets, whatever the file system's blocks.
+      // stat(2) counts in units of 512 bytes, whatever the file system's blocks.
       return new FileSource(file, size, 512 * blocks, windowSize);
     } catch (error) {
       await file.close();
@@ -98,7 +98,7 @@ export class FileSource implements ByteSource, AsyncDisposable {
 
   /**
    * Reads from any offset, without going there.
-   * @returns how many octets there were; fewer than `into` holds only at the end
+   * @returns how many bytes there were; fewer than `into` holds only at the end
    */
   async readAt(into: Uint8Array, position: number): Promise<number> {
     let got = 0;

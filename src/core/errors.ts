@@ -32,7 +32,7 @@ export interface ErrorDetails {
   /** The phase of create or revert in which it happened; filled in by the phase runner. */
   readonly phase?: string;
   readonly domid?: number;
-  /** Offset in octets from the start of the file or stream at fault. */
+  /** Offset in bytes from the start of the file or stream at fault. */
   readonly offset?: number;
   readonly cause?: unknown;
   /** Further plain data for programs. */

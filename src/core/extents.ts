@@ -1,7 +1,7 @@
 /** Which parts of a file hold data. What lies between them are holes, which read as zeros and take no room. */
 export interface Extents {
   /**
-   * The first part with data that ends behind `offset`, in octets from the start of the file; `undefined` when there is
+   * The first part with data that ends behind `offset`, in bytes from the start of the file; `undefined` when there is
    * none. Parts may be wider than the data, never narrower.
    */
   from(offset: number): Extent | undefined;
@@ -9,7 +9,7 @@ export interface Extents {
 
 export interface Extent {
   readonly start: number;
-  /** Offset of the first octet behind it. */
+  /** Offset of the first byte behind it. */
   readonly end: number;
 }
 

@@ -6,8 +6,8 @@ export interface Progress {
   readonly phase: string;
   readonly done: number;
   readonly total?: number;
-  readonly unit: 'octets' | 'pages' | 'steps';
-  /** Octets per second, when measured. */
+  readonly unit: 'bytes' | 'pages' | 'steps';
+  /** Bytes per second, when measured. */
   readonly rate?: number;
   /** Number of the live round, from 0. */
   readonly round?: number;

@@ -5,19 +5,19 @@ import { crc32OfZeros } from '../core/crc32.ts';
 import { throwIfAborted } from '../core/errors.ts';
 import type { Extents } from '../core/extents.ts';
 
-/** Offsets in octets; `to` is behind the last one. */
+/** Offsets in bytes; `to` is behind the last one. */
 export interface FileRange {
   readonly from: number;
   readonly to: number;
 }
 
 /**
- * Checksums of a file: CRC-32 (ISO 3309) of its first `head` octets and then of every `stretch` octets, the last one
- * shorter. No octet is left out. They tell damage, and nothing about who did it.
+ * Checksums of a file: CRC-32 (ISO 3309) of its first `head` bytes and then of every `stretch` bytes, the last one
+ * shorter. No byte is left out. They tell damage, and nothing about who did it.
  */
 export interface Checksums {
   readonly algorithm: 'crc32';
-  /** Octets before the first PAGE_DATA record, so that a stretch and a full record are one. */
+  /** Bytes before the first PAGE_DATA record, so that a stretch and a full record are one. */
   readonly head: number;
   readonly stretch: number;
   /** 8 hexadecimal digits each, in the order of the file. */
@@ -40,12 +40,12 @@ export interface ChecksumOptions {
   readonly signal?: AbortSignal | undefined;
   /** Leaves out what reads as zeros anyway. */
   readonly extents?: ((fd: number) => Promise<Extents>) | undefined;
-  /** Called now and then with the octets that are done. */
+  /** Called now and then with the bytes that are done. */
   readonly progress?: (done: number) => void;
 }
 
 /**
- * Reads an open file of `size` octets and sums it up.
+ * Reads an open file of `size` bytes and sums it up.
  * @throws InterruptedError, the error of read(2) as Node gives it, RangeError when the file is shorter
  */
 export async function checksumFile(
@@ -56,14 +56,14 @@ export async function checksumFile(
 ): Promise<Checksums> {
   const buffers = Array.from({ length: IN_FLIGHT }, () => new Uint8Array(Math.min(PIECE, size)));
   /** Pieces whose reading has begun. */
-  const begun: { piece: Piece; octets: Promise<Uint8Array> }[] = [];
+  const begun: { piece: Piece; bytes: Promise<Uint8Array> }[] = [];
   const sums: string[] = [];
   let sum = 0;
   const finish = async (): Promise<void> => {
     const next = begun.shift();
     if (next === undefined) return;
     const { piece } = next;
-    sum = piece.hole ? crc32OfZeros(piece.to - piece.from, sum) : crc32(await next.octets, sum);
+    sum = piece.hole ? crc32OfZeros(piece.to - piece.from, sum) : crc32(await next.bytes, sum);
     if (!piece.last) return;
     sums.push(sum.toString(16).padStart(DIGITS, '0'));
     sum = 0;
@@ -75,20 +75,20 @@ export async function checksumFile(
       throwIfAborted(signal);
       if (begun.length === IN_FLIGHT) await finish();
       const buffer = buffers[turn++ % IN_FLIGHT] ?? new Uint8Array(PIECE);
-      const octets = piece.hole ? Promise.resolve(NOTHING) : readWhole(fd, buffer, piece);
+      const bytes = piece.hole ? Promise.resolve(NOTHING) : readWhole(fd, buffer, piece);
       // Where an earlier piece fails, nobody asks for the later ones.
-      octets.catch(() => {});
-      begun.push({ piece, octets });
+      bytes.catch(() => {});
+      begun.push({ piece, bytes });
     }
     while (begun.length > 0) await finish();
   } finally {
     // Nothing may read from the descriptor when the caller closes it.
-    await Promise.allSettled(begun.map(({ octets }) => octets));
+    await Promise.allSettled(begun.map(({ bytes }) => bytes));
   }
   return { algorithm: 'crc32', head: shape.head, stretch: shape.stretch, sums: sums.join('') };
 }
 
-/** The ranges of a file of `size` octets whose sums differ. Both must be of that size and shape. */
+/** The ranges of a file of `size` bytes whose sums differ. Both must be of that size and shape. */
 export function differing(size: number, expected: Checksums, found: Checksums): FileRange[] {
   const { head, stretch } = expected;
   return [...stretches(size, head, stretch)].filter((_, i) => {
@@ -97,7 +97,7 @@ export function differing(size: number, expected: Checksums, found: Checksums): 
   });
 }
 
-/** Length of `sums` for a file of `size` octets. */
+/** Length of `sums` for a file of `size` bytes. */
 export function sumsLength(size: number, head: number, stretch: number): number {
   const first = Math.min(head, size);
   return DIGITS * ((first > 0 ? 1 : 0) + Math.ceil((size - first) / stretch));

@@ -49,7 +49,7 @@ export interface Comparison {
 
 /**
  * Compares the guest's memory in two save files, xl's or ours, page by page. Reads the pages that both have, but not
- * where both files have holes. Takes 30 MiB, and an octet for each page of each file.
+ * where both files have holes. Takes 30 MiB, and an byte for each page of each file.
  * @throws MemoryFileError when a file cannot be opened or is damaged, InterruptedError
  */
 export async function compareFiles(

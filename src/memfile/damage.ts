@@ -11,7 +11,7 @@ const MOST_TOLD = 100;
 /**
  * Reads a memory file whole and compares it with what its manifest says was written. Says in which records it differs.
  * A manifest without checksums, of an earlier version, tells the length only.
- * @returns errors MEMORY_CHANGED (another length) or CHECKSUM; none when each octet is as it was written
+ * @returns errors MEMORY_CHANGED (another length) or CHECKSUM; none when each byte is as it was written
  * @throws InterruptedError, the error of open(2) or read(2) as Node gives it
  */
 export async function findDamage(
@@ -26,7 +26,7 @@ export async function findDamage(
       {
         severity: 'error',
         code: 'MEMORY_CHANGED',
-        message: `${path} has ${size} octets; its manifest says ${memory.bytes}`,
+        message: `${path} has ${size} bytes; its manifest says ${memory.bytes}`,
         offset: Math.min(size, memory.bytes),
         hint: 'it is not the file that was written: find the right one',
       },
@@ -36,7 +36,7 @@ export async function findDamage(
   const found = await checksumFile(file.fd, size, checksums, {
     signal,
     extents,
-    progress: (done) => reporter?.progress({ phase: 'check', done, total: size, unit: 'octets' }),
+    progress: (done) => reporter?.progress({ phase: 'check', done, total: size, unit: 'bytes' }),
   });
   const bad = differing(size, checksums, found);
   const told = bad.slice(0, MOST_TOLD);
@@ -47,7 +47,7 @@ export async function findDamage(
       severity: 'error',
       code: 'CHECKSUM',
       message:
-        `octets ${from} to ${to - 1} are not what was written` +
+        `bytes ${from} to ${to - 1} are not what was written` +
         (within.length === 0 ? '' : `: ${within.join(', ')}`),
       offset: from,
       hint: 'take the file from a copy, if there is one',

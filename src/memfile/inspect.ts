@@ -52,9 +52,9 @@ export interface MemoryMap extends PageCounts {
 /** What a save file, xl's or ours, holds. Of a damaged one: what could be read. */
 export interface Inspection {
   readonly path: string;
-  /** Length of the file, octets. */
+  /** Length of the file, bytes. */
   readonly bytes: number;
-  /** Octets that the file system has allocated for it. */
+  /** Bytes that the file system has allocated for it. */
   readonly allocatedBytes: number;
   /** No finding is an error. */
   readonly sound: boolean;
@@ -81,7 +81,7 @@ export interface Inspection {
 export interface XlHeaderFacts {
   readonly mandatoryFlags: number;
   readonly optionalFlags: number;
-  /** Of the configuration with its NUL, octets. */
+  /** Of the configuration with its NUL, bytes. */
   readonly configBytes: number;
 }
 
@@ -104,7 +104,7 @@ export interface Scan {
 }
 
 /**
- * Reads a save file, xl's or ours, without its pages, and tells what it holds. Needs no Xen. Takes an octet for each page
+ * Reads a save file, xl's or ours, without its pages, and tells what it holds. Needs no Xen. Takes an byte for each page
  * of the guest, and a little more. Damage does not make it fail: what was read before it is told, with the findings.
  * @throws MemoryFileError when the file cannot be opened or has too many records, InterruptedError
  */
@@ -134,9 +134,7 @@ export async function scan(path: string, source: FileSource, options: InspectOpt
   const domain = isRecord(facts.config) ? summarizeConfig(facts.config) : undefined;
   const manifest = await manifestBeside(path, warnings);
   if (manifest !== undefined && manifest.memory.bytes !== source.size) {
-    warnings.push(
-      `the manifest is of a file of ${manifest.memory.bytes} octets, this one has ${source.size}`,
-    );
+    warnings.push(`the manifest is of a file of ${manifest.memory.bytes} bytes, this one has ${source.size}`);
   }
   const { map, records } = reader;
   return {

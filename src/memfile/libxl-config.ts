@@ -69,7 +69,7 @@ export interface DomainSummary {
   /** vCPUs that it starts with, and most that it can have. */
   readonly vcpus: number | undefined;
   readonly maxVcpus: number | undefined;
-  /** Memory that it starts with, and most that it can have, octets. */
+  /** Memory that it starts with, and most that it can have, bytes. */
   readonly memoryBytes: number | undefined;
   readonly maxMemoryBytes: number | undefined;
   readonly disks: readonly ConfigDisk[];

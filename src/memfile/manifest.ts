@@ -115,7 +115,7 @@ export async function readManifest(path: string): Promise<Manifest | undefined> 
   try {
     await using file = await open(path);
     const { size } = await file.stat();
-    if (size > MAX_MANIFEST_BYTES) throw bad(path, `is larger than ${MAX_MANIFEST_BYTES} octets`);
+    if (size > MAX_MANIFEST_BYTES) throw bad(path, `is larger than ${MAX_MANIFEST_BYTES} bytes`);
     text = await file.readFile('utf8');
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return undefined;
@@ -205,7 +205,7 @@ function checkedChecksums(path: string, bytes: number, value: Readonly<Record<st
   if (stretch < SHORTEST_STRETCH) throw bad(path, 'is damaged: checksums.stretch is too short');
   const sums = string(path, 'checksums.sums', value['sums']);
   if (sums.length !== sumsLength(bytes, head, stretch) || !/^[0-9a-f]*$/.test(sums)) {
-    throw bad(path, `is damaged: checksums.sums does not fit a file of ${bytes} octets`);
+    throw bad(path, `is damaged: checksums.sums does not fit a file of ${bytes} bytes`);
   }
   return {
     algorithm: oneOf(path, 'checksums.algorithm', value['algorithm'], ['crc32']),

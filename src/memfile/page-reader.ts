@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { FileSource } from '../core/byte-source.ts';
 
-/** Octets read at a time, at most: as long as pages follow one another it is twice as much each time. */
+/** Bytes read at a time, at most: as long as pages follow one another it is twice as much each time. */
 const WINDOW = 1 << 20;
 const FIRST = 4 * PAGE_SIZE;
 

@@ -32,7 +32,7 @@ export class MemoryFileError extends XlsnapError {
 
 /**
  * Reads a memory file from its header to its end, going over the pages' content, and checks it as the specifications
- * say. Octets behind the end are refused too: the file is not what was written.
+ * say. Bytes behind the end are refused too: the file is not what was written.
  * @throws MemoryFileError, LibxlConfigError, InterruptedError
  */
 export async function readMemoryFacts(path: string, { signal }: CallOptions = {}): Promise<MemoryFacts> {
@@ -69,7 +69,7 @@ export function findingText({ code, message, offset }: Finding): string {
 /** What a sound memory file holds. */
 export interface MemoryReport {
   readonly path: string;
-  /** Octets from the header to the outermost END. */
+  /** Bytes from the header to the outermost END. */
   readonly bytes: number;
   /** As libxc's stream has it: `hvm` stands for PVH too. */
   readonly guestType: GuestType | undefined;
@@ -79,14 +79,14 @@ export interface MemoryReport {
   readonly pages: number;
   /** In the order of their first appearance. */
   readonly records: readonly RecordCount[];
-  /** Whether each octet is as it was written; `none`: there is no manifest with checksums beside it. */
+  /** Whether each byte is as it was written; `none`: there is no manifest with checksums beside it. */
   readonly checksums: 'right' | 'none';
   /** What Xen's restore takes, although the specifications want it otherwise. */
   readonly warnings: readonly Finding[];
 }
 
 /**
- * Checks a save file, xl's or ours, from its header to its last octet, and against the manifest that lies beside it, if
+ * Checks a save file, xl's or ours, from its header to its last byte, and against the manifest that lies beside it, if
  * one does. Needs no Xen.
  * @throws MemoryFileError with all findings, each with its offset, when a restore would refuse the file or make no
  * whole guest of it, or it is not what was written; ManifestError; InterruptedError
@@ -141,7 +141,7 @@ export async function readStoredConfig(path: string): Promise<LibxlConfig> {
   return parseLibxlConfig(xlConfigText(await readXlHeader(source)));
 }
 
-/** Octets read at a time: the pages are gone over, and the head of a record of 1022 of them has two pages. */
+/** Bytes read at a time: the pages are gone over, and the head of a record of 1022 of them has two pages. */
 const HEAD_WINDOW = 4 * PAGE_SIZE;
 
 /** @throws MemoryFileError */

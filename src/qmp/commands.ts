@@ -22,7 +22,7 @@ export interface BlockNode {
   readonly backingFiles: readonly string[];
   /** Names of the internal snapshots. */
   readonly tags: readonly string[];
-  /** Octets, as the guest sees it. */
+  /** Bytes, as the guest sees it. */
   readonly virtualSize: number;
 }
 

@@ -80,9 +80,9 @@ export class FakeQmpServer implements AsyncDisposable {
     this.sendRaw(`${JSON.stringify(message)}\r\n`);
   }
 
-  /** Sends octets as they are. */
-  sendRaw(octets: string | Uint8Array): void {
-    this.#active?.write(octets);
+  /** Sends bytes as they are. */
+  sendRaw(bytes: string | Uint8Array): void {
+    this.#active?.write(bytes);
   }
 
   /** Closes the connection with the client, as a QEMU that dies. */

@@ -3,7 +3,7 @@ import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
 import { QmpProtocolError } from './errors.ts';
 
-/** The longest line taken from QEMU, in octets. */
+/** The longest line taken from QEMU, in bytes. */
 export const LINE_LIMIT = 10 * 1024 * 1024;
 
 const LINE_FEED = 0x0a;
@@ -29,7 +29,7 @@ export class LineSplitter {
       const part = at < 0 ? rest : rest.subarray(0, at);
       this.#length += part.length;
       if (this.#length > this.#limit) {
-        throw new QmpProtocolError(`a line from QEMU is longer than ${this.#limit} octets`);
+        throw new QmpProtocolError(`a line from QEMU is longer than ${this.#limit} bytes`);
       }
       this.#parts.push(part);
       if (at < 0) return;

@@ -2,7 +2,7 @@ import { EXIT, XlsnapError } from '../core/errors.ts';
 
 /** What an error about a stream may say besides what was being read. */
 export interface FormatErrorDetails {
-  /** Octets from the start of the file or stream to the thing at fault. */
+  /** Bytes from the start of the file or stream to the thing at fault. */
   readonly offset?: number;
   /** Name of the record it is in. */
   readonly record?: string;

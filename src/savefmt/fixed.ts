@@ -12,7 +12,7 @@ export type FixedValue<F extends Fields> = {
 
 /** A sequence of integers without gaps, parsed by binary-parser, with the encoder beside it. */
 export interface Fixed<F extends Fields> {
-  /** Octets. */
+  /** Bytes. */
   readonly size: number;
   /** @throws RangeError when `bytes` is shorter than `size`. */
   parse(bytes: Uint8Array): FixedValue<F>;
@@ -20,7 +20,7 @@ export interface Fixed<F extends Fields> {
   encode(value: FixedValue<F>): Uint8Array;
 }
 
-const octets: Readonly<Record<Width, number>> = { u8: 1, u16: 2, u32: 4, u64: 8 };
+const WIDTH_BYTES: Readonly<Record<Width, number>> = { u8: 1, u16: 2, u32: 4, u64: 8 };
 
 /** Declares a layout: its fields in the order in which they stand. */
 export function fixed<const F extends Fields>(order: 'little' | 'big', fields: F): Fixed<F> {
@@ -32,7 +32,7 @@ export function fixed<const F extends Fields>(order: 'little' | 'big', fields: F
     else if (width === 'u32') parser.uint32(name);
     else parser.uint64(name);
   }
-  const size = table.reduce((sum, [, width]) => sum + octets[width], 0);
+  const size = table.reduce((sum, [, width]) => sum + WIDTH_BYTES[width], 0);
   const little = order === 'little';
   return {
     size,
@@ -44,14 +44,14 @@ export function fixed<const F extends Fields>(order: 'little' | 'big', fields: F
       let at = 0;
       for (const [name, width] of table) {
         const number = BigInt(values[name] ?? -1);
-        if (BigInt.asUintN(octets[width] * 8, number) !== number) {
+        if (BigInt.asUintN(WIDTH_BYTES[width] * 8, number) !== number) {
           throw new RangeError(`${name} does not fit into ${width}: ${String(values[name])}`);
         }
         if (width === 'u8') view.setUint8(at, Number(number));
         else if (width === 'u16') view.setUint16(at, Number(number), little);
         else if (width === 'u32') view.setUint32(at, Number(number), little);
         else view.setBigUint64(at, number, little);
-        at += octets[width];
+        at += WIDTH_BYTES[width];
       }
       return bytes;
     },

@@ -21,7 +21,7 @@ export interface PrefixOptions {
   readonly staticRecords: readonly LibxcStateRecord[];
   /** What follows STATIC_DATA_END: the p2m frames (PV). */
   readonly startRecords?: readonly LibxcStateRecord[];
-  /** The prefix is brought to a multiple of so many octets, by spaces behind the JSON. Default 4096. */
+  /** The prefix is brought to a multiple of so many bytes, by spaces behind the JSON. Default 4096. */
   readonly alignment?: number;
 }
 

@@ -7,7 +7,7 @@ export type StreamFormat = 'xl' | 'libxl' | 'libxc';
 
 /**
  * A save file is a sequence of items; the reader gives them and the writer takes them. An item has all that is
- * needed to write the octets that were read.
+ * needed to write the bytes that were read.
  */
 export type StreamItem =
   | { readonly kind: 'xl-header'; readonly header: XlHeader }
@@ -17,12 +17,12 @@ export type StreamItem =
   | {
       readonly kind: 'libxc-record';
       readonly record: LibxcRecord;
-      /** The octets behind the body, when they are not the zeros that they should be. */
+      /** The bytes behind the body, when they are not the zeros that they should be. */
       readonly padding?: Uint8Array;
     };
 
 /** An item and where it stands. */
 export type LocatedItem = StreamItem & {
-  /** Octets from where the reading began. */
+  /** Bytes from where the reading began. */
   readonly offset: number;
 };

@@ -11,7 +11,7 @@ import {
 import { recordHeader } from './record.ts';
 
 /**
- * A head of 16 + 8 * n octets is a multiple of 4096 for n = 512 * k - 2; then records and pages that start at
+ * A head of 16 + 8 * n bytes is a multiple of 4096 for n = 512 * k - 2; then records and pages that start at
  * a 4096 boundary end at one.
  */
 const ENTRIES_PER_PAGE = PAGE_SIZE / 8;
@@ -20,7 +20,7 @@ const FIXED_ENTRIES = PAGE_DATA_FIXED_LENGTH / 8;
 /** Pages in each full record: nearly 4 MiB of page data behind 8 KiB of head. */
 export const DEFAULT_PAGES_PER_RECORD = 2 * ENTRIES_PER_PAGE - FIXED_ENTRIES;
 
-/** Where one record of the layout stands; offsets are octets of the file. */
+/** Where one record of the layout stands; offsets are bytes of the file. */
 export interface SlotRecord {
   readonly offset: number;
   /** Index of its first page. */
@@ -47,7 +47,7 @@ export class SlotLayout {
   readonly count: number;
   readonly perRecord: number;
   readonly recordCount: number;
-  /** Offset of the first octet behind the last record. */
+  /** Offset of the first byte behind the last record. */
   readonly end: number;
   readonly #recordLength: number;
 

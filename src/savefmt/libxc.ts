@@ -109,7 +109,7 @@ export interface HvmParam {
 
 export interface X86PvInfo {
   readonly name: 'X86_PV_INFO';
-  /** Octets in a guest's word: 4 or 8. */
+  /** Bytes in a guest's word: 4 or 8. */
   readonly guestWidth: number;
   /** 3 or 4. */
   readonly ptLevels: number;

@@ -10,7 +10,7 @@ export const pageDataHeader = fixed('little', { count: 'u32', reserved: 'u32' })
 
 export const PAGE_DATA_TYPE = 1;
 
-/** Octets of a record before its first pfn word: record header, count, reserved. */
+/** Bytes of a record before its first pfn word: record header, count, reserved. */
 export const PAGE_DATA_FIXED_LENGTH = recordHeader.size + pageDataHeader.size;
 
 /** Offset of the first page of a record at `offset` with so many entries. */
@@ -71,16 +71,16 @@ export function hasPageData(type: number): boolean {
 /** Largest pfn that fits its 52 bits. */
 export const PFN_MAX = 2 ** 52 - 1;
 
-/** The pfn words of one record, kept as the octets they are. */
+/** The pfn words of one record, kept as the bytes they are. */
 export class PfnWords {
   readonly count: number;
-  /** 8 octets each, little-endian. */
+  /** 8 bytes each, little-endian. */
   readonly bytes: Uint8Array;
   readonly #view: DataView;
 
   /** @throws RangeError when the length is no multiple of 8. */
   constructor(bytes: Uint8Array) {
-    if (bytes.length % 8 !== 0) throw new RangeError(`${bytes.length} octets are no pfn words`);
+    if (bytes.length % 8 !== 0) throw new RangeError(`${bytes.length} bytes are no pfn words`);
     this.bytes = bytes;
     this.count = bytes.length / 8;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
@@ -133,7 +133,7 @@ export class PfnWords {
   }
 }
 
-/** Length of the record's body in octets. */
+/** Length of the record's body in bytes. */
 export function pageDataLength(entries: number, dataPages: number): number {
   return pageDataHeader.size + 8 * entries + PAGE_SIZE * dataPages;
 }
@@ -164,7 +164,7 @@ export function encodeAmendment(
   const words = PfnWords.of(pfns, types);
   const expected = words.dataPages() * PAGE_SIZE;
   if (pages.length !== expected) {
-    throw new RangeError(`${pages.length} octets of pages where the types call for ${expected}`);
+    throw new RangeError(`${pages.length} bytes of pages where the types call for ${expected}`);
   }
   if (words.count === 0) throw new RangeError('a PAGE_DATA record without entries');
   if (pageDataLength(words.count, words.dataPages()) > RECORD_LENGTH_MAX) {

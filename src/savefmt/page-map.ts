@@ -14,7 +14,7 @@ export const PAGE_STATE = {
 
 /** pfns in one piece of the map: 128 MiB of the guest's memory. */
 const CHUNK = 2 ** 15;
-/** A piece takes an octet for each pfn: half a GiB for 2 TiB of memory, or for pfns that a damaged file strews about. */
+/** A piece takes an byte for each pfn: half a GiB for 2 TiB of memory, or for pfns that a damaged file strews about. */
 const CHUNKS_MAX = 2 ** 14;
 
 const TYPE = PAGE_STATE.type;
@@ -41,7 +41,7 @@ export interface PageRange extends PageCounts {
 }
 
 /**
- * Which pages a stream gives the guest, their types, and which are zeros: the last entry for a pfn counts. An octet for
+ * Which pages a stream gives the guest, their types, and which are zeros: the last entry for a pfn counts. An byte for
  * each pfn, where there are pages.
  */
 export class PageMap {

@@ -49,7 +49,7 @@ import {
   xlWords,
 } from './xl-header.ts';
 
-/** Octets of page data handed out at a time. */
+/** Bytes of page data handed out at a time. */
 const PAGES_CHUNK = 256 * PAGE_SIZE;
 
 /**
@@ -142,7 +142,7 @@ class Reader {
   async xlHeader(): Promise<XlHeader> {
     const offset = this.offset;
     const bytes = await this.#exactly(XL_FIXED_LENGTH, 'xl header');
-    if (!XL_MAGIC.every((octet, i) => octet === bytes[i])) {
+    if (!XL_MAGIC.every((byte, i) => byte === bytes[i])) {
       throw new StreamError('XL_MAGIC', 'not a save file of xl: wrong magic', {
         offset,
         hint: 'give a file that xl save or xlsnap has written',
@@ -289,7 +289,7 @@ class Reader {
     const padding = bytes.subarray(length);
     return {
       body: bytes.subarray(0, length),
-      padding: padding.every((octet) => octet === 0) ? {} : { padding: padding.slice() },
+      padding: padding.every((byte) => byte === 0) ? {} : { padding: padding.slice() },
     };
   }
 
@@ -308,7 +308,7 @@ class Reader {
     );
     const room = Math.min(PFN_WORDS_MAX, Math.floor((length - pageDataHeader.size) / 8));
     if (count < 1 || count > room) {
-      throw new RecordError('RECORD_COUNT', `count in a body of ${length} octets`, {
+      throw new RecordError('RECORD_COUNT', `count in a body of ${length} bytes`, {
         record,
         offset: offset + recordHeader.size,
         expected: `1 to ${room}`,
@@ -377,7 +377,7 @@ class PageReader implements AsyncIterable<Uint8Array> {
 function truncated(what: string, expected: number, got: number, offset: number): StreamError {
   return new StreamError('TRUNCATED', `the stream ends in the ${what}`, {
     offset,
-    expected: `${expected} octets`,
+    expected: `${expected} bytes`,
     got: `${got}`,
     hint: 'the save was interrupted or the copy is incomplete',
   });

@@ -2,7 +2,7 @@ import { concat, fixed } from './fixed.ts';
 
 /**
  * The frame that libxl's and libxc's records share: type, length of the body, body, zeros up to a multiple
- * of 8 octets (libxc-migration-stream.pandoc and libxl-migration-stream.pandoc, "Records").
+ * of 8 bytes (libxc-migration-stream.pandoc and libxl-migration-stream.pandoc, "Records").
  */
 export const recordHeader = fixed('little', { type: 'u32', length: 'u32' });
 
@@ -12,7 +12,7 @@ export const RECORD_LENGTH_MAX = 128 * 1024 * 1024;
 /** Set in the type of records that a reader may ignore. */
 export const OPTIONAL_BIT = 0x80000000;
 
-/** Octets of padding behind a body. */
+/** Bytes of padding behind a body. */
 export function paddingLength(length: number): number {
   return -length & 7;
 }

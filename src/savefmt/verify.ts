@@ -24,7 +24,7 @@ export interface Finding {
   /** Stable, upper case. */
   readonly code: string;
   readonly message: string;
-  /** Octets from the start of the stream. */
+  /** Bytes from the start of the stream. */
   readonly offset: number;
   readonly hint?: string;
 }
@@ -34,15 +34,15 @@ export interface RecordCount {
   readonly level: 'libxl' | 'libxc';
   readonly name: string;
   readonly count: number;
-  /** Octets with headers, pages and padding. */
-  readonly octets: number;
+  /** Bytes with headers, pages and padding. */
+  readonly bytes: number;
 }
 
 /** What there is to know about a stream without restoring it. */
 export interface StreamFacts {
   /** Whether the outermost END was reached. */
   readonly complete: boolean;
-  /** Octets up to the outermost END; when it is missing, those of sound items (but for a last PAGE_DATA record). */
+  /** Bytes up to the outermost END; when it is missing, those of sound items (but for a last PAGE_DATA record). */
   readonly length: number;
   readonly guestType?: GuestType;
   /** Of libxc's stream: 2 or 3. */
@@ -105,7 +105,7 @@ export async function verifyStream(source: ByteSource, options: VerifyOptions = 
     pass.endItem(source.offset - start);
     const rest = await source.read(1);
     if (rest.length > 0) {
-      pass.report('warning', 'TRAILING', 'octets behind the END of the stream', source.offset - start - 1);
+      pass.report('warning', 'TRAILING', 'bytes behind the END of the stream', source.offset - start - 1);
     }
   } catch (error) {
     if (!(error instanceof StreamError || error instanceof RecordError)) throw error;
@@ -124,7 +124,7 @@ class Pass {
   #errors = 0;
   #omitted = 0;
   readonly #records = new Map<string, { -readonly [K in keyof RecordCount]: RecordCount[K] }>();
-  #open: { line: { octets: number }; offset: number } | undefined;
+  #open: { line: { bytes: number }; offset: number } | undefined;
   #length = 0;
   #facts: Pick<StreamFacts, 'guestType' | 'version' | 'xen' | 'configText' | 'config'> = {};
   #pages = 0;
@@ -147,7 +147,7 @@ class Pass {
 
   /** The item before ends at `offset`. */
   endItem(offset: number): void {
-    if (this.#open !== undefined) this.#open.line.octets += offset - this.#open.offset;
+    if (this.#open !== undefined) this.#open.line.bytes += offset - this.#open.offset;
     this.#open = undefined;
     this.#length = offset;
   }
@@ -212,7 +212,7 @@ class Pass {
 
   #count(level: 'libxl' | 'libxc', record: { name: string; type?: number }, offset: number): void {
     const name = record.type === undefined ? record.name : `${record.name} ${hex(record.type)}`;
-    const line = this.#records.get(`${level} ${name}`) ?? { level, name, count: 0, octets: 0 };
+    const line = this.#records.get(`${level} ${name}`) ?? { level, name, count: 0, bytes: 0 };
     line.count++;
     this.#records.set(`${level} ${name}`, line);
     this.#open = { line, offset };
@@ -329,7 +329,7 @@ class Pass {
       this.report(
         'error',
         'PV_INFO',
-        `X86_PV_INFO: ${ptLevels} levels of page tables for words of ${guestWidth} octets`,
+        `X86_PV_INFO: ${ptLevels} levels of page tables for words of ${guestWidth} bytes`,
         offset,
       );
     }
@@ -364,7 +364,7 @@ class Pass {
       this.report(
         'error',
         'VCPU_SIZE',
-        `${name} of vCPU ${vcpuId}: expected ${expected} octets, found ${length}`,
+        `${name} of vCPU ${vcpuId}: expected ${expected} bytes, found ${length}`,
         offset,
       );
     const basic = this.#width === undefined ? undefined : vcpuContextSize[this.#width];

@@ -9,7 +9,7 @@ import { encodePageDataHead, pageDataLength } from './page-data.ts';
 import { RECORD_LENGTH_MAX } from './record.ts';
 import { encodeXlHeader } from './xl-header.ts';
 
-/** Appends items to a sink: what a reader gave, octet for octet, or a stream of one's own. */
+/** Appends items to a sink: what a reader gave, byte for byte, or a stream of one's own. */
 export class StreamWriter {
   readonly #sink: ByteSink;
   readonly #order: OrderRules;

@@ -33,10 +33,10 @@ export const xlWords = fixed('little', {
 
 const lengthWord = fixed('little', { length: 'u32' });
 
-/** Octets before the optional data. */
+/** Bytes before the optional data. */
 export const XL_FIXED_LENGTH = XL_MAGIC.length + xlWords.size;
 
-/** The header as octets. */
+/** The header as bytes. */
 export function encodeXlHeader(header: XlHeader): Uint8Array {
   const { config, tail, mandatoryFlags, optionalFlags } = header;
   const data =
@@ -96,7 +96,7 @@ export function splitOptionalData(
   if (data.length < lengthWord.size) {
     throw new StreamError('XL_CONFIG_LENGTH', 'xl header: optional data too short for its length word', {
       offset,
-      expected: 'at least 4 octets',
+      expected: 'at least 4 bytes',
       got: `${data.length}`,
     });
   }
@@ -104,7 +104,7 @@ export function splitOptionalData(
   if (length > data.length - lengthWord.size) {
     throw new StreamError('XL_CONFIG_LENGTH', 'xl header: configuration longer than the optional data', {
       offset,
-      expected: `at most ${data.length - lengthWord.size} octets`,
+      expected: `at most ${data.length - lengthWord.size} bytes`,
       got: `${length}`,
     });
   }

@@ -19,7 +19,7 @@ export interface Tuning {
 }
 
 /**
- * Where a program wants the memory as a stream: octets in order, in the format of `xl save`. A function gets pieces that are
+ * Where a program wants the memory as a stream: bytes in order, in the format of `xl save`. A function gets pieces that are
  * its own only until its promise is settled; the next piece comes after that. What it throws ends the create, which
  * is undone. An interrupted create does not wait for it, except for the last piece: with that the snapshot is whole. A Writable
  * is neither ended nor destroyed.
@@ -120,9 +120,9 @@ export interface CreateResult {
   readonly downtimeSeconds: number;
   /** Of the whole call, checks included. */
   readonly totalSeconds: number;
-  /** Length of the memory file, octets. */
+  /** Length of the memory file, bytes. */
   readonly fileBytes: number;
-  /** Octets that the file system has allocated for it. */
+  /** Bytes that the file system has allocated for it. */
   readonly allocatedBytes: number;
   /**
    * Pages with data in the file, and how many of them are zeros that take no room. In a stream no page is left out, and

@@ -33,7 +33,7 @@ export interface DomainState {
     | 'soft_reset'
     | 'other'
     | undefined;
-  /** Memory it has now, octets. */
+  /** Memory it has now, bytes. */
   readonly memoryBytes: number;
 }
 
@@ -124,7 +124,7 @@ export interface Guest extends AsyncDisposable {
     makeHead: (kinds: Uint8Array) => Uint8Array,
   ): Promise<Uint8Array>;
   /**
-   * Copies pages into `into`, page i to octet 4096 * i. Pages must have types that carry data.
+   * Copies pages into `into`, page i to byte 4096 * i. Pages must have types that carry data.
    * @param pfns at most `maxBatch`
    * @returns the kind of each page, which is `data` or `unmapped`; of those there is nothing in `into`
    */

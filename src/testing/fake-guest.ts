@@ -58,7 +58,7 @@ export class FakeGuest implements Guest {
     this.#zero = zero;
   }
 
-  /** Memory it has, octets. */
+  /** Memory it has, bytes. */
   get memoryBytes(): number {
     return this.#types.filter((type) => type !== 15).length * PAGE;
   }

@@ -3,7 +3,7 @@
  * compared with the C headers of its release through fixtures/abi (test/unit/xenctrl/abi.test.ts).
  */
 
-/** Offsets in octets in xc_domaininfo_t, that is struct xen_domctl_getdomaininfo (xen/domctl.h). */
+/** Offsets in bytes in xc_domaininfo_t, that is struct xen_domctl_getdomaininfo (xen/domctl.h). */
 export interface DomainInfoLayout {
   readonly size: number;
   readonly domain: number;
@@ -14,7 +14,7 @@ export interface DomainInfoLayout {
   readonly handle: number;
 }
 
-/** Size and offsets in octets of a C struct; nested fields with dots. */
+/** Size and offsets in bytes of a C struct; nested fields with dots. */
 export type StructLayout<Field extends string> = Readonly<Record<Field | 'size', number>>;
 
 /** Structs of the calls for PV vCPUs, which have no wrapper in libxenctrl (xen/domctl.h, xen/memory.h). */
@@ -44,7 +44,7 @@ export interface PvCallLayouts {
 
 /** What a PV guest's words look like, by its width (xen/foreign/x86_64.h, xen/foreign/x86_32.h). */
 export interface PvGuestLayout {
-  /** Octets of a word. */
+  /** Bytes of a word. */
   readonly width: 4 | 8;
   readonly ptLevels: 3 | 4;
   readonly shared_info: StructLayout<
@@ -225,7 +225,7 @@ export const XENVER = {
   XENVER_extraversion: 1,
 } as const;
 
-/** Length in octets of a xen_extraversion_t (xen/version.h). */
+/** Length in bytes of a xen_extraversion_t (xen/version.h). */
 export const EXTRAVERSION_SIZE = 16;
 
 /** Levels of libxentoollog (xentoollog.h). */

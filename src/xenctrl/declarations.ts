@@ -55,7 +55,7 @@ export const XENCTRL = declare({
       result: 'struct xenforeignmemory_handle *',
       parameters: ['xc_interface *'],
     },
-    // XENVER_version: major << 16 | minor; XENVER_extraversion: fills 16 octets.
+    // XENVER_version: major << 16 | minor; XENVER_extraversion: fills 16 bytes.
     xc_version: { result: 'int', parameters: ['xc_interface *', 'int', 'void *'] },
     // Number of domains written, from the first domid on.
     xc_domain_getinfolist: {
@@ -66,7 +66,7 @@ export const XENCTRL = declare({
     xc_domain_pause: { result: 'int', parameters: ['xc_interface *', 'uint32_t'] },
     xc_domain_unpause: { result: 'int', parameters: ['xc_interface *', 'uint32_t'] },
     xc_domain_shutdown: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'int'] },
-    // Octets of a guest's word: 4 or 8.
+    // Bytes of a guest's word: 4 or 8.
     xc_domain_get_guest_width: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'unsigned int *'],
@@ -96,7 +96,7 @@ export const XENCTRL = declare({
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint32_t *', 'uint64_t *', 'uint32_t *', 'uint32_t *'],
     },
-    // Octets written; with a NULL buffer, the most there can be.
+    // Bytes written; with a NULL buffer, the most there can be.
     xc_domain_hvm_getcontext: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint8_t *', 'uint32_t'],
@@ -218,7 +218,7 @@ export const LIBC = declare({
     // 0 when they are the same.
     memcmp: { result: 'int', parameters: ['const void *', 'const void *', 'size_t'] },
     memcpy: { result: 'void *', parameters: ['void *', 'const void *', 'size_t'] },
-    // Octets written, or -1: ENOSPC, EIO, EINTR, …; at most IOV_MAX pieces.
+    // Bytes written, or -1: ENOSPC, EIO, EINTR, …; at most IOV_MAX pieces.
     pwritev: { result: 'ssize_t', parameters: ['int', 'const struct iovec *', 'int', 'off_t'] },
     // The offset, or -1: with SEEK_DATA and SEEK_HOLE ENXIO at or behind the end of the file.
     lseek: { result: 'off_t', parameters: ['int', 'off_t', 'int'] },

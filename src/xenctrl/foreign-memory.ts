@@ -9,7 +9,7 @@ import { toWords } from './words.ts';
 
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
-/** What the stretch of a file begins with, made when the kinds of its pages are known; at least 64 octets. */
+/** What the stretch of a file begins with, made when the kinds of its pages are known; at least 64 bytes. */
 export type HeadMaker = (kinds: Uint8Array) => Uint8Array;
 
 /** Pages that do not go into a file as they are. */
@@ -143,7 +143,7 @@ export class ForeignMemory {
     const kinds = new Uint8Array(errors.length);
     for (let i = 0; i < kinds.length; i++) {
       if (errors[i] !== 0) kinds[i] = PAGE_KIND.unmapped;
-      // It stops at the first octet that differs: in most pages with data that is the first.
+      // It stops at the first byte that differs: in most pages with data that is the first.
       else if (memcmp.callFast(address + i * PAGE_SIZE, zeros, PAGE_SIZE) === 0) kinds[i] = PAGE_KIND.zero;
     }
     return kinds;
@@ -170,9 +170,9 @@ export class ForeignMemory {
     return copies;
   }
 
-  /** Where an array of at least 64 octets lies: smaller ones may move. */
+  /** Where an array of at least 64 bytes lies: smaller ones may move. */
   #addressOf(bytes: Uint8Array): number {
-    if (bytes.length < 64) throw new RangeError(`${bytes.length} octets may move`);
+    if (bytes.length < 64) throw new RangeError(`${bytes.length} bytes may move`);
     return Number(this.#koffi.address(bytes));
   }
 
@@ -188,14 +188,14 @@ export class ForeignMemory {
 
   async #write(fd: number, gather: Gather, position: number): Promise<void> {
     let at = position;
-    while (gather.octets > 0) {
+    while (gather.bytes > 0) {
       const { value, errno } = await this.#functions.pwritev.call(fd, gather.entries, gather.count, at);
-      const octets = Number(value);
-      if (octets > 0) {
-        gather.advance(octets);
-        at += octets;
-      } else if (octets === 0 || errnoName(errno) !== 'EINTR') {
-        const name = octets === 0 ? 'nothing was written' : errnoName(errno);
+      const bytes = Number(value);
+      if (bytes > 0) {
+        gather.advance(bytes);
+        at += bytes;
+      } else if (bytes === 0 || errnoName(errno) !== 'EINTR') {
+        const name = bytes === 0 ? 'nothing was written' : errnoName(errno);
         throw new OutputError('OUTPUT_WRITE', `cannot write guest memory: ${name}`, {
           offset: at,
           data: { errno: name },

@@ -6,8 +6,8 @@ const HALF = 2 ** 32;
 export class Gather {
   /** For `pwritev`: the pieces not yet written. */
   entries: Uint32Array;
-  /** Octets not yet written. */
-  octets = 0;
+  /** Bytes not yet written. */
+  bytes = 0;
   #end = 0;
   /** Memory that must not go before this does. */
   readonly #kept: Uint8Array[] = [];
@@ -23,7 +23,7 @@ export class Gather {
 
   /** Adds memory at an address of this process, joining it to the piece before where it follows that in memory. */
   add(address: number, length: number): void {
-    this.octets += length;
+    this.bytes += length;
     const last = this.#end - WORDS;
     if (last >= 0 && this.#get(last) + this.#get(last + 2) === address) {
       this.#set(last + 2, this.#get(last + 2) + length);
@@ -41,9 +41,9 @@ export class Gather {
   }
 
   /** Takes away what has been written. */
-  advance(octets: number): void {
-    this.octets -= octets;
-    let rest = octets;
+  advance(bytes: number): void {
+    this.bytes -= bytes;
+    let rest = bytes;
     let whole = 0;
     while (whole < this.#end && rest >= this.#get(whole + 2)) {
       rest -= this.#get(whole + 2);

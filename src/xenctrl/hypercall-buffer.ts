@@ -21,17 +21,17 @@ type BufferFunctions = Readonly<
 >;
 
 /**
- * Runs `use` with a buffer of at least so many octets, and frees it when its promise is settled.
+ * Runs `use` with a buffer of at least so many bytes, and frees it when its promise is settled.
  * @throws XenCallError without memory
  */
 export async function withHypercallBuffer<T>(
   ctrl: BufferFunctions,
   xch: bigint,
   structSize: number,
-  octets: number,
+  bytes: number,
   use: (buffer: HypercallBuffer) => Promise<T>,
 ): Promise<T> {
-  const pages = Math.max(1, Math.ceil(octets / PAGE_SIZE));
+  const pages = Math.max(1, Math.ceil(bytes / PAGE_SIZE));
   const struct = new BigUint64Array(structSize / 8);
   const { value, errno } = ctrl.xc__hypercall_buffer_alloc_pages.callHere(xch, struct, pages);
   if (value === 0n) throw new XenCallError('xc__hypercall_buffer_alloc_pages', errno);

@@ -281,7 +281,7 @@ export class XenControl implements AsyncDisposable {
       const take = (): void => {
         this.#typeMs = (performance.now() - start) / length;
         // Most of a small guest's p2m is empty.
-        if (sameOctets(words, XTAB_WORDS.subarray(0, 2 * length))) return;
+        if (sameBytes(words, XTAB_WORDS.subarray(0, 2 * length))) return;
         for (let i = 0; i < length; i++) {
           types[from + i] = (words[2 * i] ?? 0) >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
         }
@@ -319,7 +319,7 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Copies pages into `into`, page i to octet 4096 * i.
+   * Copies pages into `into`, page i to byte 4096 * i.
    * @param rewriter for pages that are wanted otherwise than they are
    * @returns the kind of each page, which is `data` or `unmapped`
    * @throws XenCallError when nothing can be mapped
@@ -589,11 +589,11 @@ async function releaseFromSysfs(): Promise<string> {
   }
 }
 
-function sameOctets(one: Uint32Array, other: Uint32Array): boolean {
-  return Buffer.compare(octets(one), octets(other)) === 0;
+function sameBytes(one: Uint32Array, other: Uint32Array): boolean {
+  return Buffer.compare(bytes(one), bytes(other)) === 0;
 }
 
-function octets(words: Uint32Array): Uint8Array {
+function bytes(words: Uint32Array): Uint8Array {
   return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 }
 
@@ -608,7 +608,7 @@ function cString(bytes: Uint8Array): string {
 }
 
 function formatUuid(handle: Uint8Array): string {
-  const hex = Array.from(handle, (octet) => octet.toString(16).padStart(2, '0')).join('');
+  const hex = Array.from(handle, (byte) => byte.toString(16).padStart(2, '0')).join('');
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 

@@ -49,11 +49,11 @@ export class XenstoreAccess {
 
   /** Sets a value; makes the node and its parents when they are missing. */
   async write(path: string, value: string | Uint8Array, limits: Limits = this.#limits): Promise<void> {
-    const octets = typeof value === 'string' ? new TextEncoder().encode(value) : value;
-    await this.#ask(MESSAGE.write, 'write', path, octets, limits);
+    const bytes = typeof value === 'string' ? new TextEncoder().encode(value) : value;
+    await this.#ask(MESSAGE.write, 'write', path, bytes, limits);
   }
 
-  /** Names of the children; ENOENT when there is no such node, E2BIG when they do not fit into 4096 octets. */
+  /** Names of the children; ENOENT when there is no such node, E2BIG when they do not fit into 4096 bytes. */
   async list(path: string, limits: Limits = this.#limits): Promise<string[]> {
     return splitStrings(await this.#ask(MESSAGE.directory, 'list', path, new Uint8Array(0), limits));
   }

@@ -110,7 +110,7 @@ export class XenstoreConnection {
     if (request.payload.length > PAYLOAD_MAX) {
       throw new UsageError(
         'XENSTORE_TOO_LONG',
-        `xenstore: ${request.operation} ${request.subject}: ${request.payload.length} octets, the limit is ${PAYLOAD_MAX}`,
+        `xenstore: ${request.operation} ${request.subject}: ${request.payload.length} bytes, the limit is ${PAYLOAD_MAX}`,
       );
     }
     const requestId = this.#nextId();

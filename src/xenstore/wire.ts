@@ -5,7 +5,7 @@
  */
 import { XenstoreProtocolError } from './errors.ts';
 
-/** Octets of a header. */
+/** Bytes of a header. */
 export const HEADER_LENGTH = 16;
 /** Longest payload in either direction (XENSTORE_PAYLOAD_MAX). */
 export const PAYLOAD_MAX = 4096;
@@ -33,17 +33,17 @@ export interface XenstoreMessage {
   readonly payload: Uint8Array;
 }
 
-/** The octets of a message. The payload must not be longer than PAYLOAD_MAX. */
+/** The bytes of a message. The payload must not be longer than PAYLOAD_MAX. */
 export function encodeMessage(message: XenstoreMessage): Uint8Array {
   const { type, requestId, transactionId, payload } = message;
-  const octets = new Uint8Array(HEADER_LENGTH + payload.length);
-  const view = new DataView(octets.buffer);
+  const bytes = new Uint8Array(HEADER_LENGTH + payload.length);
+  const view = new DataView(bytes.buffer);
   view.setUint32(0, type, true);
   view.setUint32(4, requestId, true);
   view.setUint32(8, transactionId, true);
   view.setUint32(12, payload.length, true);
-  octets.set(payload, HEADER_LENGTH);
-  return octets;
+  bytes.set(payload, HEADER_LENGTH);
+  return bytes;
 }
 
 /** Cuts what arrives into messages, however it was chopped on the way. */
@@ -52,7 +52,7 @@ export class MessageSplitter {
 
   /**
    * The messages that `chunk` completes.
-   * @throws XenstoreProtocolError when a header announces more than PAYLOAD_MAX octets.
+   * @throws XenstoreProtocolError when a header announces more than PAYLOAD_MAX bytes.
    */
   *push(chunk: Uint8Array): Generator<XenstoreMessage> {
     // Never more than one unfinished message is kept, so joining costs little.
@@ -62,7 +62,7 @@ export class MessageSplitter {
       const length = view.getUint32(12, true);
       if (length > PAYLOAD_MAX) {
         throw new XenstoreProtocolError(
-          `a message of type ${view.getUint32(0, true)} announces ${length} octets, the limit is ${PAYLOAD_MAX}`,
+          `a message of type ${view.getUint32(0, true)} announces ${length} bytes, the limit is ${PAYLOAD_MAX}`,
         );
       }
       const end = HEADER_LENGTH + length;

@@ -50,7 +50,7 @@ export interface Material {
   readonly words: readonly Uint8Array[];
   /** Where changes tell most: offsets below this are chosen half of the time. */
   readonly head: number;
-  /** Longest input, octets. */
+  /** Longest input, bytes. */
   readonly longest: number;
 }
 
@@ -105,7 +105,7 @@ function change(random: Random, bytes: Uint8Array, { seeds, words, head }: Mater
   }
 }
 
-/** Puts an edge, or one beside it, into 1, 2, 4 or 8 octets, in either order. */
+/** Puts an edge, or one beside it, into 1, 2, 4 or 8 bytes, in either order. */
 function setNumber(random: Random, bytes: Uint8Array, at: number): Uint8Array {
   const width = random.pick([1, 2, 4, 8]);
   const aligned = at - (random.below(4) === 0 ? 0 : at % width);
@@ -123,7 +123,7 @@ function join(...parts: Uint8Array[]): Uint8Array {
   return new Uint8Array(Buffer.concat(parts));
 }
 
-/** A text in octets of UTF-8. */
-export function octets(text: string): Uint8Array {
+/** A text in bytes of UTF-8. */
+export function bytes(text: string): Uint8Array {
   return new TextEncoder().encode(text);
 }

@@ -42,7 +42,7 @@ import {
   saveFile,
 } from '../support/naive-stream.ts';
 import { CFGFILE_WORDS, MANIFEST } from '../support/samples.ts';
-import { type Material, octets, type Random } from './mutate.ts';
+import { bytes, type Material, type Random } from './mutate.ts';
 
 export interface Target extends Material {
   /** @throws whatever is a bug: all but the typed errors that an input may give */
@@ -51,7 +51,7 @@ export interface Target extends Material {
 
 const DOMID = toDomid(7);
 const none: readonly Uint8Array[] = [];
-const list = (...texts: string[]): readonly Uint8Array[] => texts.map(octets);
+const list = (...texts: string[]): readonly Uint8Array[] => texts.map(bytes);
 
 function fixture(name: string): Uint8Array {
   return gunzipSync(readFileSync(new URL(`../../fixtures/savefmt/${name}.xlsave.gz`, import.meta.url)));
@@ -188,7 +188,7 @@ const JSON_WORDS = [
 ];
 
 const manifest: Target = {
-  seeds: [octets(JSON.stringify(MANIFEST, null, 2)), octets(JSON.stringify(MANIFEST))],
+  seeds: [bytes(JSON.stringify(MANIFEST, null, 2)), bytes(JSON.stringify(MANIFEST))],
   words: list(
     ...JSON_WORDS,
     'xlsnap-manifest',

@@ -199,7 +199,7 @@ describe('a dirty log', () => {
     import { setTimeout as sleep } from 'node:timers/promises';
     import { toDomid, XenControl } from 'xlsnap/xenctrl';
     const domid = toDomid(Number(process.argv[2]));
-    const ones = (bytes) => bytes.reduce((sum, octet) => (octet === 0 ? sum : sum + octet.toString(2).replaceAll('0', '').length), 0);
+    const ones = (bytes) => bytes.reduce((sum, byte) => (byte === 0 ? sum : sum + byte.toString(2).replaceAll('0', '').length), 0);
     const take = (final) => xen.takeDirty(domid, gfns, final).then(({ bitmap }) => ones(bitmap), (error) => error.code);
     const xen = await XenControl.open();
     const gfns = await xen.nrGpfns(domid);

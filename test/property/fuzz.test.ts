@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { mutate, octets, Random } from '../fuzz/mutate.ts';
+import { bytes, mutate, Random } from '../fuzz/mutate.ts';
 import { checkPrototypes, type TargetName, targets } from '../fuzz/targets.ts';
 
 // What `npm run fuzz` does for hours, for a second; the same inputs in each run of the tests.
@@ -26,8 +26,8 @@ test.each(names)('good input of %s passes', async (name) => {
   for (const seed of target.seeds) await target.run(seed, new Random(1, 1));
 });
 
-// Every octet of the head, which for text is all.
-test.each(names)('input of %s chopped at every octet gives what was read, or a typed error', async (name) => {
+// Every byte of the head, which for text is all.
+test.each(names)('input of %s chopped at every byte gives what was read, or a typed error', async (name) => {
   const target = targets[name];
   const [seed = new Uint8Array(0)] = [...target.seeds]
     .sort((a, b) => b.length - a.length)
@@ -81,7 +81,7 @@ test.each(['manifest', 'qmp', 'xl-list'] as const)(
           for (const bad of BAD) {
             count++;
             const text = JSON.stringify(withSpoilt(value, place, bad)) ?? '';
-            await target.run(octets(`${text}\n`), new Random(count, 1));
+            await target.run(bytes(`${text}\n`), new Random(count, 1));
           }
         }
       }

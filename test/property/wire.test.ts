@@ -6,14 +6,14 @@ import { formatLine, LineSplitter, parseLine } from '../../src/qmp/wire.ts';
 import { XenstoreProtocolError } from '../../src/xenstore/errors.ts';
 import { encodeMessage, joinStrings, MessageSplitter, splitStrings } from '../../src/xenstore/wire.ts';
 
-/** `octets`, cut at these fractions of its length. */
-function chop(octets: Uint8Array, cuts: readonly number[]): Uint8Array[] {
+/** `bytes`, cut at these fractions of its length. */
+function chop(bytes: Uint8Array, cuts: readonly number[]): Uint8Array[] {
   const places = [
     0,
-    ...cuts.map((cut) => Math.floor(cut * octets.length)).sort((a, b) => a - b),
-    octets.length,
+    ...cuts.map((cut) => Math.floor(cut * bytes.length)).sort((a, b) => a - b),
+    bytes.length,
   ];
-  return places.slice(1).map((end, i) => octets.subarray(places[i], end));
+  return places.slice(1).map((end, i) => bytes.subarray(places[i], end));
 }
 const cuts = fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { maxLength: 12 });
 const word = fc.nat({ max: 0xffff_ffff });
@@ -28,9 +28,9 @@ describe('QMP lines', () => {
   test.prop([fc.array(fc.dictionary(fc.string(), fc.jsonValue()), { maxLength: 6 }), cuts])(
     'survive any chopping',
     (messages, where) => {
-      const octets = new TextEncoder().encode(messages.map(formatLine).join(''));
+      const bytes = new TextEncoder().encode(messages.map(formatLine).join(''));
       const splitter = new LineSplitter();
-      const got = chop(octets, where).flatMap((chunk) => [...splitter.push(chunk)].map(parseLine));
+      const got = chop(bytes, where).flatMap((chunk) => [...splitter.push(chunk)].map(parseLine));
       expect(JSON.stringify(got)).toBe(JSON.stringify(messages));
     },
   );
@@ -65,19 +65,19 @@ describe('xenstore messages', () => {
 
   test.prop([fc.array(message, { maxLength: 6 }), cuts])('survive any chopping', (messages, where) => {
     const parts = messages.map(encodeMessage);
-    const octets = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+    const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
     let at = 0;
     for (const part of parts) {
-      octets.set(part, at);
+      bytes.set(part, at);
       at += part.length;
     }
     const splitter = new MessageSplitter();
-    expect(chop(octets, where).flatMap((chunk) => [...splitter.push(chunk)])).toEqual(messages);
+    expect(chop(bytes, where).flatMap((chunk) => [...splitter.push(chunk)])).toEqual(messages);
   });
 
-  test.prop([fc.uint8Array({ maxLength: 200 })])('of any octets give messages or a typed error', (octets) => {
+  test.prop([fc.uint8Array({ maxLength: 200 })])('of any bytes give messages or a typed error', (bytes) => {
     try {
-      for (const { payload } of new MessageSplitter().push(octets))
+      for (const { payload } of new MessageSplitter().push(bytes))
         expect(payload.length).toBeLessThanOrEqual(4096);
     } catch (error) {
       expect(error).toBeInstanceOf(XenstoreProtocolError);

@@ -1,5 +1,5 @@
 /**
- * Saves a guest of 64 GiB that is made up, live, to nowhere, and prints the process's largest resident set in octets:
+ * Saves a guest of 64 GiB that is made up, live, to nowhere, and prints the process's largest resident set in bytes:
  * what of memory is bookkeeping. Runs as a program of its own.
  */
 import { peakResident } from '../../src/bench/processes.ts';

@@ -9,10 +9,10 @@ import type { Contents } from './relayout.ts';
 export interface PageDifference {
   readonly pfn: number;
   readonly type: number;
-  /** The first and the last octet that differ, and how many do. */
+  /** The first and the last byte that differ, and how many do. */
   readonly first: number;
   readonly last: number;
-  readonly octets: number;
+  readonly bytes: number;
   /** What the page is, if that is known: somebody in dom0 writes to it while the guest is suspended. */
   readonly known: string | undefined;
 }
@@ -42,7 +42,7 @@ export function compareSaves(first: Contents, second: Contents): SaveDifference 
     const other = second.pages.get(pfn);
     if (other === undefined) continue;
     if (page.type !== other.type) types.push({ pfn, first: page.type, second: other.type });
-    const difference = compareOctets(page.data, other.data);
+    const difference = compareBytes(page.data, other.data);
     if (difference !== undefined) {
       const why =
         known.get(pfn) ?? (onlyEvents(page.data, other.data) ? 'events that are pending' : undefined);
@@ -55,13 +55,13 @@ export function compareSaves(first: Contents, second: Contents): SaveDifference 
   return { onlyFirst, onlySecond, types, pages, records: compareRecords(first, second), same, sameTables };
 }
 
-function compareOctets(
+function compareBytes(
   a: Uint8Array,
   b: Uint8Array,
-): Pick<PageDifference, 'first' | 'last' | 'octets'> | undefined {
+): Pick<PageDifference, 'first' | 'last' | 'bytes'> | undefined {
   if (Buffer.compare(a, b) === 0) return undefined;
   const differing = [...a.keys()].filter((at) => a[at] !== b[at]);
-  return { first: differing[0] ?? 0, last: differing.at(-1) ?? 0, octets: differing.length };
+  return { first: differing[0] ?? 0, last: differing.at(-1) ?? 0, bytes: differing.length };
 }
 
 /**
@@ -70,8 +70,8 @@ function compareOctets(
  * suspended guest makes one pending.
  */
 function onlyEvents(a: Uint8Array, b: Uint8Array): boolean {
-  return a.every((octet, at) => {
-    const bits = octet ^ (b[at] ?? 0);
+  return a.every((byte, at) => {
+    const bits = byte ^ (b[at] ?? 0);
     return bits === 0 || (at % 4 === 3 && (bits & 0x1f) === 0);
   });
 }
@@ -130,8 +130,8 @@ export function describeDifference(difference: SaveDifference): string {
     ...onlySecond.map((pfn) => `pfn ${pfn}: only in the second`),
     ...types.map(({ pfn, first, second }) => `pfn ${pfn}: types ${first} and ${second}`),
     ...pages.map(
-      ({ pfn, type, first, last, octets, known }) =>
-        `pfn ${pfn} of type ${type}: ${octets} octets of ${first} to ${last} differ${known === undefined ? '' : ` (${known})`}`,
+      ({ pfn, type, first, last, bytes, known }) =>
+        `pfn ${pfn} of type ${type}: ${bytes} bytes of ${first} to ${last} differ${known === undefined ? '' : ` (${known})`}`,
     ),
     ...records.map((name) => `record ${name} differs`),
   ].join('\n');

@@ -1,6 +1,6 @@
 // A second encoder, written from the specifications alone: it shares nothing with src/savefmt.
 
-/** Octets from hex; blanks are for the reader. */
+/** Bytes from hex; blanks are for the reader. */
 export function hexBytes(...text: string[]): Uint8Array {
   return new Uint8Array(Buffer.from(text.join('').replace(/\s/g, ''), 'hex'));
 }

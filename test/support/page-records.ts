@@ -7,7 +7,7 @@ const BROKEN = 13;
 export interface PageEntry {
   readonly pfn: number;
   readonly type: number;
-  /** Octets of the file at the page. */
+  /** Bytes of the file at the page. */
   readonly at: number;
 }
 

@@ -99,7 +99,7 @@ export async function relayout(from: string, to: string, perRecord?: number): Pr
     }
     for (let i = 0; i < pfns.length; i++) {
       const data = pages.get(pfns[i] ?? -1)?.data;
-      if (data?.some((octet) => octet !== 0)) await file.write(data, 0, PAGE_SIZE, layout.slotOffset(i));
+      if (data?.some((byte) => byte !== 0)) await file.write(data, 0, PAGE_SIZE, layout.slotOffset(i));
     }
     const suffix = encodeSuffix({ records, libxlRecords });
     await file.write(suffix, 0, suffix.length, layout.end);

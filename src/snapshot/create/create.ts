@@ -532,7 +532,7 @@ async function makeRoom(
   return [warning];
 }
 
-/** The guest runs again. A stream has no name that would tell: it is whole with its last octets, and so is the snapshot. */
+/** The guest runs again. A stream has no name that would tell: it is whole with its last bytes, and so is the snapshot. */
 async function finishStream(
   { context, phases }: Parts,
   journal: CreateJournal,
@@ -606,7 +606,7 @@ async function readBack(
       {
         signal: options.signal,
         extents: host.extents,
-        progress: (done) => phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'octets' }),
+        progress: (done) => phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'bytes' }),
       },
     );
   } catch (cause) {

@@ -26,7 +26,7 @@ export type CreateStep =
   | { readonly step: 'hold'; readonly hold: HoldState }
   /** The disks' transaction comes now. */
   | { readonly step: 'disks' }
-  /** A small file of these octets comes now. */
+  /** A small file of these bytes comes now. */
   | { readonly step: 'text'; readonly path: string; readonly sha256: string }
   /** A stream's reader has all of it. */
   | { readonly step: 'whole' }

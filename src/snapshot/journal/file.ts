@@ -245,7 +245,7 @@ export async function readJournalLines(path: string): Promise<JournalLines | 'he
     if (uid !== process.geteuid?.() || (mode & 0o022) !== 0) {
       throw badJournal(path, 'could have been written by somebody else', 'look at its owner and mode');
     }
-    if (size > MAX_JOURNAL_BYTES) throw badJournal(path, `is larger than ${MAX_JOURNAL_BYTES} octets`);
+    if (size > MAX_JOURNAL_BYTES) throw badJournal(path, `is larger than ${MAX_JOURNAL_BYTES} bytes`);
     text = await file.readFile('utf8');
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return undefined;

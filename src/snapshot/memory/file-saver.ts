@@ -34,7 +34,7 @@ export interface MemoryOutcome {
   readonly zeroPages: number;
   /** Pages of a live snapshot for which there was no room in memory: they were written while the guest stood still. */
   readonly writtenStopped: number;
-  /** Offset of the first octet behind the last PAGE_DATA record. */
+  /** Offset of the first byte behind the last PAGE_DATA record. */
   readonly end: number;
 }
 
@@ -70,13 +70,13 @@ export function* encodeBare(bare: ReadonlyMap<number, number>): Generator<Uint8A
 /** Pages and where in the file they go. */
 interface PlacedPages {
   readonly pfns: Uint32Array;
-  /** Offsets in octets. */
+  /** Offsets in bytes. */
   readonly offsets: Float64Array;
 }
 
 /** Copies of pages, and where in the file they go. */
 interface Copies {
-  /** Page i at octet 4096 * i. */
+  /** Page i at byte 4096 * i. */
   readonly bytes: Uint8Array;
   /** Offsets in the file, or `NOWHERE`. */
   readonly offsets: Float64Array;

@@ -16,7 +16,7 @@ export interface EmulatorState {
  * A guest's save file up to its memory. Of a PVH or HVM guest none of it ever changes; of a PV guest it is right once the
  * guest has settled. Its length is always the same.
  * @param configJson libxl's JSON of the domain's configuration
- * @returns a multiple of 4096 octets
+ * @returns a multiple of 4096 bytes
  * @throws what the guest's methods throw
  */
 export async function guestPrefix(guest: Guest, configJson: string, xen: XenVersion): Promise<Uint8Array> {

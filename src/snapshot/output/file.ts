@@ -4,14 +4,14 @@ import { dirname } from 'node:path';
 import { errnoCode, OutputError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 
-/** Writes of fewer octets are made in this thread: handing one over takes as long. */
+/** Writes of fewer bytes are made in this thread: handing one over takes as long. */
 const SHORT_WRITE = 64 * 1024;
 
 /** Where a guest's memory goes: a file, or what can only be appended to. */
 export interface MemoryOutput {
   /** @throws OutputError */
   writeAt(bytes: Uint8Array, position: number): Promise<void>;
-  /** Octets of length and octets that the file system has allocated. */
+  /** Bytes of length and bytes that the file system has allocated. */
   sizes(): Promise<{ fileBytes: number; allocatedBytes: number }>;
   /** @throws OutputError; `discard` is still to be called then. */
   commit(options?: { readonly sync?: boolean }): Promise<void>;
@@ -28,7 +28,7 @@ export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
 
 /**
  * A file that shows under its name only when it is whole: it is written as `<path>.partial`, mode 0600, and renamed
- * after its octets are on the disk. A file that is there already is never touched.
+ * after its bytes are on the disk. A file that is there already is never touched.
  */
 export class OutputFile implements MemoryOutput, PositionalOutput {
   readonly path: string;
@@ -115,7 +115,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   }
 
   /**
-   * Octets to the disk, unless `sync` is false, then the name.
+   * Bytes to the disk, unless `sync` is false, then the name.
    * @throws OutputError; the partial file is still there.
    */
   async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {

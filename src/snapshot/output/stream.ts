@@ -33,7 +33,7 @@ export async function isStream(path: string): Promise<boolean> {
 }
 
 interface Target {
-  /** The octets may be changed once the promise is settled. */
+  /** The bytes may be changed once the promise is settled. */
   write(bytes: Uint8Array): Promise<void>;
   /** All is written; gives it to whoever reads it. */
   end(options: { readonly sync: boolean }): Promise<void>;
@@ -43,7 +43,7 @@ interface Target {
   cancel?(): boolean;
 }
 
-/** A memory file that is not one: octets that go to a pipe, a device or a caller's sink, from the first to the last. */
+/** A memory file that is not one: bytes that go to a pipe, a device or a caller's sink, from the first to the last. */
 export class StreamOutput implements MemoryOutput {
   readonly #name: string;
   readonly #target: Target;
@@ -98,7 +98,7 @@ export class StreamOutput implements MemoryOutput {
   }
 
   /**
-   * Appends the octets that make it whole. When the signal is aborted meanwhile, a pipe is closed, and then its reader does not
+   * Appends the bytes that make it whole. When the signal is aborted meanwhile, a pipe is closed, and then its reader does not
    * have them; from a device or a sink they cannot be taken back, so it is waited for what becomes of them.
    * @throws OutputError, InterruptedError: it is not whole
    */
@@ -207,7 +207,7 @@ function socketTarget(stream: Writable, own: boolean): Target {
   };
 }
 
-/** Once the stream is destroyed, Node calls back without an error, whatever has become of the octets. */
+/** Once the stream is destroyed, Node calls back without an error, whatever has become of the bytes. */
 function cancelWrite(stream: Writable): boolean {
   // The kernel has them all, and the callback is on its way.
   if (stream.writableLength === 0) return false;

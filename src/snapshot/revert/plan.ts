@@ -151,7 +151,7 @@ async function currentConfig(
   }
 }
 
-/** Each octet of the memory file is as it was written, or these things stand against it. */
+/** Each byte of the memory file is as it was written, or these things stand against it. */
 async function checkMemory(
   { extents }: Host,
   path: string,

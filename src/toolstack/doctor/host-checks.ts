@@ -17,7 +17,7 @@ import { isXlWrapper } from '../xl/wrapper.ts';
 const NODE_MAJOR = 20;
 /** A program that only tells something of itself; software emulation is slow. */
 const PROGRAM_TIMEOUT_MS = 60_000;
-/** Below this, octets, there is a warning. */
+/** Below this, bytes, there is a warning. */
 const LITTLE_ROOM = 1024 ** 3;
 
 /** One thing of the host. */

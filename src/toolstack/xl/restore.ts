@@ -15,7 +15,7 @@ import { firstCause } from './restore-failure.ts';
 /** The part of a save file that follows xl's header. */
 export interface StreamPart {
   readonly path: string;
-  /** Offset in octets of the libxl stream. */
+  /** Offset in bytes of the libxl stream. */
   readonly start: number;
 }
 

@@ -19,7 +19,7 @@ export class FrameTable {
   /**
    * @param pieces the table, cut into pieces of `perPiece` entries; the last may have fewer
    * @param perPiece a power of two
-   * @param width octets of an entry
+   * @param width bytes of an entry
    * @throws RangeError when the pieces do not hold `size` entries
    */
   constructor(pieces: readonly Uint32Array[], perPiece: number, size: number, width: 4 | 8) {

@@ -133,18 +133,18 @@ async function walkList(
   return { size, leaves: tables };
 }
 
-/** Where a list of so many octets begins: the low 48 or 32 bits of its address. */
-function listStart(vaddr: bigint, { width }: PvGuestLayout, octets: number): number {
+/** Where a list of so many bytes begins: the low 48 or 32 bits of its address. */
+function listStart(vaddr: bigint, { width }: PvGuestLayout, bytes: number): number {
   const bits = width === 8 ? 48 : 32;
   const start = Number(BigInt.asUintN(bits, vaddr));
-  const end = start + octets - 1;
+  const end = start + bytes - 1;
   const half = 2 ** 47;
   const xen = XEN_RANGE[width];
   const canonical = width === 4 || BigInt.asIntN(64, vaddr) === BigInt.asIntN(48, vaddr);
   const oneHalf = width === 4 || Math.floor(start / half) === Math.floor(end / half);
   const free = end < xen.first || start > xen.last;
   if (!canonical || !oneHalf || !free || end >= 2 ** bits || start % PAGE_SIZE !== 0) {
-    throw badGuest('P2M_RANGE', `the guest's p2m cannot be ${octets} octets at 0x${vaddr.toString(16)}`);
+    throw badGuest('P2M_RANGE', `the guest's p2m cannot be ${bytes} bytes at 0x${vaddr.toString(16)}`);
   }
   return start;
 }

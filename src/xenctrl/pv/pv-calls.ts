@@ -7,7 +7,7 @@ import { withHypercallBuffer } from '../hypercall-buffer.ts';
 import type { NativeArgument, NativeFunction } from '../native.ts';
 import { NO_FRAME } from './frame-table.ts';
 
-/** Most octets of state of one vCPU that we take: far above what any processor has. */
+/** Most bytes of state of one vCPU that we take: far above what any processor has. */
 const STATE_MAX = 1024 * 1024;
 
 export interface PvCallsParts {
@@ -47,7 +47,7 @@ export class PvCalls {
     call(ctrl.xc_domain_get_guest_width, domid, width);
     const layout = PV_GUESTS.find((each) => each.width === width[0]);
     if (layout === undefined) {
-      throw new EnvironmentError('PV_WIDTH', `domain ${domid} has words of ${width[0]} octets`, { domid });
+      throw new EnvironmentError('PV_WIDTH', `domain ${domid} has words of ${width[0]} bytes`, { domid });
     }
     return layout;
   }
@@ -193,16 +193,16 @@ export class PvCalls {
     call(ctrl.xc_domctl, domctl);
   }
 
-  async #withBuffer<T>(octets: number, use: (address: number | bigint) => Promise<T>): Promise<T> {
+  async #withBuffer<T>(bytes: number, use: (address: number | bigint) => Promise<T>): Promise<T> {
     const { abi, ctrl, xch } = this.#parts;
-    return await withHypercallBuffer(ctrl, xch(), abi.hypercallBufferSize, octets, ({ address }) =>
+    return await withHypercallBuffer(ctrl, xch(), abi.hypercallBufferSize, bytes, ({ address }) =>
       use(address),
     );
   }
 }
 
 function checkLength(what: string, length: number, most: number): void {
-  if (length > most) throw new RangeError(`${what}: ${length} octets of at most ${most}`);
+  if (length > most) throw new RangeError(`${what}: ${length} bytes of at most ${most}`);
 }
 
 function dataView(bytes: Uint8Array): DataView {

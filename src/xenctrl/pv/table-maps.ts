@@ -51,18 +51,18 @@ export class TableMaps {
   /** @throws XenCallError */
   async m2p(maxMfn: number): Promise<KeptTable> {
     const { mapM2p, xch } = this.#parts;
-    const octets = Math.ceil((maxMfn * M2P_ENTRY) / M2P_CHUNK) * M2P_CHUNK;
+    const bytes = Math.ceil((maxMfn * M2P_ENTRY) / M2P_CHUNK) * M2P_CHUNK;
     const { value, errno } = await mapM2p.xc_map_m2p.call(xch(), maxMfn, PROT_READ, 0n);
     if (typeof value !== 'bigint' || value === 0n) throw new XenCallError('xc_map_m2p', errno);
     const pieces: Uint32Array[] = [];
     const perPiece = M2P_PER_PIECE * M2P_ENTRY;
-    for (let at = 0; at < octets; at += perPiece) {
-      pieces.push(this.#words(value + BigInt(at), Math.min(perPiece, octets - at)));
+    for (let at = 0; at < bytes; at += perPiece) {
+      pieces.push(this.#words(value + BigInt(at), Math.min(perPiece, bytes - at)));
     }
-    const size = Math.min(maxMfn + 1, octets / M2P_ENTRY);
+    const size = Math.min(maxMfn + 1, bytes / M2P_ENTRY);
     return {
       table: new FrameTable(pieces, M2P_PER_PIECE, size, M2P_ENTRY),
-      close: () => this.#unmap(value, octets / PAGE_SIZE),
+      close: () => this.#unmap(value, bytes / PAGE_SIZE),
     };
   }
 
@@ -88,8 +88,8 @@ export class TableMaps {
     return { words: this.#words(value, mfns.length * PAGE_SIZE), close };
   }
 
-  #words(address: bigint, octets: number): Uint32Array {
-    return new Uint32Array(this.#parts.koffi.view(address, octets));
+  #words(address: bigint, bytes: number): Uint32Array {
+    return new Uint32Array(this.#parts.koffi.view(address, bytes));
   }
 
   #unmap(address: bigint, pages: number): void {

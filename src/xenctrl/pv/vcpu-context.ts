@@ -23,7 +23,7 @@ export function canonicalVcpu(
   pfnOf: (mfn: number) => number,
 ): Uint8Array {
   const { width, vcpu_guest_context: fields } = layout;
-  if (context.length !== fields.size) throw new RangeError(`a context of ${context.length} octets`);
+  if (context.length !== fields.size) throw new RangeError(`a context of ${context.length} bytes`);
   const copy = context.slice();
   const view = new DataView(copy.buffer);
   const get = (at: number): bigint =>

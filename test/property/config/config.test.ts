@@ -62,7 +62,7 @@ test.prop([config, fc.string()])('parse(print(x)) is x', (value, comment) => {
 });
 
 describe('any input gives a configuration or a ConfigError', () => {
-  test.prop([fc.uint8Array({ maxLength: 300 })])('octets', (bytes) => {
+  test.prop([fc.uint8Array({ maxLength: 300 })])('bytes', (bytes) => {
     taken(bytes);
   });
 

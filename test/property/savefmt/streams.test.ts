@@ -33,7 +33,7 @@ const u16 = fc.integer({ min: 0, max: 0xffff });
 const u32 = fc.integer({ min: 0, max: 0xffffffff });
 const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
 const words = fc.array(u64, { maxLength: 5 }).map((list) => BigUint64Array.from(list));
-const octets = fc.uint8Array({ maxLength: 40 });
+const bytes = fc.uint8Array({ maxLength: 40 });
 const one = <T extends string>(...names: T[]) => fc.constantFrom(...names);
 const optional = fc.integer({ min: 0x80000000, max: 0xffffffff });
 
@@ -45,9 +45,9 @@ const libxcRecord: fc.Arbitrary<LibxcStateRecord> = fc.oneof(
     name: one('X86_PV_VCPU_BASIC', 'X86_PV_VCPU_EXTENDED', 'X86_PV_VCPU_XSAVE', 'X86_PV_VCPU_MSRS'),
     vcpuId: u32,
     reserved: u32,
-    context: octets,
+    context: bytes,
   }),
-  fc.record({ name: one('HVM_CONTEXT', 'TOOLSTACK'), data: octets }),
+  fc.record({ name: one('HVM_CONTEXT', 'TOOLSTACK'), data: bytes }),
   fc.record({ name: one('SHARED_INFO'), data: u8.map((fill) => new Uint8Array(4096).fill(fill)) }),
   fc.record({ name: one('X86_TSC_INFO'), mode: u32, khz: u32, nsec: u64, incarnation: u32, reserved: u32 }),
   fc.record({
@@ -67,7 +67,7 @@ const libxcRecord: fc.Arbitrary<LibxcStateRecord> = fc.oneof(
     name: one('X86_MSR_POLICY'),
     entries: fc.array(fc.record({ index: u32, flags: u32, value: u64 }), { minLength: 1, maxLength: 3 }),
   }),
-  fc.record({ name: one('OPTIONAL'), type: optional, data: octets }),
+  fc.record({ name: one('OPTIONAL'), type: optional, data: bytes }),
 );
 
 const libxlRecord: fc.Arbitrary<LibxlRecord> = fc.oneof(
@@ -76,10 +76,10 @@ const libxlRecord: fc.Arbitrary<LibxlRecord> = fc.oneof(
     name: one('EMULATOR_XENSTORE_DATA', 'EMULATOR_CONTEXT'),
     emulatorId: u32,
     index: u32,
-    data: octets,
+    data: bytes,
   }),
   fc.record({ name: one('CHECKPOINT_STATE'), controlId: u32, reserved: u32 }),
-  fc.record({ name: one('OPTIONAL'), type: optional, data: octets }),
+  fc.record({ name: one('OPTIONAL'), type: optional, data: bytes }),
 );
 
 function take(bytes: Uint8Array): { type: number; body: Uint8Array } {
@@ -117,7 +117,7 @@ describe('an encoder undoes its parser', () => {
     ['libxl header', libxlHeader],
     ['xl words', xlWords],
     ['PAGE_DATA header', pageDataHeader],
-  ])('%s: any octets', async (_, layout) => {
+  ])('%s: any bytes', async (_, layout) => {
     await fc.assert(
       fc.property(fc.uint8Array({ minLength: layout.size, maxLength: layout.size }), (bytes) => {
         expect((layout.encode as (value: unknown) => Uint8Array)(layout.parse(bytes))).toEqual(bytes);
@@ -209,11 +209,11 @@ test.prop(
     fc.option(fc.nat(), { freq: 3 }),
   ],
   { numRuns: 300 },
-)('spoilt octets give a typed error, or are written back as they are', async (bytes, changes, cut) => {
+)('spoilt bytes give a typed error, or are written back as they are', async (bytes, changes, cut) => {
   const interesting = 1000;
   const spoilt = bytes.slice(0, cut === null ? undefined : cut % bytes.length);
   // Mostly in the headers, where it matters.
-  for (const [at, octet] of changes) spoilt[at % (at % 3 === 0 ? bytes.length : interesting)] = octet;
+  for (const [at, byte] of changes) spoilt[at % (at % 3 === 0 ? bytes.length : interesting)] = byte;
   const sink = new BufferSink();
   const writer = new StreamWriter(sink);
   try {

@@ -77,7 +77,7 @@ describe('Bitmap', () => {
     expect(countOnes(bitmap.bytes)).toBe(size);
   });
 
-  test('counts the bits of octets', () => {
+  test('counts the bits of bytes', () => {
     expect(countOnes(make().bytes)).toBe(BITS.length);
   });
 });

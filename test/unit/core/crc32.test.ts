@@ -2,7 +2,7 @@ import { crc32 } from 'node:zlib';
 import { expect, it } from 'vitest';
 import { crc32OfZeros } from '../../../src/core/crc32.ts';
 
-it.each([0, 1, 2, 3, 7, 8, 255, 4096, 65_537, 4 << 20])('is zlib’s for %d octets of zeros', (count) => {
+it.each([0, 1, 2, 3, 7, 8, 255, 4096, 65_537, 4 << 20])('is zlib’s for %d bytes of zeros', (count) => {
   const zeros = new Uint8Array(count);
   expect(crc32OfZeros(count)).toBe(crc32(zeros));
   const before = crc32('something before');

@@ -213,7 +213,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
       const abort = new AbortController();
       scene.plant(at, 'before', () => abort.abort());
       const create = createSnapshot(scene.host, scene.request, { signal: abort.signal });
-      // A sink that takes the last octets all the same has a whole stream, and that is a snapshot.
+      // A sink that takes the last bytes all the same has a whole stream, and that is a snapshot.
       if (at === calls.lastIndexOf('sink')) {
         await create;
         expectGuestAsBefore(scene.host, scene.was, where);
@@ -268,7 +268,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
         expectAsBefore(host, scene.was, where);
         await scene.recover();
         expectAsBefore(host, scene.was, where);
-        // Its last octets are out, and there was no time to say so: docs/guarantees.md.
+        // Its last bytes are out, and there was no time to say so: docs/guarantees.md.
         const ended = when === 'after' && at === calls.lastIndexOf('sink');
         await scene.expectWhole(ended, where);
         // The process of this test goes on, though.

@@ -26,42 +26,42 @@ it('the sum is the published one', () => {
 
 // As struct sector and struct page of guest/counter.c have it.
 function sector(number: number, index: number, boot = BOOT, disk = 1): Buffer {
-  const octets = Buffer.alloc(512);
-  octets.write('XLSNAPSC', 0, 'latin1');
-  octets.writeUInt32LE(1, 8);
-  octets.writeUInt32LE(disk, 12);
-  octets.write(boot, 16, 'hex');
-  octets.writeBigUInt64LE(BigInt(number), 32);
-  octets.writeBigUInt64LE(12345n, 40);
-  octets.writeBigUInt64LE(BigInt(index), 48);
-  octets.writeBigUInt64LE(fnv(octets.subarray(0, 504)), 504);
-  return octets;
+  const bytes = Buffer.alloc(512);
+  bytes.write('XLSNAPSC', 0, 'latin1');
+  bytes.writeUInt32LE(1, 8);
+  bytes.writeUInt32LE(disk, 12);
+  bytes.write(boot, 16, 'hex');
+  bytes.writeBigUInt64LE(BigInt(number), 32);
+  bytes.writeBigUInt64LE(12345n, 40);
+  bytes.writeBigUInt64LE(BigInt(index), 48);
+  bytes.writeBigUInt64LE(fnv(bytes.subarray(0, 504)), 504);
+  return bytes;
 }
 
 /** A disk after all ticks up to `last`. */
 function disk(last: number, boot = BOOT): Buffer {
-  const octets = Buffer.alloc(diskSpan);
+  const bytes = Buffer.alloc(diskSpan);
   for (let n = Math.max(1, last - slotCount + 1); n <= last; n++) {
     const index = 1 + (n % slotCount);
-    sector(n, index, boot).copy(octets, index * 512);
+    sector(n, index, boot).copy(bytes, index * 512);
   }
-  sector(last, 0, boot).copy(octets, 0);
-  return octets;
+  sector(last, 0, boot).copy(bytes, 0);
+  return bytes;
 }
 
 function page(...records: { seq: number; started: number; done: number }[]): Buffer {
-  const octets = Buffer.alloc(4096);
-  octets.write('XLSNAPCT', 0, 'latin1');
-  octets.write(BOOT, 16, 'hex');
+  const bytes = Buffer.alloc(4096);
+  bytes.write('XLSNAPCT', 0, 'latin1');
+  bytes.write(BOOT, 16, 'hex');
   for (const [i, { seq, started, done }] of records.entries()) {
     const at = 64 + 64 * i;
     [seq, started, done, 11, 22].forEach((value, word) => {
-      octets.writeBigUInt64LE(BigInt(value), at + 8 * word);
+      bytes.writeBigUInt64LE(BigInt(value), at + 8 * word);
     });
-    octets.writeUInt32LE(2, at + 40);
-    octets.writeBigUInt64LE(fnv(octets.subarray(at, at + 56)), at + 56);
+    bytes.writeUInt32LE(2, at + 40);
+    bytes.writeBigUInt64LE(fnv(bytes.subarray(at, at + 56)), at + 56);
   }
-  return octets;
+  return bytes;
 }
 
 describe('a sector', () => {
@@ -91,34 +91,34 @@ describe('a disk', () => {
   });
 
   it('whose last slot is not written yet is whole', () => {
-    const octets = disk(100);
+    const bytes = disk(100);
     const index = 1 + (100 % slotCount);
-    sector(100 - slotCount, index).copy(octets, index * 512);
-    expect(decodeDisk(octets)?.problems).toEqual([]);
+    sector(100 - slotCount, index).copy(bytes, index * 512);
+    expect(decodeDisk(bytes)?.problems).toEqual([]);
   });
 
   it('that lost a write between is found out', () => {
-    const octets = disk(100);
+    const bytes = disk(100);
     const index = 1 + (90 % slotCount);
-    sector(90 - slotCount, index).copy(octets, index * 512);
-    expect(decodeDisk(octets)?.problems).toEqual([`sector ${index} should hold 90, holds 26`]);
-    octets.fill(0, index * 512, (index + 1) * 512);
-    expect(decodeDisk(octets)?.problems).toEqual([`sector ${index} should hold 90, holds nothing`]);
+    sector(90 - slotCount, index).copy(bytes, index * 512);
+    expect(decodeDisk(bytes)?.problems).toEqual([`sector ${index} should hold 90, holds 26`]);
+    bytes.fill(0, index * 512, (index + 1) * 512);
+    expect(decodeDisk(bytes)?.problems).toEqual([`sector ${index} should hold 90, holds nothing`]);
   });
 
   it('with a write of the future is found out', () => {
-    const octets = disk(100);
+    const bytes = disk(100);
     const index = 1 + (101 % slotCount);
-    sector(101, index).copy(octets, index * 512);
-    expect(decodeDisk(octets)?.problems).toEqual([`sector ${index} holds 101, the head sector only 100`]);
+    sector(101, index).copy(bytes, index * 512);
+    expect(decodeDisk(bytes)?.problems).toEqual([`sector ${index} holds 101, the head sector only 100`]);
   });
 
   it('is judged by the present life only', () => {
-    const octets = disk(100, 'ff'.repeat(16));
-    octets.fill(0, 512 * (1 + (100 % slotCount)), 512 * (2 + (100 % slotCount)));
-    for (const n of [101, 102]) sector(n, 1 + (n % slotCount)).copy(octets, 512 * (1 + (n % slotCount)));
-    sector(102, 0).copy(octets, 0);
-    expect(decodeDisk(octets)?.problems).toEqual([]);
+    const bytes = disk(100, 'ff'.repeat(16));
+    bytes.fill(0, 512 * (1 + (100 % slotCount)), 512 * (2 + (100 % slotCount)));
+    for (const n of [101, 102]) sector(n, 1 + (n % slotCount)).copy(bytes, 512 * (1 + (n % slotCount)));
+    sector(102, 0).copy(bytes, 0);
+    expect(decodeDisk(bytes)?.problems).toEqual([]);
   });
 
   it('that is blank is none', () => {
@@ -146,25 +146,25 @@ describe('the page', () => {
   it('is found at any offset, in order', () => {
     const first = page({ seq: 1, started: 1, done: 1 });
     const second = page({ seq: 2, started: 2, done: 1 });
-    const octets = Buffer.concat([Buffer.from('xXLSNAPCT'), first, Buffer.alloc(13), second]);
-    expect(findPages(octets.subarray(1)).map(({ started }) => started)).toEqual([1, 2]);
+    const bytes = Buffer.concat([Buffer.from('xXLSNAPCT'), first, Buffer.alloc(13), second]);
+    expect(findPages(bytes.subarray(1)).map(({ started }) => started)).toEqual([1, 2]);
   });
 });
 
 it('a dirty page is read when it is whole', () => {
-  const octets = Buffer.alloc(4096, 0x5a);
-  octets.write('XLSNAPDP', 0, 'latin1');
-  octets.writeUInt32LE(17, 12);
-  octets.write(BOOT, 16, 'hex');
-  octets.writeBigUInt64LE(3n, 32);
+  const bytes = Buffer.alloc(4096, 0x5a);
+  bytes.write('XLSNAPDP', 0, 'latin1');
+  bytes.writeUInt32LE(17, 12);
+  bytes.write(BOOT, 16, 'hex');
+  bytes.writeBigUInt64LE(3n, 32);
   let sum = 14695981039346656037n;
   for (let at = 0; at < 4088; at += 8) {
-    sum = BigInt.asUintN(64, (sum ^ octets.readBigUInt64LE(at)) * 1099511628211n);
+    sum = BigInt.asUintN(64, (sum ^ bytes.readBigUInt64LE(at)) * 1099511628211n);
   }
-  octets.writeBigUInt64LE(sum, 4088);
-  expect(decodeDirtyPage(octets)).toEqual({ index: 17, generation: 3, boot: BOOT });
-  octets[2000] = 0;
-  expect(decodeDirtyPage(octets)).toBeUndefined();
+  bytes.writeBigUInt64LE(sum, 4088);
+  expect(decodeDirtyPage(bytes)).toEqual({ index: 17, generation: 3, boot: BOOT });
+  bytes[2000] = 0;
+  expect(decodeDirtyPage(bytes)).toBeUndefined();
 });
 
 it('the console is read', () => {

@@ -51,10 +51,10 @@ async function take(
 }
 
 function turn(fd: number, at: number, bit: number): void {
-  const octet = new Uint8Array(1);
-  readSync(fd, octet, 0, 1, at);
-  octet[0] = (octet[0] ?? 0) ^ (1 << bit);
-  writeSync(fd, octet, 0, 1, at);
+  const byte = new Uint8Array(1);
+  readSync(fd, byte, 0, 1, at);
+  byte[0] = (byte[0] ?? 0) ^ (1 << bit);
+  writeSync(fd, byte, 0, 1, at);
 }
 
 /** Turns one bit of a file round, while `body` runs. */
@@ -72,7 +72,7 @@ async function withFlip<T>(path: string, bit: number, body: () => Promise<T>): P
 }
 
 describe('a snapshot’s manifest', () => {
-  it('has the sum of each stretch of the memory file, up to its last octet', async () => {
+  it('has the sum of each stretch of the memory file, up to its last byte', async () => {
     await using directory = await tempDir();
     const { path, manifest } = await take(directory.path);
     const bytes = readFileSync(path);
@@ -153,7 +153,7 @@ describe('a bit that has turned round', () => {
       const sum = findings.find(({ code }) => code === 'CHECKSUM');
       expect(sum?.offset, `${at}`).toBeLessThanOrEqual(at);
       if (at === 500_001) expect(sum?.message).toMatch(/PAGE_DATA at offset \d+ \(pfns 0x0 to 0x14b\)/);
-      if (at === 0) expect(sum?.message).toMatch(/^octets 0 to \d+ are not what was written$/);
+      if (at === 0) expect(sum?.message).toMatch(/^bytes 0 to \d+ are not what was written$/);
     }
     expect(await verifyMemoryFile(path)).toMatchObject({ checksums: 'right' });
   });

@@ -130,7 +130,7 @@ test('a manifest of another file is told', async () => {
   await using directory = await tempDir();
   const { a, b } = await twoSnapshots(directory.path);
   await writeFile(`${a}.json`, (await readFile(`${b}.json`, 'utf8')).replace(/"bytes": \d+/, '"bytes": 1'));
-  expect((await inspectMemoryFile(a)).warnings).toEqual([expect.stringContaining('a file of 1 octets')]);
+  expect((await inspectMemoryFile(a)).warnings).toEqual([expect.stringContaining('a file of 1 bytes')]);
   await writeFile(`${a}.json`, '{');
   expect(await inspectMemoryFile(a)).toMatchObject({
     manifest: undefined,

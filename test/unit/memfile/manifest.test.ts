@@ -98,6 +98,6 @@ describe('readManifest', () => {
     const path = join(directory.path, 'huge');
     writeFileSync(path, '{}');
     truncateSync(path, 2 ** 40);
-    await expect(readManifest(path)).rejects.toThrow('is larger than 4194304 octets');
+    await expect(readManifest(path)).rejects.toThrow('is larger than 4194304 bytes');
   });
 });

@@ -266,18 +266,18 @@ describe('events', () => {
   });
 });
 
-it('reads a dialogue that arrives octet by octet', async () => {
+it('reads a dialogue that arrives byte by byte', async () => {
   const dialogue = [
     FAKE_GREETING,
     { event: 'STOP', data: { name: 'é€😀' } },
     { return: 'été', id: 'xlsnap-1' },
   ];
-  const octets = new TextEncoder().encode(dialogue.map((line) => `${JSON.stringify(line)}\r\n`).join(''));
+  const bytes = new TextEncoder().encode(dialogue.map((line) => `${JSON.stringify(line)}\r\n`).join(''));
   const server = createServer((socket) => {
-    const greetingEnd = octets.indexOf(10) + 1;
+    const greetingEnd = bytes.indexOf(10) + 1;
     const send = async (from: number, to: number): Promise<void> => {
       for (let at = from; at < to; at++) {
-        await new Promise<void>((resolve) => socket.write(octets.subarray(at, at + 1), () => resolve()));
+        await new Promise<void>((resolve) => socket.write(bytes.subarray(at, at + 1), () => resolve()));
         await new Promise((resolve) => setImmediate(resolve));
       }
     };
@@ -285,7 +285,7 @@ it('reads a dialogue that arrives octet by octet', async () => {
     void send(0, greetingEnd);
     socket.on('data', () => {
       if (++commands === 1) socket.write('{"return": {}, "id": "xlsnap-0"}\n');
-      else void send(greetingEnd, octets.length);
+      else void send(greetingEnd, bytes.length);
     });
   });
   await new Promise<void>((resolve) => server.listen(path, resolve));

@@ -131,7 +131,7 @@ describe('records that are out of place', () => {
       ['error RECORD_MISPLACED'],
     ],
     ['optional record of libxl', saveFile(hvmContext(), record(0x80000001)), ['error RECORD_MISPLACED']],
-    ['octets behind END', join(hvmFile(), Uint8Array.of(0)), ['warning TRAILING']],
+    ['bytes behind END', join(hvmFile(), Uint8Array.of(0)), ['warning TRAILING']],
   ])('libxl: %s', async (_, bytes, expected) => {
     expect((await codes(bytes, 'xl')).sort()).toEqual(expected.sort());
   });

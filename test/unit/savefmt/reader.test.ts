@@ -52,7 +52,7 @@ const streams: [string, Uint8Array, StreamFormat][] = [
 ];
 
 describe.each(streams)('%s', (_, bytes, format) => {
-  test('is written back octet for octet', async () => {
+  test('is written back byte for byte', async () => {
     expect(Buffer.compare(await copy(bytes, format), bytes)).toBe(0);
   });
 
@@ -83,7 +83,7 @@ describe.each(streams)('%s', (_, bytes, format) => {
   });
 });
 
-test('a small file chopped at every octet', async () => {
+test('a small file chopped at every byte', async () => {
   const bytes = saveFile(join(libxcHeaders(2), record(0x10), ...hvmState, record(0)));
   for (let cut = 0; cut < bytes.length; cut++) {
     await expect(names(bytes.subarray(0, cut))).rejects.toMatchObject({ code: 'TRUNCATED' });
@@ -96,7 +96,7 @@ test('a file that ends in the pages says so', async () => {
   await expect(names(bytes.subarray(0, -1), 'libxc')).rejects.toMatchObject({
     code: 'TRUNCATED',
     offset: 80,
-    data: { expected: '8192 octets', got: '8191' },
+    data: { expected: '8192 bytes', got: '8191' },
     message: expect.stringContaining('pages of PAGE_DATA'),
   });
 });
@@ -215,10 +215,10 @@ describe('spoilt fields', () => {
   const libxc = xl + 16 + 8;
   const first = libxc + 40;
 
-  function spoil(at: number, ...octets: number[]): Uint8Array {
-    const bytes = file.slice();
-    bytes.set(octets, at);
-    return bytes;
+  function spoil(at: number, ...bytes: number[]): Uint8Array {
+    const spoilt = file.slice();
+    spoilt.set(bytes, at);
+    return spoilt;
   }
 
   test.each<[string, number, number[], string, number]>([
@@ -243,11 +243,11 @@ describe('spoilt fields', () => {
     ['record type', first, [0x13], 'RECORD_UNKNOWN', first],
     ['record length', first + 4, [0, 0, 0, 9], 'RECORD_LENGTH', first],
     ['length of a policy', first + 4, [16], 'RECORD_SIZE', first],
-  ])('%s', async (_, at, octets, code, offset) => {
-    const error = await names(spoil(at, ...octets)).catch((thrown: unknown) => thrown);
+  ])('%s', async (_, at, bytes, code, offset) => {
+    const error = await names(spoil(at, ...bytes)).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(XlsnapError);
     expect(error).toMatchObject({ code, offset, exitCode: 9 });
-    const { ok, findings } = await verifyStream(new BufferSource(spoil(at, ...octets)));
+    const { ok, findings } = await verifyStream(new BufferSource(spoil(at, ...bytes)));
     expect(ok).toBe(false);
     expect(findings.at(-1)).toMatchObject({ severity: 'error', code, offset });
   });

@@ -151,7 +151,7 @@ describe('bodies of a wrong size', () => {
     ['X86_CPUID_POLICY', 0x11, 16],
     ['X86_MSR_POLICY', 0x12, 0],
     ['X86_MSR_POLICY', 0x12, 24],
-  ])('libxc %s (%i) of %i octets', (name, type, size) => {
+  ])('libxc %s (%i) of %i bytes', (name, type, size) => {
     const parse = (): unknown => parseLibxcRecord(type, new Uint8Array(size), 4711);
     expect(parse).toThrow(RecordError);
     expect(parse).toThrow(
@@ -170,7 +170,7 @@ describe('bodies of a wrong size', () => {
     ['EMULATOR_CONTEXT', 3, 0],
     ['CHECKPOINT_END', 4, 8],
     ['CHECKPOINT_STATE', 5, 4],
-  ])('libxl %s (%i) of %i octets', (name, type, size) => {
+  ])('libxl %s (%i) of %i bytes', (name, type, size) => {
     expect(() => parseLibxlRecord(type, new Uint8Array(size), 11)).toThrow(
       expect.objectContaining({
         code: 'RECORD_SIZE',

@@ -22,9 +22,9 @@ const MAP_PRIVATE_ANONYMOUS = 0x22;
 
 let directory: string;
 let fd: number;
-/** What the "guest" has at a gfn: a fill octet. */
+/** What the "guest" has at a gfn: a fill byte. */
 let fill: (gfn: number) => number;
-/** A gfn whose last octet is 1. */
+/** A gfn whose last byte is 1. */
 let last: number | undefined;
 /** Negated errnos of gfns that cannot be mapped. */
 let failing: Map<number, number>;
@@ -90,7 +90,7 @@ function memory(pwritev: NativeFunction = libcFunctions.pwritev): ForeignMemory 
 
 const HEAD = 100;
 
-/** A head in which each octet is the kind of a page, 9 behind them. */
+/** A head in which each byte is the kind of a page, 9 behind them. */
 function head(kinds: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(HEAD).fill(9);
   bytes.set(kinds.subarray(0, HEAD));
@@ -117,7 +117,7 @@ describe('packPages', () => {
     expect(file.equals(Buffer.concat([Buffer.alloc(8192), head(kinds), ...pages]))).toBe(true);
   });
 
-  test('sees an octet anywhere in a page', async () => {
+  test('sees an byte anywhere in a page', async () => {
     fill = () => 0;
     last = 9;
     const kinds = await memory().packPages(DOMID, Uint32Array.of(7, 8, 9), fd, 0, head);
@@ -177,7 +177,7 @@ describe('packPages', () => {
     const real = libcFunctions.pwritev;
     const whole = Uint32Array.from({ length: 4 });
     let calls = 0;
-    // Of the first piece at most 1000 octets.
+    // Of the first piece at most 1000 bytes.
     const pwritev = fn('pwritev', (file = 0, entries, _count, position = 0) => {
       if (calls++ % 2 === 0) return [-1, EINTR];
       whole.set((entries as Uint32Array).subarray(0, 4));
@@ -243,8 +243,8 @@ describe('pages that are rewritten', () => {
   };
   /** Pages of 0, 1, 2 (which cannot be mapped), 3 and 4. */
   const gfns = range(0, 5);
-  const changed = (octet: number): Buffer => {
-    const page = Buffer.alloc(PAGE, octet);
+  const changed = (byte: number): Buffer => {
+    const page = Buffer.alloc(PAGE, byte);
     page.writeUInt32LE(page.readUInt32LE() + 1);
     return page;
   };

@@ -19,7 +19,7 @@ test('joins pieces that follow one another in memory', () => {
     [high + 0x1000, 0x1000],
     [0x1000, 1],
   ]);
-  expect(gather.octets).toBe(0x3001);
+  expect(gather.bytes).toBe(0x3001);
 });
 
 test.each([
@@ -30,12 +30,12 @@ test.each([
   [30, [30]],
   [59, [1]],
   [60, []],
-])('%i octets are taken away', (octets, lengths) => {
+])('%i bytes are taken away', (bytes, lengths) => {
   const gather = new Gather(3);
   for (const [i, length] of [10, 20, 30].entries()) gather.add(2 ** 40 * (i + 1), length);
-  gather.advance(octets);
+  gather.advance(bytes);
   expect(pieces(gather).map(([, length]) => length)).toEqual(lengths);
-  expect(gather.octets).toBe(60 - octets);
+  expect(gather.bytes).toBe(60 - bytes);
   for (const [address, length] of pieces(gather)) {
     // Its end stays where it was.
     expect(((address + length) % 2 ** 40) / 10).toBe(Math.floor((address + length) / 2 ** 40));

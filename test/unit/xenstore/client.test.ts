@@ -38,12 +38,12 @@ describe('nodes', () => {
     expect(await client.readMaybe('/tool/a')).toBeUndefined();
   });
 
-  it('hold any octets', async () => {
+  it('hold any bytes', async () => {
     await using _ = await FakeXenstored.listen(path);
     await using client = await XenstoreClient.connect({ path });
-    const octets = new Uint8Array([0, 1, 0xff, 0, 0x80]);
-    await client.write('/x', octets);
-    expect(await client.readBytes('/x')).toEqual(octets);
+    const bytes = new Uint8Array([0, 1, 0xff, 0, 0x80]);
+    await client.write('/x', bytes);
+    expect(await client.readBytes('/x')).toEqual(bytes);
     await expect(client.read('/x')).rejects.toBeInstanceOf(XenstoreProtocolError);
     await client.write('/x', '');
     expect(await client.read('/x')).toBe('');

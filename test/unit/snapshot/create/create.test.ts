@@ -76,7 +76,7 @@ describe('createSnapshot', () => {
     };
     const { plan } = await createSnapshot(host, request({ live }));
     const file = readFileSync(plan.memoryPath);
-    // X86_PV_P2M_FRAMES for 400 pfns: type 3, 16 octets, from 0 to 399, one frame.
+    // X86_PV_P2M_FRAMES for 400 pfns: type 3, 16 bytes, from 0 to 399, one frame.
     const record = (frame: number): Buffer => Buffer.from(Uint32Array.of(3, 16, 0, 399, frame, 0).buffer);
     expect(file.includes(record(0x77))).toBe(true);
     expect(file.includes(record(3))).toBe(false);

@@ -353,15 +353,15 @@ describe('copyDirty', () => {
     saver.readyToKeep(2000);
     const write = vi.spyOn(output, 'writeAt');
     expect(await saver.copyLast(dirty, 1)).toBe(6300);
-    const octets = (): number => write.mock.calls.reduce((sum, [bytes]) => sum + bytes.length, 0);
+    const bytes = (): number => write.mock.calls.reduce((sum, [bytes]) => sum + bytes.length, 0);
     // The 4300 old pages come in batches of 1024: the first and the last are in the room of 2000, the second in that of 2000 more.
-    const atOnce = octets() / PAGE;
+    const atOnce = bytes() / PAGE;
     expect(atOnce).toBe(4300 - 1024 - 1024 - 204);
     const { end, writtenStopped } = await saver.finish();
     expect(writtenStopped).toBe(atOnce + 2000);
     write.mockClear();
     await saver.writeKept();
-    expect(octets()).toBe((4300 - atOnce) * PAGE);
+    expect(bytes()).toBe((4300 - atOnce) * PAGE);
     await expectGuest(guest, end);
   });
 

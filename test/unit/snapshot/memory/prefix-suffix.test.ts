@@ -16,7 +16,7 @@ function recordTypes(bytes: Uint8Array, at = 0): number[] {
   return types;
 }
 
-/** Records behind libxc's domain header; an octet pattern, not a parser, finds it: 0xff * 8, "XENF". */
+/** Records behind libxc's domain header; an byte pattern, not a parser, finds it: 0xff * 8, "XENF". */
 function afterLibxcHeaders(prefix: Uint8Array): number {
   const marker = Buffer.from('ffffffffffffffff58454e46', 'hex');
   const at = Buffer.from(prefix.buffer, prefix.byteOffset, prefix.byteLength).indexOf(marker);

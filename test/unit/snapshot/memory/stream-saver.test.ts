@@ -9,7 +9,7 @@ const PAGE = 4096;
 const START = 24;
 const XTAB = 15;
 
-/** Takes octets in order, some of them slowly, and none after it was told to fail. */
+/** Takes bytes in order, some of them slowly, and none after it was told to fail. */
 class SlowOutput {
   readonly parts: Buffer[] = [];
   end = START;
@@ -20,7 +20,7 @@ class SlowOutput {
     if (this.fail) throw new OutputError('OUTPUT_WRITE', 'gone');
     this.end += bytes.length;
     await new Promise((resolve) => setTimeout(resolve, 1));
-    // Only now: until then the octets must not change.
+    // Only now: until then the bytes must not change.
     this.parts.push(Buffer.from(bytes));
   }
 
@@ -47,7 +47,7 @@ function expectGuest(guest: FakeGuest, output: SlowOutput): PageEntry[] {
       if (type >= 13) continue;
       const at = entry?.at ?? 0;
       expect(
-        guest.page(pfn).every((octet, i) => file[at + i] === octet),
+        guest.page(pfn).every((byte, i) => file[at + i] === byte),
         `pfn ${pfn}`,
       ).toBe(true);
     }

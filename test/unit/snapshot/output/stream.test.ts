@@ -62,7 +62,7 @@ describe('a FIFO', () => {
     const read = readFileSync(copy);
     expect(read.length).toBe(12 * MIB);
     for (let i = 0; i < 4; i++) {
-      expect(read.subarray(i * part.length, (i + 1) * part.length).every((octet) => octet === i + 1)).toBe(
+      expect(read.subarray(i * part.length, (i + 1) * part.length).every((byte) => byte === i + 1)).toBe(
         true,
       );
     }
@@ -88,7 +88,7 @@ describe('a FIFO', () => {
     await once(reader, 'close');
   }, 60_000);
 
-  test('whose last octets nobody takes can be given up, and then nobody gets them', async () => {
+  test('whose last bytes nobody takes can be given up, and then nobody gets them', async () => {
     const abort = new AbortController();
     const reader = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
     const output = await StreamOutput.open(fifo, abort.signal);
@@ -104,7 +104,7 @@ describe('a FIFO', () => {
     closeSync(reader);
   });
 
-  test('that has its last octets is ended, whatever the signal says', async () => {
+  test('that has its last bytes is ended, whatever the signal says', async () => {
     const abort = new AbortController();
     const reader = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
     const output = await StreamOutput.open(fifo, abort.signal);
@@ -158,7 +158,7 @@ describe('a sink', () => {
     expect([...(through.read() as Buffer)]).toEqual(Array(16).fill(1));
   });
 
-  test('that takes the last octets, although interrupted, has them', async () => {
+  test('that takes the last bytes, although interrupted, has them', async () => {
     const abort = new AbortController();
     let take = (): void => {};
     const slow = (): Promise<void> =>

@@ -19,8 +19,7 @@ import type { RevertRequest } from '../../../../src/snapshot/api.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { recoverAll } from '../../../../src/snapshot/recover.ts';
 import { planRevert, revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
-import type { RiskName } from '../../../../src/snapshot/risks.ts';
-import { riskNames } from '../../../../src/snapshot/risks.ts';
+import { type RiskName, riskNames } from '../../../../src/snapshot/risks.ts';
 import {
   contentOf,
   FAKE_UUID,
@@ -273,7 +272,7 @@ describe('a revert that is refused', () => {
     ['an empty memory file', () => truncateSync(at('s1.save')), 'TRUNCATED'],
     ['a memory file cut in its header', () => truncateSync(at('s1.save'), 40), 'TRUNCATED'],
     ['a memory file cut in its pages', () => truncateSync(at('s1.save'), size() >> 1), 'TRUNCATED'],
-    ['a memory file cut by its last octet', () => truncateSync(at('s1.save'), size() - 1), 'TRUNCATED'],
+    ['a memory file cut by its last byte', () => truncateSync(at('s1.save'), size() - 1), 'TRUNCATED'],
     ['a memory file without its last record', () => truncateSync(at('s1.save'), size() - 8), 'TRUNCATED'],
     ['a memory file with something behind its end', () => appendFileSync(at('s1.save'), 'x'), 'TRAILING'],
     ['something else as memory file', () => writeFileSync(at('s1.save'), 'x'.repeat(9999)), ''],

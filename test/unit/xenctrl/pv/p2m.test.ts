@@ -55,7 +55,7 @@ describe('FrameTable', () => {
   });
 });
 
-test.each([4, 8] as const)('the shared info of a guest with words of %i octets', (width) => {
+test.each([4, 8] as const)('the shared info of a guest with words of %i bytes', (width) => {
   const world = new PvWorld(width, 8);
   const claim = {
     maxPfn: 0x12345n,
@@ -68,7 +68,7 @@ test.each([4, 8] as const)('the shared info of a guest with words of %i octets',
   expect(readP2mClaim(world.sharedInfo, world.layout)).toEqual(claim);
 });
 
-test.each([4, 8] as const)('cr3 and back, %i octets', (width) => {
+test.each([4, 8] as const)('cr3 and back, %i bytes', (width) => {
   for (const frame of [0, 1, 0xfffff, 0x100000, 0xabcdef, 0x123abcd]) {
     expect(cr3Frame(frameCr3(frame, width), width)).toBe(frame);
   }
@@ -81,7 +81,7 @@ test('frames from 2^32 on are none', () => {
   expect(cr3Frame(0xffffffffn << 12n, 8)).toBe(0xffffffff);
 });
 
-describe.each([4, 8] as const)('the p2m of a guest with words of %i octets', (width) => {
+describe.each([4, 8] as const)('the p2m of a guest with words of %i bytes', (width) => {
   test.each([
     ['small', 600],
     ['of one full frame', 4096 / width],

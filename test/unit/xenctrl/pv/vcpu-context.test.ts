@@ -40,7 +40,7 @@ function make(width: 4 | 8): Context {
   return context;
 }
 
-describe.each([4, 8] as const)('a context with words of %i octets', (width) => {
+describe.each([4, 8] as const)('a context with words of %i bytes', (width) => {
   const { vcpu_guest_context: fields } = pvLayout(width);
 
   test('start info, GDT and cr3 are pfns; nothing else changes', () => {
