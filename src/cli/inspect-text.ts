@@ -146,8 +146,8 @@ function recordLines(records: readonly RecordCount[]): string[] {
   return [
     'Records',
     ...table(
-      ['', 'count', 'octets'],
-      records.map(({ level, name, count, octets }) => [`${level} ${name}`, String(count), String(octets)]),
+      ['', 'count', 'bytes'],
+      records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), String(bytes)]),
     ),
   ];
 }

@@ -11,12 +11,7 @@ import type {
   SnapshotPlan,
 } from '../snapshot/api.ts';
 import { describeRisk } from '../snapshot/risks.ts';
-import { formatBytes, formatSeconds, plural, snakeKeys } from './text.ts';
-
-/** One line of JSON for stdout. `type` is its `message_type`. */
-export function jsonLine(type: string, value: object): string {
-  return JSON.stringify({ message_type: type, ...(snakeKeys(value) as object) });
-}
+import { formatBytes, formatSeconds, plural } from './text.ts';
 
 /** What `snapshot-create --dry-run` prints. */
 export function createPlanText(plan: SnapshotPlan): string {
@@ -162,16 +157,16 @@ function revertRecovered(result: RecoverResult): readonly (string | undefined)[]
 export function verifyResultText(report: MemoryReport): string {
   const { path, bytes, guestType, xen, pages, records, checksums } = report;
   const by = xen === undefined ? '' : `, saved by Xen ${xen.major}.${xen.minor}`;
-  const rows = records.map(({ level, name, count, octets }) => [`${level} ${name}`, count, octets] as const);
+  const rows = records.map(({ level, name, count, bytes }) => [`${level} ${name}`, count, bytes] as const);
   const width = Math.max(0, ...rows.map(([name]) => name.length));
   return lines([
     `${path} is sound: ${guestType === 'pv' ? 'PV' : 'HVM or PVH'} guest${by}, ${pages} pages, ${formatBytes(bytes)}`,
     ...rows.map(
-      ([name, count, octets]) =>
-        `  ${name.padEnd(width)} ${String(count).padStart(6)} ${String(octets).padStart(14)} octets`,
+      ([name, count, bytes]) =>
+        `  ${name.padEnd(width)} ${String(count).padStart(6)} ${String(bytes).padStart(14)} bytes`,
     ),
     checksums === 'right'
-      ? '  each octet is as it was written, by the checksums in its manifest'
+      ? '  each byte is as it was written, by the checksums in its manifest'
       : '  no checksums lie beside it: what the pages hold cannot be checked',
   ]);
 }

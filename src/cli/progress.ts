@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { Progress, Reporter } from '../core/reporter.ts';
 import type { CliContext, TextStream } from './context.ts';
-import { columnsOf, formatBytes, formatClock, printable, snakeKeys, wrapText } from './text.ts';
+import { columnsOf, formatBytes, formatClock, jsonLine, printable, wrapText } from './text.ts';
 
 /** Shortest time between two redraws or two progress lines, milliseconds. */
 const INTERVAL_MS = 100;
@@ -50,7 +50,7 @@ export function makeReporter(context: CliContext, options: ProgressOptions): Cli
 
 function jsonReporter(context: CliContext, quiet: boolean): CliReporter {
   const write = (type: string, fields: object): void => {
-    context.stderr.write(`${JSON.stringify({ message_type: type, ...(snakeKeys(fields) as object) })}\n`);
+    context.stderr.write(`${jsonLine(type, fields)}\n`);
   };
   let last = Number.NEGATIVE_INFINITY;
   return {

@@ -1,7 +1,7 @@
 import { describeError, EXIT, UsageError, XlsnapError } from '../core/errors.ts';
 import type { CliContext } from './context.ts';
 import { hasColour } from './progress.ts';
-import { columnsOf, printable, wrapText } from './text.ts';
+import { columnsOf, jsonLine, printable, wrapText } from './text.ts';
 
 /**
  * Says on stderr what went wrong: as text, or with `json` as one object of one line.
@@ -18,8 +18,8 @@ export function reportError(context: CliContext, error: unknown, json: boolean):
       message: describeError(error),
       exit_code: exitCode,
     };
-    const line = { message_type: 'error', ...fields, ...(stack === undefined ? {} : { stack }) };
-    context.stderr.write(`${JSON.stringify(line)}\n`);
+    const line = jsonLine('error', { ...fields, ...(stack === undefined ? {} : { stack }) });
+    context.stderr.write(`${line}\n`);
     return exitCode;
   }
   const label = exitCode === EXIT.bug ? 'bug:' : 'error:';

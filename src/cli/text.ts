@@ -4,15 +4,15 @@ import type { TextStream } from './context.ts';
 /** Small forms of text that the output shares. */
 
 /** `512 MiB`, `9.5 MiB`, `12.3 GiB`. */
-export function formatBytes(octets: number): string {
-  const mib = octets / 2 ** 20;
+export function formatBytes(bytes: number): string {
+  const mib = bytes / 2 ** 20;
   if (mib >= 10_240) return `${(mib / 1024).toFixed(1)} GiB`;
   return mib >= 10 ? `${Math.round(mib)} MiB` : `${mib.toFixed(1)} MiB`;
 }
 
 /** As `formatBytes`, and below 1 MiB `64 KiB`. */
-export function formatSize(octets: number): string {
-  return octets < 2 ** 20 ? `${Math.ceil(octets / 1024)} KiB` : formatBytes(octets);
+export function formatSize(bytes: number): string {
+  return bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : formatBytes(bytes);
 }
 
 /** `8.4 %`, `0 %`, and for what is hardly anything `<0.1 %`. */
@@ -72,13 +72,25 @@ export function wrapText(text: string, columns: number | undefined, indent = 0):
   return wrapped.join('\n');
 }
 
-/** Plain data with keys as `--json` prints them: `memoryPath` becomes `memory_path`. */
+/**
+ * One line of JSON, as `--json` prints it. What would steer a terminal or turn text around, and JSON leaves as it is, is
+ * escaped: names and messages come from guests and other programs.
+ */
+export function jsonLine(messageType: string, fields: object): string {
+  const json = JSON.stringify({ message_type: messageType, ...(snakeKeys(fields) as object) });
+  return json.replaceAll(
+    /[\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+}
+
+/** Plain data with keys as `--json` prints them: `memoryPath` becomes `memory_path`, and `NOTAB` stays. */
 export function snakeKeys(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(snakeKeys);
   if (typeof value !== 'object' || value === null) return value;
   return Object.fromEntries(
     Object.entries(value).map(([key, inner]) => [
-      key.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+      key.replaceAll(/(?<=[a-z0-9])[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
       snakeKeys(inner),
     ]),
   );

@@ -5,8 +5,8 @@ import { shellQuote } from '../../core/shell-quote.ts';
 import { exists, writeWhole } from '../../snapshot/output/file.ts';
 import { benchResultText } from '../bench-text.ts';
 import type { CliContext } from '../context.ts';
-import { jsonLine } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';
+import { jsonLine } from '../text.ts';
 
 import { version } from '../version.ts';
 

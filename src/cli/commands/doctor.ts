@@ -1,10 +1,9 @@
 import { EXIT } from '../../core/errors.ts';
 import type { CliContext } from '../context.ts';
 import { doctorText } from '../doctor-text.ts';
-import { jsonLine } from '../output.ts';
 import { hasColour } from '../progress.ts';
 import { reportError } from '../report-error.ts';
-import { columnsOf } from '../text.ts';
+import { columnsOf, jsonLine } from '../text.ts';
 
 export interface DoctorOptions {
   readonly json?: boolean;

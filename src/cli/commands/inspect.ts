@@ -5,12 +5,11 @@ import { compareMemoryFiles, inspectMemoryFile } from '../../toolstack/memory-fi
 import { comparisonText } from '../compare-text.ts';
 import type { CliContext } from '../context.ts';
 import { inspectionText } from '../inspect-text.ts';
-import { jsonLine } from '../output.ts';
 import { changePicture } from '../picture.ts';
 import { makeReporter } from '../progress.ts';
 import { reportError } from '../report-error.ts';
 import { catchSignals } from '../signals.ts';
-import { printable } from '../text.ts';
+import { jsonLine, printable } from '../text.ts';
 
 /** Lines of the memory map on a screen. */
 const SHOWN_RANGES = 16;

@@ -1,6 +1,7 @@
 import type { CliContext } from '../context.ts';
-import { jsonLine, recoverResultText } from '../output.ts';
+import { recoverResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';
+import { jsonLine } from '../text.ts';
 
 /** `xlsnap recover`; gives the exit code. */
 export function recover(

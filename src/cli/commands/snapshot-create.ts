@@ -5,9 +5,10 @@ import type { CreateRequest } from '../../snapshot/api.ts';
 import { parseTuning } from '../../snapshot/memory/tuning.ts';
 import { isStdout } from '../../snapshot/output/stream.ts';
 import type { CliContext } from '../context.ts';
-import { createPlanText, createResultText, jsonLine } from '../output.ts';
+import { createPlanText, createResultText } from '../output.ts';
 import type { CliReporter } from '../progress.ts';
 import { type CommonOptions, runSession } from '../session.ts';
+import { jsonLine } from '../text.ts';
 
 export interface CreateOptions extends CommonOptions {
   readonly name?: string;

@@ -2,8 +2,9 @@ import { readConfigFile } from '../../config/read.ts';
 import type { RevertRequest } from '../../snapshot/api.ts';
 import type { RiskName } from '../../snapshot/risks.ts';
 import type { CliContext } from '../context.ts';
-import { jsonLine, revertPlanText, revertResultText } from '../output.ts';
+import { revertPlanText, revertResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';
+import { jsonLine } from '../text.ts';
 
 export interface RevertOptions extends CommonOptions {
   readonly running?: boolean;

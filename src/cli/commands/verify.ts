@@ -1,10 +1,10 @@
 import { findingText, verifyMemoryFile } from '../../memfile/verify.ts';
 import type { CliContext } from '../context.ts';
-import { jsonLine, verifyResultText } from '../output.ts';
+import { verifyResultText } from '../output.ts';
 import { makeReporter } from '../progress.ts';
 import { reportError } from '../report-error.ts';
 import { catchSignals } from '../signals.ts';
-import { printable } from '../text.ts';
+import { jsonLine, printable } from '../text.ts';
 
 export interface VerifyFileOptions {
   readonly json?: boolean;

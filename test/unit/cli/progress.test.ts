@@ -12,7 +12,7 @@ async function busy(args: readonly string[], world: World) {
     reporter.phase('memory', 'start');
     for (let i = 1; i <= 1000; i++) {
       now += 1;
-      reporter.progress({ phase: 'memory', done: i * 65536, total: 1000 * 65536, unit: 'octets' });
+      reporter.progress({ phase: 'memory', done: i * 65536, total: 1000 * 65536, unit: 'bytes' });
     }
     reporter.phase('memory', 'end', 1);
     reporter.log('info', 'not for people');
@@ -67,7 +67,7 @@ describe('--json', () => {
       phase: 'memory',
       done: 65536000,
       total: 65536000,
-      unit: 'octets',
+      unit: 'bytes',
     });
     expect(lines.at(-1)).toEqual({ message_type: 'log', level: 'info', message: 'not for people' });
   });
@@ -80,7 +80,7 @@ describe('--json', () => {
 describe('progressLine', () => {
   test.each([
     [
-      { phase: 'memory', done: 64 * MIB, total: 128 * MIB, unit: 'octets', rate: 32 * MIB } as const,
+      { phase: 'memory', done: 64 * MIB, total: 128 * MIB, unit: 'bytes', rate: 32 * MIB } as const,
       0,
       80,
       'memory [################.................] 64 MiB of 128 MiB  32 MiB/s  ETA 0:02',
@@ -93,9 +93,9 @@ describe('progressLine', () => {
     ],
     [{ phase: 'disks', done: 1, total: 2, unit: 'steps' } as const, 9, 20, 'disks [##...] 1 of 2'],
     [{ phase: 'memory', done: 5, unit: 'steps' } as const, 0, 80, 'memory 5'],
-    [{ phase: 'memory', done: 64 * MIB, total: 128 * MIB, unit: 'octets' } as const, 0, 10, 'memory 64 '],
+    [{ phase: 'memory', done: 64 * MIB, total: 128 * MIB, unit: 'bytes' } as const, 0, 10, 'memory 64 '],
     [{ phase: 'memory', done: 9, total: 3, unit: 'steps' } as const, 0, 24, 'memory [########] 9 of 3'],
-    [{ phase: 'memory', done: 0, total: 0, unit: 'octets' } as const, 0, 80, 'memory 0.0 MiB of 0.0 MiB'],
+    [{ phase: 'memory', done: 0, total: 0, unit: 'bytes' } as const, 0, 80, 'memory 0.0 MiB of 0.0 MiB'],
   ])('%#', (progress, seconds, width, line) => {
     expect(progressLine(progress, seconds, width)).toBe(line);
     expect(progressLine(progress, seconds, 1)).toHaveLength(1);

@@ -4,6 +4,7 @@ import {
   formatBytes,
   formatClock,
   formatSeconds,
+  jsonLine,
   plural,
   printable,
   snakeKeys,
@@ -41,10 +42,19 @@ test('printable keeps newlines and letters only', () => {
 });
 
 test('snakeKeys', () => {
-  expect(snakeKeys({ aB: [{ cDE: 1, x: undefined }], d: null })).toEqual({
-    a_b: [{ c_d_e: 1, x: undefined }],
+  expect(snakeKeys({ aBc: [{ cdEf: 1, x: undefined }], d: null })).toEqual({
+    a_bc: [{ cd_ef: 1, x: undefined }],
     d: null,
   });
+  // Keys that are data: a page's type, a key of libxl's.
+  expect(snakeKeys({ NOTAB: 1, b_info: 2 })).toEqual({ NOTAB: 1, b_info: 2 });
+});
+
+test('a line of JSON holds nothing that steers a terminal, and says the same', () => {
+  const name = 'a\x1b[1m\x7f\x9b31m\u202eb\u2028c é';
+  const line = jsonLine('log', { name });
+  expect(printable(line)).toBe(line);
+  expect(JSON.parse(line)).toEqual({ message_type: 'log', name });
 });
 
 test('plural', () => {

@@ -25,8 +25,8 @@ test.each([
   const { code, stdout, stderr, opened } = await xlsnap(['verify', path]);
   expect({ code, stderr, opened }).toEqual({ code: 0, stderr: '', opened: 0 });
   expect(stdout).toContain(`${path} is sound: ${words}`);
-  expect(stdout).toMatch(/^ {2}libxc PAGE_DATA +\d+ +\d+ octets$/m);
-  expect(stdout).toMatch(/^ {2}libxl END +1 +8 octets$/m);
+  expect(stdout).toMatch(/^ {2}libxc PAGE_DATA +\d+ +\d+ bytes$/m);
+  expect(stdout).toMatch(/^ {2}libxl END +1 +8 bytes$/m);
 });
 
 test('the JSON has the keys of docs/scripting.md, and no others', async () => {
@@ -49,7 +49,7 @@ test('a file that was cut off is refused with the offset, and all findings for a
   const text = await xlsnap(['verify', path]);
   expect(text).toMatchObject({ code: EXIT.format, stdout: '' });
   expect(text.stderr).toMatch(
-    /is no sound save file:\n {2}.*: expected \d+ octets, found \d+ \(TRUNCATED, at offset \d+\)$/m,
+    /is no sound save file:\n {2}.*: expected \d+ bytes, found \d+ \(TRUNCATED, at offset \d+\)$/m,
   );
   expect(text.stderr.match(/offset/g)).toHaveLength(1);
   const json = await xlsnap(['verify', path, '--json']);
@@ -59,7 +59,7 @@ test('a file that was cut off is refused with the offset, and all findings for a
   expect(error.offset).toBeLessThanOrEqual(bytes.length);
 });
 
-test('with a manifest beside it, each octet is compared; other JSON there is none', async () => {
+test('with a manifest beside it, each byte is compared; other JSON there is none', async () => {
   await using directory = await tempDir();
   const host = new FakeHost({ directory: directory.path });
   const path = join(directory.path, 's.save');
@@ -67,7 +67,7 @@ test('with a manifest beside it, each octet is compared; other JSON there is non
   await createSnapshot(host, { domain: 'guest1', config });
   const sound = await xlsnap(['verify', path]);
   expect(sound).toMatchObject({ code: 0 });
-  expect(sound.stdout).toContain('each octet is as it was written');
+  expect(sound.stdout).toContain('each byte is as it was written');
 
   const bytes = await readFile(path);
   bytes[600_000] = (bytes[600_000] ?? 0) ^ 1;
@@ -75,7 +75,7 @@ test('with a manifest beside it, each octet is compared; other JSON there is non
   const damaged = await xlsnap(['verify', path]);
   expect(damaged).toMatchObject({ code: EXIT.format, stdout: '' });
   expect(damaged.stderr).toMatch(
-    /octets \d+ to \d+ are not what was written: PAGE_DATA at offset \d+ \(pfns .*\(CHECKSUM, at offset \d+\)/,
+    /bytes \d+ to \d+ are not what was written: PAGE_DATA at offset \d+ \(pfns .*\(CHECKSUM, at offset \d+\)/,
   );
 
   await writeFile(`${path}.json`, '{"format": "xlsnap-manifest", "ver');
