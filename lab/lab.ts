@@ -351,10 +351,11 @@ export class Lab {
     return parseConsole(last.stdout).ticks.at(-1);
   }
 
-  /** Waits until the guest has done `n` more ticks than now, whatever its number is. */
+  /** Waits until the guest has done `n` more ticks than now, whatever its number is; not for one that emulation has killed. */
   async waitForTicks(name: string, n: number, timeoutMs = 120_000): Promise<Tick> {
-    const from = `wc -c <${consolePath(name)}`;
-    const start = Number((await this.run(from, { check: false })).stdout.trim() || '0');
+    const from = `wc -c <${consolePath(name)}; xl domid ${name}`;
+    const [size, domid] = (await this.run(from, { check: false })).stdout.split('\n').map(Number);
+    const start = size ?? 0;
     const end = Date.now() + timeoutMs;
     for (;;) {
       const { stdout } = await this.run(`tail -c +${start + 1} ${consolePath(name)}`, { check: false });
@@ -363,6 +364,9 @@ export class Lab {
       const last = ticks.at(-1);
       // The first line is a tick that was under way when we began.
       if (first !== undefined && last !== undefined && last.n - first.n >= n) return last;
+      if (domid !== undefined && domid > 0 && this.tripleFaults().includes(domid)) {
+        throw new LabError('guest', `guest ${name}: emulation killed domain ${domid}`);
+      }
       if (Date.now() > end) {
         const seen = first === undefined || last === undefined ? 'none' : `${first.n} to ${last.n}`;
         throw await this.#withEvidence(
