@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
 import { whileItProgresses } from '../../src/core/signs-of-life.ts';
-import { chainBelow } from '../../src/snapshot/images/chain.ts';
+import { chainBelow, standsOn } from '../../src/snapshot/images/chain.ts';
 import { QemuImages } from '../../src/toolstack/qemu/images.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 import { makeImage, output, startQemu, xenDisk } from '../support/qemu.ts';
@@ -141,6 +141,12 @@ describe('info', () => {
     expect(await images.info(overlay, 'qcow2')).toMatchObject({ backing: base, backingFormat: undefined });
     const top = await makeImage(at('top.qcow2'), 'qcow2', '-b', overlay, '-F', 'qcow2');
     await expect(chain(top)).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
+    // Nevertheless whoever has it open has all of these, and no other image.
+    const lowest = await makeImage(at('lowest.qcow2'));
+    await output('qemu-img', 'rebase', '-u', '-f', 'qcow2', '-b', lowest, '-F', 'qcow2', base);
+    const used = { path: top, format: 'qcow2' };
+    for (const below of [overlay, base, lowest]) expect(await standsOn(images, used, below)).toBe(true);
+    expect(await standsOn(images, used, await makeImage(at('else.qcow2')))).toBe(false);
     for (const change of [
       () => images.createTag(top, 's'),
       () => images.commitOverlay(top),

@@ -1,6 +1,7 @@
 /** What lies above and below an image. */
 
-import { realpath, stat } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open, realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { DiskError, RecoverError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
@@ -24,31 +25,52 @@ export async function truePath(path: string): Promise<string> {
  * @throws DiskError IMAGE_FORMAT behind an image whose format the one above it does not state, and for one that is neither a
  * file nor a block device; what `Images.info` throws
  */
-export async function* chainBelow(images: Pick<Images, 'info'>, top: StatedImage): AsyncGenerator<string> {
+export async function* chainBelow(
+  images: Pick<Images, 'info'>,
+  top: StatedImage,
+  formatUnstated: (image: string, backing: string) => Promise<string> = refuseUnstated,
+): AsyncGenerator<string> {
   // A chain may be made to loop.
   const seen = new Set([await truePath(top.path)]);
   let at: StatedImage | undefined = top;
   while (at !== undefined && at.format !== 'raw') {
-    const { path } = at;
+    const { path }: StatedImage = at;
     const below = await backingOf(images, at);
     if (below === undefined) return;
     const real = await truePath(below.path);
     if (seen.has(real)) return;
     seen.add(real);
     yield real;
-    if (below.format === undefined) throw unstated(path, below.path);
-    at = { path: below.path, format: below.format };
+    at = { path: below.path, format: below.format ?? (await formatUnstated(path, below.path)) };
   }
 }
 
 /**
- * Whether an image stands on another one.
+ * Whether an image that is in use stands on another one. Where a format is not stated, the file itself is asked, as the QEMU that
+ * has opened it did: an overlay that an old qemu-img made for one domain keeps no other domain from being reverted, and
+ * what a guest may have written there can only make this true too often.
  * @param below its true name
- * @throws as `chainBelow`
+ * @throws what `Images.info` throws
  */
 export async function standsOn(images: Images, top: StatedImage, below: string): Promise<boolean> {
-  for await (const path of chainBelow(images, top)) if (path === below) return true;
+  for await (const path of chainBelow(images, top, formatByMagic)) if (path === below) return true;
   return false;
+}
+
+/** QFI\xfb: of the formats that QEMU probes for, the one that overlays have. */
+const QCOW2_MAGIC = 0x514649fb;
+
+async function formatByMagic(_image: string, backing: string): Promise<string> {
+  const file = await open(backing, constants.O_RDONLY | constants.O_NONBLOCK).catch(() => undefined);
+  if (file === undefined) return 'raw';
+  try {
+    const { buffer, bytesRead } = await file
+      .read(Buffer.alloc(4), 0, 4, 0)
+      .catch(() => ({ buffer: Buffer.of(), bytesRead: 0 }));
+    return bytesRead === 4 && buffer.readUInt32BE(0) === QCOW2_MAGIC ? 'qcow2' : 'raw';
+  } finally {
+    await file.close();
+  }
 }
 
 interface Backing {
@@ -103,8 +125,8 @@ async function fileIdentity(path: string): Promise<string | undefined> {
   return [dev, ino, size, mtimeNs, ctimeNs].join(' ');
 }
 
-function unstated(image: string, backing: string): DiskError {
-  return new DiskError(
+async function refuseUnstated(image: string, backing: string): Promise<string> {
+  throw new DiskError(
     'IMAGE_FORMAT',
     `${image} does not state the format of its backing file ${backing}: it would have to be guessed from what a guest wrote`,
     {
@@ -116,7 +138,7 @@ function unstated(image: string, backing: string): DiskError {
 /**
  * Who has an image open, or one above it, if anyone; and by which image.
  * @param except domid of a domain that does not count
- * @throws as `chainBelow`
+ * @throws as `standsOn`
  */
 export async function userOf(host: Host, image: string, except?: number): Promise<ImageUse | undefined> {
   const wanted = await truePath(image);
@@ -132,7 +154,7 @@ export async function userOf(host: Host, image: string, except?: number): Promis
 /**
  * Makes sure that nobody has an image open, or one above it: QEMU opens images without locks under Xen, and qemu-img would
  * corrupt one that is in use.
- * @throws RecoverError IMAGE_IN_USE; as `chainBelow`
+ * @throws RecoverError IMAGE_IN_USE; as `standsOn`
  */
 export async function refuseUsed(host: Host, image: string): Promise<void> {
   const user = await userOf(host, image);

@@ -56,7 +56,8 @@ describe('a chain of images', () => {
     await expect(chain('middle')).rejects.toMatchObject(failure);
     host.othersUse.push(middle);
     expect(await userOf(host, base)).toMatchObject({ path: middle });
-    await expect(userOf(host, lowest)).rejects.toMatchObject(failure);
+    // The fake's images have no magic of qcow2, so the chain of the one that is in use ends there for its owner's check.
+    expect(await userOf(host, lowest)).toBeUndefined();
   });
 
   it('ends at what is missing or is not a file here, and refuses what is neither a file nor a block device', async () => {
