@@ -4,6 +4,9 @@ import type { XenstoreConnection, XenstoreRequest } from './connection.ts';
 import { isXenstoreErrno, XenstoreProtocolError } from './errors.ts';
 import { join, joinStrings, MESSAGE, splitStrings } from './wire.ts';
 
+/** How often a long list that changes while it is read is begun again. */
+const MAX_LISTINGS = 20;
+
 /**
  * Reading and writing nodes, inside a transaction or outside. Paths are absolute.
  * All methods throw XenstoreRequestError (with errno), XenstoreTimeoutError, XenstoreClosedError, InterruptedError.
@@ -37,10 +40,13 @@ export class XenstoreAccess {
     }
   }
 
-  /** The value as text, undefined when there is no such node. */
+  /**
+   * The value as text, `undefined` if there is no such node. What is not UTF-8 becomes U+FFFD: one domain's strange name must not
+   * break a search among all of them.
+   */
   async readMaybe(path: string, limits: Limits = this.#limits): Promise<string | undefined> {
     try {
-      return await this.read(path, limits);
+      return new TextDecoder('utf-8', { ignoreBOM: true }).decode(await this.readBytes(path, limits));
     } catch (error) {
       if (isXenstoreErrno(error, 'ENOENT')) return undefined;
       throw error;
@@ -53,9 +59,48 @@ export class XenstoreAccess {
     await this.#ask(MESSAGE.write, 'write', path, bytes, limits);
   }
 
-  /** Names of the children; ENOENT when there is no such node, E2BIG when they do not fit into 4096 bytes. */
+  /** Names of the children; ENOENT if there is no such node. */
   async list(path: string, limits: Limits = this.#limits): Promise<string[]> {
-    return splitStrings(await this.#ask(MESSAGE.directory, 'list', path, new Uint8Array(0), limits));
+    try {
+      return splitStrings(await this.#ask(MESSAGE.directory, 'list', path, new Uint8Array(0), limits));
+    } catch (error) {
+      if (!isXenstoreErrno(error, 'E2BIG')) throw error;
+      return await this.#listInParts(path, limits);
+    }
+  }
+
+  /**
+   * Lists more children than one message holds. Each answer is a generation, and names from an offset on; the last one ends with
+   * an empty name. Another generation means that the list has changed (Xen: docs/misc/xenstore.txt, DIRECTORY_PART).
+   */
+  async #listInParts(path: string, limits: Limits): Promise<string[]> {
+    for (let attempt = 0; attempt < MAX_LISTINGS; attempt++) {
+      const parts: Uint8Array[] = [];
+      let offset = 0;
+      let generation: string | undefined;
+      for (;;) {
+        const answer = await this.#ask(
+          MESSAGE.directoryPart,
+          'list',
+          path,
+          new TextEncoder().encode(`${offset}\0`),
+          limits,
+        );
+        const end = answer.indexOf(0);
+        if (end < 0)
+          throw new XenstoreProtocolError(`xenstore: a part of the list of ${path} has no generation`);
+        const now = new TextDecoder().decode(answer.subarray(0, end));
+        if (generation !== undefined && now !== generation) break;
+        generation = now;
+        const names = answer.subarray(end + 1);
+        const isLast =
+          names.length === 0 || (names.at(-1) === 0 && (names.length === 1 || names.at(-2) === 0));
+        parts.push(isLast ? names.subarray(0, -1) : names);
+        if (isLast) return splitStrings(Buffer.concat(parts));
+        offset += names.length;
+      }
+    }
+    throw new XenstoreProtocolError(`xenstore: the list of ${path} changes all the time`);
   }
 
   /** Removes a node and all below it; none there is no error, unless its parent is missing too (ENOENT). */

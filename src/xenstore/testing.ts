@@ -1,6 +1,13 @@
 /** A stand-in for xenstored, for tests of whatever talks to it. */
 import { createServer, type Server, type Socket } from 'node:net';
-import { encodeMessage, joinStrings, MESSAGE, MessageSplitter, type XenstoreMessage } from './wire.ts';
+import {
+  encodeMessage,
+  joinStrings,
+  MESSAGE,
+  MessageSplitter,
+  PAYLOAD_MAX,
+  type XenstoreMessage,
+} from './wire.ts';
 
 type Tree = Map<string, Uint8Array>;
 
@@ -122,7 +129,18 @@ export class FakeXenstored implements AsyncDisposable {
       }
       case MESSAGE.directory:
         if (!tree.has(path)) throw new Refusal('ENOENT');
-        return joinStrings(...children(tree, path));
+        return fitting(joinStrings(...children(tree, path)));
+      case MESSAGE.directoryPart: {
+        if (!tree.has(path)) throw new Refusal('ENOENT');
+        const names = joinStrings(...children(tree, path));
+        const generation = joinStrings(String(this.#generation));
+        const offset = Number(cut(rest)[0]);
+        const room = PAYLOAD_MAX - generation.length - 1;
+        const isLast = names.length - offset <= room;
+        // Whole names only; behind the last one of all there is an empty one.
+        const end = isLast ? names.length : names.lastIndexOf(0, offset + room - 1) + 1;
+        return Buffer.concat([generation, names.subarray(offset, end), new Uint8Array(isLast ? 1 : 0)]);
+      }
       case MESSAGE.write:
         put(tree, path, rest);
         return changed();
@@ -186,6 +204,11 @@ export class FakeXenstored implements AsyncDisposable {
     const payload = joinStrings(path, watch.token);
     watch.socket.write(encodeMessage({ type: MESSAGE.watchEvent, requestId: 0, transactionId: 0, payload }));
   }
+}
+
+function fitting(payload: Uint8Array): Uint8Array {
+  if (payload.length > PAYLOAD_MAX) throw new Refusal('E2BIG');
+  return payload;
 }
 
 function cut(payload: Uint8Array): [string, Uint8Array] {

@@ -13,6 +13,8 @@ export const PAYLOAD_MAX = 4096;
 /** Message types (enum xsd_sockmsg_type) that are used here. */
 export const MESSAGE = {
   directory: 1,
+  /** XS_DIRECTORY_PART (xen/include/public/io/xs_wire.h). */
+  directoryPart: 22,
   read: 2,
   watch: 4,
   unwatch: 5,

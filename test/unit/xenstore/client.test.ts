@@ -38,6 +38,29 @@ describe('nodes', () => {
     expect(await client.readMaybe('/tool/a')).toBeUndefined();
   });
 
+  it('are listed although there are more than one message holds, and others come meanwhile', async () => {
+    const domains = Array.from({ length: 1500 }, (_, i) => String(i + 10_000));
+    const many = Object.fromEntries(domains.map((domid) => [`/local/domain/${domid}/name`, 'g']));
+    await using server = await FakeXenstored.listen(path, many);
+    await using client = await XenstoreClient.connect({ path });
+    expect(await client.list('/local/domain')).toEqual(domains);
+    let parts = 0;
+    server.intercept = ({ type }) => {
+      // Between two parts of the first listing.
+      if (type === MESSAGE.directoryPart && ++parts === 2) server.set('/local/domain/9/name', 'h');
+      return false;
+    };
+    expect(await client.list('/local/domain')).toEqual([...domains, '9'].sort());
+    await expect(client.list('/local/none')).rejects.toMatchObject({ errno: 'ENOENT' });
+  });
+
+  it('whose value is no text are read leniently where one of many is looked for', async () => {
+    await using _ = await FakeXenstored.listen(path, nodes);
+    await using client = await XenstoreClient.connect({ path });
+    await client.write('/local/domain/8/name', new Uint8Array([0x6b, 0xe4, 0x73, 0x65]));
+    expect(await client.readMaybe('/local/domain/8/name')).toBe('k\ufffdse');
+  });
+
   it('hold any bytes', async () => {
     await using _ = await FakeXenstored.listen(path);
     await using client = await XenstoreClient.connect({ path });
