@@ -1,3 +1,4 @@
+import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 
 /** A pull reader that knows its offset; nested readers of one stream share it. */
@@ -53,11 +54,18 @@ export class FileSource implements ByteSource, AsyncDisposable {
     this.#window = new Uint8Array(windowSize);
   }
 
-  /** @throws the error of open(2) or fstat(2), as Node gives it. */
+  /**
+   * Opens a regular file or a block device. A FIFO is refused: opening it would wait for a writer, and its end is not known.
+   * @throws the error of open(2) or fstat(2), as Node gives it; with the code ENOTSUP for what is neither
+   */
   static async open(path: string, windowSize = 1 << 20): Promise<FileSource> {
-    const file = await open(path, 'r');
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
-      const { size, blocks } = await file.stat();
+      const found = await file.stat();
+      const { size, blocks } = found;
+      if (!found.isFile() && !found.isBlockDevice()) {
+        throw Object.assign(new Error(`${path} is neither a file nor a block device`), { code: 'ENOTSUP' });
+      }
       // stat(2) counts in units of 512 bytes, whatever the file system's blocks.
       return new FileSource(file, size, 512 * blocks, windowSize);
     } catch (error) {

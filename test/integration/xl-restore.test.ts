@@ -1,4 +1,12 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -14,8 +22,9 @@ let content: PipedStream;
 let body: Buffer;
 let takeAway = (): void => {};
 const header = new TextEncoder().encode('another header');
-const temporary = process.env['TMPDIR'];
-const fifos = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith('xlsnap-fifo-'));
+const fifos = (): string[] => readdirSync(run()).filter((name) => name.startsWith('fifo-'));
+/** Stands for /run/xlsnap. */
+const run = (): string => join(directory, 'run');
 /** Number that a script has written into a file; 0 until it is there. */
 const pid = (name: string): number => {
   const path = join(directory, name);
@@ -24,8 +33,7 @@ const pid = (name: string): number => {
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'xlsnap-restore-'));
-  // FIFOs of others, of another run of these tests say, are not to be counted.
-  process.env['TMPDIR'] = directory;
+  mkdirSync(run(), { mode: 0o700 });
   const path = join(directory, 'memory.save');
   body = Buffer.alloc(3_000_001, 'some memory ');
   writeFileSync(path, Buffer.concat([Buffer.from('the old header'), body]));
@@ -33,8 +41,6 @@ beforeEach(() => {
 });
 afterEach(() => {
   takeAway();
-  if (temporary === undefined) delete process.env['TMPDIR'];
-  else process.env['TMPDIR'] = temporary;
   rmSync(directory, { recursive: true });
 });
 
@@ -45,7 +51,7 @@ function xl(script: string): void {
 describe('xlRestore', () => {
   it('gives the file itself to xl, with nothing on stdin', async () => {
     xl('printf "%s " "$@" > args; cat > stdin');
-    await xlRestore(content.path, undefined);
+    await xlRestore(content.path, undefined, run());
     expect(readFileSync(join(directory, 'args'), 'utf8')).toBe(`restore -p ${content.path} `);
     expect(readFileSync(join(directory, 'stdin'))).toHaveLength(0);
   });
@@ -53,7 +59,7 @@ describe('xlRestore', () => {
   it('gives another header and then the file from behind its own, by a name that xl can open', async () => {
     const before = fifos();
     xl('cat "$3" > got');
-    await xlRestore(content, undefined);
+    await xlRestore(content, undefined, run());
     expect(readFileSync(join(directory, 'got')).equals(Buffer.concat([header, body]))).toBe(true);
     expect(readFileSync(content.path, 'utf8').startsWith('the old header')).toBe(true);
     expect(fifos()).toEqual(before);
@@ -65,7 +71,7 @@ describe('xlRestore', () => {
     ['reads all and fails', 'cat "$3" > /dev/null; exit 1'],
   ])('tells what an xl that %s said', async (_what, script) => {
     xl(`echo "progress 10%" >&2; echo "libxl: error: no memory" >&2; ${script}`);
-    const failure = xlRestore(content, undefined);
+    const failure = xlRestore(content, undefined, run());
     await expect(failure).rejects.toThrow(EnvironmentError);
     await expect(failure).rejects.toThrow('xl restore ended with status 1: no memory');
     await expect(failure).rejects.toHaveProperty('hint', expect.stringContaining('/var/log/xen'));
@@ -76,13 +82,13 @@ describe('xlRestore', () => {
       'i=0; while [ $i -lt 900 ]; do echo "line $i of many that fill the pipe"; i=$((i+1)); done >&2; echo "error: the last" >&2; exit 3',
     );
     for (let round = 0; round < 5; round++) {
-      await expect(xlRestore(content.path, undefined)).rejects.toThrow('status 3: error: the last');
+      await expect(xlRestore(content.path, undefined, run())).rejects.toThrow('status 3: error: the last');
     }
   });
 
   it('does not wait for the monitor that xl leaves behind with its streams', async () => {
     xl('cat "$3" > got; (sleep 100; echo) & echo $! > monitor');
-    await xlRestore(content, undefined);
+    await xlRestore(content, undefined, run());
     expect(readFileSync(join(directory, 'got'))).toHaveLength(header.length + body.length);
     // Throws when it has ended.
     process.kill(pid('monitor'));
@@ -90,7 +96,7 @@ describe('xlRestore', () => {
 
   it('ends when xl fails and something keeps its end of the stream open unread', async () => {
     xl('exec 3< "$3"; (sleep 100; echo) & echo $! > helper; echo "error: helper died" >&2; exit 2');
-    await expect(xlRestore(content, undefined)).rejects.toThrow('status 2: error: helper died');
+    await expect(xlRestore(content, undefined, run())).rejects.toThrow('status 2: error: helper died');
     process.kill(pid('helper'));
   });
 
@@ -101,7 +107,7 @@ describe('xlRestore', () => {
     const before = fifos();
     xl(script);
     const abort = new AbortController();
-    const failure = xlRestore(content, abort.signal).catch((error: unknown) => error);
+    const failure = xlRestore(content, abort.signal, run()).catch((error: unknown) => error);
     while (pid('pid') === 0) await sleep(10);
     await sleep(50);
     abort.abort();
@@ -112,7 +118,7 @@ describe('xlRestore', () => {
 
   it('starts nothing when aborted before', async () => {
     xl('touch started');
-    await expect(xlRestore(content, AbortSignal.abort())).rejects.toThrow(InterruptedError);
+    await expect(xlRestore(content, AbortSignal.abort(), run())).rejects.toThrow(InterruptedError);
     expect(existsSync(join(directory, 'started'))).toBe(false);
   });
 
@@ -128,7 +134,7 @@ describe('xlRestore', () => {
     takeAway = () => {
       process.env['PATH'] = path;
     };
-    await expect(xlRestore(content.path, undefined)).rejects.toMatchObject({
+    await expect(xlRestore(content.path, undefined, run())).rejects.toMatchObject({
       code: 'XL_RESTORE',
       cause: { code: 'ENOENT' },
     });

@@ -126,7 +126,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       await this.#file.close();
       // rename(2) would replace a file that has come since the preflight.
       if (await exists(this.path)) {
-        throw new OutputError('OUTPUT_EXISTS', `${this.path} has come into being meanwhile`);
+        throw new OutputError('OUTPUT_EXISTS', `${this.path} was created in the meantime`);
       }
       await rename(this.partialPath, this.path);
       this.#named = true;

@@ -13,8 +13,12 @@ import { runProgram, searchPath } from '../process/run.ts';
 import { findQemus } from '../qemu/programs.ts';
 import { isXlWrapper } from '../xl/wrapper.ts';
 
-/** The oldest Node that can run xlsnap. */
-const NODE_MAJOR = 20;
+/** As package.json has it in `engines`. */
+export function isSupportedNode(version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10));
+  return (major === 20 && minor >= 15) || (major === 22 && minor >= 2) || major > 22;
+}
+
 /** A program that only tells something of itself; software emulation is slow. */
 const PROGRAM_TIMEOUT_MS = 60_000;
 /** Below this, bytes, there is a warning. */
@@ -77,8 +81,11 @@ function failed(message: string, hint?: string): Finding {
 
 async function checkNode(): Promise<Finding> {
   const version = process.versions.node;
-  if (Number.parseInt(version, 10) >= NODE_MAJOR) return { status: 'ok', version, message: process.execPath };
-  return { ...failed('too old', `Node ${NODE_MAJOR} or later is needed`), version };
+  if (isSupportedNode(version)) return { status: 'ok', version, message: process.execPath };
+  return {
+    ...failed(`${process.execPath} is not supported`, 'install Node 20.15 or later, or 22.2 or later'),
+    version,
+  };
 }
 
 async function checkRoot(): Promise<Finding> {

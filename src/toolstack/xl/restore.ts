@@ -3,11 +3,11 @@ import { once } from 'node:events';
 import { constants, createReadStream, openSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { EnvironmentError, errnoCode, throwIfAborted } from '../../core/errors.ts';
+import { runDirectory } from '../../core/run-directory.ts';
 import { fifoName } from '../libxl/restorers.ts';
 import { runProgram } from '../process/run.ts';
 import { firstCause } from './restore-failure.ts';
@@ -38,13 +38,19 @@ const LAST_WORDS_MS = 1000;
 /**
  * Runs `xl restore -p`, on a file as it is or on a FIFO that gives another header before the rest of the file.
  * Ends when xl has done its work and left its monitor in the background, or is dead.
+ * @param runPath where the FIFO is made, if not in `/run/xlsnap`
  * @throws EnvironmentError with xl's words when it fails, InterruptedError
  */
-export async function xlRestore(from: string | PipedStream, signal: AbortSignal | undefined): Promise<void> {
+export async function xlRestore(
+  from: string | PipedStream,
+  signal: AbortSignal | undefined,
+  runPath?: string,
+): Promise<void> {
   throwIfAborted(signal);
   if (typeof from === 'string') return await runRestore(from, undefined, signal);
   // xl opens what it restores by its name, and Node's own pipes to a child are sockets, which cannot be opened.
-  const directory = await mkdtemp(join(tmpdir(), 'xlsnap-fifo-'));
+  // For the locks it was there before the domain was destroyed; TMPDIR may name a directory that does not exist.
+  const directory = await mkdtemp(join(runDirectory(runPath), 'fifo-'));
   try {
     const fifo = join(directory, fifoName(from.uuid));
     const { status, stderr } = await runProgram('mkfifo', ['-m', '600', fifo], { timeoutMs: 10_000 });

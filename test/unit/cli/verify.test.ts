@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
@@ -85,6 +86,17 @@ test('with a manifest beside it, each byte is compared; other JSON there is none
     const other = await xlsnap(['verify', path]);
     expect(other).toMatchObject({ code: 0 });
     expect(other.stdout).toContain('no checksums lie beside it');
+  }
+});
+
+test('a FIFO is refused, and not waited for', async () => {
+  await using directory = await tempDir();
+  const path = join(directory.path, 'fifo');
+  execFileSync('mkfifo', [path]);
+  for (const command of ['verify', 'inspect']) {
+    const { code, stderr } = await xlsnap([command, path]);
+    expect(code).toBe(EXIT.format);
+    expect(stderr).toContain('neither a file nor a block device');
   }
 });
 

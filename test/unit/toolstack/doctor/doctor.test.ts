@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { EnvironmentError } from '../../../../src/core/errors.ts';
 import { FakeHost } from '../../../../src/testing/fake-host.ts';
 import { runDoctor } from '../../../../src/toolstack/doctor/doctor.ts';
-import { asFailure, checkHost } from '../../../../src/toolstack/doctor/host-checks.ts';
+import { asFailure, checkHost, isSupportedNode } from '../../../../src/toolstack/doctor/host-checks.ts';
 import { runProgram } from '../../../../src/toolstack/process/run.ts';
 import { fakeProgram } from '../../../support/fake-program.ts';
 import { tempDir } from '../../../support/temp.ts';
@@ -113,4 +113,16 @@ describe('the report', () => {
       { possible: false, obstacles: [{ code: 'UNKNOWN', message: 'surprise' }] },
     ]);
   });
+});
+
+test.each([
+  ['20.14.0', false],
+  ['20.15.0', true],
+  ['21.7.3', false],
+  ['22.1.0', false],
+  ['22.2.0', true],
+  ['24.0.0', true],
+  ['18.20.4', false],
+])('Node %s is supported: %s, as package.json says', (version, supported) => {
+  expect(isSupportedNode(version)).toBe(supported);
 });
