@@ -17,7 +17,7 @@ const guest = new SharedGuest(smallGuest(NAME), () => dom0);
 it('all is well, and a raw disk needs an overlay', () =>
   guest.steadily(async () => {
     const { code, stdout, stderr } = await dom0.xlsnap(`doctor ${NAME} --json`);
-    expect({ code, stderr }).toEqual({ code: EXIT.ok, stderr: '' });
+    expect({ code, stderr }, stdout).toEqual({ code: EXIT.ok, stderr: '' });
     const report = JSON.parse(stdout) as Record<string, unknown>;
     expect(report).toMatchObject({
       ok: true,
