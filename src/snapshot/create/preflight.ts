@@ -65,6 +65,9 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
         hint: 'make it first',
       });
     }
+    // What cannot be snapshotted like that is a finding already, and may be of another format than the snapshot needs.
+    const hindered = context.disks.find(({ vdev }) => vdev === disk.vdev)?.[disk.kind] ?? [];
+    if (hindered.length > 0) continue;
     await asFinding(findings, async () => {
       const image = disk.kind === 'internal' ? disk.image : disk.base;
       const info = await infoOf(host, disk);

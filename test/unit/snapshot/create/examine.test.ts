@@ -58,7 +58,7 @@ describe('a domain that can be snapshotted', () => {
 
   test('a raw disk needs a cfgfile', async () => {
     const { examination } = await examine({
-      disks: [{ vdev: 'xvda' }, { vdev: 'xvdb', internal: [notQcow2] }],
+      disks: [{ vdev: 'xvda' }, { vdev: 'xvdb', format: 'raw', internal: [notQcow2] }],
     });
     expect(examination).toMatchObject({ possible: true, byDefault: false, obstacles: [] });
     expect(examination.disks[1]).toMatchObject({ internal: false, external: true, obstacles: [notQcow2] });
