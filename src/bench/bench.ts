@@ -225,7 +225,9 @@ class Bench {
   async #settle(): Promise<void> {
     const state = await this.#host.hypervisor.domainState(this.#domid);
     if (state === undefined || state.uuid !== this.#domain.uuid || state.dying) {
-      throw new DomainError('DOMAIN_GONE', `domain ${this.#domain.name} is gone`, { domid: this.#domid });
+      throw new DomainError('DOMAIN_GONE', `domain ${this.#domain.name} no longer exists`, {
+        domid: this.#domid,
+      });
     }
     if (state.shutdown === undefined) return;
     if (state.shutdown !== 'suspend') {
@@ -268,7 +270,7 @@ function commandError(path: BenchPath, { status, stderr }: CommandRun): Environm
   const why = own ? ownFailure(stderr) : stderr.trim().split('\n').slice(-4).join('; ');
   return new EnvironmentError(
     'BENCH_COMMAND',
-    `${own ? 'snapshot-create' : 'xl save'} ended with status ${status}: ${why}`,
+    `${own ? 'snapshot-create' : 'xl save'} exited with status ${status}: ${why}`,
   );
 }
 

@@ -88,7 +88,7 @@ export const measureCommand: CommandRunner = async (command, { directory, signal
       signal?.removeEventListener('abort', end);
     }
   } catch (cause) {
-    throw new EnvironmentError('PROGRAM', `${program} could not be run to its end`, { cause });
+    throw new EnvironmentError('PROGRAM', `${program} did not run to completion`, { cause });
   } finally {
     await rm(place, { recursive: true, force: true });
   }

@@ -52,7 +52,7 @@ export function ownFailure(stderr: string): string {
   }
   // Node's own errors come with a stack trace and more.
   const errors = lines.filter((line) => /^\w*error\b/i.test(line));
-  return (errors.length > 0 ? errors : lines).slice(-4).join('; ') || 'it said nothing';
+  return (errors.length > 0 ? errors : lines).slice(-4).join('; ') || 'it printed nothing';
 }
 
 /** Lines that are not JSON come from Node itself. */

@@ -45,6 +45,6 @@ export function risks(text: string, former: readonly RiskName[] = []): readonly 
 }
 
 export function notEmpty(text: string): string {
-  if (text === '') throw new InvalidArgumentError('It is empty.');
+  if (text === '') throw new InvalidArgumentError('Must not be empty.');
   return text;
 }

@@ -8,7 +8,7 @@ export function benchResultText(result: BenchResult, report: string | undefined)
   const { domain, type, memoryBytes, rounds, xen, machine, paths, failures } = result;
   return [
     `${domain}, ${type}, ${formatBytes(memoryBytes)}, on Xen ${xen.major}.${xen.minor}, ${machine.cpus} processors, ` +
-      `${machine.fileSystem}: medians of ${rounds} rounds (least to most)`,
+      `${machine.fileSystem}: medians of ${rounds} rounds (minimum to maximum)`,
     ...table([
       ['path', 'seconds', 'to xl', 'guest stopped', 'CPU s', 'to xl', 'file', 'on disk', 'peak memory'],
       ...paths.map(row),

@@ -13,7 +13,7 @@ export function comparisonText({ a, b, total, regions }: Comparison, picture?: s
   return [
     ...sideLines('A', a),
     ...sideLines('B', b),
-    ...(different ? ['  They are of different domains.'] : []),
+    ...(different ? ['  They belong to different domains.'] : []),
     '',
     totalLine(total),
     ...regionLines(regions),

@@ -86,7 +86,8 @@ function verdict({ possible, byDefault, live, state }: DomainExamination): strin
 
 function diskRows({ vdev, path, format, volume, internal, external, obstacles }: DiskExamination): Row[] {
   const what = `disk ${vdev}${path === undefined ? '' : ` ${path}`}${format === undefined ? '' : ` (${format})`}`;
-  if (!volume) return [{ indent: STATUS_WIDTH, text: `${what}: not written to, stays out of it` }];
+  if (!volume)
+    return [{ indent: STATUS_WIDTH, text: `${what}: not written to, so not part of the snapshot` }];
   const ways = [...(internal ? ['internal'] : []), ...(external ? ['external'] : [])];
   const how = ways.length === 0 ? 'cannot be snapshotted' : `${ways.join(' or ')} snapshot`;
   return [{ indent: STATUS_WIDTH, text: `${what}: ${how}` }, ...obstacles.flatMap(obstacleRows)];

@@ -89,7 +89,7 @@ function diskLines({ disks }: DomainSummary, manifest: Manifest | undefined): st
     const how =
       taken === undefined
         ? []
-        : [taken.kind === 'internal' ? `  tag "${taken.tag}"` : `  went on with ${taken.overlay}`];
+        : [taken.kind === 'internal' ? `  tag "${taken.tag}"` : `  continued on ${taken.overlay}`];
     return [`${vdev} ${format ?? ''} ${path ?? '(empty)'}${kind}`, ...how];
   });
   return titled('disks', texts);
@@ -114,15 +114,15 @@ function wrapped(texts: readonly string[]): string[] {
 function memoryLines(memory: MemoryMap, frames: string): string[] {
   const { pages, holes, storedZeros, read, holesKnown, repeated, types, gap, ranges } = memory;
   const zeros = [
-    ...(holesKnown && holes > 0 ? [`${amount(holes)} zeros that take no room`] : []),
-    ...(read && storedZeros > 0 ? [`${amount(storedZeros)} zeros that take room`] : []),
+    ...(holesKnown && holes > 0 ? [`${amount(holes)} zeros that take no space`] : []),
+    ...(read && storedZeros > 0 ? [`${amount(storedZeros)} zeros that take space`] : []),
   ];
   const kinds = Object.entries(types).map(([name, count]) => `${name} ${count}`);
   const rows = ranges.map((one) => rangeRow(one, read));
   return [
-    `Memory: ${amount(pages)}${zeros.length === 0 ? '' : `, of it ${zeros.join(', ')}`}`,
+    `Memory: ${amount(pages)}${zeros.length === 0 ? '' : `, of which ${zeros.join(', ')}`}`,
     ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : titled('types', wrapped(kinds))),
-    ...(repeated === 0 ? [] : [`  ${amount(repeated)} stand in the file more than once; the last counts`]),
+    ...(repeated === 0 ? [] : [`  ${amount(repeated)} are in the file more than once; the last copy counts`]),
     ...table([frames, 'size', 'holes', 'zeros'], rows),
     ...(gap === 1 ? [] : [`  (ranges less than ${formatSize(gap * PAGE_SIZE)} apart are shown as one)`]),
   ];

@@ -24,21 +24,22 @@ export function createPlanText(plan: SnapshotPlan): string {
     plan.manifestPath === undefined ? undefined : `  manifest: ${plan.manifestPath}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${planned(disk)}`),
     ...plan.warnings.map((warning) => `  warning: ${warning}`),
-    'A dry run: nothing was touched.',
+    'Dry run: nothing was changed.',
   ]);
 }
 
 function limits({ maxRounds, targetDowntimeMs, maxDowntimeMs }: PrecopyLimits): string {
   const texts = [`at most ${maxRounds} rounds while it runs`];
-  if (targetDowntimeMs !== undefined) texts.push(`until it need be stopped for about ${targetDowntimeMs} ms`);
-  if (maxDowntimeMs !== undefined) texts.push(`given up above ${maxDowntimeMs} ms`);
+  if (targetDowntimeMs !== undefined)
+    texts.push(`until it needs to be stopped for about only ${targetDowntimeMs} ms`);
+  if (maxDowntimeMs !== undefined) texts.push(`giving up above ${maxDowntimeMs} ms`);
   return texts.join(', ');
 }
 
 function planned(disk: SnapshotDisk): string {
   return disk.kind === 'internal'
     ? `internal, tag "${disk.tag}" in ${disk.image}`
-    : `external, ${disk.base} stays as it is, the domain goes on with ${disk.overlay}`;
+    : `external, ${disk.base} stays as it is, the domain continues on ${disk.overlay}`;
 }
 
 /** The end of `snapshot-create`: where the files are, how long the guest was stopped, how to revert. */
@@ -53,7 +54,7 @@ export function createResultText(result: CreateResult): string {
     ...plan.disks.map((disk) =>
       disk.kind === 'internal'
         ? `  disk ${disk.vdev}: in ${disk.image}`
-        : `  disk ${disk.vdev}: ${disk.base}; the domain goes on with ${disk.overlay}`,
+        : `  disk ${disk.vdev}: ${disk.base}; the domain continues on ${disk.overlay}`,
     ),
     stopped(result),
     plan.configPath === undefined
@@ -84,13 +85,13 @@ function stoppedPhases(phases: readonly PhaseTiming[]): readonly PhaseTiming[] {
 export function revertPlanText(plan: RevertPlan): string {
   return lines([
     `Revert of domain ${plan.domain} to snapshot "${plan.name}"`,
-    plan.domid === undefined ? '  the domain does not run' : `  domid ${plan.domid} will be destroyed`,
+    plan.domid === undefined ? '  the domain is not running' : `  domid ${plan.domid} will be destroyed`,
     `  memory: ${plan.memoryPath}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     `  afterwards: ${plan.state}`,
     ...plan.risks.map((risk) => `  risk: ${describeRisk(risk)}`),
     ...plan.warnings.map((warning) => `  warning: ${warning}`),
-    'A dry run: nothing was touched.',
+    'Dry run: nothing was changed.',
   ]);
 }
 
@@ -108,14 +109,14 @@ export function revertResultText(result: RevertResult): string {
     `Domain ${plan.domain} is back at snapshot "${plan.name}": domid ${result.domid}, ${plan.state}, after ${took}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     result.kept.length === 0 ? undefined : `  kept: ${result.kept.join(', ')}`,
-    plan.state === 'paused' ? `To let it run: xl unpause ${result.domid}` : undefined,
+    plan.state === 'paused' ? `To run it: xl unpause ${result.domid}` : undefined,
   ]);
 }
 
 /** What `recover` prints: of each journal, what it was of and what has become of it. */
 export function recoverResultText(results: readonly RecoverResult[], path: string | undefined): string {
   if (results.length === 0) {
-    return 'No create or revert was killed that left its journal below /var/lib/xen/snapshots; for one elsewhere: xlsnap recover FILE';
+    return 'Nothing to recover: no journals below /var/lib/xen/snapshots. For one elsewhere: xlsnap recover FILE';
   }
   return lines(results.flatMap((result) => recovered(result, path)));
 }
@@ -123,20 +124,20 @@ export function recoverResultText(results: readonly RecoverResult[], path: strin
 function recovered(result: RecoverResult, path: string | undefined): readonly (string | undefined)[] {
   const { journal, kind, outcome, name, domain, guest, undone } = result;
   if (outcome === 'nothing')
-    return [`There is nothing to undo: no journal ${path === journal ? path : journal}`];
+    return [`Nothing to undo: there is no journal ${path === journal ? path : journal}`];
   if (kind === 'revert') return revertRecovered(result);
-  const what = name === undefined ? `What had hardly begun` : `Snapshot "${name}" of ${domain}`;
+  const what = name === undefined ? `A create that had barely started` : `Snapshot "${name}" of ${domain}`;
   const now = guest === undefined ? '' : `; the domain is ${guest}`;
-  const how = outcome === 'whole' ? 'is whole, and stays' : 'was not whole, and is undone';
+  const how = outcome === 'whole' ? 'is complete, and stays' : 'was incomplete, and has been undone';
   return [`${what}: ${how}${now}`, ...undone.map((one) => `  ${one}`)];
 }
 
 function revertRecovered(result: RecoverResult): readonly (string | undefined)[] {
   const { outcome, name, domain, guest, undone, kept = [], halfBuilt, next } = result;
   const how = {
-    whole: 'was done',
-    undone: 'is undone: the disks are as before it',
-    reverted: 'was half done: the disks are as at the snapshot, the memory is not restored',
+    whole: 'had been completed',
+    undone: 'has been undone: the disks are as they were before',
+    reverted: 'was half done: the disks are as at the snapshot, but the memory has not been restored',
     nothing: '',
   }[outcome];
   return [
@@ -145,10 +146,10 @@ function revertRecovered(result: RecoverResult): readonly (string | undefined)[]
     kept.length === 0 ? undefined : `  kept: ${kept.join(', ')}`,
     halfBuilt === undefined
       ? undefined
-      : `  domid ${halfBuilt} is what the restore has made, or only a part of it: go on, or xl destroy ${halfBuilt}`,
-    outcome === 'whole' ? undefined : `To go on: ${next ?? 'the same snapshot-revert once more'}`,
+      : `  domid ${halfBuilt} is what the restore created, perhaps only partly: continue, or xl destroy ${halfBuilt}`,
+    outcome === 'whole' ? undefined : `To continue: ${next ?? 'run the same snapshot-revert again'}`,
     outcome === 'undone' && guest === 'gone'
-      ? `Or let it be: xl create starts ${domain} with its disks as before`
+      ? `Or stop here: xl create starts ${domain} with its disks as before`
       : undefined,
   ];
 }
@@ -166,8 +167,8 @@ export function verifyResultText(report: MemoryReport): string {
         `  ${name.padEnd(width)} ${String(count).padStart(6)} ${String(bytes).padStart(14)} bytes`,
     ),
     checksums === 'right'
-      ? '  each byte is as it was written, by the checksums in its manifest'
-      : '  no checksums lie beside it: what the pages hold cannot be checked',
+      ? '  each byte is as written, according to the checksums in its manifest'
+      : '  there are no checksums beside it: the contents of the pages cannot be checked',
   ]);
 }
 

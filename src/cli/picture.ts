@@ -37,7 +37,7 @@ const CLASSES: readonly {
     dark: '#4fc2b4',
     fits: (cell) => cell.onlyB > cell.same + cell.changed + cell.onlyA,
   },
-  { name: 's0', text: 'as it was', light: '#e4e7eb', dark: '#30363d', fits: (cell) => share(cell) === 0 },
+  { name: 's0', text: 'unchanged', light: '#e4e7eb', dark: '#30363d', fits: (cell) => share(cell) === 0 },
   { name: 's1', text: 'up to 5 %', light: '#fbd6a4', dark: '#5c4326', fits: (cell) => share(cell) <= 0.05 },
   { name: 's2', text: 'up to 25 %', light: '#f5a35b', dark: '#9a6426', fits: (cell) => share(cell) <= 0.25 },
   { name: 's3', text: 'up to 75 %', light: '#dd6a2c', dark: '#d98a35', fits: (cell) => share(cell) <= 0.75 },

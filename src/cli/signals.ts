@@ -16,9 +16,9 @@ export function catchSignals(context: CliContext, say: (message: string) => void
   const stop = context.onSignal((name) => {
     if (received === undefined) {
       received = name;
-      say(`${name}: stopping; what was begun is being undone`);
+      say(`${name}: stopping; undoing what was done so far`);
       controller.abort(new Error(name));
-    } else say(`${name}: still undoing; killed now, the guest could stay stopped`);
+    } else say(`${name}: still undoing; killing xlsnap now could leave the guest stopped`);
   });
   return {
     signal: controller.signal,

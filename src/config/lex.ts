@@ -73,13 +73,13 @@ export function nextToken(text: string, from: number): { readonly token: Token; 
     throw new SyntaxProblem(
       at,
       'a carriage return',
-      'the file has the line ends of DOS, which xl does not take',
+      'the file has DOS line endings, which xl does not accept',
     );
   }
   throw new SyntaxProblem(
     at,
     `unexpected ${JSON.stringify(String.fromCodePoint(text.codePointAt(at) ?? 0))}`,
-    'values stand in quotes',
+    'values must be in quotes',
   );
 }
 
@@ -98,7 +98,7 @@ function quoted(text: string, at: number, quote: string): { readonly token: Toke
       // xl accepts \xHH and \OOO and drops them: a path would silently be another one.
       throw new SyntaxProblem(
         i,
-        `no escape: \\${String.fromCodePoint(text.codePointAt(i + 1) ?? 0)}`,
+        `unknown escape: \\${String.fromCodePoint(text.codePointAt(i + 1) ?? 0)}`,
         'the escapes are \\\\ \\" \\\' \\a \\b \\f \\n \\r \\t \\v; write other characters as they are',
       );
     }

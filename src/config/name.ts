@@ -30,7 +30,7 @@ export function checkSnapshotName(name: string): TextProblem | undefined {
   }
   const bytes = new TextEncoder().encode(name).length;
   if (bytes > MAX_NAME_BYTES) {
-    return problem(`has ${bytes} bytes; ${MAX_NAME_BYTES} are possible`, 'shorten it');
+    return problem(`has ${bytes} bytes; at most ${MAX_NAME_BYTES} are possible`, 'shorten it');
   }
   return undefined;
 }

@@ -49,9 +49,9 @@ function decode(input: Uint8Array | string, source: string): string {
   try {
     text = typeof input === 'string' ? input : new TextDecoder('utf-8', { fatal: true }).decode(input);
   } catch {
-    throw whole('NOT_UTF8', 'not a text in UTF-8', 'is it a cfgfile? The memory file is another one');
+    throw whole('NOT_UTF8', 'not UTF-8 text', 'is it a cfgfile? the memory file is a different one');
   }
-  if (text.includes('\0')) throw whole('NOT_TEXT', 'not a text: it has NUL bytes', 'is it a cfgfile?');
+  if (text.includes('\0')) throw whole('NOT_TEXT', 'not text: it has NUL bytes', 'is it a cfgfile?');
   return text;
 }
 
@@ -101,7 +101,10 @@ function readSettings(text: string, report: Report): Map<string, Setting> {
         hint: '+= adds to what was set',
       });
     } else if (before.list !== value.list) {
-      report(at, { code: 'WRONG_TYPE', message: `${key.slice(0, 60)}: a list and a text cannot be joined` });
+      report(at, {
+        code: 'WRONG_TYPE',
+        message: `${key.slice(0, 60)}: a list and a string cannot be joined`,
+      });
     } else for (const atom of value.atoms) before.atoms.push(atom);
   }
   return settings;
@@ -157,7 +160,7 @@ function unexpected(token: Token, expected: string): SyntaxProblem {
       : token.kind === 'end'
         ? 'the end of the file'
         : JSON.stringify(token.text.slice(0, 40));
-  const hint = token.kind === 'word' && !expected.startsWith('=') ? 'values stand in quotes' : undefined;
+  const hint = token.kind === 'word' && !expected.startsWith('=') ? 'values must be in quotes' : undefined;
   return new SyntaxProblem(token.at, `expected ${expected}, found ${found}`, hint);
 }
 
@@ -177,7 +180,7 @@ function interpret(settings: Map<string, Setting>, report: Report): SnapshotConf
     const setting = settings.get(key);
     if (setting === undefined) return undefined;
     if (setting.list) {
-      report(setting.valueAt, { code: 'WRONG_TYPE', message: `${key} is a text, not a list` });
+      report(setting.valueAt, { code: 'WRONG_TYPE', message: `${key} is a string, not a list` });
       return undefined;
     }
     const text = setting.atoms.map((atom) => atom.text).join('');
@@ -203,7 +206,7 @@ function disksOf(setting: Setting | undefined, report: Report): readonly DiskReq
   if (!setting.list) {
     report(setting.valueAt, {
       code: 'WRONG_TYPE',
-      message: 'disks is a list, not a text',
+      message: 'disks is a list, not a string',
       hint: "write disks=['…'], or disks=[] for none",
     });
     return undefined;
@@ -235,7 +238,7 @@ function parseDisk(spec: string): DiskRequest | TextProblem {
   if (keywords !== undefined) {
     return bad(
       'BAD_DISK',
-      `${shown} has xl's keywords, which disks of a snapshot do not take`,
+      `${shown} has xl's keywords, which disks of a snapshot do not accept`,
       `write ${keywords}`,
     );
   }
@@ -248,20 +251,20 @@ function parseDisk(spec: string): DiskRequest | TextProblem {
     );
   }
   if (target === '')
-    return bad('BAD_DISK', `${shown} names no target device`, 'the third field is, say, xvda');
+    return bad('BAD_DISK', `${shown} has no target device`, 'the third field is the device, such as xvda');
   if (!/^[a-z0-9]{1,32}$/.test(target)) {
     return bad(
       'BAD_DISK',
-      `${JSON.stringify(target.slice(0, 60))} is no target device`,
+      `${JSON.stringify(target.slice(0, 60))} is not a target device`,
       "write it as in the domain's configuration: xvda, hda, sda",
     );
   }
   if (path === '' && format === '') return { kind: 'internal', target };
   if (path === '') {
-    return bad('BAD_DISK', `${shown} has a format and no path`, `an internal snapshot is ',,${target}'`);
+    return bad('BAD_DISK', `${shown} has a format but no path`, `an internal snapshot is ',,${target}'`);
   }
   if (format === '') {
-    return bad('BAD_DISK', `${shown} has a path and no format`, `write 'PATH,qcow2,${target}'`);
+    return bad('BAD_DISK', `${shown} has a path but no format`, `write 'PATH,qcow2,${target}'`);
   }
   if (format !== 'qcow2') {
     return bad(

@@ -27,7 +27,7 @@ export function printConfig(config: SnapshotConfig, comment = ''): string {
     throw new ConfigError(config.source ?? 'configuration', [
       {
         code: 'NOT_PRINTABLE',
-        message: 'a cfgfile cannot say it: a text is empty, or a path has a space at its start or end',
+        message: 'a cfgfile cannot express it: a text is empty, or a path has a space at its start or end',
       },
     ]);
   }

@@ -25,7 +25,7 @@ async function readBounded(path: string): Promise<Uint8Array> {
   } catch (error) {
     const why: Record<string, string> = {
       ENOENT: 'there is no such file',
-      EACCES: 'it may not be read',
+      EACCES: 'permission to read it is denied',
       EISDIR: 'it is a directory',
     };
     const code = errnoCode(error);

@@ -15,9 +15,9 @@ export function runDirectory(path: string = RUN_DIRECTORY): string {
     mkdirSync(path, { mode: 0o700 });
   } catch (cause) {
     if (errnoCode(cause) !== 'EEXIST') {
-      throw new EnvironmentError('RUN_DIRECTORY', `cannot make directory ${path}`, {
+      throw new EnvironmentError('RUN_DIRECTORY', `cannot create directory ${path}`, {
         cause,
-        hint: 'are you root?',
+        hint: 'run it as root',
       });
     }
   }
@@ -39,8 +39,8 @@ export function hasRunDirectory(path: string = RUN_DIRECTORY): boolean {
 function requireOwn(path: string): void {
   const found = lstatSync(path);
   if (!found.isDirectory() || found.uid !== process.geteuid?.() || (found.mode & 0o077) !== 0) {
-    throw new EnvironmentError('RUN_DIRECTORY', `${path} is not a directory that only we can use`, {
-      hint: `look at what it is; if nobody needs it, remove it: rm -r ${path}`,
+    throw new EnvironmentError('RUN_DIRECTORY', `${path} is not a directory that only root can use`, {
+      hint: `check what it is; if it is not needed, remove it: rm -r ${path}`,
     });
   }
 }

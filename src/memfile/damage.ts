@@ -50,7 +50,7 @@ export async function findDamage(
         `bytes ${from} to ${to - 1} are not what was written` +
         (within.length === 0 ? '' : `: ${within.join(', ')}`),
       offset: from,
-      hint: 'take the file from a copy, if there is one',
+      hint: 'use a copy of the file, if there is one',
     };
   });
   const more = bad[told.length];

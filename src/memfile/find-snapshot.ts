@@ -35,7 +35,7 @@ export async function findSnapshot(
   const list = found.map((one) => `  - ${one.path} of domain ${one.name}, uuid ${one.uuid}`);
   throw new UsageError(
     'AMBIGUOUS_SNAPSHOT',
-    `there are ${found.length} snapshots of the name "${name}":\n${list.join('\n')}`,
+    `there are ${found.length} snapshots named "${name}":\n${list.join('\n')}`,
     {
       hint: `name one: memory_path="${first?.path}" in the cfgfile, or give the cfgfile beside it`,
       data: { candidates: found },

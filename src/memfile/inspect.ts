@@ -29,7 +29,7 @@ const RECORDS_MAX = 2 ** 22;
 export interface InspectOptions extends Pick<CallOptions, 'signal'> {
   /** Asks the file system where the open file has data; without it no page is known to be a hole. */
   readonly extents?: (fd: number) => Promise<Extents>;
-  /** Reads all pages, to find those of zeros that take room. */
+  /** Reads all pages, to find those of zeros that take space. */
   readonly readPages?: boolean;
   /** Most ranges in the memory map; 1000 unless given. */
   readonly maxRanges?: number;
@@ -134,7 +134,9 @@ export async function scan(path: string, source: FileSource, options: InspectOpt
   const domain = isRecord(facts.config) ? summarizeConfig(facts.config) : undefined;
   const manifest = await manifestBeside(path, warnings);
   if (manifest !== undefined && manifest.memory.bytes !== source.size) {
-    warnings.push(`the manifest is of a file of ${manifest.memory.bytes} bytes, this one has ${source.size}`);
+    warnings.push(
+      `the manifest describes a file of ${manifest.memory.bytes} bytes, but this one has ${source.size}`,
+    );
   }
   const { map, records } = reader;
   return {
@@ -175,7 +177,7 @@ async function askExtents(
     return await extents?.(source.fd);
   } catch (error) {
     if (!(error instanceof EnvironmentError)) throw error;
-    warnings.push(`the file's holes are not known: ${describeError(error)}`);
+    warnings.push(`the file's holes are unknown: ${describeError(error)}`);
     return undefined;
   }
 }

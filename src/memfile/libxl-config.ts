@@ -40,7 +40,8 @@ export function parseLibxlConfig(text: string): LibxlConfig {
   } catch (cause) {
     throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration is not JSON', { cause });
   }
-  if (!isRecord(value)) throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration is no object');
+  if (!isRecord(value))
+    throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration is not an object');
   return value;
 }
 
@@ -55,7 +56,10 @@ export function domainIdentity(config: LibxlConfig): { name: string; uuid: strin
     throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration has no c_info.name or c_info.uuid');
   }
   if (!UUID.test(uuid)) {
-    throw new LibxlConfigError('LIBXL_CONFIG', `the domain configuration's c_info.uuid is no uuid: ${uuid}`);
+    throw new LibxlConfigError(
+      'LIBXL_CONFIG',
+      `the domain configuration's c_info.uuid is not a uuid: ${uuid}`,
+    );
   }
   return { name, uuid: uuid.toLowerCase() };
 }

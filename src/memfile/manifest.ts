@@ -142,7 +142,7 @@ export function parseManifest(path: string, text: string): Manifest {
 
 function checked(path: string, top: unknown): Manifest {
   if (!isRecord(top) || top['format'] !== 'xlsnap-manifest') {
-    throw bad(path, 'is no manifest of xlsnap', undefined, NO_MANIFEST);
+    throw bad(path, 'is not an xlsnap manifest', undefined, NO_MANIFEST);
   }
   if (top['version'] !== 1) throw bad(path, `has version ${String(top['version'])}; this xlsnap knows 1`);
   const xen = record(path, 'xen', top['xen']);
@@ -300,5 +300,5 @@ function count(path: string, what: string, value: unknown): number {
 function oneOf<T extends string>(path: string, what: string, value: unknown, choices: readonly T[]): T {
   const found = choices.find((choice) => choice === value);
   if (found !== undefined) return found;
-  throw bad(path, `is damaged: ${what} is none of ${choices.join(', ')}`);
+  throw bad(path, `is damaged: ${what} is not one of ${choices.join(', ')}`);
 }

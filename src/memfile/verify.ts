@@ -48,7 +48,7 @@ export async function readMemoryFacts(path: string, { signal }: CallOptions = {}
   if (problem !== undefined) {
     throw new MemoryFileError(problem.code, `the memory file ${path} is damaged: ${problem.message}`, {
       offset: problem.offset,
-      hint: problem.hint ?? 'nothing has been touched',
+      hint: problem.hint ?? 'nothing has been changed',
       data: { findings },
     });
   }
@@ -115,9 +115,9 @@ export function damaged(path: string, findings: readonly Finding[], omitted: num
   const errors = findings.filter(({ severity }) => severity === 'error');
   const lines = errors.map((finding) => `  ${findingText(finding)}`);
   if (omitted > 0) lines.push(`  and ${omitted} more`);
-  return new MemoryFileError('DAMAGED', [`${path} is no sound save file:`, ...lines].join('\n'), {
+  return new MemoryFileError('DAMAGED', [`${path} is not a sound save file:`, ...lines].join('\n'), {
     ...(errors[0] === undefined ? {} : { offset: errors[0].offset }),
-    hint: errors.find(({ hint }) => hint !== undefined)?.hint ?? 'take it from a copy, if there is one',
+    hint: errors.find(({ hint }) => hint !== undefined)?.hint ?? 'use a copy of it, if there is one',
     data: { findings, omitted },
   });
 }
@@ -153,7 +153,7 @@ export async function openMemoryFile(path: string): Promise<FileSource> {
     throw new MemoryFileError(
       missing ? 'NO_MEMORY_FILE' : 'MEMORY_FILE',
       missing ? `there is no memory file ${path}` : `cannot open the memory file ${path}`,
-      { cause, hint: 'nothing has been touched' },
+      { cause, hint: 'nothing has been changed' },
     );
   }
 }

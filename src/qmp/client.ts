@@ -145,7 +145,7 @@ export class QmpClient implements AsyncDisposable {
         { timeoutMs, signal },
         () =>
           new QmpTimeoutError(`QEMU did not answer ${command} within ${timeoutMs} ms`, {
-            hint: 'QEMU may be waiting for storage; it may still carry the command out.',
+            hint: 'QEMU may be waiting for storage; it may still carry the command out',
           }),
       );
     } finally {
@@ -251,13 +251,13 @@ export class QmpClient implements AsyncDisposable {
       return new QmpClosedError(`the connection on ${this.path} broke: ${cause.message}`, { cause });
     }
     const hints: Record<string, string> = {
-      ENOENT: 'Is the domain running, and has it a QEMU (an emulated or qdisk disk)?',
-      EACCES: 'Run as root.',
+      ENOENT: 'is the domain running, and does it have a QEMU (an emulated or qdisk disk)?',
+      EACCES: 'run it as root',
       EAGAIN: BUSY_HINT,
     };
     const hint = hints[errnoCode(cause) ?? ''];
     if (errnoCode(cause) === 'ECONNREFUSED') {
-      const message = `the QEMU of ${this.path} has ended`;
+      const message = `the QEMU of ${this.path} has exited`;
       return new QmpConnectError('QEMU_DIED', message, { cause, hint: DEAD_HINT });
     }
     return new QmpConnectError(
@@ -275,7 +275,7 @@ export class QmpClient implements AsyncDisposable {
       'QMP_BUSY',
       this.#version === undefined
         ? `no greeting from QEMU on ${this.path} within ${timeoutMs} ms: another client is connected, or QEMU hangs`
-        : `QEMU on ${this.path} did not end the negotiation within ${timeoutMs} ms`,
+        : `QEMU on ${this.path} did not finish the negotiation within ${timeoutMs} ms`,
       { hint: BUSY_HINT },
     );
   }
@@ -283,9 +283,9 @@ export class QmpClient implements AsyncDisposable {
 
 /** The socket outlives a QEMU that was killed or has aborted. */
 const DEAD_HINT =
-  'the domain cannot go on without it: xl destroy it, then start it again or revert it; its log is in /var/log/xen';
+  'the domain cannot run without it: xl destroy it, then start it again or revert it; its log is in /var/log/xen';
 const BUSY_HINT =
-  'A QMP socket serves one client at a time: find the other one with `ss -xp`, or try again later.';
+  'a QMP socket serves one client at a time: find the other one with `ss -xp`, or try again later';
 
 /** Where libxl puts the QMP sockets of a domain; the first is not used by libxl itself. */
 export function qmpSocketPaths(domid: number, directory = '/var/run/xen'): string[] {

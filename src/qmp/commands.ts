@@ -338,5 +338,5 @@ function list<T>(
 }
 
 function unexpected(command: string): QmpProtocolError {
-  return new QmpProtocolError(`QEMU's answer to ${command} is not of the documented form`);
+  return new QmpProtocolError(`QEMU's answer to ${command} does not have the documented form`);
 }

@@ -326,7 +326,8 @@ export function parseLibxcRecord(type: number, body: Uint8Array, offset: number)
  */
 export function encodeLibxcRecord(record: LibxcStateRecord, padding?: Uint8Array): Uint8Array {
   if (record.name === 'OPTIONAL') {
-    if (record.type < OPTIONAL_BIT) throw new RangeError(`${hex(record.type)} is no optional record type`);
+    if (record.type < OPTIONAL_BIT)
+      throw new RangeError(`${hex(record.type)} is not an optional record type`);
     return encodeRecord(record.type, record.data, padding);
   }
   return encodeRecord(LIBXC_TYPE[record.name], encodeBody(record), padding);

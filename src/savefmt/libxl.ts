@@ -103,7 +103,8 @@ export function parseLibxlRecord(type: number, body: Uint8Array, offset: number)
 /** @throws RangeError when a value does not fit its field. */
 export function encodeLibxlRecord(record: LibxlRecord, padding?: Uint8Array): Uint8Array {
   if (record.name === 'OPTIONAL') {
-    if (record.type < OPTIONAL_BIT) throw new RangeError(`${hex(record.type)} is no optional record type`);
+    if (record.type < OPTIONAL_BIT)
+      throw new RangeError(`${hex(record.type)} is not an optional record type`);
     return encodeRecord(record.type, record.data, padding);
   }
   return encodeRecord(LIBXL_TYPE[record.name], encodeBody(record), padding);

@@ -80,7 +80,7 @@ export class PfnWords {
 
   /** @throws RangeError when the length is no multiple of 8. */
   constructor(bytes: Uint8Array) {
-    if (bytes.length % 8 !== 0) throw new RangeError(`${bytes.length} bytes are no pfn words`);
+    if (bytes.length % 8 !== 0) throw new RangeError(`${bytes.length} bytes are not pfn words`);
     this.bytes = bytes;
     this.count = bytes.length / 8;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);

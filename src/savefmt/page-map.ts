@@ -28,7 +28,7 @@ export interface PageCounts {
   readonly pages: number;
   /** Of them those of zeros that are holes of the file. */
   readonly holes: number;
-  /** Of them those of zeros that take room; 0 unless pages were read. */
+  /** Of them those of zeros that take space; 0 unless pages were read. */
   readonly storedZeros: number;
   /** Pages of each type, by the specification's name of it; those that there are. */
   readonly types: Readonly<Record<string, number>>;
@@ -145,7 +145,7 @@ export class PageMap {
 
   #grow(index: number, pfn: number, offset: number): Uint8Array {
     if (this.#chunks.size >= CHUNKS_MAX) {
-      throw new RecordError('PFN_SPREAD', `pfn ${hex(pfn)} and others lie too far apart for a map of them`, {
+      throw new RecordError('PFN_SPREAD', `pfn ${hex(pfn)} and others are too far apart for a map of them`, {
         record: 'PAGE_DATA',
         offset,
       });

@@ -105,7 +105,7 @@ export async function verifyStream(source: ByteSource, options: VerifyOptions = 
     pass.endItem(source.offset - start);
     const rest = await source.read(1);
     if (rest.length > 0) {
-      pass.report('warning', 'TRAILING', 'bytes behind the END of the stream', source.offset - start - 1);
+      pass.report('warning', 'TRAILING', 'bytes after the END of the stream', source.offset - start - 1);
     }
   } catch (error) {
     if (!(error instanceof StreamError || error instanceof RecordError)) throw error;
@@ -237,7 +237,7 @@ class Pass {
       );
     }
     if (header.tail.length > 0) {
-      this.report('warning', 'XL_TAIL', 'xl header: unknown optional data behind the configuration', offset);
+      this.report('warning', 'XL_TAIL', 'xl header: unknown optional data after the configuration', offset);
     }
     try {
       const configText = xlConfigText(header);
@@ -281,7 +281,7 @@ class Pass {
       const at = offset + PAGE_DATA_FIXED_LENGTH + 8 * i;
       if (words.reserved(i) !== 0) this.#reserved(`PAGE_DATA: entry ${i}`, words.reserved(i), at);
       if (pfn > this.#endPfn) {
-        this.report('error', 'PFN_RANGE', `PAGE_DATA: pfn ${hex(pfn)} lies beyond the guest's p2m`, at);
+        this.report('error', 'PFN_RANGE', `PAGE_DATA: pfn ${hex(pfn)} is beyond the guest's p2m`, at);
       }
       if (!hasPageData(words.type(i))) continue;
       this.#pages++;

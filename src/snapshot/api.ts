@@ -125,7 +125,7 @@ export interface CreateResult {
   /** Bytes that the file system has allocated for it. */
   readonly allocatedBytes: number;
   /**
-   * Pages with data in the file, and how many of them are zeros that take no room. In a stream no page is left out, and
+   * Pages with data in the file, and how many of them are zeros that take no space. In a stream no page is left out, and
    * one that was written to while it was copied counts each time.
    */
   readonly pages: number;

@@ -49,7 +49,7 @@ export async function lockIdentified<T extends { readonly keys: readonly string[
     await lock[Symbol.asyncDispose]();
   }
   throw new DomainError('DOMAIN_CHANGING', 'the domain had another name or uuid each time it was looked up', {
-    hint: 'does it restart again and again? Try again when it keeps running',
+    hint: 'does it restart repeatedly? try again when it keeps running',
   });
 }
 
@@ -63,8 +63,8 @@ function holds(held: readonly string[], keys: readonly string[]): boolean {
  */
 export function checkHeld(held: readonly string[], domain: DomainState | undefined): void {
   if (domain === undefined || holds(held, domainKeys(domain))) return;
-  throw new DomainError('DOMAIN_CHANGED', `domain ${domain.name} was started again in the meantime`, {
+  throw new DomainError('DOMAIN_CHANGED', `domain ${domain.name} was restarted in the meantime`, {
     domid: domain.domid,
-    hint: 'nothing has been touched; the same command tries again',
+    hint: 'nothing has been changed; run the same command again',
   });
 }

@@ -116,7 +116,7 @@ export class Phases {
     try {
       return await Promise.race([work, givenUp]);
     } catch (error) {
-      // What fails since the guest was let go on meanwhile is not the reason.
+      // What fails since the guest was resumed in the meantime is not the reason.
       if (!releaseOnAbort || !signal.aborted || error instanceof InterruptedError) throw error;
       throw new InterruptedError('INTERRUPTED', 'interrupted', { cause: error });
     } finally {
@@ -208,8 +208,8 @@ export class Phases {
     // A mere look does no harm, whenever it ends.
     if (this.#undos.length > 0)
       this.#failures.push(
-        `phase ${this.#current} did not end within ${this.#graceMs / 1000} s after the interruption: what it waits for ` +
-          'may take effect yet; by hand: look for what hangs (QEMU, xl, a file server), then at the domain and its disks',
+        `phase ${this.#current} did not end within ${this.#graceMs / 1000} s after the interruption: what it is waiting for ` +
+          'may still take effect; by hand: find what hangs (QEMU, xl, a file server), then check the domain and its disks',
       );
     // A lock that comes after all is let go.
     work.then(

@@ -25,6 +25,6 @@ export async function readJournal(path: string): Promise<FoundJournal | undefine
     case 'revert':
       return { kind, ...(await toRevertJournal(path, lines)) };
     default:
-      throw badJournal(path, 'is damaged: it is neither of a create nor of a revert');
+      throw badJournal(path, 'is damaged: it belongs to neither a create nor a revert');
   }
 }

@@ -88,8 +88,8 @@ async function goOn(
   if (failures.length > 0) {
     const error = new RecoverError(
       'NOT_RECOVERED',
-      `not all could be undone that a create has left of domain ${held.domain}`,
-      { hint: 'do by hand what was not undone, or remove its cause and run xlsnap recover again' },
+      `could not undo everything that a create left of domain ${held.domain}`,
+      { hint: 'undo the rest by hand, or fix the cause and run xlsnap recover again' },
     );
     error.undone = [...undone, ...(result?.undone ?? [])];
     error.undoFailures = failures;
@@ -141,7 +141,7 @@ export async function recoverAll(
       `${errors.length} creates or reverts could not be undone:`,
       ...errors.map((one) => `  - ${describeError(one)}`),
     ].join('\n'),
-    { hint: 'xlsnap recover FILE for each of them tells more', data: { recovered: results } },
+    { hint: 'run xlsnap recover FILE for each of them to see more', data: { recovered: results } },
   );
   error.undone = errors.flatMap(({ undone }) => undone);
   error.undoFailures = errors.flatMap(({ undoFailures }) => undoFailures);
@@ -365,9 +365,9 @@ function notRecovered(
 ): RecoverError {
   const error = new RecoverError(
     'NOT_RECOVERED',
-    `not all could be undone that the create of "${head.name}" of domain ${head.domain} has left`,
+    `could not undo everything that the create of "${head.name}" of domain ${head.domain} left`,
     {
-      hint: `do by hand what was not undone, or remove its cause and run xlsnap recover ${shellQuote(head.memoryPath)} again`,
+      hint: `undo the rest by hand, or fix the cause and run xlsnap recover ${shellQuote(head.memoryPath)} again`,
       ...(domain === undefined ? {} : { domid: domain.domid }),
     },
   );

@@ -6,21 +6,22 @@ import type { ConfigChange } from '../memfile/config-changes.ts';
  * not a risk but an error, which nothing overrides.
  */
 export const RISKS = {
-  'config-changed': "the domain's configuration has changed since the snapshot; it would be as it was then",
+  'config-changed':
+    "the domain's configuration has changed since the snapshot; the revert would bring back the old one",
   'base-written':
-    'the image below an external snapshot has been written to since: memory would meet other data',
+    'the base image of an external snapshot has been written to since: the memory would no longer match it',
   'tag-replaced':
-    "the internal snapshot of that name is another one than the memory's: it was deleted and taken again",
-  'disk-resized': 'a disk has another size by now than the guest saw at the snapshot',
-  'later-snapshot': 'a later snapshot would be lost, or would no longer fit the image below it',
+    'the internal snapshot of that name does not belong to the memory: it was deleted and taken again',
+  'disk-resized': 'a disk no longer has the size that the guest saw at the snapshot',
+  'later-snapshot': 'a later snapshot would be lost, or would no longer match its base image',
   'not-an-overlay': "the file that a fresh overlay would replace is not an overlay of the snapshot's base",
-  'other-image': "a disk of the domain has an image by now that has nothing to do with the snapshot's",
-  'disk-uncovered': 'a writable disk is not part of the snapshot: memory would meet its later data',
+  'other-image': "a disk of the domain now has an image that is unrelated to the snapshot's",
+  'disk-uncovered': 'a writable disk is not part of the snapshot: the memory would not match its newer data',
   'no-manifest':
-    'the manifest beside the memory file is missing: the disks cannot be checked, and the state is taken as running',
+    'the manifest beside the memory file is missing: the disks cannot be checked, and the domain is assumed to have been running',
   'xen-changed': 'the snapshot was taken on another version of Xen',
   'qemu-changed': 'the snapshot was taken with another version of QEMU',
-  'memory-low': 'the restore needs more memory than is free and than dom0 has left over',
+  'memory-low': 'the restore needs more memory than is free and dom0 can spare',
 } as const satisfies Readonly<Record<string, string>>;
 
 export type RiskName = keyof typeof RISKS;
@@ -53,7 +54,7 @@ export function parseRiskNames(words: readonly string[]): readonly RiskName[] {
   const names = words.flatMap((word) => word.split(',').map((name) => name.trim()));
   const unknown = names.find((name) => !isRiskName(name));
   if (unknown !== undefined) {
-    throw new UsageError('UNKNOWN_RISK', `there is no risk "${unknown}"`, {
+    throw new UsageError('UNKNOWN_RISK', `unknown risk "${unknown}"`, {
       hint: `the risks are ${riskNames().join(', ')}`,
     });
   }

@@ -26,7 +26,7 @@ export function startGuardian(
   if (child.pid === undefined) {
     child.stdin.destroy();
     throw new EnvironmentError('GUARDIAN', `cannot start ${command}`, {
-      hint: 'how many processes may run, and how much memory is free?',
+      hint: 'check the limit on processes and the free memory',
     });
   }
   return {

@@ -83,7 +83,7 @@ export class XlToolstack extends LibxlToolstack {
     const { start, stored } = await readHeader(memoryPath);
     const { name, uuid } = domainIdentity(stored);
     if ((await this.findByName(name)) !== undefined) {
-      throw new DomainError('DOMAIN_EXISTS', `a domain ${name} is there already`);
+      throw new DomainError('DOMAIN_EXISTS', `a domain ${name} already exists`);
     }
     const since = Date.now();
     const header = config === undefined ? undefined : encodeXlHeader(makeXlHeader(printLibxlJson(config)));
@@ -95,7 +95,8 @@ export class XlToolstack extends LibxlToolstack {
       throw told;
     }
     const domid = await this.findByName(name);
-    if (domid === undefined) throw new EnvironmentError('XL_RESTORE', `xl restored no domain ${name}`);
+    if (domid === undefined)
+      throw new EnvironmentError('XL_RESTORE', `xl restore did not create a domain ${name}`);
     return domid;
   }
 
@@ -118,7 +119,7 @@ export class XlToolstack extends LibxlToolstack {
     } catch (problem) {
       throw new DomainError(
         'HALF_BUILT',
-        `${describeError(error)}; what was built of domain ${name} is still there: ${describeError(problem)}`,
+        `${describeError(error)}; the partly built domain ${name} still exists: ${describeError(problem)}`,
         { cause: error, domid: state.domid, hint: `xl destroy ${state.domid}` },
       );
     }

@@ -26,8 +26,8 @@ export class XenCallError extends XlsnapError {
 const HINTS: Readonly<Record<string, string>> = {
   EACCES: 'run it as root in dom0, with the Xen libraries of the running Xen',
   EPERM: 'run it as root in dom0',
-  ENOENT: 'run it in a dom0: /dev/xen/privcmd must be there',
-  ESRCH: 'the domain is gone: look at `xl list`',
+  ENOENT: 'run it in a dom0: /dev/xen/privcmd must exist',
+  ESRCH: 'the domain no longer exists: see `xl list`',
 };
 
 /** `ENOENT` for 2. */
@@ -38,7 +38,7 @@ export function errnoName(errno: number): string {
 /** No libraries of a tested Xen. */
 export function untestedXen(problem: string, cause?: unknown): EnvironmentError {
   const tested = ABIS.map(({ release }) => release).join(' and ');
-  return new EnvironmentError('XEN_UNTESTED', `${problem}; tested are Xen ${tested}`, {
+  return new EnvironmentError('XEN_UNTESTED', `${problem}; tested with Xen ${tested}`, {
     cause,
     hint: 'install the Xen libraries of the running Xen, if it is one of these',
   });

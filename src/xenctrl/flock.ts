@@ -61,9 +61,9 @@ export async function lockFile(path: string, timeoutMs: number): Promise<FileLoc
     if (performance.now() > deadline) {
       throw new EnvironmentError(
         'LOCK_BUSY',
-        `${path} is held by another program for ${timeoutMs / 1000} s`,
+        `${path} has been held by another program for ${timeoutMs / 1000} s`,
         {
-          hint: 'wait for the xl command that works on this domain',
+          hint: 'wait for the xl command that is working on this domain',
         },
       );
     }

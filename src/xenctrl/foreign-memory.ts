@@ -201,7 +201,7 @@ export class ForeignMemory {
           data: { errno: name },
           hint:
             name === 'ENOSPC' || name === 'EDQUOT'
-              ? 'make room on the file system, or write the memory elsewhere (memory_path)'
+              ? 'free some space on the file system, or write the memory elsewhere (memory_path)'
               : 'check the file system of the memory file',
         });
       }

@@ -548,7 +548,7 @@ function openInterface(
     toollog.xtl_logger_destroy.callHere(logger);
     libc.fclose.callHere(file);
     throw new EnvironmentError('XEN_INTERFACE', `cannot open Xen's control interface: ${errnoName(errno)}`, {
-      hint: 'run it as root in dom0; /dev/xen/privcmd must be there',
+      hint: 'run it as root in dom0; /dev/xen/privcmd must exist',
     });
   }
   return { xch: pointer(value), logger, file };
@@ -613,8 +613,8 @@ function formatUuid(handle: Uint8Array): string {
 }
 
 function logLost(domid: Domid): DomainError {
-  return new DomainError('DIRTY_LOG_LOST', 'somebody else has turned log-dirty mode off meanwhile', {
+  return new DomainError('DIRTY_LOG_LOST', 'another program has turned log-dirty mode off in the meantime', {
     domid,
-    hint: 'does another program migrate the domain? try again when that is over',
+    hint: 'is another program migrating the domain? try again when that has finished',
   });
 }

@@ -36,7 +36,7 @@ export class XenstoreAccess {
     try {
       return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(value);
     } catch (cause) {
-      throw new XenstoreProtocolError(`xenstore: the value of ${path} is no text`, { cause });
+      throw new XenstoreProtocolError(`xenstore: the value of ${path} is not text`, { cause });
     }
   }
 

@@ -114,7 +114,7 @@ export class XenstoreClient extends XenstoreAccess implements AsyncDisposable {
     );
     const transactionId = Number(splitStrings(started)[0]);
     if (!Number.isInteger(transactionId) || transactionId <= 0 || transactionId > 0xffff_ffff) {
-      throw new XenstoreProtocolError('xenstored gave a transaction no valid id');
+      throw new XenstoreProtocolError('xenstored gave a transaction an invalid id');
     }
     let result: T;
     try {

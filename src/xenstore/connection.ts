@@ -79,7 +79,7 @@ export class XenstoreConnection {
             `cannot connect to xenstored at ${path}: ${errnoCode(cause) ?? cause.message}`,
             {
               cause,
-              hint: 'xlsnap runs in dom0, as root, with xenstored running there (not in a stub domain).',
+              hint: 'run it as root in dom0, with xenstored running there (not in a stub domain)',
             },
           ),
         ),

@@ -165,12 +165,12 @@ describe('domainConfig', () => {
   });
 
   it.each([
-    ['garbage', 'echo "{"', 'its answer is not JSON'],
-    ['nothing', ':', 'its answer is not JSON'],
-    ['no domain', 'echo "[]"', 'its answer has no "config"'],
-    ['no configuration', `echo '[{"domid": 7, "config": null}]'`, 'its answer has no "config"'],
+    ['garbage', 'echo "{"', 'its output is not JSON'],
+    ['nothing', ':', 'its output is not JSON'],
+    ['no domain', 'echo "[]"', 'its output has no "config"'],
+    ['no configuration', `echo '[{"domid": 7, "config": null}]'`, 'its output has no "config"'],
     ['a failure', 'echo "libxl: error: no such domain" >&2; exit 1', 'no such domain'],
-    ['a silent failure', 'exit 1', 'it said nothing'],
+    ['a silent failure', 'exit 1', 'it printed nothing'],
   ])('refuses %s', async (_what, script, message) => {
     xl(script);
     const failure = domainConfig(toDomid(7));
@@ -258,13 +258,13 @@ describe('with a xenstored', () => {
     setTimeout(() => (host.domid = undefined), 300);
     await expect(failure).rejects.toMatchObject({
       code: 'DESTROY_TIMEOUT',
-      message: expect.stringContaining(`its QEMU (pid ${process.pid}) still runs`),
+      message: expect.stringContaining(`its QEMU (pid ${process.pid}) is still running`),
     });
   });
 
   it('says when the domain stays', async () => {
     xl('exit 0');
-    await expect(destroy(ENOUGH_FOR_XL_MS)).rejects.toThrow('the domain is still there');
+    await expect(destroy(ENOUGH_FOR_XL_MS)).rejects.toThrow('the domain still exists');
   });
 
   it('says what xl said when it failed, unless the domain is gone all the same', async () => {
@@ -296,7 +296,7 @@ describe('with a xenstored', () => {
     rmSync(at('over'));
     await expect(destroy(300)).rejects.toMatchObject({
       code: 'DESTROY_TIMEOUT',
-      message: expect.stringMatching(/xl destroy 7 \(pid \d+\) .* still at work/),
+      message: expect.stringMatching(/xl destroy 7 \(pid \d+\) .* still running/),
     });
     expect(over()).toBe(false);
     await until(over);

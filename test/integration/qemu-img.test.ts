@@ -286,7 +286,7 @@ describe('the program', () => {
       const error = await impatient.commitOverlay(at('image')).catch((problem: unknown) => problem);
       expect(error).toBeInstanceOf(InterruptedError);
       expect(error).toMatchObject({
-        message: expect.stringMatching(/qemu-img commit \(pid \d+\) still works on/),
+        message: expect.stringMatching(/qemu-img commit \(pid \d+\) is still working on/),
       });
       expect(await timesDone()).toBe(1);
       // Whoever comes next waits for it.

@@ -73,7 +73,7 @@ describe('xlRestore', () => {
     xl(`echo "progress 10%" >&2; echo "libxl: error: no memory" >&2; ${script}`);
     const failure = xlRestore(content, undefined, run());
     await expect(failure).rejects.toThrow(EnvironmentError);
-    await expect(failure).rejects.toThrow('xl restore ended with status 1: no memory');
+    await expect(failure).rejects.toThrow('xl restore exited with status 1: no memory');
     await expect(failure).rejects.toHaveProperty('hint', expect.stringContaining('/var/log/xen'));
   });
 

@@ -168,7 +168,7 @@ describe('a guest that xl migrates at the same time', () => {
       expect(failure(said)).toBe('BEING_SAVED');
       const again = await dom0.xlsnap(`snapshot-create ${NAME} ${guest.folder}/x.cfg`);
       expect(again.stderr).toMatch(
-        /another program saves or migrates the domain: libxl-save-helper, pid \d+/,
+        /another program is saving or migrating the domain: libxl-save-helper, pid \d+/,
       );
       expect(again.code).toBe(EXIT.preflight);
       await dom0.lab.run('pkill -CONT libxl-save-help; while pgrep libxl-save-help; do sleep 0.2; done', {

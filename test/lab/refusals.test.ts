@@ -61,7 +61,7 @@ describe('a create that cannot be', () => {
     steadily(async () => {
       await dom0.lab.run(`echo precious >${FOLDER}/s.save`);
       const { code, stderr } = await create(`${memory()}disks=[]\n`);
-      expect(stderr).toContain(`${FOLDER}/s.save exists`);
+      expect(stderr).toContain(`${FOLDER}/s.save already exists`);
       expect(code).toBe(EXIT.preflight);
       expect((await dom0.lab.run(`cat ${FOLDER}/s.save; rm ${FOLDER}/s.save`)).stdout).toBe('precious\n');
       await expectUnharmed();
@@ -127,7 +127,7 @@ describe('a create that cannot be', () => {
       expect(first.stderr).toContain('xvdb');
       expect(first.code).toBe(EXIT.ok);
       const { code, stderr } = await create(`name="t1"\nmemory_path="${FOLDER}/t2.save"\ndisks=[',,xvda']\n`);
-      expect(stderr).toMatch(/has a snapshot "t1" already/);
+      expect(stderr).toMatch(/already has a snapshot "t1"/);
       expect(code).toBe(EXIT.preflight);
       expect((await dom0.lab.run(`ls ${FOLDER}`)).stdout).not.toContain('t2');
       await dom0.lab.waitForTicks(NAME, 3);
@@ -176,7 +176,7 @@ describe('a guest that cannot suspend', () => {
       expect(never.code).toBe(EXIT.preflight);
       await dom0.lab.run(`xl unpause ${name}; sleep 2; xl pause ${name}`);
       const { code, stderr } = await dom0.xlsnap(`snapshot-create ${name} --timeout 1`);
-      expect(stderr).toMatch(/did not react to the request to suspend within 1 s/);
+      expect(stderr).toMatch(/did not respond to the request to suspend within 1 s/);
       expect(code).toBe(EXIT.suspend);
       const { stdout } = await dom0.lab.run(
         `xl list ${name}; xenstore-read /local/domain/$(xl domid ${name})/control/shutdown; ls -A /var/lib/xen/snapshots`,

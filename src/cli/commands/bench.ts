@@ -45,7 +45,7 @@ async function requestOf(
 ): Promise<BenchRequest> {
   // Now, not when all is measured.
   if (report !== undefined && (await exists(report))) {
-    throw new OutputError('OUTPUT_EXISTS', `${report} exists already`, {
+    throw new OutputError('OUTPUT_EXISTS', `${report} already exists`, {
       hint: 'files are never replaced: choose another name or remove it',
     });
   }

@@ -73,7 +73,7 @@ function checkPicture(picture: string | undefined, other: string | undefined): v
   }
   if (!picture.endsWith('.svg')) {
     throw new UsageError('PICTURE', `--picture: ${picture} does not end with .svg`, {
-      hint: 'it is written as SVG; rsvg-convert makes a PNG of it',
+      hint: 'the picture is an SVG; rsvg-convert turns it into a PNG',
     });
   }
 }

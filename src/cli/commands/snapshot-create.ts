@@ -60,8 +60,8 @@ async function requestOf(
   reporter: CliReporter,
 ): Promise<CreateRequest> {
   if (options.diskOnly === true) {
-    throw new UsageError('DISK_ONLY', 'a snapshot of the disks alone is not taken', {
-      hint: 'without the memory the disks would be as after a crash; leave --disk-only out, or use qemu-img with the domain down',
+    throw new UsageError('DISK_ONLY', 'snapshots of the disks alone are not supported', {
+      hint: 'without the memory the disks would be as after a crash; omit --disk-only, or use qemu-img with the domain down',
     });
   }
   const { name, timeout, live, maxRounds, targetDowntime, maxDowntime } = options;
@@ -75,7 +75,7 @@ async function requestOf(
   }
   const config = cfgfile === undefined ? undefined : await readConfigFile(cfgfile);
   if (name !== undefined && config?.name !== undefined && config.name !== name) {
-    reporter.log('warning', `the name of the cfgfile is taken, "${config.name}", not that of --name`);
+    reporter.log('warning', `the name in the cfgfile, "${config.name}", takes precedence over --name`);
   }
   return {
     domain,

@@ -18,8 +18,8 @@ export function installWrapper(
     const reporter = makeReporter(context, { json: false, quiet: true });
     for (const warning of warnings) reporter.log('warning', warning);
     return [
-      `${path} hands snapshot-create and snapshot-revert to ${context.program}, everything else to ${xl}`,
-      'A shell that runs may have to forget where xl was: hash -r',
+      `${path} passes snapshot-create and snapshot-revert to ${context.program}, everything else to ${xl}`,
+      'Shells that are already running may have to forget where xl was: hash -r',
     ];
   });
 }

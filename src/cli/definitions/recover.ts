@@ -5,13 +5,13 @@ import type { Define } from './define.ts';
 export const defineRecover: Define = (program, context, finish) => {
   program
     .command('recover')
-    .summary('undo what a killed snapshot-create or snapshot-revert has left')
+    .summary('undo what a killed snapshot-create or snapshot-revert left behind')
     .description(
-      'Looks for the journals of creates and reverts that were killed, or whose host went down. Of a create it undoes what had ' +
-        'begun: the guest goes on as it was, and no half snapshot is left. A snapshot that is whole stays. ' +
-        'Usually this has been done by itself, a moment after the create was killed. ' +
-        'Of a revert it puts the disks back as they were before, unless all were as at the snapshot already: then they stay so. ' +
-        'It says how the domain is, and the command that goes on.',
+      'Looks for the journals of creates and reverts that were killed, or whose host went down. Undoes a create: ' +
+        'the guest is as it was before, and no partial snapshot is left. A complete snapshot stays. ' +
+        'Normally the guardian has done this already, moments after the kill. ' +
+        'Undoes a revert: the disks are as they were before it, unless all of them had been reverted already; then they stay reverted. ' +
+        'Reports the state of the domain, and the command to continue with.',
     )
     .argument(
       '[file]',
@@ -21,7 +21,7 @@ export const defineRecover: Define = (program, context, finish) => {
     .option('--json', 'JSON: the result on stdout, errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(
-      ['xlsnap recover', 'all that is in the usual place'],
+      ['xlsnap recover', 'everything in the default directory'],
       ['xlsnap recover /x/guest1.save', 'a create whose memory file is elsewhere'],
     )
     .action(async (path: string | undefined, options: CommonOptions) => {

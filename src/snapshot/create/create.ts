@@ -104,7 +104,10 @@ function findGuardian(host: Host, phases: Phases): Guardian | undefined {
   try {
     return host.toolstack.guard();
   } catch (error) {
-    phases.reporter.log('warning', `nobody watches over this create: ${describeError(error)}`);
+    phases.reporter.log(
+      'warning',
+      `cannot start the guardian, which would undo this create if it were killed: ${describeError(error)}`,
+    );
     return undefined;
   }
 }
@@ -132,10 +135,14 @@ async function createLocked(
   await using guest = await phases.step(() => host.hypervisor.openGuest(domid));
   await using deviceModel = await phases.step(() => host.toolstack.openDeviceModel(domid, context.config));
   if (deviceModel === undefined && (context.plan.type === 'hvm' || context.plan.disks.length > 0)) {
-    throw new EnvironmentError('NO_DEVICE_MODEL', `domain ${context.plan.domain} has no QEMU to talk to`, {
-      domid,
-      hint: 'is its device model still running?',
-    });
+    throw new EnvironmentError(
+      'NO_DEVICE_MODEL',
+      `domain ${context.plan.domain} has no QEMU that can be reached`,
+      {
+        domid,
+        hint: 'is its device model still running?',
+      },
+    );
   }
   guardian?.watch(journalPathOf(context.journalBase));
   const parts: Parts = { host, context, guest, deviceModel, options, phases };
@@ -175,7 +182,7 @@ async function ofGone({ host, context }: Parts, error: unknown): Promise<unknown
   if (error instanceof InterruptedError) return error;
   const { domid, name } = context.domain;
   if (!(await wasDestroyed(host, domid).catch(() => false))) return error;
-  return new DomainError('DOMAIN_GONE', `domain ${name} was destroyed, or started anew, meanwhile`, {
+  return new DomainError('DOMAIN_GONE', `domain ${name} was destroyed or restarted in the meantime`, {
     cause: error,
     domid,
     hint: 'xl list shows what is there now',
@@ -331,7 +338,7 @@ async function take(parts: Parts): Promise<CreateResult> {
 function tellWritten({ phases }: Parts, pages: number): string {
   const mib = Math.ceil((pages * PAGE_SIZE) / 1024 ** 2);
   const warning =
-    `${mib} MiB were written to the memory file while the guest stood still, since dom0 had no memory to keep them until it ` +
+    `${mib} MiB were written to the memory file while the guest was stopped, since dom0 had no memory to hold them until it ` +
     'ran again';
   phases.reporter.log('warning', warning);
   return warning;
@@ -385,8 +392,8 @@ async function announce({ phases }: Parts, hold: GuestHold): Promise<readonly st
     }
   }
   const warning =
-    'xenstored was not told that the guest runs again, so xl may not notice when it shuts down; xlsnap recover ' +
-    `tells it: ${describeError(problem)}`;
+    'xenstored was not informed that the guest runs again, so xl may not notice when it shuts down; xlsnap recover ' +
+    `informs it: ${describeError(problem)}`;
   phases.reporter.log('warning', warning);
   return [warning];
 }
@@ -405,7 +412,7 @@ async function stopLog(
     phases.reporter.log('warning', warning);
     return [warning];
   } catch (error) {
-    const warning = `log-dirty mode could not be turned off, the guest is a little slower: ${describeError(error)}`;
+    const warning = `log-dirty mode could not be turned off, so the guest is a little slower: ${describeError(error)}`;
     phases.reporter.log('warning', warning);
     return [warning];
   }
@@ -418,7 +425,7 @@ async function openStream({ context, phases, options }: Parts): Promise<StreamOu
     sink === undefined
       ? await StreamOutput.open(plan.memoryPath, options.signal)
       : StreamOutput.of(sink, options.signal);
-  phases.onUndo('left the stream unfinished', 'throw away what was read of it', () => stream.discard());
+  phases.onUndo('left the stream unfinished', 'discard what was read from it', () => stream.discard());
   return stream;
 }
 
@@ -524,8 +531,8 @@ async function makeRoom(
   const header = output instanceof OutputFile ? replaceConfig(prefix, printLibxlJson(roomy)) : undefined;
   const then =
     header === undefined
-      ? 'snapshot-revert takes care of that; a plain xl restore needs a configuration with more memory'
-      : 'a revert brings it back with that target; set it again then, with xl mem-set';
+      ? 'snapshot-revert handles this; a plain xl restore needs a configuration with more memory'
+      : 'a revert restores it with that as its target; then set it again with xl mem-set';
   const warning = `${roomText(config, pages)}: ${then}`;
   if (header !== undefined) await output.writeAt(header, 0);
   phases.reporter.log('warning', warning);

@@ -78,7 +78,7 @@ export async function examineDomain(
     if (deviceModel === undefined && plan.type === 'hvm') {
       obstacles.push({
         code: 'NO_DEVICE_MODEL',
-        message: 'it has no QEMU to talk to',
+        message: 'it has no QEMU that can be reached',
         hint: 'is its device model still running?',
       });
     }

@@ -53,7 +53,7 @@ export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<D
       hint:
         named === undefined
           ? 'xl list shows the domains'
-          : `digits are a domid, as for xl; the domain of that name has domid ${named}: give that`,
+          : `a number is a domid, as for xl; the domain of that name has domid ${named}: use that`,
     });
   }
   if (state.dying || state.shutdown !== undefined) {
@@ -98,14 +98,14 @@ export async function makeCreateContext(
   for (const { name: drive, path } of unknownDrives) {
     warnings.push(
       `the guest writes to ${path} (QEMU's drive ${drive}), which its configuration does not name: it is not part of the ` +
-        'snapshot and moves on, and a revert will need --accept disk-uncovered',
+        'snapshot and keeps changing, and a revert will need --accept disk-uncovered',
     );
   }
   const images = disks.flatMap(({ path }) => (path === undefined ? [] : [path]));
   const subject = { keys: domainKeys(domain), images };
   for (const { path } of await relatedReverts(snapshotDirOf(host), subject, (text) => warnings.push(text))) {
     warnings.push(
-      'a revert of this domain, or to one of its images, was killed or is under way: its disks may be of different times; ' +
+      'a revert of this domain, or of one of its images, was killed or is still running: its disks may be from different times; ' +
         `xlsnap recover ${shellQuote(path)} says more`,
     );
   }
@@ -165,8 +165,8 @@ function memoryPathOf(
     return config?.memoryPath ?? defaultMemoryPath(snapshotDir, domain.uuid, name);
   }
   if (config?.memoryPath !== undefined) {
-    throw new UsageError('SINK', `a sink is given, and memory_path too: ${config.memoryPath}`, {
-      hint: 'leave one of them out',
+    throw new UsageError('SINK', `both a sink and a memory_path are given: ${config.memoryPath}`, {
+      hint: 'omit one of them',
     });
   }
   return '-';
@@ -193,13 +193,13 @@ function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
   const { live = false, maxRounds, targetDowntimeMs, maxDowntimeMs } = request;
   if (!live) {
     if ((maxRounds ?? targetDowntimeMs ?? maxDowntimeMs) === undefined) return undefined;
-    throw new UsageError('LIVE_ONLY', 'limits of rounds and of downtime are for live snapshots only', {
-      hint: 'add --live, or leave --max-rounds, --target-downtime and --max-downtime out',
+    throw new UsageError('LIVE_ONLY', 'limits on rounds and downtime are only for live snapshots', {
+      hint: 'add --live, or omit --max-rounds, --target-downtime and --max-downtime',
     });
   }
   const rounds = maxRounds ?? DEFAULT_MAX_ROUNDS;
   if (!Number.isInteger(rounds) || rounds < 1 || rounds > MOST_ROUNDS) {
-    throw new UsageError('MAX_ROUNDS', `${rounds} rounds; there can be 1 to ${MOST_ROUNDS}`);
+    throw new UsageError('MAX_ROUNDS', `${rounds} rounds: expected 1 to ${MOST_ROUNDS}`);
   }
   for (const ms of [targetDowntimeMs, maxDowntimeMs]) {
     if (ms !== undefined && !(ms >= 0)) throw new UsageError('DOWNTIME', `a downtime of ${ms} ms`);
@@ -250,7 +250,7 @@ function chooseDisks(
       findings.push({
         code: 'NO_SUCH_DISK',
         message: `disk ${one.target}: the domain has ${disk === undefined ? 'no such disk' : 'no image in it'}`,
-        hint: known === '' ? 'it has no disks at all' : `its disks are ${known}`,
+        hint: known === '' ? 'it has no disks' : `its disks are ${known}`,
       });
       continue;
     }
@@ -275,7 +275,7 @@ export function throwFindings(findings: readonly Obstacle[], domid: number | und
   const lines = findings.map((one) => `  - ${one.message}${one.hint === undefined ? '' : ` (${one.hint})`}`);
   throw new PreflightError(
     many ? 'PREFLIGHT' : first.code,
-    many ? `${findings.length} things stand against it:\n${lines.join('\n')}` : first.message,
+    many ? `this is not possible, for ${findings.length} reasons:\n${lines.join('\n')}` : first.message,
     {
       phase: 'preflight',
       data: { findings },

@@ -38,7 +38,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     }
     const own = path === partialOf(plan.memoryPath) || path === journalPathOf(context.journalBase);
     const hint = own
-      ? `another xlsnap writes it, or one was killed: xlsnap recover ${shellQuote(context.journalBase)}`
+      ? `another xlsnap is writing it, or one was killed: run xlsnap recover ${shellQuote(context.journalBase)}`
       : 'files are never replaced: choose another name or remove it';
     await checkNewFile(path, findings, hint);
   }
@@ -50,8 +50,8 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     findings.push({
       code: 'NEVER_RAN',
       message:
-        'the domain is paused and its guest has not booted: only a guest that runs can suspend, so it would boot now',
-      hint: `take the snapshot when it has booted: xl unpause ${context.domain.domid}`,
+        'the domain is paused and its guest has not booted: only a running guest can suspend, so it would boot now',
+      hint: `unpause it, and take the snapshot once it has booted: xl unpause ${context.domain.domid}`,
     });
   }
   if (!plan.stream) await checkRoom(host, context, memory === undefined);
@@ -62,7 +62,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
       findings.push({
         code: 'NO_DIRECTORY',
         message: `disk ${disk.vdev}: there is no directory ${dirname(disk.overlay)} for its overlay`,
-        hint: 'make it first',
+        hint: 'create it first',
       });
     }
     // What cannot be snapshotted like that is a finding already, and may be of another format than the snapshot needs.
@@ -72,12 +72,15 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
       const image = disk.kind === 'internal' ? disk.image : disk.base;
       const info = await infoOf(host, disk);
       if (info === undefined) {
-        findings.push({ code: 'NO_IMAGE', message: `disk ${disk.vdev}: its image ${image} is gone` });
+        findings.push({
+          code: 'NO_IMAGE',
+          message: `disk ${disk.vdev}: its image ${image} no longer exists`,
+        });
       } else if (disk.kind === 'internal' && info.tags.includes(disk.tag)) {
         findings.push({
           code: 'TAG_EXISTS',
-          message: `disk ${disk.vdev}: ${image} has a snapshot "${disk.tag}" already`,
-          hint: 'give another --name, or delete the old one when the domain is down: qemu-img snapshot -d',
+          message: `disk ${disk.vdev}: ${image} already has a snapshot "${disk.tag}"`,
+          hint: 'use another --name, or delete the old one with the domain down: qemu-img snapshot -d',
         });
       }
     });
@@ -101,8 +104,8 @@ function againstLive(config: LibxlConfig): Obstacle[] {
   return [
     {
       code: 'LIVE_IOMMU',
-      message: 'it has PCI devices, or may have them: Xen then does not note which pages are written',
-      hint: 'leave --live out',
+      message: 'it has PCI devices, or may have them: Xen then cannot track which pages are written',
+      hint: 'omit --live',
     },
   ];
 }
@@ -114,8 +117,8 @@ const IOMMU_MODES: readonly string[] = ['enabled', 'sync_pt', 'share_pt'];
 export function beingSaved(pid: number): Obstacle {
   return {
     code: 'BEING_SAVED',
-    message: `another program saves or migrates the domain: libxl-save-helper, pid ${pid}`,
-    hint: 'wait for it to end',
+    message: `another program is saving or migrating the domain: libxl-save-helper, pid ${pid}`,
+    hint: 'wait for it to finish',
   };
 }
 
@@ -128,13 +131,16 @@ async function checkNewFile(path: string, findings: Obstacle[], hint: string): P
     await stat(path);
     findings.push({
       code: 'FILE_EXISTS',
-      message: `${path} exists already`,
+      message: `${path} already exists`,
       hint,
     });
   } catch (error) {
     const code = errnoCode(error);
     if (code !== 'ENOENT') {
-      findings.push({ code: 'FILE_UNREACHABLE', message: `${path} cannot be made: ${describeError(error)}` });
+      findings.push({
+        code: 'FILE_UNREACHABLE',
+        message: `${path} cannot be created: ${describeError(error)}`,
+      });
       return;
     }
   }
@@ -172,12 +178,12 @@ async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): 
     if (room < least) {
       findings.push({
         code: 'NO_ROOM',
-        message: `${has} will need about ${mib(least)}${least < wanted ? ', without its pages of zeros' : ''}`,
-        hint: 'make room, or choose another memory_path',
+        message: `${has} will need about ${mib(least)}${least < wanted ? ', not counting its pages of zeros' : ''}`,
+        hint: 'free some space, or choose another memory_path',
       });
     } else if (room < most) {
       warnings.push(
-        `${has} may need ${mib(most)}, without its pages of zeros: if it does not fit, all is undone`,
+        `${has} may need ${mib(most)}, not counting its pages of zeros: if it does not fit, everything is undone`,
       );
     }
   });

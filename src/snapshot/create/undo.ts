@@ -97,7 +97,7 @@ export function undoHold(
   hold: GuestHold,
 ): () => void {
   return phases.onUndo(
-    state === 'paused' ? 'left the guest paused, as it was' : 'let the guest go on',
+    state === 'paused' ? 'left the guest paused, as it was' : 'resumed the guest',
     `xl list ${domid} shows its state; xl unpause ${domid}, or xl destroy ${domid} if it stays suspended`,
     () => hold.release(),
     { first: true },
@@ -130,7 +130,7 @@ export function undoDisks(
   undoOne: (disk: SnapshotDisk) => Promise<unknown>,
 ): void {
   for (const disk of disks) {
-    phases.onUndo(`took the snapshot of disk ${disk.vdev} back`, byHand(disk), () => undoOne(disk));
+    phases.onUndo(`removed the snapshot of disk ${disk.vdev}`, byHand(disk), () => undoOne(disk));
   }
 }
 
@@ -199,5 +199,5 @@ export function toAction(disk: SnapshotDisk): DiskAction {
 function byHand(disk: SnapshotDisk): string {
   return disk.kind === 'internal'
     ? `with the domain down, qemu-img snapshot -d ${shellQuote(disk.tag)} ${shellQuote(disk.image)}`
-    : `the domain goes on with ${disk.overlay}: keep it`;
+    : `the domain keeps using ${disk.overlay}: do not remove it`;
 }

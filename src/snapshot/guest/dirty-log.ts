@@ -41,7 +41,7 @@ export class DirtyLog {
     // Noted before, not after: one that failed half-way is turned off as well, which does no harm.
     this.#deviceModelOn = this.#deviceModel !== undefined;
     await this.#deviceModel?.logDirty(true);
-    if (this.#over) throw new InterruptedError('INTERRUPTED', 'the log was turned off meanwhile');
+    if (this.#over) throw new InterruptedError('INTERRUPTED', 'the log was turned off in the meantime');
     this.#guestOn = true;
     await this.#opened.startDirtyLog();
   }

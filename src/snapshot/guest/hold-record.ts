@@ -58,12 +58,12 @@ export class HoldRecord {
       record.#write({ format: 'xlsnap-hold', version: 1, boot: bootId(), pid: process.pid, ...head });
       return record;
     } catch (cause) {
-      throw new EnvironmentError('HOLD_RECORD', `cannot make ${path}`, {
+      throw new EnvironmentError('HOLD_RECORD', `cannot create ${path}`, {
         cause,
         hint:
           errnoCode(cause) === 'EEXIST'
-            ? 'a former create was killed: xlsnap recover'
-            : 'is there room in /run?',
+            ? 'an earlier create was killed: run xlsnap recover'
+            : 'is /run full?',
       });
     }
   }
@@ -78,7 +78,7 @@ export class HoldRecord {
     } catch (cause) {
       throw new OutputError('HOLD_RECORD', `cannot write ${this.#path}`, {
         cause,
-        hint: 'is there room in /run?',
+        hint: 'is /run full?',
       });
     }
   }

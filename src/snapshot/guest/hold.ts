@@ -97,10 +97,10 @@ export class GuestHold {
     if (shutdown !== undefined) {
       throw new SuspendError(
         'SUSPEND_OTHER',
-        `the guest was shut down (${shutdown}) by somebody else meanwhile`,
+        `the guest was shut down (${shutdown}) by another program in the meantime`,
         {
           domid: this.#domid,
-          hint: 'does another program save or migrate it?',
+          hint: 'is another program saving or migrating it?',
         },
       );
     }
@@ -122,14 +122,14 @@ export class GuestHold {
   async check(): Promise<void> {
     const domid = this.#domid;
     const state = await this.#hypervisor.vitals(domid);
-    if (isGone(state)) throw new DomainError('DOMAIN_GONE', 'it was destroyed meanwhile', { domid });
+    if (isGone(state)) throw new DomainError('DOMAIN_GONE', 'it was destroyed in the meantime', { domid });
     if (state?.shutdown === 'suspend') return;
     throw new SuspendError(
       'RESUMED_BY_OTHER',
-      'the guest was resumed by somebody else before the snapshot was taken',
+      'the guest was resumed by another program before the snapshot was taken',
       {
         domid,
-        hint: 'does another program save or migrate it? try again when that is over',
+        hint: 'is another program saving or migrating it? try again when that has finished',
       },
     );
   }
@@ -209,7 +209,7 @@ export class GuestHold {
       () =>
         new EnvironmentError(
           'QEMU_HANGS',
-          `the QEMU of domain ${this.#domid} did not let the guest's devices go on within ${CONT_TIMEOUT_MS / 1000} s`,
+          `the QEMU of domain ${this.#domid} did not resume the guest's devices within ${CONT_TIMEOUT_MS / 1000} s`,
           { domid: this.#domid, hint: `xl qemu-monitor-command ${this.#domid} cont, when it answers again` },
         ),
     );
@@ -225,7 +225,7 @@ export class GuestHold {
   }
 
   #set(change: Partial<HoldState>): void {
-    if (this.#over) throw new InterruptedError('INTERRUPTED', 'the guest was let go on meanwhile');
+    if (this.#over) throw new InterruptedError('INTERRUPTED', 'the guest was resumed in the meantime');
     const { pending: _, ...settled } = this.#state;
     const next = { ...settled, ...change };
     this.#note(next);

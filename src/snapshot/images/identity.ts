@@ -63,7 +63,7 @@ export async function findChanged(
   if (now.virtualSize !== then.virtualSize) {
     risks.push({
       risk: 'disk-resized',
-      message: `disk ${vdev}: ${info.path} has ${now.virtualSize} bytes by now; at the snapshot the guest saw ${then.virtualSize}`,
+      message: `disk ${vdev}: ${info.path} now has ${now.virtualSize} bytes; at the snapshot the guest saw ${then.virtualSize}`,
       vdev,
     });
   }
@@ -100,5 +100,5 @@ export function isSameFile(then: FileIdentity, now: FileIdentity): boolean {
 }
 
 function takenAt(tag: TagIdentity | undefined): string {
-  return tag === undefined ? 'no time' : new Date(tag.dateSec * 1000).toISOString();
+  return tag === undefined ? 'an unknown time' : new Date(tag.dateSec * 1000).toISOString();
 }

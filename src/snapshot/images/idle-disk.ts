@@ -58,7 +58,7 @@ async function refuseNewerBase(overlay: string, base: string): Promise<void> {
     'BASE_WRITTEN',
     `${base} was written to at ${below.mtime.toISOString()}, after its overlay ${overlay} (${above.mtime.toISOString()}): was a domain started on it?`,
     {
-      hint: `to keep what the base holds now, rm ${shellQuote(overlay)}; to keep the overlay, look at both with qemu-img compare`,
+      hint: `to keep what the base holds now, rm ${shellQuote(overlay)}; to keep the overlay, compare both with qemu-img compare`,
     },
   );
 }

@@ -101,7 +101,7 @@ export class Journal<Step extends object> {
         cause,
         hint:
           errnoCode(cause) === 'EEXIST'
-            ? `a former ${head.kind} was killed: xlsnap recover ${shellQuote(recover)}`
+            ? `an earlier ${head.kind} was killed: run xlsnap recover ${shellQuote(recover)}`
             : 'check the directory and its permissions',
       });
     }
@@ -243,7 +243,7 @@ export async function readJournalLines(path: string): Promise<JournalLines | 'he
     const { size, uid, mode } = await file.stat();
     // It says what to remove, so only we may have written it.
     if (uid !== process.geteuid?.() || (mode & 0o022) !== 0) {
-      throw badJournal(path, 'could have been written by somebody else', 'look at its owner and mode');
+      throw badJournal(path, 'could have been written by another user', 'check its owner and mode');
     }
     if (size > MAX_JOURNAL_BYTES) throw badJournal(path, `is larger than ${MAX_JOURNAL_BYTES} bytes`);
     text = await file.readFile('utf8');
@@ -259,7 +259,7 @@ export async function readJournalLines(path: string): Promise<JournalLines | 'he
   if (tail === undefined || /^\0*$/.test(text)) return 'headless';
   const head = parse(first);
   if (!isRecord(head) || head['format'] !== 'xlsnap-journal')
-    throw badJournal(path, 'is no journal of xlsnap');
+    throw badJournal(path, 'is not an xlsnap journal');
   if (head['version'] !== 1) {
     throw badJournal(
       path,
@@ -323,7 +323,7 @@ export class HeadFields {
       try {
         return check(this.#path, `disks[${i}]`, disk);
       } catch {
-        throw this.damaged(`disks[${i}] is no disk of a snapshot`);
+        throw this.damaged(`disks[${i}] is not a disk of a snapshot`);
       }
     });
   }
@@ -373,12 +373,12 @@ export async function checkPlace(path: string, place: string): Promise<void> {
   if (own === undefined) return;
   const there = await stat(place).catch(() => undefined);
   if (there?.ino === own.ino && there.dev === own.dev) return;
-  throw badJournal(path, `belongs at ${place}, which is elsewhere`, 'move it back to where it was written');
+  throw badJournal(path, `belongs at ${place}, not here`, 'move it back to where it was written');
 }
 
 /** @returns the error to throw */
 export function badJournal(path: string, problem: string, hint?: string): JournalError {
   return new JournalError('JOURNAL', `the journal ${path} ${problem}`, {
-    hint: hint ?? 'look into it: each line is an object in JSON, and says what was done',
+    hint: hint ?? 'read it: each line is a JSON object that says what was done',
   });
 }

@@ -114,7 +114,7 @@ function tooLong(estimateMs: number, maxMs: number, rounds: readonly CopyRound[]
   const dirty = rounds.at(-1)?.dirtyAfter ?? 0;
   return new SuspendError(
     'DOWNTIME_LIMIT',
-    `the guest would be stopped for some ${Math.ceil(estimateMs)} ms, more than the ${maxMs} ms allowed: ` +
+    `the guest would be stopped for about ${Math.ceil(estimateMs)} ms, more than the ${maxMs} ms allowed: ` +
       `it has written ${dirty} pages again after ${rounds.length} rounds`,
     {
       data: { estimatedDowntimeMs: estimateMs, maxDowntimeMs: maxMs, dirtyPages: dirty, rounds },

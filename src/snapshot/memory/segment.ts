@@ -265,6 +265,6 @@ function countAsData(kinds: Uint8Array): void {
 export function unmappable(pfns: readonly number[]): DomainError {
   return new DomainError('PAGE_UNMAPPABLE', `page ${pfns[0]} of the suspended guest cannot be mapped`, {
     data: { pfns: pfns.slice(0, 10), count: pfns.length },
-    hint: 'does another program change the memory of this guest?',
+    hint: 'is another program changing the memory of this guest?',
   });
 }

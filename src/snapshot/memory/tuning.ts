@@ -18,8 +18,8 @@ export function parseTuning(words: readonly string[]): Tuning {
     else if (word === 'batch=1022') tuning.batchPages = 1022;
     else if (inFlight !== undefined && Number(inFlight) <= MOST_IN_FLIGHT) tuning.inFlight = Number(inFlight);
     else {
-      throw new UsageError('TUNING', `"${word}" is no way to copy memory`, {
-        hint: `there are batch=510, batch=1022 (pages), in-flight=N (at most ${MOST_IN_FLIGHT}), no-sparse and no-checksums`,
+      throw new UsageError('TUNING', `"${word}" is not a tuning option`, {
+        hint: `the options are batch=510, batch=1022 (pages), in-flight=N (at most ${MOST_IN_FLIGHT}), no-sparse and no-checksums`,
       });
     }
   }

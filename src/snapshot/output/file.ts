@@ -55,7 +55,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     } catch (error) {
       const hint =
         errnoCode(error) === 'EEXIST'
-          ? `another xlsnap is writing it, or one was killed: xlsnap recover ${shellQuote(path)}`
+          ? `another xlsnap is writing it, or one was killed: run xlsnap recover ${shellQuote(path)}`
           : 'check the directory and its permissions';
       throw new OutputError('OUTPUT_CREATE', `cannot create ${partialPath}`, { cause: error, hint });
     }
@@ -191,7 +191,7 @@ export async function makeDirectory(path: string): Promise<string | undefined> {
   try {
     return await mkdir(path, { recursive: true, mode: 0o700 });
   } catch (error) {
-    throw new OutputError('OUTPUT_DIRECTORY', `cannot make directory ${path}`, { cause: error });
+    throw new OutputError('OUTPUT_DIRECTORY', `cannot create directory ${path}`, { cause: error });
   }
 }
 

@@ -143,7 +143,7 @@ export class StreamOutput implements MemoryOutput {
     return new OutputError('OUTPUT_WRITE', `cannot write to ${this.#name}`, {
       cause,
       offset: this.#offset,
-      ...(gone ? { hint: 'the program that reads it has ended; look at what it says' } : {}),
+      ...(gone ? { hint: 'the program that reads it has exited; see what it reported' } : {}),
     });
   }
 }
@@ -162,9 +162,13 @@ async function openTarget(path: string, signal: AbortSignal | undefined): Promis
   const handle = await open(name, constants.O_WRONLY | constants.O_APPEND);
   if (found.isCharacterDevice() && isatty(handle.fd)) {
     await handle.close();
-    throw new OutputError('OUTPUT_TERMINAL', `${path} is a terminal; a guest's memory is not written there`, {
-      hint: 'send it to a program or a file: xlsnap snapshot-create … | ssh host "cat > guest.save"',
-    });
+    throw new OutputError(
+      'OUTPUT_TERMINAL',
+      `${path} is a terminal: a guest's memory is not written to one`,
+      {
+        hint: 'send it to a program or a file: xlsnap snapshot-create … | ssh host "cat > guest.save"',
+      },
+    );
   }
   return fileTarget(handle, found);
 }

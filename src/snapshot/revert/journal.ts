@@ -110,7 +110,7 @@ export async function toRevertJournal(
 ): Promise<FoundSteps<RevertHead, RevertStep>> {
   const fields = new HeadFields(path, lines.head);
   const mark = fields.text('mark');
-  if (!/^[0-9a-z-]+$/.test(mark)) throw fields.damaged('mark has other characters');
+  if (!/^[0-9a-z-]+$/.test(mark)) throw fields.damaged('mark has invalid characters');
   const state = fields.text('state');
   if (state !== 'running' && state !== 'paused') throw fields.damaged('state is unknown');
   const options = fields.record('options');
@@ -138,7 +138,7 @@ export async function toRevertJournal(
 /** @throws JournalError */
 function toIdentity(fields: HeadFields): Pick<DomainState, 'uuid' | 'name'> {
   const { uuid, name } = fields.record('destroys');
-  if (typeof uuid !== 'string' || typeof name !== 'string') throw fields.damaged('destroys is no domain');
+  if (typeof uuid !== 'string' || typeof name !== 'string') throw fields.damaged('destroys is not a domain');
   return { uuid, name };
 }
 

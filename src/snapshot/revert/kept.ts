@@ -43,7 +43,7 @@ function byHand(disk: RevertDisk, mark: string): string {
   const fresh = shellQuote(freshPath(disk.overlay, mark));
   return disk.replaced === undefined
     ? `rm -f ${fresh} ${overlay}`
-    : `rm -f ${fresh}; mv ${aside} ${overlay}, if there is ${aside}`;
+    : `rm -f ${fresh}; mv ${aside} ${overlay}, if ${aside} exists`;
 }
 
 /** Where a disk's former content is. */

@@ -43,7 +43,7 @@ export async function findLaterSnapshots(
       if (disk === undefined || (await isLost(manifest, later.vdev, base))) continue;
       risks.push({
         risk: 'later-snapshot',
-        message: `disk ${disk.vdev}: the snapshot "${manifest.name}" (${path}) stands on ${disk.path} and would be lost`,
+        message: `disk ${disk.vdev}: the snapshot "${manifest.name}" (${path}) depends on ${disk.path} and would be lost`,
         vdev: disk.vdev,
       });
     }

@@ -85,7 +85,7 @@ export async function makeRevertContext(
     if (!disk.writable || disk.cdrom || wanted.some((one) => one.vdev === disk.vdev)) continue;
     risks.push({
       risk: 'disk-uncovered',
-      message: `disk ${disk.vdev} is not part of the snapshot: memory would meet its later data`,
+      message: `disk ${disk.vdev} is not part of the snapshot: the memory would not match its newer data`,
       vdev: disk.vdev,
     });
   }
@@ -130,7 +130,7 @@ function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: numb
     'RISKY',
     ['this revert is risky:', ...refused.map((risk) => `  - ${describeRisk(risk)}`)].join('\n'),
     {
-      hint: 'nothing has been touched; --force accepts every risk, --accept those that it names',
+      hint: 'nothing has been changed; --force accepts every risk, --accept only those it names',
       data: { risks: refused, ...(command === undefined ? {} : { command }) },
       ...(domid === undefined ? {} : { domid }),
     },
@@ -171,7 +171,7 @@ function checkManifest(manifest: Manifest | undefined, memoryPath: string, risks
   const path = manifestPathOf(memoryPath);
   risks.push({
     risk: 'no-manifest',
-    message: `there is no manifest ${path}: neither the disks nor the state (taken as running) can be checked`,
+    message: `there is no manifest ${path}: neither the disks nor the state (assumed to be running) can be checked`,
   });
 }
 
@@ -267,7 +267,7 @@ async function resolveDisk(
     // libxl leaves such a path as it is, and QEMU takes it from the directory where `xl create` was called.
     findings.push({
       code: 'IMAGE_RELATIVE',
-      message: `disk ${vdev}: it is not known where its image ${image} is: the path is not absolute`,
+      message: `disk ${vdev}: cannot tell where its image ${image} is: the path is not absolute`,
       hint: 'write absolute paths into the disk= lines of the domain',
     });
     return undefined;
@@ -276,13 +276,13 @@ async function resolveDisk(
     // A guest can write what looks like a snapshot into its raw disk.
     findings.push({
       code: 'IMAGE_FORMAT',
-      message: `disk ${vdev}: its image ${image} is of format ${disk.imageFormat}; only qcow2 holds internal snapshots`,
+      message: `disk ${vdev}: its image ${image} has format ${disk.imageFormat}; only qcow2 supports internal snapshots`,
     });
     return undefined;
   }
   const info = await host.images.info(image, disk.imageFormat);
   if (info === undefined) {
-    findings.push({ code: 'NO_IMAGE', message: `disk ${vdev}: its image ${image} is gone` });
+    findings.push({ code: 'NO_IMAGE', message: `disk ${vdev}: its image ${image} no longer exists` });
     return undefined;
   }
   if (disk.kind === 'internal' && !info.tags.includes(disk.tag)) {
@@ -306,13 +306,13 @@ async function resolveDisk(
     if (await isBelowImage(used)) {
       risks.push({
         risk: 'base-written',
-        message: `disk ${vdev}: the domain writes to ${used}, which lies below ${image} and is no longer as at the snapshot`,
+        message: `disk ${vdev}: the domain writes to ${used}, which is below ${image} and has changed since the snapshot`,
         vdev,
       });
     } else if (!(await same(used, disk.overlay)) && !(await isBelowUsed(image))) {
       risks.push({
         risk: 'other-image',
-        message: `disk ${vdev}: the domain uses ${used} by now, which has nothing to do with ${image}`,
+        message: `disk ${vdev}: the domain now uses ${used}, which is unrelated to ${image}`,
         vdev,
       });
     }
@@ -338,7 +338,7 @@ async function resolveDisk(
   if (await same(used, image)) {
     risks.push({
       risk: 'base-written',
-      message: `disk ${vdev}: the domain writes to ${image} itself, which is no longer as at the snapshot`,
+      message: `disk ${vdev}: the domain writes to ${image} itself, which has changed since the snapshot`,
       vdev,
     });
   }
@@ -400,7 +400,7 @@ async function checkRunning(
     risks.push({
       risk: 'config-changed',
       message: [
-        "the domain's configuration has changed since the snapshot; it would be as it was then:",
+        "the domain's configuration has changed since the snapshot; the revert would bring back the old one:",
         ...describeChanges(changes, MAX_CHANGES).map((line) => `    ${line}`),
       ].join('\n'),
       changes,

@@ -79,7 +79,7 @@ export async function recoverRevert(
   }
   const back = sameBoot && domain !== undefined && domain.domid === done.restored;
   if (back && domain.paused && head.state === 'running' && !done.unpaused) {
-    phases.onUndo('let the domain run', `xl unpause ${domain.domid}`, () =>
+    phases.onUndo('unpaused the domain', `xl unpause ${domain.domid}`, () =>
       host.hypervisor.unpause(domain.domid),
     );
   }
@@ -141,7 +141,7 @@ async function waitForWorker({ images }: Host, path: string): Promise<void> {
   const deadline = performance.now() + WORKER_MS;
   for (let pid = await images.worker(path); pid !== undefined; pid = await images.worker(path)) {
     if (performance.now() > deadline) {
-      throw new RecoverError('IMAGE_BUSY', `qemu-img (pid ${pid}) still works on ${path}`);
+      throw new RecoverError('IMAGE_BUSY', `qemu-img (pid ${pid}) is still working on ${path}`);
     }
     await sleep(POLL_MS);
   }
@@ -171,9 +171,9 @@ async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainStat
     if (performance.now() > deadline) {
       throw new RecoverError(
         'RESTORE_BUSY',
-        `a restore (pid ${pid}) is still at work on ${head.memoryPath}`,
+        `a restore (pid ${pid}) is still working on ${head.memoryPath}`,
         {
-          hint: 'wait until it has ended, or end it, then run the same command again',
+          hint: 'wait until it exits, or kill it, then run the same command again',
         },
       );
     }
@@ -196,7 +196,7 @@ async function putImageBack({ host, head, done, journal }: Left, disk: Internal)
   await waitForWorker(host, disk.image);
   const info = await host.images.info(disk.image, 'qcow2');
   if (info === undefined && done.tagged.has(disk.vdev)) {
-    throw new DiskError('NO_IMAGE', `its image ${disk.image} is gone`);
+    throw new DiskError('NO_IMAGE', `its image ${disk.image} no longer exists`);
   }
   // Nothing had been done to it, or it has been put back, by hand perhaps.
   if (info?.tags.includes(tag) !== true) return false;
@@ -225,7 +225,7 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
     (await baseOfOverlay(host.images, disk.overlay)) === disk.base;
   const former = await exists(aside);
   if (former && there !== undefined && !ours) {
-    throw new RecoverError('FILE_EXISTS', `${disk.overlay} is another file than the revert made`);
+    throw new RecoverError('FILE_EXISTS', `${disk.overlay} is not the file that the revert created`);
   }
   // Put back already, or somebody would rather have what is there now.
   if (!former && (!ours || disk.replaced !== undefined)) return wasFresh;
@@ -350,12 +350,12 @@ function notRecovered(
 ): RecoverError {
   const state = done.reverted
     ? 'its disks are as at the snapshot'
-    : 'some of its disks may be as at the snapshot and others as before: do not start it so';
+    : 'some of its disks may be as at the snapshot and others as before: do not start it like this';
   const error = new RecoverError(
     'NOT_RECOVERED',
-    `not all could be undone that the revert of domain ${head.domain} to "${head.name}" has left; ${state}`,
+    `could not undo everything that the revert of domain ${head.domain} to "${head.name}" left; ${state}`,
     {
-      hint: `do by hand what was not undone, or remove its cause, then run xlsnap recover ${shellQuote(journal.path)} again`,
+      hint: `undo the rest by hand, or fix the cause and run xlsnap recover ${shellQuote(journal.path)} again`,
       ...(domain === undefined ? {} : { domid: domain.domid }),
     },
   );

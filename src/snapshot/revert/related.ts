@@ -76,7 +76,7 @@ async function readHead(path: string, warn: (message: string) => void): Promise<
   } catch (error) {
     if (!(error instanceof JournalError)) throw error;
     // That of another domain, most likely: it must not keep this one from its snapshots.
-    warn(`${error.message}; it may be of a revert of this domain`);
+    warn(`${error.message}; it may belong to a revert of this domain`);
     return undefined;
   }
 }

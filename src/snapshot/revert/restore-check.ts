@@ -46,13 +46,13 @@ export async function checkRestore(
   if (roomy !== undefined) {
     config = roomy;
     warnings.push(
-      `${roomText(facts.config, pages)}: it comes back with that as its target; set it again with xl mem-set`,
+      `${roomText(facts.config, pages)}: the restored domain has that as its target; set it again with xl mem-set`,
     );
   }
   for (const { name, path } of manifest?.unknownDrives ?? []) {
     risks.push({
       risk: 'disk-uncovered',
-      message: `the guest wrote to ${path} (QEMU's drive ${name}), which is not part of the snapshot: memory would meet its later data`,
+      message: `the guest wrote to ${path} (QEMU's drive ${name}), which is not part of the snapshot: the memory would not match its newer data`,
     });
   }
   const found = await host.toolstack.restoreFindings?.({
@@ -74,7 +74,7 @@ export async function checkRestore(
   ) {
     risks.push({
       risk: 'qemu-changed',
-      message: `the snapshot was taken with QEMU ${then}; a restore starts ${found.qemus.join(' or ')}`,
+      message: `the snapshot was taken with QEMU ${then}; a restore would start ${found.qemus.join(' or ')}`,
     });
   }
   return { config, warnings: [...warnings, ...found.warnings] };
@@ -91,9 +91,9 @@ export async function warnOfUnconnected(host: Host, domid: Domid): Promise<reado
     const stuck = (await host.toolstack.unconnectedDisks?.(domid)) ?? [];
     return stuck.map(
       ({ vdev, path }) =>
-        `disk ${vdev}${path === undefined ? '' : ` (${path})`} has not come up: the guest is back without it; the log of its QEMU in /var/log/xen says why`,
+        `disk ${vdev}${path === undefined ? '' : ` (${path})`} did not come up: the guest was restored without it; the log of its QEMU in /var/log/xen says why`,
     );
   } catch (error) {
-    return [`it is not known whether all disks have come up: ${describeError(error)}`];
+    return [`cannot tell whether all disks came up: ${describeError(error)}`];
   }
 }

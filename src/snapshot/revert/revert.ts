@@ -45,7 +45,7 @@ export async function planRevert(
   if (journals.length > 0) {
     options.reporter?.log(
       'warning',
-      'a former revert was killed, or is under way: what it has left is undone first',
+      'an earlier revert was killed, or is still running: what it left is undone first',
     );
   }
   return plan;
@@ -57,7 +57,7 @@ export async function planRevert(
  *
  * What a former revert has left that was killed or failed is undone first. Until the destroy nothing else is touched. If a
  * disk cannot be put back, all disks are as before. If the restore fails, all disks are as at the snapshot, and what was
- * replaced is kept until the domain is restored: the same command tries again, and `recoverSnapshot` with the journal puts
+ * replaced is kept until the domain is restored: run the same command again, and `recoverSnapshot` with the journal puts
  * the former disks back. Once the domain is restored, the signal is not heeded any more. Should this process be killed,
  * the same holds.
  *
@@ -181,13 +181,13 @@ async function recoverFormer(
       nothing: '',
       undone: 'the disks are as before it',
       reverted:
-        'the disks are as at its snapshot, and what they were before is kept' +
+        'the disks are as at its snapshot, and their former contents are kept' +
         (kept.length === 0 ? '' : ` (${kept.join(', ')})`),
       whole: 'it was done',
     }[result.outcome];
     phases.reporter.log(
       'warning',
-      `a former revert of ${result.domain} to "${result.name}" did not finish; ${how}, and the domain is ${result.guest}`,
+      `an earlier revert of ${result.domain} to "${result.name}" did not finish; ${how}, and the domain is ${result.guest}`,
     );
   }
   return results;
@@ -212,9 +212,9 @@ async function openJournal(
   try {
     made = await makeDirectory(directory);
   } catch (cause) {
-    throw new OutputError('JOURNAL', `cannot make ${directory} for the journal`, {
+    throw new OutputError('JOURNAL', `cannot create ${directory} for the journal`, {
       cause,
-      hint: 'a revert notes there what it does, so that it can be undone if it is killed; nothing has been touched',
+      hint: 'a revert records there what it does, so that it can be undone if it is killed; nothing has been changed',
     });
   }
   const forgetDirectory = made === undefined ? undefined : undoDirectory(phases, made, path);
@@ -290,7 +290,7 @@ function explain(error: XlsnapError, { context, kept, journal, domid }: Reached,
   if (context === undefined) return error;
   const { domain, disks } = context.plan;
   const why = describeError(error);
-  const again = 'the same command tries again';
+  const again = 'run the same command again';
   const tell = (
     Kind: typeof DomainError | typeof DiskError | typeof RestoreError,
     code: string,
@@ -313,7 +313,7 @@ function explain(error: XlsnapError, { context, kept, journal, domid }: Reached,
   };
   switch (error.phase) {
     case 'destroy':
-      return tell(DomainError, error.code, `domain ${domain}: ${why}; its disks are untouched`, [
+      return tell(DomainError, error.code, `domain ${domain}: ${why}; its disks are unchanged`, [
         error.hint ?? `xl list shows whether it still runs; ${again}`,
       ]);
     case 'disks':
@@ -328,7 +328,7 @@ function explain(error: XlsnapError, { context, kept, journal, domid }: Reached,
             DiskError,
             'DISKS_NOT_REVERTED',
             `domain ${domain} ${state}, and not all of its disks are as before: they could not be reverted: ${why}`,
-            ['do by hand what was not undone', `then ${again}, or xl create starts ${domain}`],
+            ['undo the rest by hand', `then ${again}, or xl create starts ${domain}`],
           );
     case 'restore':
       return tell(
@@ -344,7 +344,7 @@ function explain(error: XlsnapError, { context, kept, journal, domid }: Reached,
       return tell(
         RestoreError,
         'NOT_UNPAUSED',
-        `domain ${domain} is back at the snapshot, but stays paused: it could not be made to run: ${why}`,
+        `domain ${domain} is back at the snapshot, but stays paused: it could not be unpaused: ${why}`,
         [
           `xl unpause ${domid} makes it run`,
           ...(journal === undefined

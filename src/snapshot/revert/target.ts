@@ -78,7 +78,7 @@ async function memoryPathOf(
   checkNames(name, memoryPath);
   if (memoryPath !== undefined) return memoryPath;
   if (name === undefined) {
-    throw new UsageError('NO_MEMORY_PATH', `${source ?? 'the cfgfile'} names no memory_path`, {
+    throw new UsageError('NO_MEMORY_PATH', `${source ?? 'the cfgfile'} has no memory_path`, {
       hint: 'give the cfgfile that snapshot-create wrote, or add memory_path="…"',
     });
   }
@@ -115,8 +115,8 @@ async function runningDomain(
     throw new DomainError('OTHER_DOMAIN', `the snapshot is of domain ${stored.name}, not of ${word}`, {
       hint:
         byUuid === undefined || byUuid.name === stored.name
-          ? `give the name that it has: ${stored.name}`
-          : `it runs under another name, ${byUuid.name}: give its domid, ${byUuid.domid}`,
+          ? `use its name: ${stored.name}`
+          : `it runs under another name, ${byUuid.name}: use its domid, ${byUuid.domid}`,
       data: { stored },
       ...(given === undefined ? {} : { domid: given.domid }),
     });
@@ -128,7 +128,7 @@ async function runningDomain(
         `name, ${stored.name} (domid ${byName.domid}): the domain cannot be restored under that name`,
       {
         domid: byUuid.domid,
-        hint: `nothing has been touched; rename one of them with xl rename, or shut it down`,
+        hint: `nothing has been changed; rename one of them with xl rename, or shut it down`,
         data: { stored, domids: [byUuid.domid, byName.domid] },
       },
     );
@@ -137,7 +137,7 @@ async function runningDomain(
   if (byName === undefined && byUuid !== undefined && byUuid.name !== '' && word === stored.name) {
     throw new DomainError('RENAMED', `the snapshot's domain runs under another name: ${byUuid.name}`, {
       domid: byUuid.domid,
-      hint: `give its domid, ${byUuid.domid}`,
+      hint: `use its domid, ${byUuid.domid}`,
     });
   }
   return byUuid ?? byName;

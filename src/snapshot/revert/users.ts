@@ -56,6 +56,6 @@ export async function findReturned(
 export function returnedError({ name, domid }: DomainState): DomainError {
   return new DomainError('DOMAIN_RETURNED', `domain ${name} has started again, as domid ${domid}`, {
     domid,
-    hint: 'does it reboot, or does another program start it? The same command tries again',
+    hint: 'is it rebooting, or does another program start it? run the same command again',
   });
 }

@@ -29,8 +29,8 @@ export async function deviceModelObstacles(
     return [
       {
         code: 'STUB_DOMAIN',
-        message: "the guest's device model is in a stub domain, whose state cannot be had from here",
-        hint: 'write device_model_stubdomain_override=0 into its configuration, and start it anew',
+        message: "the guest's device model is in a stub domain, whose state cannot be read from here",
+        hint: 'write device_model_stubdomain_override=0 into its configuration, then shut it down and start it again',
       },
     ];
   }
@@ -48,7 +48,7 @@ export async function deviceModelObstacles(
     {
       code: 'DEVICE_MODEL_USER',
       message: `the guest's QEMU does not run as root (${why}), so it cannot write its state where xlsnap reads it`,
-      hint: 'leave device_model_user and dm_restrict out of its configuration, and start it anew',
+      hint: 'remove device_model_user and dm_restrict from its configuration, then shut it down and start it again',
     },
   ];
 }
@@ -77,7 +77,7 @@ export function migrationObstacles(reasons: readonly string[]): Obstacle[] {
     .map((reason) => ({
       code: 'DEVICE_NOT_SAVED',
       message: `the guest has a device whose state QEMU cannot save: ${reason}`,
-      hint: "take it out of the domain's configuration (device_model_args, usbdevice), and start it anew",
+      hint: "remove it from the domain's configuration (device_model_args, usbdevice), then shut it down and start it again",
     }));
 }
 
@@ -91,8 +91,8 @@ export async function suspendObstacles(
     {
       code: 'NO_SUSPEND',
       message:
-        'the guest says what it can do when it is asked to, and suspending is not among it: it would go on, or shut down',
-      hint: 'its kernel needs what xl save needs: Linux is built with CONFIG_HIBERNATE_CALLBACKS (hibernation)',
+        'the guest announces which requests it supports, and suspend is not among them: it would keep running, or shut down',
+      hint: 'its kernel needs what xl save needs: for Linux, CONFIG_HIBERNATE_CALLBACKS (hibernation)',
     },
   ];
 }

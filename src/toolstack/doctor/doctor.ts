@@ -84,6 +84,6 @@ function unknownDomain(domain: string, error: unknown): DomainExamination {
 async function suspendWarnings(domid: number): Promise<readonly string[]> {
   await using xenstore = await XenstoreClient.connect();
   return (await readSuspendFeature(xenstore, domid)) === 'silent'
-    ? ['the guest has not said that it can suspend: it boots, or has no PV drivers']
+    ? ['the guest has not announced that it can suspend: it is still booting, or has no PV drivers']
     : [];
 }

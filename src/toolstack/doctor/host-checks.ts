@@ -91,7 +91,10 @@ async function checkNode(): Promise<Finding> {
 async function checkRoot(): Promise<Finding> {
   const uid = process.geteuid?.();
   if (uid === 0) return { status: 'ok', message: 'user 0' };
-  return failed(`run by user ${uid}; Xen's interface and the guests' images are root's`, 'run it as root');
+  return failed(
+    `running as user ${uid}; only root can use Xen's interface and the guests' images`,
+    'run it as root',
+  );
 }
 
 async function checkDom0(): Promise<Finding> {
@@ -101,8 +104,8 @@ async function checkDom0(): Promise<Finding> {
   } catch (error) {
     if (errnoCode(error) !== 'ENOENT') return failed(`${device}: ${describeError(error)}`, 'run it as root');
     return failed(
-      `no Xen below this system, or it is no dom0: there is no ${device}`,
-      'snapshots are taken in a dom0; `xlsnap verify` works on any machine',
+      `this system does not run on Xen, or is not a dom0: there is no ${device}`,
+      'take snapshots in a dom0; `xlsnap verify` works on any machine',
     );
   }
   const version = await runningXen();
@@ -115,7 +118,7 @@ async function checkKoffi(): Promise<Finding> {
   } catch (error) {
     return failed(
       `its binary for this system cannot be loaded: ${describeError(error)}`,
-      'install xlsnap anew on this machine; koffi has binaries for Linux on x86-64',
+      'reinstall xlsnap on this machine; koffi has binaries for Linux on x86-64',
     );
   }
 }
@@ -134,17 +137,17 @@ async function checkLibraries(): Promise<Finding> {
   if (others.length > 0) {
     return failed(
       `libxenctrl ${others.join(', ')} is installed, which xlsnap does not know`,
-      `tested are Xen ${tested}`,
+      `tested with Xen ${tested}`,
     );
   }
   if (installed.length === 0) {
     return failed(
       'libxenctrl is not installed',
-      `install the libraries of Xen (tested are ${tested}): on Debian they come with xen-utils-${ABIS[0]?.release ?? ''}`,
+      `install the libraries of Xen (tested with ${tested}): on Debian they come with xen-utils-${ABIS[0]?.release ?? ''}`,
     );
   }
   const problems = missing.map(({ library, error }) => `${library}: ${describeError(error)}`);
-  return failed(problems.join('; '), 'install the Xen libraries whole, of the running Xen');
+  return failed(problems.join('; '), 'install all the Xen libraries of the running Xen');
 }
 
 async function checkXen(): Promise<Finding> {
@@ -168,7 +171,7 @@ async function checkXl(): Promise<Finding> {
   const [, version] = /^xen_version *: *(\S+)/m.exec(stdout) ?? [];
   const path = await inPath('xl');
   const wrapped = path !== undefined && (await isXlWrapper(path));
-  const message = `${path ?? 'xl'}${wrapped ? ', the wrapper of xlsnap' : ''}`;
+  const message = `${path ?? 'xl'}${wrapped ? ', the xlsnap wrapper' : ''}`;
   return { status: 'ok', message, ...(version === undefined ? {} : { version }) };
 }
 
@@ -194,7 +197,7 @@ async function checkQemu(): Promise<Finding> {
   }
   return {
     status: 'warning',
-    message: 'no QEMU for Xen was found: only domains without qcow2 disks, and not HVM, can be run',
+    message: 'no QEMU for Xen was found: only PV and PVH domains without qcow2 disks can run',
     hint: 'install QEMU for Xen: on Debian it is in the package qemu-system-xen',
   };
 }
@@ -202,7 +205,7 @@ async function checkQemu(): Promise<Finding> {
 async function checkSnapshotDirectory(): Promise<Finding> {
   const directory = await firstExisting(DEFAULT_SNAPSHOT_DIR);
   const which =
-    directory === DEFAULT_SNAPSHOT_DIR ? directory : `${DEFAULT_SNAPSHOT_DIR}, to be made in ${directory}`;
+    directory === DEFAULT_SNAPSHOT_DIR ? directory : `${DEFAULT_SNAPSHOT_DIR}, to be created in ${directory}`;
   try {
     await access(directory, constants.W_OK | constants.X_OK);
   } catch (error) {
@@ -222,7 +225,7 @@ async function checkLockDirectory(): Promise<Finding> {
   if (hasRunDirectory()) return { status: 'ok', message: RUN_DIRECTORY };
   const directory = await firstExisting(RUN_DIRECTORY);
   await access(directory, constants.W_OK | constants.X_OK);
-  return { status: 'ok', message: `${RUN_DIRECTORY}, to be made in ${directory}` };
+  return { status: 'ok', message: `${RUN_DIRECTORY}, to be created in ${directory}` };
 }
 
 /** The first program of that name where runProgram looks, too. */

@@ -117,9 +117,9 @@ export abstract class LibxlToolstack implements Toolstack {
       const [, pid, holder] = /^([0-9]+) ([a-z-]{1,40}) *\n/.exec(text) ?? [];
       throw new DomainError(
         'DOMAIN_BUSY',
-        `another xlsnap works on the domain${pid === undefined ? '' : `: ${holder}, pid ${pid}`}`,
+        `another xlsnap is working on the domain${pid === undefined ? '' : `: ${holder}, pid ${pid}`}`,
         {
-          hint: 'wait for it to end',
+          hint: 'wait for it to finish',
           data: pid === undefined ? {} : { pid: Number(pid), what: holder },
         },
       );
@@ -218,7 +218,7 @@ export abstract class LibxlToolstack implements Toolstack {
   ): Promise<void> {
     const state = await this.hypervisor.domainState(domid);
     if (state === undefined) {
-      throw new EnvironmentError('DOMAIN_GONE', `domain ${domid} is gone`, { domid });
+      throw new EnvironmentError('DOMAIN_GONE', `domain ${domid} no longer exists`, { domid });
     }
     const stored = await readStoredDisks(domid, this.xenstore);
     await this.xenstore.transaction(async (access) => {

@@ -36,7 +36,7 @@ export async function editStoredConfig(
   } catch (cause) {
     throw new EnvironmentError('LIBXL_CONFIG_UPDATE', `cannot update ${path}`, {
       cause,
-      hint: 'was the domain started by xl? another toolstack must keep its own configuration right',
+      hint: 'was the domain started by xl? another toolstack must update its own configuration',
     });
   }
 }

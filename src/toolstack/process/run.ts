@@ -86,7 +86,7 @@ export async function runProgram(
     const [status] = (await once(child, 'close')) as [number | null];
     throwIfAborted(signal);
     if (why === 'too long') throw tooLong(program, args, timeoutMs);
-    if (why === 'too much') throw notRun(program, new Error(`it said more than ${MAX_OUTPUT} characters`));
+    if (why === 'too much') throw notRun(program, new Error(`it printed more than ${MAX_OUTPUT} characters`));
     const [stdout = '', stderr = ''] = texts.map(({ all }) => all);
     return { status: status ?? -1, stdout, stderr };
   } catch (error) {
@@ -215,10 +215,10 @@ function missing(program: string, cause: unknown): EnvironmentError {
 }
 
 function notRun(program: string, cause: unknown): EnvironmentError {
-  return new EnvironmentError('PROGRAM', `${program} could not be run to its end`, { cause });
+  return new EnvironmentError('PROGRAM', `${program} did not run to completion`, { cause });
 }
 
 function tooLong(program: string, args: readonly string[], timeoutMs: number): EnvironmentError {
   const line = [program, ...args].join(' ');
-  return new EnvironmentError('PROGRAM_TIMEOUT', `${line} did not end within ${timeoutMs / 1000} s`);
+  return new EnvironmentError('PROGRAM_TIMEOUT', `${line} did not exit within ${timeoutMs / 1000} s`);
 }

@@ -152,7 +152,7 @@ export class QemuDeviceModel implements DeviceModel {
         {
           cause: error,
           hint:
-            'look at query-block over QMP before the domain is started anew: where it names an overlay, that has the ' +
+            'check query-block over QMP before the domain is started again: where it names an overlay, that has the ' +
             "guest's latest data, while the domain's configuration names the base",
           data: { left },
         },
@@ -221,7 +221,7 @@ async function reserveOverlays(actions: readonly DiskAction[]): Promise<readonly
     }
   } catch (cause) {
     for (const path of made) await rm(path, { force: true });
-    throw new OutputError('OVERLAY', 'cannot make the overlays', { cause });
+    throw new OutputError('OVERLAY', 'cannot create the overlays', { cause });
   }
   return made;
 }

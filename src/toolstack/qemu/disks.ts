@@ -196,7 +196,7 @@ function resolveOne(disk: StoredDisk, vdevs: readonly string[], facts: BlockFact
 /** Reasons in the disk's own nature. */
 function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Obstacle[] {
   const obstacles: Obstacle[] = [];
-  if (devid < 0) obstacles.push({ code: 'DISK_NAME', message: `${vdev} is no name of a virtual disk` });
+  if (devid < 0) obstacles.push({ code: 'DISK_NAME', message: `${vdev} is not the name of a virtual disk` });
   if (cdrom) obstacles.push({ code: 'DISK_CDROM', message: `disk ${vdev} is a CD-ROM drive` });
   else if (!writable) {
     obstacles.push({ code: 'DISK_READ_ONLY', message: `disk ${vdev} is read-only: it never changes` });
@@ -207,7 +207,7 @@ function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Obstacle[] 
 /** Reasons in who serves the disk. */
 function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFacts | undefined): Obstacle[] {
   if (backend === undefined) {
-    return [{ code: 'DISK_NO_BACKEND', message: `disk ${vdev}: xenstore knows no backend of it` }];
+    return [{ code: 'DISK_NO_BACKEND', message: `disk ${vdev}: xenstore has no backend for it` }];
   }
   const where = image === undefined ? '' : ` on ${image.path}`;
   if (backend.kind !== 'qdisk') {
@@ -215,7 +215,7 @@ function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFact
       {
         code: 'DISK_BACKEND',
         message: `disk ${vdev}${where} is served by ${backendName(backend.kind)}, which cannot snapshot it`,
-        hint: 'only disks served by QEMU can be snapshotted: write backendtype=qdisk into its disk= line (with format=qcow2 and a qcow2 image for internal snapshots) and start the domain anew',
+        hint: 'only disks served by QEMU can be snapshotted: write backendtype=qdisk into its disk= line (with format=qcow2 and a qcow2 image for internal snapshots), then shut the domain down and start it again',
       },
     ];
   }
@@ -247,7 +247,7 @@ function nodeObstacles(
       {
         code: 'DISK_NO_NODE',
         message: `disk ${vdev}: QEMU has no block node for it (looked for ${vdev}-* and ${image?.path ?? 'its image'})`,
-        hint: 'is the guest far enough to use the disk?',
+        hint: 'has the guest booted far enough to use the disk?',
       },
     ];
   }
@@ -259,7 +259,7 @@ function nodeObstacles(
       {
         code: 'DISK_TWO_NODES',
         message: `disk ${vdev}: QEMU has its image open twice, as ${nodes}; a snapshot through one would corrupt it for the other`,
-        hint: "the emulated drive goes when the guest's PV disk driver starts: wait until the guest has booted, or install PV drivers in it",
+        hint: "the emulated drive disappears when the guest's PV disk driver starts: wait until the guest has booted, or install PV drivers in it",
       },
     ];
   }
@@ -274,7 +274,7 @@ function nodeObstacles(
   if (!plainPath(inserted.file).startsWith('/')) {
     obstacles.push({
       code: 'DISK_NO_FILE',
-      message: `disk ${vdev}: its image ${inserted.file} is no file or block device here`,
+      message: `disk ${vdev}: its image ${inserted.file} is neither a file nor a block device here`,
     });
   }
   if (inserted.encrypted) {
@@ -301,7 +301,7 @@ function nodeObstacles(
     obstacles.push({
       code: 'DISK_BLOCK_JOB',
       message: `disk ${vdev}: QEMU has a block job running: ${facts.jobs.join(', ')}`,
-      hint: 'wait until it has ended',
+      hint: 'wait until it exits',
     });
   }
   return obstacles;
@@ -314,13 +314,13 @@ function imageObstacles(vdev: string, node: BlockNode): Obstacle[] {
     return [
       {
         code: 'DISK_NOT_QCOW2',
-        message: `disk ${vdev}: ${node.file} is of format ${node.driver}; only qcow2 holds internal snapshots`,
+        message: `disk ${vdev}: ${node.file} has format ${node.driver}; only qcow2 supports internal snapshots`,
         hint,
       },
     ];
   }
   if (node.externalData) {
-    const message = `disk ${vdev}: ${node.file} has an external data file, so it holds no internal snapshots`;
+    const message = `disk ${vdev}: ${node.file} has an external data file, so it does not support internal snapshots`;
     return [{ code: 'DISK_DATA_FILE', message, hint }];
   }
   return [];

@@ -53,7 +53,7 @@ export class QemuImages implements Images {
     } catch (error) {
       if (error instanceof DiskError) throw error;
       if (errnoCode(error) === 'ENOENT') return undefined;
-      throw new DiskError('IMAGE_UNREADABLE', `cannot look at ${image}`, { cause: error });
+      throw new DiskError('IMAGE_UNREADABLE', `cannot access ${image}`, { cause: error });
     }
     const args = ['info', '--output=json', '--force-share', '-f', format, image] as const;
     const answer = await this.#succeed(args, image);
@@ -78,7 +78,7 @@ export class QemuImages implements Images {
     await this.#requireStated({ path, format: 'qcow2' });
     const snapshots = await this.#snapshots(path);
     if (snapshots.some(({ id, name }) => name === tag || id === tag)) {
-      throw new DiskError('TAG_EXISTS', `${path} has a snapshot ${JSON.stringify(tag)} already`);
+      throw new DiskError('TAG_EXISTS', `${path} already has a snapshot ${JSON.stringify(tag)}`);
     }
     await this.#change(['snapshot', '-q', '-c', tag, qcow2(path)], path);
   }
@@ -105,7 +105,7 @@ export class QemuImages implements Images {
       // qemu-img replaces what is there; so make sure that it replaces only what we made.
       await (await open(overlay, 'wx', 0o600)).close();
     } catch (cause) {
-      throw new OutputError('OVERLAY', `cannot make ${overlay}`, { cause });
+      throw new OutputError('OVERLAY', `cannot create ${overlay}`, { cause });
     }
     try {
       const base = ['-b', resolve(backing.path), '-F', backing.format];
@@ -156,13 +156,13 @@ export class QemuImages implements Images {
     if (same.length === 0) {
       const names = snapshots.map(({ name }) => JSON.stringify(name)).join(', ');
       throw new DiskError('NO_TAG', `${path} has no snapshot ${JSON.stringify(tag)}`, {
-        hint: names === '' ? 'It has no snapshots.' : `It has: ${names}.`,
+        hint: names === '' ? 'it has no snapshots' : `it has ${names}`,
       });
     }
     // qemu-img takes an id for a name, and the first of several.
     if (same.length > 1 || snapshots.some(({ id, name }) => id === tag && name !== tag)) {
-      throw new DiskError('TAG_AMBIGUOUS', `${JSON.stringify(tag)} means several snapshots in ${path}`, {
-        hint: 'Look at them with `qemu-img snapshot -l`.',
+      throw new DiskError('TAG_AMBIGUOUS', `${JSON.stringify(tag)} matches several snapshots in ${path}`, {
+        hint: 'list them with `qemu-img snapshot -l`',
       });
     }
   }
@@ -197,8 +197,8 @@ export class QemuImages implements Images {
     if (!result.ended) {
       throw new InterruptedError(
         'INTERRUPTED',
-        `interrupted; qemu-img ${args[0]} (pid ${result.pid}) still works on ${path}`,
-        { hint: 'wait until it has ended; whatever changes the image next does so too' },
+        `interrupted; qemu-img ${args[0]} (pid ${result.pid}) is still working on ${path}`,
+        { hint: 'wait until it exits; the next command that changes the image waits for it too' },
       );
     }
     if (result.status !== 0) throw failure(args[0], path, result);
@@ -220,8 +220,8 @@ function qcow2(path: string): string {
 const OTHER_FORMAT = /not in \S+ format|invalid VPC image|invalid VMDK/i;
 
 function busy(path: string, pid: number): DiskError {
-  return new DiskError('IMAGE_BUSY', `qemu-img (pid ${pid}) still works on ${path}`, {
-    hint: 'wait until it has ended, then run the same command again',
+  return new DiskError('IMAGE_BUSY', `qemu-img (pid ${pid}) is still working on ${path}`, {
+    hint: 'wait until it exits, then run the same command again',
   });
 }
 

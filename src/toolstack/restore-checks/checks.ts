@@ -93,7 +93,7 @@ export async function poolObstacles(
     {
       code: 'CPU_POOL_GONE',
       message: `there is no CPU pool ${wanted}, which the domain was in`,
-      hint: `make it (xl cpupool-create); ${names.length === 0 ? 'there is none' : `there are ${names.join(', ')}`}`,
+      hint: `create it (xl cpupool-create); ${names.length === 0 ? 'there is none' : `there are ${names.join(', ')}`}`,
     },
   ];
 }

@@ -47,8 +47,8 @@ export async function displayObstacles(
     .filter(({ port, address }) => taken.some((one) => one.port === port && meets(one.address, address)))
     .map(({ what, port }) => ({
       code: 'DISPLAY_BUSY',
-      message: `the domain's ${what} listens on port ${port}, which another program has`,
-      hint: `ss -ltnp shows which: end it, or shut that domain down`,
+      message: `the domain's ${what} listens on port ${port}, which another program uses`,
+      hint: `ss -ltnp shows which: stop it, or shut that domain down`,
     }));
 }
 

@@ -26,7 +26,7 @@ export async function imageObstacles(config: LibxlConfig, known: ReadonlySet<str
     obstacles.push({
       code: 'IMAGE_GONE',
       message: `disk ${vdev}: its image ${path} ${problem}`,
-      hint: 'put it back; where the guest does without it, any file in its place will do',
+      hint: 'put it back; if the guest does not need it, any file in its place will do',
     });
   }
   return obstacles;
@@ -44,6 +44,6 @@ async function imageProblem(path: string): Promise<string | undefined> {
     const found = await stat(path);
     return found.isFile() || found.isBlockDevice() ? undefined : 'is neither a file nor a block device';
   } catch (error) {
-    return errnoCode(error) === 'ENOENT' ? 'is gone' : `cannot be reached: ${describeError(error)}`;
+    return errnoCode(error) === 'ENOENT' ? 'no longer exists' : `cannot be reached: ${describeError(error)}`;
   }
 }

@@ -55,7 +55,7 @@ export function judgeMemory(config: LibxlConfig, pages: number, host: MemoryOfHo
   return {
     risk:
       `the restore needs ${mib(wanted)} of memory and ${mib(room)} will be free: xl would take ${mib(missing)} from dom0, ` +
-      `of which only ${mib(dom0.available)} are not in use`,
+      `of which only ${mib(dom0.available)} is unused`,
   };
 }
 

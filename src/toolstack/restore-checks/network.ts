@@ -39,7 +39,7 @@ export async function networkObstacles(
     obstacles.push({
       code: 'BRIDGE_GONE',
       message: `${which}: there is no bridge ${bridge}`,
-      hint: `make it (ip link add ${bridge} type bridge), or give that name to the bridge that took its place`,
+      hint: `create it (ip link add ${bridge} type bridge), or give that name to the bridge that took its place`,
     });
   }
   return obstacles;
@@ -60,7 +60,7 @@ export async function scriptObstacle(
   if (!there && !isAbsolute(script)) return undefined;
   return {
     code: 'SCRIPT_GONE',
-    message: `${which}: its script ${path} ${there ? 'is not executable' : 'is gone'}`,
+    message: `${which}: its script ${path} ${there ? 'is not executable' : 'no longer exists'}`,
     hint: there ? `chmod +x ${path}` : 'put it back',
   };
 }

@@ -32,17 +32,17 @@ export async function programFindings(
     if (hvm) {
       obstacles.push({
         code: 'KERNEL_GONE',
-        message: `the guest's ${key} ${path} is gone: its QEMU does not start without it`,
+        message: `the guest's ${key} ${path} no longer exists: its QEMU does not start without it`,
         hint: 'put it back',
       });
     } else {
-      warnings.push(`the guest's ${key} ${path} is gone: the guest cannot reboot`);
+      warnings.push(`the guest's ${key} ${path} no longer exists: the guest cannot reboot`);
     }
   }
   for (const key of ['system_firmware', 'smbios_firmware', 'acpi_firmware']) {
     const path = textOf(build, 'type.hvm', key);
     if (path === undefined || !isAbsolute(path) || (await isThere(path, constants.R_OK))) continue;
-    warnings.push(`the guest's firmware ${path} is gone: the guest cannot reboot`);
+    warnings.push(`the guest's firmware ${path} no longer exists: the guest cannot reboot`);
   }
   const model = textOf(build, 'device_model');
   if (
@@ -53,7 +53,7 @@ export async function programFindings(
   ) {
     obstacles.push({
       code: 'DEVICE_MODEL_GONE',
-      message: `the domain's device model ${model} is gone, or is not executable`,
+      message: `the domain's device model ${model} no longer exists, or is not executable`,
       hint: 'install it again, or put a link to another one in its place',
     });
   }

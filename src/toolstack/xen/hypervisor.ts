@@ -112,10 +112,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     if (asked && (await this.#takeBack(domid))) {
       throw new SuspendError(
         'SUSPEND_TIMEOUT',
-        `the guest did not react to the request to suspend within ${seconds} s`,
+        `the guest did not respond to the request to suspend within ${seconds} s`,
         {
           domid,
-          hint: 'does the guest run, and has it PV drivers? A longer --timeout may help; a guest that is booting cannot suspend',
+          hint: 'is the guest running, and does it have PV drivers? a longer --timeout may help; a guest that is booting cannot suspend',
         },
       );
     }
@@ -123,7 +123,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     throw new SuspendError(
       'SUSPEND_STUCK',
       `the guest acknowledged the request to suspend, but has not suspended within ${seconds + ACKNOWLEDGED_MS / 1000} s`,
-      { domid, hint: 'it may suspend yet: look at `xl list` (state s) and at its console' },
+      { domid, hint: 'it may still suspend: check `xl list` (state s) and its console' },
     );
   }
 
@@ -176,8 +176,8 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     return {
       code: 'POPULATE_ON_DEMAND',
       message:
-        `the guest believes to have ${mib(entries)} of memory that it has not got yet, and only ${mib(cachePages)} are set ` +
-        'apart for it: Xen would end it when they are read',
+        `the guest believes it has ${mib(entries)} of memory that it has not received yet, and only ${mib(cachePages)} are set ` +
+        'aside for it: Xen would kill it if they were read',
       hint: 'wait until its balloon driver has started and reached its target, or give it all of its memory: xl mem-set to its maxmem',
     };
   }
@@ -197,8 +197,8 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
     return {
       code: 'NO_LIVE',
-      message: 'this Xen was built without shadow paging, which it takes to copy a PV guest while it runs',
-      hint: 'take the snapshot without --live: the guest is stopped while its memory is copied; `xl info` says "shadow" in virt_caps where live works',
+      message: 'this Xen was built without shadow paging, which is needed to copy a PV guest while it runs',
+      hint: 'take the snapshot without --live: the guest is stopped while its memory is copied; `xl info` shows "shadow" in virt_caps where --live works',
     };
   }
 
@@ -259,10 +259,14 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
       const shutdown = shutdownName(info.shutdownReason);
       if (shutdown === 'suspend') return true;
       if (shutdown !== undefined) {
-        throw new SuspendError('SUSPEND_SHUTDOWN', `the guest was to suspend, but shut down (${shutdown})`, {
-          domid,
-          data: { shutdown },
-        });
+        throw new SuspendError(
+          'SUSPEND_SHUTDOWN',
+          `the guest shut down (${shutdown}) instead of suspending`,
+          {
+            domid,
+            data: { shutdown },
+          },
+        );
       }
       const left = deadline - performance.now();
       if (left <= 0) return false;
@@ -304,5 +308,5 @@ function shutdownName(reason: number | undefined): DomainState['shutdown'] {
 }
 
 function gone(domid: Domid): SuspendError {
-  return new SuspendError('SUSPEND_GONE', `domain ${domid} was destroyed while it was to suspend`, { domid });
+  return new SuspendError('SUSPEND_GONE', `domain ${domid} was destroyed while it was suspending`, { domid });
 }

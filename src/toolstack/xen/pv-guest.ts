@@ -206,7 +206,7 @@ function isTable(type: number): boolean {
 function disagreement(domid: Domid, pfn: number, mfn: number): DomainError {
   return new DomainError(
     'P2M_DISAGREES',
-    `the guest says that its page ${pfn} is at mfn ${mfn}, and Xen has another page there`,
+    `the guest says that its page ${pfn} is at mfn ${mfn}, but Xen has another page there`,
     { domid, data: { pfn, mfn }, hint: "the guest's kernel wrote this itself: it has to be rebooted" },
   );
 }

@@ -76,14 +76,14 @@ export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
   try {
     list = parseLibxlJson(answer);
   } catch {
-    throw xlFailed(`xl list -l ${domid}`, 'its answer is not JSON');
+    throw xlFailed(`xl list -l ${domid}`, 'its output is not JSON');
   }
   const entry: unknown = Array.isArray(list) ? list[0] : list;
   const config = isRecord(entry) ? entry['config'] : undefined;
   if (!isRecord(config)) {
     throw xlFailed(
       `xl list -l ${domid}`,
-      'its answer has no "config"',
+      'its output has no "config"',
       'a domain that is being rebooted has none for a moment: try again; was it started by xl?',
     );
   }
@@ -112,7 +112,7 @@ function xlFailed(
 
 /** The end of what a program complained, in one line. */
 function lastLines(stderr: string): string {
-  return stderr.trim().split('\n').slice(-4).join('; ') || 'it said nothing';
+  return stderr.trim().split('\n').slice(-4).join('; ') || 'it printed nothing';
 }
 
 /**
@@ -127,7 +127,7 @@ export async function destroyDomain(
 ): Promise<void> {
   const deadline = performance.now() + options.timeoutMs;
   if ((await hypervisor.domainState(domid)) === undefined) {
-    throw new DomainError('DESTROY', `there is no domain ${domid} to destroy: it has ended or rebooted`, {
+    throw new DomainError('DESTROY', `there is no domain ${domid} to destroy: it has shut down or rebooted`, {
       domid,
     });
   }
@@ -144,7 +144,7 @@ export async function destroyDomain(
       throw new DomainError('DESTROY', `xl destroy ${domid} failed: ${lastLines(stderr)}`, { domid });
     }
     if (performance.now() > deadline) {
-      const what = gone ? `its QEMU (pid ${pid}) still runs` : 'the domain is still there';
+      const what = gone ? `its QEMU (pid ${pid}) is still running` : 'the domain still exists';
       throw new DomainError('DESTROY_TIMEOUT', `domain ${domid} was destroyed, but ${what}`, {
         domid,
         hint: 'find out what holds it, then run the same command again',
@@ -159,12 +159,12 @@ function stillDestroying(
   pid: number,
   { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
 ): XlsnapError {
-  const more = { domid, hint: 'wait until it has ended, then run the same command again' };
+  const more = { domid, hint: 'wait until it exits, then run the same command again' };
   if (signal?.aborted === true) {
-    const message = `interrupted; xl destroy ${domid} (pid ${pid}) is still at work`;
+    const message = `interrupted; xl destroy ${domid} (pid ${pid}) is still running`;
     return new InterruptedError('INTERRUPTED', message, more);
   }
-  const message = `xl destroy ${domid} (pid ${pid}) has not ended within ${timeoutMs / 1000} s; it is still at work`;
+  const message = `xl destroy ${domid} (pid ${pid}) has not exited within ${timeoutMs / 1000} s; it is still running`;
   return new DomainError('DESTROY_TIMEOUT', message, more);
 }
 

@@ -24,7 +24,7 @@ export function firstCause(complaint: string): string {
   const errors = lines.filter((line) => /error|fail|cannot|could not|unable|not found|no such/i.test(line));
   const plain = (errors.length > 0 ? errors : lines).map((line) => line.replace(PLACE, ''));
   const told = [...new Set([...plain.slice(0, FIRST), ...plain.slice(-1)])];
-  return told.join('; ') || 'it said nothing';
+  return told.join('; ') || 'it printed nothing';
 }
 
 /** Whether xl's errors are about the device model. */

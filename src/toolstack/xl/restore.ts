@@ -54,7 +54,7 @@ export async function xlRestore(
   try {
     const fifo = join(directory, fifoName(from.uuid));
     const { status, stderr } = await runProgram('mkfifo', ['-m', '600', fifo], { timeoutMs: 10_000 });
-    if (status !== 0) throw new EnvironmentError('XL_RESTORE', `cannot make the FIFO ${fifo}: ${stderr}`);
+    if (status !== 0) throw new EnvironmentError('XL_RESTORE', `cannot create the FIFO ${fifo}: ${stderr}`);
     await runRestore(fifo, from, signal);
   } finally {
     await rm(directory, { recursive: true, force: true });
@@ -98,11 +98,11 @@ async function runRestore(
     await Promise.race([said, sleep(LAST_WORDS_MS).then(() => turn())]);
     throw new EnvironmentError(
       'XL_RESTORE',
-      `xl restore ended with status ${String(code)}: ${firstCause(complaint)}`,
+      `xl restore exited with status ${String(code)}: ${firstCause(complaint)}`,
       {
         cause,
         data: { stderr: complaint },
-        hint: 'xl -vvv restore says more; so do the logs in /var/log/xen',
+        hint: 'xl -vvv restore shows more; so do the logs in /var/log/xen',
       },
     );
   } finally {

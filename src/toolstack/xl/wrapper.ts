@@ -46,21 +46,21 @@ export async function isXlWrapper(path: string): Promise<boolean> {
 export async function installXlWrapper(prefix: string, xlsnap: string): Promise<XlWrapper> {
   const path = xlWrapperPath(prefix);
   if (!(await isOursOrNone(path))) {
-    throw new OutputError('NOT_OURS', `${path} is there already, and is no wrapper of xlsnap`, {
+    throw new OutputError('NOT_OURS', `${path} already exists, and is not an xlsnap wrapper`, {
       hint: 'it is not replaced: choose another --prefix',
     });
   }
   const found = await findXls();
   const xl = found.find((one) => !one.wrapper && one.path !== path)?.path;
   if (xl === undefined) {
-    throw new EnvironmentError('NO_PROGRAM', 'there is no xl in PATH that could be wrapped', {
+    throw new EnvironmentError('NO_PROGRAM', 'there is no xl in PATH to wrap', {
       hint: "install Xen's tools: on Debian they are in the package xen-utils",
     });
   }
   await access(xlsnap, constants.X_OK).catch((cause: unknown) => {
     throw new EnvironmentError('NO_PROGRAM', `${xlsnap} cannot be run`, {
       cause,
-      hint: 'install xlsnap first, and run this with the installed one',
+      hint: 'install xlsnap first, then use the installed one for this',
     });
   });
   await replace(path, script(xl, xlsnap));
@@ -78,7 +78,7 @@ export async function installXlWrapper(prefix: string, xlsnap: string): Promise<
 export async function removeXlWrapper(prefix: string): Promise<string> {
   const path = xlWrapperPath(prefix);
   if (!(await isXlWrapper(path))) {
-    throw new OutputError('NOT_OURS', `${path} is no wrapper of xlsnap`, {
+    throw new OutputError('NOT_OURS', `${path} is not an xlsnap wrapper`, {
       hint: 'nothing was removed; was it installed with another --prefix?',
     });
   }
@@ -104,7 +104,7 @@ async function isOursOrNone(path: string): Promise<boolean> {
     await lstat(path);
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return true;
-    throw new OutputError('WRAPPER', `cannot look at ${path}`, { cause: error });
+    throw new OutputError('WRAPPER', `cannot access ${path}`, { cause: error });
   }
   return await isXlWrapper(path);
 }
@@ -135,9 +135,9 @@ async function replace(path: string, text: string): Promise<void> {
     await rename(fresh, path);
   } catch (cause) {
     await rm(fresh, { force: true });
-    throw new OutputError('WRAPPER', `cannot make ${path}`, {
+    throw new OutputError('WRAPPER', `cannot create ${path}`, {
       cause,
-      hint: errnoCode(cause) === 'ENOENT' ? `make ${dirname(path)} first` : 'run it as root',
+      hint: errnoCode(cause) === 'ENOENT' ? `create ${dirname(path)} first` : 'run it as root',
     });
   }
 }

@@ -125,7 +125,7 @@ async function walkList(
         size = Math.min(size, pages * perFrame);
         frames = frames.slice(0, kept);
       }
-      if (size < 1) throw badGuest('P2M_SIZE', "the guest's p2m is one table over and over");
+      if (size < 1) throw badGuest('P2M_SIZE', "the guest's p2m is the same table over and over");
     }
     tables = frames;
     firstTable = first;

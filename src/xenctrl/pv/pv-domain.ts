@@ -155,8 +155,8 @@ export class PvDomain implements AsyncDisposable {
     if (found.size !== this.p2mSize) {
       throw new DomainError(
         'P2M_RESIZED',
-        `the guest's address space has changed from ${this.p2mSize} to ${found.size} pages meanwhile`,
-        { domid: this.#domid, hint: 'has memory been added to it? Try again' },
+        `the guest's address space has changed from ${this.p2mSize} to ${found.size} pages in the meantime`,
+        { domid: this.#domid, hint: 'has memory been added to it? try again' },
       );
     }
     const changed: { from: number; to: number }[] = [];
@@ -218,7 +218,7 @@ export class PvDomain implements AsyncDisposable {
       if (pfn !== NO_FRAME) return pfn;
       throw badGuest(
         'P2M_FRAME',
-        `the guest's p2m: mfn ${hexFrame(mfn)} is not in it itself, so nobody could find it after a restore`,
+        `the guest's p2m: mfn ${hexFrame(mfn)} is not in it itself, so it could not be found after a restore`,
         { mfn },
       );
     });

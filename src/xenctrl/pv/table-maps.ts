@@ -83,7 +83,9 @@ export class TableMaps {
     if (bad >= 0) {
       close();
       const mfn = mfns[bad] ?? 0;
-      throw badGuest('P2M_FRAME', `the guest's p2m: mfn ${hexFrame(mfn)} is no page of the guest`, { mfn });
+      throw badGuest('P2M_FRAME', `the guest's p2m: mfn ${hexFrame(mfn)} is not a page of the guest`, {
+        mfn,
+      });
     }
     return { words: this.#words(value, mfns.length * PAGE_SIZE), close };
   }

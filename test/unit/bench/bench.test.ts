@@ -140,7 +140,7 @@ describe('a path that fails', () => {
       [0, 1].map((round) => ({
         path: 'live',
         round,
-        message: 'snapshot-create ended with status 7: no log-dirty mode',
+        message: 'snapshot-create exited with status 7: no log-dirty mode',
       })),
     );
     expect(result.paths.map(({ wallSeconds }) => wallSeconds?.count)).toEqual([4, 4, undefined]);
@@ -156,7 +156,7 @@ describe('a path that fails', () => {
     };
     const result = await runBench(host, runner, request('xl-save,paused', 1));
     expect(result.failures[0]?.message).toBe(
-      'xl save ended with status 1: libxl: error: no room; Failed to save domain',
+      'xl save exited with status 1: libxl: error: no room; Failed to save domain',
     );
     expect(result.warnings[0]).toContain('resumed');
     expect(result.runs).toHaveLength(2);
@@ -180,7 +180,7 @@ describe('a path that fails', () => {
     before = () => ({ status: 1, stderr });
     const { failures } = await runBench(host, runner, request('paused', 1));
     expect(failures[0]?.message).toBe(
-      "snapshot-create ended with status 1: Error: Cannot find module 'koffi'",
+      "snapshot-create exited with status 1: Error: Cannot find module 'koffi'",
     );
   });
 

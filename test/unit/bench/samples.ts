@@ -80,6 +80,6 @@ export const benchResult: BenchResult = {
     };
   }),
   runs: benchRuns,
-  failures: [{ path: 'paused', round: 0, message: 'snapshot-create ended with status 6: <no> answer' }],
+  failures: [{ path: 'paused', round: 0, message: 'snapshot-create exited with status 6: <no> answer' }],
   warnings: [],
 };

@@ -65,7 +65,7 @@ test('a report that is there already is kept, and nothing is measured', async ()
   writeFileSync(report, 'precious');
   const { code, stderr, calls } = await xlsnap(['bench', 'guest1', '--report', report]);
   expect(code).toBe(EXIT.output);
-  expect(stderr).toContain('exists already');
+  expect(stderr).toContain('already exists');
   expect(calls).toEqual([]);
   expect(readFileSync(report, 'utf8')).toBe('precious');
 });

@@ -32,7 +32,7 @@ describe('snapshot-create', () => {
       'Snapshot "before upgrade" of guest1 taken',
       '  memory: /var/lib/xen/snapshots/u/before upgrade.save (512 MiB, 201 MiB on disk)',
       '  disk xvda: in /d/a.qcow2',
-      '  disk xvdb: /d/b.raw; the domain goes on with /d/b1.qcow2',
+      '  disk xvdb: /d/b.raw; the domain continues on /d/b1.qcow2',
       'The guest was stopped for 2.4 s, most of it by memory (1.9 s), after 2 rounds',
       "To revert: xlsnap snapshot-revert guest1 '/var/lib/xen/snapshots/u/before upgrade.save.cfg'",
       '',
@@ -184,7 +184,7 @@ describe('snapshot-revert', () => {
       /^Domain guest1 is back at snapshot "before upgrade": domid 8, paused, after 3\.4 s\n/,
     );
     expect(stdout).toContain('kept: /d/b1.qcow2.kept');
-    expect(stdout).toContain('To let it run: xl unpause 8');
+    expect(stdout).toContain('To run it: xl unpause 8');
     expect(stderr).toBe(
       'warning: config-changed: the configuration changed\nwarning: a safety tag is left\n',
     );
@@ -249,26 +249,26 @@ describe('recover', () => {
 
   test('of a create says whether it is undone, and how the guest is', async () => {
     expect(await texts(recoverResult, { ...recoverResult, outcome: 'whole', undone: [] })).toEqual([
-      'Snapshot "before upgrade" of guest1: was not whole, and is undone; the domain is running',
-      '  let the guest go on',
-      'Snapshot "before upgrade" of guest1: is whole, and stays; the domain is running',
+      'Snapshot "before upgrade" of guest1: was incomplete, and has been undone; the domain is running',
+      '  resumed the guest',
+      'Snapshot "before upgrade" of guest1: is complete, and stays; the domain is running',
     ]);
   });
 
   test('of a revert says how disks and domain are, and what goes on', async () => {
     expect(await texts(revertRecovered)).toEqual([
-      'Revert of guest1 to "before upgrade": was half done: the disks are as at the snapshot, the memory is not restored; the domain is paused',
+      'Revert of guest1 to "before upgrade": was half done: the disks are as at the snapshot, but the memory has not been restored; the domain is paused',
       '  removed the safety tag of disk xvda',
       '  kept: /d/b1.qcow2.before-1',
-      '  domid 9 is what the restore has made, or only a part of it: go on, or xl destroy 9',
-      'To go on: xlsnap snapshot-revert guest1 /x/s.save.cfg --keep',
+      '  domid 9 is what the restore created, perhaps only partly: continue, or xl destroy 9',
+      'To continue: xlsnap snapshot-revert guest1 /x/s.save.cfg --keep',
     ]);
     const { halfBuilt: _, next: __, ...rest } = revertRecovered;
     const undone = { ...rest, outcome: 'undone', guest: 'gone', undone: [], kept: [] } as const;
     expect(await texts(undone)).toEqual([
-      'Revert of guest1 to "before upgrade": is undone: the disks are as before it; the domain is gone',
-      'To go on: the same snapshot-revert once more',
-      'Or let it be: xl create starts guest1 with its disks as before',
+      'Revert of guest1 to "before upgrade": has been undone: the disks are as they were before; the domain is gone',
+      'To continue: run the same snapshot-revert again',
+      'Or stop here: xl create starts guest1 with its disks as before',
     ]);
     expect(await texts({ ...undone, outcome: 'whole', guest: 'running' })).toEqual([
       'Revert of guest1 to "before upgrade": was done; the domain is running',
@@ -276,13 +276,13 @@ describe('recover', () => {
   });
 
   test('says when there is nothing', async () => {
-    expect((await texts())[0]).toMatch(/^No create or revert was killed/);
+    expect((await texts())[0]).toMatch(/^Nothing to recover/);
     const path = '/x/a.save';
     const nothing = { journal: `${path}.journal`, outcome: 'nothing', undone: [] } as const;
     const { stdout, calls } = await xlsnap(['recover', path], {
       calls: { recoverSnapshot: async () => nothing },
     });
-    expect(stdout).toBe('There is nothing to undo: no journal /x/a.save.journal\n');
+    expect(stdout).toBe('Nothing to undo: there is no journal /x/a.save.journal\n');
     expect(calls).toEqual([{ name: 'recoverSnapshot', request: { path } }]);
   });
 });
@@ -293,7 +293,7 @@ describe('wrong arguments open nothing', () => {
     [['snapshot-create', ''], EXIT.usage, /domain.*empty/],
     [['snapshot-create', 'a', 'b', 'c'], EXIT.usage, /too many arguments/],
     [['snapshot-create', 'a', '--nam', 'x'], EXIT.usage, /unknown option '--nam'[\s\S]*--name/],
-    [['snapshot-create', 'a', '--disk-only'], EXIT.usage, /disks alone is not taken/],
+    [['snapshot-create', 'a', '--disk-only'], EXIT.usage, /disks alone are not supported/],
     [['snapshot-create', 'a', '--live', '--max-rounds', '0'], EXIT.usage, /from 1 to 49/],
     [['snapshot-create', 'a', '--live', '--max-rounds', '50'], EXIT.usage, /from 1 to 49/],
     [['bench', 'a', '--rounds', '100'], EXIT.usage, /from 1 to 99/],

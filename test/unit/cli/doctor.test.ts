@@ -39,7 +39,7 @@ const failing: DoctorReport = {
       name: 'xen',
       status: 'failed',
       message: 'cannot open it\x1b[31m',
-      hint: 'run it as root in dom0; /dev/xen/privcmd must be there, and the libraries of the running Xen',
+      hint: 'run it as root in dom0; /dev/xen/privcmd must exist, and the libraries of the running Xen',
     },
   ],
   domains: [refused],

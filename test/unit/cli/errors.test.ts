@@ -18,7 +18,7 @@ function suspendError(): SuspendError {
     hint: 'try --timeout 120',
     cause: new Error('watch timed out'),
   });
-  error.undone = ['let the guest go on', 'removed /x.partial'];
+  error.undone = ['resumed the guest', 'removed /x.partial'];
   error.undoFailures = ['not removed /y (EIO); by hand: rm /y'];
   return error;
 }
@@ -33,7 +33,7 @@ describe('an error', () => {
       'error: the guest did not suspend within 60 s',
       '  because: watch timed out',
       '  in phase: suspend',
-      '  undone: let the guest go on; removed /x.partial',
+      '  undone: resumed the guest; removed /x.partial',
       '  NOT UNDONE: not removed /y (EIO); by hand: rm /y',
       '  next: try --timeout 120',
       '',
@@ -51,7 +51,7 @@ describe('an error', () => {
       phase: 'suspend',
       domid: 7,
       hint: 'try --timeout 120',
-      undone: ['let the guest go on', 'removed /x.partial'],
+      undone: ['resumed the guest', 'removed /x.partial'],
       undo_failures: ['not removed /y (EIO); by hand: rm /y'],
       cause: 'watch timed out',
     });

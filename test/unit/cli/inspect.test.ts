@@ -97,7 +97,7 @@ test('a damaged file: what could be read, then the error', async () => {
   expect(text.code).toBe(EXIT.format);
   expect(text.stdout).toMatch(/ {2}damaged {3}at offset \d+; this is what could be read\n/);
   expect(text.stdout).toContain('hvm84, HVM');
-  expect(text.stderr).toMatch(/is no sound save file:\n {2}.* at offset \d+\)/);
+  expect(text.stderr).toMatch(/is not a sound save file:\n {2}.* at offset \d+\)/);
   const json = await xlsnap(['inspect', path, '--json']);
   expect(JSON.parse(json.stdout)).toMatchObject({ message_type: 'inspect_result', sound: false });
   expect(JSON.parse(json.stderr)).toMatchObject({ message_type: 'error', code: 'DAMAGED', exit_code: 9 });

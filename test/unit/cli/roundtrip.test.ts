@@ -51,7 +51,7 @@ test('all that stands against a create is told, with exit code 5', async () => {
   const { code, stderr } = await xlsnap(['snapshot-create', 'guest1', cfgfile, '--dry-run'], world);
   expect(code).toBe(EXIT.preflight);
   expect(stderr).toContain('disk xvdz: the domain has no such disk');
-  expect(stderr).toContain(`${cfgfile} exists already`);
+  expect(stderr).toContain(`${cfgfile} already exists`);
 });
 
 test('a domain that is not there is exit code 4', async () => {

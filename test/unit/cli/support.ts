@@ -144,7 +144,7 @@ export const recoverResult: RecoverResult = {
   name: plan.name,
   domain: 'guest1',
   guest: 'running',
-  undone: ['let the guest go on'],
+  undone: ['resumed the guest'],
 };
 
 export const revertRecovered: RecoverResult = {

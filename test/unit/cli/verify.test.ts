@@ -50,7 +50,7 @@ test('a file that was cut off is refused with the offset, and all findings for a
   const text = await xlsnap(['verify', path]);
   expect(text).toMatchObject({ code: EXIT.format, stdout: '' });
   expect(text.stderr).toMatch(
-    /is no sound save file:\n {2}.*: expected \d+ bytes, found \d+ \(TRUNCATED, at offset \d+\)$/m,
+    /is not a sound save file:\n {2}.*: expected \d+ bytes, found \d+ \(TRUNCATED, at offset \d+\)$/m,
   );
   expect(text.stderr.match(/offset/g)).toHaveLength(1);
   const json = await xlsnap(['verify', path, '--json']);
@@ -85,7 +85,7 @@ test('with a manifest beside it, each byte is compared; other JSON there is none
     await writeFile(`${path}.json`, text);
     const other = await xlsnap(['verify', path]);
     expect(other).toMatchObject({ code: 0 });
-    expect(other.stdout).toContain('no checksums lie beside it');
+    expect(other.stdout).toContain('there are no checksums beside it');
   }
 });
 

@@ -274,12 +274,12 @@ function expectAsTold(
       expect(host.domid, where).toBeUndefined();
       expect(error.message, where).toContain('is not running');
       expect(error.message.includes('was destroyed'), where).toBe(running);
-      expect(error.hint, where).toContain('the same command tries again');
+      expect(error.hint, where).toContain('run the same command again');
       break;
     case 'restore':
       expect(host.domid, where).toBeUndefined();
       expectContents(scene, 'at the snapshot', where);
-      expect(error.hint, where).toContain('the same command tries again');
+      expect(error.hint, where).toContain('run the same command again');
       for (const left of scene.leftovers()) {
         expect(`${error.hint} ${error.undoFailures}`, where).toContain(left);
       }

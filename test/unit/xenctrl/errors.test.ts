@@ -9,6 +9,6 @@ test('a failed call names the function and the errno', () => {
 });
 
 test('an untested Xen is told together with the tested ones', () => {
-  expect(untestedXen('Xen 4.19 runs').message).toBe('Xen 4.19 runs; tested are Xen 4.20 and 4.17');
+  expect(untestedXen('Xen 4.19 runs').message).toBe('Xen 4.19 runs; tested with Xen 4.20 and 4.17');
   expect(untestedXen('Xen 4.19 runs').exitCode).toBe(13);
 });

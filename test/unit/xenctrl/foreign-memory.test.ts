@@ -203,7 +203,7 @@ describe('packPages', () => {
       exitCode: 12,
       offset: 3 * PAGE,
       data: { errno: 'ENOSPC' },
-      hint: expect.stringContaining('make room'),
+      hint: expect.stringContaining('free some space'),
     });
     expect(mapped).toBe(0);
   });

@@ -376,7 +376,7 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     const error = await failure(createSnapshot(host, mixed()));
     expect(error.code).toBe(OTHERS[what].code);
     expect(error.undoFailures).toEqual([]);
-    expect(error.undone.includes('let the guest go on')).toBe(what === 'is resumed by somebody else');
+    expect(error.undone.includes('resumed the guest')).toBe(what === 'is resumed by somebody else');
     expect(readdirSync(directory)).toEqual(before);
     expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({});
     expect(host.runs).toBe(what === 'is resumed by somebody else');
@@ -384,7 +384,7 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
 
   it.each([
     ['goes on', true],
-    ['is gone', false],
+    ['no longer exists', false],
   ])('its QEMU breaks off when it has taken the disks, and the domain %s', async (_, lives) => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     const before = readdirSync(directory);
@@ -464,7 +464,7 @@ describe('a create that fails', () => {
     const error = await failure(createSnapshot(host, request()));
     expect(error.phase).toBe('disks');
     expect(error.undone).toEqual([
-      'let the guest go on',
+      'resumed the guest',
       expect.stringContaining('removed'),
       expect.stringContaining('removed the directory'),
     ]);
@@ -631,7 +631,7 @@ describe('the guest goes first', () => {
       if (call === 'announceResume') throw new Error('no xenstore');
     };
     const result = await createSnapshot(host, { domain: 'guest1', name: 's1', snapshotDir: snapshots });
-    expect(result.warnings).toEqual([expect.stringMatching(/xenstored was not told.*xlsnap recover/s)]);
+    expect(result.warnings).toEqual([expect.stringMatching(/xenstored was not informed.*xlsnap recover/s)]);
     expect([host.runs, host.unannounced]).toEqual([true, true]);
     host.fault = () => {};
     await recoverAll(host, snapshots);
@@ -652,7 +652,7 @@ describe('the guest goes first', () => {
       const error = await failure(
         createSnapshot(host, { domain: 'guest1', name: 's1', snapshotDir: snapshots }),
       );
-      expect(error.undone).toContain('let the guest go on');
+      expect(error.undone).toContain('resumed the guest');
       expect(host.runs).toBe(true);
     },
   );

@@ -77,7 +77,7 @@ describe('a guest with more memory than its target', () => {
     rmSync(`${path}.json`);
     const { warnings } = await revertSnapshot(host, { ...request, force: true });
     expect(targetOf(host.config)).toBe(1200);
-    expect(warnings).toContainEqual(expect.stringContaining('it comes back with that as its target'));
+    expect(warnings).toContainEqual(expect.stringContaining('the restored domain has that as its target'));
   });
 });
 
@@ -145,7 +145,7 @@ describe('before a create', () => {
 });
 
 describe('before a revert', () => {
-  const gone = { code: 'IMAGE_GONE', message: 'disk hdc: its image /d/cd.iso is gone' };
+  const gone = { code: 'IMAGE_GONE', message: 'disk hdc: its image /d/cd.iso no longer exists' };
   const finds = (host: FakeHost, found: object): void => {
     host.restoreFindings = () => ({
       obstacles: [],
@@ -221,6 +221,6 @@ test('a restored domain whose disk nobody serves is reported', async () => {
   const request = await take(host);
   host.unconnectedDisks = [{ vdev: 'xvdb', path: '/d/cd.iso' }];
   const { warnings } = await revertSnapshot(host, request);
-  expect(warnings).toEqual([expect.stringContaining('disk xvdb (/d/cd.iso) has not come up')]);
+  expect(warnings).toEqual([expect.stringContaining('disk xvdb (/d/cd.iso) did not come up')]);
   expect(host.runs).toBe(true);
 });

@@ -100,9 +100,9 @@ describe('recoverSnapshot', () => {
       domain: 'guest1',
       guest: 'running',
       undone: [
-        'let the guest go on',
-        'took the snapshot of disk xvdb back',
-        'took the snapshot of disk xvda back',
+        'resumed the guest',
+        'removed the snapshot of disk xvdb',
+        'removed the snapshot of disk xvda',
         `removed ${memory()}.partial`,
       ],
     });
@@ -161,7 +161,7 @@ describe('recoverSnapshot', () => {
     };
     const error = await failure(recoverSnapshot(host, { path: memory() }));
     expect(error).toMatchObject({ code: 'NOT_RECOVERED', exitCode: 14 });
-    expect(error.undone).toContain('let the guest go on');
+    expect(error.undone).toContain('resumed the guest');
     expect(error.undoFailures[0]).toMatch(/QEMU does not answer.*by hand/);
     expect(host.runs).toBe(true);
     host.fault = () => {};
@@ -375,7 +375,7 @@ describe('after the host went down', () => {
 
 describe('a journal that is refused', () => {
   it.each<[string, () => void, RegExp]>([
-    ['others may write to it', () => chmodSync(journal(), 0o666), /somebody else/],
+    ['others may write to it', () => chmodSync(journal(), 0o666), /another user/],
     [
       'it was moved',
       () => {

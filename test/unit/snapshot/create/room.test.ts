@@ -58,7 +58,7 @@ describe('room for the memory file', () => {
     free = 40 * MIB;
     expect(await failure(plan())).toMatchObject({
       code: 'NO_ROOM',
-      message: expect.stringContaining('without its pages of zeros'),
+      message: expect.stringContaining('not counting its pages of zeros'),
     });
   });
 

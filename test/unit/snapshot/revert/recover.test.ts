@@ -375,7 +375,7 @@ describe('a domain', () => {
     expect(await recover()).toMatchObject({
       outcome: 'whole',
       guest: 'running',
-      undone: expect.arrayContaining(['let the domain run']),
+      undone: expect.arrayContaining(['unpaused the domain']),
     });
     expect(host.runs).toBe(true);
     expect(aside()).toBeUndefined();
@@ -486,7 +486,7 @@ describe('the disks of a revert whose restore fails', () => {
   it('are as before once recover is given its journal, as the error says', async () => {
     const error = await failRestore();
     expect(error).toMatchObject({ code: 'RESTORE_FAILED', phase: 'restore', undoFailures: [] });
-    expect(error.hint).toContain('the same command tries again');
+    expect(error.hint).toContain('run the same command again');
     expect(error.hint).toContain(`xlsnap recover ${journal()} puts its disks back as they were before`);
     expect(diskContents()).toEqual(['at the snapshot', 'at the snapshot']);
     expect(await recover()).toMatchObject({ outcome: 'undone', guest: 'gone' });
@@ -547,11 +547,11 @@ describe('the revert that comes next', () => {
     const told: string[] = [];
     const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
     await planRevert(host, request, { reporter });
-    expect(told.join()).toMatch(/former revert was killed, or is under way/);
+    expect(told.join()).toMatch(/earlier revert was killed, or is still running/);
     told.length = 0;
     await revertSnapshot(host, request, { reporter });
     expect(told).toEqual([
-      'a former revert of guest1 to "s1" did not finish; the disks are as before it, and the domain is gone',
+      'an earlier revert of guest1 to "s1" did not finish; the disks are as before it, and the domain is gone',
     ]);
   });
 
@@ -563,7 +563,7 @@ describe('the revert that comes next', () => {
     const told: string[] = [];
     const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
     await revertSnapshot(host, request, { reporter });
-    expect(told).toEqual([`a former revert of guest1 to "s1" did not finish; ${how}`]);
+    expect(told).toEqual([`an earlier revert of guest1 to "s1" did not finish; ${how}`]);
   });
 
   it('touches nothing else when the disks cannot be put back', async () => {
@@ -637,7 +637,7 @@ describe('a qemu-img that the dead process has started', () => {
     const clock = vi.spyOn(performance, 'now').mockImplementation(() => (now += 20_000));
     const error = await failure(recover());
     clock.mockRestore();
-    expect(error.undoFailures[0]).toMatch(/pid 4711.* still works on .*xvda/);
+    expect(error.undoFailures[0]).toMatch(/pid 4711.* is still working on .*xvda/);
     host.workers.clear();
     await recover();
     expect(filesOf(host.directory)).toEqual(files);
@@ -683,9 +683,9 @@ describe('a journal that is refused', () => {
     });
 
   it.each<[string, () => void, RegExp]>([
-    ['others may write to it', () => chmodSync(journal(), 0o666), /somebody else/],
+    ['others may write to it', () => chmodSync(journal(), 0o666), /another user/],
     ['it was moved', change('journal', '/x/y.revert.journal'), /elsewhere/],
-    ['it is of something else', change('kind', 'bench'), /neither of a create nor of a revert/],
+    ['it is of something else', change('kind', 'bench'), /neither a create nor a revert/],
     ['its mark leads elsewhere', change('mark', '../x'), /mark/],
     ['its state is unknown', change('state', 'asleep'), /state/],
     ['its options are none', change('options', 1), /options/],

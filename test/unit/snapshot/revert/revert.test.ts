@@ -323,7 +323,7 @@ describe('a revert that is refused', () => {
     writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), tags: {} });
     const error = await refused(host, request);
     expect(error.message).toContain('xvda');
-    expect(error.message).toContain('xvdb.img is gone');
+    expect(error.message).toContain('xvdb.img no longer exists');
   });
 
   it.each(['xvdb.img', 'below.img'])(
@@ -445,7 +445,7 @@ describe('a risky revert', () => {
       (host) =>
         host.toolstack.repointDisks(toDomid(7), [{ vdev: 'xvdb', path: at('xvdb.img'), format: 'qcow2' }]),
       'base-written',
-      'no longer as at the snapshot',
+      'has changed since the snapshot',
     ],
     [
       'the domain has another image by now',
@@ -457,7 +457,7 @@ describe('a risky revert', () => {
         ]);
       },
       'other-image',
-      'new.img by now, which has nothing to do with',
+      'new.img, which is unrelated to',
     ],
     [
       'the domain writes to an image that lies below that of the snapshot',
@@ -492,7 +492,7 @@ describe('a risky revert', () => {
         writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), virtualSize: 1 << 21 });
       },
       'disk-resized',
-      'xvda.img has 2097152 bytes by now; at the snapshot the guest saw 1048576',
+      'xvda.img now has 2097152 bytes; at the snapshot the guest saw 1048576',
     ],
     [
       'the base was written to, and the domain is down',
@@ -642,7 +642,7 @@ describe('a revert that fails', () => {
     const before = files();
     const error = await failure(revertSnapshot(host, request));
     expect(error.phase).toBe('destroy');
-    expect(error.message).toContain('its disks are untouched');
+    expect(error.message).toContain('its disks are unchanged');
     expect(files()).toEqual(before);
   });
 

@@ -314,7 +314,7 @@ describe('locks', () => {
       );
       expect(error).toMatchObject({
         code: 'DOMAIN_CHANGED',
-        hint: expect.stringContaining('nothing has been touched'),
+        hint: expect.stringContaining('nothing has been changed'),
       });
       expect(filesOf(directory)).toEqual(before);
     },
@@ -404,7 +404,7 @@ describe('the journal of a revert that was killed', () => {
         log: (_level: string, text: string) => logged.push(text),
       };
       await planRevert(host, request, { reporter });
-      expect(logged).toEqual([expect.stringContaining('a former revert was killed')]);
+      expect(logged).toEqual([expect.stringContaining('an earlier revert was killed')]);
       await revertSnapshot(host, request);
       expect(Object.keys(filesOf(directory)).filter((name) => name.endsWith('.journal'))).toEqual([]);
       expect(host.runs).toBe(true);

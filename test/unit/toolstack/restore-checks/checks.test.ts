@@ -111,7 +111,7 @@ describe('network interfaces', () => {
     const script = at('vif-own');
     const config = nic({ bridge: 'ovs0.5:7', script });
     expect(await networkObstacles(config, places())).toMatchObject([
-      { code: 'SCRIPT_GONE', message: expect.stringContaining('is gone') },
+      { code: 'SCRIPT_GONE', message: expect.stringContaining('no longer exists') },
     ]);
     touch(script, 0o644);
     expect(await networkObstacles(config, places())).toMatchObject([
@@ -144,8 +144,8 @@ describe('programs', () => {
       const { obstacles, warnings } = await programFindings(guest(type, { kernel, ramdisk: kernel }));
       expect(obstacles).toEqual([]);
       expect(warnings).toEqual([
-        `the guest's kernel ${kernel} is gone: the guest cannot reboot`,
-        `the guest's ramdisk ${kernel} is gone: the guest cannot reboot`,
+        `the guest's kernel ${kernel} no longer exists: the guest cannot reboot`,
+        `the guest's ramdisk ${kernel} no longer exists: the guest cannot reboot`,
       ]);
     }
     touch(kernel);
@@ -156,7 +156,7 @@ describe('programs', () => {
     const path = at('ovmf.bin');
     const config = guest('hvm', { 'type.hvm': { system_firmware: path } });
     expect((await programFindings(config)).warnings).toEqual([
-      `the guest's firmware ${path} is gone: the guest cannot reboot`,
+      `the guest's firmware ${path} no longer exists: the guest cannot reboot`,
     ]);
   });
 

@@ -33,7 +33,7 @@ describe('why xl failed', () => {
       'failed to free memory for the domain',
     );
     expect(firstCause('something\nelse\n')).toBe('something; else');
-    expect(firstCause('\n')).toBe('it said nothing');
+    expect(firstCause('\n')).toBe('it printed nothing');
   });
 
   test.each([
