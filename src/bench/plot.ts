@@ -37,7 +37,7 @@ export function stripPlot(rows: readonly StripRow[], { title, format }: PlotOpti
       const y = at * ROW_HEIGHT + ROW_HEIGHT / 2;
       const box = `<rect class="box" x="${x(summary.lowerQuartile)}" y="${y - 9}" width="${px(x(summary.upperQuartile) - x(summary.lowerQuartile))}" height="18"/>`;
       const middle = `<line class="median" x1="${x(summary.median)}" x2="${x(summary.median)}" y1="${y - 11}" y2="${y + 11}"/>`;
-      // Alternating heights, so that equal values can be told apart.
+      // Alternating heights, so that equal values can be distinguished.
       const dots = values.map(
         (one, i) => `<circle class="dot" cx="${x(one)}" cy="${px(y + ((i % 3) - 1) * 4)}" r="3"/>`,
       );

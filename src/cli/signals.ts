@@ -9,7 +9,7 @@ export interface Interruption {
   [Symbol.dispose](): void;
 }
 
-/** From now on SIGINT, SIGTERM and SIGHUP abort; a further one kills nothing while the work is being undone. */
+/** Makes SIGINT, SIGTERM and SIGHUP abort the signal; later ones kill nothing while the work is being undone. */
 export function catchSignals(context: CliContext, say: (message: string) => void): Interruption {
   const controller = new AbortController();
   let received: EndingSignal | undefined;

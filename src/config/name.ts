@@ -11,7 +11,7 @@ export const MAX_NAME_BYTES = 200;
 /** Controls and the two characters of Unicode that break a line. */
 const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}]/u;
 
-/** What stands against a snapshot's name; `undefined` when it is good. */
+/** Says what is wrong with a snapshot's name; `undefined` if nothing is. */
 export function checkSnapshotName(name: string): TextProblem | undefined {
   const shown = JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name);
   const problem = (why: string, hint?: string): TextProblem => ({
@@ -38,7 +38,7 @@ export function checkSnapshotName(name: string): TextProblem | undefined {
 /** Longest path, PATH_MAX less its NUL (linux/limits.h). */
 const MAX_PATH_BYTES = 4095;
 
-/** What stands against a path of a cfgfile; `undefined` when it is good. */
+/** Says what is wrong with a path in a cfgfile; `undefined` if nothing is. */
 export function checkPath(path: string): TextProblem | undefined {
   const shown = JSON.stringify(path.length > 200 ? `${path.slice(0, 200)}…` : path);
   if (!isWellFormed(path) || CONTROL.test(path)) {
@@ -60,7 +60,7 @@ export function checkPath(path: string): TextProblem | undefined {
   return undefined;
 }
 
-/** What stands against a description: it is shown on terminals, so only tab and newline of the controls. */
+/** Says what is wrong with a description. It is shown on terminals, so tab and newline are the only control characters allowed. */
 export function checkDescription(text: string): TextProblem | undefined {
   if (isWellFormed(text) && !/[^\P{Cc}\t\n]/u.test(text)) return undefined;
   return {

@@ -6,7 +6,7 @@ import { checkDescription, checkPath, checkSnapshotName, type TextProblem } from
 /** Largest cfgfile in bytes. */
 export const MAX_CONFIG_BYTES = 1024 * 1024;
 
-/** Findings that are told; a file with more is of another kind. */
+/** Maximum number of findings reported; a file with more is not a cfgfile. */
 const MAX_FINDINGS = 20;
 
 /**

@@ -3,7 +3,7 @@ import { ConfigError } from './errors.ts';
 import { parseConfig } from './parse.ts';
 
 /**
- * A cfgfile that `parseConfig` takes back as `config` (but for `source`).
+ * Prints a cfgfile that `parseConfig` reads as `config` again (but for `source`).
  *
  * @param comment lines to stand at its head, without `#`
  * @throws ConfigError when no cfgfile can say it: a path with a comma, a bad name

@@ -5,8 +5,8 @@ export interface CallOptions {
   readonly reporter?: Reporter;
   /** Ends the work; everything is undone, the promise rejects with InterruptedError. */
   readonly signal?: AbortSignal;
-  /** After an abort: how long a call may take to end by itself before it is given up; 90 000 unless given. */
+  /** After an abort: how long a call may take to end by itself before it is given up. Default: 90 000. */
   readonly graceMs?: number;
-  /** How long one undo may make no progress before the others go on without it; 150 000 unless given. */
+  /** How long one undo may make no progress before the others run without it. Default: 150 000. */
   readonly undoTimeoutMs?: number;
 }

@@ -1,6 +1,6 @@
 import { type Limits, within } from './deadline.ts';
 
-/** Holds what arrives until somebody asks for it, in order. */
+/** Queues what arrives until a caller asks for it, in order. */
 export class EventQueue<T> {
   #items: T[] = [];
   #waiting: PromiseWithResolver<T>[] = [];

@@ -1,7 +1,7 @@
 import { EventQueue } from './event-queue.ts';
 import type { LogLevel, Progress, Reporter } from './reporter.ts';
 
-/** What a `Reporter` is told, as an object. */
+/** A call of a `Reporter`, as an object. */
 export type ProgressEvent =
   | {
       readonly type: 'phase';

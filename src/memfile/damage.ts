@@ -5,7 +5,7 @@ import { type Finding, type LocatedItem, RecordError, readStream, StreamError } 
 import { type ChecksumOptions, checksumFile, differing, type FileRange } from './checksums.ts';
 import type { Manifest } from './manifest.ts';
 
-/** Most stretches that are told one by one. */
+/** Maximum number of stretches reported one by one. */
 const MOST_TOLD = 100;
 
 /**

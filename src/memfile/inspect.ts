@@ -31,7 +31,7 @@ export interface InspectOptions extends Pick<CallOptions, 'signal'> {
   readonly extents?: (fd: number) => Promise<Extents>;
   /** Reads all pages, to find those of zeros that take space. */
   readonly readPages?: boolean;
-  /** Most ranges in the memory map; 1000 unless given. */
+  /** Maximum number of ranges in the memory map. Default: 1000. */
   readonly maxRanges?: number;
 }
 
@@ -105,7 +105,7 @@ export interface Scan {
 
 /**
  * Reads a save file, xl's or ours, without its pages, and tells what it holds. Needs no Xen. Takes an byte for each page
- * of the guest, and a little more. Damage does not make it fail: what was read before it is told, with the findings.
+ * of the guest, and a little more. Damage does not make it fail: what was read before the damage is returned, with the findings.
  * @throws MemoryFileError when the file cannot be opened or has too many records, InterruptedError
  */
 export async function inspectFile(path: string, options: InspectOptions = {}): Promise<Inspection> {

@@ -79,7 +79,7 @@ export interface DomainSummary {
   readonly disks: readonly ConfigDisk[];
 }
 
-/** What can be told of a domain from its configuration alone, whatever that lacks. */
+/** Describes a domain by its configuration alone, whatever that lacks. */
 export function summarizeConfig(config: LibxlConfig): DomainSummary {
   const { c_info: general, b_info: build } = config;
   const text = (from: unknown, key: string): string | undefined => {

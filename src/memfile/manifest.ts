@@ -14,7 +14,7 @@ export type SnapshotDisk =
       /** The image at the snapshot's instant; read-only from then on. */
       readonly base: string;
       readonly baseFormat: string;
-      /** The overlay that the domain goes on with. */
+      /** The overlay that the domain continues on. */
       readonly overlay: string;
     };
 

@@ -162,7 +162,7 @@ export async function deleteInternalSnapshot(
 }
 
 /**
- * Merges an overlay, the top node of a disk, into its backing image and goes on with that. The guest may run.
+ * Merges an overlay, the top node of a disk, into its backing image and continues on that. The guest may run.
  * The overlay's file is not used afterwards, and not removed. A job that an earlier call has left is waited for, and
  * completed where it is ready: QEMU would refuse a second one.
  * @param base the backing image right below it, as QEMU names the file; without it QEMU would merge the whole chain
@@ -214,7 +214,7 @@ const CANCEL_MS = 2000;
 /** How often a job is asked how far it has got. */
 const JOB_POLL_MS = 500;
 
-/** The next event of a job. While its offset grows, whoever waits for the work is told that it makes progress. */
+/** The next event of a job. While its offset grows, progress is reported to whoever waits for the work. */
 async function nextOf(
   client: QmpClient,
   jobId: string,
@@ -252,7 +252,7 @@ async function nextOf(
 }
 
 /**
- * A job that nobody completes would stand against every later snapshot; one that is over is not there. The session may have
+ * A job that nobody completes would block every later snapshot; a finished one does not exist. The session may have
  * been closed by whoever has given the work up: then it is done by another.
  */
 async function cancelJob(client: QmpClient, jobId: string): Promise<void> {

@@ -2,7 +2,7 @@
  * What can go wrong with QMP, split by who is to blame:
  *
  *     QmpError
- *       QmpConnectError    no socket, no permission, somebody else is connected
+ *       QmpConnectError    no socket, no permission, another client is connected
  *       QmpProtocolError   the peer does not speak QMP as specified; the session is over
  *       QmpCommandError    QEMU refused the command
  *       QmpTimeoutError    no answer or event in time

@@ -79,7 +79,7 @@ export interface VerifyOptions {
   readonly signal?: AbortSignal | undefined;
   /**
    * Gets each item, and is waited for: for who wants to know more than the facts. The pages of a PAGE_DATA record can be
-   * read meanwhile.
+   * read in the meantime.
    */
   readonly onItem?: (item: LocatedItem) => void | Promise<void>;
 }

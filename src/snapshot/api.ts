@@ -33,15 +33,15 @@ export interface CreateRequest {
   readonly config?: SnapshotConfig;
   /** `--name`; the cfgfile's name wins. */
   readonly name?: string;
-  /** Copies the memory while the guest runs, and stops it for what it wrote meanwhile only. */
+  /** Copies the memory while the guest runs, and stops it only for what it wrote in the meantime. */
   readonly live?: boolean;
-  /** Live: most rounds while the guest runs, 1 … 49; 5 unless given. */
+  /** Live only: maximum number of rounds while the guest runs, 1 to 49. Default: 5. */
   readonly maxRounds?: number;
   /** Live: the guest is stopped as soon as its downtime will be about so long. Without it: as short as it gets. */
   readonly targetDowntimeMs?: number;
   /** Live: rather than stop the guest for longer, create gives up. */
   readonly maxDowntimeMs?: number;
-  /** How long the guest may take to suspend; 60 000 unless given. */
+  /** How long the guest may take to suspend. Default: 60 000. */
   readonly suspendTimeoutMs?: number;
   /** Waits until the memory file is on the disk, before it gets its name. Yes unless it is `false`. */
   readonly sync?: boolean;
@@ -52,7 +52,7 @@ export interface CreateRequest {
    * Has another process undo everything should this one be killed. Yes unless it is `false`; `recover` can do it later.
    */
   readonly guardian?: boolean;
-  /** Where memory files go when the configuration names none; where the host has them unless given. */
+  /** Where memory files go if the configuration names none. Default: the host's directory. */
   readonly snapshotDir?: string;
 }
 
@@ -100,7 +100,7 @@ export interface CopyRound {
   /** Pages copied. */
   readonly pages: number;
   readonly seconds: number;
-  /** Pages that were written meanwhile, and have to be copied again. */
+  /** Pages that were written in the meantime, and have to be copied again. */
   readonly dirtyAfter: number;
 }
 
@@ -150,7 +150,7 @@ export interface RevertRequest {
   readonly accept?: readonly RiskName[];
   /** Keeps the overlays that an external revert replaces. */
   readonly keep?: boolean;
-  /** How long destroying may take; 60 000 unless given. */
+  /** How long destroying may take. Default: 60 000. */
   readonly timeoutMs?: number;
   /** Options of the command line that change nothing about the revert; the command in a RiskError repeats them. */
   readonly otherOptions?: readonly string[];
@@ -201,7 +201,7 @@ export interface RevertResult {
 export interface RecoverRequest {
   /** A memory file or its journal; it need not be there. */
   readonly path: string;
-  /** How long a create or revert of the domain that is under way is waited for; 0 unless given. */
+  /** How long to wait for a create or revert of the domain that is still running. Default: 0. */
   readonly lockTimeoutMs?: number;
 }
 

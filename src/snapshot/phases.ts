@@ -148,7 +148,7 @@ export class Phases {
    * that is all or nothing.
    * @param what past participle, for the report: `resumed the guest`
    * @param byHand what an administrator does when the undo fails, or takes too long
-   * @param run is told whether an undo before it has failed; gives `false` when there was nothing to undo
+   * @param run receives whether an earlier undo has failed; gives `false` if there was nothing to undo
    * @param options `first`: before all others, wherever it stands: a guest waits for it
    * @returns forgets this undo
    */

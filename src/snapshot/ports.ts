@@ -40,7 +40,7 @@ export interface DomainState {
 /** The part of a domain's state that Xen alone knows. */
 export type DomainVitals = Pick<DomainState, 'domid' | 'uuid' | 'paused' | 'dying' | 'shutdown'>;
 
-/** The hypervisor: libxenctrl, libxenforeignmemory, and what of xenstore belongs to suspending. */
+/** The hypervisor: libxenctrl, libxenforeignmemory, and the part of xenstore that suspending needs. */
 export interface Hypervisor {
   version(): Promise<XenVersion>;
   /** `undefined` when there is no such domain. */
@@ -54,7 +54,7 @@ export interface Hypervisor {
   unpause(domid: Domid): Promise<void>;
   /**
    * Asks the guest to suspend and waits until it has (shutdown reason `suspend`). The domain must not be paused.
-   * When this rejects, the request has been taken back and the guest runs on.
+   * When this rejects, the request has been undone and the guest keeps running.
    * @throws SuspendError on time-out, or when the guest shut down for another reason.
    */
   suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
@@ -129,7 +129,7 @@ export interface Guest extends AsyncDisposable {
    * @returns the kind of each page, which is `data` or `unmapped`; of those there is nothing in `into`
    */
   readPages(pfns: Uint32Array, into: Uint8Array): Promise<Uint8Array>;
-  /** Log-dirty mode on: from now on Xen notes which pages are written. One that is on already begins anew. */
+  /** Turns log-dirty mode on: from now on Xen tracks which pages are written. If it is on already, it restarts. */
   startDirtyLog(): Promise<void>;
   /**
    * Sets in `pages`, a bitmap of `p2mSize` bits, the pfns written since the last call, or since the start; Xen forgets them
@@ -143,8 +143,8 @@ export interface Guest extends AsyncDisposable {
   /** Log-dirty mode off. May be called when it is off. */
   stopDirtyLog(): Promise<void>;
   /**
-   * The guest is suspended now: finds out anew what it may have moved while it ran. Comes before the last pages are read.
-   * @param options `mayGrow`: no page has been read yet, so a p2m that has become larger meanwhile is taken as it is now
+   * Looks again for what the guest may have moved while it ran. Call it once the guest is suspended, before the last pages are read.
+   * @param options `mayGrow`: no page has been read yet, so a p2m that has grown since is taken as it is now
    * @throws DomainError when what is written already cannot be of the same guest
    */
   settle(options: { mayGrow: boolean }): Promise<void>;
@@ -156,7 +156,7 @@ export interface Guest extends AsyncDisposable {
   stateRecords(): Promise<readonly LibxcStateRecord[]>;
 }
 
-/** How a disk of the domain can be snapshotted; what stands against it is in `internal` and `external`. */
+/** A disk of the domain. `internal` and `external` list what prevents each kind of snapshot. */
 export interface DomainDisk {
   /** `xvda`, `hda`, … as in the domain's configuration. */
   readonly vdev: string;
@@ -282,7 +282,7 @@ export interface DeviceModel extends AsyncDisposable {
   snapshotDisks(actions: readonly DiskAction[]): Promise<void>;
   /**
    * Puts the disks back as they were before `snapshotDisks` took these actions: deletes the tags; merges each overlay
-   * into its base, which the domain goes on with, and removes the overlay. The domain may run meanwhile. An action that
+   * into its base, which the domain continues on, and removes the overlay. The domain may run in the meantime. An action that
    * was not taken, or has been undone, is left out.
    * @returns those that there was something to undo of
    */
@@ -313,7 +313,7 @@ export interface Toolstack {
     options: { readonly what: string; readonly timeoutMs?: number },
   ): Promise<AsyncDisposable>;
   /**
-   * Has somebody else watch over this process: should it end without `dismiss`, they undo what the journal tells
+   * Has another process watch over this one: if this one ends without `dismiss`, it undoes what the journal lists
    * (`recoverSnapshot`). Called before there is a journal, so that they are ready when there is. Must not make the
    * caller wait.
    * @throws EnvironmentError when there is nobody
@@ -327,10 +327,10 @@ export interface Toolstack {
   saver(domid: Domid): Promise<number | undefined>;
   /** The configuration it would be saved with. */
   domainConfig(domid: Domid): Promise<LibxlConfig>;
-  /** All disks of the domain, with what stands against snapshotting each. */
+  /** All disks of the domain, with what prevents a snapshot of each. */
   disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]>;
   /**
-   * What else stands against a snapshot of the domain: its device model, what its kernel says. Reads only. A toolstack that
+   * Finds what else prevents a snapshot of the domain: its device model, what its kernel says. Reads only. A toolstack that
    * leaves this out says that it knows nothing.
    */
   createFindings?(domain: DomainState, config: LibxlConfig): Promise<CreateFindings>;
@@ -421,14 +421,14 @@ export interface Host extends AsyncDisposable {
   readonly toolstack: Toolstack;
   readonly images: Images;
   /**
-   * Where memory files go whose cfgfile names none, and the journals of reverts; `/var/lib/xen/snapshots` unless given.
+   * Where memory files go whose cfgfile names none, and the journals of reverts. Default: `/var/lib/xen/snapshots`.
    * Absolute.
    */
   readonly snapshotDir?: string;
-  /** Where the state of guests that are held is kept, on tmpfs; `/run/xlsnap` unless given. Absolute. */
+  /** Where the state of guests that are held is kept, on tmpfs. Absolute. Default: `/run/xlsnap`. */
   readonly runDirectory?: string;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
   readonly extents?: (fd: number) => Promise<Extents>;
-  /** Memory in bytes that may be filled with pages that wait to be written; what `/proc/meminfo` tells unless given. */
+  /** Memory in bytes that may be filled with pages that wait to be written. Default: by `/proc/meminfo`. */
   readonly spareMemory?: (() => number) | undefined;
 }

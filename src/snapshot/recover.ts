@@ -26,8 +26,8 @@ import { revertKeys } from './revert/related.ts';
 const HEADLESS_MS = 1000;
 
 /**
- * Undoes what a create has left whose process was killed, or whose host went down: the guest goes on as it was, and
- * nothing is left that looks like a snapshot. Where the snapshot is whole it stays. Of a revert the disks are then all as
+ * Undoes what is left of a create whose process was killed, or whose host went down: the guest is as it was before, and
+ * nothing is left that looks like a snapshot. A complete snapshot stays. After a revert the disks are all as
  * before, or all as at the snapshot; see `RecoverResult`. May be called any number of times.
  *
  * @throws DomainError DOMAIN_BUSY when the create or revert is still under way; JournalError; RecoverError when something could not
@@ -108,7 +108,7 @@ function keysOf(found: Exclude<FoundJournal, { kind: 'headless' }>): readonly st
 /**
  * Does the same for every create and revert whose journal is below a directory, where reverts leave them, and creates
  * without a `memory_path`.
- * @param directory where the host has them unless given
+ * @param directory default: where the host has them
  * @throws RecoverError when one of them could not be undone, once all were tried; see `recoverSnapshot`
  */
 export async function recoverAll(
@@ -351,7 +351,7 @@ async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
   }
   if (domain !== undefined && deviceModel !== undefined && used !== undefined && images.includes(used)) {
     const undone = await undoDisk(host, domain.domid, deviceModel, disk);
-    // What QEMU knows of an image that it has open is right; and the guest stands still meanwhile.
+    // What QEMU knows of an image that it has open is right; and the guest is stopped in the meantime.
     if (undone || disk.kind === 'internal') return undone;
   }
   // What a guest that goes on has written is in its base by now.

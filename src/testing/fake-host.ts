@@ -46,7 +46,7 @@ export interface FakeOptions {
 /** Of `guest1`. */
 export const FAKE_UUID = '3f8d2c1e-1111-4222-8333-444455556666';
 
-/** Methods that answer at once, and of which nothing is told. */
+/** Methods that answer at once, and are not recorded. */
 const HERE: readonly string[] = ['guard', 'imageOf'];
 
 /** The key that excludes every other. */
@@ -114,7 +114,7 @@ export class FakeHost implements Host {
   liveObstacle: Obstacle | undefined;
   /** Whether the domain has booted. */
   booted = true;
-  /** Who watches over this process, each with the journal that it was told. */
+  /** Who watches over this process, each with the journal that it was given. */
   readonly guarded = new Set<{ readonly journal?: string }>();
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;

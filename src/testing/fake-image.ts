@@ -13,7 +13,7 @@ export interface FakeImage {
   /** What tells tags of one name apart: name to a number that no other tag of any image has. */
   tagNumbers?: Record<string, number>;
   backing?: string;
-  /** The backing file's format as this image states it: that file's own unless given; empty: not stated. */
+  /** The backing file's format as this image states it; empty: not stated. Default: that file's own. */
   backingFormat?: string;
   /** What the guest has written into its raw disk: it looks like another image. */
   pretends?: FakeImage;

@@ -106,8 +106,8 @@ export class XlToolstack extends LibxlToolstack {
   }
 
   /**
-   * xl removes what it began to build, unless it was ended from outside. Ours has never run; one that somebody else
-   * has started under the same name meanwhile stays.
+   * xl removes what it began to build, unless it was killed. Ours has never run; one that another program
+   * has started under the same name since stays.
    * @throws DomainError when it cannot be removed
    */
   async #removeHalfBuilt(name: string, uuid: string, error: unknown): Promise<void> {

@@ -1,5 +1,5 @@
 /**
- * What of Xen's binary interface depends on headers, as data: one table for all tested releases. Each number is
+ * The part of Xen's binary interface that depends on headers, as data: one table for all tested releases. Each number is
  * compared with the C headers of its release through fixtures/abi (test/unit/xenctrl/abi.test.ts).
  */
 
@@ -202,7 +202,7 @@ export const SHADOW_OP = {
   XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL: 1 << 0,
 } as const;
 
-/** What of a PV vCPU's state is asked for by raw domctl (xen/domctl.h). */
+/** The parts of a PV vCPU's state that are read by raw domctl (xen/domctl.h). */
 export const DOMCTL = {
   XEN_DOMCTL_get_ext_vcpucontext: 43,
   XEN_DOMCTL_getvcpuextstate: 63,

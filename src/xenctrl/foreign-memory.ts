@@ -178,7 +178,7 @@ export class ForeignMemory {
 
   /**
    * One batch after the other: a file system lets one thread at a time write to a file anyway, and those that wait
-   * for it spin. Meanwhile others are mapped and looked at.
+   * for it spin. In the meantime others are mapped and examined.
    */
   async #inTurn(write: () => Promise<void>): Promise<void> {
     const mine = this.#turn.then(write);

@@ -364,7 +364,7 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Turns log-dirty mode on. One that is on already, to track a screen say, is taken over and begins anew.
+   * Turns log-dirty mode on. One that is on already, for example to track a screen, is taken over and restarts.
    * @param gfns how many will be asked for
    */
   async startDirtyLog(domid: Domid, gfns: number): Promise<void> {

@@ -32,7 +32,7 @@ export interface XenstoreRequest {
   readonly payload: Uint8Array;
 }
 
-/** What a watch is told. */
+/** What a watch receives. */
 export interface WatchTarget {
   event(path: string): void;
   end(error: Error): void;

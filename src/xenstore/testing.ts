@@ -20,7 +20,7 @@ interface Watch {
   readonly token: string;
 }
 
-/** Keeps nodes, watches and transactions in memory. A commit fails with EAGAIN when anything changed meanwhile. */
+/** Keeps nodes, watches and transactions in memory. A commit fails with EAGAIN if anything changed in the meantime. */
 export class FakeXenstored implements AsyncDisposable {
   readonly path: string;
   /** Types of the requests received, in order. */

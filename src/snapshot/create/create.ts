@@ -371,7 +371,7 @@ async function runPrecopy(
   await precopy.run();
 }
 
-/** A save that began meanwhile has taken the log over, and with it pages that we do not know of. */
+/** Checks that no other save has taken over the dirty log: we would have missed the pages that it was given. */
 async function ownLog({ host, context }: Parts): Promise<void> {
   const { domid } = context.domain;
   const pid = await host.toolstack.saver(domid);
@@ -418,7 +418,7 @@ async function stopLog(
   }
 }
 
-/** What has been written cannot be taken back: an unfinished stream is one that no restore takes. */
+/** What has been written cannot be undone, but no restore accepts an unfinished stream. */
 async function openStream({ context, phases, options }: Parts): Promise<StreamOutput> {
   const { plan, sink } = context;
   const stream =
@@ -464,7 +464,7 @@ async function openFile({ context, phases }: Parts, journal: CreateJournal): Pro
 /** The snapshot is whole: what is left is no more than a nuisance. */
 async function removeJournal({ phases, context, made }: Parts, journal: CreateJournal): Promise<void> {
   try {
-    // Its storage may hang: what is whole is told all the same.
+    // Its storage may hang; a complete snapshot is reported all the same.
     const remove = async (): Promise<void> => {
       await journal.remove();
       // Nothing else is in it.

@@ -15,7 +15,7 @@ export interface DiskExamination {
   readonly volume: boolean;
   readonly internal: boolean;
   readonly external: boolean;
-  /** What stands against an internal or an external snapshot, or both. */
+  /** What prevents an internal or an external snapshot, or both. */
   readonly obstacles: readonly Obstacle[];
 }
 
@@ -33,9 +33,9 @@ export interface DomainExamination {
   /** Whether the domain could run on while its memory is copied. */
   readonly live: boolean;
   readonly disks: readonly DiskExamination[];
-  /** What stands against any snapshot. */
+  /** What prevents any snapshot. */
   readonly obstacles: readonly Obstacle[];
-  /** What stands against a live one only. */
+  /** What prevents only a live one. */
   readonly liveObstacles: readonly Obstacle[];
   /** What does not hinder a snapshot, but should be known. */
   readonly warnings: readonly string[];
@@ -45,7 +45,7 @@ export interface DomainExamination {
 
 /**
  * Runs the checks that come before a create, for all ways of it at once. Reads only: the domain is not paused, and nothing
- * is written. What stands against it is in the answer.
+ * is written. The answer lists what prevents it.
  * @param nameOrDomid that there is no such domain is an obstacle, too
  * @param options `snapshotDir`: where memory files go without a cfgfile, if not to the usual place
  */

@@ -34,7 +34,7 @@ export interface CreateContext {
   readonly journalBase: string;
   /** Version of the domain's QEMU, if it has one. */
   readonly qemu: string | undefined;
-  /** What stands against the plan so far; preflight adds to it. */
+  /** What prevents the plan so far; preflight adds to it. */
   readonly findings: Obstacle[];
   /** Those of the plan; preflight adds to them. */
   readonly warnings: string[];

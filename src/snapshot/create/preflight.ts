@@ -87,7 +87,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   }
 }
 
-/** What stands against copying the guest's memory while it runs. */
+/** Finds what prevents copying the guest's memory while it runs. */
 export async function findLiveObstacles(
   host: Host,
   { plan, config }: Pick<CreateContext, 'plan' | 'config'>,
@@ -113,7 +113,7 @@ function againstLive(config: LibxlConfig): Obstacle[] {
 /** Values of libxl_passthrough (libxl_types.idl) with which a domain uses the IOMMU. */
 const IOMMU_MODES: readonly string[] = ['enabled', 'sync_pt', 'share_pt'];
 
-/** Somebody else saves or migrates the domain. */
+/** Says that another program is saving or migrating the domain. */
 export function beingSaved(pid: number): Obstacle {
   return {
     code: 'BEING_SAVED',

@@ -58,7 +58,10 @@ export async function wasDestroyed({ hypervisor }: Host, domid: Domid): Promise<
   return isGone(await hypervisor.vitals(domid));
 }
 
-/** @param noted is told when the log is off, or no longer ours to turn off: doing so later could disturb another program */
+/**
+ * Adds the undo of log-dirty mode.
+ * @param noted is called when the log is off, or no longer ours to turn off: doing so later could disturb another program
+ */
 export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog, noted: () => void): void {
   phases.onUndo(
     'turned log-dirty mode off',
@@ -134,7 +137,7 @@ export function undoDisks(
   }
 }
 
-/** Takes one disk's snapshot back, if it was taken: by its QEMU, or without when the domain was destroyed meanwhile. */
+/** Undoes one disk's snapshot, if it was taken: by its QEMU, or without if the domain has been destroyed since. */
 export async function undoTakenDisk(
   host: Host,
   domid: Domid,
@@ -151,7 +154,7 @@ export async function undoTakenDisk(
   }
 }
 
-/** Takes one disk's snapshot back, the domain living. @returns whether there was one */
+/** Undoes one disk's snapshot while the domain exists. @returns whether there was one */
 export async function undoDisk(
   host: Host,
   domid: Domid,

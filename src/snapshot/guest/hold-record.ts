@@ -1,5 +1,5 @@
 /**
- * What a create has done to a guest, in a small file on tmpfs. Whoever lets the guest go on for a process that is gone finds
+ * What a create has done to a guest, in a small file on tmpfs. Whoever resumes the guest for a process that has exited finds
  * it there, also when the storage with the journal hangs. It says nothing about disks and files: those are in the journal.
  */
 import { createHash } from 'node:crypto';

@@ -21,7 +21,7 @@ export interface HoldState {
   readonly unannounced?: boolean;
 }
 
-/** How long a QEMU may take to let its machine go on; then the guest goes on without that. */
+/** How long a QEMU may take to resume its machine; after that the guest resumes without it. */
 const CONT_TIMEOUT_MS = 5000;
 
 const FREE: HoldState = { pauses: 0, asked: false, suspended: false, stopped: false };
@@ -60,7 +60,7 @@ export class GuestHold {
   /** It was let go on: a call that was given up, and ends now, must not hold it again. */
   #over = false;
 
-  /** @param note is told before anything takes effect, and after; what it throws keeps that from taking effect */
+  /** @param note is called before anything takes effect, and after; if it throws, nothing takes effect */
   constructor(hypervisor: Hypervisor, domid: Domid, note: (state: HoldState) => void = () => {}) {
     this.#hypervisor = hypervisor;
     this.#domid = domid;
@@ -68,7 +68,7 @@ export class GuestHold {
     this.#state = FREE;
   }
 
-  /** Takes up what a process that is gone has left; `release` lets the guest go on. */
+  /** Takes over a guest from a process that has exited; `release` resumes it. */
   static adopt(
     hypervisor: Hypervisor,
     domid: Domid,
@@ -92,7 +92,7 @@ export class GuestHold {
       await this.#hypervisor.unpause(this.#domid);
       this.#set({ pauses: this.#state.pauses + 1 });
     }
-    // Suspended by somebody else, an `xl save` say: then it is not ours to resume.
+    // Suspended by another program, such as `xl save`: then it is not ours to resume.
     const shutdown = (await this.#hypervisor.vitals(this.#domid))?.shutdown;
     if (shutdown !== undefined) {
       throw new SuspendError(
@@ -115,8 +115,8 @@ export class GuestHold {
   }
 
   /**
-   * Makes sure that the guest has stood still since. Had somebody let it go on (the end of an `xl save -c` does), what
-   * was copied would be of no instant.
+   * Makes sure that the guest is still suspended. If another program had resumed it (as the end of an `xl save -c` does), what
+   * was copied would not be of one instant.
    * @throws SuspendError, DomainError
    */
   async check(): Promise<void> {
@@ -143,8 +143,8 @@ export class GuestHold {
   }
 
   /**
-   * Lets the guest go on, or leaves it paused if it was: by Xen alone, and by its QEMU as long as that answers. May be
-   * called again after it failed: what is done already is not done twice.
+   * Resumes the guest, or leaves it paused if it was: by Xen alone, and by its QEMU as long as that answers. May be
+   * called again after a failure: nothing is done twice.
    * @returns whether it is still there
    * @throws also when the guest runs, and its QEMU did not answer
    */
@@ -232,7 +232,7 @@ export class GuestHold {
     this.#state = next;
   }
 
-  /** While the guest is let go on, nothing may stand in its way: a full disk, say. */
+  /** Notes a state while the guest is resumed: nothing, such as a full disk, may prevent that. */
   #tell(state: HoldState): void {
     try {
       this.#note(state);

@@ -11,11 +11,11 @@ import { GuestHold, isHeld } from './hold.ts';
 import { type FoundHold, noteLogOff, removeHold } from './hold-record.ts';
 import { isGone } from './state.ts';
 
-/** How long reaching its QEMU may take: the guest goes on without it then. */
+/** How long reaching its QEMU may take; after that the guest resumes without it. */
 const QEMU_TIMEOUT_MS = 10_000;
 
 /**
- * Lets the guest go on, then turns log-dirty mode off. May be called any number of times, under the domain's lock.
+ * Resumes the guest, then turns log-dirty mode off. May be called any number of times, under the domain's lock.
  * @returns as `Phases.undo`
  */
 export async function recoverGuest(

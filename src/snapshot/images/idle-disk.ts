@@ -1,4 +1,4 @@
-/** Snapshots of disks that no QEMU has open: looked for, and taken back by qemu-img. */
+/** Snapshots of disks that no QEMU has open: finds them, and undoes them with qemu-img. */
 
 import { stat } from 'node:fs/promises';
 import { RecoverError } from '../../core/errors.ts';
@@ -19,9 +19,9 @@ export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> 
 }
 
 /**
- * Takes one disk's snapshot back, if it is there.
+ * Undoes one disk's snapshot, if it exists.
  * @param options `merge`: what was written to the overlay goes into its base
- * @returns whether there was anything to take back
+ * @returns whether there was anything to undo
  * @throws RecoverError IMAGE_IN_USE, BASE_WRITTEN; DiskError
  */
 export async function undoIdleDisk(
@@ -34,7 +34,7 @@ export async function undoIdleDisk(
     await freeImages(host).deleteTag(disk.image, disk.tag);
     return true;
   }
-  // One that was made for QEMU, which did not write to it, is empty; one of somebody else's stays.
+  // One that was made for QEMU, which did not write to it, is empty; another program's stays.
   if ((await stat(disk.overlay)).size > 0) {
     if ((await baseOfOverlay(host.images, disk.overlay)) !== disk.base) return false;
     if (merge) {

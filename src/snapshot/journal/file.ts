@@ -180,7 +180,7 @@ export class Journal<Step extends object> {
     try {
       this.note(step);
     } catch {
-      // The disk is full, say.
+      // The disk may be full.
     }
   }
 
@@ -217,7 +217,7 @@ export class Journal<Step extends object> {
 
 /** Notes in a journal that stays why it does. */
 export async function noteProblem(path: string, message: string): Promise<void> {
-  // Not made anew where there is none.
+  // Not created again if it does not exist.
   await using file = await open(path, constants.O_WRONLY | constants.O_APPEND);
   await file.write(`${JSON.stringify({ step: 'problem', message })}\n`);
 }

@@ -42,7 +42,7 @@ export interface MemoryOptions extends CallOptions {
   /** Pages that the guest has, about; for the progress. */
   readonly expectedPages: number;
   readonly tuning?: Tuning;
-  /** How many bytes may wait in memory until the guest runs again; what the host can spare unless given. */
+  /** How many bytes may wait in memory until the guest runs again. Default: what the host can spare. */
   readonly spareMemory?: (() => number) | undefined;
 }
 
@@ -142,7 +142,7 @@ export class MemorySaver implements PageSaver {
   /**
    * Finds the populated pages, gives each its place, and copies it; a page of zeros becomes a hole. Pages of type
    * XTAB have no entry: nothing is there.
-   * @param deferred where pages are noted that could not be mapped, since the guest gave them away meanwhile; without
+   * @param deferred where pages are noted that could not be mapped, since the guest has given them away; without
    * it that is an error, as it is when the guest is suspended
    * @returns pages copied
    */
@@ -168,7 +168,7 @@ export class MemorySaver implements PageSaver {
 
   /**
    * Copies the pages in `dirty` again, to their places. Afterwards only the bits of those are set that could not be
-   * mapped, since the guest gave them away meanwhile.
+   * mapped, since the guest has given them away.
    * @param round its number, for the progress
    * @returns how many of them it has taken care of
    */

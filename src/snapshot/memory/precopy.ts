@@ -37,7 +37,7 @@ export class Precopy {
   }
 
   /**
-   * Copies all memory, then again what was written meanwhile, until stopping the guest is cheap or cannot get cheaper.
+   * Copies all memory, then again what was written in the meantime, until stopping the guest is cheap or cannot get cheaper.
    * Where Xen's log was lost in between, the rounds start over.
    * @throws SuspendError when copying the rest would take longer than `maxDowntimeMs`; DomainError DIRTY_LOG_LOST
    */

@@ -129,7 +129,7 @@ export class SegmentWriter {
 
   /**
    * @param start where the first record goes
-   * @param deferred where pages are noted that cannot be mapped, since the guest gave them away meanwhile; without
+   * @param deferred where pages are noted that cannot be mapped, since the guest has given them away; without
    * it that is an error, as it is when the guest is suspended
    */
   constructor(

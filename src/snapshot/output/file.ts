@@ -15,7 +15,7 @@ export interface MemoryOutput {
   sizes(): Promise<{ fileBytes: number; allocatedBytes: number }>;
   /** @throws OutputError; `discard` is still to be called then. */
   commit(options?: { readonly sync?: boolean }): Promise<void>;
-  /** Takes back what has been written, as far as that is possible. */
+  /** Undoes what has been written, as far as that is possible. */
   discard(): Promise<void>;
 }
 
@@ -196,7 +196,7 @@ export async function makeDirectory(path: string): Promise<string | undefined> {
 }
 
 /**
- * Removes the directories that `makeDirectory` made, from `path` up to `highest`, unless somebody has put something there.
+ * Removes the directories that `makeDirectory` made, from `path` up to `highest`, unless there is something in them.
  * @returns whether all are gone
  */
 export async function unmakeDirectory(path: string, highest: string): Promise<boolean> {

@@ -57,7 +57,7 @@ export class StreamOutput implements MemoryOutput {
   }
 
   /**
-   * Opens standard output, a FIFO or a device; waits until somebody reads the FIFO.
+   * Opens standard output, a FIFO or a device; waits until someone reads from the FIFO.
    * @throws OutputError when it is a terminal or cannot be opened; InterruptedError
    */
   static async open(path: string, signal: AbortSignal | undefined): Promise<StreamOutput> {
@@ -98,8 +98,8 @@ export class StreamOutput implements MemoryOutput {
   }
 
   /**
-   * Appends the bytes that make it whole. When the signal is aborted meanwhile, a pipe is closed, and then its reader does not
-   * have them; from a device or a sink they cannot be taken back, so it is waited for what becomes of them.
+   * Appends the bytes that complete it. If the signal is aborted in the meantime, a pipe is closed, and then its reader does not
+   * have them; on a device or a sink they cannot be undone, so this waits for the outcome.
    * @throws OutputError, InterruptedError: it is not whole
    */
   async writeLast(bytes: Uint8Array): Promise<void> {
@@ -125,7 +125,7 @@ export class StreamOutput implements MemoryOutput {
     return { fileBytes: this.#offset, allocatedBytes: 0 };
   }
 
-  /** The reader has got everything, or will. The signal is not heeded: nothing can be taken back any more. */
+  /** The reader has got everything, or will. The signal is ignored: nothing can be undone any more. */
   async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {
     try {
       await this.#target.end({ sync });
@@ -174,7 +174,7 @@ async function openTarget(path: string, signal: AbortSignal | undefined): Promis
 }
 
 /**
- * Opens a pipe to write, as soon as somebody reads it. The file description is its own, also that of standard output, so
+ * Opens a pipe to write, as soon as someone reads from it. The file description is its own, also that of standard output, so
  * that O_NONBLOCK is no other program's business.
  * @returns the descriptor, which the Socket closes that gets it
  */
@@ -191,7 +191,7 @@ async function openPipe(path: string, signal: AbortSignal | undefined): Promise<
 }
 
 /**
- * A pipe or socket: the event loop waits for its reader, so that a signal is heard meanwhile.
+ * A pipe or socket: the event loop waits for its reader, so that signals are handled in the meantime.
  * @param own it is ended and destroyed
  */
 function socketTarget(stream: Writable, own: boolean): Target {

@@ -59,7 +59,7 @@ export interface RevertHead extends JournalHead {
   readonly disks: readonly RevertDisk[];
 }
 
-/** Options of a revert that make a difference to whoever goes on with it. */
+/** Options of a revert that matter to whoever continues it. */
 export interface RevertWords {
   readonly running: boolean;
   readonly force: boolean;

@@ -151,7 +151,7 @@ async function currentConfig(
   }
 }
 
-/** Each byte of the memory file is as it was written, or these things stand against it. */
+/** Compares the memory file with its checksums; returns what is wrong with it. */
 async function checkMemory(
   { extents }: Host,
   path: string,

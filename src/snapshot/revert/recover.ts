@@ -227,7 +227,7 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
   if (former && there !== undefined && !ours) {
     throw new RecoverError('FILE_EXISTS', `${disk.overlay} is not the file that the revert created`);
   }
-  // Put back already, or somebody would rather have what is there now.
+  // Put back already, or replaced on purpose by what is there now.
   if (!former && (!ours || disk.replaced !== undefined)) return wasFresh;
   const free = freeImages(host);
   await refuseUsed(host, disk.overlay);

@@ -1,4 +1,4 @@
-/** Which domain a revert is about: whose the snapshot is, and what of it runs now. */
+/** Which domain a revert is about: whose the snapshot is, and whether it runs now. */
 import { DomainError, UsageError } from '../../core/errors.ts';
 import { findSnapshot } from '../../memfile/find-snapshot.ts';
 import { configDisks, domainIdentity } from '../../memfile/libxl-config.ts';

@@ -1,4 +1,4 @@
-/** What of a domain's device model, and of what its kernel says, stands against a snapshot. */
+/** What prevents a snapshot of a domain: its device model, and what its kernel says. */
 import { stat } from 'node:fs/promises';
 import type { GuestType } from '../../core/xen.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
@@ -8,7 +8,7 @@ import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { readSuspendFeature } from './suspend-feature.ts';
 
 /**
- * What stands against taking the state of an HVM guest's device model: only a QEMU of dom0 that runs as root can be asked
+ * Finds what prevents taking the state of an HVM guest's device model: only a QEMU of dom0 that runs as root can be asked
  * for it, since it gets the path of a file that only root can reach. Beside a device model in a stub domain dom0 may have a
  * QEMU for its disks, which answers as well, and has nothing of the machine.
  */
@@ -81,7 +81,7 @@ export function migrationObstacles(reasons: readonly string[]): Obstacle[] {
     }));
 }
 
-/** What stands against a guest's suspending when it is asked to. */
+/** Finds what prevents a guest from suspending on request. */
 export async function suspendObstacles(
   domid: number,
   xenstore: Pick<XenstoreAccess, 'readMaybe'>,

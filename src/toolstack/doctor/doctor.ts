@@ -1,4 +1,4 @@
-/** The report of `xlsnap doctor`: what of the host works, and how each domain could be snapshotted. Nothing is changed. */
+/** The report of `xlsnap doctor`: what works on the host, and how each domain could be snapshotted. Changes nothing. */
 import { describeError, XlsnapError } from '../../core/errors.ts';
 import { type DomainExamination, examineDomain } from '../../snapshot/create/examine.ts';
 import type { Host } from '../../snapshot/ports.ts';

@@ -1,4 +1,4 @@
-/** What of the host is there, which version, and whether it works. None of the checks changes anything. */
+/** Checks what exists on the host, in which version, and whether it works. No check changes anything. */
 
 import { constants } from 'node:fs';
 import { access, statfs } from 'node:fs/promises';

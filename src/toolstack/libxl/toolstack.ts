@@ -36,7 +36,7 @@ import { editStoredConfig } from './userdata.ts';
 const CONNECT_MS = 5000;
 
 /**
- * What of a toolstack is the same whoever starts the domains by libxl: names and disks in xenstore, QEMU by QMP, locks, and
+ * The part of a toolstack that all libxl-based ones share: names and disks in xenstore, QEMU by QMP, locks, and
  * the configuration that libxl keeps. The rest is abstract: how a domain is described, destroyed and restored.
  *
  * For a toolstack of one's own, extend it and give it to `openHost`. One that does without libxl has no configuration

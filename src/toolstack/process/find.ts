@@ -34,7 +34,7 @@ export async function findProcess(
       if (uid !== 0 && uid !== process.getuid?.()) continue;
       if (await matches((file) => readFile(join(proc, pid, file), 'utf8'))) return Number(pid);
     } catch {
-      // It has ended meanwhile.
+      // It has exited in the meantime.
     }
   }
   return undefined;

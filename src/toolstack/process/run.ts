@@ -112,7 +112,7 @@ const POLL_MS = 500;
  * Runs a program that changes something, and waits for its end. It is never killed, since what it has half done would be worse
  * than what it has done: when it takes too long it is only waited for no longer. What it says goes to a file, so that
  * it can go on without us.
- * @param options `timeoutMs`: no limit unless given; `abortMs`: how long it is waited for after an interruption
+ * @param options `timeoutMs`: default: no limit; `abortMs`: how long to wait for it after an interruption
  * @throws EnvironmentError when there is no such program, or it cannot be run
  * @throws InterruptedError when the signal was aborted before
  */
@@ -184,7 +184,7 @@ async function openWords(): Promise<
   }
 }
 
-/** Whoever waits for it is told, as long as a process reads, writes or computes. */
+/** Reports signs of life as long as a process reads, writes or computes. */
 function watchProgress(pid: number | undefined): NodeJS.Timeout | undefined {
   if (pid === undefined) return undefined;
   let before: string | undefined;

@@ -8,7 +8,7 @@ const INITIALISING = '1';
 const POLL_MS = 100;
 
 /**
- * The disks whose backend has not got beyond its first state: nobody serves them, the image is gone, say, and QEMU goes on
+ * The disks whose backend has not got beyond its first state: nobody serves them, for example because the image does not exist, and QEMU runs
  * without. While the domain is paused, the others wait for its frontend.
  * @param patienceMs how long they may take
  * @returns their vdevs, with their images

@@ -63,7 +63,7 @@ export interface BlockFacts {
 }
 
 /**
- * All disks of a domain, those of the configuration first. What stands against a snapshot is in `internal` and
+ * All disks of a domain, those of the configuration first. What prevents a snapshot is in `internal` and
  * `external`, never thrown.
  * @param qmp undefined when the domain has no QEMU
  * @throws errors of the xenstore and QMP connections
@@ -349,7 +349,7 @@ function candidates(
   const signs: readonly ((drive: Candidate) => boolean)[] = [
     (drive) => named(drive) === disk.vdev,
     (drive) => named(drive) === undefined && plainPath(drive.inserted.file) === path,
-    // After an external snapshot by somebody who left xenstore as it was.
+    // After an external snapshot by a program that left xenstore as it was.
     (drive) =>
       named(drive) === undefined &&
       path !== undefined &&

@@ -36,7 +36,7 @@ export class QemuImages implements Images {
   readonly #signal: AbortSignal | undefined;
   readonly #abortMs: number | undefined;
 
-  /** @param options `signal`: interrupts; `abortMs`: how long one that writes is waited for after that, 60 000 unless given */
+  /** @param options `signal`: interrupts; `abortMs`: how long to wait after that for one that writes; default: 60 000 */
   constructor(options: { signal?: AbortSignal; abortMs?: number } = {}) {
     this.#signal = options.signal;
     this.#abortMs = options.abortMs;

@@ -27,7 +27,7 @@ export interface Listener {
 }
 
 /**
- * The ports that are fixed and that somebody listens on.
+ * Finds the fixed ports that another program listens on.
  * @param current the configuration of the domain that goes before the restore: its ports will be free
  * @param tables the kernel's tables of sockets
  */

@@ -12,7 +12,7 @@ import type { Obstacle } from '../../snapshot/ports.ts';
  *
  * Left out are the images of other domains' backends, what a block script makes its own sense of, and what is no absolute
  * path: a name of QEMU's block layer (`rbd:…`).
- * @param known disks, by their vdev, that somebody else looks after
+ * @param known disks, by their vdev, that other checks cover
  */
 export async function imageObstacles(config: LibxlConfig, known: ReadonlySet<string>): Promise<Obstacle[]> {
   const obstacles: Obstacle[] = [];

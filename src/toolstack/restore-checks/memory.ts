@@ -25,7 +25,7 @@ export interface MemoryOfHost {
   };
 }
 
-/** What stands against it: for certain, or perhaps. */
+/** What prevents it: for certain, or perhaps. */
 export interface MemoryVerdict {
   readonly obstacle?: Obstacle;
   readonly risk?: string;

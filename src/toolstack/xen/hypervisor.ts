@@ -27,7 +27,7 @@ const SHUTDOWN_NAMES: readonly (readonly [number, NonNullable<DomainState['shutd
   [SHUTDOWN.SHUTDOWN_soft_reset, 'soft_reset'],
 ];
 
-/** What of `XenstoreClient` is needed. */
+/** The part of `XenstoreClient` that is used. */
 export interface SuspendXenstore {
   readMaybe(path: string): Promise<string | undefined>;
   write(path: string, value: string): Promise<void>;
@@ -104,7 +104,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     try {
       if (await this.#suspended(domid, released, options.timeoutMs, options.signal)) return;
     } catch (error) {
-      // One that has gone or shut down has nothing to take back.
+      // If it no longer exists or has shut down, there is nothing to undo.
       if (!(error instanceof SuspendError)) await this.#undoSuspend(domid, asked, released);
       throw error;
     }
@@ -130,7 +130,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   async withdrawSuspend(domid: Domid): Promise<void> {
     await using released = await this.#xenstore.watch('@releaseDomain');
     const info = await this.#xen.domainInfo(domid);
-    // Gone or shut down: there is nothing to take back.
+    // It no longer exists or has shut down: there is nothing to undo.
     if (info === undefined || info.dying || info.shutdownReason !== undefined) return;
     if (await this.#takeBack(domid)) return;
     // An empty node: acknowledged, or never written. Only time tells.
@@ -149,7 +149,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     try {
       await this.#xenstore.resumeDomain(domid);
     } catch (error) {
-      // Its connection may be broken for good: xenstored was restarted, say.
+      // Its connection may be broken for good, for example because xenstored was restarted.
       if (this.#reconnect === undefined) throw error;
       const fresh = await this.#reconnect();
       try {

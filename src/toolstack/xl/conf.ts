@@ -1,4 +1,4 @@
-/** What of xl's own configuration matters to a restore. */
+/** The part of xl's own configuration that matters to a restore. */
 import { readFile } from 'node:fs/promises';
 import { errnoCode } from '../../core/errors.ts';
 

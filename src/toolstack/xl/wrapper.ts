@@ -40,7 +40,7 @@ export async function isXlWrapper(path: string): Promise<boolean> {
 /**
  * Installs the wrapper, or replaces an older one of ours.
  * @param xlsnap absolute path of the program xlsnap
- * @throws OutputError when the file is somebody else's or cannot be made
+ * @throws {OutputError} If the file is not a wrapper of ours, or cannot be created
  * @throws EnvironmentError when there is no real xl
  */
 export async function installXlWrapper(prefix: string, xlsnap: string): Promise<XlWrapper> {
@@ -73,7 +73,7 @@ export async function installXlWrapper(prefix: string, xlsnap: string): Promise<
 /**
  * Removes the wrapper.
  * @returns its path
- * @throws OutputError when there is none, or the file is somebody else's
+ * @throws {OutputError} If there is none, or the file is not a wrapper of ours
  */
 export async function removeXlWrapper(prefix: string): Promise<string> {
   const path = xlWrapperPath(prefix);
@@ -125,7 +125,7 @@ async function findXls(): Promise<readonly { readonly path: string; readonly wra
   return found;
 }
 
-/** Whole or not at all: somebody may call it meanwhile. */
+/** Writes all or nothing, since someone may run it in the meantime. */
 async function replace(path: string, text: string): Promise<void> {
   const fresh = `${path}.${process.pid}.new`;
   try {

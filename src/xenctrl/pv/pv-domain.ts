@@ -11,7 +11,7 @@ import { canonicalVcpu } from './vcpu-context.ts';
 
 /** Frames of a p2m that are mapped together; a power of two. */
 const FRAMES_PER_PIECE = 1024;
-/** How often the p2m is looked for when the guest moves it meanwhile. */
+/** How many times to look for the p2m if the guest moves it in the meantime. */
 const TRIES = 10;
 
 /** What is needed of libxenctrl. */
@@ -140,7 +140,7 @@ export class PvDomain implements AsyncDisposable {
   }
 
   /**
-   * Looks anew for the p2m.
+   * Looks for the p2m again.
    * @returns ranges of pfns whose entries now stand elsewhere: what is known of these pages is worth nothing
    * @throws DomainError when the p2m is of another size now, or makes no sense
    */
@@ -225,7 +225,7 @@ export class PvDomain implements AsyncDisposable {
   }
 }
 
-/** Finds a p2m that is not moved meanwhile. */
+/** Finds a p2m that is not moved in the meantime. */
 async function findStable(
   { maps }: PvSources,
   domid: Domid,
