@@ -31,7 +31,7 @@ export function createPlanText(plan: SnapshotPlan): string {
 function limits({ maxRounds, targetDowntimeMs, maxDowntimeMs }: PrecopyLimits): string {
   const texts = [`at most ${maxRounds} rounds while it runs`];
   if (targetDowntimeMs !== undefined)
-    texts.push(`until it needs to be stopped for about only ${targetDowntimeMs} ms`);
+    texts.push(`until it needs to be stopped for about ${targetDowntimeMs} ms`);
   if (maxDowntimeMs !== undefined) texts.push(`giving up above ${maxDowntimeMs} ms`);
   return texts.join(', ');
 }

@@ -1,4 +1,4 @@
-/** What create and revert are asked for and what they answer. Plain data, as `--json` prints it. */
+/** Requests, plans and results of create, revert and recover. Plain data, as `--json` prints it. */
 
 import type { Writable } from 'node:stream';
 import type { SnapshotConfig } from '../config/config.ts';
@@ -6,15 +6,15 @@ import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { PhaseTiming, SnapshotDisk, UnknownDrive } from '../memfile/manifest.ts';
 import type { Risk, RiskName } from './risks.ts';
 
-/** Other ways to copy memory than the usual, for measuring alone (`xlsnap bench`): what is usual is what does best. */
+/** Other ways to copy memory than the usual, only for measuring (`xlsnap bench`): the defaults are the fastest. */
 export interface Tuning {
   /** Pages in one record, which are copied together: 1022, or 510. */
   readonly batchPages?: 510 | 1022;
   /** Records under way at once. */
   readonly inFlight?: number;
-  /** Leaves pages of zeros as holes in the file. Yes unless it is `false`; it is of no account for a stream. */
+  /** Leaves pages of zeros as holes in the file. Default: true. Ignored for streams. */
   readonly sparse?: boolean;
-  /** Reads the file back for the manifest's checksums. Yes unless it is `false`. */
+  /** Reads the file back for the manifest's checksums. Default: true. */
   readonly checksums?: boolean;
 }
 
@@ -31,25 +31,25 @@ export interface CreateRequest {
   readonly domain: string;
   /** The parsed cfgfile; without it the defaults hold. */
   readonly config?: SnapshotConfig;
-  /** `--name`; the cfgfile's name wins. */
+  /** `--name`; the cfgfile's name takes precedence. */
   readonly name?: string;
   /** Copies the memory while the guest runs, and stops it only for what it wrote in the meantime. */
   readonly live?: boolean;
   /** Live only: maximum number of rounds while the guest runs, 1 to 49. Default: 5. */
   readonly maxRounds?: number;
-  /** Live: the guest is stopped as soon as its downtime will be about so long. Without it: as short as it gets. */
+  /** Live only: stops the guest as soon as the downtime would be about this long. Default: as short as possible. */
   readonly targetDowntimeMs?: number;
-  /** Live: rather than stop the guest for longer, create gives up. */
+  /** Live only: gives up rather than stop the guest for longer than this. */
   readonly maxDowntimeMs?: number;
   /** How long the guest may take to suspend. Default: 60 000. */
   readonly suspendTimeoutMs?: number;
-  /** Waits until the memory file is on the disk, before it gets its name. Yes unless it is `false`. */
+  /** Waits until the memory file is on the disk, before it gets its name. Default: true. */
   readonly sync?: boolean;
   /** Gets the memory in place of a file; the configuration must not have a `memoryPath` then. */
   readonly sink?: MemorySink;
   readonly tuning?: Tuning;
   /**
-   * Has another process undo everything should this one be killed. Yes unless it is `false`; `recover` can do it later.
+   * Has another process undo everything if this one is killed. Default: true. Otherwise `recover` can do it later.
    */
   readonly guardian?: boolean;
   /** Where memory files go if the configuration names none. Default: the host's directory. */
@@ -60,13 +60,13 @@ export interface CreateRequest {
 export interface PrecopyLimits {
   /** Rounds while the guest runs, at most; the first copies all memory. */
   readonly maxRounds: number;
-  /** Good enough: the guest is stopped as soon as the rest can be copied in so many milliseconds. */
+  /** Stops the guest as soon as the rest can be copied in this many milliseconds. */
   readonly targetDowntimeMs?: number;
   /** The guest is not stopped when copying the rest would take longer. */
   readonly maxDowntimeMs?: number;
 }
 
-/** Everything that a create is going to do; `--dry-run` prints it. */
+/** Everything that a create will do; `--dry-run` prints it. */
 export interface SnapshotPlan {
   readonly name: string;
   readonly description: string;
@@ -74,7 +74,7 @@ export interface SnapshotPlan {
   readonly uuid: string;
   readonly domain: string;
   readonly type: GuestType;
-  /** How its memory is copied while it runs; absent when it is stopped for the copying. */
+  /** How its memory is copied while it runs; absent if the guest is stopped for copying. */
   readonly precopy?: PrecopyLimits;
   readonly live: boolean;
   readonly state: 'running' | 'paused';

@@ -3,7 +3,7 @@ import { DomainError } from '../core/errors.ts';
 import type { Phases } from './phases.ts';
 import type { DomainState, Toolstack } from './ports.ts';
 
-/** Lookups of a domain that restarts again and again while its lock is waited for. */
+/** Maximum number of lookups of a domain that restarts repeatedly while its lock is waited for. */
 const MAX_ATTEMPTS = 5;
 
 /** What identifies a domain: any other create or revert of it has at least one of these keys too. */

@@ -1,10 +1,10 @@
 import { join } from 'node:path';
 import type { Host } from './ports.ts';
 
-/** Where memory files go unless told otherwise: RFC V5, `/var/lib/xen/snapshots/<domain_uuid>/<name>.save`. */
+/** Default directory of memory files: RFC V5, `/var/lib/xen/snapshots/<domain_uuid>/<name>.save`. */
 export const DEFAULT_SNAPSHOT_DIR = '/var/lib/xen/snapshots';
 
-/** Where a host has them. */
+/** Returns the directory of a host's snapshots. */
 export function snapshotDirOf({ snapshotDir }: Pick<Host, 'snapshotDir'>): string {
   return snapshotDir ?? DEFAULT_SNAPSHOT_DIR;
 }

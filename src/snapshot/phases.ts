@@ -10,7 +10,7 @@ import { type Reporter, silentReporter } from '../core/reporter.ts';
 import { whileItProgresses } from '../core/signs-of-life.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
 
-/** Longer than what any adapter waits for by itself: a guest that has acknowledged a suspend, a command to QEMU. */
+/** Longer than any adapter waits by itself, as for a guest that has acknowledged a suspend, or a QEMU command. */
 const DEFAULT_GRACE_MS = 90_000;
 /** Of one undo, without progress; in it there may be more than one such wait. */
 const DEFAULT_UNDO_TIMEOUT_MS = 150_000;
@@ -22,14 +22,14 @@ interface Undo {
   readonly run: (failed: boolean) => Promise<unknown>;
 }
 
-/** A bug or a stranger's error, wrapped so that it can tell phase and undos. */
+/** A bug or a foreign error, wrapped so that it can carry the phase and the undos. */
 class UnexpectedError extends XlsnapError {
   readonly exitCode = 1;
 }
 
 /**
  * Runs the phases of create and revert one after the other: times them, reports them, and keeps the undo of each step
- * that took effect. On failure `fail` undoes in reverse and tells so in the first error.
+ * that took effect. On failure, `fail` undoes in reverse order and adds that to the first error.
  */
 export class Phases {
   readonly timings: PhaseTiming[] = [];
@@ -52,12 +52,12 @@ export class Phases {
     this.#undoTimeoutMs = options.undoTimeoutMs ?? DEFAULT_UNDO_TIMEOUT_MS;
   }
 
-  /** The steps that were given up, if any, until they are over: what they work with must stay open. */
+  /** Resolves once the steps that were given up, if any, have ended: what they use must stay open until then. */
   get hanging(): Promise<unknown> | undefined {
     return this.#given.length === 0 ? undefined : Promise.allSettled(this.#given);
   }
 
-  /** Since this was made, which is when the call began. */
+  /** Seconds since this was created, which is when the call began. */
   get seconds(): number {
     return (performance.now() - this.#begin) / 1000;
   }
@@ -116,7 +116,7 @@ export class Phases {
     try {
       return await Promise.race([work, givenUp]);
     } catch (error) {
-      // What fails since the guest was resumed in the meantime is not the reason.
+      // A failure that was caused by resuming the guest is not the reason.
       if (!releaseOnAbort || !signal.aborted || error instanceof InterruptedError) throw error;
       throw new InterruptedError('INTERRUPTED', 'interrupted', { cause: error });
     } finally {
@@ -130,12 +130,12 @@ export class Phases {
     throwIfAborted(this.#signal);
   }
 
-  /** From here on the signal is not heeded: what is left is less work than to take everything back. */
+  /** Ignores the signal from here on: finishing is less work than undoing everything. */
   shield(): void {
     this.#signal = undefined;
   }
 
-  /** The outcome of `work`, which may take as long as an undo, or even less; longer as long as it makes progress. */
+  /** Runs `work`, which may take as long as an undo, or `maxMs`; longer while it makes progress. */
   bounded<T>(work: () => Promise<T>, maxMs = Number.POSITIVE_INFINITY): Promise<T> {
     const timeoutMs = Math.min(maxMs, this.#undoTimeoutMs);
     return whileItProgresses(work, timeoutMs, () => {
@@ -144,13 +144,13 @@ export class Phases {
   }
 
   /**
-   * Remembers how to undo a step. Call it *before* a step that may take effect and still fail, and right after one
+   * Registers the undo of a step. Call it *before* a step that may take effect and still fail, and right after one
    * that is all or nothing.
    * @param what past participle, for the report: `resumed the guest`
-   * @param byHand what an administrator does when the undo fails, or takes too long
+   * @param byHand what an administrator should do if the undo fails, or takes too long
    * @param run receives whether an earlier undo has failed; gives `false` if there was nothing to undo
-   * @param options `first`: before all others, wherever it stands: a guest waits for it
-   * @returns forgets this undo
+   * @param options `first`: runs before all others, whatever its place: a guest waits for it
+   * @returns a function that forgets this undo
    */
   onUndo(
     what: string,
@@ -166,7 +166,7 @@ export class Phases {
     };
   }
 
-  /** Undoes everything in reverse; gives the error to throw, which is the first one, with what was undone. */
+  /** Undoes everything in reverse order; returns the error to throw: the first one, with what was undone. */
   async fail(error: unknown): Promise<XlsnapError> {
     const { undone, failures } = await this.undo();
     const first = this.#typed(error);
@@ -176,7 +176,7 @@ export class Phases {
     return first;
   }
 
-  /** Undoes what comes before all else, if that is not under way; `fail` and `undo` report it. */
+  /** Runs the undos registered as `first`, unless that has already begun; `fail` and `undo` report them. */
   async undoFirst(): Promise<void> {
     const first = this.#undos.filter((undo) => undo.first).reverse();
     const rest = this.#undos.filter((undo) => !undo.first);
@@ -185,7 +185,7 @@ export class Phases {
     await this.#first;
   }
 
-  /** Undoes everything, what comes first before the others, and these in reverse, whatever fails. */
+  /** Undoes everything, whatever fails: first those registered as `first`, then the others in reverse order. */
   async undo(): Promise<{ undone: readonly string[]; failures: readonly string[] }> {
     await this.undoFirst();
     await this.#undoAll(this.#undos.splice(0).reverse());
@@ -205,13 +205,13 @@ export class Phases {
 
   #giveUp(work: Promise<unknown>): void {
     this.#given.push(work);
-    // A mere look does no harm, whenever it ends.
+    // A step that only reads does no harm, whenever it ends.
     if (this.#undos.length > 0)
       this.#failures.push(
         `phase ${this.#current} did not end within ${this.#graceMs / 1000} s after the interruption: what it is waiting for ` +
           'may still take effect; by hand: find what hangs (QEMU, xl, a file server), then check the domain and its disks',
       );
-    // A lock that comes after all is let go.
+    // A lock that is granted after all is released.
     work.then(
       (late) => {
         if (isDisposable(late)) late[Symbol.asyncDispose]().then(undefined, () => {});

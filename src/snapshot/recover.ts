@@ -22,7 +22,7 @@ import { type FoundJournal, readJournal } from './read-journal.ts';
 import { recoverRevert } from './revert/recover.ts';
 import { revertKeys } from './revert/related.ts';
 
-/** A journal gets its first line right after it was made. */
+/** How long a journal may lack its first line, which is written right after it was created. */
 const HEADLESS_MS = 1000;
 
 /**
@@ -39,7 +39,7 @@ export async function recoverSnapshot(
   options: CallOptions = {},
 ): Promise<RecoverResult> {
   const path = request.path.endsWith('.journal') ? request.path : journalPathOf(request.path);
-  // First of all, and without a look at the journal: the storage that it is on may hang, and the guest stand still.
+  // First, and without reading the journal: its storage may hang while the guest is suspended.
   const held = findHold(host, resolve(path));
   if (held !== undefined) {
     const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
@@ -57,7 +57,7 @@ export async function recoverSnapshot(
   if (seen.kind === 'headless') return await removeHeadless(path);
   const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
   await using _lock = await host.toolstack.lock(keysOf(seen), lock);
-  // Its writer may have ended well while the lock was waited for.
+  // Its writer may have succeeded while the lock was waited for.
   const found = await readJournal(path);
   switch (found?.kind) {
     case 'create':
@@ -69,7 +69,7 @@ export async function recoverSnapshot(
   }
 }
 
-/** Disks and files, by the journal. What was done to the guest before is reported with it. */
+/** Recovers disks and files by the journal, and adds what was done to the guest before to the result. */
 async function goOn(
   path: string,
   { undone, failures }: { readonly undone: readonly string[]; readonly failures: readonly string[] },
@@ -100,7 +100,7 @@ async function goOn(
   return { ...result, undone: [...undone, ...result.undone] };
 }
 
-/** What its writer has locked, or had. */
+/** Returns what its writer locks, or locked. */
 function keysOf(found: Exclude<FoundJournal, { kind: 'headless' }>): readonly string[] {
   return found.kind === 'revert' ? revertKeys(found.head) : [found.head.uuid, found.head.domain];
 }
@@ -148,7 +148,7 @@ export async function recoverAll(
   throw error;
 }
 
-/** What fails, or is under way, is reported when its journal is gone through. */
+/** Releases a held guest. A failure is reported later, when its journal is read. */
 async function releaseHeld(host: Host, held: FoundHold, options: CallOptions): Promise<void> {
   try {
     await using _lock = await host.toolstack.lock([held.uuid, held.domain], {
@@ -162,13 +162,13 @@ async function releaseHeld(host: Host, held: FoundHold, options: CallOptions): P
   }
 }
 
-/** An error of the file system about one journal must not keep the others from being recovered. */
+/** Wraps a file system error about one journal, which must not prevent the others from being recovered. */
 function asTyped(error: unknown, path: string): XlsnapError {
   if (error instanceof XlsnapError) return error;
   return new RecoverError('NOT_RECOVERED', `${path}: ${describeError(error)}`, { cause: error });
 }
 
-/** Two levels: one directory for each domain. */
+/** Finds journals on two levels: one directory for each domain. */
 async function findJournals(directory: string): Promise<readonly string[]> {
   const entries = await readdir(directory, { withFileTypes: true }).catch((error: unknown) => {
     if (errnoCode(error) === 'ENOENT') return [];
@@ -191,7 +191,7 @@ async function readHeaded(path: string): Promise<FoundJournal | undefined> {
   return await readJournal(path);
 }
 
-/** Nothing had been done but making empty files. */
+/** Removes a journal without a first line: nothing but empty files had been created. */
 async function removeHeadless(path: string): Promise<RecoverResult> {
   const partial = partialOf(path.slice(0, -'.journal'.length));
   const undone: string[] = [];
@@ -202,12 +202,12 @@ async function removeHeadless(path: string): Promise<RecoverResult> {
 
 type FoundCreate = FoundSteps<CreateHead, CreateStep>;
 
-/** The domain of a journal, as it is now. */
+/** What a killed create left behind, and its domain now. */
 interface Left {
   readonly host: Host;
   readonly head: CreateHead;
   readonly phases: Phases;
-  /** The domain of that uuid, if it lives. */
+  /** The domain with that uuid, if it exists. */
   readonly domain: DomainState | undefined;
   /** Whether that is the one whose create was killed, and not a later life of it. */
   readonly same: boolean;
@@ -272,14 +272,14 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   };
 }
 
-/** What the steps come to. */
+/** The journal's steps, summed up. */
 interface Steps {
   readonly inode: number | undefined;
   readonly logDirty: boolean;
   readonly hold: HoldState | undefined;
   readonly disks: boolean;
   readonly texts: readonly Extract<CreateStep, { step: 'text' }>[];
-  /** A stream's reader has all of it. */
+  /** A stream's reader has received all of it. */
   readonly whole: boolean;
   readonly undoing: boolean;
   readonly lossy: boolean;
@@ -302,7 +302,7 @@ function summed({ steps, lossy }: FoundCreate): Steps {
   };
 }
 
-/** The memory file gets its name last: where it has it, the snapshot is whole. */
+/** Tells whether the snapshot is complete: the memory file gets its name last. */
 async function isWhole(
   { memoryPath }: CreateHead,
   { inode, whole, undoing, lossy }: Steps,
@@ -313,7 +313,7 @@ async function isWhole(
   return found !== undefined && (found.ino === inode || (inode === undefined && lossy));
 }
 
-/** The undos, in the order of the steps. */
+/** Registers the undos, in the order of the steps. */
 function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void {
   const { head, phases } = left;
   const { memoryPath, madeDirectory } = head;
@@ -333,7 +333,7 @@ function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void 
   }
 }
 
-/** The memory file, under either name; never another's. */
+/** Removes the memory file, under either name; never another file. */
 async function discard(memoryPath: string, { inode }: Steps): Promise<boolean> {
   const partial = await removed(partialOf(memoryPath));
   const named = await stat(memoryPath).catch(() => undefined);
@@ -341,7 +341,7 @@ async function discard(memoryPath: string, { inode }: Steps): Promise<boolean> {
   return (await removed(memoryPath)) || partial;
 }
 
-/** Takes one disk's snapshot back, as far as it is there: by the domain's QEMU if that has the image, else by qemu-img. */
+/** Undoes one disk's snapshot, as far as it exists: by the domain's QEMU if that has the image, else by qemu-img. */
 async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
   const { host, domain, same, deviceModel } = left;
   const used = deviceModel?.imageOf(disk.vdev);

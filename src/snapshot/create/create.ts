@@ -48,14 +48,14 @@ import {
   wasDestroyed,
 } from './undo.ts';
 
-/** How long the note may take that all is being undone; the guest runs by then. */
+/** How long noting that everything is being undone may take; the guest runs by then. */
 const NOTE_TIMEOUT_MS = 5000;
-/** How long another program that holds the stored configuration is waited for while the guest stands still. */
+/** How long to wait, with the guest stopped, for another program that holds the stored configuration. */
 const CONFIG_LOCK_MS = 2000;
-/** xenstored is asked so often to note that the guest runs again. */
+/** Number of attempts to inform xenstored that the guest runs again. */
 const ANNOUNCEMENTS = 3;
 
-/** What `createSnapshot` would do, after all checks; touches nothing. Throws as its first phases do. */
+/** Plans what `createSnapshot` would do and runs all its checks, without changing anything. Throws as its first phases do. */
 export async function planCreate(host: Host, request: CreateRequest): Promise<SnapshotPlan> {
   const context = await makeCreateContext(host, request);
   await preflightCreate(host, context);
@@ -64,13 +64,13 @@ export async function planCreate(host: Host, request: CreateRequest): Promise<Sn
 }
 
 /**
- * Takes a snapshot of a running or paused domain: its memory into a file that `xl restore` takes, its disks by one
+ * Takes a snapshot of a running or paused domain: its memory into a file that `xl restore` accepts, its disks in one
  * transaction at the same instant.
  *
- * Whatever happens, the guest ends as it was (running or paused); when this rejects, no snapshot is left behind and
- * the disks are as before, but for what the error's `undoFailures` tells.
+ * Whatever happens, the guest is left as it was (running or paused). If this rejects, no snapshot is left behind and
+ * the disks are as before, except for what the error's `undoFailures` lists.
  *
- * @throws UsageError, DomainError, PreflightError before anything is touched; SuspendError, XenCallError, DiskError,
+ * @throws UsageError, DomainError, PreflightError before anything is changed; SuspendError, XenCallError, DiskError,
  * OutputError, InterruptedError, each after undoing
  */
 export async function createSnapshot(
@@ -80,14 +80,14 @@ export async function createSnapshot(
 ): Promise<CreateResult> {
   const phases = new Phases(options);
   try {
-    // First of all: another create or revert would change what the plan is made of.
+    // First of all: another create or revert would change what the plan is based on.
     await using locked = await lockIdentified(
       phases,
       host.toolstack,
       async () => ({ keys: domainKeys(await findLiveDomain(host, request.domain)) }),
       'snapshot-create',
     );
-    // Dismissed when all is done or undone, and needed when this process does not come to that.
+    // Dismissed once everything is done or undone; needed if this process does not get that far.
     const guardian = request.guardian === false ? undefined : findGuardian(host, phases);
     try {
       return await createLocked(host, request, options, phases, guardian, locked.keys);
@@ -99,7 +99,7 @@ export async function createSnapshot(
   }
 }
 
-/** A create without one is no worse than one that nobody kills. */
+/** Starts the guardian. If it cannot start, the create goes ahead: it only loses its protection against SIGKILL. */
 function findGuardian(host: Host, phases: Phases): Guardian | undefined {
   try {
     return host.toolstack.guard();
@@ -149,9 +149,9 @@ async function createLocked(
   try {
     return await take(parts);
   } catch (error) {
-    // Before anything that could wait for storage, or for another program.
+    // First, before anything that may wait for storage or for another program.
     await phases.undoFirst();
-    // What is whole by its name is not whole any more.
+    // From here on the file must not count as complete, whatever its name.
     if (parts.journal !== undefined) await noteUndoing(phases, parts.journal);
     throw await phases.fail(await ofGone(parts, error));
   }
@@ -164,20 +164,20 @@ interface Parts {
   readonly deviceModel: DeviceModel | undefined;
   readonly options: CallOptions;
   readonly phases: Phases;
-  /** Once there is one. */
+  /** Set once it is open. */
   journal?: CreateJournal;
   record?: HoldRecord;
   hold?: GuestHold;
-  /** The highest directory that was made for it, if any. */
+  /** The highest directory that was created for it, if any. */
   made?: string | undefined;
 }
 
-/** Not in this thread, and not for long: the file system may be what has failed. */
+/** Notes that everything is being undone; not in this thread, and not for long, since the file system may have failed. */
 async function noteUndoing(phases: Phases, journal: CreateJournal): Promise<void> {
   await phases.bounded(() => journal.noteLater({ step: 'undoing' }), NOTE_TIMEOUT_MS).catch(() => {});
 }
 
-/** What failed since its domain is gone says so. */
+/** If the domain no longer exists, returns an error that says so, instead of the one that this caused. */
 async function ofGone({ host, context }: Parts, error: unknown): Promise<unknown> {
   if (error instanceof InterruptedError) return error;
   const { domid, name } = context.domain;
@@ -189,12 +189,12 @@ async function ofGone({ host, context }: Parts, error: unknown): Promise<unknown
   });
 }
 
-/** Where the memory goes. */
+/** What writes the memory, and the journal. */
 interface Opened {
   readonly journal: CreateJournal;
   readonly output: OutputFile | StreamOutput;
   readonly saver: PageSaver;
-  /** What stands before the pages. */
+  /** Everything that comes before the pages. */
   readonly prefix: Uint8Array;
 }
 
@@ -244,9 +244,9 @@ async function take(parts: Parts): Promise<CreateResult> {
 
   const hold = new GuestHold(host.hypervisor, domid, (state) => record.note({ hold: state }));
   parts.hold = hold;
-  // While the guest runs, for it goes to the file system of the memory file. What is there says whether they were taken.
+  // While the guest runs, since the journal is on the memory file's file system. Whether the disks were taken shows in the images.
   if (plan.disks.length > 0) {
-    // Whoever finds a tag or an overlay after a crash of the host needs the first line to know whose it is.
+    // After a crash of the host, the first line is what says whose a tag or an overlay is.
     await phases.step(() => journal.synced());
     journal.note({ step: 'disks' });
   }
@@ -265,7 +265,7 @@ async function take(parts: Parts): Promise<CreateResult> {
     });
   }
 
-  // A write that hangs in it must not keep a guest that is to go on.
+  // A write that hangs must not keep the guest from being resumed.
   const copying = { releaseOnAbort: true };
   if (output instanceof OutputFile) output.guestStopped = true;
   let settled: Uint8Array | undefined;
@@ -283,7 +283,7 @@ async function take(parts: Parts): Promise<CreateResult> {
     },
     copying,
   );
-  // Kept until the guest runs: a stream ends well with them, and a file's storage may be slow.
+  // Written once the guest runs: they complete a stream, and a file's storage may be slow.
   const suffix = await phases.run('contexts', () => guestSuffix(guest, emulator), copying);
 
   if (deviceModel !== undefined && plan.disks.length > 0) {
@@ -300,7 +300,7 @@ async function take(parts: Parts): Promise<CreateResult> {
   const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
   released();
   if (output instanceof OutputFile) output.guestStopped = false;
-  // Now, not earlier: it would only make the downtime longer.
+  // Not earlier, since that would lengthen the downtime.
   const warnings = [
     ...plan.warnings,
     ...(await announce(parts, hold)),
@@ -317,7 +317,7 @@ async function take(parts: Parts): Promise<CreateResult> {
   });
   await removeJournal(parts, journal);
   if (allUndone) record.remove();
-  // It says what `xlsnap recover` can still do.
+  // It shows what `xlsnap recover` can still do.
   else record.close();
   return {
     plan,
@@ -334,7 +334,7 @@ async function take(parts: Parts): Promise<CreateResult> {
   };
 }
 
-/** The one case in which a live create waits for the file while the guest stands still. */
+/** Warns about the one case in which a live create waits for the file while the guest is stopped. */
 function tellWritten({ phases }: Parts, pages: number): string {
   const mib = Math.ceil((pages * PAGE_SIZE) / 1024 ** 2);
   const warning =
@@ -345,9 +345,9 @@ function tellWritten({ phases }: Parts, pages: number): string {
 }
 
 /**
- * What stands before a PV guest's pages names the frames of its p2m, which it may have moved until it was suspended.
- * @returns what is to be written in its place, when the guest runs again
- * @throws DomainError when it is in a stream already, where nothing can be written over
+ * Updates what comes before a PV guest's pages: it names the frames of the p2m, which the guest may have moved until it was suspended.
+ * @returns what to write in its place once the guest runs again
+ * @throws {DomainError} If it is already in a stream, where nothing can be overwritten
  */
 function settlePrefix({ output, prefix }: Opened, settled: Uint8Array): Uint8Array | undefined {
   if (Buffer.compare(prefix, settled) === 0) return undefined;
@@ -380,7 +380,7 @@ async function ownLog({ host, context }: Parts): Promise<void> {
   throw new DomainError(code, message, { domid, ...(hint === undefined ? {} : { hint }) });
 }
 
-/** The guest runs, and the snapshot is taken: a xenstored that does not answer must not take it back. */
+/** Informs xenstored that the guest runs. The snapshot is taken by now, so a failure is only a warning. */
 async function announce({ phases }: Parts, hold: GuestHold): Promise<readonly string[]> {
   let problem: unknown;
   for (let attempt = 0; attempt < ANNOUNCEMENTS; attempt++) {
@@ -398,7 +398,7 @@ async function announce({ phases }: Parts, hold: GuestHold): Promise<readonly st
   return [warning];
 }
 
-/** The snapshot is whole but for its name: what fails here must not take it back. */
+/** Turns log-dirty mode off. The snapshot lacks only its name by now, so a failure is only a warning. */
 async function stopLog(
   { host, context, phases }: Parts,
   record: HoldRecord,
@@ -429,7 +429,7 @@ async function openStream({ context, phases, options }: Parts): Promise<StreamOu
   return stream;
 }
 
-/** Beside the memory file; for a stream, where its file would be. */
+/** Creates the journal beside the memory file; for a stream, where its file would be. */
 async function openJournal(parts: Parts): Promise<CreateJournal> {
   const { phases } = parts;
   const { plan, journalBase } = parts.context;
@@ -442,7 +442,7 @@ async function openJournal(parts: Parts): Promise<CreateJournal> {
   return journal;
 }
 
-/** On tmpfs: what has been done to the guest. */
+/** Creates the record, on tmpfs, of what has been done to the guest. */
 function openRecord(parts: Parts, journal: CreateJournal): HoldRecord {
   const { host, context, phases } = parts;
   const { domid, uuid, name } = context.domain;
@@ -461,13 +461,13 @@ async function openFile({ context, phases }: Parts, journal: CreateJournal): Pro
   return file;
 }
 
-/** The snapshot is whole: what is left is no more than a nuisance. */
+/** Removes the journal. The snapshot is complete, so a failure is only a warning. */
 async function removeJournal({ phases, context, made }: Parts, journal: CreateJournal): Promise<void> {
   try {
     // Its storage may hang; a complete snapshot is reported all the same.
     const remove = async (): Promise<void> => {
       await journal.remove();
-      // Nothing else is in it.
+      // There is nothing else in it.
       if (context.plan.stream && made !== undefined)
         await unmakeDirectory(dirname(context.journalBase), made);
     };
@@ -478,11 +478,11 @@ async function removeJournal({ phases, context, made }: Parts, journal: CreateJo
   }
 }
 
-/** The commit point: the transaction takes all disks or none. */
+/** Takes the disk snapshots. This is the commit point: the transaction takes all disks or none. */
 async function snapshotDisks({ context, host, phases }: Parts, deviceModel: DeviceModel): Promise<void> {
   const { disks } = context.plan;
   const { domid } = context.domain;
-  // Before, not after: where QEMU breaks off in it, they may have been taken.
+  // Before, not after: if QEMU fails half-way, they may have been taken.
   undoDisks(phases, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
   await deviceModel.snapshotDisks(disks.map(toAction));
   phases.checkpoint();
@@ -495,7 +495,7 @@ async function snapshotDisks({ context, host, phases }: Parts, deviceModel: Devi
   }
 }
 
-/** The guest runs again. The memory file gets its name last: once that is there, the snapshot is whole. */
+/** Completes the files, with the guest running again. The memory file gets its name last: from then on the snapshot is complete. */
 async function finishFile(
   parts: Parts,
   { journal, prefix, saver }: Opened,
@@ -510,7 +510,7 @@ async function finishFile(
   await file.writeAt(suffix, memory.end);
   await saver.writeKept();
   const sizes = await file.sizes();
-  // The disk has the longer part of the work.
+  // The disk is the slowest part.
   if (sync) file.beginSync();
   const checksums =
     tuning?.checksums === false ? undefined : await readBack(parts, file, sizes.fileBytes, prefix.length);
@@ -519,7 +519,7 @@ async function finishFile(
   return sizes;
 }
 
-/** The configuration in the file must let a restored domain have what the file gives it. */
+/** Raises the memory target of the configuration in the file, if the file has more memory than that. */
 async function makeRoom(
   { context, phases }: Parts,
   { output, prefix }: Opened,
@@ -539,7 +539,7 @@ async function makeRoom(
   return [warning];
 }
 
-/** The guest runs again. A stream has no name that would tell: it is whole with its last bytes, and so is the snapshot. */
+/** Completes a stream, with the guest running again. Its last bytes complete the snapshot. */
 async function finishStream(
   { context, phases }: Parts,
   journal: CreateJournal,
@@ -548,14 +548,14 @@ async function finishStream(
 ): Promise<{ fileBytes: number; allocatedBytes: number }> {
   await stream.writeLast(suffix);
   phases.shield();
-  // The reader has it all the same; after a crash of the host, this line alone says so.
+  // The reader has it all the same; after a crash of the host, only this line says so.
   if (context.plan.sync) await phases.bounded(() => journal.noteDurably({ step: 'whole' })).catch(() => {});
   else journal.noteMaybe({ step: 'whole' });
   await stream.commit({ sync: context.plan.sync });
   return await stream.sizes();
 }
 
-/** The manifest and the cfgfile. */
+/** Writes the manifest and the cfgfile. */
 async function writeBeside(
   { context, host, phases }: Parts,
   journal: CreateJournal,
@@ -588,7 +588,7 @@ async function writeBeside(
   const write = async (path: string, text: string): Promise<void> => {
     phases.checkpoint();
     journal.note({ step: 'text', path, sha256: digest(text) });
-    // After, not before: a file of that name that is not ours stays.
+    // After, not before: another program's file of that name stays.
     await writeWhole(path, text);
     undoText(phases, path, digest(text));
   };
@@ -598,7 +598,7 @@ async function writeBeside(
   if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
 }
 
-/** Not while memory is copied: the guest would be stopped for longer, and a live one's pages are written several times. */
+/** Reads the file back for its checksums. Not while copying: that would lengthen the downtime, and live, pages are written several times. */
 async function readBack(
   { host, phases, options }: Parts,
   file: OutputFile,

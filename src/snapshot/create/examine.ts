@@ -4,7 +4,7 @@ import type { DomainDisk, Host, Obstacle } from '../ports.ts';
 import { asFinding, type CreateContext, isVolume, makeCreateContext } from './plan.ts';
 import { findLiveObstacles, preflightCreate } from './preflight.ts';
 
-/** How a disk of a domain could be snapshotted now. */
+/** Whether and how a disk of a domain could be snapshotted now. */
 export interface DiskExamination {
   /** `xvda`, `hda`, … */
   readonly vdev: string;
@@ -37,7 +37,7 @@ export interface DomainExamination {
   readonly obstacles: readonly Obstacle[];
   /** What prevents only a live one. */
   readonly liveObstacles: readonly Obstacle[];
-  /** What does not hinder a snapshot, but should be known. */
+  /** What does not prevent a snapshot, but should be known. */
   readonly warnings: readonly string[];
   /** Version of its QEMU, if it has one. */
   readonly qemu?: string;
@@ -46,8 +46,8 @@ export interface DomainExamination {
 /**
  * Runs the checks that come before a create, for all ways of it at once. Reads only: the domain is not paused, and nothing
  * is written. The answer lists what prevents it.
- * @param nameOrDomid that there is no such domain is an obstacle, too
- * @param options `snapshotDir`: where memory files go without a cfgfile, if not to the usual place
+ * @param nameOrDomid if there is no such domain, that is an obstacle, too
+ * @param options `snapshotDir`: where memory files go without a cfgfile; default: the host's directory
  */
 export async function examineDomain(
   host: Host,
@@ -71,7 +71,7 @@ export async function examineDomain(
     await preflightCreate(host, context);
     warnings.push(...context.warnings, ...(await revertWarnings(host, context)));
     qemu = context.qemu;
-    // Those of one way of snapshotting a disk are with the disk.
+    // Obstacles to one kind of disk snapshot are listed with the disk.
     const ofDisks = new Set(context.disks.flatMap((disk) => disk.internal));
     obstacles.push(...context.findings.filter((finding) => !ofDisks.has(finding)));
     await using deviceModel = await host.toolstack.openDeviceModel(context.domain.domid, config);
@@ -100,8 +100,8 @@ export async function examineDomain(
 }
 
 /**
- * What a revert of the domain would fail for at this moment, were there a snapshot of it: an ISO image that is gone, a
- * bridge. It does not hinder the snapshot.
+ * Finds what would make a revert of the domain fail right now, such as a missing ISO image or
+ * bridge. It does not prevent the snapshot.
  */
 async function revertWarnings(host: Host, { domain, config }: CreateContext): Promise<readonly string[]> {
   const findings = await host.toolstack.restoreFindings?.({

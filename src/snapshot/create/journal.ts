@@ -1,6 +1,6 @@
 /**
- * The journal of a create, beside the memory file. The first line is on the disk before the guest is touched; the others
- * may be lost with the host, so `recoverSnapshot` looks at what is there then.
+ * The journal of a create, beside the memory file. The first line is on disk before anything is done to the guest; the others
+ * may be lost if the host crashes, so `recoverSnapshot` then looks at what exists.
  */
 
 import { checkedDisk, type SnapshotDisk } from '../../memfile/manifest.ts';
@@ -19,19 +19,19 @@ import {
 
 /** A step of a create. */
 export type CreateStep =
-  /** The partial file is there, with this inode number. */
+  /** The partial file exists, with this inode number. */
   | { readonly step: 'opened'; readonly inode: number }
-  /** Read only: before there was a record in `/run/xlsnap`, what was done to the guest stood here. */
+  /** Only read: before there was a record in `/run/xlsnap`, what was done to the guest was here. */
   | { readonly step: 'log-dirty'; readonly on: boolean }
   | { readonly step: 'hold'; readonly hold: HoldState }
-  /** The disks' transaction comes now. */
+  /** The disks' transaction comes next. */
   | { readonly step: 'disks' }
-  /** A small file of these bytes comes now. */
+  /** A small file with these bytes comes next. */
   | { readonly step: 'text'; readonly path: string; readonly sha256: string }
-  /** A stream's reader has all of it. */
+  /** A stream's reader has received all of it. */
   | { readonly step: 'whole' }
   | { readonly step: 'undoing' }
-  /** Why a guardian could not undo all. */
+  /** Why a guardian could not undo everything. */
   | { readonly step: 'problem'; readonly message: string };
 
 export interface CreateHead extends JournalHead {
@@ -39,7 +39,7 @@ export interface CreateHead extends JournalHead {
   readonly domid: number;
   /** The memory file; for a stream, where it would be. */
   readonly memoryPath: string;
-  /** The highest directory that was made for it, if any. */
+  /** The highest directory that was created for it, if any. */
   readonly madeDirectory?: string;
   readonly disks: readonly SnapshotDisk[];
 }
@@ -52,9 +52,9 @@ export function journalPathOf(memoryPath: string): string {
 }
 
 /**
- * Makes the journal of a create that begins.
+ * Creates the journal of a new create.
  * @param base the memory file, or where it would be
- * @throws OutputError when there is one already, or it cannot be made
+ * @throws {OutputError} If it already exists, or cannot be created
  */
 export async function openCreateJournal(
   plan: SnapshotPlan,

@@ -13,14 +13,14 @@ import type { DomainDisk, DomainState, Host, Obstacle } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
 import { relatedReverts } from '../revert/related.ts';
 
-/** How long a guest may take to suspend, as libxl has it. */
+/** How long a guest may take to suspend; the same as libxl. */
 const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
 
-/** Rounds of a live snapshot, as libxc has it, and a bound. */
+/** Rounds of a live snapshot: the same as libxc, and the maximum. */
 const DEFAULT_MAX_ROUNDS = 5;
 const MOST_ROUNDS = 49;
 
-/** Everything that create learns before it touches anything. */
+/** Everything that a create finds out before it changes anything. */
 export interface CreateContext {
   readonly plan: SnapshotPlan;
   readonly domain: DomainState;
@@ -30,19 +30,19 @@ export interface CreateContext {
   readonly configText: string;
   readonly tuning: Tuning | undefined;
   readonly sink: MemorySink | undefined;
-  /** The memory file, or where it would be if it were no stream: the journal is there. */
+  /** The memory file, or where it would be if it were not a stream: the journal is beside it. */
   readonly journalBase: string;
   /** Version of the domain's QEMU, if it has one. */
   readonly qemu: string | undefined;
   /** What prevents the plan so far; preflight adds to it. */
   readonly findings: Obstacle[];
-  /** Those of the plan; preflight adds to them. */
+  /** The plan's warnings; preflight adds to them. */
   readonly warnings: string[];
 }
 
 /**
- * The running domain called `nameOrDomid`.
- * @throws DomainError when there is none, or it is dying or shut down
+ * Finds the running or paused domain called `nameOrDomid`.
+ * @throws {DomainError} If there is none, or it is dying or shut down
  */
 export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<DomainState> {
   const domid = await host.toolstack.findDomain(nameOrDomid);
@@ -67,7 +67,7 @@ export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<D
 }
 
 /**
- * Joins the request, the cfgfile and the domain to one plan. Touches nothing.
+ * Makes one plan of the request, the cfgfile and the domain. Changes nothing.
  * @throws UsageError, DomainError; what preflight can collect is in `findings` instead
  */
 export async function makeCreateContext(
@@ -173,7 +173,7 @@ function memoryPathOf(
 }
 
 /**
- * What a cfgfile may not say, a caller of the library may not either: the name becomes part of a file's.
+ * Checks names given by a caller of the library as the cfgfile's are checked: the name becomes part of a file name.
  * @throws UsageError
  */
 export function checkNames(name: string | undefined, memoryPath: string | undefined): void {
@@ -211,7 +211,7 @@ function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
   };
 }
 
-/** @throws ConfigError when no cfgfile can say it: a path with a comma, say */
+/** @throws {ConfigError} If no cfgfile can express it, such as a path with a comma */
 function revertConfig(plan: SnapshotPlan): string {
   return printConfig(
     {
@@ -265,8 +265,8 @@ function chooseDisks(
 }
 
 /**
- * One error of all findings, or of the single one.
- * @throws PreflightError unless there are none
+ * Throws one error for all findings.
+ * @throws {PreflightError} If there are any
  */
 export function throwFindings(findings: readonly Obstacle[], domid: number | undefined): void {
   const [first] = findings;
@@ -285,7 +285,7 @@ export function throwFindings(findings: readonly Obstacle[], domid: number | und
   );
 }
 
-/** Turns a rejection of a check into a finding; other errors go on. */
+/** Runs a check, and turns its typed error into a finding; other errors are thrown. */
 export async function asFinding(findings: Obstacle[], check: () => Promise<void>): Promise<void> {
   try {
     await check();

@@ -12,11 +12,11 @@ import { journalPathOf } from './journal.ts';
 import { asFinding, type CreateContext } from './plan.ts';
 import { type DataShare, sampleData } from './room.ts';
 
-/** Room for what is not pages: heads of the records, HVM and device model state, cfgfile, manifest. */
+/** Space for everything but pages: record heads, HVM and device model state, cfgfile, manifest. */
 const EXTRA_BYTES = 16 * 1024 * 1024;
 
 /**
- * Looks for everything that would make a create fail, touching nothing, and adds it to the context's findings.
+ * Looks for everything that would make a create fail, without changing anything, and adds it to the context's findings.
  * The domain is not paused for any of it.
  */
 export async function preflightCreate(host: Host, context: CreateContext): Promise<void> {
@@ -57,7 +57,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   if (!plan.stream) await checkRoom(host, context, memory === undefined);
   if (plan.live) findings.push(...(await findLiveObstacles(host, context)));
   for (const disk of plan.disks) {
-    // Only that of the memory file is made.
+    // Only the memory file's directory is created.
     if (disk.kind === 'external' && !(await exists(dirname(disk.overlay)))) {
       findings.push({
         code: 'NO_DIRECTORY',
@@ -153,9 +153,9 @@ async function checkNewFile(path: string, findings: Obstacle[], hint: string): P
 }
 
 /**
- * Pages of zeros take no room, so a file is refused only when what a sample of the guest's pages says does not fit; a create
- * whose file system becomes full all the same is undone, as one of xl's or virsh's would fail. The sample is taken only
- * where not all of the memory fits.
+ * Checks the free space. Pages of zeros take none, so this fails only if the size estimated from a sample of the guest's pages does not fit. A create
+ * whose file system becomes full all the same is undone, where xl or virsh would fail. The sample is taken only
+ * if not all of the memory fits.
  */
 async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): Promise<void> {
   const { plan, findings, warnings } = context;
@@ -189,14 +189,14 @@ async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): 
   });
 }
 
-/** The nearest directory above that is there already. */
+/** Finds the nearest directory at or above a path that exists. */
 export async function firstExisting(path: string): Promise<string> {
   let at = path;
   for (;;) {
     try {
       if ((await stat(at)).isDirectory()) return at;
     } catch {
-      // Go on above.
+      // Try the one above.
     }
     const above = dirname(at);
     if (above === at) return at;

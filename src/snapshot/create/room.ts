@@ -1,25 +1,25 @@
-/** How much room a memory file will need. */
+/** How much space a memory file will need. */
 import { PAGE_SIZE } from '../../core/brand.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
 import { hasPageData } from '../../savefmt/index.ts';
 import type { Guest } from '../ports.ts';
 
-/** Pages that are looked at: the share of zeros is then known to 3 in 100. */
+/** Number of sampled pages: enough to know the share of zeros to within 3 %. */
 const SAMPLE = 2048;
-/** So often pfns are drawn, where a p2m has few pages. */
+/** Maximum number of draws, if a p2m has few pages. */
 const DRAWS = 64;
-/** Standard deviations that an estimate is allowed to be wrong by. */
+/** How many standard deviations an estimate may be off by. */
 const SIGMAS = 3;
 
-/** Which part of a guest's pages is not zeros: at least, and at most, as a sample says. */
+/** The share of a guest's pages that are not zeros: bounds estimated from a sample. */
 export interface DataShare {
   readonly least: number;
   readonly most: number;
 }
 
 /**
- * Looks at pages drawn at random. Reads only; the guest may run.
- * @param random gives numbers from 0 up to, and without, 1
+ * Estimates the share from pages drawn at random. Reads only; the guest may run.
+ * @param random returns numbers from 0 (inclusive) to 1 (exclusive)
  * @throws what the guest's methods throw
  */
 export async function sampleData(guest: Guest, random: () => number = Math.random): Promise<DataShare> {

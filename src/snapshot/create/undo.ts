@@ -18,10 +18,10 @@ import { partialOf, unmakeDirectory } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, DiskAction, Host } from '../ports.ts';
 
-/** Of a cfgfile or a manifest; a larger file is none of ours. */
+/** Maximum size of a cfgfile or a manifest; a larger file is not ours. */
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;
 
-/** @returns forgets this undo */
+/** @returns a function that forgets this undo */
 export function undoDirectory(phases: Phases, made: string, memoryPath: string): () => void {
   return phases.onUndo(`removed the directory ${made}`, `rmdir ${made}`, () =>
     unmakeDirectory(dirname(memoryPath), made),
@@ -29,8 +29,8 @@ export function undoDirectory(phases: Phases, made: string, memoryPath: string):
 }
 
 /**
- * The journal stays where something could not be undone.
- * @returns forgets this undo
+ * Adds the undo of the journal. The journal stays if something could not be undone.
+ * @returns a function that forgets this undo
  */
 export function undoJournal(
   phases: Phases,
@@ -76,8 +76,8 @@ export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog,
 }
 
 /**
- * Turns log-dirty mode off, unless there is no domain any more, or another program that saves it has taken it over:
- * that would miss what the guest writes, and turns it off itself.
+ * Turns log-dirty mode off, unless the domain no longer exists, or another program that saves it has taken the log over:
+ * it would miss what the guest writes, and turns the log off itself.
  * @returns `ended`: whether it was turned off; `warning`: that the guest has lost its QEMU
  */
 export async function endLog(
@@ -92,7 +92,7 @@ export async function endLog(
   return { ended: true, warning: `${dead.message}: ${dead.hint ?? 'the guest cannot be used without it'}` };
 }
 
-/** @returns forgets this undo */
+/** @returns a function that forgets this undo */
 export function undoHold(
   phases: Phases,
   state: 'running' | 'paused',
@@ -107,7 +107,7 @@ export function undoHold(
   );
 }
 
-/** Whatever has become of the guest; the record stays where something of it could not be undone. */
+/** Adds the undo of the guest's record, which stays if something could not be undone. */
 export function undoRecord(
   phases: Phases,
   domid: Domid,
@@ -126,7 +126,7 @@ export function undoRecord(
   );
 }
 
-/** Each disk has its own undo, so that one that fails does not keep the others from theirs. */
+/** Adds one undo for each disk, so that one that fails does not prevent the others. */
 export function undoDisks(
   phases: Phases,
   disks: readonly SnapshotDisk[],
@@ -161,7 +161,7 @@ export async function undoDisk(
   deviceModel: DeviceModel,
   disk: SnapshotDisk,
 ): Promise<boolean> {
-  // In this order: where an overlay cannot be merged, the configuration goes on naming it.
+  // In this order: if an overlay cannot be merged, the configuration keeps naming it.
   const undone = await deviceModel.undoSnapshots([toAction(disk)]);
   if (disk.kind === 'external') {
     await host.toolstack.repointDisks(domid, [{ vdev: disk.vdev, path: disk.base, format: disk.baseFormat }]);
@@ -169,7 +169,7 @@ export async function undoDisk(
   return undone.length > 0;
 }
 
-/** A small file, unless another has come in its place. */
+/** Adds the undo of a small file; another file in its place stays. */
 export function undoText(phases: Phases, path: string, sha256: string): void {
   phases.onUndo(`removed ${path}`, `rm ${shellQuote(path)}`, async () => {
     if (!(await isText(path, sha256))) return false;
@@ -188,7 +188,7 @@ async function isText(path: string, sha256: string): Promise<boolean> {
   }
 }
 
-/** SHA-256, in hexadecimal. */
+/** Returns the SHA-256 in hexadecimal. */
 export function digest(text: string | Uint8Array): string {
   return createHash('sha256').update(text).digest('hex');
 }

@@ -9,7 +9,7 @@ export class DirtyLog {
   readonly #deviceModel: Pick<DeviceModel, 'logDirty'> | undefined;
   #guestOn = false;
   #deviceModelOn = false;
-  /** A call that was given up, and ends now, must not turn it on again. */
+  /** A call that was given up must not turn it on again when it ends. */
   #over = false;
 
   /** @param deviceModel when it writes to the guest's memory: HVM only */
@@ -21,7 +21,7 @@ export class DirtyLog {
     this.#deviceModel = deviceModel;
   }
 
-  /** The log that a process which is gone has left on; it can only be stopped. */
+  /** Takes over the log that a process left on when it exited; it can only be stopped. */
   static adopt(
     guest: Pick<Guest, 'stopDirtyLog'>,
     deviceModel: Pick<DeviceModel, 'logDirty'> | undefined,
@@ -38,7 +38,7 @@ export class DirtyLog {
 
   /** QEMU first, as libxc does it: what it writes must not be missed once Xen's log begins. */
   async start(): Promise<void> {
-    // Noted before, not after: one that failed half-way is turned off as well, which does no harm.
+    // Noted before, not after: a log that failed half-way is also turned off, which does no harm.
     this.#deviceModelOn = this.#deviceModel !== undefined;
     await this.#deviceModel?.logDirty(true);
     if (this.#over) throw new InterruptedError('INTERRUPTED', 'the log was turned off in the meantime');
@@ -58,7 +58,7 @@ export class DirtyLog {
 
   /**
    * Turns off what is on; both, even if one fails. May be called again after it failed.
-   * @returns why its QEMU has ended, and with it its log, if it has
+   * @returns why its QEMU has exited, and its log with it, if it has
    */
   async stop(): Promise<XlsnapError | undefined> {
     this.#over = true;
@@ -89,7 +89,7 @@ export class DirtyLog {
   }
 }
 
-/** Whether it was found that the domain's QEMU has ended, see `DeviceModel.logDirty`. */
+/** Tells whether an error says that the domain's QEMU has exited, see `DeviceModel.logDirty`. */
 export function isQemuDead(error: unknown): error is XlsnapError {
   return error instanceof XlsnapError && error.code === 'QEMU_DIED';
 }

@@ -39,7 +39,7 @@ export interface FoundHold extends HoldHead {
 
 const PREFIX = 'hold-';
 
-/** The record of a create that is under way. */
+/** The record of a running create. */
 export class HoldRecord {
   readonly #path: string;
   #fd: number | undefined;
@@ -99,17 +99,17 @@ export class HoldRecord {
   }
 }
 
-/** The record that belongs to a journal, if it is of this boot. */
+/** Reads a journal's record, if it is of this boot. */
 export function findHold(host: Pick<Host, 'runDirectory'>, journal: string): FoundHold | undefined {
   return readHold(holdPath(host, journal));
 }
 
-/** Where the record is that belongs to a journal. */
+/** Returns the path of a journal's record. */
 export function holdPath(host: Pick<Host, 'runDirectory'>, journal: string): string {
   return join(host.runDirectory ?? RUN_DIRECTORY, nameOf(journal));
 }
 
-/** All of this boot. */
+/** Reads all records of this boot. */
 export function findHolds(host: Pick<Host, 'runDirectory'>): readonly FoundHold[] {
   const directory = host.runDirectory ?? RUN_DIRECTORY;
   let names: readonly string[];

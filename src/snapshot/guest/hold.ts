@@ -7,17 +7,17 @@ import { isGone } from './state.ts';
 
 /** What has been done to a guest; plain data, so that another process can take it up. */
 export interface HoldState {
-  /** How many pauses of its owner were taken away; Xen counts them. */
+  /** How many of its owner's pauses were removed; Xen counts them. */
   readonly pauses: number;
-  /** One more is being taken away, or given back: whether it was, only the domain can tell. */
+  /** A pause or unpause is in flight; only the domain shows whether it took effect. */
   readonly pending?: 'pause' | 'unpause';
   /** It was asked to suspend. */
   readonly asked: boolean;
-  /** And has done so. */
+  /** It has suspended. */
   readonly suspended: boolean;
-  /** Its machine was stopped. */
+  /** QEMU has stopped its machine. */
   readonly stopped: boolean;
-  /** It runs again, and xenstored may not know. */
+  /** It runs again, but xenstored may not know. */
   readonly unannounced?: boolean;
 }
 
@@ -26,7 +26,7 @@ const CONT_TIMEOUT_MS = 5000;
 
 const FREE: HoldState = { pauses: 0, asked: false, suspended: false, stopped: false };
 
-/** Whether anything has been done to it. */
+/** Tells whether anything has been done to the guest. */
 export function isHeld({ pauses, pending, asked, stopped, unannounced }: HoldState): boolean {
   return pauses > 0 || pending !== undefined || asked || stopped || unannounced === true;
 }
@@ -48,16 +48,16 @@ export function isHold(value: unknown): value is HoldState {
   );
 }
 
-/** Holds a guest still, and lets it go on as it was before. */
+/** Suspends a guest, and resumes it into the state that it was in before. */
 export class GuestHold {
   readonly #hypervisor: Hypervisor;
   readonly #domid: Domid;
   readonly #note: (state: HoldState) => void;
   #state: HoldState;
   #deviceModel: DeviceModel | undefined;
-  /** Whether it is unknown what has become of the request to suspend. */
+  /** Whether the outcome of the request to suspend is unknown. */
   #unsure = false;
-  /** It was let go on: a call that was given up, and ends now, must not hold it again. */
+  /** The guest was released: a call that was given up must not hold it again when it ends. */
   #over = false;
 
   /** @param note is called before anything takes effect, and after; if it throws, nothing takes effect */

@@ -1,4 +1,4 @@
-/** What a killed create has left of a guest, put right by its record on tmpfs: no storage is needed for it. */
+/** Restores a guest that a killed create left suspended, by its record on tmpfs: this needs no storage. */
 import { toDomid } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { within } from '../../core/deadline.ts';
@@ -51,7 +51,7 @@ export async function recoverGuest(
     await phases.undoFirst();
   }
   if (logDirty) {
-    // Xen's by its domid alone: opening a guest takes memory, and for PV its tables.
+    // Xen's log needs only the domid: opening a guest takes memory, and for PV its tables.
     const ofXen = { stopDirtyLog: () => host.hypervisor.stopDirtyLog(domid) };
     const log = DirtyLog.adopt(ofXen, type === 'hvm' ? (deviceModel ?? unreachable(noQemu)) : undefined);
     undoLog(phases, host, domid, log, () => noteLogOff(found));
@@ -64,7 +64,7 @@ function unreachable(reason: unknown): Pick<DeviceModel, 'logDirty'> {
   return { logDirty: () => Promise.reject(reason) };
 }
 
-/** What needs no QEMU is undone without it. */
+/** Connects to the guest's QEMU; what needs none is undone without it. */
 async function reach(
   host: Host,
   { domid }: FoundHold,

@@ -1,4 +1,4 @@
-/** What lies above and below an image. */
+/** Chains of backing files: the images below an image, and the programs that use it or one above it. */
 
 import { constants } from 'node:fs';
 import { open, realpath, stat } from 'node:fs/promises';
@@ -14,7 +14,7 @@ export interface StatedImage {
   readonly format: string;
 }
 
-/** A file by its one true name: images and their directories may be symbolic links. */
+/** Resolves symbolic links: images and their directories may be such links. */
 export async function truePath(path: string): Promise<string> {
   return await realpath(path).catch(() => path);
 }
@@ -46,9 +46,9 @@ export async function* chainBelow(
 }
 
 /**
- * Whether an image that is in use stands on another one. Where a format is not stated, the file itself is asked, as the QEMU that
- * has opened it did: an overlay that an old qemu-img made for one domain keeps no other domain from being reverted, and
- * what a guest may have written there can only make this true too often.
+ * Tells whether an image that is in use has another one below it. Where a format is not stated, asks the file itself, as the QEMU
+ * that has opened it did: an overlay that an old qemu-img made for one domain must not block reverts of others, and what a
+ * guest may have written there can only make this true too often.
  * @param below its true name
  * @throws what `Images.info` throws
  */
@@ -136,7 +136,7 @@ async function refuseUnstated(image: string, backing: string): Promise<string> {
 }
 
 /**
- * Who has an image open, or one above it, if anyone; and by which image.
+ * Finds the program that has an image, or one above it, open, if any; and which image that is.
  * @param except domid of a domain that does not count
  * @throws as `standsOn`
  */
@@ -152,7 +152,7 @@ export async function userOf(host: Host, image: string, except?: number): Promis
 }
 
 /**
- * Makes sure that nobody has an image open, or one above it: QEMU opens images without locks under Xen, and qemu-img would
+ * Makes sure that no program has an image, or one above it, open: QEMU opens images without locks under Xen, and qemu-img would
  * corrupt one that is in use.
  * @throws RecoverError IMAGE_IN_USE; as `standsOn`
  */
@@ -166,7 +166,7 @@ export async function refuseUsed(host: Host, image: string): Promise<void> {
 }
 
 /**
- * What an overlay of ours stands on.
+ * Returns the backing file of an overlay of ours.
  * @returns `undefined` when it has no backing file, or is not a qcow2 image
  * @throws what `Images.info` throws else
  */

@@ -1,4 +1,4 @@
-/** Changes images that nobody has open, and asks right before each change whether that is still so. */
+/** Changes images that no program has open, and checks that right before each change. */
 import { rename, rm } from 'node:fs/promises';
 import type { Host } from '../ports.ts';
 import { refuseUsed } from './chain.ts';
@@ -19,7 +19,7 @@ export interface FreeImages {
   remove(path: string): Promise<void>;
 }
 
-/** The images of a host, as files that nobody has open. */
+/** Returns methods that change images of a host, each only if no program has the image open. */
 export function freeImages(host: Host): FreeImages {
   const { images } = host;
   const asked =

@@ -1,6 +1,6 @@
 /**
- * Whether a disk is still the one that belongs to a memory file. What identifies its content is in the manifest: of a tag
- * what tells it from another one of its name, of a base when it was last written to.
+ * Whether a disk is still the one that belongs to a memory file. What identifies its content is in the manifest: for a tag,
+ * what distinguishes it from another one of the same name; for a base, when it was last written to.
  */
 import { stat } from 'node:fs/promises';
 import type { DiskIdentity, FileIdentity, SnapshotDisk, TagIdentity } from '../../memfile/manifest.ts';

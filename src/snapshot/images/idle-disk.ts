@@ -12,7 +12,7 @@ import { freeImages } from './free.ts';
 /** The guest may write to the base for as long after its overlay was made, until it has suspended; milliseconds. */
 const SUSPEND_MS = 120_000;
 
-/** Whether the tag or the overlay is there. */
+/** Tells whether the tag or the overlay exists. */
 export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
   if (disk.kind === 'external') return await exists(disk.overlay);
   return (await host.images.info(disk.image, 'qcow2'))?.tags.includes(disk.tag) === true;

@@ -17,7 +17,7 @@ export class JournalError extends XlsnapError {
   readonly exitCode = EXIT.format;
 }
 
-/** What the first line says of every journal. */
+/** The part of the first line that every journal has. */
 export interface JournalHead {
   readonly format: 'xlsnap-journal';
   readonly version: 1;
@@ -33,7 +33,7 @@ export interface JournalHead {
   readonly uuid: string;
 }
 
-/** One that was found, of one kind. */
+/** A journal that was found, of one kind. */
 export interface FoundSteps<Head extends JournalHead, Step> {
   readonly path: string;
   readonly head: Head;
@@ -50,7 +50,7 @@ export function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }
 
-/** The part of the first line that is the same for all. */
+/** Makes the part of the first line that every journal has. */
 export function makeHead<Kind extends JournalHead['kind']>(
   kind: Kind,
   { name, domain, uuid }: Pick<JournalHead, 'name' | 'domain' | 'uuid'>,
@@ -68,7 +68,7 @@ export function makeHead<Kind extends JournalHead['kind']>(
   };
 }
 
-/** The journal of an operation that is under way. */
+/** The journal of a running operation. */
 export class Journal<Step extends object> {
   readonly path: string;
   readonly #file: FileHandle;
@@ -82,10 +82,10 @@ export class Journal<Step extends object> {
   }
 
   /**
-   * Makes the journal, mode 0600, and writes its first line; `synced` tells when that is on the disk.
-   * @param options `recover`: what `xlsnap recover` is given where there is one already; `sync`: whether the first line
-   * goes to the disk at all
-   * @throws OutputError when there is one already, or it cannot be made
+   * Creates the journal, mode 0600, and writes its first line; `synced` waits until that is on disk.
+   * @param options `recover`: the argument of `xlsnap recover` to suggest if it already exists; `sync`: whether the first line
+   * is synced to disk at all
+   * @throws {OutputError} If it already exists, or cannot be created
    */
   static async create<Step extends object>(
     path: string,
@@ -120,7 +120,7 @@ export class Journal<Step extends object> {
   }
 
   /**
-   * Opens one whose process is gone, to note more in it.
+   * Opens a journal whose process has exited, to add notes to it.
    * @throws OutputError
    */
   static async reopen<Step extends object>(path: string): Promise<Journal<Step>> {
@@ -170,12 +170,12 @@ export class Journal<Step extends object> {
     }
   }
 
-  /** The same when nothing may wait for it in this thread: the file system may hang. */
+  /** Does the same outside this thread, since the file system may hang. */
   async noteLater(step: Step): Promise<void> {
     await this.#file.write(`${JSON.stringify(step)}\n`);
   }
 
-  /** Notes a step if that can be done: what comes next does more good than its note. */
+  /** Notes a step if possible: the step itself matters more than the note. */
   noteMaybe(step: Step): void {
     try {
       this.note(step);
@@ -188,7 +188,7 @@ export class Journal<Step extends object> {
   async remove(): Promise<void> {
     await this.keep();
     await rm(this.path, { force: true });
-    // Otherwise it could be there again after a power failure, and speak of what is whole.
+    // Otherwise it could reappear after a power failure, beside a complete snapshot.
     if (this.#sync) await syncDirectory(dirname(this.path));
   }
 
@@ -215,7 +215,7 @@ export class Journal<Step extends object> {
   }
 }
 
-/** Notes in a journal that stays why it does. */
+/** Notes in a journal why it stays. */
 export async function noteProblem(path: string, message: string): Promise<void> {
   // Not created again if it does not exist.
   await using file = await open(path, constants.O_WRONLY | constants.O_APPEND);
@@ -225,7 +225,7 @@ export async function noteProblem(path: string, message: string): Promise<void> 
 /** The lines of a journal. */
 export interface JournalLines {
   readonly head: Readonly<Record<string, unknown>>;
-  /** What is no JSON is `undefined`. */
+  /** A line that is not JSON is `undefined`. */
   readonly steps: readonly unknown[];
   /** Whether the last line was being written. */
   readonly torn: boolean;
@@ -234,14 +234,14 @@ export interface JournalLines {
 /**
  * Reads a journal's lines.
  * @returns `undefined` when there is no such file; `headless` when its writer was killed before anything else was done
- * @throws JournalError when it is none, is of a later version, or another could have written it
+ * @throws {JournalError} If it is not a journal, is of a later version, or another user could have written it
  */
 export async function readJournalLines(path: string): Promise<JournalLines | 'headless' | undefined> {
   let text: string;
   try {
     await using file = await open(path);
     const { size, uid, mode } = await file.stat();
-    // It says what to remove, so only we may have written it.
+    // It lists what to remove, so only root may have been able to write it.
     if (uid !== process.geteuid?.() || (mode & 0o022) !== 0) {
       throw badJournal(path, 'could have been written by another user', 'check its owner and mode');
     }
@@ -255,7 +255,7 @@ export async function readJournalLines(path: string): Promise<JournalLines | 'he
   const [first = '', ...rest] = text.split('\n');
   // The part behind the last line's end: a line that was being written.
   const tail = rest.pop();
-  // Not even the first line is there, or the host went down before it was on the disk: nothing had been done.
+  // There is not even a first line, or the host went down before it was on disk: nothing had been done.
   if (tail === undefined || /^\0*$/.test(text)) return 'headless';
   const head = parse(first);
   if (!isRecord(head) || head['format'] !== 'xlsnap-journal')
@@ -313,8 +313,8 @@ export class HeadFields {
   }
 
   /**
-   * Of each disk what `check` makes of it.
-   * @throws JournalError when that throws
+   * Reads the list of disks, each with `check`.
+   * @throws {JournalError} If `check` throws
    */
   disks<T>(check: (path: string, what: string, disk: unknown) => T): readonly T[] {
     const { disks } = this.#head;
@@ -348,7 +348,7 @@ export class HeadFields {
   }
 }
 
-/** Makes steps of lines; what is unknown is left out. */
+/** Turns lines into steps; unknown ones are left out. */
 export function toSteps<Step>(
   { steps, torn }: JournalLines,
   head: JournalHead,
@@ -360,8 +360,8 @@ export function toSteps<Step>(
 }
 
 /**
- * A journal that was moved does not speak of what is where it was.
- * @param place where the one of that head must be
+ * Refuses a journal that was moved: what it says holds only for its original place.
+ * @param place where a journal with that head must be
  * @throws JournalError
  */
 export async function checkPlace(path: string, place: string): Promise<void> {

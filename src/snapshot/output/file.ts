@@ -7,7 +7,7 @@ import { shellQuote } from '../../core/shell-quote.ts';
 /** Writes of fewer bytes are made in this thread: handing one over takes as long. */
 const SHORT_WRITE = 64 * 1024;
 
-/** Where a guest's memory goes: a file, or what can only be appended to. */
+/** Output for a guest's memory: a file, or a stream that can only be appended to. */
 export interface MemoryOutput {
   /** @throws OutputError */
   writeAt(bytes: Uint8Array, position: number): Promise<void>;
@@ -22,18 +22,18 @@ export interface MemoryOutput {
 /** A file that is written at offsets. */
 export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
   readonly fd: number;
-  /** Called now and then while the guest runs: the disk may begin with what has been written so far. */
+  /** Called now and then while the guest runs: starts writing to disk what has been written so far. */
   beginSync(): void;
 }
 
 /**
- * A file that shows under its name only when it is whole: it is written as `<path>.partial`, mode 0600, and renamed
- * after its bytes are on the disk. A file that is there already is never touched.
+ * A file that appears under its name only when it is complete: it is written as `<path>.partial`, mode 0600, and renamed
+ * after its bytes are on the disk. An existing file is never changed.
  */
 export class OutputFile implements MemoryOutput, PositionalOutput {
   readonly path: string;
   readonly partialPath: string;
-  /** While the guest is stopped nothing waits for the file system in this thread: signals must be heard. */
+  /** While the guest is stopped, nothing in this thread waits for the file system: signals must be handled. */
   guestStopped = false;
   readonly #file: FileHandle;
   #named = false;
@@ -46,7 +46,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     this.#file = file;
   }
 
-  /** @throws OutputError when `<path>.partial` is there already or cannot be made. */
+  /** @throws {OutputError} If `<path>.partial` already exists or cannot be created */
   static async create(path: string): Promise<OutputFile> {
     const partialPath = partialOf(path);
     try {
@@ -90,8 +90,8 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   }
 
   /**
-   * Lets the disk begin with what has been written so far, so that `commit` has less to wait for. It tells of failures
-   * too: Linux reports each but once.
+   * Starts writing to disk what has been written so far, so that `commit` has less to wait for. Failures are kept
+   * for `commit`, since Linux reports each only once.
    */
   beginSync(): void {
     this.#syncing ??= this.#file
@@ -104,7 +104,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       });
   }
 
-  /** Its number in the file system, which it keeps when it gets its name. */
+  /** Returns the inode number, which stays the same when the file gets its name. */
   async inode(): Promise<number> {
     return (await this.#file.stat()).ino;
   }
@@ -115,7 +115,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   }
 
   /**
-   * Bytes to the disk, unless `sync` is false, then the name.
+   * Syncs the bytes to disk, unless `sync` is false, then renames the file.
    * @throws OutputError; the partial file is still there.
    */
   async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {
@@ -124,7 +124,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       if (this.#syncFailure !== undefined) throw this.#syncFailure.cause;
       if (sync) await this.#file.datasync();
       await this.#file.close();
-      // rename(2) would replace a file that has come since the preflight.
+      // rename(2) would replace a file that was created since the preflight.
       if (await exists(this.path)) {
         throw new OutputError('OUTPUT_EXISTS', `${this.path} was created in the meantime`);
       }
@@ -152,13 +152,13 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   }
 }
 
-/** Name of a file while it is being written. */
+/** Returns the name of a file while it is being written. */
 export function partialOf(path: string): string {
   return `${path}.partial`;
 }
 
 /**
- * Writes a small file whole, in the same way, mode 0600.
+ * Writes a small file in the same way: all or nothing, mode 0600.
  * @throws OutputError
  */
 export async function writeWhole(path: string, text: string): Promise<void> {
@@ -172,7 +172,7 @@ export async function writeWhole(path: string, text: string): Promise<void> {
   }
 }
 
-/** Whether something has that name. Errors other than "no such file" count as there. */
+/** Tells whether a path exists. Errors other than "no such file" count as existing. */
 export async function exists(path: string): Promise<boolean> {
   try {
     await stat(path);
@@ -184,8 +184,8 @@ export async function exists(path: string): Promise<boolean> {
 }
 
 /**
- * Makes a directory and those above it, mode 0700.
- * @returns the highest directory that was made, if any
+ * Creates a directory and those above it, mode 0700.
+ * @returns the highest directory that was created, if any
  */
 export async function makeDirectory(path: string): Promise<string | undefined> {
   try {
@@ -212,7 +212,7 @@ export async function unmakeDirectory(path: string, highest: string): Promise<bo
   return true;
 }
 
-/** Removes a file, if it is there. @returns whether it was */
+/** Removes a file, if it exists. @returns whether it did */
 export async function removed(path: string): Promise<boolean> {
   if (!(await exists(path))) return false;
   await rm(path, { force: true });

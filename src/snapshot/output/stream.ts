@@ -9,10 +9,10 @@ import { errnoCode, InterruptedError, OutputError, throwIfAborted } from '../../
 import type { MemorySink } from '../api.ts';
 import type { MemoryOutput } from './file.ts';
 
-/** What `memory_path` says for standard output. */
+/** Values of `memory_path` that mean standard output. */
 const STDOUT_PATHS: readonly string[] = ['/dev/stdout', '/dev/fd/1', '/proc/self/fd/1'];
 const STDOUT_PATH = '/proc/self/fd/1';
-/** How often a FIFO is tried that nobody reads yet. */
+/** How often to retry a FIFO that has no reader yet. */
 const POLL_MS = 50;
 
 /** Whether a `memory_path` is standard output of this process, whatever that is. */
@@ -35,15 +35,15 @@ export async function isStream(path: string): Promise<boolean> {
 interface Target {
   /** The bytes may be changed once the promise is settled. */
   write(bytes: Uint8Array): Promise<void>;
-  /** All is written; gives it to whoever reads it. */
+  /** Ends the output once everything is written. */
   end(options: { readonly sync: boolean }): Promise<void>;
-  /** It was all for nothing. */
+  /** Gives up the output. */
   abort(): Promise<void>;
   /** Ends a `write` that is not over yet, so that what is left of it goes nowhere; gives whether there was one. */
   cancel?(): boolean;
 }
 
-/** A memory file that is not one: bytes that go to a pipe, a device or a caller's sink, from the first to the last. */
+/** A memory file as a stream: bytes that go to a pipe, a device or a caller's sink, in order. */
 export class StreamOutput implements MemoryOutput {
   readonly #name: string;
   readonly #target: Target;

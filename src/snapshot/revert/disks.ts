@@ -11,12 +11,12 @@ import { asidePath, describeKept, freshPath, type KeptDisk, safetyTag, undoRever
 import { deleteSafetyTag } from './safety-tag.ts';
 
 /**
- * Puts every disk back, nobody using them. Each step has its undo in `phases`, so that a failure on one disk leaves all
+ * Puts every disk back; no program may use them. Each step has its undo in `phases`, so that a failure on one disk leaves all
  * as before; once this resolves, the undos are forgotten and what was replaced is in the result: the caller keeps that until
  * the domain is restored.
  *
  * @throws DiskError, OutputError, InterruptedError
- * @param mark tells this revert's files and tags from others'; `[0-9a-z-]`
+ * @param mark distinguishes this revert's files and tags from others; `[0-9a-z-]`
  */
 export async function revertDisks(
   host: Host,
@@ -45,7 +45,7 @@ export async function revertDisks(
         await free.deleteTag(disk.image, safety);
       });
       await journal.noteDurably(stamped({ step: 'tagged', vdev: disk.vdev }));
-      // One that was given up goes on here when what it waited for ends after all.
+      // A call that was given up continues here if what it waited for ends after all.
       phases.checkpoint();
       await free.applyTag(disk.image, disk.tag);
       kept.push({ kind: 'tag', vdev: disk.vdev, image: disk.image, tag: safety });

@@ -1,6 +1,6 @@
 /**
- * The journal of a revert. It is not beside the memory file, for that may be where nobody can write. Each line is on the
- * disk before what comes after it takes effect: the guest is gone already, and does not wait.
+ * The journal of a revert. It is not beside the memory file, which may be on a read-only file system. Each line is on
+ * disk before the next step takes effect: there is no guest any more that would have to wait.
  */
 import { join } from 'node:path';
 import { checkedDisk } from '../../memfile/manifest.ts';
@@ -19,21 +19,21 @@ import {
 import type { DomainState } from '../ports.ts';
 import { isRiskName, type RiskName } from '../risks.ts';
 
-/** What a revert has come to. */
+/** A step of a revert. */
 export type RevertEvent =
-  /** The safety tag is in the image; the snapshot's is applied now. */
+  /** The safety tag is in the image; applying the snapshot's comes next. */
   | { readonly step: 'tagged'; readonly vdev: string }
-  /** The fresh overlay is there, with this inode number; it takes its place now. */
+  /** The fresh overlay exists, with this inode number; moving it into place comes next. */
   | { readonly step: 'fresh'; readonly vdev: string; readonly inode: number }
-  /** All disks are as at the snapshot, and stay so. */
+  /** All disks are as at the snapshot, and stay like that. */
   | { readonly step: 'reverted' }
-  /** The domain is restored now. */
+  /** Restoring the domain comes next. */
   | { readonly step: 'restoring' }
-  /** It is there, paused. */
+  /** The domain exists, paused. */
   | { readonly step: 'restored'; readonly domid: number }
-  /** It was made to run: if it is paused, that was its owner. */
+  /** The domain was unpaused: if it is paused now, its owner has paused it. */
   | { readonly step: 'unpaused' }
-  /** One disk is put back now as it was before the revert. */
+  /** Putting one disk back as it was before the revert comes next. */
   | { readonly step: 'undoing'; readonly vdev: string };
 
 /** `at`: when it was noted, milliseconds since 1970. */
@@ -41,7 +41,7 @@ export type RevertStep = RevertEvent & { readonly at: number };
 
 export interface RevertHead extends JournalHead {
   readonly kind: 'revert';
-  /** Its own path: it is in no other place of which `memoryPath` would tell. */
+  /** The journal's own path; it cannot be derived from `memoryPath`. */
   readonly journal: string;
   readonly memoryPath: string;
   /** The cfgfile, if it is known. */
@@ -69,7 +69,7 @@ export interface RevertWords {
 
 export type RevertJournal = Journal<RevertStep>;
 
-/** What happens now. */
+/** Adds the current time to a step. */
 export function stamped(event: RevertEvent): RevertStep {
   return { ...event, at: Date.now() };
 }
@@ -77,14 +77,14 @@ export function stamped(event: RevertEvent): RevertStep {
 /** End of the names of these journals, behind the uuid of the snapshot's domain. */
 export const REVERT_JOURNAL = '.revert.journal';
 
-/** The journal of a revert to a snapshot of the domain with that uuid. */
+/** Returns the path of a domain's revert journal. */
 export function revertJournalPath(snapshotDir: string, uuid: string): string {
   return join(snapshotDir, `${uuid}${REVERT_JOURNAL}`);
 }
 
 /**
- * Makes the journal of a revert that begins; it is on the disk then.
- * @throws OutputError when there is one already, or it cannot be made
+ * Creates the journal of a new revert, and waits until it is on disk.
+ * @throws {OutputError} If it already exists, or cannot be created
  */
 export async function openRevertJournal(
   path: string,
@@ -142,7 +142,7 @@ function toIdentity(fields: HeadFields): Pick<DomainState, 'uuid' | 'name'> {
   return { uuid, name };
 }
 
-/** Earlier versions wrote none; a later one may know more. */
+/** Reads the accepted risks: earlier versions wrote none, a later one may know more. */
 function toRiskNames(value: unknown): readonly RiskName[] {
   if (!Array.isArray(value)) return [];
   return value.filter((name): name is RiskName => typeof name === 'string' && isRiskName(name));

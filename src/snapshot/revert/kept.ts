@@ -1,9 +1,9 @@
-/** What a revert keeps of the disks as they were until it is done, and how one is put back by hand. */
+/** What a revert keeps of the former disks until it is done, and how to put one back by hand. */
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RevertDisk } from '../api.ts';
 import type { Phases } from '../phases.ts';
 
-/** What a disk was before the revert. */
+/** A disk as it was before the revert. */
 export type KeptDisk =
   | { readonly kind: 'tag'; readonly vdev: string; readonly image: string; readonly tag: string }
   | { readonly kind: 'file'; readonly vdev: string; readonly path: string };
@@ -12,17 +12,17 @@ export function safetyTag(mark: string): string {
   return `xlsnap-before-${mark}`;
 }
 
-/** Where the overlay goes that is replaced. */
+/** Returns the path that the replaced overlay is moved to. */
 export function asidePath(overlay: string, mark: string): string {
   return `${overlay}.before-${mark}`;
 }
 
-/** Where the overlay is made that replaces it. */
+/** Returns the path at which the new overlay is created. */
 export function freshPath(overlay: string, mark: string): string {
   return `${overlay}.fresh-${mark}`;
 }
 
-/** @returns forgets this undo */
+/** @returns a function that forgets this undo */
 export function undoRevertDisk(
   phases: Phases,
   disk: RevertDisk,
@@ -46,7 +46,7 @@ function byHand(disk: RevertDisk, mark: string): string {
     : `rm -f ${fresh}; mv ${aside} ${overlay}, if ${aside} exists`;
 }
 
-/** Where a disk's former content is. */
+/** Says where a disk's former content is. */
 export function describeKept(one: KeptDisk): string {
   return one.kind === 'tag'
     ? `disk ${one.vdev} as it was before: snapshot ${one.tag} of ${one.image}`

@@ -1,4 +1,4 @@
-/** Later snapshots that stand on an image which a revert changes: found by their manifests, the domain running or down. */
+/** Finds later snapshots that depend on an image which a revert changes, by their manifests. */
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoCode } from '../../core/errors.ts';
@@ -20,7 +20,7 @@ interface Known {
 }
 
 /**
- * Snapshots other than the one reverted to whose base is an image that the revert replaces or writes to.
+ * Finds snapshots other than the one reverted to whose base is an image that the revert replaces or writes to.
  * @param memoryPath of the snapshot reverted to; the others are looked for beside it and where the host has them
  */
 export async function findLaterSnapshots(
@@ -51,7 +51,7 @@ export async function findLaterSnapshots(
   return risks;
 }
 
-/** Whether its base has been replaced or written to already. */
+/** Tells whether its base has already been replaced or written to. */
 async function isLost({ identities = [] }: Manifest, vdev: string, base: string): Promise<boolean> {
   const then = identities.find((one) => one.vdev === vdev)?.base;
   const now = await identifyFile(base).catch(() => undefined);
@@ -80,7 +80,7 @@ async function entriesOf(directory: string) {
   });
 }
 
-/** One that cannot be read is not this revert's affair. */
+/** Reads another snapshot's manifest; one that cannot be read does not concern this revert. */
 async function readOther(path: string): Promise<Manifest | undefined> {
   try {
     return await readManifest(path);

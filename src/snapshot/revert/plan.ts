@@ -20,10 +20,10 @@ import { checkRestore } from './restore-check.ts';
 import { findTarget, type RevertTarget } from './target.ts';
 import { findOtherUser } from './users.ts';
 
-/** So many changes of the configuration are in the message; all of them are in the data. */
+/** Maximum number of configuration changes in the message; the data has all of them. */
 const MAX_CHANGES = 5;
 
-/** Everything that revert learns before it destroys anything. */
+/** Everything that a revert finds out before it destroys anything. */
 export interface RevertContext {
   readonly plan: RevertPlan;
   /** The domain that will be destroyed. */
@@ -35,8 +35,8 @@ export interface RevertContext {
 }
 
 /**
- * Joins the cfgfile, the memory file, the manifest, the images and the running domain to one plan, and checks all
- * that can be checked. Touches nothing.
+ * Makes one plan of the cfgfile, the memory file, the manifest, the images and the running domain, and checks everything
+ * that can be checked. Changes nothing.
  * @param held what is locked, and the domid of a domain that a killed revert may only have begun to make: it need not have
  * a configuration
  * @throws UsageError, DomainError, StreamError, ManifestError, PreflightError, and RiskError unless `force`
@@ -118,7 +118,8 @@ export async function makeRevertContext(
 }
 
 /**
- * @throws RiskError unless the request accepts all of them
+ * Throws the risks that the request does not accept.
+ * @throws {RiskError} If there are any
  */
 function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: number | undefined): void {
   const { force, accept = [] } = request;
@@ -175,7 +176,7 @@ function checkManifest(manifest: Manifest | undefined, memoryPath: string, risks
   });
 }
 
-/** What the cfgfile asks for, joined to what the manifest or the stored configuration knows of each disk. */
+/** A disk that the cfgfile asks for, with what the manifest or the stored configuration says about it. */
 interface WantedDisk {
   readonly vdev: string;
   readonly kind: 'internal' | 'external';
@@ -240,7 +241,7 @@ function wantedDisks(
   });
 }
 
-/** A risk that was found in another way already is not repeated. */
+/** Adds a risk, unless it has already been found in another way. */
 function addRisk(risks: Risk[], risk: Risk): void {
   if (!risks.some((one) => one.risk === risk.risk && one.vdev === risk.vdev)) risks.push(risk);
 }

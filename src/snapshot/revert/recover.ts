@@ -18,30 +18,30 @@ import { asidePath, freshPath, safetyTag, undoRevertDisk } from './kept.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
 import { changedImage } from './users.ts';
 
-/** How long a qemu-img whose xlsnap was killed is waited for. */
+/** How long to wait for a qemu-img whose xlsnap was killed. */
 const WORKER_MS = 30_000;
 const POLL_MS = 100;
-/** How long it may have gone on writing: as long as ours would have let it. */
+/** How long it may have kept writing: as long as our own time-out. */
 const STEP_MS = 300_000;
 
 type Internal = Extract<RevertDisk, { kind: 'internal' }>;
 type External = Extract<RevertDisk, { kind: 'external' }>;
 
-/** What was found. */
+/** What a killed revert left behind. */
 interface Left {
   readonly host: Host;
   readonly head: RevertHead;
   readonly done: Done;
   readonly journal: RevertJournal;
   readonly phases: Phases;
-  /** The domain of that uuid, if it lives. */
+  /** The domain with that uuid, if it exists. */
   readonly domain: DomainState | undefined;
 }
 
 /**
- * Undoes what a revert has left whose process is gone, or whose restore has failed. Where the domain was restored, what was
- * kept of its former disks goes, and it runs if it was to. Where it was not, all disks are as before the revert then. The
- * caller holds the domain's lock.
+ * Undoes what is left of a revert whose process was killed, or whose restore failed. If the domain was restored, what was
+ * kept of its former disks is removed, and it is unpaused if it should run. If not, all disks are then as before the revert.
+ * The caller holds the domain's lock.
  *
  * @param how `keepUsed`: where all disks are as at the snapshot, and a domain uses them or has written to them since, they
  * stay so, and what they were before is kept under its own name: another revert is about to begin
@@ -59,12 +59,12 @@ export async function recoverRevert(
   const sameBoot = head.boot === bootId();
   const unknown = sameBoot && done.restoring && done.restored === undefined;
   const domain = unknown ? await waitForRestorer(host, head) : await findRestored(host, head);
-  // What the killed restore has made, or has begun to make: which of them cannot be seen.
+  // The domain that the killed restore has built, or has started to build: which of the two cannot be seen.
   const halfBuilt = unknown && domain?.paused === true;
   const journal = await Journal.reopen<RevertStep>(path);
   await using _open = { [Symbol.asyncDispose]: () => journal.keep() };
   const left: Left = { host, head, done, journal, phases, domain };
-  // Stays, so that whoever comes next knows what that domain is.
+  // It stays, so that the next recover or revert knows what that domain is.
   if (!halfBuilt) {
     if (head.madeDirectory !== undefined) undoDirectory(phases, head.madeDirectory, path);
     undoJournal(phases, path, path, journal);
@@ -101,7 +101,7 @@ export async function recoverRevert(
   };
 }
 
-/** What the steps come to. */
+/** The journal's steps, summed up. */
 interface Done {
   readonly tagged: ReadonlySet<string>;
   /** Inode numbers of the fresh overlays, by vdev. */
@@ -123,7 +123,7 @@ function summed({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): Don
   return {
     tagged: new Set(steps.flatMap((one) => (one.step === 'tagged' ? [one.vdev] : []))),
     fresh: new Map(steps.flatMap((one) => (one.step === 'fresh' ? [[one.vdev, one.inode] as const] : []))),
-    // Undone after that: the note itself was what failed.
+    // Undone after that: writing the note was what failed.
     reverted: at('reverted') > at('undoing'),
     restoring: at('restoring') >= 0,
     restored: steps.findLast((one) => one.step === 'restored')?.domid,
@@ -134,7 +134,7 @@ function summed({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): Don
 }
 
 /**
- * What the dead process has started must be over before anybody looks at what it has done.
+ * Waits for what the dead process started: it must have finished before its results are looked at.
  * @throws RecoverError
  */
 async function waitForWorker({ images }: Host, path: string): Promise<void> {
@@ -147,7 +147,7 @@ async function waitForWorker({ images }: Host, path: string): Promise<void> {
   }
 }
 
-/** The domain of the snapshot's uuid, if it lives. */
+/** Finds the domain with the snapshot's uuid, if it exists. */
 async function findRestored(
   { toolstack, hypervisor }: Host,
   head: RevertHead,
@@ -157,7 +157,7 @@ async function findRestored(
 }
 
 /**
- * Waits until what restores the domain for the dead process has made it, or has ended: it would open the disks.
+ * Waits until the restore that the dead process started has built the domain, or has exited: it would open the disks.
  * @returns the domain, if it is there
  * @throws RecoverError
  */
@@ -181,7 +181,7 @@ async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainStat
   }
 }
 
-/** Each disk has its own undo, so that one that fails does not keep the others from theirs. */
+/** Adds one undo for each disk, so that one that fails does not prevent the others. */
 function planPuttingBack(left: Left): void {
   const { phases, head } = left;
   for (const disk of head.disks) {
@@ -239,7 +239,7 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
 }
 
 /**
- * A domain that was started on such disks in the meantime may have written what is to be kept.
+ * Refuses to put back an image that was written to since: a domain that was started on it may have written what is to be kept.
  * @param since when the last step was noted that wrote there, ms since 1970
  * @throws RecoverError
  */
@@ -253,7 +253,7 @@ async function refuseWritten(image: string, since: number, how: string): Promise
   );
 }
 
-/** When an image was written to after a revert had done with it, if it was. */
+/** Finds when an image was written to after a revert had finished with it, if it was. */
 async function findWritten(image: string, since: number): Promise<Date | undefined> {
   const found = await stat(image);
   // The time of a device says nothing.
@@ -276,13 +276,13 @@ async function refuseChanged(left: Left): Promise<void> {
   if (failures.length > 0) throw notRecovered(left, [], failures);
 }
 
-/** How what a disk holds now is kept, and its former content given up. */
+/** Says how to keep what a disk holds now, and give up its former content. */
 function toKeep(disk: RevertDisk, { mark, journal }: RevertHead): string {
   if (disk.kind === 'internal') return `qemu-img snapshot -d ${safetyTag(mark)} ${shellQuote(disk.image)}`;
   return `rm ${shellQuote(disk.replaced === undefined ? journal : asidePath(disk.overlay, mark))}`;
 }
 
-/** Whether anyone uses a disk that is as at the snapshot, or has written to it since. */
+/** Tells whether a program uses a disk that is as at the snapshot, or has written to it since. */
 async function isUsed({ host, head, done }: Left): Promise<boolean> {
   for (const disk of head.disks) {
     const image = changedImage(disk);
@@ -292,7 +292,7 @@ async function isUsed({ host, head, done }: Left): Promise<boolean> {
   return false;
 }
 
-/** What there is of the disks as they were before. */
+/** Finds what exists of the disks as they were before. */
 async function findKept({ host, head }: Left): Promise<readonly string[]> {
   const kept: string[] = [];
   for (const disk of head.disks) {

@@ -9,7 +9,7 @@ import { JournalError } from '../journal/file.ts';
 import { readJournal } from '../read-journal.ts';
 import { REVERT_JOURNAL, type RevertHead } from './journal.ts';
 
-/** Whom and what an operation is about. */
+/** The domain and the images that an operation is about. */
 export interface Subject {
   /** The domain's names and uuids. */
   readonly keys: readonly string[];
@@ -17,10 +17,10 @@ export interface Subject {
   readonly images: readonly string[];
 }
 
-/** The journal of a revert that was killed, or is under way. */
+/** The journal of a revert that was killed, or is still running. */
 export interface RelatedRevert {
   readonly path: string;
-  /** What its process has locked, or had. */
+  /** What its process locks, or locked. */
   readonly keys: readonly string[];
 }
 
@@ -75,7 +75,7 @@ async function readHead(path: string, warn: (message: string) => void): Promise<
     return found?.kind === 'revert' ? found.head : undefined;
   } catch (error) {
     if (!(error instanceof JournalError)) throw error;
-    // That of another domain, most likely: it must not keep this one from its snapshots.
+    // Most likely another domain's: it must not prevent snapshots of this one.
     warn(`${error.message}; it may belong to a revert of this domain`);
     return undefined;
   }

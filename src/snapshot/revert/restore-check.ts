@@ -1,4 +1,4 @@
-/** Whether the restore of a revert would succeed, before anything is destroyed for it. */
+/** Checks whether the restore of a revert would succeed, before anything is destroyed. */
 import type { Domid } from '../../core/brand.ts';
 import { describeError } from '../../core/errors.ts';
 import { type LibxlConfig, withImages } from '../../memfile/libxl-config.ts';
@@ -27,7 +27,7 @@ export interface RestorePlan {
 }
 
 /**
- * Adds to `findings` what the restore would fail for, and to `risks` what it may.
+ * Adds to `findings` what would make the restore fail, and to `risks` what might.
  * @throws what the toolstack's own look at the host throws
  */
 export async function checkRestore(
@@ -66,7 +66,7 @@ export async function checkRestore(
   findings.push(...found.obstacles);
   if (found.memoryRisk !== undefined) risks.push({ risk: 'memory-low', message: found.memoryRisk });
   const then = manifest?.type === 'hvm' ? manifest.qemu : undefined;
-  // Its stable releases take each other's state.
+  // Its stable releases accept each other's state.
   if (
     then !== undefined &&
     found.qemus.length > 0 &&
@@ -85,7 +85,7 @@ function series(version: string): string {
   return version.split('.').slice(0, 2).join('.');
 }
 
-/** The disks of a restored domain that nobody serves, one warning for each. Never rejects: the domain is there. */
+/** Returns a warning for each disk of a restored domain that nobody serves. Never rejects, since the domain exists. */
 export async function warnOfUnconnected(host: Host, domid: Domid): Promise<readonly string[]> {
   try {
     const stuck = (await host.toolstack.unconnectedDisks?.(domid)) ?? [];

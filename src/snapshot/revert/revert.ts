@@ -32,10 +32,10 @@ import { findTarget, type RevertTarget } from './target.ts';
 import { findReturned, returnedError } from './users.ts';
 
 const DEFAULT_DESTROY_TIMEOUT_MS = 60_000;
-/** How long a look at the domain may take: after a failure, and while it waits, restored, to run. */
+/** How long looking up the domain may take: after a failure, and when it has been restored and is about to run. */
 const LOOKUP_MS = 10_000;
 
-/** What `revertSnapshot` would do, after all checks; touches nothing. Throws as it does. */
+/** Plans what `revertSnapshot` would do and runs all its checks, without changing anything. Throws as it does. */
 export async function planRevert(
   host: Host,
   request: RevertRequest,
@@ -53,17 +53,17 @@ export async function planRevert(
 
 /**
  * Reverts a domain to a snapshot: checks everything, destroys the domain if it runs, puts the disks back, restores the
- * memory, and makes the domain run if it is due.
+ * memory, and lets the domain run if it should.
  *
- * What a former revert has left that was killed or failed is undone first. Until the destroy nothing else is touched. If a
+ * What an earlier revert left that was killed or failed is undone first. Until the destroy nothing else is changed. If a
  * disk cannot be put back, all disks are as before. If the restore fails, all disks are as at the snapshot, and what was
  * replaced is kept until the domain is restored: run the same command again, and `recoverSnapshot` with the journal puts
- * the former disks back. Once the domain is restored, the signal is not heeded any more. Should this process be killed,
- * the same holds.
+ * the former disks back. Once the domain is restored, the signal is ignored. The same holds if this
+ * process is killed.
  *
- * @throws what `planRevert` throws, RecoverError, and OutputError JOURNAL, before anything is touched
+ * @throws what `planRevert` throws, RecoverError, and OutputError JOURNAL, before anything is changed
  * @throws DiskError when a disk cannot be put back; RestoreError when the restore fails, or the domain cannot be made
- * to run; InterruptedError. Each tells what has become of the domain and its disks.
+ * to run; InterruptedError. Each says what has become of the domain and its disks.
  */
 export async function revertSnapshot(
   host: Host,
@@ -92,7 +92,7 @@ export async function revertSnapshot(
     reached.context = context;
     const { running } = context;
     if (running !== undefined && running.domid === halfBuilt) {
-      // The former revert's journal stays until its disks are as before it, which they can be only now.
+      // The earlier revert's journal stays until its disks are as before it, which is possible only now.
       await phases.run('destroy', () => destroy(host, running, request, options));
       await recoverFormer(host, target.journals, phases, options);
       context = await check();
@@ -109,7 +109,7 @@ export async function revertSnapshot(
     const { running: now } = context;
     if (now !== undefined) await phases.run('destroy', () => destroy(host, now, request, options));
     const replaced = await phases.run('disks', async () => {
-      // The check may have taken minutes, in which the domain has rebooted, or was started again.
+      // The checks may have taken minutes; the domain may have rebooted or been started again since.
       const returned = await findReturned(host, context);
       if (returned !== undefined) throw returnedError(returned);
       return await revertDisks(host, plan.disks, mark, phases, journal);
@@ -126,7 +126,7 @@ export async function revertSnapshot(
     journal.noteMaybe(stamped({ step: 'restored', domid }));
     phases.shield();
     reached.domid = domid;
-    // Before it runs: a guest that has a file system there hangs at its first access.
+    // Before it runs: a guest with a file system there would hang at its first access.
     const unconnected = await within(
       warnOfUnconnected(host, domid),
       { timeoutMs: LOOKUP_MS },
@@ -157,7 +157,7 @@ export async function revertSnapshot(
   }
 }
 
-/** Half-reverted disks would be taken for what the domain had, and missing ones for none. */
+/** Undoes an earlier revert first: its half-reverted disks would be taken for the domain's own. */
 async function recoverFormer(
   host: Host,
   journals: RevertTarget['journals'],
@@ -193,7 +193,7 @@ async function recoverFormer(
   return results;
 }
 
-/** Before anything takes effect. */
+/** Creates the journal, before anything takes effect. */
 async function openJournal(
   path: string,
   { plan, running: domain }: RevertContext,
@@ -204,7 +204,7 @@ async function openJournal(
   readonly journal: RevertJournal;
   /** Removes it, with the directory that was made for it. */
   readonly remove: () => Promise<readonly string[]>;
-  /** From now on it stays when the revert fails. */
+  /** Makes it stay if the revert fails. */
   readonly keep: () => void;
 }> {
   const directory = dirname(path);
@@ -237,7 +237,7 @@ async function openJournal(
   return { journal, remove: () => removeJournal(journal, made), keep };
 }
 
-/** The domain is back: what is left is no more than a nuisance. */
+/** Removes the journal. The domain is back, so a failure is only a warning. */
 async function removeJournal(journal: RevertJournal, made: string | undefined): Promise<readonly string[]> {
   try {
     await journal.remove();
@@ -260,17 +260,17 @@ async function destroy(
   });
 }
 
-/** How far a revert came. */
+/** How far a revert got. */
 interface Reached {
   context?: RevertContext;
   kept: readonly KeptDisk[];
-  /** It stays, and knows how to put them back. */
+  /** The journal, which stays, and from which they can be put back. */
   journal?: string;
   /** The restored domain. */
   domid?: DomainState['domid'];
 }
 
-/** How the domain is now, after a failure: looked up, since it may have been started again. */
+/** Describes the domain after a failure. It is looked up, since it may have been started again. */
 async function describeDomain(host: Host, { context }: Reached): Promise<string> {
   if (context === undefined) return '';
   const gone = context.running === undefined ? 'is not running' : 'was destroyed and is not running';
@@ -283,8 +283,8 @@ async function describeDomain(host: Host, { context }: Reached): Promise<string>
 }
 
 /**
- * After the checks an error has to say what has become of the domain and its disks.
- * @param state how the domain is now
+ * Adds to an error, after the checks, what has become of the domain and its disks.
+ * @param state of the domain now
  */
 function explain(error: XlsnapError, { context, kept, journal, domid }: Reached, state: string): XlsnapError {
   if (context === undefined) return error;

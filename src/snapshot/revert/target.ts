@@ -28,12 +28,12 @@ export interface RevertTarget {
   readonly running: DomainState | undefined;
   /** Journals of reverts that were killed, and concern this domain or the snapshot's images. */
   readonly journals: readonly RelatedRevert[];
-  /** What to lock: everything that another create or revert of the same domain would lock as well. */
+  /** What to lock: everything that another create or revert of the same domain would also lock. */
   readonly keys: readonly string[];
 }
 
 /**
- * Finds the memory file and the domain. Reads headers only, and touches nothing.
+ * Finds the memory file and the domain. Reads only headers, and changes nothing.
  * @param warn is called with a text for each journal that cannot be read
  * @throws UsageError, DomainError; MemoryFileError or FormatError for the memory file
  */
@@ -42,7 +42,7 @@ export async function findTarget(
   request: RevertRequest,
   warn: (message: string) => void = () => {},
 ): Promise<RevertTarget> {
-  // A misspelt name would accept nothing, and say so late.
+  // A misspelt name would accept nothing, and be noticed late.
   parseRiskNames(request.accept ?? []);
   const given = await find(host, host.toolstack.findDomain(request.domain));
   const memoryPath = await memoryPathOf(host, request, given);
@@ -133,7 +133,7 @@ async function runningDomain(
       },
     );
   }
-  // A domain that is just being made has no name yet.
+  // A domain that is just being created has no name yet.
   if (byName === undefined && byUuid !== undefined && byUuid.name !== '' && word === stored.name) {
     throw new DomainError('RENAMED', `the snapshot's domain runs under another name: ${byUuid.name}`, {
       domid: byUuid.domid,

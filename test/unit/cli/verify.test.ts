@@ -68,7 +68,7 @@ test('with a manifest beside it, each byte is compared; other JSON there is none
   await createSnapshot(host, { domain: 'guest1', config });
   const sound = await xlsnap(['verify', path]);
   expect(sound).toMatchObject({ code: 0 });
-  expect(sound.stdout).toContain('each byte is as it was written');
+  expect(sound.stdout).toContain('each byte is as written');
 
   const bytes = await readFile(path);
   bytes[600_000] = (bytes[600_000] ?? 0) ^ 1;

@@ -384,9 +384,9 @@ describe('a journal that is refused', () => {
         mkdirSync(journal());
         rmSync(journal(), { recursive: true });
       },
-      /elsewhere/,
+      /not here/,
     ],
-    ['it is something else', () => writeFileSync(journal(), '{"format":"x"}\n'), /no journal/],
+    ['it is something else', () => writeFileSync(journal(), '{"format":"x"}\n'), /not an xlsnap journal/],
     [
       'it is of a later version',
       () => writeFileSync(journal(), '{"format":"xlsnap-journal","version":2}\n'),

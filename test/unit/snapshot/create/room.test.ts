@@ -64,6 +64,6 @@ describe('room for the memory file', () => {
 
   test('that may just do is warned of', async () => {
     free = 80 * MIB;
-    expect((await plan()).warnings).toEqual([expect.stringContaining('all is undone')]);
+    expect((await plan()).warnings).toEqual([expect.stringContaining('everything is undone')]);
   });
 });

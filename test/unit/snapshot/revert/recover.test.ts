@@ -133,7 +133,7 @@ describe('disks that are half reverted', () => {
     const error = await failure(recover());
     expect(error).toMatchObject({ code: 'NOT_RECOVERED', exitCode: 14 });
     expect(error.message).toContain('do not start it');
-    expect(error.undoFailures[0]).toMatch(/another file.*by hand: .*mv .*before-/);
+    expect(error.undoFailures[0]).toMatch(/not the file that.*by hand: .*mv .*before-/);
     expect(error.hint).toContain(journal());
     expect(diskContents()).toEqual(['later', 'precious']);
     rmSync(overlay());
@@ -684,7 +684,7 @@ describe('a journal that is refused', () => {
 
   it.each<[string, () => void, RegExp]>([
     ['others may write to it', () => chmodSync(journal(), 0o666), /another user/],
-    ['it was moved', change('journal', '/x/y.revert.journal'), /elsewhere/],
+    ['it was moved', change('journal', '/x/y.revert.journal'), /not here/],
     ['it is of something else', change('kind', 'bench'), /neither a create nor a revert/],
     ['its mark leads elsewhere', change('mark', '../x'), /mark/],
     ['its state is unknown', change('state', 'asleep'), /state/],

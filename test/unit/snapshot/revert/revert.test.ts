@@ -470,7 +470,7 @@ describe('a risky revert', () => {
         ]);
       },
       'base-written',
-      'below.img, which lies below',
+      'below.img, which is below',
     ],
     [
       'the tag was deleted and taken again under the same name',

@@ -171,10 +171,10 @@ describe('the domain of a snapshot', () => {
   it('has its new name named as a change when it was renamed and is given by domid', async () => {
     const request = await take();
     call('renamed');
-    expect(await refused(request)).toMatchObject({ code: 'RENAMED', hint: 'give its domid, 7' });
+    expect(await refused(request)).toMatchObject({ code: 'RENAMED', hint: 'use its domid, 7' });
     expect(await refused({ ...request, domain: 'someone' })).toMatchObject({
       code: 'OTHER_DOMAIN',
-      hint: expect.stringContaining('give its domid, 7'),
+      hint: expect.stringContaining('use its domid, 7'),
     });
     const error = await failure(revertSnapshot(host, { ...request, domain: '7' }));
     expect(error.message).toContain('c_info.name: "guest1" -> "renamed"');

@@ -278,7 +278,7 @@ describe('memory', () => {
     expect(judgeMemory(config(), pages, { ...host(4), ...dom0(1024, 600) })).toEqual({});
     const { risk, obstacle } = judgeMemory(config(), pages, { ...host(4), ...dom0(1024, 150) });
     expect(obstacle).toBeUndefined();
-    expect(risk).toContain('only 150 MiB are not in use');
+    expect(risk).toContain('only 150 MiB is unused');
     expect(judgeMemory(config(), pages, { ...host(4), ...dom0(300, 300) }).obstacle).toMatchObject({
       code: 'NO_MEMORY',
       message: expect.stringContaining('dom0 has 300 MiB'),

@@ -123,7 +123,7 @@ describe('refused', () => {
     const nowhere = join(directory.path, 'nowhere');
     await expect(installXlWrapper(nowhere, xlsnap)).rejects.toMatchObject({
       code: 'WRAPPER',
-      hint: `make ${nowhere}/sbin first`,
+      hint: `create ${nowhere}/sbin first`,
     });
   });
 });
