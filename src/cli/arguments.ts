@@ -24,7 +24,7 @@ export function milliseconds(text: string): number {
   return value;
 }
 
-/** A reader of whole numbers from 1 to `most`. */
+/** Makes a reader of whole numbers from 1 to `most`. */
 export function count(most: number): (text: string) => number {
   return (text) => {
     if (!/^[1-9][0-9]{0,5}$/.test(text) || Number(text) > most) {

@@ -23,7 +23,7 @@ function row(path: PathResult): readonly string[] {
     path.name,
     spread(path.wallSeconds, (seconds) => seconds.toFixed(2)),
     path.baseline === path.name ? '' : spread(path.wallRatio, (ratio) => ratio.toFixed(2)),
-    // What xlsnap tells is finer than what can be seen from outside.
+    // xlsnap's own figures are more precise than what can be seen from outside.
     spread(path.downtimeSeconds ?? path.stopSeconds, formatSeconds),
     spread(path.cpuSeconds, (seconds) => seconds.toFixed(2)),
     path.baseline === path.name ? '' : median(path.cpuRatio, (ratio) => ratio.toFixed(2)),
@@ -42,7 +42,7 @@ function spread(summary: Summary | undefined, format: (value: number) => string)
   return `${format(summary.median)} (${format(summary.min)} to ${format(summary.max)})`;
 }
 
-/** Columns as wide as need be; all but the first to the right. */
+/** Aligns columns, all but the first to the right. */
 function table(rows: readonly (readonly string[])[]): readonly string[] {
   const widths = rows[0]?.map((_, at) => Math.max(...rows.map((cells) => cells[at]?.length ?? 0))) ?? [];
   return rows.map((cells) =>

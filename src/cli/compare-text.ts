@@ -53,7 +53,7 @@ function totalLine({ same, changed, onlyA, onlyB }: ChangeCounts): string {
   return `Memory: ${amount(changed)} of ${amount(same + changed)} changed (${formatShare(changed, same + changed)})${rest}`;
 }
 
-/** The share that changed; whatever changed shows. */
+/** Draws the share that changed; any change shows. */
 function bar({ same, changed }: RegionChange): string {
   const filled = changed === 0 ? 0 : Math.max(1, Math.round((BAR * changed) / (same + changed)));
   return `${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}`;

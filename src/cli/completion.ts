@@ -59,7 +59,7 @@ export function bashCompletion(program: Command): string {
   const lines = [
     `# bash completion for ${name} ${program.version()}. Made by: ${name} completion bash`,
     `_${name}_words() { mapfile -t COMPREPLY < <(compgen -W "$1" -- "$2"); }`,
-    // What is complete stays before each word; no space after it, for there may come another.
+    // The part that is complete stays before each word; no space follows, since there may be another word.
     `_${name}_list() {`,
     '  local before=',
     `  if [[ $2 == *,* ]]; then before=\${2%,*},; fi`,
@@ -104,7 +104,7 @@ export function bashCompletion(program: Command): string {
   return `${lines.join('\n')}\n`;
 }
 
-/** What one command's options are, which take a value, and how that is completed. */
+/** Lists one command's options, which of them take a value, and how that is completed. */
 function bashOptions(name: string, command: Command): readonly string[] {
   const options = visibleOptions(command);
   const taking = options.filter((option) => option.required || option.optional);

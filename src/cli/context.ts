@@ -1,3 +1,4 @@
+/** Everything that the command line uses of its process, so that tests can replace it. */
 import { isatty } from 'node:tty';
 import type { BenchRequest, BenchResult } from '../bench/types.ts';
 import type { CallOptions } from '../core/call-options.ts';
@@ -21,20 +22,20 @@ export interface TextStream {
   readonly isTTY?: boolean;
   /** Width of the terminal in characters. */
   readonly columns?: number | undefined;
-  /** Whether its reader is behind: what can be left out should be. */
+  /** Whether its reader lags behind: output that can be left out should be. */
   readonly waiting?: boolean;
-  /** From a guest's suspend until it runs again: nothing is written that could stop this process. */
+  /** While true, that is from a guest's suspend until it runs again, nothing is written that could stop this process. */
   hold?(held: boolean): void;
 }
 
 /** The signals that end the work. */
 export const ENDING_SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
-/** Those of a terminal that stop a process until it is continued. */
+/** The signals of a terminal that stop a process until it is continued. */
 const STOPPING_SIGNALS = ['SIGTSTP', 'SIGTTIN', 'SIGTTOU'] as const;
 
 /**
- * Whether a hang-up is about this process. Node resets the signals that it was started to ignore, so `nohup` cannot be seen;
- * but it leaves no stream on a terminal.
+ * Tells whether SIGHUP concerns this process. Node resets the signals that it was started to ignore, so `nohup` cannot be
+ * detected as such; but it leaves no stream on a terminal.
  */
 function hasTerminal(): boolean {
   return [0, 1, 2].some((fd) => isatty(fd));
@@ -42,7 +43,7 @@ function hasTerminal(): boolean {
 
 export type EndingSignal = keyof typeof ENDING_SIGNALS;
 
-/** What the commands call. */
+/** The calls of the library that the commands use. */
 export interface SnapshotCalls {
   planCreate(host: Host, request: CreateRequest, options?: CallOptions): Promise<SnapshotPlan>;
   createSnapshot(host: Host, request: CreateRequest, options: CallOptions): Promise<CreateResult>;
@@ -56,25 +57,25 @@ export interface SnapshotCalls {
   ): Promise<readonly RecoverResult[]>;
 }
 
-/** What `xlsnap bench` calls. */
+/** The calls that `xlsnap bench` uses. */
 export interface BenchCalls {
   runBench(host: Host, request: BenchRequest, options: CallOptions): Promise<BenchResult>;
-  /** The report as one file of HTML. */
+  /** Makes the report, as a single HTML file. */
   benchReport(result: BenchResult, command: string): string;
 }
 
-/** The world of the command line; tests bring their own. */
+/** The surroundings of the command line; tests bring their own. */
 export interface CliContext {
   readonly stdout: TextStream;
   readonly stderr: TextStream;
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Absolute path by which this program was called. */
   readonly program: string;
-  /** Milliseconds on a clock that only goes forward. */
+  /** Milliseconds on a monotonic clock. */
   now(): number;
-  /** Calls `listener` for each ending signal; gives a function that stops it. */
+  /** Calls `listener` for each ending signal; returns a function that stops this. */
   onSignal(listener: (signal: EndingSignal) => void): () => void;
-  /** From now on Ctrl-Z and its like are put off; gives a function that ends that, and stops the process if one came. */
+  /** Defers Ctrl-Z and the like; returns a function that ends this, and then stops the process if one came. */
   deferStops(): () => void;
   openHost(): Promise<Host>;
   loadCalls(): Promise<SnapshotCalls>;
@@ -85,7 +86,7 @@ export interface CliContext {
   readonly own: readonly string[];
 }
 
-/** The context of this process. What is heavy is loaded when it is used, so that help and wrong arguments are quick. */
+/** Makes the context of this process. Heavy modules are loaded when they are used, so that help and usage errors are quick. */
 export function processContext(): CliContext {
   return {
     stdout: process.stdout,

@@ -1,3 +1,4 @@
+/** Meanings of the exit codes. */
 import { EXIT } from '../core/errors.ts';
 
 /** The meaning of each exit code, for the help and docs/scripting.md. */

@@ -24,12 +24,12 @@ export function inspectionText(inspection: Inspection): string {
   ].join('\n');
 }
 
-/** A manifest's time, to the second. */
+/** Formats a manifest's time, to the second. */
 export function timeText(created: string): string {
   return created.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
 }
 
-/** Titled lines: the title stands at the first one only. */
+/** Puts a title before the first line, and indents the others. */
 function titled(title: string, texts: readonly string[]): string[] {
   return texts.map((text, i) => `  ${(i === 0 ? title : '').padEnd(TITLE)}${text}`);
 }
@@ -41,7 +41,7 @@ function snapshotLines({ name, description, created, state }: Manifest): string[
   ]);
 }
 
-/** The findings themselves are an error's business. */
+/** Says that the file is damaged; the findings themselves are reported with the error. */
 function damageLines({ sound, findings }: Inspection): string[] {
   const first = findings.find(({ severity }) => severity === 'error');
   return sound ? [] : titled('damaged', [`at offset ${first?.offset ?? 0}; this is what could be read`]);

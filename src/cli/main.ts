@@ -5,7 +5,7 @@ import { PatientStream } from './patient-stream.ts';
 import { run } from './run.ts';
 
 let lost: unknown;
-// A reader that went away (EPIPE), or a terminal that did (EIO), must not end the work.
+// A reader that has exited (EPIPE) or a closed terminal (EIO) must not end the work.
 process.stdout.on('error', (error) => {
   if (errnoCode(error) !== 'EPIPE' && errnoCode(error) !== 'EIO') lost = error;
 });
@@ -16,10 +16,10 @@ const exitCode = await run(process.argv.slice(2), context);
 await flushed(process.stdout);
 if (context.stderr instanceof PatientStream) await context.stderr.flushed();
 if (lost !== undefined) process.stderr.write(`error: stdout: ${String(lost)}\n`);
-// Not by itself: a library's thread or a socket could hold the process.
+// Explicitly, since a library's thread or a socket could keep the process alive.
 process.exit(lost !== undefined && exitCode === EXIT.ok ? EXIT.output : exitCode);
 
-/** Waits until what was written to a pipe is out, or nobody can read it any more. */
+/** Waits until what was written to a pipe has been taken, or nobody can read it any more. */
 function flushed(stream: NodeJS.WriteStream): Promise<void> {
   return new Promise((resolve) => stream.write('', () => resolve()));
 }

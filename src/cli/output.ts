@@ -1,3 +1,4 @@
+/** Texts that snapshot-create, snapshot-revert, recover and verify print. */
 import { shellQuote } from '../core/shell-quote.ts';
 import type { PhaseTiming, SnapshotDisk } from '../memfile/manifest.ts';
 import type { MemoryReport } from '../memfile/verify.ts';
@@ -75,7 +76,7 @@ function stopped({ plan, phases, rounds, downtimeSeconds }: CreateResult): strin
   return `The guest was stopped for ${formatSeconds(downtimeSeconds)}${by}${before}`;
 }
 
-/** The phases that passed while the guest was suspended: those after `suspend`, up to `resume`. */
+/** Returns the phases that ran while the guest was suspended: those after `suspend`, up to `resume`. */
 function stoppedPhases(phases: readonly PhaseTiming[]): readonly PhaseTiming[] {
   const names = phases.map((phase) => phase.name);
   return phases.slice(names.indexOf('suspend') + 1, names.indexOf('resume') + 1);
@@ -113,7 +114,7 @@ export function revertResultText(result: RevertResult): string {
   ]);
 }
 
-/** What `recover` prints: of each journal, what it was of and what has become of it. */
+/** What `recover` prints: for each journal, what it belonged to and what has been done. */
 export function recoverResultText(results: readonly RecoverResult[], path: string | undefined): string {
   if (results.length === 0) {
     return 'Nothing to recover: no journals below /var/lib/xen/snapshots. For one elsewhere: xlsnap recover FILE';

@@ -1,3 +1,4 @@
+/** Standard error that never blocks the process. */
 import { constants, fstatSync, openSync, readFileSync, write, writeSync } from 'node:fs';
 import { isatty } from 'node:tty';
 import { errnoCode } from '../core/errors.ts';
@@ -7,14 +8,14 @@ import type { TextStream } from './context.ts';
 const MOST_WAITING = 1024 * 1024;
 const RETRY_MS = 50;
 
-/** How a text gets out: at once, as far as there is room, or in another thread. */
+/** How text is written: at once, as far as there is space, or in another thread. */
 type Way =
   | { readonly kind: 'now'; readonly fd: number }
   | { readonly kind: 'later'; readonly put: (bytes: Buffer, done: (error?: Error | null) => void) => void };
 
 /**
  * Standard error, written to without waiting for its reader. A pipe that is full, a terminal that was stopped or a file
- * whose storage hangs would hold this thread, and with it the signals and a guest that stands still.
+ * whose storage hangs would block this thread, and with it the signals and a suspended guest.
  */
 export class PatientStream implements TextStream {
   readonly #fd: number;
@@ -39,7 +40,7 @@ export class PatientStream implements TextStream {
     return this.isTTY ? this.#other.columns : undefined;
   }
 
-  /** Whether not all is out yet. */
+  /** Whether some of it has not been written yet. */
   get waiting(): boolean {
     return this.#queue.length > 0;
   }
@@ -52,13 +53,13 @@ export class PatientStream implements TextStream {
     if (this.#timer === undefined) this.#drain();
   }
 
-  /** While a guest stands still, nothing goes to a terminal that would stop this process for it. */
+  /** While a guest is stopped, writes nothing to a terminal that would stop this process for it. */
   hold(held: boolean): void {
     this.#held = held;
     if (!held) this.#drain();
   }
 
-  /** Resolves when all is out, or nobody can read it any more. */
+  /** Resolves once everything is written, or nobody can read it any more. */
   async flushed(): Promise<void> {
     while (this.waiting) {
       this.#drain();
@@ -94,7 +95,7 @@ export class PatientStream implements TextStream {
     }
   }
 
-  /** All that is waiting, as one. */
+  /** Joins everything that is waiting. */
   #next(): Buffer {
     const [first = Buffer.alloc(0)] = this.#queue;
     if (this.#queue.length <= 1) return first;
@@ -109,7 +110,7 @@ export class PatientStream implements TextStream {
     else this.#queue.shift();
   }
 
-  /** Nobody reads it any more. */
+  /** Drops everything, since nobody reads it any more. */
   #lose(): void {
     this.#gone = true;
     this.#queue = [];
@@ -126,7 +127,7 @@ export class PatientStream implements TextStream {
   #choose(): Way {
     const stat = fstatSync(this.#fd);
     if (stat.isFile()) return { kind: 'later', put: (bytes, done) => writeAll(this.#fd, bytes, done) };
-    // Opened once more: O_NONBLOCK on the descriptor that we were given would be seen by all programs that share it.
+    // Opened again: O_NONBLOCK on the inherited descriptor would affect all programs that share it.
     if (stat.isFIFO() || this.isTTY) {
       try {
         const flags = constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
@@ -147,7 +148,7 @@ function writeAll(fd: number, bytes: Buffer, done: (error?: Error | null) => voi
   });
 }
 
-/** A terminal may stop those that write to it from the background (`stty tostop`). */
+/** Tells whether this process is in the foreground: a terminal may stop background writers (`stty tostop`). */
 function inForeground(): boolean {
   const fields = readFileSync('/proc/self/stat', 'latin1').split(') ').at(-1)?.split(' ') ?? [];
   // state, parent, process group, session, terminal, its foreground process group

@@ -1,3 +1,4 @@
+/** Draws changed memory as an SVG, for `xlsnap inspect A B --picture`. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { Comparison, RegionChange } from '../memfile/compare.ts';
 import { formatShare, formatSize } from './text.ts';
@@ -9,10 +10,10 @@ const GAP = 1;
 const LEFT = 84;
 const TOP = 74;
 const WIDTH = LEFT + COLUMNS * CELL + 20;
-/** Between rows that do not follow one another. */
+/** Gap between rows that are not adjacent. */
 const BREAK = 8;
 const LEGEND = 64;
-/** Every so many rows have their address. */
+/** Every LABELLED-th row shows its address. */
 const LABELLED = 4;
 
 /** Classes of cells, with their colours on light and on dark ground; the first that fits is taken. */
@@ -51,7 +52,7 @@ function share({ same, changed, onlyA, onlyB }: RegionChange): number {
 }
 
 /**
- * Where the guest's memory has changed, as an SVG for light and dark ground: cells of `cellPages` pages, 64 in a row, by
+ * Draws where the guest's memory has changed, as an SVG for light and dark backgrounds: cells of `cellPages` pages, 64 in a row, by
  * ascending address; rows without pages are left out.
  */
 export function changePicture({ a, b, cells, cellPages, total }: Comparison): string {
@@ -107,7 +108,7 @@ function title({ path, manifest }: Comparison['a']): string {
   return manifest === undefined ? path : `"${manifest.name}"  ${path}`;
 }
 
-/** The end of a path says more than its beginning. */
+/** Shortens a path at its start, since the end says more. */
 function shortened(name: string): string {
   return name.length <= 100 ? name : `…${name.slice(-99)}`;
 }
@@ -161,7 +162,7 @@ function style(): string {
   ].join('');
 }
 
-/** For XML, without what no XML may hold: names come from others. */
+/** Escapes text for XML, and removes what XML must not contain: names come from other programs. */
 function xmlText(words: string): string {
   return words
     .replaceAll(/[^\P{Cc}\n\t]/gu, '?')

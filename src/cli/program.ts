@@ -1,3 +1,4 @@
+/** The command line as a commander program. */
 import type { Argument } from 'commander';
 import type { CliContext } from './context.ts';
 import { defineBench } from './definitions/bench.ts';
@@ -29,8 +30,8 @@ const DEFINITIONS: readonly Define[] = [
 ];
 
 /**
- * The command line with all its commands: the one source of the help, the manual page and the completions.
- * @param finish takes the exit code of the command that ran
+ * Builds the command line with all its commands: the single source of the help, the manual page and the completions.
+ * @param finish receives the exit code of the command that ran
  */
 export function makeProgram(context: CliContext, finish: (exitCode: number) => void): DocumentedCommand {
   const program = new DocumentedCommand('xlsnap')
@@ -40,7 +41,7 @@ export function makeProgram(context: CliContext, finish: (exitCode: number) => v
     .configureOutput({
       writeOut: (text) => context.stdout.write(text),
       writeErr: (text) => context.stderr.write(text),
-      // `run` says it, in our form.
+      // `run` prints errors, in our form.
       outputError: () => {},
       getOutHelpWidth: () => context.stdout.columns ?? 80,
       getErrHelpWidth: () => context.stderr.columns ?? 80,
@@ -49,7 +50,7 @@ export function makeProgram(context: CliContext, finish: (exitCode: number) => v
     })
     .configureHelp({
       minWidthToWrap: 20,
-      // Each command has options; to say so takes room from what it does.
+      // Every command has options; saying so would take space from the summaries.
       subcommandTerm: (command) =>
         [command.name(), ...command.registeredArguments.map(argumentTerm)].join(' '),
     })

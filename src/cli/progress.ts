@@ -1,3 +1,4 @@
+/** Shows progress on stderr: a bar, JSON lines or only warnings. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { Progress, Reporter } from '../core/reporter.ts';
 import type { CliContext, TextStream } from './context.ts';
@@ -13,22 +14,22 @@ export interface ProgressOptions {
 
 /** A reporter of the command line. */
 export interface CliReporter extends Reporter {
-  /** Takes the bar off the screen. */
+  /** Removes the bar from the screen. */
   clear(): void;
 }
 
-/** May the cursor be moved on this stream? */
+/** Tells whether the cursor may be moved on this stream. */
 export function isTerminal(stream: TextStream, env: CliContext['env']): boolean {
   return stream.isTTY === true && env['TERM'] !== 'dumb';
 }
 
-/** May there be colours? See https://no-color.org. */
+/** Tells whether to use colours, see https://no-color.org. */
 export function hasColour(stream: TextStream, env: CliContext['env']): boolean {
   return isTerminal(stream, env) && (env['NO_COLOR'] ?? '') === '';
 }
 
 /**
- * Tells on stderr how the work goes: JSON lines with `--json`, a bar on a terminal, in a pipe only warnings.
+ * Reports progress on stderr: JSON lines with `--json`, a bar on a terminal, in a pipe only warnings.
  * `--quiet` leaves warnings only.
  */
 export function makeReporter(context: CliContext, options: ProgressOptions): CliReporter {

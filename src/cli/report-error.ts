@@ -4,7 +4,7 @@ import { hasColour } from './progress.ts';
 import { columnsOf, jsonLine, printable, wrapText } from './text.ts';
 
 /**
- * Says on stderr what went wrong: as text, or with `json` as one object of one line.
+ * Prints an error on stderr: as text, or with `json` as one object on one line.
  * @returns the exit code
  */
 export function reportError(context: CliContext, error: unknown, json: boolean): number {
@@ -30,7 +30,7 @@ export function reportError(context: CliContext, error: unknown, json: boolean):
   }
   const text = wrapText(printable(lines.join('\n')), columnsOf(context.stderr));
   const command = known?.data['command'];
-  // Not broken into lines: it is to be copied.
+  // Not wrapped, so that it can be copied.
   const last = typeof command === 'string' ? `\n${printable(`    ${command}`)}` : '';
   const red = hasColour(context.stderr, context.env);
   context.stderr.write(`${red ? `\x1b[31m${label}\x1b[0m${text.slice(label.length)}` : text}${last}\n`);

@@ -1,3 +1,4 @@
+/** Runs the command line and returns its exit code. */
 import { CommanderError } from 'commander';
 import { EXIT, UsageError } from '../core/errors.ts';
 import type { CliContext } from './context.ts';
@@ -5,7 +6,7 @@ import { makeProgram } from './program.ts';
 import { reportError } from './report-error.ts';
 
 /**
- * The command line.
+ * Runs the command line.
  * @param args without `node` and the script
  * @returns the exit code
  */

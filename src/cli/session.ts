@@ -1,3 +1,4 @@
+/** What commands that need a host have in common: arguments, signals, progress, output, errors. */
 import type { CallOptions } from '../core/call-options.ts';
 import { describeError } from '../core/errors.ts';
 import type { Host } from '../snapshot/ports.ts';
@@ -10,7 +11,7 @@ import { printable } from './text.ts';
 /** What a command prints. */
 export interface Printed {
   readonly text: string;
-  /** Where, unless on stdout: that has the memory. */
+  /** Where to print it if not on stdout, which then carries the memory. */
   readonly to: 'stderr';
 }
 
@@ -29,7 +30,7 @@ export interface Session {
 }
 
 /**
- * Opens the host, lets `body` make the result's text, and prints it on stdout. Errors go to stderr.
+ * Opens the host, runs `body`, and prints the text that it returns on stdout. Errors go to stderr.
  * @param prepare checks the arguments and reads the cfgfile, before anything heavy is loaded
  * @returns the exit code
  */
@@ -52,14 +53,14 @@ export async function runSession<Request>(
       if (name === 'resume' && event === 'end') standstill.end();
     },
     log(level, message, fields) {
-      // A warning may come while the work runs and again with its result.
+      // A warning may be reported while the work runs, and again with the result.
       if (level === 'warning' && warned.has(message)) return;
       if (level === 'warning') warned.add(message);
       inner.log(level, message, fields);
     },
   };
   using interruption = catchSignals(context, (message) => reporter.log('warning', message));
-  // Also when it fails: all is undone by then.
+  // Also on failure: everything is undone by then.
   using _standstill = standstill;
   try {
     const request = await prepare(reporter);
@@ -82,7 +83,7 @@ export async function runSession<Request>(
   }
 }
 
-/** While a guest stands still, a terminal must not stop this process. */
+/** Keeps a terminal from stopping this process while a guest is stopped. */
 class Standstill implements Disposable {
   readonly #context: CliContext;
   #goOn: (() => void) | undefined;
@@ -97,7 +98,7 @@ class Standstill implements Disposable {
   }
 
   end(): void {
-    // In this order: a write that a terminal stops is tried again for ever while its signal is caught.
+    // In this order: a write that a terminal stops is retried for ever while its signal is caught.
     this.#goOn?.();
     this.#goOn = undefined;
     this.#context.stderr.hold?.(false);
@@ -108,7 +109,7 @@ class Standstill implements Disposable {
   }
 }
 
-/** A failure to close changes nothing of what was done, and must not hide the first error. */
+/** Closes the host. A failure changes nothing about the result, and must not hide an earlier error. */
 async function close(host: Host, reporter: CliReporter): Promise<void> {
   try {
     await host[Symbol.asyncDispose]();

@@ -1,10 +1,11 @@
+/** SIGINT, SIGTERM and SIGHUP during a command. */
 import { EXIT, XlsnapError } from '../core/errors.ts';
 import { type CliContext, ENDING_SIGNALS, type EndingSignal } from './context.ts';
 
 /** The signals of the operating system as an AbortSignal. */
 export interface Interruption {
   readonly signal: AbortSignal;
-  /** Exit code for an error that the work ended with: 128 + n when it is the answer to signal n. */
+  /** Returns the exit code for an error: 128 + n if it was caused by signal n. */
   exitCodeOf(error: unknown, otherwise: number): number;
   [Symbol.dispose](): void;
 }

@@ -1,34 +1,33 @@
+/** Formats numbers, names and JSON for output. */
 import { Help } from 'commander';
 import type { TextStream } from './context.ts';
 
-/** Small forms of text that the output shares. */
-
-/** `512 MiB`, `9.5 MiB`, `12.3 GiB`. */
+/** Formats a size: `512 MiB`, `9.5 MiB`, `12.3 GiB`. */
 export function formatBytes(bytes: number): string {
   const mib = bytes / 2 ** 20;
   if (mib >= 10_240) return `${(mib / 1024).toFixed(1)} GiB`;
   return mib >= 10 ? `${Math.round(mib)} MiB` : `${mib.toFixed(1)} MiB`;
 }
 
-/** As `formatBytes`, and below 1 MiB `64 KiB`. */
+/** Formats a size like `formatBytes`, but below 1 MiB as `64 KiB`. */
 export function formatSize(bytes: number): string {
   return bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : formatBytes(bytes);
 }
 
-/** `8.4 %`, `0 %`, and for what is hardly anything `<0.1 %`. */
+/** Formats a share: `8.4 %`, `0 %`, and `<0.1 %` for very little. */
 export function formatShare(part: number, whole: number): string {
   const percent = whole === 0 ? 0 : (100 * part) / whole;
   if (percent > 0 && percent < 0.1) return '<0.1 %';
   return `${percent === 0 ? '0' : percent.toFixed(1)} %`;
 }
 
-/** `340 ms`, `2.4 s`, `73 s`. */
+/** Formats a duration: `340 ms`, `2.4 s`, `73 s`. */
 export function formatSeconds(seconds: number): string {
   if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
   return seconds < 59.95 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`;
 }
 
-/** `0:07`, `12:30`, `1:02:03`. */
+/** Formats a duration like a clock: `0:07`, `12:30`, `1:02:03`. */
 export function formatClock(seconds: number): string {
   const whole = Math.ceil(seconds);
   const two = (value: number): string => String(value).padStart(2, '0');
@@ -37,7 +36,7 @@ export function formatClock(seconds: number): string {
   return hours > 0 ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 
-/** Text for a terminal: what would steer it becomes `?`. Names and messages come from guests and other programs. */
+/** Makes text safe for a terminal: control characters become `?`. Names and messages come from guests and other programs. */
 export function printable(text: string): string {
   return text.replaceAll(/[^\P{Cc}\n]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu, '?');
 }
@@ -47,7 +46,7 @@ export function plural(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
-/** Width of a terminal; undefined where none has to be heeded, as in a pipe. */
+/** Returns the width of a terminal; undefined if there is none, as for a pipe. */
 export function columnsOf(stream: TextStream): number | undefined {
   return stream.isTTY === true ? (stream.columns ?? 80) : undefined;
 }
@@ -56,7 +55,7 @@ export function columnsOf(stream: TextStream): number | undefined {
 const MIN_COLUMNS = 20;
 
 /**
- * Each line broken between words, so that it fits into `columns`; what comes after the first part is further in by 2 than the
+ * Wraps each line between words, so that it fits into `columns`. Continuation lines are indented by 2 more than the
  * line, or than `indent`.
  */
 export function wrapText(text: string, columns: number | undefined, indent = 0): string {
@@ -73,8 +72,8 @@ export function wrapText(text: string, columns: number | undefined, indent = 0):
 }
 
 /**
- * One line of JSON, as `--json` prints it. What would steer a terminal or turn text around, and JSON leaves as it is, is
- * escaped: names and messages come from guests and other programs.
+ * Makes one line of JSON, as `--json` prints it. Control characters and changes of text direction that JSON would leave as they
+ * are get escaped: names and messages come from guests and other programs.
  */
 export function jsonLine(messageType: string, fields: object): string {
   const json = JSON.stringify({ message_type: messageType, ...(snakeKeys(fields) as object) });
@@ -84,7 +83,7 @@ export function jsonLine(messageType: string, fields: object): string {
   );
 }
 
-/** Plain data with keys as `--json` prints them: `memoryPath` becomes `memory_path`, and `NOTAB` stays. */
+/** Converts the keys of plain data to what `--json` prints: `memoryPath` becomes `memory_path`, and `NOTAB` stays. */
 export function snakeKeys(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(snakeKeys);
   if (typeof value !== 'object' || value === null) return value;

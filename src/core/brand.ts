@@ -25,7 +25,7 @@ export function toDomid(value: number): Domid {
 }
 
 /**
- * A 64-bit word as a number.
+ * Converts a 64-bit word to a number.
  * @throws RangeError when it is negative or above 2^53 - 1.
  */
 export function toSafeNumber(value: bigint, what: string): number {

@@ -1,3 +1,5 @@
+/** Readers of bytes: from memory, files and streams. */
+
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 
@@ -9,7 +11,7 @@ export interface ByteSource {
    * Up to `length` bytes into a view that stays valid until the next call; shorter only at the end.
    */
   read(length: number): Promise<Uint8Array>;
-  /** Goes over `length` bytes; gives how many there were. */
+  /** Skips `length` bytes; returns how many there were. */
   skip(length: number): Promise<number>;
 }
 
@@ -105,7 +107,7 @@ export class FileSource implements ByteSource, AsyncDisposable {
   }
 
   /**
-   * Reads from any offset, without going there.
+   * Reads from any offset, without moving the own one.
    * @returns how many bytes there were; fewer than `into` holds only at the end
    */
   async readAt(into: Uint8Array, position: number): Promise<number> {

@@ -1,6 +1,7 @@
+/** Options that every call takes. */
 import type { Reporter } from './reporter.ts';
 
-/** What every call takes. */
+/** Options of every call. */
 export interface CallOptions {
   readonly reporter?: Reporter;
   /** Ends the work; everything is undone, the promise rejects with InterruptedError. */

@@ -15,7 +15,7 @@ function multiply(a: number, b: number): number {
 }
 
 /**
- * What `crc32` of node:zlib gives for so many bytes of zeros behind those that gave `before`. They need not exist: appending
+ * Computes what `crc32` of node:zlib gives for `count` zeros after the bytes that gave `before`. They need not exist: appending
  * n bytes of zeros multiplies the CRC's register by x^(8n).
  * @param count bytes, at most 2^53 - 1
  */

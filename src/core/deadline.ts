@@ -1,3 +1,4 @@
+/** Bounds promises by time and by an AbortSignal. */
 import { InterruptedError, throwIfAborted } from './errors.ts';
 
 /** How long a call may take. */
@@ -8,7 +9,7 @@ export interface Limits {
 }
 
 /**
- * The outcome of `work`, unless a limit is reached first. The work itself is not stopped; what becomes of it
+ * Waits for `work`, unless a limit is reached first. The work itself is not stopped; what becomes of it
  * afterwards is ignored.
  *
  * @param onTimeout makes the error to throw when the time is over.
@@ -16,7 +17,7 @@ export interface Limits {
  */
 export async function within<T>(work: Promise<T>, limits: Limits, onTimeout: () => Error): Promise<T> {
   const { timeoutMs = Number.POSITIVE_INFINITY, signal } = limits;
-  // The work may fail later, when nobody listens any more.
+  // The work may fail later, when nobody waits any more.
   work.catch(() => {});
   throwIfAborted(signal);
   let timer: NodeJS.Timeout | undefined;

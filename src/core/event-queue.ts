@@ -1,3 +1,4 @@
+/** A queue of events that can be waited for. */
 import { type Limits, within } from './deadline.ts';
 
 /** Queues what arrives until a caller asks for it, in order. */
@@ -27,7 +28,7 @@ export class EventQueue<T> {
     this.#items.push(item);
   }
 
-  /** Nothing more will come: items still there can be taken, then `next` throws `error`. */
+  /** Ends the queue: remaining items can be taken, then `next` throws `error`. */
   end(error: Error): void {
     if (this.#end !== undefined) return;
     this.#end = error;
@@ -35,7 +36,7 @@ export class EventQueue<T> {
   }
 
   /**
-   * The next item. One that arrives after a limit was reached stays for the next call.
+   * Waits for the next item. One that arrives after a limit was reached stays for the next call.
    * @throws the error given to `end`, that of `onTimeout`, or InterruptedError.
    */
   async next(limits: Limits, onTimeout: () => Error): Promise<T> {

@@ -1,4 +1,4 @@
-/** What there is to write of a guest page. */
+/** What has to be written for a guest page. */
 export const PAGE_KIND = {
   /** Its content. */
   data: 0,

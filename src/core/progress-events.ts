@@ -1,3 +1,4 @@
+/** Progress as an async iterable, instead of a `Reporter`. */
 import { EventQueue } from './event-queue.ts';
 import type { LogLevel, Progress, Reporter } from './reporter.ts';
 
@@ -28,9 +29,9 @@ export interface ObservedWork<T> extends AsyncIterable<ProgressEvent> {
 class WorkDone extends Error {}
 
 /**
- * The events of a call as an async iterable, for who prefers that to a `Reporter`. The work begins at once, and goes on
- * whether the events are taken or not; where nobody takes them, of several of one phase's progress only the last is kept.
- * They can be gone through once. The iteration ends with the work, and throws what that throws.
+ * Runs a call and returns its events as an async iterable, as an alternative to a `Reporter`. The work starts at once, and continues
+ * whether or not the events are taken; of those not yet taken, only the last progress of a phase is kept.
+ * They can be iterated once. The iteration ends with the work, and throws what that throws.
  *
  * @example
  * ```ts
@@ -62,7 +63,7 @@ export function observe<T>(work: (reporter: Reporter) => Promise<T>): ObservedWo
       } catch (error) {
         if (!(error instanceof WorkDone)) throw error;
       } finally {
-        // Whoever leaves the loop early wants no more.
+        // A loop that is left early needs no more events.
         over();
       }
       await result;

@@ -1,4 +1,4 @@
-/** How the library speaks: it never prints, it tells a Reporter. */
+/** Reports from the library, which never prints anything itself. */
 
 /** A step's advance. Counts are of `unit`; `total` is absent while it is unknown. */
 export interface Progress {

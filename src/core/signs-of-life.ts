@@ -1,33 +1,33 @@
 /**
- * Work that is bounded in time says here that it makes progress, and hears here that it is given up. It goes along with the
- * promises of a call, since there may be any number of ports between the two.
+ * Lets work that is bounded in time report progress, and find out that it has been given up. This follows the promises of
+ * a call, since there may be any number of ports between the two.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 
-/** Whoever waits for bounded work. */
+/** The caller that waits for bounded work. */
 interface Waiter {
   readonly progress: () => void;
   readonly givenUp: AbortSignal;
-  /** Whether the work wants to tidy up when it is given up. */
+  /** Whether the work needs to clean up when it is given up. */
   tidies: boolean;
 }
 
 const waiters = new AsyncLocalStorage<Waiter>();
 
-/** How long work that is given up may take to tidy up. */
+/** How long work that is given up may take to clean up. */
 const TIDY_MS = 5000;
 
-/** The work that is going on has got further: its time begins again. Does nothing where nobody has bounded it. */
+/** Reports progress of the current work, whose time-out starts again. Does nothing if it is not bounded. */
 export function showProgress(): void {
   waiters.getStore()?.progress();
 }
 
-/** Whether anyone has bounded the work that is going on. */
+/** Tells whether the current work is bounded. */
 export function isBounded(): boolean {
   return waiters.getStore() !== undefined;
 }
 
-/** Aborted when the work that is going on is given up; it then has some seconds to tidy up. `undefined`: nobody will. */
+/** Returns a signal that is aborted when the current work is given up; it then has some seconds to clean up. `undefined` if it is not bounded. */
 export function givenUpSignal(): AbortSignal | undefined {
   const waiter = waiters.getStore();
   if (waiter === undefined) return undefined;
@@ -36,7 +36,7 @@ export function givenUpSignal(): AbortSignal | undefined {
 }
 
 /**
- * The outcome of `work`, unless it makes no progress for so long. The work itself is not stopped; what becomes of it
+ * Waits for `work`, until it has made no progress for too long. The work itself is not stopped; what becomes of it
  * afterwards is ignored.
  * @param onTimeout makes the error to throw
  */
@@ -58,7 +58,7 @@ export async function whileItProgresses<T>(
   };
   const waiter: Waiter = { progress: arm, givenUp: controller.signal, tidies: false };
   const done = waiters.run(waiter, work);
-  // It may fail later, when nobody listens any more.
+  // It may fail later, when nobody waits any more.
   done.catch(() => {});
   arm();
   try {
@@ -70,7 +70,7 @@ export async function whileItProgresses<T>(
       const time = new Promise<void>((resolve) => {
         tidied = setTimeout(resolve, TIDY_MS);
       });
-      // Over at the last moment after all, perhaps.
+      // It may have finished at the last moment.
       const late = await Promise.race([done.then((value) => ({ value })).catch(() => undefined), time]);
       clearTimeout(tidied);
       if (late !== undefined) return late.value;

@@ -1,13 +1,14 @@
+/** How much memory this process may use for pages that wait to be written. */
 import { readFileSync } from 'node:fs';
 
 /** What other programs and the kernel may need at any moment: an eighth of all memory, and no less than this. */
 const RESERVE_BYTES = 256 * 1024 * 1024;
 const RESERVE_SHARE = 8;
-/** Taken in any case: less would not be worth the code. */
+/** Used in any case. */
 const LEAST_BYTES = 16 * 1024 * 1024;
 
 /**
- * Memory in bytes that this process can fill without making the host short of it. Pages of files that are still to be written
+ * Returns how many bytes of memory this process can fill without making the host short of it. File pages that are still to be written
  * to a disk do not count as free, since a slow disk frees them late.
  * @param meminfo text of /proc/meminfo (proc_meminfo(5))
  */

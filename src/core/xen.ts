@@ -1,4 +1,4 @@
-/** What Xen's own words are for guests and releases. */
+/** Types of guests and releases of Xen. */
 
 export type GuestType = 'pv' | 'pvh' | 'hvm';
 

@@ -1,3 +1,4 @@
+/** Checksums of a memory file, by stretches. */
 import { read } from 'node:fs';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';

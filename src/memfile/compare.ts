@@ -1,3 +1,4 @@
+/** Compares two memory files page by page. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { FileSource } from '../core/byte-source.ts';
 import type { CallOptions } from '../core/call-options.ts';

@@ -1,3 +1,4 @@
+/** Compares two configurations of a domain. */
 import { isRecord } from '../core/guards.ts';
 import type { LibxlConfig } from './libxl-config.ts';
 import { plainLibxlJson } from './libxl-json.ts';

@@ -1,3 +1,4 @@
+/** Compares a memory file with the checksums in its manifest. */
 import { type FileHandle, open } from 'node:fs/promises';
 import { FileSource } from '../core/byte-source.ts';
 import type { CallOptions } from '../core/call-options.ts';

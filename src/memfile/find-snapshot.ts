@@ -1,3 +1,4 @@
+/** Finds a snapshot by its name. */
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoCode, UsageError, XlsnapError } from '../core/errors.ts';

@@ -1,3 +1,4 @@
+/** Shows the contents of a memory file, for `xlsnap inspect`. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { FileSource } from '../core/byte-source.ts';
 import type { CallOptions } from '../core/call-options.ts';

@@ -1,3 +1,4 @@
+/** Reads a domain configuration as libxl stores it in JSON. */
 import { EXIT, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseLibxlJson } from './libxl-json.ts';

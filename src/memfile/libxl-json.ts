@@ -1,3 +1,4 @@
+/** Reads and prints the JSON of libxl. */
 import { parseJson } from '../core/json.ts';
 
 /**

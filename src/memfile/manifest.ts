@@ -1,3 +1,4 @@
+/** The manifest beside a memory file: its format, reader and writer. */
 import { open } from 'node:fs/promises';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import { isRecord } from '../core/guards.ts';

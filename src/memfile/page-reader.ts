@@ -1,3 +1,4 @@
+/** Reads single pages of a memory file. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { FileSource } from '../core/byte-source.ts';
 

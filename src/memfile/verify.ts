@@ -1,3 +1,4 @@
+/** Checks a memory file, and reads what a revert needs of it. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { FileSource } from '../core/byte-source.ts';
 import type { CallOptions } from '../core/call-options.ts';

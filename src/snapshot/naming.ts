@@ -1,3 +1,4 @@
+/** Default names and paths of snapshots. */
 import { join } from 'node:path';
 import type { Host } from './ports.ts';
 

@@ -1,3 +1,4 @@
+/** Runs the phases of create and revert, with time-outs, interruption and undo. */
 import type { CallOptions } from '../core/call-options.ts';
 import {
   describeError,

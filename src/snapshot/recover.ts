@@ -1,3 +1,4 @@
+/** Recovers from creates and reverts that were killed: finds their journals, and undoes creates. */
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';

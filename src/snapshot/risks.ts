@@ -1,3 +1,4 @@
+/** The risks of a revert: their names, and what each means. */
 import { UsageError } from '../core/errors.ts';
 import type { ConfigChange } from '../memfile/config-changes.ts';
 

@@ -1,3 +1,4 @@
+/** Starts the guardian: a process that undoes a create if this one is killed. */
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { EnvironmentError } from '../core/errors.ts';

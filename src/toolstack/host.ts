@@ -1,3 +1,4 @@
+/** Opens this machine as a host: real Xen, xl, QEMU and qemu-img. */
 import type { Domid } from '../core/brand.ts';
 import { FileSource } from '../core/byte-source.ts';
 import { DomainError, describeError, EnvironmentError } from '../core/errors.ts';

@@ -1,3 +1,4 @@
+/** File locks as libxl takes them. */
 import { constants } from 'node:fs';
 import { lstat, open, unlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';

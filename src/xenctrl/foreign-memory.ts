@@ -1,3 +1,4 @@
+/** libxenforeignmemory: maps and reads the memory of guests. */
 import { type Domid, PAGE_SIZE } from '../core/brand.ts';
 import { OutputError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';

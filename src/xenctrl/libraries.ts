@@ -1,3 +1,4 @@
+/** Finds the libraries of the running Xen. */
 import { readdir, readFile } from 'node:fs/promises';
 import { ABIS } from './abi.ts';
 import { FOREIGNMEMORY, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';

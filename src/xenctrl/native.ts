@@ -1,3 +1,4 @@
+/** Calls C functions through koffi. */
 import { EnvironmentError } from '../core/errors.ts';
 import type { Declaration, LibraryDeclaration } from './declarations.ts';
 

@@ -1,3 +1,4 @@
+/** libxenctrl: hypercalls on domains. */
 import { readFile } from 'node:fs/promises';
 import { allOnes } from '../core/bitmap.ts';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';

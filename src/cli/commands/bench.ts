@@ -19,7 +19,7 @@ export interface BenchOptions extends CommonOptions {
   readonly report?: string;
 }
 
-/** `xlsnap bench`; gives the exit code. */
+/** Runs `xlsnap bench`; returns the exit code. */
 export function bench(context: CliContext, domain: string, options: BenchOptions): Promise<number> {
   return runSession(
     context,
@@ -43,7 +43,7 @@ async function requestOf(
   domain: string,
   { paths, rounds, dir, report }: BenchOptions,
 ): Promise<BenchRequest> {
-  // Now, not when all is measured.
+  // Now, not after all the measuring.
   if (report !== undefined && (await exists(report))) {
     throw new OutputError('OUTPUT_EXISTS', `${report} already exists`, {
       hint: 'files are never replaced: choose another name or remove it',
@@ -59,7 +59,7 @@ async function requestOf(
   };
 }
 
-/** What was run, as far as it bears on the figures. */
+/** The command that was run, as far as it affects the figures. */
 function commandLine(domain: string, { paths, rounds, dir }: BenchOptions): string {
   return [
     'xlsnap',

@@ -9,7 +9,7 @@ export interface DoctorOptions {
   readonly json?: boolean;
 }
 
-/** `xlsnap doctor`; gives the exit code: 0 only when all is well. The report is printed in either case. */
+/** Runs `xlsnap doctor`; returns the exit code: 0 only if all is well. The report is printed in either case. */
 export async function doctor(
   context: CliContext,
   domain: string | undefined,

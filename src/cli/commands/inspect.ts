@@ -22,7 +22,7 @@ export interface InspectFileOptions {
   readonly picture?: string;
 }
 
-/** `xlsnap inspect FILE [OTHER]`; needs no Xen. Gives the exit code: `format` when a file is damaged. */
+/** Runs `xlsnap inspect FILE [OTHER]`; needs no Xen. Returns the exit code: `format` if a file is damaged. */
 export async function inspectFiles(
   context: CliContext,
   path: string,
@@ -63,7 +63,7 @@ export async function inspectFiles(
   }
 }
 
-/** By its name, so that a slip of the keys cannot overwrite a memory file. */
+/** Checks the picture's name, so that a typing error cannot overwrite a memory file. */
 function checkPicture(picture: string | undefined, other: string | undefined): void {
   if (picture === undefined) return;
   if (other === undefined) {

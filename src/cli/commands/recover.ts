@@ -3,7 +3,7 @@ import { recoverResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';
 import { jsonLine } from '../text.ts';
 
-/** `xlsnap recover`; gives the exit code. */
+/** Runs `xlsnap recover`; returns the exit code. */
 export function recover(
   context: CliContext,
   path: string | undefined,

@@ -20,7 +20,7 @@ export interface CreateOptions extends CommonOptions {
   readonly maxDowntime?: number;
   /** Words of a `Tuning`, with `+` between them; for `xlsnap bench`. */
   readonly tuning?: string;
-  /** What virsh has, and what the RFC refuses. */
+  /** virsh has it; the RFC rules it out. */
   readonly diskOnly?: boolean;
   /** False with `--no-sync`. */
   readonly sync?: boolean;
@@ -29,7 +29,7 @@ export interface CreateOptions extends CommonOptions {
   readonly timeout?: number;
 }
 
-/** `xlsnap snapshot-create`; gives the exit code. */
+/** Runs `xlsnap snapshot-create`; returns the exit code. */
 export function snapshotCreate(
   context: CliContext,
   domain: string,

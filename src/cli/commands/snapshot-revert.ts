@@ -16,7 +16,7 @@ export interface RevertOptions extends CommonOptions {
   readonly timeout?: number;
 }
 
-/** `xlsnap snapshot-revert`; gives the exit code. */
+/** Runs `xlsnap snapshot-revert`; returns the exit code. */
 export function snapshotRevert(
   context: CliContext,
   domain: string,

@@ -10,7 +10,7 @@ export interface VerifyFileOptions {
   readonly json?: boolean;
 }
 
-/** `xlsnap verify`; needs no Xen. Gives the exit code: `format` when the file is damaged. */
+/** Runs `xlsnap verify`; needs no Xen. Returns the exit code: `format` if the file is damaged. */
 export async function verifyFile(
   context: CliContext,
   path: string,

@@ -8,7 +8,7 @@ export interface XlWrapperOptions {
   readonly prefix?: string;
 }
 
-/** `xlsnap install-xl-wrapper`; gives the exit code. */
+/** Runs `xlsnap install-xl-wrapper`; returns the exit code. */
 export function installWrapper(
   context: CliContext,
   { prefix = DEFAULT_PREFIX }: XlWrapperOptions,
@@ -24,7 +24,7 @@ export function installWrapper(
   });
 }
 
-/** `xlsnap remove-xl-wrapper`; gives the exit code. */
+/** Runs `xlsnap remove-xl-wrapper`; returns the exit code. */
 export function removeWrapper(
   context: CliContext,
   { prefix = DEFAULT_PREFIX }: XlWrapperOptions,

@@ -21,9 +21,9 @@ export const defineSnapshotRevert: Define = (program, context, finish) => {
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(
-      ['xlsnap snapshot-revert guest1 before.save.cfg', 'go back to the snapshot'],
-      ['xlsnap snapshot-revert guest1 before.save.cfg --dry-run', 'show what would be done'],
-      ['xlsnap snapshot-revert guest1 before.save.cfg --running', 'and leave the domain running'],
+      ['xlsnap snapshot-revert guest1 before.save.cfg', 'revert the domain'],
+      ['xlsnap snapshot-revert guest1 before.save.cfg --dry-run', 'only show the plan'],
+      ['xlsnap snapshot-revert guest1 before.save.cfg --running', 'leave it running'],
     )
     .action(async (domain: string, cfgfile: string, options: RevertOptions) => {
       const { snapshotRevert } = await import('../commands/snapshot-revert.ts');

@@ -1,3 +1,4 @@
+/** Takes a snapshot of a domain. */
 import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';

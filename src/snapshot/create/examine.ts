@@ -1,3 +1,4 @@
+/** Finds out whether and how a domain could be snapshotted, for `xlsnap doctor`. */
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { GuestType } from '../../core/xen.ts';
 import type { DomainDisk, Host, Obstacle } from '../ports.ts';

@@ -1,3 +1,4 @@
+/** The plan of a create. */
 import { checkPath, checkSnapshotName } from '../../config/name.ts';
 import { printConfig } from '../../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../../core/errors.ts';

@@ -1,3 +1,4 @@
+/** Checks, before anything is changed, whether a create can succeed. */
 import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';

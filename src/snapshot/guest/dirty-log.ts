@@ -1,3 +1,4 @@
+/** Log-dirty mode of a guest: which pages it writes while it runs. */
 import type { Bitmap } from '../../core/bitmap.ts';
 import { InterruptedError, XlsnapError } from '../../core/errors.ts';
 import type { DeviceModel, Guest } from '../ports.ts';

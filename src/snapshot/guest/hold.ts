@@ -1,3 +1,4 @@
+/** Suspends a guest, and makes sure that it is resumed. */
 import type { Domid } from '../../core/brand.ts';
 import { within } from '../../core/deadline.ts';
 import { DomainError, EnvironmentError, InterruptedError, SuspendError } from '../../core/errors.ts';

@@ -1,3 +1,4 @@
+/** The state of a domain. */
 import type { RecoverResult } from '../api.ts';
 import type { DomainState } from '../ports.ts';
 

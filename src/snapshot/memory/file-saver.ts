@@ -1,3 +1,4 @@
+/** Writes the memory of a guest to a file. */
 import type { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';

@@ -1,3 +1,4 @@
+/** Copies memory in rounds while the guest runs. */
 import { Bitmap } from '../../core/bitmap.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DomainError, SuspendError } from '../../core/errors.ts';

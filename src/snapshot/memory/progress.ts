@@ -1,3 +1,4 @@
+/** Reports the progress of copying memory. */
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { Reporter } from '../../core/reporter.ts';
 

@@ -1,3 +1,4 @@
+/** One pass over the memory of a guest, written to a file record by record. */
 import { Bitmap } from '../../core/bitmap.ts';
 import { DomainError, throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';

@@ -1,3 +1,4 @@
+/** Writes the memory of a guest to a stream. */
 import { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import { throwIfAborted } from '../../core/errors.ts';

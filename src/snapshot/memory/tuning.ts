@@ -1,3 +1,4 @@
+/** Options for measuring ways to copy memory. */
 import { UsageError } from '../../core/errors.ts';
 import type { Tuning } from '../api.ts';
 

@@ -1,3 +1,4 @@
+/** The memory file while it is written, and other files that appear only when they are complete. */
 import { constants, writeSync } from 'node:fs';
 import { type FileHandle, mkdir, open, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';

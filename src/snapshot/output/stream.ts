@@ -1,3 +1,4 @@
+/** A memory file that is written to standard output, a FIFO, a device or a sink. */
 import { constants, fstatSync, openSync, type Stats } from 'node:fs';
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import { Socket } from 'node:net';

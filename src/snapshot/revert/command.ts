@@ -1,3 +1,4 @@
+/** The command line of a revert, for hints. */
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RevertRequest } from '../api.ts';
 

@@ -1,3 +1,4 @@
+/** Puts the disks of a revert back, and removes what is no longer needed of the former ones. */
 import { rm, stat } from 'node:fs/promises';
 import type { Domid } from '../../core/brand.ts';
 import { describeError } from '../../core/errors.ts';

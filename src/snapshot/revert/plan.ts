@@ -1,3 +1,4 @@
+/** The plan of a revert, with all its checks. */
 import { isAbsolute } from 'node:path';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DiskError, RiskError } from '../../core/errors.ts';

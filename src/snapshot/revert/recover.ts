@@ -1,3 +1,4 @@
+/** Undoes or completes a revert whose process was killed. */
 import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../../core/call-options.ts';

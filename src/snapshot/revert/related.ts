@@ -1,3 +1,4 @@
+/** Finds journals of killed or running reverts that concern a domain or its images. */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoCode } from '../../core/errors.ts';

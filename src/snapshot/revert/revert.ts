@@ -1,3 +1,4 @@
+/** Reverts a domain to a snapshot. */
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';

@@ -1,3 +1,4 @@
+/** The part of the port `Toolstack` that all libxl-based toolstacks share. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Domid } from '../../core/brand.ts';

@@ -1,3 +1,4 @@
+/** The domain configuration that libxl stores below /var/lib/xen. */
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EnvironmentError } from '../../core/errors.ts';

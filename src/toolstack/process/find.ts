@@ -1,3 +1,4 @@
+/** Looks at running processes, in /proc. */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 

@@ -1,3 +1,4 @@
+/** Runs programs, bounded in time and output. */
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';

@@ -1,3 +1,4 @@
+/** The port `DeviceModel`, by QMP. */
 import { existsSync } from 'node:fs';
 import { mkdir, open, readFile, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';

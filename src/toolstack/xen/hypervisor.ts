@@ -1,3 +1,4 @@
+/** The port `Hypervisor`, by libxenctrl and xenstore. */
 import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError, SuspendError } from '../../core/errors.ts';
 import type { GuestType, XenVersion } from '../../core/xen.ts';

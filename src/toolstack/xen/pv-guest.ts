@@ -1,3 +1,4 @@
+/** Memory and state of a PV guest. */
 import { Bitmap } from '../../core/bitmap.ts';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';

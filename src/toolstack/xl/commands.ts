@@ -1,3 +1,4 @@
+/** Calls of xl, and what its output means. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Domid, toDomid } from '../../core/brand.ts';
 import {

@@ -1,3 +1,4 @@
+/** Restores a domain with `xl restore`. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { constants, createReadStream, openSync } from 'node:fs';

@@ -1,3 +1,4 @@
+/** Memory of a PV guest: its p2m and page tables. */
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
 import type { PvGuestLayout } from '../abi.ts';

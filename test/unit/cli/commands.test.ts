@@ -55,7 +55,7 @@ describe('snapshot-create', () => {
       name: 'mine',
       suspendTimeoutMs: 2500,
     });
-    expect(stderr).toContain('the name of the cfgfile is taken, "from-file"');
+    expect(stderr).toContain('the name in the cfgfile, "from-file"');
   });
 
   test.each([
@@ -271,7 +271,7 @@ describe('recover', () => {
       'Or stop here: xl create starts guest1 with its disks as before',
     ]);
     expect(await texts({ ...undone, outcome: 'whole', guest: 'running' })).toEqual([
-      'Revert of guest1 to "before upgrade": was done; the domain is running',
+      'Revert of guest1 to "before upgrade": had been completed; the domain is running',
     ]);
   });
 

@@ -48,7 +48,7 @@ describe('images', () => {
     expect(await imageObstacles(config, none)).toEqual([
       expect.objectContaining({
         code: 'IMAGE_GONE',
-        message: `disk xvdc: its image ${iso} is gone`,
+        message: `disk xvdc: its image ${iso} no longer exists`,
         hint: expect.any(String),
       }),
     ]);
