@@ -1,5 +1,5 @@
 /**
- * What create and revert need of the world, and no more. src/toolstack implements these ports on Xen, QEMU
+ * Everything create and revert need from the outside world. src/toolstack implements these ports on Xen, QEMU
  * and xl; tests and custom toolstacks bring their own.
  *
  * Unless a method says otherwise, each rejects with an XlsnapError, takes effect whole or not at all, and may be

@@ -127,7 +127,7 @@ export class XlToolstack extends LibxlToolstack {
   }
 }
 
-/** Where xl complains of the device model, that one's own last words say why. */
+/** If xl complains about the device model, adds that one's own last error, which says why. */
 async function withQemusWords(error: unknown, domain: string, since: number): Promise<unknown> {
   if (!(error instanceof EnvironmentError) || error.code !== 'XL_RESTORE') return error;
   if (!isOfDeviceModel(String(error.data['stderr'] ?? ''))) return error;
@@ -140,7 +140,7 @@ async function withQemusWords(error: unknown, domain: string, since: number): Pr
   });
 }
 
-/** Where libxl's stream begins in a save file, and what configuration stands before it. */
+/** The offset of libxl's stream in a save file, and the configuration before it. */
 async function readHeader(path: string): Promise<{ start: number; stored: LibxlConfig }> {
   await using source = await FileSource.open(path);
   const stored = parseLibxlConfig(xlConfigText(await readXlHeader(source)));

@@ -6,7 +6,7 @@ import { XenstoreClient } from '../../xenstore/client.ts';
 import { readSuspendFeature } from '../create-checks/suspend-feature.ts';
 import { asFailure, checkHost, type HostCheck } from './host-checks.ts';
 
-/** A domain, with what its QEMU and its kernel say. */
+/** A domain, and what its QEMU and its kernel report. */
 export type DomainReport = DomainExamination;
 
 export interface DoctorReport {
@@ -80,7 +80,7 @@ function unknownDomain(domain: string, error: unknown): DomainExamination {
   };
 }
 
-/** A guest that says nothing may be able to suspend, too; one that can do other things only has an obstacle. */
+/** Returns an obstacle if the guest announces only other requests; one that announces nothing may be able to suspend. */
 async function suspendWarnings(domid: number): Promise<readonly string[]> {
   await using xenstore = await XenstoreClient.connect();
   return (await readSuspendFeature(xenstore, domid)) === 'silent'

@@ -39,7 +39,7 @@ export interface HostCheck {
 
 type Finding = Omit<HostCheck, 'name'>;
 
-/** In the order of the report: what a later one needs comes first. */
+/** In the order of the report: what a later check needs comes first. */
 const CHECKS: Readonly<Record<string, () => Promise<Finding>>> = {
   node: checkNode,
   root: checkRoot,
@@ -70,7 +70,7 @@ async function settled(check: () => Promise<Finding>): Promise<Finding> {
   }
 }
 
-/** What a check that throws has found. */
+/** Turns the error of a check into its finding. */
 export function asFailure(error: unknown): Finding {
   return failed(describeError(error), error instanceof XlsnapError ? error.hint : undefined);
 }

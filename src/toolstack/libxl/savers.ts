@@ -1,6 +1,6 @@
 import { findProcess } from '../process/find.ts';
 
-/** Its name as the kernel has it: fifteen characters. */
+/** Its name in the kernel: fifteen characters. */
 const HELPER = 'libxl-save-help';
 
 /**

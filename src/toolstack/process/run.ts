@@ -22,7 +22,7 @@ const MAX_WORDS = 64 * 1024;
 /** Characters of output. */
 const MAX_OUTPUT = 64 * 1024 * 1024;
 
-/** Where a system's own programs are: root's crontab and services often have a PATH without these. */
+/** Directories of system programs: root's crontab and services often have a PATH without them. */
 const SYSTEM_PATH = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
 
 /**
@@ -99,13 +99,13 @@ export async function runProgram(
   }
 }
 
-/** What became of a program that is never killed. */
+/** The outcome of a program that is never killed. */
 export type UnkilledResult =
   | { readonly ended: true; readonly status: number; readonly stderr: string }
   /** It still runs: the time was over, or the signal was aborted and it did not end soon after. */
   | { readonly ended: false; readonly pid: number };
 
-/** How long a program is waited for after an interruption: less than a phase has. */
+/** How long to wait for a program after an interruption: less than a phase does. */
 const AFTER_ABORT_MS = 60_000;
 const POLL_MS = 500;
 
@@ -164,7 +164,7 @@ export async function runUnkilled(
   }
 }
 
-/** A file without a name for what a program says; `undefined` where none can be made. */
+/** Opens a file without a name for a program's output; `undefined` if it cannot be created. */
 async function openWords(): Promise<
   { fd: number; read: () => Promise<string>; close: () => Promise<void> } | undefined
 > {

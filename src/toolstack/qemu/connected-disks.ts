@@ -1,4 +1,4 @@
-/** Whether the disks of a restored domain have come up. */
+/** Checks whether the disks of a restored domain have come up. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { readStoredDisks } from './disks.ts';

@@ -43,7 +43,7 @@ export interface DiskBackend {
   readonly path: string;
 }
 
-/** What xenstore says of one disk. */
+/** What xenstore says about one disk. */
 export interface StoredDisk {
   readonly vdev: string;
   readonly devid: number;
@@ -54,7 +54,7 @@ export interface StoredDisk {
   readonly cdrom: boolean;
 }
 
-/** What QEMU says of all disks; undefined where a domain has no QEMU. */
+/** What QEMU says about all disks; undefined if the domain has no QEMU. */
 export interface BlockFacts {
   readonly devices: readonly BlockDevice[];
   readonly nodes: readonly BlockNode[];
@@ -360,12 +360,12 @@ function candidates(
   );
 }
 
-/** Whether the node is named by xen-block, or by us, for this disk. */
+/** Tells whether the node was named by xen-block, or by us, for this disk. */
 function isNodeOf(vdev: string, { nodeName, driver }: BlockNode): boolean {
   return nodeName === `${vdev}-${driver}` || nodeName.startsWith(`xlsnap-${vdev}-`);
 }
 
-/** A node name for an overlay; QEMU takes at most 31 characters. */
+/** Makes a node name for an overlay; QEMU accepts at most 31 characters. */
 function freeNodeName(vdev: string, nodes: readonly BlockNode[]): string {
   for (let n = 1; ; n++) {
     const name = `xlsnap-${vdev}-${n}`;

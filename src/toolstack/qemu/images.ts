@@ -13,7 +13,7 @@ import { findImageWorker } from './image-workers.ts';
 
 /** For what only reads: an image's tables may be long, and their disk slow. */
 const TIMEOUT_MS = 300_000;
-/** How long another qemu-img that works on the same image is waited for: one that was given up. */
+/** How long to wait for another qemu-img that is still working on the same image: one that was given up. */
 const BUSY_MS = 30_000;
 const POLL_MS = 100;
 
@@ -216,7 +216,7 @@ function qcow2(path: string): string {
   return `json:${JSON.stringify({ driver: 'qcow2', file: { filename: resolve(path) } })}`;
 }
 
-/** What QEMU's drivers say to an image of another format than the one stated. */
+/** Messages of QEMU's drivers about an image whose format is not the stated one. */
 const OTHER_FORMAT = /not in \S+ format|invalid VPC image|invalid VMDK/i;
 
 function busy(path: string, pid: number): DiskError {

@@ -5,7 +5,7 @@ import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { textOf } from '../../memfile/libxl-fields.ts';
 import { runProgram, searchPath } from '../process/run.ts';
 
-/** A program that only tells something of itself; software emulation is slow. */
+/** Time-out of a program that only reports about itself; software emulation is slow. */
 const TIMEOUT_MS = 60_000;
 
 /** A QEMU for Xen. */

@@ -1,4 +1,4 @@
-/** All that can be known of a restore by libxl before the domain is destroyed for it. */
+/** Checks everything about a restore by libxl that can be known before the domain is destroyed. */
 import { readFile } from 'node:fs/promises';
 import { toDomid } from '../../core/brand.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
@@ -15,7 +15,7 @@ import { programFindings } from './programs.ts';
 
 const DOM0 = toDomid(0);
 
-/** What the checks ask. */
+/** What the checks need. */
 export interface RestoreWorld {
   readonly hypervisor: Pick<Hypervisor, 'freeMemory' | 'domainState'>;
   readonly xenstore: Pick<XenstoreAccess, 'list' | 'readMaybe'>;

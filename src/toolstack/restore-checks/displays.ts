@@ -1,4 +1,4 @@
-/** Whether the ports of a domain's screens are free: its QEMU does not start when one is taken. */
+/** Checks whether the ports of a domain's displays are free: its QEMU does not start if one is in use. */
 import { readFile } from 'node:fs/promises';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { domainType, fieldOf, flagOf, numberOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';

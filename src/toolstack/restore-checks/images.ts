@@ -1,4 +1,4 @@
-/** Whether the images that a configuration names are there for a restore. */
+/** Checks whether the images that a configuration names exist. */
 import { stat } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../../core/errors.ts';
@@ -32,7 +32,7 @@ export async function imageObstacles(config: LibxlConfig, known: ReadonlySet<str
   return obstacles;
 }
 
-/** Whether a device is served by another domain than dom0. */
+/** Tells whether a device is served by a domain other than dom0. */
 export function isElsewhere(device: Readonly<Record<string, unknown>>): boolean {
   const name = textOf(device, 'backend_domname');
   if (name !== undefined && name !== '0' && name !== 'Domain-0') return true;

@@ -1,4 +1,4 @@
-/** Whether the host has the memory that a restore needs. */
+/** Checks whether the host has the memory that a restore needs. */
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { domainType, flagOf, numberOf } from '../../memfile/libxl-fields.ts';
@@ -6,7 +6,7 @@ import type { Obstacle } from '../../snapshot/ports.ts';
 
 const KIB = 1024;
 const MIB = 1024 ** 2;
-/** What libxl reckons for a domain beside its memory (libxl_internal.h: LIBXL_PV_EXTRA_MEMORY, LIBXL_HVM_EXTRA_MEMORY), bytes. */
+/** What libxl adds to a domain's memory (libxl_internal.h: LIBXL_PV_EXTRA_MEMORY, LIBXL_HVM_EXTRA_MEMORY), bytes. */
 const PV_EXTRA = MIB;
 const HVM_EXTRA = 2 * MIB;
 /** Below this xl leaves dom0 its memory (libxl_internal.h: LIBXL_MIN_DOM0_MEM), bytes. */

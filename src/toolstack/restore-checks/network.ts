@@ -1,4 +1,4 @@
-/** Whether a configuration's network interfaces can be connected again. */
+/** Checks whether a configuration's network interfaces can be connected again. */
 import { access, constants } from 'node:fs/promises';
 import { basename, isAbsolute, join } from 'node:path';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
@@ -6,7 +6,7 @@ import { flagOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import type { Obstacle } from '../../snapshot/ports.ts';
 import { isElsewhere } from './images.ts';
 
-/** Where libxl looks for scripts that are given by name alone. */
+/** Where libxl looks for scripts that are given by name only. */
 export const SCRIPTS = '/etc/xen/scripts';
 const INTERFACES = '/sys/class/net';
 

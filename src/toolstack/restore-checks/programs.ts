@@ -1,4 +1,4 @@
-/** Whether the other files that a configuration names are there: for the restore itself, or for the guest's next boot. */
+/** Checks whether the other files that a configuration names exist: for the restore itself, or for the guest's next boot. */
 import { constants } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
@@ -68,7 +68,7 @@ export async function programFindings(
   return { obstacles, warnings };
 }
 
-/** Whether libxl starts a QEMU for the domain, as far as its configuration says so. */
+/** Tells whether libxl starts a QEMU for the domain, as far as its configuration shows. */
 function needsQemu(config: LibxlConfig): boolean {
   if (domainType(config) === 'hvm') return true;
   if (recordsOf(config, 'vfbs').length > 0) return true;

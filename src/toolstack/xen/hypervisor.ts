@@ -14,7 +14,7 @@ import type { Xen } from './guest-records.ts';
 import { XenGuest } from './hvm-guest.ts';
 import { XenPvGuest } from './pv-guest.ts';
 
-/** How long a guest that has acknowledged the request may take to suspend, as libxl has it. */
+/** How long a guest that has acknowledged the request may take to suspend; the same as libxl. */
 const ACKNOWLEDGED_MS = 60_000;
 /** The domain is looked at this often even when xenstored tells nothing. */
 const POLL_MS = 500;

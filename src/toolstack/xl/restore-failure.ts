@@ -27,7 +27,7 @@ export function firstCause(complaint: string): string {
   return told.join('; ') || 'it printed nothing';
 }
 
-/** Whether xl's errors are about the device model. */
+/** Tells whether xl's errors are about the device model. */
 export function isOfDeviceModel(complaint: string): boolean {
   return /device[ -]model|qemu|qmp/i.test(complaint);
 }

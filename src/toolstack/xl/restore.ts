@@ -31,7 +31,7 @@ const MAX_STDERR = 64 * 1024;
 /** Read in pieces of this size; a pipe takes 64 KiB at a time. */
 const CHUNK = 1 << 20;
 const POLL_MS = 10;
-/** How long xl may take to end when it is asked to. */
+/** How long xl may take to exit on request. */
 const TERM_MS = 10_000;
 /** How long to wait for the last words of an xl that has failed. */
 const LAST_WORDS_MS = 1000;

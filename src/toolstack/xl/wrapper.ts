@@ -9,7 +9,7 @@ import { delimiter, dirname, join, resolve } from 'node:path';
 import { EnvironmentError, errnoCode, OutputError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 
-/** Where a program is found before the system's own, by root's usual PATH. */
+/** Default prefix: in root's usual PATH, it comes before the system's own programs. */
 export const DEFAULT_PREFIX = '/usr/local';
 
 /** The commands that xlsnap takes. */
@@ -18,7 +18,7 @@ const COMMANDS = ['snapshot-create', 'snapshot-revert'] as const;
 /** The second line of each wrapper; a file without it is not ours. */
 const MARK = '# xl wrapper of xlsnap';
 
-/** A wrapper that is there now, or was. */
+/** An installed or removed wrapper. */
 export interface XlWrapper {
   readonly path: string;
   /** Who gets everything else. */
@@ -32,7 +32,7 @@ export function xlWrapperPath(prefix: string): string {
   return join(resolve(prefix), 'sbin', 'xl');
 }
 
-/** Whether the file is such a wrapper. */
+/** Tells whether the file is such a wrapper. */
 export async function isXlWrapper(path: string): Promise<boolean> {
   return (await firstLines(path)).includes(MARK);
 }
@@ -109,7 +109,7 @@ async function isOursOrNone(path: string): Promise<boolean> {
   return await isXlWrapper(path);
 }
 
-/** All programs `xl` in PATH, in its order. */
+/** Finds all programs `xl` in PATH, in its order. */
 async function findXls(): Promise<readonly { readonly path: string; readonly wrapper: boolean }[]> {
   const found: { path: string; wrapper: boolean }[] = [];
   for (const directory of (process.env['PATH'] ?? '').split(delimiter)) {
