@@ -63,8 +63,14 @@ function holds(held: readonly string[], keys: readonly string[]): boolean {
  */
 export function checkHeld(held: readonly string[], domain: DomainState | undefined): void {
   if (domain === undefined || holds(held, domainKeys(domain))) return;
-  throw new DomainError('DOMAIN_CHANGED', `domain ${domain.name} was restarted in the meantime`, {
-    domid: domain.domid,
+  throw restartedError(domain);
+}
+
+/** The error of a check whose domain is no longer the one that was found. */
+export function restartedError({ name, domid }: DomainState, cause?: unknown): DomainError {
+  return new DomainError('DOMAIN_CHANGED', `domain ${name} was restarted in the meantime`, {
+    domid,
+    cause,
     hint: 'nothing has been changed; run the same command again',
   });
 }

@@ -319,6 +319,21 @@ describe('locks', () => {
       expect(filesOf(directory)).toEqual(before);
     },
   );
+
+  it('of a domain that restarts while its configuration is read: that is the error, whatever its toolstack says', async () => {
+    const request = await take();
+    const before = filesOf(directory);
+    const { domainConfig } = host.toolstack;
+    host.toolstack.domainConfig = async (domid) => {
+      host.reboot();
+      return await domainConfig(domid);
+    };
+    expect(await failure(revertSnapshot(host, request))).toMatchObject({
+      code: 'DOMAIN_CHANGED',
+      exitCode: 4,
+    });
+    expect(filesOf(directory)).toEqual(before);
+  });
 });
 
 describe('the journal of a revert that was killed', () => {
