@@ -103,7 +103,7 @@ describe('runProgram', () => {
     xl('echo $$ > pid; exec sleep 100');
     expect(await timedOut(['list'])).toMatchObject({
       code: 'PROGRAM_TIMEOUT',
-      message: expect.stringMatching(/^xl list did not end within [\d.]+ s$/),
+      message: expect.stringMatching(/^xl list did not exit within [\d.]+ s$/),
     });
     expect(() => process.kill(pid(), 0)).toThrow('ESRCH');
   });

@@ -186,7 +186,7 @@ describe('tags', () => {
     await expect(images.createTag(image, '1')).rejects.toMatchObject({ code: 'TAG_EXISTS' });
     await expect(images.applyTag(image, '1')).rejects.toMatchObject({
       code: 'NO_TAG',
-      hint: 'It has: "one".',
+      hint: 'it has "one"',
     });
     await expect(images.deleteTag(image, 'none')).rejects.toMatchObject({ code: 'NO_TAG' });
     await output('qemu-img', 'snapshot', '-c', 'one', image);
