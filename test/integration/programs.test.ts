@@ -8,7 +8,7 @@ import { toDomid } from '../../src/core/brand.ts';
 import { DomainError, EnvironmentError, EXIT, InterruptedError } from '../../src/core/errors.ts';
 import { FakeHost } from '../../src/testing/fake-host.ts';
 import { editStoredConfig } from '../../src/toolstack/libxl/userdata.ts';
-import { runProgram } from '../../src/toolstack/process/run.ts';
+import { runProgram, runUnkilled } from '../../src/toolstack/process/run.ts';
 import {
   destroyDomain,
   domainConfig,
@@ -141,6 +141,17 @@ describe('runProgram', () => {
   it('starts nothing when aborted before', async () => {
     xl('touch started');
     const work = runProgram('xl', [], { ...limits, signal: AbortSignal.abort() });
+    await expect(work).rejects.toThrow(InterruptedError);
+    expect(existsSync(at('started'))).toBe(false);
+  });
+});
+
+describe('runUnkilled', () => {
+  it('starts nothing when aborted before the program begins', async () => {
+    xl('touch started');
+    const abort = new AbortController();
+    const work = runUnkilled('xl', ['destroy', '7'], { signal: abort.signal });
+    abort.abort();
     await expect(work).rejects.toThrow(InterruptedError);
     expect(existsSync(at('started'))).toBe(false);
   });

@@ -123,9 +123,10 @@ export async function runUnkilled(
   options: { timeoutMs?: number; signal?: AbortSignal; abortMs?: number } = {},
 ): Promise<UnkilledResult> {
   const { timeoutMs, signal, abortMs = AFTER_ABORT_MS } = options;
-  throwIfAborted(signal);
   const words = await openWords();
   try {
+    // Not earlier: an interruption in the meantime would not be heard.
+    throwIfAborted(signal);
     const child = spawn(program, [...args], {
       stdio: ['ignore', 'ignore', words?.fd ?? 'ignore'],
       env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
