@@ -21,6 +21,7 @@ import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
 import { DirtyLog } from '../guest/dirty-log.ts';
 import { GuestHold } from '../guest/hold.ts';
 import { HoldRecord } from '../guest/hold-record.ts';
+import { explainGone } from '../guest/state.ts';
 import { identifyDisk } from '../images/identity.ts';
 import { type MemoryOutcome, MemorySaver, type PageSaver } from '../memory/file-saver.ts';
 import { Precopy } from '../memory/precopy.ts';
@@ -29,7 +30,7 @@ import { StreamSaver } from '../memory/stream-saver.ts';
 import { makeDirectory, OutputFile, unmakeDirectory, writeWhole } from '../output/file.ts';
 import { StreamOutput } from '../output/stream.ts';
 import { Phases } from '../phases.ts';
-import type { DeviceModel, Guardian, Guest, Host } from '../ports.ts';
+import type { DeviceModel, DomainState, Guardian, Guest, Host } from '../ports.ts';
 import { type CreateJournal, journalPathOf, openCreateJournal } from './journal.ts';
 import { type CreateContext, findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
 import { beingSaved, preflightCreate } from './preflight.ts';
@@ -46,7 +47,6 @@ import {
   undoRecord,
   undoTakenDisk,
   undoText,
-  wasDestroyed,
 } from './undo.ts';
 
 /** How long noting that everything is being undone may take; the guest runs by then. */
@@ -154,7 +154,10 @@ async function createLocked(
     await phases.undoFirst();
     // From here on the file must not count as complete, whatever its name.
     if (parts.journal !== undefined) await noteUndoing(phases, parts.journal);
-    throw await phases.fail(await ofGone(parts, error));
+    const { domain } = context;
+    throw await phases.fail(
+      await explainGone(host, domain.domid, error, (cause) => goneError(domain, cause)),
+    );
   }
 }
 
@@ -178,13 +181,10 @@ async function noteUndoing(phases: Phases, journal: CreateJournal): Promise<void
   await phases.bounded(() => journal.noteLater({ step: 'undoing' }), NOTE_TIMEOUT_MS).catch(() => {});
 }
 
-/** If the domain no longer exists, returns an error that says so, instead of the one that this caused. */
-async function ofGone({ host, context }: Parts, error: unknown): Promise<unknown> {
-  if (error instanceof InterruptedError) return error;
-  const { domid, name } = context.domain;
-  if (!(await wasDestroyed(host, domid).catch(() => false))) return error;
+/** The error of a create whose domain no longer exists. */
+function goneError({ name, domid }: DomainState, cause: unknown): DomainError {
   return new DomainError('DOMAIN_GONE', `domain ${name} was destroyed or restarted in the meantime`, {
-    cause: error,
+    cause,
     domid,
     hint: 'xl list shows what is there now',
   });

@@ -12,7 +12,7 @@ import { shellQuote } from '../../core/shell-quote.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import type { DirtyLog } from '../guest/dirty-log.ts';
 import type { GuestHold } from '../guest/hold.ts';
-import { isGone } from '../guest/state.ts';
+import { wasDestroyed } from '../guest/state.ts';
 import { isThere, undoIdleDisk } from '../images/idle-disk.ts';
 import { partialOf, unmakeDirectory } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
@@ -51,11 +51,6 @@ export function undoJournal(
 export function undoPartial(phases: Phases, memoryPath: string, discard: () => Promise<unknown>): void {
   const partial = partialOf(memoryPath);
   phases.onUndo(`removed ${partial}`, `rm ${shellQuote(partial)}`, discard);
-}
-
-/** Whether the domain has been destroyed. */
-export async function wasDestroyed({ hypervisor }: Host, domid: Domid): Promise<boolean> {
-  return isGone(await hypervisor.vitals(domid));
 }
 
 /**

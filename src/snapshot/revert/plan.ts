@@ -11,7 +11,7 @@ import { type MemoryFacts, readMemoryFacts } from '../../memfile/verify.ts';
 import type { RevertDisk, RevertPlan, RevertRequest } from '../api.ts';
 import { throwFindings } from '../create/plan.ts';
 import { checkHeld, restartedError } from '../domain-lock.ts';
-import { isGone } from '../guest/state.ts';
+import { explainGone } from '../guest/state.ts';
 import { standsOn, truePath } from '../images/chain.ts';
 import { findChanged, infoOf } from '../images/identity.ts';
 import type { DomainState, Host, ImageInfo, Obstacle } from '../ports.ts';
@@ -150,9 +150,7 @@ async function currentConfig(
     return await host.toolstack.domainConfig(running.domid);
   } catch (error) {
     if (running.domid === halfBuilt) return undefined;
-    // It was restarted, or destroyed, while it was looked at: that is the reason, not what its toolstack says of it.
-    if (isGone(await host.hypervisor.vitals(running.domid))) throw restartedError(running, error);
-    throw error;
+    throw await explainGone(host, running.domid, error, (cause) => restartedError(running, cause));
   }
 }
 
