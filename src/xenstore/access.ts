@@ -93,8 +93,7 @@ export class XenstoreAccess {
         if (generation !== undefined && now !== generation) break;
         generation = now;
         const names = answer.subarray(end + 1);
-        const isLast =
-          names.length === 0 || (names.at(-1) === 0 && (names.length === 1 || names.at(-2) === 0));
+        const isLast = names.length < 2 || names.at(-2) === 0;
         parts.push(isLast ? names.subarray(0, -1) : names);
         if (isLast) return splitStrings(Buffer.concat(parts));
         offset += names.length;

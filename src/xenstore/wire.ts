@@ -13,8 +13,6 @@ export const PAYLOAD_MAX = 4096;
 /** Message types (enum xsd_sockmsg_type) that are used here. */
 export const MESSAGE = {
   directory: 1,
-  /** XS_DIRECTORY_PART (xen/include/public/io/xs_wire.h). */
-  directoryPart: 22,
   read: 2,
   watch: 4,
   unwatch: 5,
@@ -26,6 +24,7 @@ export const MESSAGE = {
   watchEvent: 15,
   error: 16,
   resume: 18,
+  directoryPart: 22,
 } as const;
 
 export interface XenstoreMessage {
