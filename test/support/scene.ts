@@ -11,6 +11,16 @@ import type { FakeHost } from '../../src/testing/fake-host.ts';
 
 export type DiskKind = 'internal' | 'external';
 
+/** A kind of create, for the tests that plant faults in all of them. */
+export interface CreateKind {
+  readonly type: 'pvh' | 'hvm' | 'pv';
+  readonly paused: boolean;
+  readonly live: boolean;
+  readonly disks: readonly DiskKind[];
+  /** Where the memory goes. Default: a file. */
+  readonly to?: 'a sink' | 'a FIFO';
+}
+
 /** A directory for many small files, in memory where the system has such a place: tests wait for no disk. */
 export function fastDirectory(prefix: string): string {
   return mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), prefix));

@@ -16,6 +16,7 @@ import { Fifos, Received } from '../../support/received.ts';
 import {
   type Before,
   before,
+  type CreateKind,
   type DiskKind,
   expectAsBefore,
   expectGuestAsBefore,
@@ -26,19 +27,10 @@ import {
   snapshotConfig,
 } from '../../support/scene.ts';
 
-interface Kind {
-  readonly type: 'pvh' | 'hvm' | 'pv';
-  readonly paused: boolean;
-  readonly live: boolean;
-  readonly disks: readonly DiskKind[];
-  /** Where the memory goes; a file unless given. */
-  readonly to?: 'a sink' | 'a FIFO';
-}
-
 const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['external', 'internal']];
 
 /** Each disk kind with each type; running and paused, live and not, among them. */
-const kinds: Kind[] = DISKS.flatMap((disks, i) =>
+const kinds: CreateKind[] = DISKS.flatMap((disks, i) =>
   (['pvh', 'hvm'] as const).flatMap((type, j) => [
     { type, disks, paused: (i + j) % 2 === 1, live: false },
     { type, disks, paused: (i + j) % 2 === 0, live: true },
@@ -73,7 +65,7 @@ class Scene implements Disposable {
   /** Ends the call that hangs. */
   #release = (): void => {};
 
-  constructor({ type, paused, live, disks, to }: Kind) {
+  constructor({ type, paused, live, disks, to }: CreateKind) {
     const directory = fastDirectory('xlsnap-faults-');
     const guest = new FakeGuest(new Uint8Array(PAGES + 4).fill(15, PAGES));
     guest.maxBatch = 32;
@@ -164,7 +156,7 @@ class Scene implements Disposable {
 }
 
 /** Every port call of a create that goes well, in order. */
-async function callsOf(kind: Kind): Promise<readonly string[]> {
+async function callsOf(kind: CreateKind): Promise<readonly string[]> {
   using scene = new Scene(kind);
   await createSnapshot(scene.host, scene.request);
   await scene.expectWhole(true, 'without a fault');
@@ -173,7 +165,7 @@ async function callsOf(kind: Kind): Promise<readonly string[]> {
 
 /** Runs `body` for every port call. */
 async function everywhere(
-  kind: Kind,
+  kind: CreateKind,
   body: (scene: Scene, at: number, where: string, calls: readonly string[]) => Promise<void>,
 ): Promise<void> {
   const calls = await callsOf(kind);

@@ -15,7 +15,7 @@ import { Fifos, Received } from '../../support/received.ts';
 import {
   type Before,
   before,
-  type DiskKind,
+  type CreateKind,
   expectGuestAsBefore,
   fastDirectory,
   forEachOf,
@@ -23,15 +23,7 @@ import {
   snapshotConfig,
 } from '../../support/scene.ts';
 
-interface Kind {
-  readonly type: 'pvh' | 'hvm' | 'pv';
-  readonly live: boolean;
-  readonly paused: boolean;
-  readonly disks: readonly DiskKind[];
-  readonly to?: 'a sink' | 'a FIFO';
-}
-
-const KINDS: readonly Kind[] = [
+const KINDS: readonly CreateKind[] = [
   { type: 'pvh', live: false, paused: false, disks: ['external', 'internal'] },
   { type: 'pvh', live: true, paused: true, disks: [] },
   { type: 'hvm', live: false, paused: true, disks: [] },
@@ -65,7 +57,7 @@ class Scene implements Disposable {
   /** Calls in this thread that hung while the guest stood still. */
   readonly held: string[] = [];
 
-  constructor({ type, live, paused, disks, to }: Kind) {
+  constructor({ type, live, paused, disks, to }: CreateKind) {
     const storage = join(this.#directory, 'storage');
     mkdirSync(storage);
     const guest = new FakeGuest(new Uint8Array(PAGES + 8).fill(15, PAGES));
@@ -124,14 +116,14 @@ class Scene implements Disposable {
   }
 }
 
-async function callsOf(kind: Kind): Promise<readonly string[]> {
+async function callsOf(kind: CreateKind): Promise<readonly string[]> {
   using scene = new Scene(kind);
   await createSnapshot(scene.host, scene.request);
   return scene.files.calls.map(({ name, here }) => (here ? `${name} (in this thread)` : name));
 }
 
 async function everywhere(
-  kind: Kind,
+  kind: CreateKind,
   body: (scene: Scene, at: number, where: string) => Promise<void>,
 ): Promise<void> {
   const calls = await callsOf(kind);

@@ -9,6 +9,7 @@ import {
 } from '../../../../src/toolstack/create-checks/checks.ts';
 import { foreignDrives } from '../../../../src/toolstack/create-checks/foreign-drives.ts';
 import { readSuspendFeature } from '../../../../src/toolstack/create-checks/suspend-feature.ts';
+import { blockNode } from '../../../support/block-node.ts';
 import { tempDir } from '../../../support/temp.ts';
 
 const store = (nodes: Record<string, string> = {}) => ({
@@ -97,22 +98,10 @@ describe('what a guest says of suspending', () => {
 });
 
 describe('drives that no disk of the configuration is', () => {
-  const node = (fields: Partial<BlockNode>): BlockNode => ({
-    nodeName: '#block1',
-    driver: 'raw',
-    file: '/srv/n.img',
-    readOnly: false,
-    encrypted: false,
-    externalData: false,
-    backingFiles: [],
-    tags: [],
-    virtualSize: 1,
-    ...fields,
-  });
   const drive = (fields: Partial<BlockNode>, device = 'n0'): BlockDevice => ({
     device,
     qdev: undefined,
-    inserted: node(fields),
+    inserted: blockNode('#block1', '/srv/n.img', { driver: 'raw', ...fields }),
   });
   const disk = { vdev: 'xvda', node: 'xvda-qcow2', path: '/srv/a.qcow2' };
 

@@ -15,6 +15,7 @@ import { plainPath } from '../../../../src/toolstack/qemu/images.ts';
 import { vdevToDevid } from '../../../../src/toolstack/qemu/vdev.ts';
 import { XenstoreClient } from '../../../../src/xenstore/client.ts';
 import { FakeXenstored } from '../../../../src/xenstore/testing.ts';
+import { blockNode } from '../../../support/block-node.ts';
 import { tempDir } from '../../../support/temp.ts';
 
 it.each(['json:{', 'json:', 'json:[]', 'json:{"file":{"file":{}}}', `json:${'['.repeat(100_000)}`])(
@@ -44,19 +45,6 @@ const stored = (vdev: string, more: Partial<StoredDisk> = {}, kind = 'qdisk', do
   };
 };
 
-const node = (nodeName: string, file: string, more: Partial<BlockNode> = {}): BlockNode => ({
-  nodeName,
-  driver: 'qcow2',
-  file,
-  readOnly: false,
-  encrypted: false,
-  externalData: false,
-  backingFiles: [],
-  tags: [],
-  virtualSize: 1,
-  ...more,
-});
-
 /** What QEMU says of drives: xen-block's have no device name, emulated ones have. */
 const facts = (
   drives: readonly (BlockNode | [string, BlockNode])[],
@@ -68,7 +56,7 @@ const facts = (
       : { device: '', qdev: '/machine/unattached/device[2]', inserted: drive },
   );
   const tops = devices.flatMap(({ inserted }) => (inserted === undefined ? [] : [inserted]));
-  const files = tops.map((top, i) => node(`#block${i}`, top.file, { driver: 'file' }));
+  const files = tops.map((top, i) => blockNode(`#block${i}`, top.file, { driver: 'file' }));
   return { devices, nodes: [...tops, ...files], jobs: [], ...more };
 };
 
@@ -77,7 +65,7 @@ const codes = (disk: ResolvedDisk | undefined): [string[], string[]] => [
   (disk?.external ?? []).map(({ code }) => code),
 ];
 
-const xvda = node('xvda-qcow2', '/g/xvda.qcow2');
+const xvda = blockNode('xvda-qcow2', '/g/xvda.qcow2');
 
 describe('a disk that can be snapshotted', () => {
   it('is the node that xen-block made', () => {
@@ -111,7 +99,7 @@ describe('a disk that can be snapshotted', () => {
   });
 
   it('is the emulated drive when there is no other', () => {
-    const drive = node('#block159', '/g/hda.qcow2');
+    const drive = blockNode('#block159', '/g/hda.qcow2');
     const [disk] = matchDisks([configured('hda')], [stored('hda')], facts([['ide0-hd0', drive]]));
     expect(disk).toMatchObject({ node: '#block159', devid: 768, internal: [], external: [] });
   });
@@ -122,8 +110,8 @@ describe('a disk that can be snapshotted', () => {
     ["another tool's overlay", 'snap1', '/g/xvda.qcow2'],
     ["another tool's overlay, and xenstore follows", 'snap1', '/g/over.qcow2'],
   ])('goes on with %s', (_, name, params) => {
-    const base = node('xvda-qcow2', '/g/xvda.qcow2', { readOnly: true });
-    const overlay = node(name, '/g/over.qcow2', { backingFiles: ['/g/xvda.qcow2'] });
+    const base = blockNode('xvda-qcow2', '/g/xvda.qcow2', { readOnly: true });
+    const overlay = blockNode(name, '/g/over.qcow2', { backingFiles: ['/g/xvda.qcow2'] });
     const { devices, nodes } = facts([overlay]);
     const image = { path: params, format: 'qcow2' };
     const [disk] = matchDisks([configured('xvda')], [stored('xvda', { image })], {
@@ -137,9 +125,9 @@ describe('a disk that can be snapshotted', () => {
 
   it('is told from another on the same base', () => {
     const drives = [
-      node('xvda-qcow2', '/g/xvda.qcow2', { backingFiles: ['/g/gold.qcow2'] }),
-      node('xvdb-qcow2', '/g/xvdb.qcow2', { backingFiles: ['/g/gold.qcow2'] }),
-      node('xvdc-qcow2', '/g/gold.qcow2', { readOnly: true }),
+      blockNode('xvda-qcow2', '/g/xvda.qcow2', { backingFiles: ['/g/gold.qcow2'] }),
+      blockNode('xvdb-qcow2', '/g/xvdb.qcow2', { backingFiles: ['/g/gold.qcow2'] }),
+      blockNode('xvdc-qcow2', '/g/gold.qcow2', { readOnly: true }),
     ];
     const gold = { path: '/g/gold.qcow2', format: 'qcow2' };
     const disks = matchDisks(
@@ -156,7 +144,7 @@ describe('a disk that can be snapshotted', () => {
   });
 
   it('is listed even when only xenstore knows it', () => {
-    const disks = matchDisks([], [stored('xvdb')], facts([node('xvdb-qcow2', '/g/xvdb.qcow2')]));
+    const disks = matchDisks([], [stored('xvdb')], facts([blockNode('xvdb-qcow2', '/g/xvdb.qcow2')]));
     expect(disks).toMatchObject([{ vdev: 'xvdb', writable: true, node: 'xvdb-qcow2', internal: [] }]);
   });
 
@@ -171,7 +159,7 @@ describe('what stands against a snapshot', () => {
     matchDisks([configured('xvda')], [stored('xvda')], facts(drives, more))[0];
 
   it('two nodes on one image, as before an HVM guest unplugs', () => {
-    const disk = one([['ide0-hd0', node('#block159', '/g/xvda.qcow2')], xvda]);
+    const disk = one([['ide0-hd0', blockNode('#block159', '/g/xvda.qcow2')], xvda]);
     expect(codes(disk)).toEqual([['DISK_TWO_NODES'], ['DISK_TWO_NODES']]);
     expect(disk?.internal[0]?.message).toContain('xvda-qcow2 and ide0-hd0');
     expect(disk?.node).toBeUndefined();
@@ -180,14 +168,17 @@ describe('what stands against a snapshot', () => {
   });
 
   it('two nodes, one of them on the overlay', () => {
-    const overlay = node('xlsnap-xvda-1', '/g/over.qcow2', { backingFiles: ['/g/xvda.qcow2'] });
-    expect(codes(one([['ide0-hd0', node('#block1', '/g/xvda.qcow2')], overlay]))[0]).toEqual([
+    const overlay = blockNode('xlsnap-xvda-1', '/g/over.qcow2', { backingFiles: ['/g/xvda.qcow2'] });
+    expect(codes(one([['ide0-hd0', blockNode('#block1', '/g/xvda.qcow2')], overlay]))[0]).toEqual([
       'DISK_TWO_NODES',
     ]);
   });
 
   it('no node', () => {
-    expect(codes(one([node('xvdb-qcow2', '/g/xvdb.qcow2')]))).toEqual([['DISK_NO_NODE'], ['DISK_NO_NODE']]);
+    expect(codes(one([blockNode('xvdb-qcow2', '/g/xvdb.qcow2')]))).toEqual([
+      ['DISK_NO_NODE'],
+      ['DISK_NO_NODE'],
+    ]);
   });
 
   it('another disk that writes to the same image', () => {
@@ -195,7 +186,7 @@ describe('what stands against a snapshot', () => {
     const disks = matchDisks(
       [configured('xvda'), configured('xvdb')],
       [stored('xvda'), stored('xvdb', { image: shared })],
-      facts([xvda, node('xvdb-qcow2', '/g/xvda.qcow2')]),
+      facts([xvda, blockNode('xvdb-qcow2', '/g/xvda.qcow2')]),
     );
     expect(disks.map(codes)).toEqual([
       [['DISK_SECOND_WRITER'], ['DISK_SECOND_WRITER']],
@@ -255,7 +246,7 @@ describe('what stands against a snapshot', () => {
         configured('hdd', { ...drive, path: undefined }),
       ],
       [stored('hdc', { ...drive, image }), stored('hdd', { ...drive, image: undefined })],
-      facts([['ide1-cd0', node('#block7', '/iso/a.iso', { driver: 'raw', readOnly: true })]]),
+      facts([['ide1-cd0', blockNode('#block7', '/iso/a.iso', { driver: 'raw', readOnly: true })]]),
     );
     expect(disks).toMatchObject([{ path: '/iso/a.iso' }, { path: undefined }]);
     expect(disks.map((disk) => codes(disk)[1])).toEqual([['DISK_CDROM'], ['DISK_CDROM']]);
