@@ -53,6 +53,9 @@ import { defaultXen, findRelease, type Release } from './releases.ts';
 import { Ssh } from './ssh.ts';
 import { Steps } from './timings.ts';
 
+/** How often a job is done when emulation spoils it: about one life of a PVH or HVM guest in five ends by it on a busy machine. */
+const MAX_ATTEMPTS = 10;
+
 export interface LabOptions {
   /** Xen release: `4.20`. */
   readonly release?: string;
@@ -283,8 +286,8 @@ export class Lab {
 
   /**
    * Does a job with guests, from their start on. Under emulation a running guest may die of a triple fault at any time, and
-   * once in hours the whole machine freezes, or libxl does not wait for a slow QEMU; when the job fails and that happened meanwhile, it is done anew, up to 5 times in
-   * all. Any other failure counts.
+   * once in hours the whole machine freezes, or libxl does not wait for a slow QEMU. When the job fails and that happened
+   * meanwhile, it is done again, up to MAX_ATTEMPTS times in all. Any other failure counts.
    * @param prepare what a machine that had to be started anew needs before the job
    */
   async steadily<T>(what: string, job: () => Promise<T>, prepare?: () => Promise<void>): Promise<T> {
@@ -297,7 +300,7 @@ export class Lab {
         const faults = frozen ? [] : this.tripleFaults().slice(before);
         // libxl gives a device model seconds to start; a busy emulated machine takes longer now and then.
         const slow = /device model did not start|Destruction of domain failed/.test(messageOf(error));
-        if ((!frozen && !slow && faults.length === 0) || attempt === 5) {
+        if ((!frozen && !slow && faults.length === 0) || attempt === MAX_ATTEMPTS) {
           this.#steps.say(`${what}: logs of the failure are in ${await this.keepEvidence(what)}`);
           throw error;
         }
@@ -325,14 +328,17 @@ export class Lab {
     }
   }
 
-  /** Destroys a guest if it is there, and removes its folder and its console's log. */
+  /**
+   * Destroys a guest if it is there, and removes its folder and its console's log. Its `xl` in the background goes first:
+   * it may be about to start the guest again, because emulation has killed it, and a second `xl create` then fails.
+   */
   async removeGuest(name: string): Promise<void> {
     const dir = guestFiles({ type: 'pv', name }).dir;
     await this.run(
-      `xl domid ${name} >/dev/null 2>&1 && xl destroy ${name}; rm -rf ${dir} ${consolePath(name)}`,
-      {
-        timeoutMs: 60_000,
-      },
+      `for p in $(find /proc/[0-9]*/fd/1 -lname '/var/log/xen/xl-${name}.log*' 2>/dev/null | cut -d/ -f3); do kill -9 $p; done
+      for n in 1 2 3 4 5; do xl domid ${name} >/dev/null 2>&1 || break; xl destroy ${name}; done
+      rm -rf ${dir} ${consolePath(name)}`,
+      { timeoutMs: 120_000 },
     );
   }
 

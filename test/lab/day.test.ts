@@ -9,7 +9,7 @@ import { SharedGuest, smallGuest } from './shared-guest.ts';
 
 const wanted = process.env['XLSNAP_LAB_DAY'] === '1';
 if (!wanted)
-  console.log('skipped: an ordinary day in the lab; XLSNAP_LAB_DAY=1 runs its 7 cases, in 20 minutes');
+  console.log('skipped: an ordinary day in the lab; XLSNAP_LAB_DAY=1 runs its 9 cases, in 25 minutes');
 
 let dom0: Dom0;
 beforeAll(async () => {
@@ -145,6 +145,35 @@ describe.runIf(wanted)('an ordinary day', () => {
       await expectTicks(NAME);
       const back = await revert('s1');
       expect(back).toMatchObject({ code: EXIT.ok });
+      await expectTicks(NAME);
+    }),
+  );
+
+  it(
+    'memory is taken from the guest and given back again and again while it is snapshotted live, and it is reverted',
+    steadily(async () => {
+      await dom0.lab.run(
+        `(n=0; while [ $n -lt 60 ]; do xl mem-set ${NAME} 72; sleep 0.5; xl mem-set ${NAME} 90; sleep 0.5; n=$((n+1)); done) >/dev/null 2>&1 & echo $! >/tmp/balloon.pid`,
+      );
+      try {
+        await create('s1', '--live');
+      } finally {
+        await dom0.lab.run('kill $(cat /tmp/balloon.pid)');
+      }
+      await expectTicks(NAME);
+      await dom0.verifyByXen(`${guest.folder}/s1.save`);
+      expect(await revert('s1')).toMatchObject({ code: EXIT.ok });
+      await expectTicks(NAME);
+    }),
+  );
+
+  it(
+    'may have less memory than it has: it is snapshotted, and reverted',
+    steadily(async () => {
+      await dom0.lab.run(`xl mem-max ${NAME} 80`);
+      await create('s1');
+      await expectTicks(NAME);
+      expect(await revert('s1')).toMatchObject({ code: EXIT.ok });
       await expectTicks(NAME);
     }),
   );
