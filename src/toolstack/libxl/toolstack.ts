@@ -29,6 +29,7 @@ import { findUnconnected } from '../qemu/connected-disks.ts';
 import { connectQemu, QemuDeviceModel } from '../qemu/device-model.ts';
 import { readStoredDisks, resolveDisks } from '../qemu/disks.ts';
 import { checkRestore } from '../restore-checks/checks.ts';
+import { serviceWarnings } from '../restore-checks/service.ts';
 import { findByName, findByUuid, findDomain } from '../xl/commands.ts';
 import { findSaver } from './savers.ts';
 import { editStoredConfig } from './userdata.ts';
@@ -185,7 +186,9 @@ export abstract class LibxlToolstack implements Toolstack {
   /** Memory that is missing is not taken from dom0; override `takesFromDom0` where it is. */
   async restoreFindings(facts: RestoreFacts): Promise<RestoreFindings> {
     const { hypervisor, xenstore } = this;
-    return await checkRestore({ hypervisor, xenstore, takesFromDom0: await this.takesFromDom0() }, facts);
+    const world = { hypervisor, xenstore, takesFromDom0: await this.takesFromDom0() };
+    const findings = await checkRestore(world, facts);
+    return { ...findings, warnings: [...findings.warnings, ...(await serviceWarnings())] };
   }
 
   /** Whether `restore` takes memory from dom0 where there is too little. */
