@@ -70,6 +70,12 @@ describe('a chain of images', () => {
     await expect(chain('on-directory')).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
   });
 
+  it('of 300 images is followed to its end', async () => {
+    const images = [image('0')];
+    for (let n = 1; n < 300; n++) images.push(image(`${n}`, { backing: images.at(-1) ?? '' }));
+    expect(await chain('299')).toEqual(images.slice(0, -1).reverse());
+  });
+
   it('may be made to loop', async () => {
     const one = image('one');
     const two = image('two', { backing: one });
