@@ -167,19 +167,22 @@ describe('domainConfig', () => {
     expect(await domainConfig(toDomid(7))).toEqual(config);
   });
 
-  it('says to try again where a domain that has just been rebooted has no configuration yet', async () => {
-    xl(`echo '[{"domid": 7}]'`);
-    await expect(domainConfig(toDomid(7))).rejects.toMatchObject({
-      exitCode: EXIT.environment,
-      hint: expect.stringMatching(/rebooted.*try again/),
-    });
-  });
+  it.each(['[{"domid": 7}]', '[{"domid": 7, "config": null}]'])(
+    'says to try again where a domain that has just been rebooted has no configuration yet: %s',
+    async (answer) => {
+      xl(`echo '${answer}'`);
+      await expect(domainConfig(toDomid(7))).rejects.toMatchObject({
+        code: 'DOMAIN_STARTING',
+        exitCode: EXIT.domain,
+        hint: expect.stringMatching(/rebooted.*try again/),
+      });
+    },
+  );
 
   it.each([
     ['garbage', 'echo "{"', 'its output is not JSON'],
     ['nothing', ':', 'its output is not JSON'],
-    ['no domain', 'echo "[]"', 'its output has no "config"'],
-    ['no configuration', `echo '[{"domid": 7, "config": null}]'`, 'its output has no "config"'],
+    ['no domain', 'echo "[]"', 'its output names no domain'],
     ['a failure', 'echo "libxl: error: no such domain" >&2; exit 1', 'no such domain'],
     ['a silent failure', 'exit 1', 'it printed nothing'],
   ])('refuses %s', async (_what, script, message) => {

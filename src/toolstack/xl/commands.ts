@@ -58,7 +58,8 @@ async function findBy(
 
 /**
  * The configuration that `xl save` would put into the file's header.
- * @throws EnvironmentError when xl fails
+ * @throws {EnvironmentError} If xl fails
+ * @throws {DomainError} If the domain has none yet: DOMAIN_STARTING
  */
 export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
   const { status, stdout, stderr } = await runProgram('xl', ['list', '-l', String(domid)], {
@@ -70,7 +71,8 @@ export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
 
 /**
  * The configuration in the answer of `xl list -l`.
- * @throws EnvironmentError
+ * @throws {EnvironmentError} If that is not JSON
+ * @throws {DomainError} If the domain has none yet: DOMAIN_STARTING
  */
 export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
   let list: unknown;
@@ -80,13 +82,14 @@ export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
     throw xlFailed(`xl list -l ${domid}`, 'its output is not JSON');
   }
   const entry: unknown = Array.isArray(list) ? list[0] : list;
-  const config = isRecord(entry) ? entry['config'] : undefined;
+  if (!isRecord(entry)) throw xlFailed(`xl list -l ${domid}`, 'its output names no domain');
+  const { config } = entry;
   if (!isRecord(config)) {
-    throw xlFailed(
-      `xl list -l ${domid}`,
-      'its output has no "config"',
-      'a domain that is being rebooted has none for a moment: try again; was it started by xl?',
-    );
+    // xl lists a domain from the moment that Xen has made it; libxl stores its configuration later.
+    throw new DomainError('DOMAIN_STARTING', `xl knows no configuration of domain ${domid} yet`, {
+      domid,
+      hint: 'it is being started or rebooted: try again when it runs; if it runs already, xl did not start it',
+    });
   }
   return config;
 }
