@@ -8,7 +8,14 @@ import { shellQuote } from '../core/shell-quote.ts';
 import type { SnapshotDisk } from '../memfile/manifest.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './create/journal.ts';
-import { undoDirectory, undoDisk, undoDisks, undoJournal, undoPartial, undoText } from './create/undo.ts';
+import {
+  planDirectoryUndo,
+  planDiskUndos,
+  planJournalUndo,
+  planPartialUndo,
+  planTextUndo,
+  undoDisk,
+} from './create/undo.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
 import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
 import { recoverGuest } from './guest/recover.ts';
@@ -258,7 +265,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
     ? await host.toolstack.openDeviceModel(domain.domid, {}).catch(unlessGone)
     : undefined;
   const left: Left = { host, head, phases, domain, same, deviceModel, noQemu };
-  planUndo(left, steps, found.path, whole);
+  planUndos(left, steps, found.path, whole);
   const { undone, failures } = await phases.undo();
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
   if (failures.length > 0) throw notRecovered(left, undone, failures);
@@ -315,19 +322,19 @@ async function isWhole(
 }
 
 /** Registers the undos, in the order of the steps. */
-function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void {
+function planUndos(left: Left, steps: Steps, path: string, whole: boolean): void {
   const { head, phases } = left;
   const { memoryPath, madeDirectory } = head;
-  if (!whole && madeDirectory !== undefined) undoDirectory(phases, madeDirectory, memoryPath);
-  undoJournal(phases, path, memoryPath, {
+  if (!whole && madeDirectory !== undefined) planDirectoryUndo(phases, madeDirectory, memoryPath);
+  planJournalUndo(phases, path, memoryPath, {
     keep: () => Promise.resolve(),
     remove: () => rm(path, { force: true }),
   });
-  if (!whole) undoPartial(phases, memoryPath, () => discard(memoryPath, steps));
+  if (!whole) planPartialUndo(phases, memoryPath, () => discard(memoryPath, steps));
   if (whole) return;
-  if (steps.disks || steps.lossy) undoDisks(phases, head.disks, (disk) => undoLeftDisk(left, disk));
+  if (steps.disks || steps.lossy) planDiskUndos(phases, head.disks, (disk) => undoLeftDisk(left, disk));
   for (const { path: text, sha256 } of steps.texts) {
-    undoText(phases, text, sha256);
+    planTextUndo(phases, text, sha256);
     phases.onUndo(`removed ${partialOf(text)}`, `rm ${shellQuote(partialOf(text))}`, () =>
       removed(partialOf(text)),
     );

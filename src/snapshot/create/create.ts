@@ -37,16 +37,16 @@ import { beingSaved, preflightCreate } from './preflight.ts';
 import {
   digest,
   endLog,
+  planDirectoryUndo,
+  planDiskUndos,
+  planHoldUndo,
+  planJournalUndo,
+  planLogUndo,
+  planPartialUndo,
+  planRecordUndo,
+  planTextUndo,
   toAction,
-  undoDirectory,
-  undoDisks,
-  undoHold,
-  undoJournal,
-  undoLog,
-  undoPartial,
-  undoRecord,
   undoTakenDisk,
-  undoText,
 } from './undo.ts';
 
 /** How long noting that everything is being undone may take; the guest runs by then. */
@@ -251,7 +251,7 @@ async function take(parts: Parts): Promise<CreateResult> {
     await phases.step(() => journal.synced());
     journal.note({ step: 'disks' });
   }
-  const released = undoHold(phases, plan.state, domid, hold);
+  const released = planHoldUndo(phases, plan.state, domid, hold);
   await phases.run('suspend', () => hold.suspend({ timeoutMs: plan.suspendTimeoutMs, ...limits }));
   const suspendedAt = performance.now();
 
@@ -366,7 +366,7 @@ async function runPrecopy(
   log: DirtyLog,
   precopy: Precopy,
 ): Promise<void> {
-  undoLog(phases, host, context.domain.domid, log, () => record.note({ logDirty: false }));
+  planLogUndo(phases, host, context.domain.domid, log, () => record.note({ logDirty: false }));
   record.note({ logDirty: true });
   await log.start();
   await precopy.run();
@@ -435,11 +435,11 @@ async function openJournal(parts: Parts): Promise<CreateJournal> {
   const { phases } = parts;
   const { plan, journalBase } = parts.context;
   const made = await makeDirectory(dirname(journalBase));
-  if (made !== undefined) undoDirectory(phases, made, journalBase);
+  if (made !== undefined) planDirectoryUndo(phases, made, journalBase);
   parts.made = made;
   const journal = await openCreateJournal(plan, journalBase, made);
   parts.journal = journal;
-  undoJournal(phases, journal.path, journalBase, journal);
+  planJournalUndo(phases, journal.path, journalBase, journal);
   return journal;
 }
 
@@ -450,14 +450,14 @@ function openRecord(parts: Parts, journal: CreateJournal): HoldRecord {
   const { type } = context.plan;
   const record = HoldRecord.create(host, { journal: journal.path, domid, uuid, domain: name, type });
   parts.record = record;
-  undoRecord(phases, domid, record, async () => parts.hold?.announce());
+  planRecordUndo(phases, domid, record, async () => parts.hold?.announce());
   return record;
 }
 
 async function openFile({ context, phases }: Parts, journal: CreateJournal): Promise<OutputFile> {
   const { memoryPath } = context.plan;
   const file = await OutputFile.create(memoryPath);
-  undoPartial(phases, memoryPath, () => file.discard(phases.hanging));
+  planPartialUndo(phases, memoryPath, () => file.discard(phases.hanging));
   journal.note({ step: 'opened', inode: await file.inode() });
   return file;
 }
@@ -484,7 +484,7 @@ async function snapshotDisks({ context, host, phases }: Parts, deviceModel: Devi
   const { disks } = context.plan;
   const { domid } = context.domain;
   // Before, not after: if QEMU fails half-way, they may have been taken.
-  undoDisks(phases, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
+  planDiskUndos(phases, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
   await deviceModel.snapshotDisks(disks.map(toAction));
   phases.checkpoint();
   const overlays = disks.flatMap((disk) =>
@@ -591,7 +591,7 @@ async function writeBeside(
     journal.note({ step: 'text', path, sha256: digest(text) });
     // After, not before: another program's file of that name stays.
     await writeWhole(path, text);
-    undoText(phases, path, digest(text));
+    planTextUndo(phases, path, digest(text));
   };
   if (plan.manifestPath !== undefined) {
     await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);

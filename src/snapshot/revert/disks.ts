@@ -8,7 +8,7 @@ import { exists } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
 import { type RevertJournal, stamped } from './journal.ts';
-import { asidePath, describeKept, freshPath, type KeptDisk, safetyTag, undoRevertDisk } from './kept.ts';
+import { asidePath, describeKept, freshPath, type KeptDisk, planRevertDiskUndo, safetyTag } from './kept.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
 
 /**
@@ -34,7 +34,7 @@ export async function revertDisks(
       journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
       return putBack();
     };
-    forget.push(undoRevertDisk(phases, disk, mark, undo));
+    forget.push(planRevertDiskUndo(phases, disk, mark, undo));
   };
   for (const disk of disks) {
     phases.checkpoint();

@@ -22,8 +22,11 @@ export function freshPath(overlay: string, mark: string): string {
   return `${overlay}.fresh-${mark}`;
 }
 
-/** @returns a function that forgets this undo */
-export function undoRevertDisk(
+/**
+ * Registers putting one disk back as it was before the revert.
+ * @returns a function that forgets this undo
+ */
+export function planRevertDiskUndo(
   phases: Phases,
   disk: RevertDisk,
   mark: string,

@@ -5,7 +5,7 @@ import type { CallOptions } from '../../core/call-options.ts';
 import { DiskError, describeError, RecoverError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertDisk } from '../api.ts';
-import { undoDirectory, undoJournal } from '../create/undo.ts';
+import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
 import { guestNow } from '../guest/state.ts';
 import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
@@ -15,7 +15,7 @@ import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { revertCommand } from './command.ts';
 import { type RevertHead, type RevertJournal, type RevertStep, stamped } from './journal.ts';
-import { asidePath, freshPath, safetyTag, undoRevertDisk } from './kept.ts';
+import { asidePath, freshPath, planRevertDiskUndo, safetyTag } from './kept.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
 import { changedImage } from './users.ts';
 
@@ -67,16 +67,16 @@ export async function recoverRevert(
   const left: Left = { host, head, done, journal, phases, domain };
   // It stays, so that the next recover or revert knows what that domain is.
   if (!halfBuilt) {
-    if (head.madeDirectory !== undefined) undoDirectory(phases, head.madeDirectory, path);
-    undoJournal(phases, path, path, journal);
+    if (head.madeDirectory !== undefined) planDirectoryUndo(phases, head.madeDirectory, path);
+    planJournalUndo(phases, path, path, journal);
   }
   const whole = done.restored !== undefined;
   const stays = done.reverted && !whole && (halfBuilt || (keepUsed && (await isUsed(left))));
-  const kept = whole ? await planCleaning(left) : stays ? await findKept(left) : [];
+  const kept = whole ? await planRemovals(left) : stays ? await findKept(left) : [];
   if (!whole && !stays) {
     // All of them or none: they are of one instant.
     if (done.reverted) await refuseChanged(left);
-    planPuttingBack(left);
+    planDiskUndos(left);
   }
   const back = sameBoot && domain !== undefined && domain.domid === done.restored;
   if (back && domain.paused && head.state === 'running' && !done.unpaused) {
@@ -182,11 +182,11 @@ async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainStat
   }
 }
 
-/** Adds one undo for each disk, so that one that fails does not prevent the others. */
-function planPuttingBack(left: Left): void {
+/** Registers one undo for each disk, so that one that fails does not prevent the others. */
+function planDiskUndos(left: Left): void {
   const { phases, head } = left;
   for (const disk of head.disks) {
-    undoRevertDisk(phases, disk, head.mark, () =>
+    planRevertDiskUndo(phases, disk, head.mark, () =>
       disk.kind === 'internal' ? putImageBack(left, disk) : putOverlayBack(left, disk),
     );
   }
@@ -309,8 +309,11 @@ async function findKept({ host, head }: Left): Promise<readonly string[]> {
   return kept;
 }
 
-/** @returns the files that stay */
-async function planCleaning(left: Left): Promise<readonly string[]> {
+/**
+ * Registers the removal of what was kept of the former disks.
+ * @returns the files that stay
+ */
+async function planRemovals(left: Left): Promise<readonly string[]> {
   const { phases, head } = left;
   const kept: string[] = [];
   for (const disk of head.disks) {

@@ -15,7 +15,7 @@ import {
 } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertPlan, RevertRequest, RevertResult } from '../api.ts';
-import { undoDirectory, undoJournal } from '../create/undo.ts';
+import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
 import { lockIdentified } from '../domain-lock.ts';
 import { nameFromTime, snapshotDirOf } from '../naming.ts';
 import { makeDirectory, unmakeDirectory } from '../output/file.ts';
@@ -218,7 +218,7 @@ async function openJournal(
       hint: 'a revert records there what it does, so that it can be undone if it is killed; nothing has been changed',
     });
   }
-  const forgetDirectory = made === undefined ? undefined : undoDirectory(phases, made, path);
+  const forgetDirectory = made === undefined ? undefined : planDirectoryUndo(phases, made, path);
   const journal = await openRevertJournal(path, plan, {
     ...(config.source === undefined ? {} : { configPath: resolve(config.source) }),
     options: { running: running === true, force: force === true, accept, keep: keepsFiles },
@@ -226,7 +226,7 @@ async function openJournal(
     mark,
     ...(made === undefined ? {} : { madeDirectory: made }),
   });
-  const forgetJournal = undoJournal(phases, path, path, journal);
+  const forgetJournal = planJournalUndo(phases, path, path, journal);
   const keep = (): void => {
     forgetDirectory?.();
     forgetJournal();
