@@ -23,7 +23,7 @@ import { GuestHold } from '../guest/hold.ts';
 import { HoldRecord } from '../guest/hold-record.ts';
 import { explainGone } from '../guest/state.ts';
 import { identifyDisk } from '../images/identity.ts';
-import { type MemoryOutcome, MemorySaver, type PageSaver } from '../memory/file-saver.ts';
+import { FileSaver, type MemoryOutcome, type PageSaver } from '../memory/file-saver.ts';
 import { Precopy } from '../memory/precopy.ts';
 import { type EmulatorState, guestPrefix, guestSuffix } from '../memory/prefix-suffix.ts';
 import { StreamSaver } from '../memory/stream-saver.ts';
@@ -233,7 +233,7 @@ async function take(parts: Parts): Promise<CreateResult> {
       journal,
       output: file,
       prefix,
-      saver: new MemorySaver(guest, file, prefix.length, saving),
+      saver: new FileSaver(guest, file, prefix.length, saving),
     };
   });
   const { journal, output, saver } = opened;

@@ -97,7 +97,7 @@ interface Copies {
  * Methods run one at a time. When one rejects, nothing writes to the file any more. They throw OutputError,
  * InterruptedError, and what the methods of `Guest` throw.
  */
-export class MemorySaver implements PageSaver {
+export class FileSaver implements PageSaver {
   readonly #guest: Guest;
   readonly #output: PositionalOutput;
   readonly #signal: AbortSignal | undefined;
