@@ -36,7 +36,7 @@ const SAVED_PARAMS: readonly number[] = [
 ];
 
 /** An HVM or PVH guest on real Xen: its pfns are gfns, nothing has to be translated. */
-export class XenGuest implements Guest {
+export class HvmGuest implements Guest {
   readonly streamType = 'hvm';
   readonly maxBatch = MAX_BATCH;
   readonly #xen: Xen;
@@ -54,8 +54,8 @@ export class XenGuest implements Guest {
   }
 
   /** @throws XenCallError */
-  static async open(xen: Xen, domid: Domid): Promise<XenGuest> {
-    return new XenGuest(xen, domid, await xen.nrGpfns(domid));
+  static async open(xen: Xen, domid: Domid): Promise<HvmGuest> {
+    return new HvmGuest(xen, domid, await xen.nrGpfns(domid));
   }
 
   pageTypes(pfns: Uint32Array): Promise<Uint8Array> {

@@ -11,8 +11,8 @@ import {
   type XenstoreWatch,
 } from '../../xenstore/index.ts';
 import type { Xen } from './guest-records.ts';
-import { XenGuest } from './hvm-guest.ts';
-import { XenPvGuest } from './pv-guest.ts';
+import { HvmGuest } from './hvm-guest.ts';
+import { PvGuest } from './pv-guest.ts';
 
 /** How long a guest that has acknowledged the request may take to suspend; the same as libxl. */
 const ACKNOWLEDGED_MS = 60_000;
@@ -208,8 +208,8 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     if (info === undefined) {
       throw new DomainError('DOMAIN_GONE', `there is no domain ${domid}`, { domid });
     }
-    if (!info.hvm) return await XenPvGuest.open(this.#xen, domid, info);
-    return await XenGuest.open(this.#xen, domid);
+    if (!info.hvm) return await PvGuest.open(this.#xen, domid, info);
+    return await HvmGuest.open(this.#xen, domid);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
