@@ -47,7 +47,7 @@ export interface MemoryOptions extends CallOptions {
   readonly spareMemory?: (() => number) | undefined;
 }
 
-/** Writes a guest's memory, stopped or live; see `MemorySaver`. */
+/** Writes a guest's memory, stopped or live; see `FileSaver`. */
 export interface PageSaver {
   copyAll(deferred?: Bitmap): Promise<number>;
   copyDirty(dirty: Bitmap, round: number): Promise<number>;

@@ -21,7 +21,7 @@ interface Batch {
 
 /**
  * Writes a guest's memory as libxc does, for an output that can only be appended to: a page that is copied again stands
- * there again, and the later one wins. Pages of zeros are written like the others. For all else see `MemorySaver`.
+ * there again, and the later one wins. Pages of zeros are written like the others. For all else see `FileSaver`.
  */
 export class StreamSaver implements PageSaver {
   readonly #guest: Guest;
