@@ -6,7 +6,6 @@ import type { LocatedItem, StreamFormat, StreamItem } from './items.ts';
 import {
   domainHeader,
   GUEST_TYPE,
-  type GuestType,
   imageHeader,
   LIBXC_ID,
   LIBXC_MARKER,
@@ -17,6 +16,7 @@ import {
   PAGE_SHIFT,
   type PageData,
   parseLibxcRecord,
+  type StreamGuestType,
 } from './libxc.ts';
 import {
   LIBXL_IDENT,
@@ -236,7 +236,9 @@ class Reader {
 
     const domainAt = this.offset;
     const { type, ...domain } = domainHeader.parse(await this.#exactly(domainHeader.size, 'domain header'));
-    const guestType = (Object.keys(GUEST_TYPE) as GuestType[]).find((name) => GUEST_TYPE[name] === type);
+    const guestType = (Object.keys(GUEST_TYPE) as StreamGuestType[]).find(
+      (name) => GUEST_TYPE[name] === type,
+    );
     if (guestType === undefined) {
       throw new StreamError('DOMAIN_TYPE', 'domain header: type', {
         offset: domainAt,

@@ -4,9 +4,9 @@ import { parseJson } from '../core/json.ts';
 import { hex, RecordError, StreamError } from './errors.ts';
 import type { LocatedItem, StreamFormat } from './items.ts';
 import {
-  type GuestType,
   LIBXC_OPTION_BIG_ENDIAN,
   type LibxcStateRecord,
+  type StreamGuestType,
   type X86PvInfo,
   type X86PvP2mFrames,
   type X86PvVcpu,
@@ -44,7 +44,7 @@ export interface StreamFacts {
   readonly complete: boolean;
   /** Bytes up to the outermost END; when it is missing, those of sound items (but for a last PAGE_DATA record). */
   readonly length: number;
-  readonly guestType?: GuestType;
+  readonly guestType?: StreamGuestType;
   /** Of libxc's stream: 2 or 3. */
   readonly version?: number;
   /** The Xen that saved it. */
