@@ -100,7 +100,7 @@ export function readXlHeader(source: ByteSource): Promise<XlHeader> {
 class Reader {
   readonly #source: ByteSource;
   readonly #start: number;
-  #pages: PageReader | undefined;
+  #pages: RecordPages | undefined;
 
   constructor(source: ByteSource) {
     this.#source = source;
@@ -337,13 +337,13 @@ class Reader {
         got: `${length}`,
       });
     }
-    this.#pages = new PageReader(this.#source, dataPages * PAGE_SIZE, this.#start);
+    this.#pages = new RecordPages(this.#source, dataPages * PAGE_SIZE, this.#start);
     return { name: record, reserved, words, pages: this.#pages };
   }
 }
 
 /** The pages of the record that the reader stands in. */
-class PageReader implements AsyncIterable<Uint8Array> {
+class RecordPages implements AsyncIterable<Uint8Array> {
   readonly #source: ByteSource;
   readonly #start: number;
   #left: number;
