@@ -211,7 +211,7 @@ async function removeHeadless(path: string): Promise<RecoverResult> {
 type FoundCreate = FoundSteps<CreateHead, CreateStep>;
 
 /** What a killed create left behind, and its domain now. */
-interface Left {
+interface KilledCreate {
   readonly host: Host;
   readonly head: CreateHead;
   readonly phases: Phases;
@@ -226,7 +226,7 @@ interface Left {
 
 async function recoverCreate(host: Host, found: FoundCreate, options: CallOptions): Promise<RecoverResult> {
   const { head } = found;
-  const steps = summed(found);
+  const steps = sumSteps(found);
   const phases = new Phases(options);
   const whole = await isWhole(head, steps);
   const domid = await host.toolstack.findByUuid(head.uuid);
@@ -264,7 +264,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   await using deviceModel = needsQemu
     ? await host.toolstack.openDeviceModel(domain.domid, {}).catch(unlessGone)
     : undefined;
-  const left: Left = { host, head, phases, domain, same, deviceModel, noQemu };
+  const left: KilledCreate = { host, head, phases, domain, same, deviceModel, noQemu };
   planUndos(left, steps, found.path, whole);
   const { undone, failures } = await phases.undo();
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
@@ -281,7 +281,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
 }
 
 /** The journal's steps, summed up. */
-interface Steps {
+interface CreateSteps {
   readonly inode: number | undefined;
   readonly logDirty: boolean;
   readonly hold: HoldState | undefined;
@@ -293,7 +293,7 @@ interface Steps {
   readonly lossy: boolean;
 }
 
-function summed({ steps, lossy }: FoundCreate): Steps {
+function sumSteps({ steps, lossy }: FoundCreate): CreateSteps {
   const last = <Name extends CreateStep['step']>(
     name: Name,
   ): Extract<CreateStep, { step: Name }> | undefined =>
@@ -313,7 +313,7 @@ function summed({ steps, lossy }: FoundCreate): Steps {
 /** Tells whether the snapshot is complete: the memory file gets its name last. */
 async function isWhole(
   { memoryPath }: CreateHead,
-  { inode, whole, undoing, lossy }: Steps,
+  { inode, whole, undoing, lossy }: CreateSteps,
 ): Promise<boolean> {
   if (undoing || (await exists(partialOf(memoryPath)))) return false;
   if (whole) return true;
@@ -322,7 +322,7 @@ async function isWhole(
 }
 
 /** Registers the undos, in the order of the steps. */
-function planUndos(left: Left, steps: Steps, path: string, whole: boolean): void {
+function planUndos(left: KilledCreate, steps: CreateSteps, path: string, whole: boolean): void {
   const { head, phases } = left;
   const { memoryPath, madeDirectory } = head;
   if (!whole && madeDirectory !== undefined) planDirectoryUndo(phases, madeDirectory, memoryPath);
@@ -342,7 +342,7 @@ function planUndos(left: Left, steps: Steps, path: string, whole: boolean): void
 }
 
 /** Removes the memory file, under either name; never another file. */
-async function discard(memoryPath: string, { inode }: Steps): Promise<boolean> {
+async function discard(memoryPath: string, { inode }: CreateSteps): Promise<boolean> {
   const partial = await removed(partialOf(memoryPath));
   const named = await stat(memoryPath).catch(() => undefined);
   if (inode === undefined || named?.ino !== inode) return partial;
@@ -350,7 +350,7 @@ async function discard(memoryPath: string, { inode }: Steps): Promise<boolean> {
 }
 
 /** Undoes one disk's snapshot, as far as it exists: by the domain's QEMU if that has the image, else by qemu-img. */
-async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
+async function undoLeftDisk(left: KilledCreate, disk: SnapshotDisk): Promise<boolean> {
   const { host, domain, same, deviceModel } = left;
   const used = deviceModel?.imageOf(disk.vdev);
   const images = disk.kind === 'internal' ? [disk.image] : same ? [disk.overlay, disk.base] : [disk.overlay];
@@ -367,7 +367,7 @@ async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
 }
 
 function notRecovered(
-  { head, domain }: Left,
+  { head, domain }: KilledCreate,
   undone: readonly string[],
   failures: readonly string[],
 ): RecoverError {

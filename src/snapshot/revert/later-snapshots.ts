@@ -14,7 +14,7 @@ import type { Risk } from '../risks.ts';
 const ENDING = manifestPathOf('');
 
 /** A snapshot by its manifest. */
-interface Known {
+interface KnownSnapshot {
   readonly memoryPath: string;
   readonly manifest: Manifest;
 }
@@ -58,10 +58,10 @@ async function isLost({ identities = [] }: Manifest, vdev: string, base: string)
   return then !== undefined && now !== undefined && !isSameFile(then, now);
 }
 
-async function knownSnapshots(host: Host, memoryPath: string): Promise<readonly Known[]> {
+async function knownSnapshots(host: Host, memoryPath: string): Promise<readonly KnownSnapshot[]> {
   const top = snapshotDirOf(host);
   const below = (await entriesOf(top)).filter((one) => one.isDirectory()).map(({ name }) => join(top, name));
-  const found: Known[] = [];
+  const found: KnownSnapshot[] = [];
   for (const directory of new Set([dirname(memoryPath), top, ...below])) {
     for (const { name } of await entriesOf(directory)) {
       const path = join(directory, name.slice(0, -ENDING.length));

@@ -29,10 +29,10 @@ type Internal = Extract<RevertDisk, { kind: 'internal' }>;
 type External = Extract<RevertDisk, { kind: 'external' }>;
 
 /** What a killed revert left behind. */
-interface Left {
+interface KilledRevert {
   readonly host: Host;
   readonly head: RevertHead;
-  readonly done: Done;
+  readonly done: RevertSteps;
   readonly journal: RevertJournal;
   readonly phases: Phases;
   /** The domain with that uuid, if it exists. */
@@ -55,7 +55,7 @@ export async function recoverRevert(
   { keepUsed = false }: { readonly keepUsed?: boolean } = {},
 ): Promise<RecoverResult> {
   const { head, path } = found;
-  const done = summed(found);
+  const done = sumSteps(found);
   const phases = new Phases(options);
   const sameBoot = head.boot === bootId();
   const unknown = sameBoot && done.restoring && done.restored === undefined;
@@ -64,7 +64,7 @@ export async function recoverRevert(
   const halfBuilt = unknown && domain?.paused === true;
   const journal = await Journal.reopen<RevertStep>(path);
   await using _open = { [Symbol.asyncDispose]: () => journal.keep() };
-  const left: Left = { host, head, done, journal, phases, domain };
+  const left: KilledRevert = { host, head, done, journal, phases, domain };
   // It stays, so that the next recover or revert knows what that domain is.
   if (!halfBuilt) {
     if (head.madeDirectory !== undefined) planDirectoryUndo(phases, head.madeDirectory, path);
@@ -103,7 +103,7 @@ export async function recoverRevert(
 }
 
 /** The journal's steps, summed up. */
-interface Done {
+interface RevertSteps {
   readonly tagged: ReadonlySet<string>;
   /** Inode numbers of the fresh overlays, by vdev. */
   readonly fresh: ReadonlyMap<string, number>;
@@ -117,7 +117,7 @@ interface Done {
   readonly last: (vdev: string) => number;
 }
 
-function summed({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): Done {
+function sumSteps({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): RevertSteps {
   const at = (name: RevertStep['step']): number => steps.findLastIndex(({ step }) => step === name);
   const begun = Date.parse(head.created);
   const newest = (some: readonly RevertStep[]): number => Math.max(begun, ...some.map((one) => one.at));
@@ -183,7 +183,7 @@ async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainStat
 }
 
 /** Registers one undo for each disk, so that one that fails does not prevent the others. */
-function planDiskUndos(left: Left): void {
+function planDiskUndos(left: KilledRevert): void {
   const { phases, head } = left;
   for (const disk of head.disks) {
     planRevertDiskUndo(phases, disk, head.mark, () =>
@@ -192,7 +192,7 @@ function planDiskUndos(left: Left): void {
   }
 }
 
-async function putImageBack({ host, head, done, journal }: Left, disk: Internal): Promise<boolean> {
+async function putImageBack({ host, head, done, journal }: KilledRevert, disk: Internal): Promise<boolean> {
   const tag = safetyTag(head.mark);
   await waitForWorker(host, disk.image);
   const info = await host.images.info(disk.image, 'qcow2');
@@ -214,7 +214,7 @@ async function putImageBack({ host, head, done, journal }: Left, disk: Internal)
   return true;
 }
 
-async function putOverlayBack({ host, head, done, journal }: Left, disk: External): Promise<boolean> {
+async function putOverlayBack({ host, head, done, journal }: KilledRevert, disk: External): Promise<boolean> {
   const aside = asidePath(disk.overlay, head.mark);
   const fresh = freshPath(disk.overlay, head.mark);
   await waitForWorker(host, fresh);
@@ -262,7 +262,7 @@ async function findWritten(image: string, since: number): Promise<Date | undefin
 }
 
 /** @throws RecoverError when one of the disks, all of which are as at the snapshot, cannot be put back as it was before */
-async function refuseChanged(left: Left): Promise<void> {
+async function refuseChanged(left: KilledRevert): Promise<void> {
   const { host, head, done } = left;
   const failures: string[] = [];
   for (const disk of head.disks) {
@@ -284,7 +284,7 @@ function toKeep(disk: RevertDisk, { mark, journal }: RevertHead): string {
 }
 
 /** Tells whether a program uses a disk that is as at the snapshot, or has written to it since. */
-async function isUsed({ host, head, done }: Left): Promise<boolean> {
+async function isUsed({ host, head, done }: KilledRevert): Promise<boolean> {
   for (const disk of head.disks) {
     const image = changedImage(disk);
     if ((await userOf(host, image)) !== undefined) return true;
@@ -294,7 +294,7 @@ async function isUsed({ host, head, done }: Left): Promise<boolean> {
 }
 
 /** Finds what exists of the disks as they were before. */
-async function findKept({ host, head }: Left): Promise<readonly string[]> {
+async function findKept({ host, head }: KilledRevert): Promise<readonly string[]> {
   const kept: string[] = [];
   for (const disk of head.disks) {
     if (disk.kind === 'internal') {
@@ -313,7 +313,7 @@ async function findKept({ host, head }: Left): Promise<readonly string[]> {
  * Registers the removal of what was kept of the former disks.
  * @returns the files that stay
  */
-async function planRemovals(left: Left): Promise<readonly string[]> {
+async function planRemovals(left: KilledRevert): Promise<readonly string[]> {
   const { phases, head } = left;
   const kept: string[] = [];
   for (const disk of head.disks) {
@@ -335,7 +335,7 @@ async function planRemovals(left: Left): Promise<readonly string[]> {
 }
 
 /** @returns whether it was there */
-async function removeTag({ host, domain }: Left, disk: Internal, tag: string): Promise<boolean> {
+async function removeTag({ host, domain }: KilledRevert, disk: Internal, tag: string): Promise<boolean> {
   await waitForWorker(host, disk.image);
   if ((await host.images.info(disk.image, 'qcow2'))?.tags.includes(tag) !== true) return false;
   return await deleteSafetyTag(host, domain?.domid, { ...disk, tag });
@@ -348,7 +348,7 @@ function commandOf({ domain, configPath, options }: RevertHead): string | undefi
 }
 
 function notRecovered(
-  { head, domain, done, journal }: Left,
+  { head, domain, done, journal }: KilledRevert,
   undone: readonly string[],
   failures: readonly string[],
 ): RecoverError {

@@ -83,7 +83,7 @@ export async function revertSnapshot(
   });
   const target = locked.found;
   const journalPath = revertJournalPath(snapshotDirOf(host), target.stored.uuid);
-  const reached: Reached = { kept: [] };
+  const reached: RevertProgress = { kept: [] };
   try {
     const former = await recoverFormer(host, target.journals, phases, options);
     const halfBuilt = former.find((one) => one.halfBuilt !== undefined)?.halfBuilt;
@@ -262,7 +262,7 @@ async function destroy(
 }
 
 /** How far a revert got. */
-interface Reached {
+interface RevertProgress {
   context?: RevertContext;
   kept: readonly KeptDisk[];
   /** The journal, which stays, and from which they can be put back. */
@@ -272,7 +272,7 @@ interface Reached {
 }
 
 /** Describes the domain after a failure. It is looked up, since it may have been started again. */
-async function describeDomain(host: Host, { context }: Reached): Promise<string> {
+async function describeDomain(host: Host, { context }: RevertProgress): Promise<string> {
   if (context === undefined) return '';
   const gone = context.running === undefined ? 'is not running' : 'was destroyed and is not running';
   try {
@@ -287,7 +287,11 @@ async function describeDomain(host: Host, { context }: Reached): Promise<string>
  * Adds to an error, after the checks, what has become of the domain and its disks.
  * @param state of the domain now
  */
-function explain(error: XlsnapError, { context, kept, journal, domid }: Reached, state: string): XlsnapError {
+function explain(
+  error: XlsnapError,
+  { context, kept, journal, domid }: RevertProgress,
+  state: string,
+): XlsnapError {
   if (context === undefined) return error;
   const { domain, disks } = context.plan;
   const why = describeError(error);
