@@ -7,7 +7,7 @@ import { freeImages } from '../images/free.ts';
 import { exists } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
-import { type RevertJournal, stamped } from './journal.ts';
+import { type RevertJournal, withTime } from './journal.ts';
 import { asidePath, describeKept, freshPath, type KeptDisk, planRevertDiskUndo, safetyTag } from './kept.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
 
@@ -31,7 +31,7 @@ export async function revertDisks(
   const forget: (() => void)[] = [];
   const onUndo = (disk: RevertDisk, putBack: () => Promise<unknown>): void => {
     const undo = (): Promise<unknown> => {
-      journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+      journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
       return putBack();
     };
     forget.push(planRevertDiskUndo(phases, disk, mark, undo));
@@ -45,7 +45,7 @@ export async function revertDisks(
         await free.applyTag(disk.image, safety);
         await free.deleteTag(disk.image, safety);
       });
-      await journal.noteDurably(stamped({ step: 'tagged', vdev: disk.vdev }));
+      await journal.noteDurably(withTime({ step: 'tagged', vdev: disk.vdev }));
       // A call that was given up continues here if what it waited for ends after all.
       phases.checkpoint();
       await free.applyTag(disk.image, disk.tag);
@@ -60,7 +60,7 @@ export async function revertDisks(
       });
       await host.images.createOverlay(fresh, { path: disk.base, format: disk.baseFormat });
       const { ino: inode } = await stat(fresh);
-      await journal.noteDurably(stamped({ step: 'fresh', vdev: disk.vdev, inode }));
+      await journal.noteDurably(withTime({ step: 'fresh', vdev: disk.vdev, inode }));
       phases.checkpoint();
       if (disk.replaced !== undefined) {
         await free.rename(disk.overlay, aside);
@@ -71,7 +71,7 @@ export async function revertDisks(
     }
   }
   phases.checkpoint();
-  await journal.noteDurably(stamped({ step: 'reverted' }));
+  await journal.noteDurably(withTime({ step: 'reverted' }));
   for (const one of forget) one();
   return kept;
 }

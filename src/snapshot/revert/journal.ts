@@ -47,7 +47,7 @@ export interface RevertHead extends JournalHead {
   /** The cfgfile, if it is known. */
   readonly configPath?: string;
   /** The options that were given. */
-  readonly options: RevertWords;
+  readonly options: RevertFlags;
   /** State that the domain is to have. */
   readonly state: 'running' | 'paused';
   /** The highest directory that was made for the journal, if any. */
@@ -60,7 +60,7 @@ export interface RevertHead extends JournalHead {
 }
 
 /** Options of a revert that matter to whoever continues it. */
-export interface RevertWords {
+export interface RevertFlags {
   readonly running: boolean;
   readonly force: boolean;
   readonly accept: readonly RiskName[];
@@ -70,7 +70,7 @@ export interface RevertWords {
 export type RevertJournal = Journal<RevertStep>;
 
 /** Adds the current time to a step. */
-export function stamped(event: RevertEvent): RevertStep {
+export function withTime(event: RevertEvent): RevertStep {
   return { ...event, at: Date.now() };
 }
 

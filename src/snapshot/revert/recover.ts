@@ -14,7 +14,7 @@ import { exists, removed } from '../output/file.ts';
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { revertCommand } from './command.ts';
-import { type RevertHead, type RevertJournal, type RevertStep, stamped } from './journal.ts';
+import { type RevertHead, type RevertJournal, type RevertStep, withTime } from './journal.ts';
 import { asidePath, freshPath, planRevertDiskUndo, safetyTag } from './kept.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
 import { changedImage } from './users.ts';
@@ -207,7 +207,7 @@ async function putImageBack({ host, head, done, journal }: KilledRevert, disk: I
   // Until that is noted nothing else was applied.
   if (done.tagged.has(disk.vdev) || done.lossy) {
     await refuseWritten(disk.image, done.last(disk.vdev), toKeep(disk, head));
-    journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+    journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
     await free.applyTag(disk.image, tag);
   }
   await free.deleteTag(disk.image, tag);
@@ -233,7 +233,7 @@ async function putOverlayBack({ host, head, done, journal }: KilledRevert, disk:
   const free = freeImages(host);
   await refuseUsed(host, disk.overlay);
   if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), toKeep(disk, head));
-  journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+  journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
   if (former) await free.rename(aside, disk.overlay);
   else await free.remove(disk.overlay);
   return true;

@@ -24,7 +24,7 @@ import type { DomainState, Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
 import { describeRisk } from '../risks.ts';
 import { cleanKept, revertDisks } from './disks.ts';
-import { openRevertJournal, type RevertJournal, revertJournalPath, stamped } from './journal.ts';
+import { openRevertJournal, type RevertJournal, revertJournalPath, withTime } from './journal.ts';
 import { describeKept, type KeptDisk } from './kept.ts';
 import { makeRevertContext, type RevertContext } from './plan.ts';
 import { recoverRevert } from './recover.ts';
@@ -121,10 +121,10 @@ export async function revertSnapshot(
       reached.journal = journalPath;
     }
     const domid = await phases.run('restore', async () => {
-      await journal.noteDurably(stamped({ step: 'restoring' }));
+      await journal.noteDurably(withTime({ step: 'restoring' }));
       return await host.toolstack.restore(plan.memoryPath, context.config, options);
     });
-    journal.noteMaybe(stamped({ step: 'restored', domid }));
+    journal.noteMaybe(withTime({ step: 'restored', domid }));
     phases.shield();
     reached.domid = domid;
     // Before it runs: a guest with a file system there would hang at its first access.
@@ -136,11 +136,11 @@ export async function revertSnapshot(
     for (const warning of unconnected) phases.reporter.log('warning', warning);
     if (plan.state === 'running') {
       await phases.run('unpause', () => phases.bounded(() => host.hypervisor.unpause(domid)));
-      journal.noteMaybe(stamped({ step: 'unpaused' }));
+      journal.noteMaybe(withTime({ step: 'unpaused' }));
     }
     const { files, warnings } = await phases.run('finish', async () => {
       // Once more, and on the disk: after a crash of dom0, recover would put the former disks back without it.
-      await phases.bounded(() => journal.noteDurably(stamped({ step: 'restored', domid }))).catch(() => {});
+      await phases.bounded(() => journal.noteDurably(withTime({ step: 'restored', domid }))).catch(() => {});
       const cleaned = await cleanKept(host, domid, replaced, request.keep === true, phases);
       return { ...cleaned, warnings: [...cleaned.warnings, ...(await remove())] };
     });
