@@ -28,15 +28,15 @@ export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 /** What an error may carry besides its message. */
 export interface ErrorDetails {
   /** What to do next, one sentence. */
-  readonly hint?: string;
+  readonly hint?: string | undefined;
   /** The phase of create or revert in which it happened; filled in by the phase runner. */
-  readonly phase?: string;
-  readonly domid?: number;
+  readonly phase?: string | undefined;
+  readonly domid?: number | undefined;
   /** Offset in bytes from the start of the file or stream at fault. */
-  readonly offset?: number;
+  readonly offset?: number | undefined;
   readonly cause?: unknown;
   /** Further plain data for programs. */
-  readonly data?: Readonly<Record<string, unknown>>;
+  readonly data?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** Base of all errors that xlsnap throws on purpose. Anything else that escapes is a bug. */

@@ -57,7 +57,7 @@ export interface Hypervisor {
    * When this rejects, the request has been undone and the guest keeps running.
    * @throws SuspendError on time-out, or when the guest shut down for another reason.
    */
-  suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void>;
   /**
    * Takes a request to suspend back that a process which is gone, or a call that does not end, has made. Where the guest
    * has acknowledged it, waits until the guest has suspended, but does not resume it.
@@ -310,7 +310,7 @@ export interface Toolstack {
    */
   lock(
     keys: readonly string[],
-    options: { readonly what: string; readonly timeoutMs?: number },
+    options: { readonly what: string; readonly timeoutMs?: number | undefined },
   ): Promise<AsyncDisposable>;
   /**
    * Has another process watch over this one: if this one ends without `dismiss`, it undoes what the journal lists
@@ -346,7 +346,7 @@ export interface Toolstack {
   repointDisks(
     domid: Domid,
     images: readonly DiskImage[],
-    options?: { readonly lockTimeoutMs?: number },
+    options?: { readonly lockTimeoutMs?: number | undefined },
   ): Promise<void>;
   /** The images that someone has open, as far as can be known. Not those below them. */
   imagesInUse(): Promise<readonly ImageUse[]>;
@@ -363,7 +363,7 @@ export interface Toolstack {
     domid: Domid,
   ): Promise<readonly { readonly vdev: string; readonly path: string | undefined }[]>;
   /** Destroys the domain and waits until it is gone and its images are free. */
-  destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void>;
   /**
    * A process that `restore` has started on that file, for a domain with that uuid, and that may still make the domain: it
    * outlives an xlsnap that is killed. It may also be one that watches over a domain once that is restored.
@@ -378,7 +378,7 @@ export interface Toolstack {
   restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
-    options: { signal?: AbortSignal },
+    options: { signal?: AbortSignal | undefined },
   ): Promise<Domid>;
 }
 

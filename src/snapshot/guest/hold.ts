@@ -87,7 +87,7 @@ export class GuestHold {
    * Suspends the guest. One that its owner has paused is unpaused for it, since only a running guest can suspend.
    * @throws SuspendError
    */
-  async suspend(options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
+  async suspend(options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void> {
     while ((await this.#hypervisor.vitals(this.#domid))?.paused === true) {
       this.#set({ pending: 'unpause' });
       await this.#hypervisor.unpause(this.#domid);

@@ -42,7 +42,7 @@ export interface MemoryOutcome {
 export interface MemoryOptions extends CallOptions {
   /** Pages that the guest has, about; for the progress. */
   readonly expectedPages: number;
-  readonly tuning?: Tuning;
+  readonly tuning?: Tuning | undefined;
   /** How many bytes may wait in memory until the guest runs again. Default: what the host can spare. */
   readonly spareMemory?: (() => number) | undefined;
 }
