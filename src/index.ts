@@ -38,6 +38,7 @@ export {
   XlsnapError,
 } from './core/errors.ts';
 export type { Extent, Extents } from './core/extents.ts';
+export type { Problem } from './core/problem.ts';
 export { type ObservedWork, observe, type ProgressEvent } from './core/progress-events.ts';
 export { type LogLevel, type Progress, type Reporter, silentReporter } from './core/reporter.ts';
 export type { GuestType, XenVersion } from './core/xen.ts';
@@ -97,7 +98,6 @@ export type {
   Images,
   ImageTag,
   ImageUse,
-  Obstacle,
   RestoreFacts,
   RestoreFindings,
   Toolstack,

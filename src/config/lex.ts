@@ -1,10 +1,8 @@
 /** The words of xl.cfg, as tools/libs/util/libxlu_cfg_l.l of Xen 4.20 has them. */
+import type { Problem } from '../core/problem.ts';
 
 /** A finding and the offset in the text that it is about. */
-export interface Located {
-  readonly code: string;
-  readonly message: string;
-  readonly hint?: string;
+export interface Located extends Problem {
   readonly at: number;
 }
 
@@ -14,7 +12,7 @@ export class SyntaxProblem extends Error {
 
   constructor(at: number, message: string, hint?: string) {
     super(message);
-    this.located = { code: 'SYNTAX', message, at, ...(hint === undefined ? {} : { hint }) };
+    this.located = { code: 'SYNTAX', message, at, hint };
   }
 }
 

@@ -1,7 +1,8 @@
+import type { Problem } from '../core/problem.ts';
 import type { DiskRequest, SnapshotConfig } from './config.ts';
 import { ConfigError, type ConfigFinding } from './errors.ts';
 import { type Located, nextToken, SyntaxProblem, type Token } from './lex.ts';
-import { checkDescription, checkPath, checkSnapshotName, type TextProblem } from './name.ts';
+import { checkDescription, checkPath, checkSnapshotName } from './name.ts';
 
 /** Largest cfgfile in bytes. */
 export const MAX_CONFIG_BYTES = 1024 * 1024;
@@ -22,7 +23,7 @@ export function parseConfig(input: Uint8Array | string, source = 'cfgfile'): Sna
   const text = decode(input, source);
   const findings: Located[] = [];
   let more = 0;
-  const report = (at: number, problem: TextProblem): void => {
+  const report = (at: number, problem: Problem): void => {
     if (findings.length < MAX_FINDINGS) findings.push({ ...problem, at });
     else more++;
   };
@@ -41,7 +42,7 @@ export function parseConfig(input: Uint8Array | string, source = 'cfgfile'): Sna
 
 function decode(input: Uint8Array | string, source: string): string {
   const whole = (code: string, message: string, hint?: string): ConfigError =>
-    new ConfigError(source, [{ code, message, ...(hint === undefined ? {} : { hint }) }]);
+    new ConfigError(source, [{ code, message, hint }]);
   if (input.length > MAX_CONFIG_BYTES) {
     throw whole('TOO_LONG', `larger than ${MAX_CONFIG_BYTES} bytes`, 'is it a cfgfile at all?');
   }
@@ -70,7 +71,7 @@ interface Setting {
   readonly atoms: Atom[];
 }
 
-type Report = (at: number, problem: TextProblem) => void;
+type Report = (at: number, problem: Problem) => void;
 
 /** The settings of the file by key, in its order. */
 function readSettings(text: string, report: Report): Map<string, Setting> {
@@ -176,7 +177,7 @@ function interpret(settings: Map<string, Setting>, report: Report): SnapshotConf
       hint: near === undefined ? `the keys are ${KEYS.join(', ')}` : `did you mean ${near}?`,
     });
   }
-  const textOf = (key: string, check: (text: string) => TextProblem | undefined): string | undefined => {
+  const textOf = (key: string, check: (text: string) => Problem | undefined): string | undefined => {
     const setting = settings.get(key);
     if (setting === undefined) return undefined;
     if (setting.list) {
@@ -229,10 +230,10 @@ function disksOf(setting: Setting | undefined, report: Report): readonly DiskReq
 }
 
 /** `PATH,FORMAT,TARGET`, or `,,TARGET` for an internal snapshot. Spaces around the fields do not count. */
-function parseDisk(spec: string): DiskRequest | TextProblem {
+function parseDisk(spec: string): DiskRequest | Problem {
   const fields = spec.split(',', 5).map((field) => field.replace(/^[ \t]+/, '').trimEnd());
   const [path, format, target] = fields;
-  const bad = (code: string, message: string, hint: string): TextProblem => ({ code, message, hint });
+  const bad = (code: string, message: string, hint: string): Problem => ({ code, message, hint });
   const shown = JSON.stringify(spec.slice(0, 100));
   const keywords = fromKeywords(fields);
   if (keywords !== undefined) {

@@ -15,6 +15,7 @@
  */
 export { BufferSink, type ByteSink } from '../core/byte-sink.ts';
 export { BufferSource, type ByteSource, FileSource, StreamSource } from '../core/byte-source.ts';
+export type { Problem } from '../core/problem.ts';
 export { type FormatErrorDetails, RecordError, StreamError } from './errors.ts';
 export { encodePrefix, encodeSuffix, type PrefixOptions } from './frame.ts';
 export type { LocatedItem, StreamFormat, StreamItem } from './items.ts';
@@ -37,7 +38,7 @@ export {
   type PageData,
   parseCpuidLeaves,
   parseMsrEntries,
-  type StreamGuestType as GuestType,
+  type StreamGuestType,
   type X86PvInfo,
   type X86PvP2mFrames,
   type X86PvVcpu,

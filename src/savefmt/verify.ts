@@ -1,6 +1,7 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSource } from '../core/byte-source.ts';
 import { parseJson } from '../core/json.ts';
+import type { Problem } from '../core/problem.ts';
 import { hex, RecordError, StreamError } from './errors.ts';
 import type { LocatedItem, StreamFormat } from './items.ts';
 import {
@@ -18,15 +19,11 @@ import { readStream } from './reader.ts';
 import { type XlHeader, xlConfigText } from './xl-header.ts';
 
 /** Something that is not as the specifications want it. */
-export interface Finding {
+export interface Finding extends Problem {
   /** `error`: Xen's restore refuses the stream or makes no whole guest of it; `warning`: it takes it. */
   readonly severity: 'error' | 'warning';
-  /** Stable, upper case. */
-  readonly code: string;
-  readonly message: string;
   /** Bytes from the start of the stream. */
   readonly offset: number;
-  readonly hint?: string;
 }
 
 /** One line of the table of records. */
@@ -142,7 +139,7 @@ class Pass {
   report(severity: Finding['severity'], code: string, message: string, offset: number, hint?: string): void {
     if (severity === 'error') this.#errors++;
     if (this.#findings.length >= this.#maxFindings) this.#omitted++;
-    else this.#findings.push({ severity, code, message, offset, ...(hint === undefined ? {} : { hint }) });
+    else this.#findings.push({ severity, code, message, offset, hint });
   }
 
   /** The item before ends at `offset`. */

@@ -5,9 +5,11 @@
  * Unless a method says otherwise, each rejects with an XlsnapError, takes effect whole or not at all, and may be
  * called in any state.
  */
+
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
 import type { Extents } from '../core/extents.ts';
+import type { Problem } from '../core/problem.ts';
 import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { DiskImage, LibxlConfig } from '../memfile/libxl-config.ts';
 import type { TagIdentity, UnknownDrive } from '../memfile/manifest.ts';
@@ -76,14 +78,14 @@ export interface Hypervisor {
   /** Memory that a domain to come can have now, bytes. */
   freeMemory(): Promise<number>;
   /** Why a guest's memory cannot be read without doing it harm; `undefined` when it can. */
-  memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined>;
+  memoryObstacle(domid: Domid, type: GuestType): Promise<Problem | undefined>;
   /**
    * Whether a paused domain's guest has come as far as an operating system. One that has never run (`xl create -p`) has not:
    * to suspend it would have to boot.
    */
   hasBooted(domid: Domid, type: GuestType): Promise<boolean>;
   /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
-  liveObstacle(type: GuestType): Promise<Obstacle | undefined>;
+  liveObstacle(type: GuestType): Promise<Problem | undefined>;
   /** Log-dirty mode off, for a guest that is not opened. May be called when it is off. */
   stopDirtyLog(domid: Domid): Promise<void>;
   /** Opens the guest for reading its memory and state. */
@@ -169,21 +171,14 @@ export interface DomainDisk {
   /** Format in QEMU's words: `qcow2`, `raw`, … */
   readonly format: string | undefined;
   /** Why an internal snapshot cannot be taken; empty when it can. */
-  readonly internal: readonly Obstacle[];
+  readonly internal: readonly Problem[];
   /** Why an external snapshot cannot be taken; empty when it can. */
-  readonly external: readonly Obstacle[];
-}
-
-/** A reason against something, with what would help. */
-export interface Obstacle {
-  readonly code: string;
-  readonly message: string;
-  readonly hint?: string;
+  readonly external: readonly Problem[];
 }
 
 /** What a toolstack knows about a domain's being snapshotted, beside its disks. */
 export interface CreateFindings {
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
   readonly unknownDrives: readonly UnknownDrive[];
   /** Version of its QEMU, if it has one. */
   readonly qemu: string | undefined;
@@ -206,7 +201,7 @@ export interface RestoreFacts {
 /** What a toolstack knows about a restore, before anything is destroyed for it. */
 export interface RestoreFindings {
   /** What it would fail for. */
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
   /** Why it may fail for want of memory, if it may. */
   readonly memoryRisk: string | undefined;
   /** What does not hinder the restore. */

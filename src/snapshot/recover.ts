@@ -376,7 +376,7 @@ function notRecovered(
     `could not undo everything that the create of "${head.name}" of domain ${head.domain} left`,
     {
       hint: `undo the rest by hand, or fix the cause and run xlsnap recover ${shellQuote(head.memoryPath)} again`,
-      ...(domain === undefined ? {} : { domid: domain.domid }),
+      domid: domain?.domid,
     },
   );
   error.undone = undone;

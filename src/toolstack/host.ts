@@ -136,7 +136,7 @@ async function withQemusWords(error: unknown, domain: string, since: number): Pr
   return new EnvironmentError(error.code, `${error.message}; its QEMU says: ${log.line} (${log.path})`, {
     cause: error.cause,
     data: error.data,
-    ...(error.hint === undefined ? {} : { hint: error.hint }),
+    hint: error.hint,
   });
 }
 

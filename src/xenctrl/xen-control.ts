@@ -527,7 +527,7 @@ function succeeded(
 ): number {
   if (value >= 0) return Number(value);
   const domid = typeof args[0] === 'number' ? args[0] : undefined;
-  throw new XenCallError(fn.name, errno, domid === undefined ? {} : { domid });
+  throw new XenCallError(fn.name, errno, { domid });
 }
 
 function openInterface(

@@ -67,11 +67,7 @@ async function requestOf(
   const { name, timeout, live, maxRounds, targetDowntime, maxDowntime } = options;
   const problem = name === undefined ? undefined : checkSnapshotName(name);
   if (problem !== undefined) {
-    throw new UsageError(
-      problem.code,
-      `--name: ${problem.message}`,
-      problem.hint === undefined ? {} : { hint: problem.hint },
-    );
+    throw new UsageError(problem.code, `--name: ${problem.message}`, { hint: problem.hint });
   }
   const config = cfgfile === undefined ? undefined : await readConfigFile(cfgfile);
   if (name !== undefined && config?.name !== undefined && config.name !== name) {

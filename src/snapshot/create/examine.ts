@@ -1,7 +1,9 @@
 /** Finds out whether and how a domain could be snapshotted, for `xlsnap doctor`. */
+
 import { PAGE_SIZE } from '../../core/brand.ts';
+import type { Problem } from '../../core/problem.ts';
 import type { GuestType } from '../../core/xen.ts';
-import type { DomainDisk, Host, Obstacle } from '../ports.ts';
+import type { DomainDisk, Host } from '../ports.ts';
 import { asFinding, type CreateContext, isVolume, makeCreateContext } from './plan.ts';
 import { findLiveObstacles, preflightCreate } from './preflight.ts';
 
@@ -17,7 +19,7 @@ export interface DiskExamination {
   readonly internal: boolean;
   readonly external: boolean;
   /** What prevents an internal or an external snapshot, or both. */
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
 }
 
 /** Whether and how a domain could be snapshotted now. */
@@ -35,9 +37,9 @@ export interface DomainExamination {
   readonly live: boolean;
   readonly disks: readonly DiskExamination[];
   /** What prevents any snapshot. */
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
   /** What prevents only a live one. */
-  readonly liveObstacles: readonly Obstacle[];
+  readonly liveObstacles: readonly Problem[];
   /** What does not prevent a snapshot, but should be known. */
   readonly warnings: readonly string[];
   /** Version of its QEMU, if it has one. */
@@ -55,10 +57,10 @@ export async function examineDomain(
   nameOrDomid: string,
   options: { readonly snapshotDir?: string } = {},
 ): Promise<DomainExamination> {
-  const obstacles: Obstacle[] = [];
+  const obstacles: Problem[] = [];
   const warnings: string[] = [];
   let qemu: string | undefined;
-  const liveObstacles: Obstacle[] = [];
+  const liveObstacles: Problem[] = [];
   let found: Pick<DomainExamination, 'domid' | 'type' | 'state'> = {};
   let domain = nameOrDomid;
   let disks: readonly DiskExamination[] = [];

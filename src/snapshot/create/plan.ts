@@ -1,7 +1,9 @@
 /** The plan of a create. */
+
 import { checkPath, checkSnapshotName } from '../../config/name.ts';
 import { printConfig } from '../../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../../core/errors.ts';
+import { type Problem, toProblem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
@@ -10,7 +12,7 @@ import type { CreateRequest, MemorySink, PrecopyLimits, SnapshotPlan, Tuning } f
 import { domainKeys } from '../domain-lock.ts';
 import { defaultMemoryPath, nameFromTime, snapshotDirOf } from '../naming.ts';
 import { isStream } from '../output/stream.ts';
-import type { DomainDisk, DomainState, Host, Obstacle } from '../ports.ts';
+import type { DomainDisk, DomainState, Host } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
 import { relatedReverts } from '../revert/related.ts';
 
@@ -36,7 +38,7 @@ export interface CreateContext {
   /** Version of the domain's QEMU, if it has one. */
   readonly qemu: string | undefined;
   /** What prevents the plan so far; preflight adds to it. */
-  readonly findings: Obstacle[];
+  readonly findings: Problem[];
   /** The plan's warnings; preflight adds to them. */
   readonly warnings: string[];
 }
@@ -85,7 +87,7 @@ export async function makeCreateContext(
   const config = await host.toolstack.domainConfig(domain.domid);
   const disks = await host.toolstack.disks(domain.domid, config);
   const found = await host.toolstack.createFindings?.(domain, config);
-  const findings: Obstacle[] = [...(found?.obstacles ?? [])];
+  const findings: Problem[] = [...(found?.obstacles ?? [])];
   const unknownDrives = found?.unknownDrives ?? [];
   const name = request.config?.name ?? request.name ?? nameFromTime(now);
   const chosen = chooseDisks(request, name, disks, findings);
@@ -182,11 +184,7 @@ export function checkNames(name: string | undefined, memoryPath: string | undefi
     (name === undefined ? undefined : checkSnapshotName(name)) ??
     (memoryPath === undefined ? undefined : checkPath(memoryPath));
   if (problem === undefined) return;
-  throw new UsageError(
-    problem.code,
-    problem.message,
-    problem.hint === undefined ? {} : { hint: problem.hint },
-  );
+  throw new UsageError(problem.code, problem.message, { hint: problem.hint });
 }
 
 /** @throws UsageError */
@@ -238,7 +236,7 @@ function chooseDisks(
   request: CreateRequest,
   tag: string,
   disks: readonly DomainDisk[],
-  findings: Obstacle[],
+  findings: Problem[],
 ): readonly SnapshotDisk[] {
   const wanted =
     request.config?.disks ??
@@ -269,7 +267,7 @@ function chooseDisks(
  * Throws one error for all findings.
  * @throws {PreflightError} If there are any
  */
-export function throwFindings(findings: readonly Obstacle[], domid: number | undefined): void {
+export function throwFindings(findings: readonly Problem[], domid: number | undefined): void {
   const [first] = findings;
   if (first === undefined) return;
   const many = findings.length > 1;
@@ -280,22 +278,18 @@ export function throwFindings(findings: readonly Obstacle[], domid: number | und
     {
       phase: 'preflight',
       data: { findings },
-      ...(domid === undefined ? {} : { domid }),
-      ...(many || first.hint === undefined ? {} : { hint: first.hint }),
+      domid,
+      hint: many ? undefined : first.hint,
     },
   );
 }
 
 /** Runs a check, and turns its typed error into a finding; other errors are thrown. */
-export async function asFinding(findings: Obstacle[], check: () => Promise<void>): Promise<void> {
+export async function asFinding(findings: Problem[], check: () => Promise<void>): Promise<void> {
   try {
     await check();
   } catch (error) {
     if (!(error instanceof XlsnapError) || error.exitCode === EXIT.interrupted) throw error;
-    findings.push({
-      code: error.code,
-      message: error.message,
-      ...(error.hint === undefined ? {} : { hint: error.hint }),
-    });
+    findings.push(toProblem(error));
   }
 }

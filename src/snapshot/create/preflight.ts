@@ -1,14 +1,16 @@
 /** Checks, before anything is changed, whether a create can succeed. */
+
 import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../../core/errors.ts';
+import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import { infoOf } from '../images/identity.ts';
 import { exists, partialOf } from '../output/file.ts';
-import type { Host, Obstacle } from '../ports.ts';
+import type { Host } from '../ports.ts';
 import { journalPathOf } from './journal.ts';
 import { asFinding, type CreateContext } from './plan.ts';
 import { type DataShare, sampleData } from './room.ts';
@@ -92,13 +94,13 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
 export async function findLiveObstacles(
   host: Host,
   { plan, config }: Pick<CreateContext, 'plan' | 'config'>,
-): Promise<readonly Obstacle[]> {
+): Promise<readonly Problem[]> {
   const ofHost = await host.hypervisor.liveObstacle(plan.type);
   return [...againstLive(config), ...(ofHost === undefined ? [] : [ofHost])];
 }
 
 /** Xen refuses log-dirty mode to a domain that uses the IOMMU (xen/arch/x86/mm/paging.c). */
-function againstLive(config: LibxlConfig): Obstacle[] {
+function againstLive(config: LibxlConfig): Problem[] {
   const devices = ['pcidevs', 'dtdevs'].some((key) => recordsOf(config, key).length > 0);
   const passthrough = textOf(config, 'c_info', 'passthrough') ?? '';
   if (!devices && !IOMMU_MODES.includes(passthrough)) return [];
@@ -115,7 +117,7 @@ function againstLive(config: LibxlConfig): Obstacle[] {
 const IOMMU_MODES: readonly string[] = ['enabled', 'sync_pt', 'share_pt'];
 
 /** Says that another program is saving or migrating the domain. */
-export function beingSaved(pid: number): Obstacle {
+export function beingSaved(pid: number): Problem {
   return {
     code: 'BEING_SAVED',
     message: `another program is saving or migrating the domain: libxl-save-helper, pid ${pid}`,
@@ -123,7 +125,7 @@ export function beingSaved(pid: number): Obstacle {
   };
 }
 
-async function checkNewFile(path: string, findings: Obstacle[], hint: string): Promise<void> {
+async function checkNewFile(path: string, findings: Problem[], hint: string): Promise<void> {
   if (!isAbsolute(path)) {
     findings.push({ code: 'PATH_RELATIVE', message: `${path} is not an absolute path` });
     return;

@@ -144,7 +144,7 @@ export class StreamOutput implements MemoryOutput {
     return new OutputError('OUTPUT_WRITE', `cannot write to ${this.#name}`, {
       cause,
       offset: this.#offset,
-      ...(gone ? { hint: 'the program that reads it has exited; see what it reported' } : {}),
+      hint: gone ? 'the program that reads it has exited; see what it reported' : undefined,
     });
   }
 }

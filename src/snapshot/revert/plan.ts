@@ -1,7 +1,9 @@
 /** The plan of a revert, with all its checks. */
+
 import { isAbsolute } from 'node:path';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DiskError, RiskError } from '../../core/errors.ts';
+import type { Problem } from '../../core/problem.ts';
 import { configChanges, describeChanges } from '../../memfile/config-changes.ts';
 import { findDamage } from '../../memfile/damage.ts';
 import { configDisks, type LibxlConfig, qemuFormat } from '../../memfile/libxl-config.ts';
@@ -14,7 +16,7 @@ import { checkHeld, restartedError } from '../domain-lock.ts';
 import { explainGone } from '../guest/state.ts';
 import { standsOn, truePath } from '../images/chain.ts';
 import { findChanged, infoOf } from '../images/identity.ts';
-import type { DomainState, Host, ImageInfo, Obstacle } from '../ports.ts';
+import type { DomainState, Host, ImageInfo } from '../ports.ts';
 import { describeRisk, type Risk } from '../risks.ts';
 import { revertCommand } from './command.ts';
 import { findLaterSnapshots } from './later-snapshots.ts';
@@ -54,7 +56,7 @@ export async function makeRevertContext(
   if (held !== undefined) checkHeld(held.keys, running);
   const facts = await readMemoryFacts(memoryPath, options);
   const manifest = await readManifest(manifestPathOf(memoryPath));
-  const findings: Obstacle[] = [];
+  const findings: Problem[] = [];
   const risks: Risk[] = [];
   if (manifest !== undefined) findings.push(...(await checkMemory(host, memoryPath, manifest, options)));
   checkManifest(manifest, memoryPath, risks);
@@ -135,7 +137,7 @@ function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: numb
     {
       hint: 'nothing has been changed; --force accepts every risk, --accept only those it names',
       data: { risks: refused, ...(command === undefined ? {} : { command }) },
-      ...(domid === undefined ? {} : { domid }),
+      domid,
     },
   );
 }
@@ -160,12 +162,12 @@ async function checkMemory(
   path: string,
   manifest: Manifest,
   options: CallOptions,
-): Promise<readonly Obstacle[]> {
+): Promise<readonly Problem[]> {
   const damage = await findDamage(path, manifest, { ...options, extents });
   return damage.map(({ code, message, hint }) => ({
     code,
     message: code === 'CHECKSUM' ? `${path}: ${message}` : message,
-    ...(hint === undefined ? {} : { hint }),
+    hint,
   }));
 }
 
@@ -258,7 +260,7 @@ async function resolveDisk(
   host: Host,
   disk: WantedDisk,
   current: LibxlConfig | undefined,
-  findings: Obstacle[],
+  findings: Problem[],
   risks: Risk[],
 ): Promise<RevertDisk | undefined> {
   const { vdev, image } = disk;

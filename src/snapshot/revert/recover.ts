@@ -360,7 +360,7 @@ function notRecovered(
     `could not undo everything that the revert of domain ${head.domain} to "${head.name}" left; ${state}`,
     {
       hint: `undo the rest by hand, or fix the cause and run xlsnap recover ${shellQuote(journal.path)} again`,
-      ...(domain === undefined ? {} : { domid: domain.domid }),
+      domid: domain?.domid,
     },
   );
   error.undone = undone;

@@ -257,7 +257,7 @@ async function destroy(
 ): Promise<void> {
   await host.toolstack.destroy(running.domid, {
     timeoutMs: request.timeoutMs ?? DEFAULT_DESTROY_TIMEOUT_MS,
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
+    signal: options.signal,
   });
 }
 
@@ -306,7 +306,7 @@ function explain(
       cause: error,
       hint: [...hints, ...kept.map(describeKept)].join('; '),
       data: { ...error.data, ...(kept.length === 0 ? {} : { kept }) },
-      ...(error.phase === undefined ? {} : { phase: error.phase }),
+      phase: error.phase,
     };
     const told =
       error instanceof InterruptedError

@@ -118,7 +118,7 @@ async function runningDomain(
           ? `use its name: ${stored.name}`
           : `it runs under another name, ${byUuid.name}: use its domid, ${byUuid.domid}`,
       data: { stored },
-      ...(given === undefined ? {} : { domid: given.domid }),
+      domid: given?.domid,
     });
   }
   if (byName !== undefined && byUuid !== undefined && byName.domid !== byUuid.domid) {

@@ -34,7 +34,7 @@ export interface HostCheck {
   /** What was found, or what is wrong. */
   readonly message: string;
   /** What to do. */
-  readonly hint?: string;
+  readonly hint?: string | undefined;
 }
 
 type Finding = Omit<HostCheck, 'name'>;
@@ -76,7 +76,7 @@ export function asFailure(error: unknown): Finding {
 }
 
 function failed(message: string, hint?: string): Finding {
-  return { status: 'failed', message, ...(hint === undefined ? {} : { hint }) };
+  return { status: 'failed', message, hint };
 }
 
 async function checkNode(): Promise<Finding> {

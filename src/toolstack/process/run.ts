@@ -212,7 +212,7 @@ function missing(program: string, cause: unknown): EnvironmentError {
   const where = program.includes('/') ? '' : ` in ${searchPath()}`;
   return new EnvironmentError('NO_PROGRAM', `there is no program ${program}${where}`, {
     cause,
-    ...(from === undefined ? {} : { hint: `install it: on Debian it is in the package ${from}` }),
+    hint: from === undefined ? undefined : `install it: on Debian it is in the package ${from}`,
   });
 }
 

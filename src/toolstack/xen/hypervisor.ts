@@ -1,8 +1,10 @@
 /** The port `Hypervisor`, by libxenctrl and xenstore. */
+
 import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError, SuspendError } from '../../core/errors.ts';
+import type { Problem } from '../../core/problem.ts';
 import type { GuestType, XenVersion } from '../../core/xen.ts';
-import type { DomainState, DomainVitals, Guest, Hypervisor, Obstacle } from '../../snapshot/ports.ts';
+import type { DomainState, DomainVitals, Guest, Hypervisor } from '../../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../../xenctrl/index.ts';
 import {
   type XenstoreAccess,
@@ -169,7 +171,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
    * Asking for the types of an HVM guest's pages gives it those that it has yet to be given, and where there are none left Xen
    * ends the guest (xen/arch/x86/mm/p2m-pod.c: "out of PoD memory"). As long as there is one for each, it does no harm.
    */
-  async memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined> {
+  async memoryObstacle(domid: Domid, type: GuestType): Promise<Problem | undefined> {
     if (type === 'pv') return undefined;
     const { entries, cachePages } = await this.#xen.podCounts(domid);
     if (entries <= cachePages) return undefined;
@@ -194,7 +196,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   }
 
   /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
-  async liveObstacle(type: GuestType): Promise<Obstacle | undefined> {
+  async liveObstacle(type: GuestType): Promise<Problem | undefined> {
     if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
     return {
       code: 'NO_LIVE',
