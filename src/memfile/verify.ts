@@ -5,9 +5,9 @@ import type { CallOptions } from '../core/call-options.ts';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import {
   type Finding,
-  type GuestType,
   type RecordCount,
   readXlHeader,
+  type StreamGuestType,
   verifyStream,
   xlConfigText,
 } from '../savefmt/index.ts';
@@ -73,7 +73,7 @@ export interface MemoryReport {
   /** Bytes from the header to the outermost END. */
   readonly bytes: number;
   /** As libxc's stream has it: `hvm` stands for PVH too. */
-  readonly guestType: GuestType | undefined;
+  readonly guestType: StreamGuestType | undefined;
   /** Xen that saved it. */
   readonly xen: { readonly major: number; readonly minor: number } | undefined;
   /** Pages with data; one that stands in the stream n times counts n times. */

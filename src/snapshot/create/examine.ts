@@ -3,8 +3,9 @@
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { GuestType } from '../../core/xen.ts';
+import { isVolume } from '../../memfile/libxl-config.ts';
 import type { DomainDisk, Host } from '../ports.ts';
-import { asFinding, type CreateContext, isVolume, makeCreateContext } from './plan.ts';
+import { asFinding, type CreateContext, makeCreateContext } from './plan.ts';
 import { findLiveObstacles, preflightCreate } from './preflight.ts';
 
 /** Whether and how a disk of a domain could be snapshotted now. */

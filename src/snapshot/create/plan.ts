@@ -5,7 +5,7 @@ import { printConfig } from '../../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../../core/errors.ts';
 import { type Problem, toProblem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import type { LibxlConfig } from '../../memfile/libxl-config.ts';
+import { isVolume, type LibxlConfig } from '../../memfile/libxl-config.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import type { CreateRequest, MemorySink, PrecopyLimits, SnapshotPlan, Tuning } from '../api.ts';
@@ -225,11 +225,6 @@ function revertConfig(plan: SnapshotPlan): string {
     },
     `Snapshot of domain ${plan.domain}, for: ${revertCommand({ domain: plan.domain, config: { source: plan.configPath ?? '' } })}`,
   );
-}
-
-/** A disk that the guest writes to. */
-export function isVolume(disk: DomainDisk): boolean {
-  return disk.writable && !disk.cdrom && disk.path !== undefined;
 }
 
 function chooseDisks(
