@@ -3,7 +3,7 @@ import type { Inspection, MemoryMap } from '../memfile/inspect.ts';
 import type { DomainSummary } from '../memfile/libxl-config.ts';
 import type { Manifest } from '../memfile/manifest.ts';
 import type { PageRange, RecordCount } from '../savefmt/index.ts';
-import { formatSeconds, formatSize } from './text.ts';
+import { formatPages, formatSeconds, formatSize, indentedTable } from './text.ts';
 
 /** Columns that the titles at the left take. */
 const TITLE = 10;
@@ -114,16 +114,18 @@ function wrapped(texts: readonly string[]): string[] {
 function memoryLines(memory: MemoryMap, frames: string): string[] {
   const { pages, holes, storedZeros, read, holesKnown, repeated, types, gap, ranges } = memory;
   const zeros = [
-    ...(holesKnown && holes > 0 ? [`${amount(holes)} zeros that take no space`] : []),
-    ...(read && storedZeros > 0 ? [`${amount(storedZeros)} zeros that take space`] : []),
+    ...(holesKnown && holes > 0 ? [`${formatPages(holes)} zeros that take no space`] : []),
+    ...(read && storedZeros > 0 ? [`${formatPages(storedZeros)} zeros that take space`] : []),
   ];
   const kinds = Object.entries(types).map(([name, count]) => `${name} ${count}`);
   const rows = ranges.map((one) => rangeRow(one, read));
   return [
-    `Memory: ${amount(pages)}${zeros.length === 0 ? '' : `, of which ${zeros.join(', ')}`}`,
+    `Memory: ${formatPages(pages)}${zeros.length === 0 ? '' : `, of which ${zeros.join(', ')}`}`,
     ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : titled('types', wrapped(kinds))),
-    ...(repeated === 0 ? [] : [`  ${amount(repeated)} are in the file more than once; the last copy counts`]),
-    ...table([frames, 'size', 'holes', 'zeros'], rows),
+    ...(repeated === 0
+      ? []
+      : [`  ${formatPages(repeated)} are in the file more than once; the last copy counts`]),
+    ...indentedTable([[frames, 'size', 'holes', 'zeros'], ...rows]),
     ...(gap === 1 ? [] : [`  (ranges less than ${formatSize(gap * PAGE_SIZE)} apart are shown as one)`]),
   ];
 }
@@ -138,25 +140,12 @@ function rangeRow({ firstPfn, lastPfn, pages, holes, storedZeros }: PageRange, r
   ];
 }
 
-function amount(pages: number): string {
-  return formatSize(pages * PAGE_SIZE);
-}
-
 function recordLines(records: readonly RecordCount[]): string[] {
   return [
     'Records',
-    ...table(
+    ...indentedTable([
       ['', 'count', 'bytes'],
-      records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), String(bytes)]),
-    ),
+      ...records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), String(bytes)]),
+    ]),
   ];
-}
-
-/** Indented rows below their titles: the first column to the left, the others to the right. */
-export function table(titles: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  const all = [titles, ...rows];
-  const widths = titles.map((_, column) => Math.max(...all.map((row) => row[column]?.length ?? 0)));
-  return all.map((row) =>
-    `  ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart((widths[i] ?? 0) + 2))).join('')}`.trimEnd(),
-  );
 }

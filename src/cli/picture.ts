@@ -1,7 +1,6 @@
 /** Draws changed memory as an SVG, for `xlsnap inspect A B --picture`. */
-import { PAGE_SIZE } from '../core/brand.ts';
 import type { Comparison, RegionChange } from '../memfile/compare.ts';
-import { formatShare, formatSize } from './text.ts';
+import { formatPages, formatShare } from './text.ts';
 
 const COLUMNS = 64;
 /** Lengths in pixels. */
@@ -115,16 +114,13 @@ function shortened(name: string): string {
 
 function summary({ same, changed, onlyA, onlyB }: Comparison['total'], cellPages: number): string {
   const both = same + changed;
-  const alone = onlyA + onlyB === 0 ? '' : `, ${amount(onlyA)} only in A, ${amount(onlyB)} only in B`;
-  return `${amount(changed)} of ${amount(both)} changed (${formatShare(changed, both)})${alone}; each cell is ${amount(cellPages)}`;
-}
-
-function amount(pages: number): string {
-  return formatSize(pages * PAGE_SIZE);
+  const alone =
+    onlyA + onlyB === 0 ? '' : `, ${formatPages(onlyA)} only in A, ${formatPages(onlyB)} only in B`;
+  return `${formatPages(changed)} of ${formatPages(both)} changed (${formatShare(changed, both)})${alone}; each cell is ${formatPages(cellPages)}`;
 }
 
 function address(pfn: number): string {
-  return pfn === 0 ? '0' : amount(pfn);
+  return formatPages(pfn);
 }
 
 /** Two lines of coloured squares with their meaning. */

@@ -33,7 +33,7 @@ export interface InspectOptions extends Pick<CallOptions, 'signal'> {
   /** Reads all pages, to find those of zeros that take space. */
   readonly readPages?: boolean;
   /** Maximum number of ranges in the memory map. Default: 1000. */
-  readonly maxRanges?: number;
+  readonly maxRanges?: number | undefined;
 }
 
 /** The guest's memory in a file. */
