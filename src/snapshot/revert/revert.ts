@@ -220,11 +220,11 @@ async function openJournal(
   }
   const forgetDirectory = made === undefined ? undefined : planDirectoryUndo(phases, made, path);
   const journal = await openRevertJournal(path, plan, {
-    ...(config.source === undefined ? {} : { configPath: resolve(config.source) }),
+    configPath: config.source === undefined ? undefined : resolve(config.source),
     options: { running: running === true, force: force === true, accept, keep: keepsFiles },
-    ...(domain === undefined ? {} : { destroys: { uuid: domain.uuid, name: domain.name } }),
+    destroys: domain && { uuid: domain.uuid, name: domain.name },
     mark,
-    ...(made === undefined ? {} : { madeDirectory: made }),
+    madeDirectory: made,
   });
   const forgetJournal = planJournalUndo(phases, path, path, journal);
   const keep = (): void => {
