@@ -14,7 +14,7 @@ const WINDOW = 2 ** 20;
 /** Pages between two looks at the signal, and two progress reports. */
 const STEP = 4096;
 /** About so many cells at most, one quarter of them or more with pages. */
-const CELLS = 4096;
+const MAX_CELLS = 4096;
 /** Smallest step in which a map can tell where there are pages. */
 const PIECE = 2 ** 15;
 
@@ -189,7 +189,7 @@ class Changes {
 
   constructor(sides: Sides) {
     const room = piecesOf(sides, PIECE).length * PIECE;
-    this.#cellPages = 2 ** Math.max(0, Math.ceil(Math.log2(room / CELLS)));
+    this.#cellPages = 2 ** Math.max(0, Math.ceil(Math.log2(room / MAX_CELLS)));
   }
 
   add(pfn: number, kind: Kind): void {

@@ -21,7 +21,7 @@ const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
 
 /** Rounds of a live snapshot: the same as libxc, and the maximum. */
 const DEFAULT_MAX_ROUNDS = 5;
-const MOST_ROUNDS = 49;
+const MAX_ROUNDS = 49;
 
 /** Everything that a create finds out before it changes anything. */
 export interface CreateContext {
@@ -197,8 +197,8 @@ function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
     });
   }
   const rounds = maxRounds ?? DEFAULT_MAX_ROUNDS;
-  if (!Number.isInteger(rounds) || rounds < 1 || rounds > MOST_ROUNDS) {
-    throw new UsageError('MAX_ROUNDS', `${rounds} rounds: expected 1 to ${MOST_ROUNDS}`);
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > MAX_ROUNDS) {
+    throw new UsageError('MAX_ROUNDS', `${rounds} rounds: expected 1 to ${MAX_ROUNDS}`);
   }
   for (const ms of [targetDowntimeMs, maxDowntimeMs]) {
     if (ms !== undefined && !(ms >= 0)) throw new UsageError('DOWNTIME', `a downtime of ${ms} ms`);
