@@ -30,12 +30,12 @@ export function timeText(created: string): string {
 }
 
 /** Puts a title before the first line, and indents the others. */
-function titled(title: string, texts: readonly string[]): string[] {
+function addTitle(title: string, texts: readonly string[]): string[] {
   return texts.map((text, i) => `  ${(i === 0 ? title : '').padEnd(TITLE)}${text}`);
 }
 
 function snapshotLines({ name, description, created, state }: Manifest): string[] {
-  return titled('snapshot', [
+  return addTitle('snapshot', [
     `"${name}", ${timeText(created)}, the domain was ${state}`,
     ...(description === '' ? [] : description.split('\n')),
   ]);
@@ -44,7 +44,7 @@ function snapshotLines({ name, description, created, state }: Manifest): string[
 /** Says that the file is damaged; the findings themselves are reported with the error. */
 function damageLines({ sound, findings }: Inspection): string[] {
   const first = findings.find(({ severity }) => severity === 'error');
-  return sound ? [] : titled('damaged', [`at offset ${first?.offset ?? 0}; this is what could be read`]);
+  return sound ? [] : addTitle('damaged', [`at offset ${first?.offset ?? 0}; this is what could be read`]);
 }
 
 function domainLines(domain: DomainSummary, type: string | undefined): string[] {
@@ -54,7 +54,7 @@ function domainLines(domain: DomainSummary, type: string | undefined): string[] 
     range(vcpus, maxVcpus, String, (n) => `${n} vCPU${n === 1 ? '' : 's'}`),
     range(memoryBytes, maxMemoryBytes, formatSize, formatSize),
   ].filter((fact) => fact !== undefined);
-  return titled('domain', [
+  return addTitle('domain', [
     `${name ?? '(no name)'}, ${facts.join(', ')}`,
     ...(uuid === undefined ? [] : [uuid]),
   ]);
@@ -75,7 +75,7 @@ function fileLines({ bytes, allocatedBytes, xen, streamVersion, header }: Inspec
   const by = xen === undefined ? [] : [`saved by Xen ${xen.major}.${xen.minor}`];
   if (streamVersion !== undefined) by.push(`stream version ${streamVersion}`);
   if (header !== undefined) by.push(`${formatSize(header.configBytes)} of configuration`);
-  return titled('file', [
+  return addTitle('file', [
     `${formatSize(bytes)}, ${formatSize(allocatedBytes)} on disk`,
     ...(by.length === 0 ? [] : [by.join(', ')]),
   ]);
@@ -92,15 +92,18 @@ function diskLines({ disks }: DomainSummary, manifest: Manifest | undefined): st
         : [taken.kind === 'internal' ? `  tag "${taken.tag}"` : `  continued on ${taken.overlay}`];
     return [`${vdev} ${format ?? ''} ${path ?? '(empty)'}${kind}`, ...how];
   });
-  return titled('disks', texts);
+  return addTitle('disks', texts);
 }
 
 function phaseLines({ phases }: Manifest): string[] {
-  return titled('phases', wrapped(phases.map(({ name, seconds }) => `${name} ${formatSeconds(seconds)}`)));
+  return addTitle(
+    'phases',
+    wrapItems(phases.map(({ name, seconds }) => `${name} ${formatSeconds(seconds)}`)),
+  );
 }
 
 /** Joined with commas, in lines of not much more than 60 characters. */
-function wrapped(texts: readonly string[]): string[] {
+function wrapItems(texts: readonly string[]): string[] {
   const lines: string[] = [];
   for (const [i, text] of texts.entries()) {
     const part = i === texts.length - 1 ? text : `${text},`;
@@ -121,7 +124,7 @@ function memoryLines(memory: MemoryMap, frames: string): string[] {
   const rows = ranges.map((one) => rangeRow(one, read));
   return [
     `Memory: ${formatPages(pages)}${zeros.length === 0 ? '' : `, of which ${zeros.join(', ')}`}`,
-    ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : titled('types', wrapped(kinds))),
+    ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : addTitle('types', wrapItems(kinds))),
     ...(repeated === 0
       ? []
       : [`  ${formatPages(repeated)} are in the file more than once; the last copy counts`]),

@@ -90,8 +90,8 @@ export function changePicture({ a, b, cells, cellPages, total }: Comparison): st
     `<title>Changed memory: ${xmlText(title(a))} and ${xmlText(title(b))}</title>`,
     `<style>${style()}</style>`,
     `<rect class="ground" width="${WIDTH}" height="${height}"/>`,
-    text(20, 24, `A  ${shortened(title(a))}`),
-    text(20, 40, `B  ${shortened(title(b))}`),
+    text(20, 24, `A  ${shorten(title(a))}`),
+    text(20, 40, `B  ${shorten(title(b))}`),
     text(20, 60, summary(total, cellPages)),
     ...labels,
     ...[...paths].flatMap(([name, pieces]) =>
@@ -108,7 +108,7 @@ function title({ path, manifest }: Comparison['a']): string {
 }
 
 /** Shortens a path at its start, since the end says more. */
-function shortened(name: string): string {
+function shorten(name: string): string {
   return name.length <= 100 ? name : `…${name.slice(-99)}`;
 }
 

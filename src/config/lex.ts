@@ -57,7 +57,7 @@ export function nextToken(text: string, from: number): { readonly token: Token; 
   const first = text[at];
   if (first === undefined) return { token: { kind: 'end', text: '', at }, end: at };
   if (first === '\n') return { token: { kind: 'newline', text: '\n', at }, end: at + 1 };
-  if (first === '"' || first === "'") return quoted(text, at, first);
+  if (first === '"' || first === "'") return readQuoted(text, at, first);
   if (first === '+' && text[at + 1] === '=') return { token: { kind: '+=', text: '+=', at }, end: at + 2 };
   if (PUNCTUATION.has(first)) {
     return { token: { kind: first as '=' | ',' | '[' | ']' | ';', text: first, at }, end: at + 1 };
@@ -81,7 +81,11 @@ export function nextToken(text: string, from: number): { readonly token: Token; 
   );
 }
 
-function quoted(text: string, at: number, quote: string): { readonly token: Token; readonly end: number } {
+function readQuoted(
+  text: string,
+  at: number,
+  quote: string,
+): { readonly token: Token; readonly end: number } {
   let value = '';
   let plainFrom = at + 1;
   for (let i = at + 1; i < text.length && text[i] !== '\n'; i++) {

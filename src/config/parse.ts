@@ -83,15 +83,15 @@ function readSettings(text: string, report: Report): Map<string, Setting> {
       token = tokens.next();
       continue;
     }
-    if (token.kind !== 'word') throw unexpected(token, 'a key');
+    if (token.kind !== 'word') throw unexpectedProblem(token, 'a key');
     const { text: key, at } = token;
     const operator = tokens.next();
     if (operator.kind !== '=' && operator.kind !== '+=')
-      throw unexpected(operator, `= after ${key.slice(0, 60)}`);
+      throw unexpectedProblem(operator, `= after ${key.slice(0, 60)}`);
     const value = readValue(tokens);
     token = tokens.next();
     if (token.kind !== 'newline' && token.kind !== ';' && token.kind !== 'end') {
-      throw unexpected(token, 'the end of the line');
+      throw unexpectedProblem(token, 'the end of the line');
     }
     const before = settings.get(key);
     if (before === undefined) settings.set(key, { key, at, ...value });
@@ -117,16 +117,16 @@ function readValue(tokens: Tokens): Pick<Setting, 'valueAt' | 'list' | 'atoms'> 
   if (first.kind === 'string' || first.kind === 'number') {
     return { valueAt, list: false, atoms: [{ text: first.text, at: first.at }] };
   }
-  if (first.kind !== '[') throw unexpected(first, 'a value in quotes or a list in [ ]');
+  if (first.kind !== '[') throw unexpectedProblem(first, 'a value in quotes or a list in [ ]');
   const atoms: Atom[] = [];
   for (let token = tokens.nextInList(first); token.kind !== ']'; ) {
     if (token.kind !== 'string' && token.kind !== 'number') {
-      throw unexpected(token, 'an entry in quotes or the end of the list');
+      throw unexpectedProblem(token, 'an entry in quotes or the end of the list');
     }
     atoms.push({ text: token.text, at: token.at });
     token = tokens.nextInList(first);
     if (token.kind === ',') token = tokens.nextInList(first);
-    else if (token.kind !== ']') throw unexpected(token, 'a comma or the end of the list');
+    else if (token.kind !== ']') throw unexpectedProblem(token, 'a comma or the end of the list');
   }
   return { valueAt, list: true, atoms };
 }
@@ -154,7 +154,7 @@ class Tokens {
   }
 }
 
-function unexpected(token: Token, expected: string): SyntaxProblem {
+function unexpectedProblem(token: Token, expected: string): SyntaxProblem {
   const found =
     token.kind === 'newline'
       ? 'the end of the line'

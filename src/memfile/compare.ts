@@ -7,7 +7,7 @@ import { silentReporter } from '../core/reporter.ts';
 import { hasPageData, PAGE_STATE, PfnWords } from '../savefmt/index.ts';
 import { type Inspection, type InspectOptions, type Scan, scan } from './inspect.ts';
 import { PageReader } from './page-reader.ts';
-import { damaged, openMemoryFile } from './verify.ts';
+import { damagedFileError, openMemoryFile } from './verify.ts';
 
 /** pfns whose places are held at a time: 4 GiB of the guest's memory, 8 MiB for each file. */
 const WINDOW = 2 ** 20;
@@ -93,7 +93,7 @@ type Sides = readonly [Side, Side];
 async function openSide(path: string, source: FileSource, options: CompareOptions): Promise<Side> {
   const scanned = await scan(path, source, options);
   const { sound, findings, omitted } = scanned.inspection;
-  if (!sound) throw damaged(path, findings, omitted);
+  if (!sound) throw damagedFileError(path, findings, omitted);
   return { scanned, places: new Places(source, scanned), pages: new PageReader(source) };
 }
 

@@ -66,7 +66,7 @@ function compare(
       compare([...path, key], [...rule, key], own(before, key), own(now, key), changes);
     }
   } else if (isStructs(before, now)) {
-    const [then, since] = identified(before, now);
+    const [then, since] = identifyItems(before, now);
     for (const name of new Set([...then.keys(), ...since.keys()])) {
       const [former, present] = [then.get(name), since.get(name)];
       if (former === undefined || present === undefined) {
@@ -115,7 +115,7 @@ function own(value: unknown, key: string): unknown {
 }
 
 /** The elements of both lists by a name that they have in both: vdev or devid where each has its own, else their place. */
-function identified(before: unknown, now: unknown): readonly [Map<string, Json>, Map<string, Json>] {
+function identifyItems(before: unknown, now: unknown): readonly [Map<string, Json>, Map<string, Json>] {
   const lists = [before, now].map((one): readonly Json[] => (Array.isArray(one) ? one : [])) as [
     readonly Json[],
     readonly Json[],

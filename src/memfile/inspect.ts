@@ -223,7 +223,7 @@ class RecordScan {
     if (this.records.length >= MAX_RECORDS) {
       throw new MemoryFileError('TOO_MANY_RECORDS', `more than ${MAX_RECORDS} PAGE_DATA records`, { offset });
     }
-    this.records.push(located(words, offset, start));
+    this.records.push(toPageRecord(words, offset, start));
   }
 }
 
@@ -235,7 +235,7 @@ async function isZero(pages: PageReader, offset: number): Promise<boolean> {
   return pages.window.compare(ZEROS, 0, PAGE_SIZE, at, at + PAGE_SIZE) === 0;
 }
 
-function located(words: PfnWords, offset: number, start: number): PageRecord {
+function toPageRecord(words: PfnWords, offset: number, start: number): PageRecord {
   let minPfn = Number.POSITIVE_INFINITY;
   let maxPfn = -1;
   for (let i = 0; i < words.count; i++) {

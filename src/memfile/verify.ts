@@ -98,7 +98,7 @@ export async function verifyMemoryFile(path: string, options: CallOptions = {}):
   const manifest = await manifestBeside(path);
   const damage = manifest === undefined ? [] : await findDamage(path, manifest, options);
   const findings = [...ofStream, ...damage];
-  if (!ok || damage.length > 0) throw damaged(path, findings, omitted);
+  if (!ok || damage.length > 0) throw damagedFileError(path, findings, omitted);
   return {
     path,
     bytes: facts.length,
@@ -112,7 +112,11 @@ export async function verifyMemoryFile(path: string, options: CallOptions = {}):
 }
 
 /** The error about a file with findings that are errors. `omitted` counts those that are not listed. */
-export function damaged(path: string, findings: readonly Finding[], omitted: number): MemoryFileError {
+export function damagedFileError(
+  path: string,
+  findings: readonly Finding[],
+  omitted: number,
+): MemoryFileError {
   const errors = findings.filter(({ severity }) => severity === 'error');
   const lines = errors.map((finding) => `  ${findingText(finding)}`);
   if (omitted > 0) lines.push(`  and ${omitted} more`);

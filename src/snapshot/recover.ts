@@ -23,7 +23,7 @@ import { guestNow } from './guest/state.ts';
 import { undoIdleDisk } from './images/idle-disk.ts';
 import { bootId, type FoundSteps } from './journal/file.ts';
 import { snapshotDirOf } from './naming.ts';
-import { exists, partialOf, removed } from './output/file.ts';
+import { exists, partialOf, removeIfPresent } from './output/file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainState, Host } from './ports.ts';
 import { type FoundJournal, readJournal } from './read-journal.ts';
@@ -53,14 +53,14 @@ export async function recoverSnapshot(
     const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
     await using _lock = await host.toolstack.lock([held.uuid, held.domain], lock);
     const done = await recoverGuest(host, held, options);
-    return await goOn(path, done, held, async () => {
+    return await recoverRest(path, done, held, async () => {
       const found = await readJournal(path);
       if (found === undefined) return undefined;
       if (found.kind === 'headless') return await removeHeadless(path);
       return found.kind === 'create' ? await recoverCreate(host, found, options) : undefined;
     });
   }
-  const seen = await readHeaded(path);
+  const seen = await readWithHead(path);
   if (seen === undefined) return { journal: path, outcome: 'nothing', undone: [] };
   if (seen.kind === 'headless') return await removeHeadless(path);
   const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
@@ -78,7 +78,7 @@ export async function recoverSnapshot(
 }
 
 /** Recovers disks and files by the journal, and adds what was done to the guest before to the result. */
-async function goOn(
+async function recoverRest(
   path: string,
   { undone, failures }: { readonly undone: readonly string[]; readonly failures: readonly string[] },
   held: FoundHold,
@@ -130,14 +130,14 @@ export async function recoverAll(
   const held = findHolds(host);
   for (const one of held) await releaseHeld(host, one, options);
   const journals = await findJournals(directory).catch((error: unknown) => {
-    errors.push(asTyped(error, directory));
+    errors.push(toTypedError(error, directory));
     return [];
   });
   for (const path of new Set([...journals, ...held.map(({ journal }) => journal)])) {
     try {
       results.push(await recoverSnapshot(host, { path }, options));
     } catch (error) {
-      errors.push(asTyped(error, path));
+      errors.push(toTypedError(error, path));
     }
   }
   const [first] = errors;
@@ -171,7 +171,7 @@ async function releaseHeld(host: Host, held: FoundHold, options: CallOptions): P
 }
 
 /** Wraps a file system error about one journal, which must not prevent the others from being recovered. */
-function asTyped(error: unknown, path: string): XlsnapError {
+function toTypedError(error: unknown, path: string): XlsnapError {
   if (error instanceof XlsnapError) return error;
   return new RecoverError('NOT_RECOVERED', `${path}: ${describeError(error)}`, { cause: error });
 }
@@ -192,7 +192,7 @@ async function findJournals(directory: string): Promise<readonly string[]> {
   return found.sort();
 }
 
-async function readHeaded(path: string): Promise<FoundJournal | undefined> {
+async function readWithHead(path: string): Promise<FoundJournal | undefined> {
   const found = await readJournal(path);
   if (found?.kind !== 'headless') return found;
   await sleep(HEADLESS_MS);
@@ -203,7 +203,7 @@ async function readHeaded(path: string): Promise<FoundJournal | undefined> {
 async function removeHeadless(path: string): Promise<RecoverResult> {
   const partial = partialOf(path.slice(0, -'.journal'.length));
   const undone: string[] = [];
-  if (await removed(partial)) undone.push(`removed ${partial}`);
+  if (await removeIfPresent(partial)) undone.push(`removed ${partial}`);
   await rm(path, { force: true });
   return { journal: path, outcome: 'undone', undone };
 }
@@ -249,7 +249,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
       ...found,
       steps: found.steps.filter(({ step }) => step !== 'hold' && step !== 'log-dirty'),
     };
-    return await goOn(found.path, done, held, async () =>
+    return await recoverRest(found.path, done, held, async () =>
       // The journal stays where it alone says what is left.
       done.failures.length > 0 ? undefined : await recoverCreate(host, rest, options),
     );
@@ -268,7 +268,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   planUndos(left, steps, found.path, whole);
   const { undone, failures } = await phases.undo();
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
-  if (failures.length > 0) throw notRecovered(left, undone, failures);
+  if (failures.length > 0) throw notRecoveredError(left, undone, failures);
   return {
     journal: found.path,
     kind: 'create',
@@ -336,17 +336,17 @@ function planUndos(left: KilledCreate, steps: CreateSteps, path: string, whole: 
   for (const { path: text, sha256 } of steps.texts) {
     planTextUndo(phases, text, sha256);
     phases.onUndo(`removed ${partialOf(text)}`, `rm ${shellQuote(partialOf(text))}`, () =>
-      removed(partialOf(text)),
+      removeIfPresent(partialOf(text)),
     );
   }
 }
 
 /** Removes the memory file, under either name; never another file. */
 async function discard(memoryPath: string, { inode }: CreateSteps): Promise<boolean> {
-  const partial = await removed(partialOf(memoryPath));
+  const partial = await removeIfPresent(partialOf(memoryPath));
   const named = await stat(memoryPath).catch(() => undefined);
   if (inode === undefined || named?.ino !== inode) return partial;
-  return (await removed(memoryPath)) || partial;
+  return (await removeIfPresent(memoryPath)) || partial;
 }
 
 /** Undoes one disk's snapshot, as far as it exists: by the domain's QEMU if that has the image, else by qemu-img. */
@@ -366,7 +366,7 @@ async function undoLeftDisk(left: KilledCreate, disk: SnapshotDisk): Promise<boo
   return await undoIdleDisk(host, disk, { merge: !same });
 }
 
-function notRecovered(
+function notRecoveredError(
   { head, domain }: KilledCreate,
   undone: readonly string[],
   failures: readonly string[],

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { EXIT, OutputError, UsageError } from '../../core/errors.ts';
-import { damaged } from '../../memfile/verify.ts';
+import { damagedFileError } from '../../memfile/verify.ts';
 import { compareMemoryFiles, inspectMemoryFile } from '../../toolstack/memory-file.ts';
 import { comparisonText } from '../compare-text.ts';
 import type { CliContext } from '../context.ts';
@@ -34,7 +34,7 @@ export function inspectFiles(
       const inspection = await inspectMemoryFile(path, { signal, readPages, maxRanges });
       print('inspect_result', inspection, () => inspectionText(inspection));
       for (const warning of inspection.warnings) reporter.log('warning', warning);
-      if (!inspection.sound) throw damaged(path, inspection.findings, inspection.omitted);
+      if (!inspection.sound) throw damagedFileError(path, inspection.findings, inspection.omitted);
       return EXIT.ok;
     }
     const comparison = await compareMemoryFiles(path, other, { signal, reporter, maxRanges });

@@ -20,7 +20,7 @@ import { finishOutput, removeJournal } from './finish.ts';
 import { type CreateJournal, journalPathOf } from './journal.ts';
 import { type CreateRun, type OpenOutput, openOutput, openRecord, warn } from './open.ts';
 import { findLiveDomain, makeCreateContext, throwFindings } from './plan.ts';
-import { beingSaved, preflightCreate } from './preflight.ts';
+import { beingSavedProblem, preflightCreate } from './preflight.ts';
 import { endLog, planDiskUndos, planHoldUndo, planLogUndo, toAction, undoTakenDisk } from './undo.ts';
 
 /** How long noting that everything is being undone may take; the guest runs by then. */
@@ -310,7 +310,7 @@ async function checkLogIsOurs({ host, context }: CreateRun): Promise<void> {
   const { domid } = context.domain;
   const pid = await host.toolstack.saver(domid);
   if (pid === undefined) return;
-  const { code, message, hint } = beingSaved(pid);
+  const { code, message, hint } = beingSavedProblem(pid);
   throw new DomainError(code, message, { domid, hint });
 }
 

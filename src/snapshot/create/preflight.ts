@@ -46,7 +46,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     await checkNewFile(path, findings, hint);
   }
   const saver = await host.toolstack.saver(context.domain.domid);
-  if (saver !== undefined) findings.push(beingSaved(saver));
+  if (saver !== undefined) findings.push(beingSavedProblem(saver));
   const memory = await host.hypervisor.memoryObstacle(context.domain.domid, plan.type);
   if (memory !== undefined) findings.push(memory);
   if (plan.state === 'paused' && !(await host.hypervisor.hasBooted(context.domain.domid, plan.type))) {
@@ -117,7 +117,7 @@ function againstLive(config: LibxlConfig): Problem[] {
 const IOMMU_MODES: readonly string[] = ['enabled', 'sync_pt', 'share_pt'];
 
 /** Says that another program is saving or migrating the domain. */
-export function beingSaved(pid: number): Problem {
+export function beingSavedProblem(pid: number): Problem {
   return {
     code: 'BEING_SAVED',
     message: `another program is saving or migrating the domain: libxl-save-helper, pid ${pid}`,

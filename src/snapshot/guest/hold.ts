@@ -203,7 +203,7 @@ export class GuestHold {
   }
 
   async #cont(): Promise<void> {
-    if (this.#deviceModel === undefined) throw noQemu(this.#domid);
+    if (this.#deviceModel === undefined) throw noQemuError(this.#domid);
     await within(
       this.#deviceModel.cont(),
       { timeoutMs: CONT_TIMEOUT_MS },
@@ -243,6 +243,6 @@ export class GuestHold {
   }
 }
 
-function noQemu(domid: Domid): EnvironmentError {
+function noQemuError(domid: Domid): EnvironmentError {
   return new EnvironmentError('NO_DEVICE_MODEL', `the QEMU of domain ${domid} cannot be reached`, { domid });
 }

@@ -13,7 +13,7 @@ import type { Guest } from '../ports.ts';
 import { forEachPage } from './each-page.ts';
 import { LaterWrites } from './later-writes.ts';
 import { CopyProgress } from './progress.ts';
-import { layOut, type Segment, SegmentWriter, unmappable } from './segment.ts';
+import { layOut, type Segment, SegmentWriter, unmappableError } from './segment.ts';
 
 /** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
 const SMALL_GAP = 2;
@@ -223,7 +223,7 @@ export class FileSaver implements PageSaver {
         buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
       }
       const { copies, unmapped } = await this.#read(placed, room ?? buffer);
-      if (unmapped.length > 0) throw unmappable(unmapped);
+      if (unmapped.length > 0) throw unmappableError(unmapped);
       for (const { bytes, position } of runs(copies)) {
         if (room === undefined) await this.#output.writeAt(bytes, position);
         else this.#later.add(bytes, position);
@@ -359,7 +359,7 @@ export class FileSaver implements PageSaver {
     if (other === undefined) return 0;
     const content = new Uint8Array(PAGE_SIZE);
     const [kind] = await this.#guest.readPages(Uint32Array.of(other), content);
-    if (kind !== PAGE_KIND.data) throw unmappable([other]);
+    if (kind !== PAGE_KIND.data) throw unmappableError([other]);
     words.sort((a, b) => a - b);
     for (let from = 0; from < words.length; ) {
       const offset = words[from] ?? 0;
@@ -432,7 +432,7 @@ export class FileSaver implements PageSaver {
         const part = pfns.subarray(from, from + maxBatch);
         const kinds = await this.#guest.readPages(part, bytes.subarray(from * PAGE_SIZE));
         const unmapped = part.filter((_, at) => kinds[at] !== PAGE_KIND.data);
-        if (unmapped.length > 0) throw unmappable([...unmapped]);
+        if (unmapped.length > 0) throw unmappableError([...unmapped]);
         progress.add(part.length);
       }
       this.#later.add(head, offset);

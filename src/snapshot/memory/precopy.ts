@@ -50,7 +50,7 @@ export class Precopy {
       const losses = this.#losses;
       const round = await this.#round({ last: false });
       if (this.#losses > losses) {
-        if (this.#losses > MAX_LOSSES) throw logRestarted();
+        if (this.#losses > MAX_LOSSES) throw logRestartedError();
         before = undefined;
         sinceStart = 0;
         continue;
@@ -61,7 +61,7 @@ export class Precopy {
       const stuck = before !== undefined && dirtyAfter > before.dirtyAfter * BETTER;
       before = round;
       if (!good && !stuck && sinceStart < maxRounds) continue;
-      if (estimate > max) throw tooLong(estimate, max, this.rounds);
+      if (estimate > max) throw downtimeLimitError(estimate, max, this.rounds);
       // The guest writes on until it is suspended.
       this.#saver.readyToKeep(dirtyAfter + Math.min(dirtyAfter, MAX_AGAIN) + SPARE_PAGES);
       return;
@@ -105,13 +105,13 @@ function estimateMs({ pages, seconds, dirtyAfter }: CopyRound): number {
   return pages === 0 ? 0 : (dirtyAfter / pages) * seconds * 1000;
 }
 
-function logRestarted(): DomainError {
+function logRestartedError(): DomainError {
   return new DomainError('DIRTY_LOG_LOST', "another program keeps restarting the guest's dirty log", {
     hint: 'find out which one it is (xl, a migration, a monitor), then try again',
   });
 }
 
-function tooLong(estimateMs: number, maxMs: number, rounds: readonly CopyRound[]): SuspendError {
+function downtimeLimitError(estimateMs: number, maxMs: number, rounds: readonly CopyRound[]): SuspendError {
   const dirty = rounds.at(-1)?.dirtyAfter ?? 0;
   return new SuspendError(
     'DOWNTIME_LIMIT',

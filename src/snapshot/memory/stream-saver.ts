@@ -10,7 +10,7 @@ import type { Guest } from '../ports.ts';
 import { forEachPage } from './each-page.ts';
 import { encodeBare, type MemoryOptions, type MemoryOutcome, type PageSaver } from './file-saver.ts';
 import { CopyProgress } from './progress.ts';
-import { unmappable } from './segment.ts';
+import { unmappableError } from './segment.ts';
 
 /** Pages that are being collected for a record. */
 interface Batch {
@@ -178,7 +178,7 @@ export class StreamSaver implements PageSaver {
       pfns[count++] = pfn;
       this.#sent.set(pfn);
     }
-    if (unmapped.length > 0 && deferred === undefined) throw unmappable(unmapped);
+    if (unmapped.length > 0 && deferred === undefined) throw unmappableError(unmapped);
     for (const pfn of unmapped) deferred?.set(pfn);
     await this.#writing;
     if (count > 0) {

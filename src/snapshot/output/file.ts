@@ -214,7 +214,7 @@ export async function unmakeDirectory(path: string, highest: string): Promise<bo
 }
 
 /** Removes a file, if it exists. @returns whether it did */
-export async function removed(path: string): Promise<boolean> {
+export async function removeIfPresent(path: string): Promise<boolean> {
   if (!(await exists(path))) return false;
   await rm(path, { force: true });
   return true;

@@ -10,7 +10,7 @@ import { guestNow } from '../guest/state.ts';
 import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { bootId, type FoundSteps, Journal } from '../journal/file.ts';
-import { exists, removed } from '../output/file.ts';
+import { exists, removeIfPresent } from '../output/file.ts';
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { revertCommand } from './command.ts';
@@ -85,7 +85,7 @@ export async function recoverRevert(
     );
   }
   const { undone, failures } = await phases.undo();
-  if (failures.length > 0) throw notRecovered(left, undone, failures);
+  if (failures.length > 0) throw notRecoveredError(left, undone, failures);
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
   const next = whole ? undefined : commandOf(head);
   return {
@@ -218,7 +218,7 @@ async function putOverlayBack({ host, head, done, journal }: KilledRevert, disk:
   const aside = asidePath(disk.overlay, head.mark);
   const fresh = freshPath(disk.overlay, head.mark);
   await waitForWorker(host, fresh);
-  const wasFresh = await removed(fresh);
+  const wasFresh = await removeIfPresent(fresh);
   const there = await stat(disk.overlay).catch(() => undefined);
   const ours =
     there !== undefined &&
@@ -274,7 +274,7 @@ async function refuseChanged(left: KilledRevert): Promise<void> {
       failures.push(`disk ${disk.vdev}: ${describeError(error)}`);
     }
   }
-  if (failures.length > 0) throw notRecovered(left, [], failures);
+  if (failures.length > 0) throw notRecoveredError(left, [], failures);
 }
 
 /** Says how to keep what a disk holds now, and give up its former content. */
@@ -328,7 +328,7 @@ async function planRemovals(left: KilledRevert): Promise<readonly string[]> {
     }
     const aside = asidePath(disk.overlay, head.mark);
     if (!head.options.keep)
-      phases.onUndo(`removed ${aside}`, `rm ${shellQuote(aside)}`, () => removed(aside));
+      phases.onUndo(`removed ${aside}`, `rm ${shellQuote(aside)}`, () => removeIfPresent(aside));
     else if (await exists(aside)) kept.push(aside);
   }
   return kept;
@@ -347,7 +347,7 @@ function commandOf({ domain, configPath, options }: RevertHead): string | undefi
   return revertCommand({ domain, config: { source: configPath }, ...options });
 }
 
-function notRecovered(
+function notRecoveredError(
   { head, domain, done, journal }: KilledRevert,
   undone: readonly string[],
   failures: readonly string[],

@@ -58,11 +58,11 @@ const CHECKS: Readonly<Record<string, () => Promise<Finding>>> = {
 /** Runs all checks. None needs another, and one that throws is a check that failed. */
 export async function checkHost(): Promise<readonly HostCheck[]> {
   return await Promise.all(
-    Object.entries(CHECKS).map(async ([name, check]) => ({ name, ...(await settled(check)) })),
+    Object.entries(CHECKS).map(async ([name, check]) => ({ name, ...(await runCheck(check)) })),
   );
 }
 
-async function settled(check: () => Promise<Finding>): Promise<Finding> {
+async function runCheck(check: () => Promise<Finding>): Promise<Finding> {
   try {
     return await check();
   } catch (error) {
@@ -72,10 +72,10 @@ async function settled(check: () => Promise<Finding>): Promise<Finding> {
 
 /** Turns the error of a check into its finding. */
 export function asFailure(error: unknown): Finding {
-  return failed(describeError(error), error instanceof XlsnapError ? error.hint : undefined);
+  return failedCheck(describeError(error), error instanceof XlsnapError ? error.hint : undefined);
 }
 
-function failed(message: string, hint?: string): Finding {
+function failedCheck(message: string, hint?: string): Finding {
   return { status: 'failed', message, hint };
 }
 
@@ -83,7 +83,7 @@ async function checkNode(): Promise<Finding> {
   const version = process.versions.node;
   if (isSupportedNode(version)) return { status: 'ok', version, message: process.execPath };
   return {
-    ...failed(`${process.execPath} is not supported`, 'install Node 20.15 or later, or 22.2 or later'),
+    ...failedCheck(`${process.execPath} is not supported`, 'install Node 20.15 or later, or 22.2 or later'),
     version,
   };
 }
@@ -91,7 +91,7 @@ async function checkNode(): Promise<Finding> {
 async function checkRoot(): Promise<Finding> {
   const uid = process.geteuid?.();
   if (uid === 0) return { status: 'ok', message: 'user 0' };
-  return failed(
+  return failedCheck(
     `running as user ${uid}; only root can use Xen's interface and the guests' images`,
     'run it as root',
   );
@@ -102,8 +102,9 @@ async function checkDom0(): Promise<Finding> {
   try {
     await access(device, constants.R_OK | constants.W_OK);
   } catch (error) {
-    if (errnoCode(error) !== 'ENOENT') return failed(`${device}: ${describeError(error)}`, 'run it as root');
-    return failed(
+    if (errnoCode(error) !== 'ENOENT')
+      return failedCheck(`${device}: ${describeError(error)}`, 'run it as root');
+    return failedCheck(
       `this system does not run on Xen, or is not a dom0: there is no ${device}`,
       'take snapshots in a dom0; `xlsnap verify` works on any machine',
     );
@@ -116,7 +117,7 @@ async function checkKoffi(): Promise<Finding> {
   try {
     return { status: 'ok', version: await koffiVersion(), message: "calls Xen's libraries" };
   } catch (error) {
-    return failed(
+    return failedCheck(
       `its binary for this system cannot be loaded: ${describeError(error)}`,
       'reinstall xlsnap on this machine; koffi has binaries for Linux on x86-64',
     );
@@ -135,19 +136,19 @@ async function checkLibraries(): Promise<Finding> {
   }
   const others = installed.filter((release) => !ABIS.some((abi) => abi.release === release));
   if (others.length > 0) {
-    return failed(
+    return failedCheck(
       `libxenctrl ${others.join(', ')} is installed, which xlsnap does not know`,
       `tested with Xen ${tested}`,
     );
   }
   if (installed.length === 0) {
-    return failed(
+    return failedCheck(
       'libxenctrl is not installed',
       `install the libraries of Xen (tested with ${tested}): on Debian they come with xen-utils-${ABIS[0]?.release ?? ''}`,
     );
   }
   const problems = missing.map(({ library, error }) => `${library}: ${describeError(error)}`);
-  return failed(problems.join('; '), 'install all the Xen libraries of the running Xen');
+  return failedCheck(problems.join('; '), 'install all the Xen libraries of the running Xen');
 }
 
 async function checkXen(): Promise<Finding> {
@@ -166,7 +167,7 @@ async function checkXl(): Promise<Finding> {
   const { status, stdout, stderr } = await runProgram('xl', ['info'], { timeoutMs: PROGRAM_TIMEOUT_MS });
   if (status !== 0) {
     const words = stderr.trim().split('\n').at(-1) ?? '';
-    return failed(`xl info: exit code ${status}: ${words}`, 'xl works in a dom0, as root');
+    return failedCheck(`xl info: exit code ${status}: ${words}`, 'xl works in a dom0, as root');
   }
   const [, version] = /^xen_version *: *(\S+)/m.exec(stdout) ?? [];
   const path = await inPath('xl');
@@ -180,7 +181,7 @@ async function checkQemuImg(): Promise<Finding> {
     timeoutMs: PROGRAM_TIMEOUT_MS,
   });
   const [, version] = /version (\S+)/.exec(stdout) ?? [];
-  if (status !== 0 || version === undefined) return failed(`qemu-img --version: ${stderr.trim()}`);
+  if (status !== 0 || version === undefined) return failedCheck(`qemu-img --version: ${stderr.trim()}`);
   return { status: 'ok', version, message: (await inPath('qemu-img')) ?? 'qemu-img' };
 }
 
@@ -209,7 +210,7 @@ async function checkSnapshotDirectory(): Promise<Finding> {
   try {
     await access(directory, constants.W_OK | constants.X_OK);
   } catch (error) {
-    return failed(
+    return failedCheck(
       `${which}: ${describeError(error)}`,
       'run it as root; a memory_path may be elsewhere, but reverts keep their journals there',
     );

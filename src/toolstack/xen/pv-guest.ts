@@ -189,7 +189,7 @@ export class PvGuest implements Guest {
         return found === undefined;
       },
     });
-    if (bad !== undefined && stopped) throw badTable(this.#domid, bad);
+    if (bad !== undefined && stopped) throw badTableError(this.#domid, bad);
     return kinds;
   }
 
@@ -212,7 +212,10 @@ function disagreement(domid: Domid, pfn: number, mfn: number): DomainError {
   );
 }
 
-function badTable(domid: Domid, { pfn, level, index, reason, mfn }: BadEntry & { pfn: number }): DomainError {
+function badTableError(
+  domid: Domid,
+  { pfn, level, index, reason, mfn }: BadEntry & { pfn: number },
+): DomainError {
   return new DomainError(
     'PAGE_TABLE',
     `entry ${index} of the page table of level ${level} at page ${pfn} cannot be saved: ${reason}`,

@@ -64,7 +64,7 @@ export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
   const { status, stdout, stderr } = await runProgram('xl', ['list', '-l', String(domid)], {
     timeoutMs: XL_TIMEOUT_MS,
   });
-  if (status !== 0) throw xlFailed(`xl list -l ${domid}`, stderr);
+  if (status !== 0) throw xlError(`xl list -l ${domid}`, stderr);
   return parseDomainConfig(domid, stdout);
 }
 
@@ -77,12 +77,12 @@ export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
   try {
     list = parseLibxlJson(answer);
   } catch {
-    throw xlFailed(`xl list -l ${domid}`, 'its output is not JSON');
+    throw xlError(`xl list -l ${domid}`, 'its output is not JSON');
   }
   const entry: unknown = Array.isArray(list) ? list[0] : list;
   const config = isRecord(entry) ? entry['config'] : undefined;
   if (!isRecord(config)) {
-    throw xlFailed(
+    throw xlError(
       `xl list -l ${domid}`,
       'its output has no "config"',
       'a domain that is being rebooted has none for a moment: try again; was it started by xl?',
@@ -99,11 +99,11 @@ export async function xenCommandLine(): Promise<string> {
   const { status, stdout, stderr } = await runProgram('xl', ['info', 'xen_commandline'], {
     timeoutMs: XL_TIMEOUT_MS,
   });
-  if (status !== 0) throw xlFailed('xl info', stderr, 'xl works in a dom0, as root');
+  if (status !== 0) throw xlError('xl info', stderr, 'xl works in a dom0, as root');
   return stdout.trim();
 }
 
-function xlFailed(
+function xlError(
   command: string,
   stderr: string,
   hint = 'try the command by hand; was the domain started by xl?',
