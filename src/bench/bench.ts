@@ -1,4 +1,5 @@
 /** Runs save paths against each other in rounds, and sums up their measurements. */
+
 import { mkdtemp, open, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { printConfig } from '../config/print.ts';
@@ -12,13 +13,14 @@ import {
   PreflightError,
   throwIfAborted,
 } from '../core/errors.ts';
+import { makeDirectory, syncDirectory, unmakeDirectory } from '../core/files.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../memfile/names.ts';
 import { verifyMemoryFile } from '../memfile/verify.ts';
 import { findLiveDomain } from '../snapshot/create/plan.ts';
 import { DEFAULT_SNAPSHOT_DIR } from '../snapshot/naming.ts';
-import { makeDirectory, syncDirectory, unmakeDirectory } from '../snapshot/output/file.ts';
+
 import type { DomainState, Host } from '../snapshot/ports.ts';
 import type { CommandRun, CommandRunner } from './command.ts';
 import { GuestWatch, stopOf } from './guest-watch.ts';

@@ -1,9 +1,11 @@
 /** Recovers from creates and reverts that were killed: finds their journals, and undoes creates. */
+
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
+import { exists, removeIfPresent } from '../core/files.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import type { SnapshotDisk } from '../memfile/manifest.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
@@ -23,7 +25,7 @@ import { guestNow } from './guest/state.ts';
 import { undoIdleDisk } from './images/idle-disk.ts';
 import { bootId, type FoundSteps } from './journal/file.ts';
 import { snapshotDirOf } from './naming.ts';
-import { exists, partialOf, removeIfPresent } from './output/file.ts';
+import { partialOf } from './output/file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainState, Host } from './ports.ts';
 import { type FoundJournal, readJournal } from './read-journal.ts';

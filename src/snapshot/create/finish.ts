@@ -1,6 +1,8 @@
 /** Completes a create once the guest runs again: the memory file or stream, the manifest and the cfgfile. */
+
 import { dirname } from 'node:path';
 import { describeError, InterruptedError, OutputError } from '../../core/errors.ts';
+import { unmakeDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { XenVersion } from '../../core/xen.ts';
 import { type Checksums, checksumFile, STRETCH } from '../../memfile/checksums.ts';
@@ -10,7 +12,7 @@ import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
 import { replaceConfig } from '../../savefmt/index.ts';
 import { identifyDisk } from '../images/identity.ts';
 import type { MemoryOutcome } from '../memory/file-saver.ts';
-import { OutputFile, unmakeDirectory, writeWhole } from '../output/file.ts';
+import { OutputFile, writeWhole } from '../output/file.ts';
 import type { StreamOutput } from '../output/stream.ts';
 import type { CreateJournal } from './journal.ts';
 import { type CreateRun, type OpenOutput, warn } from './open.ts';

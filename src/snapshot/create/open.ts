@@ -1,7 +1,9 @@
 /** Opens what a create writes to: its journal, the memory file or stream, and the record of what is done to the guest. */
+
 import { dirname } from 'node:path';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
+import { makeDirectory } from '../../core/files.ts';
 import type { XenVersion } from '../../core/xen.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import type { GuestHold } from '../guest/hold.ts';
@@ -9,7 +11,7 @@ import { HoldRecord } from '../guest/hold-record.ts';
 import { FileSaver, type MemoryOptions, type PageSaver } from '../memory/file-saver.ts';
 import { guestPrefix } from '../memory/prefix-suffix.ts';
 import { StreamSaver } from '../memory/stream-saver.ts';
-import { makeDirectory, OutputFile } from '../output/file.ts';
+import { OutputFile } from '../output/file.ts';
 import { StreamOutput } from '../output/stream.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, Guest, Host } from '../ports.ts';

@@ -4,12 +4,13 @@ import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../../core/errors.ts';
+import { exists, nearestDirectory } from '../../core/files.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import { infoOf } from '../images/identity.ts';
-import { exists, partialOf } from '../output/file.ts';
+import { partialOf } from '../output/file.ts';
 import type { Host } from '../ports.ts';
 import { journalPathOf } from './journal.ts';
 import { asFinding, type CreateContext } from './plan.ts';
@@ -147,7 +148,7 @@ async function checkNewFile(path: string, findings: Problem[], hint: string): Pr
       return;
     }
   }
-  const directory = await firstExisting(dirname(path));
+  const directory = await nearestDirectory(dirname(path));
   try {
     await access(directory, constants.W_OK | constants.X_OK);
   } catch (error) {
@@ -163,7 +164,7 @@ async function checkNewFile(path: string, findings: Problem[], hint: string): Pr
 async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): Promise<void> {
   const { plan, findings, warnings } = context;
   const wanted = plan.memoryBytes + EXTRA_BYTES;
-  const directory = await firstExisting(dirname(plan.memoryPath));
+  const directory = await nearestDirectory(dirname(plan.memoryPath));
   const { bavail, bsize } = await statfs(directory);
   const room = bavail * bsize;
   if (room >= wanted) return;
@@ -190,19 +191,4 @@ async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): 
       );
     }
   });
-}
-
-/** Finds the nearest directory at or above a path that exists. */
-export async function firstExisting(path: string): Promise<string> {
-  let at = path;
-  for (;;) {
-    try {
-      if ((await stat(at)).isDirectory()) return at;
-    } catch {
-      // Try the one above.
-    }
-    const above = dirname(at);
-    if (above === at) return at;
-    at = above;
-  }
 }

@@ -8,13 +8,14 @@ import { readFile, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../../core/errors.ts';
+import { unmakeDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import type { DirtyLog } from '../guest/dirty-log.ts';
 import type { GuestHold } from '../guest/hold.ts';
 import { wasDestroyed } from '../guest/state.ts';
 import { isThere, undoIdleDisk } from '../images/idle-disk.ts';
-import { partialOf, unmakeDirectory } from '../output/file.ts';
+import { partialOf } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, DiskAction, Host } from '../ports.ts';
 

@@ -2,9 +2,10 @@
 
 import { stat } from 'node:fs/promises';
 import { RecoverError } from '../../core/errors.ts';
+import { exists } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
-import { exists } from '../output/file.ts';
+
 import type { Host } from '../ports.ts';
 import { baseOfOverlay } from './chain.ts';
 import { freeImages } from './free.ts';

@@ -9,9 +9,9 @@ import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { describeError, EXIT, errnoCode, OutputError, XlsnapError } from '../../core/errors.ts';
 import { Fields } from '../../core/fields.ts';
+import { syncDirectory } from '../../core/files.ts';
 import { isRecord } from '../../core/guards.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import { syncDirectory } from '../output/file.ts';
 
 /** A journal that cannot be read as one, or must not be trusted. */
 export class JournalError extends XlsnapError {

@@ -1,10 +1,12 @@
 /** Puts the disks of a revert back, and removes what is no longer needed of the former ones. */
+
 import { rm, stat } from 'node:fs/promises';
 import type { Domid } from '../../core/brand.ts';
 import { describeError } from '../../core/errors.ts';
+import { exists } from '../../core/files.ts';
 import type { RevertDisk } from '../api.ts';
 import { freeImages } from '../images/free.ts';
-import { exists } from '../output/file.ts';
+
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
 import { type RevertJournal, withTime } from './journal.ts';

@@ -1,8 +1,10 @@
 /** Undoes or completes a revert whose process was killed. */
+
 import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DiskError, describeError, RecoverError } from '../../core/errors.ts';
+import { exists, removeIfPresent } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertDisk } from '../api.ts';
 import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
@@ -10,7 +12,7 @@ import { guestNow } from '../guest/state.ts';
 import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { bootId, type FoundSteps, Journal } from '../journal/file.ts';
-import { exists, removeIfPresent } from '../output/file.ts';
+
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { revertCommand } from './command.ts';

@@ -1,4 +1,5 @@
 /** Reverts a domain to a snapshot. */
+
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
@@ -13,12 +14,13 @@ import {
   RestoreError,
   type XlsnapError,
 } from '../../core/errors.ts';
+import { makeDirectory, unmakeDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertPlan, RevertRequest, RevertResult } from '../api.ts';
 import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
 import { lockIdentified } from '../domain-lock.ts';
 import { nameFromTime, snapshotDirOf } from '../naming.ts';
-import { makeDirectory, unmakeDirectory } from '../output/file.ts';
+
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';

@@ -4,8 +4,9 @@ import { constants } from 'node:fs';
 import { access, statfs } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { describeError, errnoCode, XlsnapError } from '../../core/errors.ts';
+import { nearestDirectory } from '../../core/files.ts';
 import { hasRunDirectory, RUN_DIRECTORY } from '../../core/run-directory.ts';
-import { firstExisting } from '../../snapshot/create/preflight.ts';
+
 import { DEFAULT_SNAPSHOT_DIR } from '../../snapshot/naming.ts';
 import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../../xenctrl/index.ts';
 import { XenstoreClient } from '../../xenstore/client.ts';
@@ -204,7 +205,7 @@ async function checkQemu(): Promise<Finding> {
 }
 
 async function checkSnapshotDirectory(): Promise<Finding> {
-  const directory = await firstExisting(DEFAULT_SNAPSHOT_DIR);
+  const directory = await nearestDirectory(DEFAULT_SNAPSHOT_DIR);
   const which =
     directory === DEFAULT_SNAPSHOT_DIR ? directory : `${DEFAULT_SNAPSHOT_DIR}, to be created in ${directory}`;
   try {
@@ -224,7 +225,7 @@ async function checkSnapshotDirectory(): Promise<Finding> {
 
 async function checkLockDirectory(): Promise<Finding> {
   if (hasRunDirectory()) return { status: 'ok', message: RUN_DIRECTORY };
-  const directory = await firstExisting(RUN_DIRECTORY);
+  const directory = await nearestDirectory(RUN_DIRECTORY);
   await access(directory, constants.W_OK | constants.X_OK);
   return { status: 'ok', message: `${RUN_DIRECTORY}, to be created in ${directory}` };
 }
