@@ -8,7 +8,10 @@
  *
  * await using host = await openHost();
  * const { plan } = await createSnapshot(host, { domain: 'guest1', name: 'before-upgrade' });
- * await revertSnapshot(host, { domain: 'guest1', config: await readConfigFile(plan.configPath) });
+ * // A stream has no cfgfile.
+ * if (plan.configPath !== undefined) {
+ *   await revertSnapshot(host, { domain: 'guest1', config: await readConfigFile(plan.configPath) });
+ * }
  * ```
  *
  * @module

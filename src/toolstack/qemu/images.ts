@@ -78,7 +78,7 @@ export class QemuImages implements Images {
     await this.#requireStated({ path, format: 'qcow2' });
     const snapshots = await this.#snapshots(path);
     if (snapshots.some(({ id, name }) => name === tag || id === tag)) {
-      throw new DiskError('TAG_EXISTS', `${path} already has a snapshot ${JSON.stringify(tag)}`);
+      throw new DiskError('TAG_EXISTS', `${path} already has a snapshot "${tag}"`);
     }
     await this.#change(['snapshot', '-q', '-c', tag, qcow2(path)], path);
   }
@@ -155,13 +155,13 @@ export class QemuImages implements Images {
     const same = snapshots.filter(({ name }) => name === tag);
     if (same.length === 0) {
       const names = snapshots.map(({ name }) => JSON.stringify(name)).join(', ');
-      throw new DiskError('NO_TAG', `${path} has no snapshot ${JSON.stringify(tag)}`, {
+      throw new DiskError('NO_TAG', `${path} has no snapshot "${tag}"`, {
         hint: names === '' ? 'it has no snapshots' : `it has ${names}`,
       });
     }
     // qemu-img takes an id for a name, and the first of several.
     if (same.length > 1 || snapshots.some(({ id, name }) => id === tag && name !== tag)) {
-      throw new DiskError('TAG_AMBIGUOUS', `${JSON.stringify(tag)} matches several snapshots in ${path}`, {
+      throw new DiskError('TAG_AMBIGUOUS', `"${tag}" matches several snapshots in ${path}`, {
         hint: 'list them with `qemu-img snapshot -l`',
       });
     }
