@@ -185,7 +185,7 @@ class Bench {
     const memory = join(this.#directory, 'memory');
     const files = { memory, config: join(this.#directory, 'cfg') };
     const { signal } = this.#options;
-    const limits = signal === undefined ? {} : { signal };
+    const limits = { signal };
     try {
       // Without disks, so that no snapshot is left in them.
       await writeFile(
@@ -285,7 +285,7 @@ function figures(path: BenchPath, run: CommandRun, stop: SeenStop | undefined): 
     userSeconds,
     systemSeconds,
     peakBytes,
-    ...(stop === undefined ? {} : { stop }),
+    stop,
     ...(path.mode === 'xl-save' ? { phases: seenPhases(wallSeconds, stop) } : readOwnResult(run.stdout)),
   };
 }
@@ -336,7 +336,7 @@ function resultOf(path: BenchPath, paths: readonly BenchPath[], all: readonly Be
   });
   return {
     ...path,
-    ...(baseline === undefined ? {} : { baseline: baseline.name }),
+    baseline: baseline?.name,
     ...Object.fromEntries(summaries),
   };
 }

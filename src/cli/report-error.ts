@@ -18,7 +18,7 @@ export function reportError(context: CliContext, error: unknown, json: boolean):
       message: describeError(error),
       exit_code: exitCode,
     };
-    const line = jsonLine('error', { ...fields, ...(stack === undefined ? {} : { stack }) });
+    const line = jsonLine('error', { ...fields, stack });
     context.stderr.write(`${line}\n`);
     return exitCode;
   }

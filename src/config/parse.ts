@@ -1,3 +1,4 @@
+import { omitUndefined } from '../core/omit-undefined.ts';
 import type { Problem } from '../core/problem.ts';
 import type { DiskRequest, SnapshotConfig } from './config.ts';
 import { ConfigError, type ConfigFinding } from './errors.ts';
@@ -194,12 +195,12 @@ function interpret(settings: Map<string, Setting>, report: Report): SnapshotConf
   const description = textOf('description', checkDescription);
   const memoryPath = textOf('memory_path', checkPath);
   const disks = disksOf(settings.get('disks'), report);
-  return {
-    ...(name === undefined ? {} : { name }),
-    ...(description === undefined ? {} : { description }),
-    ...(memoryPath === undefined ? {} : { memoryPath }),
-    ...(disks === undefined ? {} : { disks }),
-  };
+  return omitUndefined({
+    name,
+    description,
+    memoryPath,
+    disks,
+  });
 }
 
 function disksOf(setting: Setting | undefined, report: Report): readonly DiskRequest[] | undefined {

@@ -1,5 +1,7 @@
 /** Compares two configurations of a domain. */
+
 import { isRecord } from '../core/guards.ts';
+import { omitUndefined } from '../core/omit-undefined.ts';
 import type { LibxlConfig } from './libxl-config.ts';
 import { plainLibxlJson } from './libxl-json.ts';
 
@@ -86,11 +88,8 @@ function isGenerated(rule: readonly string[], before: unknown, now: unknown): bo
 }
 
 function changeOf(path: readonly string[], before: unknown, now: unknown): ConfigChange {
-  return {
-    key: path.join('.'),
-    ...(before === undefined ? {} : { before: plainLibxlJson(before) }),
-    ...(now === undefined ? {} : { now: plainLibxlJson(now) }),
-  };
+  const plain = (value: unknown): unknown => (value === undefined ? undefined : plainLibxlJson(value));
+  return omitUndefined({ key: path.join('.'), before: plain(before), now: plain(now) });
 }
 
 type Json = Readonly<Record<string, unknown>>;

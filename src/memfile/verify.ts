@@ -121,7 +121,7 @@ export function damagedFileError(
   const lines = errors.map((finding) => `  ${findingText(finding)}`);
   if (omitted > 0) lines.push(`  and ${omitted} more`);
   return new MemoryFileError('DAMAGED', [`${path} is not a sound save file:`, ...lines].join('\n'), {
-    ...(errors[0] === undefined ? {} : { offset: errors[0].offset }),
+    offset: errors[0]?.offset,
     hint: errors.find(({ hint }) => hint !== undefined)?.hint ?? 'use a copy of it, if there is one',
     data: { findings, omitted },
   });

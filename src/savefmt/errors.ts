@@ -1,4 +1,5 @@
 import { EXIT, XlsnapError } from '../core/errors.ts';
+import { omitUndefined } from '../core/omit-undefined.ts';
 
 /** What an error about a stream may say besides what was being read. */
 export interface FormatErrorDetails {
@@ -24,11 +25,7 @@ function details({ offset, record, expected, got, hint, cause }: FormatErrorDeta
     offset,
     hint,
     cause,
-    data: {
-      ...(record === undefined ? {} : { record }),
-      ...(expected === undefined ? {} : { expected }),
-      ...(got === undefined ? {} : { got }),
-    },
+    data: omitUndefined({ record, expected, got }),
   };
 }
 

@@ -73,7 +73,7 @@ export class SlotLayout {
   }: {
     readonly firstRecordOffset: number;
     readonly count: number;
-    readonly perRecord?: number;
+    readonly perRecord?: number | undefined;
   }): SlotLayout {
     if (
       !Number.isSafeInteger(firstRecordOffset) ||

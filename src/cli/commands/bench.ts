@@ -56,7 +56,7 @@ async function requestOf(
     rounds: rounds ?? DEFAULT_ROUNDS,
     own,
     version: version(),
-    ...(dir === undefined ? {} : { directory: dir }),
+    directory: dir,
   };
 }
 

@@ -75,14 +75,14 @@ async function requestOf(
   }
   return {
     domain,
-    ...(config === undefined ? {} : { config }),
-    ...(name === undefined ? {} : { name }),
-    ...(live === undefined ? {} : { live }),
-    ...(maxRounds === undefined ? {} : { maxRounds }),
-    ...(targetDowntime === undefined ? {} : { targetDowntimeMs: targetDowntime }),
-    ...(maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime }),
-    ...(options.tuning === undefined ? {} : { tuning: parseTuning(options.tuning.split('+')) }),
-    ...(options.sync === false ? { sync: false } : {}),
-    ...(timeout === undefined ? {} : { suspendTimeoutMs: timeout * 1000 }),
+    config,
+    name,
+    live,
+    maxRounds,
+    targetDowntimeMs: targetDowntime,
+    maxDowntimeMs: maxDowntime,
+    tuning: options.tuning === undefined ? undefined : parseTuning(options.tuning.split('+')),
+    sync: options.sync === false ? false : undefined,
+    suspendTimeoutMs: timeout === undefined ? undefined : timeout * 1000,
   };
 }

@@ -31,9 +31,9 @@ export function snapshotRevert(
       config: await readConfigFile(cfgfile),
       running: options.running === true,
       force: options.force === true,
-      ...(options.accept === undefined ? {} : { accept: options.accept }),
+      accept: options.accept,
       keep: options.keep === true,
-      ...(options.timeout === undefined ? {} : { timeoutMs: options.timeout * 1000 }),
+      timeoutMs: options.timeout === undefined ? undefined : options.timeout * 1000,
       otherOptions: [
         ...(options.dryRun === true ? ['--dry-run'] : []),
         ...(options.json === true ? ['--json'] : []),

@@ -1,7 +1,9 @@
 /** Takes a snapshot of a domain. */
+
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DomainError, describeError, EnvironmentError } from '../../core/errors.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { XenVersion } from '../../core/xen.ts';
 import type { CreateRequest, CreateResult, SnapshotPlan } from '../api.ts';
 import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
@@ -215,7 +217,7 @@ function resultOf(
   },
 ): CreateResult {
   const { xen, precopy, memory, sizes, downtimeSeconds } = taken;
-  return {
+  return omitUndefined({
     plan,
     xen,
     phases: phases.timings,
@@ -224,10 +226,10 @@ function resultOf(
     ...sizes,
     pages: memory.pages,
     zeroPages: memory.zeroPages,
-    ...(precopy === undefined ? {} : { rounds: precopy.rounds }),
-    ...(precopy === undefined || plan.stream ? {} : { pagesWrittenStopped: memory.writtenStopped }),
+    rounds: precopy?.rounds,
+    pagesWrittenStopped: precopy === undefined || plan.stream ? undefined : memory.writtenStopped,
     warnings,
-  };
+  });
 }
 
 async function runPrecopy(

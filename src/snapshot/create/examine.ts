@@ -1,6 +1,7 @@
 /** Finds out whether and how a domain could be snapshotted, for `xlsnap doctor`. */
 
 import { PAGE_SIZE } from '../../core/brand.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { GuestType } from '../../core/xen.ts';
 import { isVolume } from '../../memfile/libxl-config.ts';
@@ -89,7 +90,7 @@ export async function examineDomain(
   });
   const volumes = disks.filter((disk) => disk.volume);
   const free = obstacles.length === 0;
-  return {
+  return omitUndefined({
     domain,
     ...found,
     possible: free && volumes.every((disk) => disk.internal || disk.external),
@@ -99,8 +100,8 @@ export async function examineDomain(
     obstacles,
     liveObstacles,
     warnings,
-    ...(qemu === undefined ? {} : { qemu }),
-  };
+    qemu,
+  });
 }
 
 /**
@@ -125,13 +126,13 @@ async function revertWarnings(host: Host, { domain, config }: CreateContext): Pr
 
 function examineDisk(disk: DomainDisk): DiskExamination {
   const obstacles = [...disk.external, ...disk.internal];
-  return {
+  return omitUndefined({
     vdev: disk.vdev,
-    ...(disk.path === undefined ? {} : { path: disk.path }),
-    ...(disk.format === undefined ? {} : { format: disk.format }),
+    path: disk.path,
+    format: disk.format,
     volume: isVolume(disk),
     internal: disk.internal.length === 0,
     external: disk.external.length === 0,
     obstacles: obstacles.filter(({ code }, at) => obstacles.findIndex((one) => one.code === code) === at),
-  };
+  });
 }

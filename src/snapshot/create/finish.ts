@@ -3,6 +3,7 @@
 import { dirname } from 'node:path';
 import { describeError, InterruptedError, OutputError } from '../../core/errors.ts';
 import { unmakeDirectory } from '../../core/files.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { XenVersion } from '../../core/xen.ts';
 import { type Checksums, checksumFile, STRETCH } from '../../memfile/checksums.ts';
@@ -104,9 +105,9 @@ async function writeManifestAndCfgfile(
 ): Promise<void> {
   const { plan } = context;
   const identities = await Promise.all(plan.disks.map((disk) => identifyDisk(host, disk)));
-  const manifest: Manifest = {
-    format: 'xlsnap-manifest',
-    version: 1,
+  const manifest: Manifest = omitUndefined({
+    format: 'xlsnap-manifest' as const,
+    version: 1 as const,
     name: plan.name,
     description: plan.description,
     created: new Date().toISOString(),
@@ -116,14 +117,14 @@ async function writeManifestAndCfgfile(
     type: plan.type,
     xen,
     memory: { path: plan.memoryPath, ...memory },
-    ...(checksums === undefined ? {} : { checksums }),
+    checksums,
     disks: plan.disks,
     identities: identities.filter((identity) => identity !== undefined),
     uncovered: plan.uncovered,
-    ...(plan.unknownDrives.length === 0 ? {} : { unknownDrives: plan.unknownDrives }),
-    ...(context.qemu === undefined ? {} : { qemu: context.qemu }),
+    unknownDrives: plan.unknownDrives.length === 0 ? undefined : plan.unknownDrives,
+    qemu: context.qemu,
     phases: phases.timings,
-  };
+  });
   const write = async (path: string, text: string): Promise<void> => {
     phases.checkpoint();
     journal.note({ step: 'text', path, sha256: digest(text) });

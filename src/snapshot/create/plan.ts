@@ -3,6 +3,7 @@
 import { checkPath, checkSnapshotName } from '../../config/name.ts';
 import { printConfig } from '../../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../../core/errors.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import { type Problem, toProblem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import { isVolume, type LibxlConfig } from '../../memfile/libxl-config.ts';
@@ -115,7 +116,7 @@ export async function makeCreateContext(
   const snapshotDir = request.snapshotDir ?? snapshotDirOf(host);
   const memoryPath = memoryPathOf(request, snapshotDir, domain, name);
   const stream = request.sink !== undefined || (await isStream(memoryPath));
-  const plan: SnapshotPlan = {
+  const plan: SnapshotPlan = omitUndefined({
     name,
     description: request.config?.description ?? '',
     domid: domain.domid,
@@ -123,11 +124,12 @@ export async function makeCreateContext(
     domain: domain.name,
     type: domain.type,
     live: precopy !== undefined,
-    ...(precopy === undefined ? {} : { precopy }),
-    state: domain.paused ? 'paused' : 'running',
+    precopy,
+    state: domain.paused ? ('paused' as const) : ('running' as const),
     memoryPath,
     stream,
-    ...(stream ? {} : { configPath: configPathOf(memoryPath), manifestPath: manifestPathOf(memoryPath) }),
+    configPath: stream ? undefined : configPathOf(memoryPath),
+    manifestPath: stream ? undefined : manifestPathOf(memoryPath),
     memoryBytes: domain.memoryBytes,
     disks: chosen,
     uncovered,
@@ -135,7 +137,7 @@ export async function makeCreateContext(
     suspendTimeoutMs: request.suspendTimeoutMs ?? DEFAULT_SUSPEND_TIMEOUT_MS,
     sync: request.sync ?? true,
     warnings,
-  };
+  });
   let configText = '';
   await asFinding(findings, async () => {
     if (!stream) configText = revertConfig(plan);
@@ -203,11 +205,7 @@ function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
   for (const ms of [targetDowntimeMs, maxDowntimeMs]) {
     if (ms !== undefined && !(ms >= 0)) throw new UsageError('DOWNTIME', `a downtime of ${ms} ms`);
   }
-  return {
-    maxRounds: rounds,
-    ...(targetDowntimeMs === undefined ? {} : { targetDowntimeMs }),
-    ...(maxDowntimeMs === undefined ? {} : { maxDowntimeMs }),
-  };
+  return omitUndefined({ maxRounds: rounds, targetDowntimeMs, maxDowntimeMs });
 }
 
 /** @throws {ConfigError} If no cfgfile can express it, such as a path with a comma */
@@ -215,7 +213,7 @@ function revertConfig(plan: SnapshotPlan): string {
   return printConfig(
     {
       name: plan.name,
-      ...(plan.description === '' ? {} : { description: plan.description }),
+      description: plan.description === '' ? undefined : plan.description,
       memoryPath: plan.memoryPath,
       disks: plan.disks.map((disk) =>
         disk.kind === 'internal'

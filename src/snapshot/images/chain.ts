@@ -160,7 +160,7 @@ export async function refuseUsed(host: Host, image: string): Promise<void> {
   const user = await userOf(host, image);
   if (user === undefined) return;
   throw new RecoverError('IMAGE_IN_USE', `${user.holder} uses ${user.path}`, {
-    ...(user.domid === undefined ? {} : { domid: user.domid }),
+    domid: user.domid,
     hint: 'shut it down, then run the same command again',
   });
 }

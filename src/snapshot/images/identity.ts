@@ -2,7 +2,9 @@
  * Whether a disk is still the one that belongs to a memory file. What identifies its content is in the manifest: for a tag,
  * what distinguishes it from another one of the same name; for a base, when it was last written to.
  */
+
 import { stat } from 'node:fs/promises';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { DiskIdentity, FileIdentity, SnapshotDisk, TagIdentity } from '../../memfile/manifest.ts';
 import type { Host, ImageInfo } from '../ports.ts';
 import type { Risk } from '../risks.ts';
@@ -33,7 +35,7 @@ async function identityOf(disk: SnapshotDisk, info: ImageInfo): Promise<DiskIden
   const { virtualSize } = info;
   if (disk.kind === 'external') {
     const base = await identifyFile(disk.base);
-    return { vdev, virtualSize, ...(base === undefined ? {} : { base }) };
+    return omitUndefined({ vdev, virtualSize, base });
   }
   const tag = info.snapshots.find(({ name }) => name === disk.tag);
   if (tag === undefined) return undefined;

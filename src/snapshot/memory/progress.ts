@@ -41,7 +41,7 @@ export class CopyProgress {
       total: Math.max(this.#total, this.copied),
       unit: 'pages',
       rate: (this.copied * PAGE_SIZE * 1000) / Math.max(1, now - this.#start),
-      ...(this.#round === undefined ? {} : { round: this.#round }),
+      round: this.#round,
     });
   }
 }

@@ -91,7 +91,7 @@ export function layOut(
   const layout = SlotLayout.create({
     firstRecordOffset: start,
     count: types.size,
-    ...(perRecord === undefined ? {} : { perRecord }),
+    perRecord,
   });
   const pages = new PageSet(p2mSize);
   const all = Uint32Array.from(types.keys());
@@ -156,7 +156,7 @@ export class SegmentWriter {
     this.#layout = SlotLayout.create({
       firstRecordOffset: start,
       count: guest.p2mSize,
-      ...(batchPages === undefined ? {} : { perRecord: batchPages }),
+      perRecord: batchPages,
     });
     const { perRecord, recordCount } = this.#layout;
     this.#empty = new Bitmap(recordCount * bitsPerRecord(perRecord));

@@ -41,7 +41,7 @@ interface Target {
   /** Gives up the output. */
   abort(): Promise<void>;
   /** Ends a `write` that is not over yet, so that what is left of it goes nowhere; gives whether there was one. */
-  cancel?(): boolean;
+  readonly cancel?: (() => boolean) | undefined;
 }
 
 /** A memory file as a stream: bytes that go to a pipe, a device or a caller's sink, in order. */
@@ -208,7 +208,7 @@ function socketTarget(stream: Writable, own: boolean): Target {
     abort: async () => {
       if (own) stream.destroy();
     },
-    ...(own ? { cancel: () => cancelWrite(stream) } : {}),
+    cancel: own ? () => cancelWrite(stream) : undefined,
   };
 }
 

@@ -139,7 +139,7 @@ function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: numb
     ['this revert is risky:', ...refused.map((risk) => `  - ${describeRisk(risk)}`)].join('\n'),
     {
       hint: 'nothing has been changed; --force accepts every risk, --accept only those it names',
-      data: { risks: refused, ...(command === undefined ? {} : { command }) },
+      data: { risks: refused, command },
       domid,
     },
   );

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DiskError, describeError, RecoverError } from '../../core/errors.ts';
 import { exists, removeIfPresent } from '../../core/files.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertDisk } from '../api.ts';
 import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
@@ -90,18 +91,18 @@ export async function recoverRevert(
   if (failures.length > 0) throw notRecoveredError(left, undone, failures);
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
   const next = whole ? undefined : commandOf(head);
-  return {
+  return omitUndefined({
     journal: path,
-    kind: 'revert',
-    outcome: whole ? 'whole' : stays ? 'reverted' : 'undone',
+    kind: 'revert' as const,
+    outcome: whole ? ('whole' as const) : stays ? ('reverted' as const) : ('undone' as const),
     name: head.name,
     domain: head.domain,
     guest: guestNow(now),
     undone,
     kept,
-    ...(halfBuilt ? { halfBuilt: domain?.domid } : {}),
-    ...(next === undefined ? {} : { next }),
-  };
+    halfBuilt: halfBuilt ? domain?.domid : undefined,
+    next,
+  });
 }
 
 /** The journal's steps, summed up. */

@@ -31,7 +31,7 @@ export interface HostCheck {
   readonly name: string;
   /** `warning`: something works less well, or not for every domain. */
   readonly status: 'ok' | 'warning' | 'failed';
-  readonly version?: string;
+  readonly version?: string | undefined;
   /** What was found, or what is wrong. */
   readonly message: string;
   /** What to do. */
@@ -111,7 +111,7 @@ async function checkDom0(): Promise<Finding> {
     );
   }
   const version = await runningXen();
-  return { status: 'ok', message: device, ...(version === undefined ? {} : { version }) };
+  return { status: 'ok', message: device, version };
 }
 
 async function checkKoffi(): Promise<Finding> {
@@ -174,7 +174,7 @@ async function checkXl(): Promise<Finding> {
   const path = await inPath('xl');
   const wrapped = path !== undefined && (await isXlWrapper(path));
   const message = `${path ?? 'xl'}${wrapped ? ', the xlsnap wrapper' : ''}`;
-  return { status: 'ok', message, ...(version === undefined ? {} : { version }) };
+  return { status: 'ok', message, version };
 }
 
 async function checkQemuImg(): Promise<Finding> {

@@ -64,13 +64,16 @@ export abstract class LibxlToolstack implements Toolstack {
   abstract domainConfig(domid: Domid): Promise<LibxlConfig>;
 
   /** See `Toolstack.destroy`. */
-  abstract destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  abstract destroy(
+    domid: Domid,
+    options: { timeoutMs: number; signal?: AbortSignal | undefined },
+  ): Promise<void>;
 
   /** See `Toolstack.restore`. */
   abstract restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
-    options: { signal?: AbortSignal },
+    options: { signal?: AbortSignal | undefined },
   ): Promise<Domid>;
 
   findDomain(nameOrDomid: string): Promise<Domid | undefined> {

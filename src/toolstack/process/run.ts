@@ -50,7 +50,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
 export async function runProgram(
   program: string,
   args: readonly string[],
-  options: { timeoutMs: number; signal?: AbortSignal },
+  options: { timeoutMs: number; signal?: AbortSignal | undefined },
 ): Promise<ProgramResult> {
   const { timeoutMs, signal } = options;
   throwIfAborted(signal);
@@ -121,7 +121,11 @@ const POLL_MS = 500;
 export async function runUnkilled(
   program: string,
   args: readonly string[],
-  options: { timeoutMs?: number; signal?: AbortSignal; abortMs?: number } = {},
+  options: {
+    timeoutMs?: number | undefined;
+    signal?: AbortSignal | undefined;
+    abortMs?: number | undefined;
+  } = {},
 ): Promise<UnkilledResult> {
   const { timeoutMs, signal, abortMs = AFTER_ABORT_MS } = options;
   const words = await openWords();

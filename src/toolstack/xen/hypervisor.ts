@@ -100,7 +100,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     await this.#xen.unpause(domid);
   }
 
-  async suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
+  async suspend(
+    domid: Domid,
+    options: { timeoutMs: number; signal?: AbortSignal | undefined },
+  ): Promise<void> {
     // The watch comes first, so that nothing is missed.
     await using released = await this.#xenstore.watch('@releaseDomain');
     const asked = await this.#requestSuspend(domid);
@@ -253,7 +256,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     domid: Domid,
     released: Pick<XenstoreWatch, 'next'>,
     timeoutMs: number,
-    signal?: AbortSignal,
+    signal?: AbortSignal | undefined,
   ): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     for (;;) {

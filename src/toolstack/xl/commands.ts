@@ -124,7 +124,7 @@ export async function destroyDomain(
   hypervisor: Hypervisor,
   xenstore: XenstoreClient,
   domid: Domid,
-  options: { timeoutMs: number; signal?: AbortSignal },
+  options: { timeoutMs: number; signal?: AbortSignal | undefined },
 ): Promise<void> {
   const deadline = performance.now() + options.timeoutMs;
   if ((await hypervisor.domainState(domid)) === undefined) {
@@ -158,7 +158,7 @@ export async function destroyDomain(
 function stillDestroying(
   domid: Domid,
   pid: number,
-  { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
+  { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal | undefined },
 ): XlsnapError {
   const more = { domid, hint: 'wait until it exits, then run the same command again' };
   if (signal?.aborted === true) {
