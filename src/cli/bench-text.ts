@@ -1,3 +1,4 @@
+/** The text that `xlsnap bench` prints. */
 import type { Summary } from '../bench/statistics.ts';
 import type { BenchResult, PathResult } from '../bench/types.ts';
 import { shellQuote } from '../core/shell-quote.ts';

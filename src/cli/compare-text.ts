@@ -1,3 +1,4 @@
+/** The text that `xlsnap inspect FILE OTHER` prints. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ChangeCounts, Comparison, RegionChange } from '../memfile/compare.ts';
 import type { Inspection } from '../memfile/inspect.ts';

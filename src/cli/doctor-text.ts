@@ -1,3 +1,4 @@
+/** The text that `xlsnap doctor` prints. */
 import type { Problem } from '../core/problem.ts';
 import type { DiskExamination, DomainExamination } from '../snapshot/create/examine.ts';
 

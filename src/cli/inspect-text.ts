@@ -1,3 +1,4 @@
+/** The text that `xlsnap inspect FILE` prints. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { Inspection, MemoryMap } from '../memfile/inspect.ts';
 import type { DomainSummary } from '../memfile/libxl-config.ts';
@@ -85,7 +86,7 @@ function diskLines({ disks }: DomainSummary, manifest: Manifest | undefined): st
   const texts = disks.flatMap((disk) => {
     const { vdev, format, path, writable, cdrom } = disk;
     const kind = cdrom ? ', CD-ROM' : writable ? '' : ', read-only';
-    const taken = manifest?.disks.find((one) => one.vdev === vdev);
+    const taken = manifest?.disks.find((disk) => disk.vdev === vdev);
     const how =
       taken === undefined
         ? []
@@ -121,7 +122,7 @@ function memoryLines(memory: MemoryMap, frames: string): string[] {
     ...(read && storedZeros > 0 ? [`${formatPages(storedZeros)} zeros that take space`] : []),
   ];
   const kinds = Object.entries(types).map(([name, count]) => `${name} ${count}`);
-  const rows = ranges.map((one) => rangeRow(one, read));
+  const rows = ranges.map((range) => rangeRow(range, read));
   return [
     `Memory: ${formatPages(pages)}${zeros.length === 0 ? '' : `, of which ${zeros.join(', ')}`}`,
     ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : addTitle('types', wrapItems(kinds))),

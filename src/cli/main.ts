@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+/** The program `xlsnap`: runs the command line, and sets the exit code. */
 import { EXIT, errnoCode } from '../core/errors.ts';
 import { processContext } from './context.ts';
 import { PatientStream } from './patient-stream.ts';

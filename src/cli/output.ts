@@ -130,7 +130,7 @@ function recoveredLines(result: RecoverResult, path: string | undefined): readon
   const what = name === undefined ? `A create that had barely started` : `Snapshot "${name}" of ${domain}`;
   const now = guest === undefined ? '' : `; the domain is ${guest}`;
   const how = outcome === 'whole' ? 'is complete, and stays' : 'was incomplete, and has been undone';
-  return [`${what}: ${how}${now}`, ...undone.map((one) => `  ${one}`)];
+  return [`${what}: ${how}${now}`, ...undone.map((step) => `  ${step}`)];
 }
 
 function revertRecoveredLines(result: RecoverResult): readonly (string | undefined)[] {
@@ -143,7 +143,7 @@ function revertRecoveredLines(result: RecoverResult): readonly (string | undefin
   }[outcome];
   return [
     `Revert of ${domain} to "${name}": ${how}; the domain is ${guest}`,
-    ...undone.map((one) => `  ${one}`),
+    ...undone.map((step) => `  ${step}`),
     kept.length === 0 ? undefined : `  kept: ${kept.join(', ')}`,
     halfBuilt === undefined
       ? undefined

@@ -148,7 +148,7 @@ function text(x: number, y: number, words: string, anchor: 'start' | 'end' = 'st
 
 function style(): string {
   const colours = (which: 'light' | 'dark'): string =>
-    CLASSES.map((one) => `.${one.name}{fill:${one[which]}}`).join('');
+    CLASSES.map((kind) => `.${kind.name}{fill:${kind[which]}}`).join('');
   return [
     'text{font:11px system-ui,sans-serif;fill:#24292f}.ground{fill:#fff}',
     colours('light'),

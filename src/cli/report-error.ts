@@ -1,3 +1,4 @@
+/** Prints errors on stderr. */
 import { describeError, EXIT, UsageError, XlsnapError } from '../core/errors.ts';
 import type { CliContext } from './context.ts';
 import { hasColour } from './progress.ts';

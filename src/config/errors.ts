@@ -29,7 +29,7 @@ export class ConfigError extends XlsnapError {
     const { more = 0, cause } = options;
     const [first] = findings;
     const single = findings.length === 1 && more === 0;
-    const parts = findings.map((one) => describe(source, one, !single));
+    const parts = findings.map((finding) => describe(source, finding, !single));
     if (more > 0) parts.push(`and ${more} more`);
     super(first.code, parts.join('\n'), {
       hint: single ? first.hint : undefined,

@@ -36,7 +36,7 @@ export function parseConfig(input: Uint8Array | string, source = 'cfgfile'): Sna
     throw new ConfigError(source, [withPosition(text, error.located)]);
   }
   findings.sort((a, b) => a.at - b.at);
-  const [first, ...rest] = findings.map((one) => withPosition(text, one));
+  const [first, ...rest] = findings.map((finding) => withPosition(text, finding));
   if (first !== undefined) throw new ConfigError(source, [first, ...rest], { more });
   return config;
 }

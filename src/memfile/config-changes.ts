@@ -96,17 +96,19 @@ type Json = Readonly<Record<string, unknown>>;
 
 /** Objects both, or one of them and nothing. */
 function isStruct(before: unknown, now: unknown): boolean {
-  return (isRecord(before) || isRecord(now)) && [before, now].every((one) => isRecord(one) || isEmpty(one));
+  return (
+    (isRecord(before) || isRecord(now)) && [before, now].every((side) => isRecord(side) || isEmpty(side))
+  );
 }
 
 /** Lists of objects both, or one of them and nothing. */
 function isStructs(before: unknown, now: unknown): boolean {
-  const lists = [before, now].filter((one) => !isEmpty(one));
-  return lists.length > 0 && lists.every((one) => Array.isArray(one) && one.every(isRecord));
+  const lists = [before, now].filter((list) => !isEmpty(list));
+  return lists.length > 0 && lists.every((list) => Array.isArray(list) && list.every(isRecord));
 }
 
 function keysOf(before: unknown, now: unknown): readonly string[] {
-  return [...new Set([before, now].flatMap((one) => (isRecord(one) ? Object.keys(one) : [])))];
+  return [...new Set([before, now].flatMap((side) => (isRecord(side) ? Object.keys(side) : [])))];
 }
 
 function own(value: unknown, key: string): unknown {
@@ -115,18 +117,18 @@ function own(value: unknown, key: string): unknown {
 
 /** The elements of both lists by a name that they have in both: vdev or devid where each has its own, else their place. */
 function identifyItems(before: unknown, now: unknown): readonly [Map<string, Json>, Map<string, Json>] {
-  const lists = [before, now].map((one): readonly Json[] => (Array.isArray(one) ? one : [])) as [
+  const lists = [before, now].map((side): readonly Json[] => (Array.isArray(side) ? side : [])) as [
     readonly Json[],
     readonly Json[],
   ];
   const key = ['vdev', 'devid'].find((name) => lists.every((list) => isOwn(list, name)));
   const byName = (list: readonly Json[]): Map<string, Json> =>
-    new Map(list.map((one, at) => [key === undefined ? String(at) : String(one[key]), one]));
+    new Map(list.map((item, at) => [key === undefined ? String(at) : String(item[key]), item]));
   return [byName(lists[0]), byName(lists[1])];
 }
 
 function isOwn(list: readonly Json[], key: string): boolean {
-  const names = list.map((one) => own(one, key));
+  const names = list.map((item) => own(item, key));
   const usable = names.every((name) => typeof name === 'string' || typeof name === 'number');
   return usable && new Set(names.map(String)).size === names.length;
 }

@@ -151,7 +151,7 @@ export function withImages(config: LibxlConfig, images: readonly DiskImage[]): L
     ...config,
     disks: disks.map((disk: unknown) => {
       if (!isRecord(disk)) return disk;
-      const image = images.find((one) => one.vdev === disk['vdev']);
+      const image = images.find((candidate) => candidate.vdev === disk['vdev']);
       return image === undefined ? disk : { ...disk, pdev_path: image.path, format: image.format };
     }),
   };

@@ -130,7 +130,7 @@ export async function recoverAll(
   const errors: XlsnapError[] = [];
   // Guests before disks and files: one storage that hangs must not keep the guests of others.
   const held = findHolds(host);
-  for (const one of held) await releaseHeld(host, one, options);
+  for (const guest of held) await releaseHeld(host, guest, options);
   const journals = await findJournals(directory).catch((error: unknown) => {
     errors.push(toTypedError(error, directory));
     return [];
@@ -149,7 +149,7 @@ export async function recoverAll(
     'NOT_RECOVERED',
     [
       `${errors.length} creates or reverts could not be undone:`,
-      ...errors.map((one) => `  - ${describeError(one)}`),
+      ...errors.map((error) => `  - ${describeError(error)}`),
     ].join('\n'),
     { hint: 'run xlsnap recover FILE for each of them to see more', data: { recovered: results } },
   );
@@ -299,13 +299,13 @@ function sumSteps({ steps, lossy }: FoundCreate): CreateSteps {
   const last = <Name extends CreateStep['step']>(
     name: Name,
   ): Extract<CreateStep, { step: Name }> | undefined =>
-    steps.findLast((one): one is Extract<CreateStep, { step: Name }> => one.step === name);
+    steps.findLast((step): step is Extract<CreateStep, { step: Name }> => step.step === name);
   return {
     inode: last('opened')?.inode,
     logDirty: last('log-dirty')?.on === true,
     hold: last('hold')?.hold,
     disks: last('disks') !== undefined,
-    texts: steps.filter((one) => one.step === 'text'),
+    texts: steps.filter((step) => step.step === 'text'),
     whole: last('whole') !== undefined,
     undoing: last('undoing') !== undefined,
     lossy,

@@ -296,7 +296,7 @@ export class FakeHost implements Host {
 
   /** The living domain with that domid. */
   #domain(domid: number): FakeDomain | undefined {
-    return this.domains.find((one) => one.domid === domid);
+    return this.domains.find((domain) => domain.domid === domid);
   }
 
   #must(domid: number): FakeDomain {
@@ -530,11 +530,11 @@ export class FakeHost implements Host {
       },
       findByName: async (name) => {
         await this.#call('findByName');
-        return this.domains.find((one) => one.domid !== undefined && one.name === name)?.domid;
+        return this.domains.find((domain) => domain.domid !== undefined && domain.name === name)?.domid;
       },
       findByUuid: async (uuid) => {
         await this.#call('findByUuid');
-        return this.domains.find((one) => one.domid !== undefined && one.uuid === uuid)?.domid;
+        return this.domains.find((domain) => domain.domid !== undefined && domain.uuid === uuid)?.domid;
       },
       lock: async (keys) => {
         await this.#call('lock');
@@ -665,10 +665,10 @@ export class FakeHost implements Host {
         if (!existsSync(memoryPath)) throw new Error(`no ${memoryPath}`);
         const restored = config ?? (await readMemoryFacts(memoryPath)).config;
         const { name } = domainIdentity(restored);
-        if (this.domains.some((one) => one.domid !== undefined && one.name === name)) {
+        if (this.domains.some((domain) => domain.domid !== undefined && domain.name === name)) {
           throw new DomainError('DOMAIN_EXISTS', `there is a domain ${name} already`);
         }
-        const domain = this.domains.find((one) => one.name === name) ?? this.own;
+        const domain = this.domains.find((candidate) => candidate.name === name) ?? this.own;
         domain.end();
         domain.config = restored;
         this.#build(domain);

@@ -289,7 +289,7 @@ export class XenControl implements AsyncDisposable {
       }
     }
     // All have to end, so that none is under way when the interface is closed.
-    const failure = (await Promise.allSettled(asked)).find((one) => one.status === 'rejected');
+    const failure = (await Promise.allSettled(asked)).find((outcome) => outcome.status === 'rejected');
     if (failure !== undefined) throw failure.reason;
     return types;
   }

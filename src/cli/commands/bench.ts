@@ -1,3 +1,4 @@
+/** Runs `xlsnap bench`. */
 import { DEFAULT_PATHS, parsePaths } from '../../bench/paths.ts';
 import type { BenchRequest } from '../../bench/types.ts';
 import { OutputError } from '../../core/errors.ts';

@@ -1,3 +1,4 @@
+/** Runs `xlsnap doctor`. */
 import { EXIT } from '../../core/errors.ts';
 import type { CliContext } from '../context.ts';
 import { doctorText } from '../doctor-text.ts';

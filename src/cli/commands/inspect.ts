@@ -1,3 +1,4 @@
+/** Runs `xlsnap inspect`. */
 import { writeFile } from 'node:fs/promises';
 import { EXIT, OutputError, UsageError } from '../../core/errors.ts';
 import { damagedFileError } from '../../memfile/verify.ts';

@@ -1,3 +1,4 @@
+/** Runs `xlsnap snapshot-create`. */
 import { checkSnapshotName } from '../../config/name.ts';
 import { readConfigFile } from '../../config/read.ts';
 import { UsageError } from '../../core/errors.ts';

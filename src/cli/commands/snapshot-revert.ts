@@ -1,3 +1,4 @@
+/** Runs `xlsnap snapshot-revert`. */
 import { readConfigFile } from '../../config/read.ts';
 import type { RevertRequest } from '../../snapshot/api.ts';
 import type { RiskName } from '../../snapshot/risks.ts';

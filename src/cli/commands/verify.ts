@@ -1,3 +1,4 @@
+/** Runs `xlsnap verify`. */
 import { EXIT } from '../../core/errors.ts';
 import { findingText, verifyMemoryFile } from '../../memfile/verify.ts';
 import type { CliContext } from '../context.ts';

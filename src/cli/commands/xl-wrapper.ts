@@ -1,3 +1,4 @@
+/** Runs `xlsnap install-xl-wrapper` and `xlsnap remove-xl-wrapper`. */
 import { EXIT } from '../../core/errors.ts';
 import { DEFAULT_PREFIX, installXlWrapper, removeXlWrapper } from '../../toolstack/xl/wrapper.ts';
 import type { CliContext } from '../context.ts';

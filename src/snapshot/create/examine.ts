@@ -133,6 +133,8 @@ function examineDisk(disk: DomainDisk): DiskExamination {
     volume: isVolume(disk),
     internal: disk.internal.length === 0,
     external: disk.external.length === 0,
-    obstacles: obstacles.filter(({ code }, at) => obstacles.findIndex((one) => one.code === code) === at),
+    obstacles: obstacles.filter(
+      ({ code }, at) => obstacles.findIndex((obstacle) => obstacle.code === code) === at,
+    ),
   });
 }

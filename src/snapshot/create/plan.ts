@@ -93,7 +93,7 @@ export async function makeCreateContext(
   const name = request.config?.name ?? request.name ?? nameFromTime(now);
   const chosen = chooseDisks(request, name, disks, findings);
   const uncovered = disks
-    .filter((disk) => isVolume(disk) && !chosen.some((one) => one.vdev === disk.vdev))
+    .filter((disk) => isVolume(disk) && !chosen.some((covered) => covered.vdev === disk.vdev))
     .map((disk) => disk.vdev);
   const warnings = uncovered.map(
     (vdev) =>
@@ -235,22 +235,28 @@ function chooseDisks(
     request.config?.disks ??
     disks.filter(isVolume).map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
   const chosen: SnapshotDisk[] = [];
-  for (const one of wanted) {
-    const disk = disks.find((candidate) => candidate.vdev === one.target);
+  for (const asked of wanted) {
+    const disk = disks.find((candidate) => candidate.vdev === asked.target);
     if (disk?.path === undefined || disk.format === undefined) {
       const known = disks.map((candidate) => candidate.vdev).join(', ');
       findings.push({
         code: 'NO_SUCH_DISK',
-        message: `disk ${one.target}: the domain has ${disk === undefined ? 'no such disk' : 'no image in it'}`,
+        message: `disk ${asked.target}: the domain has ${disk === undefined ? 'no such disk' : 'no image in it'}`,
         hint: known === '' ? 'it has no disks' : `its disks are ${known}`,
       });
       continue;
     }
-    findings.push(...disk[one.kind]);
+    findings.push(...disk[asked.kind]);
     chosen.push(
-      one.kind === 'internal'
+      asked.kind === 'internal'
         ? { kind: 'internal', vdev: disk.vdev, image: disk.path, tag }
-        : { kind: 'external', vdev: disk.vdev, base: disk.path, baseFormat: disk.format, overlay: one.path },
+        : {
+            kind: 'external',
+            vdev: disk.vdev,
+            base: disk.path,
+            baseFormat: disk.format,
+            overlay: asked.path,
+          },
     );
   }
   return chosen;
@@ -264,7 +270,9 @@ export function throwFindings(findings: readonly Problem[], domid: number | unde
   const [first] = findings;
   if (first === undefined) return;
   const many = findings.length > 1;
-  const lines = findings.map((one) => `  - ${one.message}${one.hint === undefined ? '' : ` (${one.hint})`}`);
+  const lines = findings.map(
+    (finding) => `  - ${finding.message}${finding.hint === undefined ? '' : ` (${finding.hint})`}`,
+  );
   throw new PreflightError(
     many ? 'PREFLIGHT' : first.code,
     many ? `this is not possible, for ${findings.length} reasons:\n${lines.join('\n')}` : first.message,

@@ -122,7 +122,7 @@ export function findHolds(host: Pick<Host, 'runDirectory'>): readonly FoundHold[
     .filter((name) => name.startsWith(PREFIX))
     .sort()
     .map((name) => readHold(join(directory, name)))
-    .filter((one) => one !== undefined);
+    .filter((hold) => hold !== undefined);
 }
 
 /**

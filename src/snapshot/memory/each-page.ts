@@ -1,3 +1,4 @@
+/** Goes through the types of all pages of a guest. */
 import { throwIfAborted } from '../../core/errors.ts';
 import { PAGE_TYPE } from '../../savefmt/index.ts';
 import type { Guest } from '../ports.ts';

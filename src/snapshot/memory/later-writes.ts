@@ -1,3 +1,4 @@
+/** Keeps writes in memory until the guest runs again. */
 import { throwIfAborted } from '../../core/errors.ts';
 import type { MemoryOutput } from '../output/file.ts';
 

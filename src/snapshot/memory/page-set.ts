@@ -1,3 +1,4 @@
+/** A set of pfns that knows the index of each. */
 import { Bitmap } from '../../core/bitmap.ts';
 
 /** Bits between two counts; a multiple of 32. */

@@ -74,7 +74,7 @@ export async function revertDisks(
   }
   phases.checkpoint();
   await journal.noteDurably(withTime({ step: 'reverted' }));
-  for (const one of forget) one();
+  for (const forgetUndo of forget) forgetUndo();
   return kept;
 }
 
@@ -91,13 +91,13 @@ export async function cleanKept(
 ): Promise<{ files: readonly string[]; warnings: readonly string[] }> {
   const files: string[] = [];
   const warnings: string[] = [];
-  for (const one of kept) {
+  for (const disk of kept) {
     try {
-      if (one.kind === 'tag') await phases.bounded(() => deleteSafetyTag(host, domid, one));
-      else if (keep) files.push(one.path);
-      else await rm(one.path, { force: true });
+      if (disk.kind === 'tag') await phases.bounded(() => deleteSafetyTag(host, domid, disk));
+      else if (keep) files.push(disk.path);
+      else await rm(disk.path, { force: true });
     } catch (error) {
-      warnings.push(`${describeKept(one)} is still there: ${describeError(error)}`);
+      warnings.push(`${describeKept(disk)} is still there: ${describeError(error)}`);
     }
   }
   return { files, warnings };

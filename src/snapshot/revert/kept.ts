@@ -50,8 +50,8 @@ function byHand(disk: RevertDisk, mark: string): string {
 }
 
 /** Says where a disk's former content is. */
-export function describeKept(one: KeptDisk): string {
-  return one.kind === 'tag'
-    ? `disk ${one.vdev} as it was before: snapshot ${one.tag} of ${one.image}`
-    : `disk ${one.vdev} as it was before: ${one.path}`;
+export function describeKept(disk: KeptDisk): string {
+  return disk.kind === 'tag'
+    ? `disk ${disk.vdev} as it was before: snapshot ${disk.tag} of ${disk.image}`
+    : `disk ${disk.vdev} as it was before: ${disk.path}`;
 }

@@ -123,17 +123,19 @@ interface RevertSteps {
 function sumSteps({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): RevertSteps {
   const at = (name: RevertStep['step']): number => steps.findLastIndex(({ step }) => step === name);
   const begun = Date.parse(head.created);
-  const newest = (some: readonly RevertStep[]): number => Math.max(begun, ...some.map((one) => one.at));
+  const newest = (some: readonly RevertStep[]): number => Math.max(begun, ...some.map((step) => step.at));
   return {
-    tagged: new Set(steps.flatMap((one) => (one.step === 'tagged' ? [one.vdev] : []))),
-    fresh: new Map(steps.flatMap((one) => (one.step === 'fresh' ? [[one.vdev, one.inode] as const] : []))),
+    tagged: new Set(steps.flatMap((step) => (step.step === 'tagged' ? [step.vdev] : []))),
+    fresh: new Map(
+      steps.flatMap((step) => (step.step === 'fresh' ? [[step.vdev, step.inode] as const] : [])),
+    ),
     // Undone after that: writing the note was what failed.
     reverted: at('reverted') > at('undoing'),
     restoring: at('restoring') >= 0,
-    restored: steps.findLast((one) => one.step === 'restored')?.domid,
+    restored: steps.findLast((step) => step.step === 'restored')?.domid,
     unpaused: at('unpaused') >= 0,
     lossy,
-    last: (vdev) => newest(steps.filter((one) => one.step !== 'undoing' || one.vdev === vdev)),
+    last: (vdev) => newest(steps.filter((step) => step.step !== 'undoing' || step.vdev === vdev)),
   };
 }
 

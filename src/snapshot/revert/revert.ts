@@ -88,7 +88,7 @@ export async function revertSnapshot(
   const reached: RevertProgress = { kept: [] };
   try {
     const former = await recoverFormer(host, target.journals, phases, options);
-    const halfBuilt = former.find((one) => one.halfBuilt !== undefined)?.halfBuilt;
+    const halfBuilt = former.find((result) => result.halfBuilt !== undefined)?.halfBuilt;
     const check = (): Promise<RevertContext> =>
       phases.run('check', () => makeRevertContext(host, request, options, { keys: locked.keys, halfBuilt }));
     let context = await check();

@@ -227,7 +227,7 @@ export abstract class LibxlToolstack implements Toolstack {
     const stored = await readStoredDisks(domid, this.xenstore);
     await this.xenstore.transaction(async (access) => {
       for (const { vdev, path, format } of images) {
-        const disk = stored.find((one) => one.vdev === vdev);
+        const disk = stored.find((candidate) => candidate.vdev === vdev);
         if (disk === undefined) continue;
         const params = `${toParamsFormat(format)}:${path}`;
         await access.write(`/libxl/${domid}/device/vbd/${disk.devid}/params`, params);

@@ -145,7 +145,7 @@ export function matchDisks(
 ): ResolvedDisk[] {
   const wanted: StoredDisk[] = config.map((disk) => {
     const devid = vdevToDevid(disk.vdev);
-    const known = stored.find((one) => one.devid === devid);
+    const known = stored.find((disk) => disk.devid === devid);
     const format = qemuFormat(disk.format);
     return {
       vdev: disk.vdev,

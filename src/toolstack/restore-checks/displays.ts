@@ -45,7 +45,9 @@ export async function displayObstacles(
   const meets = (one: string | undefined, other: string | undefined): boolean =>
     one === undefined || other === undefined || one === other;
   return wanted
-    .filter(({ port, address }) => taken.some((one) => one.port === port && meets(one.address, address)))
+    .filter(({ port, address }) =>
+      taken.some((display) => display.port === port && meets(display.address, address)),
+    )
     .map(({ what, port }) => ({
       code: 'DISPLAY_BUSY',
       message: `the domain's ${what} listens on port ${port}, which another program uses`,
