@@ -158,7 +158,8 @@ export function errnoCode(error: unknown): string | undefined {
 }
 
 /**
- * @throws InterruptedError when the signal is aborted; its cause is the signal's reason.
+ * Checks whether the work is to end.
+ * @throws {InterruptedError} If the signal is aborted; its cause is the signal's reason
  */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) {

@@ -12,7 +12,7 @@ export type FoundJournal =
 /**
  * Reads a journal.
  * @returns `undefined` when there is no such file
- * @throws JournalError when it is none, or another could have written it
+ * @throws {JournalError} If it is not a journal, or another user could have written it
  */
 export async function readJournal(path: string): Promise<FoundJournal | undefined> {
   const lines = await readJournalLines(path);

@@ -40,8 +40,9 @@ const HEADLESS_MS = 1000;
  * nothing is left that looks like a snapshot. A complete snapshot stays. After a revert the disks are all as
  * before, or all as at the snapshot; see `RecoverResult`. May be called any number of times.
  *
- * @throws DomainError DOMAIN_BUSY when the create or revert is still under way; JournalError; RecoverError when something could not
- * be undone: `undoFailures` tells what to do by hand, and the journal stays
+ * @throws {DomainError} If the create or revert is still under way (`DOMAIN_BUSY`)
+ * @throws {JournalError} If the journal cannot be read, or must not be trusted
+ * @throws {RecoverError} If something could not be undone: `undoFailures` says what to do by hand, and the journal stays
  */
 export async function recoverSnapshot(
   host: Host,
@@ -119,7 +120,7 @@ function keysOf(found: Exclude<FoundJournal, { kind: 'headless' }>): readonly st
  * Does the same for every create and revert whose journal is below a directory, where reverts leave them, and creates
  * without a `memory_path`.
  * @param directory default: where the host has them
- * @throws RecoverError when one of them could not be undone, once all were tried; see `recoverSnapshot`
+ * @throws {RecoverError} If one of them could not be undone, once all were tried; see `recoverSnapshot`
  */
 export async function recoverAll(
   host: Host,

@@ -47,8 +47,8 @@ export async function planCreate(host: Host, request: CreateRequest): Promise<Sn
  * Whatever happens, the guest is left as it was (running or paused). If this rejects, no snapshot is left behind and
  * the disks are as before, except for what the error's `undoFailures` lists.
  *
- * @throws UsageError, DomainError, PreflightError before anything is changed; SuspendError, XenCallError, DiskError,
- * OutputError, InterruptedError, each after undoing
+ * @throws {XlsnapError} Before anything is changed: UsageError, DomainError, PreflightError. Once everything is undone:
+ * SuspendError, XenCallError, DiskError, OutputError, InterruptedError
  */
 export async function createSnapshot(
   host: Host,

@@ -72,7 +72,8 @@ export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<D
 
 /**
  * Makes one plan of the request, the cfgfile and the domain. Changes nothing.
- * @throws UsageError, DomainError; what preflight can collect is in `findings` instead
+ * @throws {UsageError} If the request is wrong
+ * @throws {DomainError} If there is no such domain. What preflight can collect is in `findings` instead
  */
 export async function makeCreateContext(
   host: Host,
@@ -159,7 +160,10 @@ export async function makeCreateContext(
   };
 }
 
-/** @throws UsageError */
+/**
+ * Returns where the memory goes; `-` for a sink.
+ * @throws {UsageError} If there are both a sink and a `memory_path`
+ */
 function memoryPathOf(
   { config, sink }: CreateRequest,
   snapshotDir: string,
@@ -179,7 +183,7 @@ function memoryPathOf(
 
 /**
  * Checks names given by a caller of the library as the cfgfile's are checked: the name becomes part of a file name.
- * @throws UsageError
+ * @throws {UsageError} If one cannot be used
  */
 export function checkNames(name: string | undefined, memoryPath: string | undefined): void {
   const problem =
@@ -189,7 +193,10 @@ export function checkNames(name: string | undefined, memoryPath: string | undefi
   throw new UsageError(problem.code, problem.message, { hint: problem.hint });
 }
 
-/** @throws UsageError */
+/**
+ * Returns the limits of a live create; `undefined` if it is not live.
+ * @throws {UsageError} If they are out of range, or it is not live
+ */
 function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
   const { live = false, maxRounds, targetDowntimeMs, maxDowntimeMs } = request;
   if (!live) {

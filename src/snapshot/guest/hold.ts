@@ -85,7 +85,7 @@ export class GuestHold {
 
   /**
    * Suspends the guest. One that its owner has paused is unpaused for it, since only a running guest can suspend.
-   * @throws SuspendError
+   * @throws {SuspendError} If it does not suspend
    */
   async suspend(options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void> {
     while ((await this.#hypervisor.vitals(this.#domid))?.paused === true) {
@@ -118,7 +118,8 @@ export class GuestHold {
   /**
    * Makes sure that the guest is still suspended. If another program had resumed it (as the end of an `xl save -c` does), what
    * was copied would not be of one instant.
-   * @throws SuspendError, DomainError
+   * @throws {SuspendError} If another program has resumed it
+   * @throws {DomainError} If it was destroyed
    */
   async check(): Promise<void> {
     const domid = this.#domid;

@@ -154,7 +154,7 @@ export async function userOf(host: Host, image: string, except?: number): Promis
 /**
  * Makes sure that no program has an image, or one above it, open: QEMU opens images without locks under Xen, and qemu-img would
  * corrupt one that is in use.
- * @throws RecoverError IMAGE_IN_USE; as `standsOn`
+ * @throws {RecoverError} If it is in use (`IMAGE_IN_USE`); also what `standsOn` throws
  */
 export async function refuseUsed(host: Host, image: string): Promise<void> {
   const user = await userOf(host, image);

@@ -13,7 +13,7 @@ import type { Risk } from '../risks.ts';
  * Looks at a disk of a snapshot that has just been taken. The domain may run: it writes to the overlay, and a tag does not
  * change.
  * @returns `undefined` when its image or tag is not there
- * @throws DiskError
+ * @throws {DiskError} If the image cannot be read
  */
 export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<DiskIdentity | undefined> {
   const info = await infoOf(host, disk);
@@ -22,7 +22,7 @@ export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<Disk
 
 /**
  * The image that has a disk's tag, or is its base.
- * @throws DiskError
+ * @throws {DiskError} If the image cannot be read
  */
 export async function infoOf({ images }: Host, disk: SnapshotDisk): Promise<ImageInfo | undefined> {
   return disk.kind === 'internal'

@@ -122,7 +122,7 @@ export class Journal<Step extends object> {
 
   /**
    * Opens a journal whose process has exited, to add notes to it.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be opened
    */
   static async reopen<Step extends object>(path: string): Promise<Journal<Step>> {
     try {
@@ -139,7 +139,7 @@ export class Journal<Step extends object> {
 
   /**
    * Waits until the first line is on the disk.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be written
    */
   async synced(): Promise<void> {
     try {
@@ -152,7 +152,7 @@ export class Journal<Step extends object> {
   /**
    * Notes a step. At once, in this thread: it must be in the file before the step takes effect, and costs some
    * microseconds.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be written
    */
   note(step: Step): void {
     this.#write(step);
@@ -160,7 +160,7 @@ export class Journal<Step extends object> {
 
   /**
    * Notes a step, and waits until that is on the disk.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be written
    */
   async noteDurably(step: Step): Promise<void> {
     this.#write(step);
@@ -318,7 +318,7 @@ export function toSteps<Step>(
 /**
  * Refuses a journal that was moved: what it says holds only for its original place.
  * @param place where a journal with that head must be
- * @throws JournalError
+ * @throws {JournalError} If it was
  */
 export async function checkPlace(path: string, place: string): Promise<void> {
   const own = await stat(path).catch((error: unknown) => {

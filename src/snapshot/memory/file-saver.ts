@@ -121,7 +121,7 @@ export class FileSaver implements PageSaver {
 
   /**
    * @param firstRecordOffset a multiple of 4096, where the first PAGE_DATA record goes
-   * @throws DomainError
+   * @throws {DomainError} If the guest has too many pages
    */
   constructor(guest: Guest, output: PositionalOutput, firstRecordOffset: number, options: MemoryOptions) {
     if (guest.p2mSize > 2 ** 32) {
@@ -208,7 +208,7 @@ export class FileSaver implements PageSaver {
    * memory for them are they written at once.
    * @param round its number, for the progress
    * @returns how many there were
-   * @throws DomainError when a page cannot be mapped
+   * @throws {DomainError} If a page cannot be mapped
    */
   async copyLast(dirty: Bitmap, round: number): Promise<number> {
     this.#waiting = true;

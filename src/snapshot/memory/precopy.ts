@@ -40,7 +40,8 @@ export class Precopy {
   /**
    * Copies all memory, then again what was written in the meantime, until stopping the guest is cheap or cannot get cheaper.
    * Where Xen's log was lost in between, the rounds start over.
-   * @throws SuspendError when copying the rest would take longer than `maxDowntimeMs`; DomainError DIRTY_LOG_LOST
+   * @throws {SuspendError} If copying the rest would take longer than `maxDowntimeMs`
+   * @throws {DomainError} If the log is lost too often (`DIRTY_LOG_LOST`)
    */
   async run(): Promise<void> {
     const { maxRounds, targetDowntimeMs = 0, maxDowntimeMs: max = Number.POSITIVE_INFINITY } = this.#limits;

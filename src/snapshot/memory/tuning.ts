@@ -7,7 +7,7 @@ const MAX_IN_FLIGHT = 64;
 
 /**
  * Reads the words of a tuning: `batch=510`, `in-flight=1`, `no-sparse`, `no-checksums`.
- * @throws UsageError TUNING
+ * @throws {UsageError} If a word is unknown (`TUNING`)
  */
 export function parseTuning(words: readonly string[]): Tuning {
   const tuning: { -readonly [Key in keyof Tuning]: Tuning[Key] } = {};

@@ -11,11 +11,17 @@ const SHORT_WRITE = 64 * 1024;
 
 /** Output for a guest's memory: a file, or a stream that can only be appended to. */
 export interface MemoryOutput {
-  /** @throws OutputError */
+  /**
+   * Writes bytes at an offset.
+   * @throws {OutputError} If it fails
+   */
   writeAt(bytes: Uint8Array, position: number): Promise<void>;
   /** Bytes of length and bytes that the file system has allocated. */
   sizes(): Promise<{ fileBytes: number; allocatedBytes: number }>;
-  /** @throws OutputError; `discard` is still to be called then. */
+  /**
+   * Completes the output.
+   * @throws {OutputError} If it fails; `discard` is still to be called then
+   */
   commit(options?: { readonly sync?: boolean }): Promise<void>;
   /** Undoes what has been written, as far as that is possible. */
   discard(): Promise<void>;
@@ -70,7 +76,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
 
   /**
    * Writes all of `bytes` at an offset.
-   * @throws OutputError
+   * @throws {OutputError} If it fails
    */
   async writeAt(bytes: Uint8Array, position: number): Promise<void> {
     let done = 0;
@@ -118,7 +124,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
 
   /**
    * Syncs the bytes to disk, unless `sync` is false, then renames the file.
-   * @throws OutputError; the partial file is still there.
+   * @throws {OutputError} If it fails; the partial file is still there
    */
   async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {
     try {
@@ -161,7 +167,7 @@ export function partialOf(path: string): string {
 
 /**
  * Writes a small file in the same way: all or nothing, mode 0600.
- * @throws OutputError
+ * @throws {OutputError} If it already exists, or cannot be written
  */
 export async function writeWhole(path: string, text: string): Promise<void> {
   const file = await OutputFile.create(path);

@@ -18,7 +18,9 @@ import { deleteSafetyTag } from './safety-tag.ts';
  * as before; once this resolves, the undos are forgotten and what was replaced is in the result: the caller keeps that until
  * the domain is restored.
  *
- * @throws DiskError, OutputError, InterruptedError
+ * @throws {DiskError} If a disk cannot be put back
+ * @throws {OutputError} If the journal cannot be written
+ * @throws {InterruptedError} If the signal is aborted
  * @param mark distinguishes this revert's files and tags from others; `[0-9a-z-]`
  */
 export async function revertDisks(

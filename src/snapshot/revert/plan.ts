@@ -43,7 +43,9 @@ export interface RevertContext {
  * that can be checked. Changes nothing.
  * @param held what is locked, and the domid of a domain that a killed revert may only have begun to make: it need not have
  * a configuration
- * @throws UsageError, DomainError, StreamError, ManifestError, PreflightError, and RiskError unless `force`
+ * @throws {PreflightError} If something prevents the revert
+ * @throws {RiskError} If it is risky, unless `force`
+ * @throws {XlsnapError} Also UsageError, DomainError, StreamError and ManifestError
  */
 export async function makeRevertContext(
   host: Host,

@@ -49,7 +49,7 @@ interface KilledRevert {
  *
  * @param how `keepUsed`: where all disks are as at the snapshot, and a domain uses them or has written to them since, they
  * stay so, and what they were before is kept under its own name: another revert is about to begin
- * @throws RecoverError when something could not be undone; the journal stays
+ * @throws {RecoverError} If something could not be undone; the journal stays
  */
 export async function recoverRevert(
   host: Host,
@@ -141,7 +141,7 @@ function sumSteps({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): R
 
 /**
  * Waits for what the dead process started: it must have finished before its results are looked at.
- * @throws RecoverError
+ * @throws {RecoverError} If it takes too long
  */
 async function waitForWorker({ images }: Host, path: string): Promise<void> {
   const deadline = performance.now() + WORKER_MS;
@@ -165,7 +165,7 @@ async function findRestored(
 /**
  * Waits until the restore that the dead process started has built the domain, or has exited: it would open the disks.
  * @returns the domain, if it is there
- * @throws RecoverError
+ * @throws {RecoverError} If it takes too long
  */
 async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainState | undefined> {
   const deadline = performance.now() + WORKER_MS;
@@ -247,7 +247,7 @@ async function putOverlayBack({ host, head, done, journal }: KilledRevert, disk:
 /**
  * Refuses to put back an image that was written to since: a domain that was started on it may have written what is to be kept.
  * @param since when the last step was noted that wrote there, ms since 1970
- * @throws RecoverError
+ * @throws {RecoverError} If it was written to
  */
 async function refuseWritten(image: string, since: number, how: string): Promise<void> {
   const written = await findWritten(image, since);
@@ -266,7 +266,10 @@ async function findWritten(image: string, since: number): Promise<Date | undefin
   return found.isFile() && found.mtimeMs > since + STEP_MS ? found.mtime : undefined;
 }
 
-/** @throws RecoverError when one of the disks, all of which are as at the snapshot, cannot be put back as it was before */
+/**
+ * Checks that all disks, which are as at the snapshot, can be put back as they were before.
+ * @throws {RecoverError} If one cannot
+ */
 async function refuseChanged(left: KilledRevert): Promise<void> {
   const { host, head, done } = left;
   const failures: string[] = [];

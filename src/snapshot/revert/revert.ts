@@ -64,9 +64,10 @@ export async function planRevert(
  * the former disks back. Once the domain is restored, the signal is ignored. The same holds if this
  * process is killed.
  *
- * @throws what `planRevert` throws, RecoverError, and OutputError JOURNAL, before anything is changed
- * @throws DiskError when a disk cannot be put back; RestoreError when the restore fails, or the domain cannot be made
- * to run; InterruptedError. Each says what has become of the domain and its disks.
+ * @throws {XlsnapError} Before anything is changed: what `planRevert` throws, RecoverError, and OutputError
+ * @throws {DiskError} If a disk cannot be put back
+ * @throws {RestoreError} If the restore fails, or the domain cannot be made to run
+ * @throws {InterruptedError} If the signal is aborted. Each says what has become of the domain and its disks
  */
 export async function revertSnapshot(
   host: Host,
