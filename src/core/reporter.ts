@@ -5,13 +5,13 @@ export interface Progress {
   /** The phase it belongs to: `memory`, `disks`, … */
   readonly phase: string;
   readonly done: number;
-  readonly total?: number | undefined;
+  readonly total?: number;
   readonly unit: 'bytes' | 'pages' | 'steps';
   /** Bytes per second, when measured. */
-  readonly rate?: number | undefined;
+  readonly rate?: number;
   /** Number of the live round, from 0. */
-  readonly round?: number | undefined;
-  readonly dirtyPages?: number | undefined;
+  readonly round?: number;
+  readonly dirtyPages?: number;
 }
 
 export type LogLevel = 'debug' | 'info' | 'warning';
