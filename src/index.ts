@@ -8,7 +8,10 @@
  *
  * await using host = await openHost();
  * const { plan } = await createSnapshot(host, { domain: 'guest1', name: 'before-upgrade' });
- * await revertSnapshot(host, { domain: 'guest1', config: await readConfigFile(plan.configPath) });
+ * // A stream has no cfgfile.
+ * if (plan.configPath !== undefined) {
+ *   await revertSnapshot(host, { domain: 'guest1', config: await readConfigFile(plan.configPath) });
+ * }
  * ```
  *
  * @module
@@ -38,6 +41,7 @@ export {
   XlsnapError,
 } from './core/errors.ts';
 export type { Extent, Extents } from './core/extents.ts';
+export type { Problem } from './core/problem.ts';
 export { type ObservedWork, observe, type ProgressEvent } from './core/progress-events.ts';
 export { type LogLevel, type Progress, type Reporter, silentReporter } from './core/reporter.ts';
 export type { GuestType, XenVersion } from './core/xen.ts';
@@ -97,7 +101,6 @@ export type {
   Images,
   ImageTag,
   ImageUse,
-  Obstacle,
   RestoreFacts,
   RestoreFindings,
   Toolstack,

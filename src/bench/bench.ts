@@ -1,4 +1,5 @@
 /** Runs save paths against each other in rounds, and sums up their measurements. */
+
 import { mkdtemp, open, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { printConfig } from '../config/print.ts';
@@ -12,13 +13,14 @@ import {
   PreflightError,
   throwIfAborted,
 } from '../core/errors.ts';
+import { makeDirectory, syncDirectory, unmakeDirectory } from '../core/files.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../memfile/names.ts';
 import { verifyMemoryFile } from '../memfile/verify.ts';
 import { findLiveDomain } from '../snapshot/create/plan.ts';
 import { DEFAULT_SNAPSHOT_DIR } from '../snapshot/naming.ts';
-import { makeDirectory, syncDirectory, unmakeDirectory } from '../snapshot/output/file.ts';
+
 import type { DomainState, Host } from '../snapshot/ports.ts';
 import type { CommandRun, CommandRunner } from './command.ts';
 import { GuestWatch, stopOf } from './guest-watch.ts';
@@ -183,7 +185,7 @@ class Bench {
     const memory = join(this.#directory, 'memory');
     const files = { memory, config: join(this.#directory, 'cfg') };
     const { signal } = this.#options;
-    const limits = signal === undefined ? {} : { signal };
+    const limits = { signal };
     try {
       // Without disks, so that no snapshot is left in them.
       await writeFile(
@@ -283,7 +285,7 @@ function figures(path: BenchPath, run: CommandRun, stop: SeenStop | undefined): 
     userSeconds,
     systemSeconds,
     peakBytes,
-    ...(stop === undefined ? {} : { stop }),
+    stop,
     ...(path.mode === 'xl-save' ? { phases: seenPhases(wallSeconds, stop) } : readOwnResult(run.stdout)),
   };
 }
@@ -334,7 +336,7 @@ function resultOf(path: BenchPath, paths: readonly BenchPath[], all: readonly Be
   });
   return {
     ...path,
-    ...(baseline === undefined ? {} : { baseline: baseline.name }),
+    baseline: baseline?.name,
     ...Object.fromEntries(summaries),
   };
 }

@@ -28,7 +28,7 @@ export interface CommandRun {
 export interface CommandOptions {
   /** Where the files with its output are created. */
   readonly directory: string;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Whether SIGTERM makes it clean up and exit. If not, it is left to finish by itself. */
   readonly endsTidily: boolean;
 }

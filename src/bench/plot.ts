@@ -39,7 +39,7 @@ export function stripPlot(rows: readonly StripRow[], { title, format }: PlotOpti
       const middle = `<line class="median" x1="${x(summary.median)}" x2="${x(summary.median)}" y1="${y - 11}" y2="${y + 11}"/>`;
       // Alternating heights, so that equal values can be distinguished.
       const dots = values.map(
-        (one, i) => `<circle class="dot" cx="${x(one)}" cy="${px(y + ((i % 3) - 1) * 4)}" r="3"/>`,
+        (value, i) => `<circle class="dot" cx="${x(value)}" cy="${px(y + ((i % 3) - 1) * 4)}" r="3"/>`,
       );
       return `<g class="${baseline ? 'baseline' : 'own'}">${texts(label, value, y)}${box}${dots.join('')}${middle}</g>`;
     }),

@@ -12,7 +12,7 @@ export interface BenchRequest {
   /** Number of rounds that count; one more comes first to warm up. */
   readonly rounds: number;
   /** Where the directory for the files is created. Default: the directory of snapshots. */
-  readonly directory?: string;
+  readonly directory?: string | undefined;
   /** How xlsnap itself is run: program and first arguments. */
   readonly own: readonly string[];
   /** Version of xlsnap. */
@@ -42,7 +42,7 @@ export interface BenchRun {
   /** Sum of the largest resident sets of the command and the processes that it started. */
   readonly peakBytes: number;
   /** Absent when the stop was too short to be seen. */
-  readonly stop?: SeenStop;
+  readonly stop?: SeenStop | undefined;
   /** As xlsnap itself reports it; absent for xl. */
   readonly downtimeSeconds?: number;
   /** xlsnap's own phases; for xl, `before`, `stopped` and `after` as seen from outside. */
@@ -63,7 +63,7 @@ export interface BenchFailure {
 /** The figures of one path over the rounds that count. */
 export interface PathResult extends BenchPath {
   /** The path that the ratios compare with. */
-  readonly baseline?: string;
+  readonly baseline?: string | undefined;
   readonly wallSeconds?: Summary;
   readonly callSeconds?: Summary;
   /** User plus system time. */

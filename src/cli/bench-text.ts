@@ -1,7 +1,8 @@
+/** The text that `xlsnap bench` prints. */
 import type { Summary } from '../bench/statistics.ts';
 import type { BenchResult, PathResult } from '../bench/types.ts';
 import { shellQuote } from '../core/shell-quote.ts';
-import { formatBytes, formatSeconds } from './text.ts';
+import { formatBytes, formatSeconds, table } from './text.ts';
 
 /** What `bench` prints. */
 export function benchResultText(result: BenchResult, report: string | undefined): string {
@@ -40,15 +41,4 @@ function median(summary: Summary | undefined, format: (value: number) => string)
 function spread(summary: Summary | undefined, format: (value: number) => string): string {
   if (summary === undefined) return '-';
   return `${format(summary.median)} (${format(summary.min)} to ${format(summary.max)})`;
-}
-
-/** Aligns columns, all but the first to the right. */
-function table(rows: readonly (readonly string[])[]): readonly string[] {
-  const widths = rows[0]?.map((_, at) => Math.max(...rows.map((cells) => cells[at]?.length ?? 0))) ?? [];
-  return rows.map((cells) =>
-    cells
-      .map((cell, at) => (at === 0 ? cell.padEnd(widths[at] ?? 0) : cell.padStart(widths[at] ?? 0)))
-      .join('  ')
-      .trimEnd(),
-  );
 }

@@ -1,8 +1,9 @@
+/** The text that `xlsnap inspect FILE OTHER` prints. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ChangeCounts, Comparison, RegionChange } from '../memfile/compare.ts';
 import type { Inspection } from '../memfile/inspect.ts';
-import { table, timeText } from './inspect-text.ts';
-import { formatShare, formatSize } from './text.ts';
+import { timeText } from './inspect-text.ts';
+import { formatPages, formatShare, formatSize, indentedTable } from './text.ts';
 
 /** Characters of the bars. */
 const BAR = 10;
@@ -21,22 +22,22 @@ export function comparisonText({ a, b, total, regions }: Comparison, picture?: s
   ].join('\n');
 }
 
-function regionLines(regions: readonly RegionChange[]): string[] {
+function regionLines(regions: readonly RegionChange[]): readonly string[] {
   // Two snapshots of one guest mostly have the same pages.
   const alone = regions.some(({ onlyA, onlyB }) => onlyA + onlyB > 0);
   const titles = ['guest address', 'changed', 'of', ''];
-  return table(
+  return indentedTable([
     alone ? [...titles, 'only A', 'only B'] : titles,
-    regions.map((region) => {
+    ...regions.map((region) => {
       const cells = [
         `${address(region.firstPfn)} - ${address(region.endPfn)}`,
-        amount(region.changed),
-        amount(region.same + region.changed),
+        formatPages(region.changed),
+        formatPages(region.same + region.changed),
         bar(region),
       ];
-      return alone ? [...cells, amount(region.onlyA), amount(region.onlyB)] : cells;
+      return alone ? [...cells, formatPages(region.onlyA), formatPages(region.onlyB)] : cells;
     }),
-  );
+  ]);
 }
 
 function sideLines(side: string, { path, manifest, domain, bytes, allocatedBytes }: Inspection): string[] {
@@ -49,18 +50,15 @@ function sideLines(side: string, { path, manifest, domain, bytes, allocatedBytes
 }
 
 function totalLine({ same, changed, onlyA, onlyB }: ChangeCounts): string {
-  const rest = onlyA + onlyB === 0 ? '' : `; ${amount(onlyA)} only in A, ${amount(onlyB)} only in B`;
-  return `Memory: ${amount(changed)} of ${amount(same + changed)} changed (${formatShare(changed, same + changed)})${rest}`;
+  const rest =
+    onlyA + onlyB === 0 ? '' : `; ${formatPages(onlyA)} only in A, ${formatPages(onlyB)} only in B`;
+  return `Memory: ${formatPages(changed)} of ${formatPages(same + changed)} changed (${formatShare(changed, same + changed)})${rest}`;
 }
 
 /** Draws the share that changed; any change shows. */
 function bar({ same, changed }: RegionChange): string {
   const filled = changed === 0 ? 0 : Math.max(1, Math.round((BAR * changed) / (same + changed)));
   return `${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}`;
-}
-
-function amount(pages: number): string {
-  return pages === 0 ? '0' : formatSize(pages * PAGE_SIZE);
 }
 
 /** Regions end at whole MiB, those above 1 GiB at whole GiB. */

@@ -73,7 +73,7 @@ export function bashCompletion(program: Command): string {
     `  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD - 1]} command= options= takes= position=0 skip= i`,
     '  COMPREPLY=()',
     '  if ((COMP_CWORD == 1)); then',
-    `    _${name}_words ${quotedWords([...commands.map((one) => one.name()), ...visibleOptions(program).flatMap(flagsOf)])} "$cur"`,
+    `    _${name}_words ${quotedWords([...commands.map((command) => command.name()), ...visibleOptions(program).flatMap(flagsOf)])} "$cur"`,
     '    return',
     '  fi',
     '  command=$' + '{COMP_WORDS[1]}',

@@ -1,5 +1,7 @@
+/** The text that `xlsnap doctor` prints. */
+import type { Problem } from '../core/problem.ts';
 import type { DiskExamination, DomainExamination } from '../snapshot/create/examine.ts';
-import type { Obstacle } from '../snapshot/ports.ts';
+
 import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
 import type { HostCheck } from '../toolstack/doctor/host-checks.ts';
 import { printable, wrapText } from './text.ts';
@@ -93,7 +95,7 @@ function diskRows({ vdev, path, format, volume, internal, external, obstacles }:
   return [{ indent: STATUS_WIDTH, text: `${what}: ${how}` }, ...obstacles.flatMap(obstacleRows)];
 }
 
-function obstacleRows({ message, hint }: Obstacle): Row[] {
+function obstacleRows({ message, hint }: Problem): Row[] {
   return [{ indent: STATUS_WIDTH, text: `- ${message}` }, ...hints(hint)];
 }
 

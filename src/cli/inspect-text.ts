@@ -1,9 +1,10 @@
+/** The text that `xlsnap inspect FILE` prints. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { Inspection, MemoryMap } from '../memfile/inspect.ts';
 import type { DomainSummary } from '../memfile/libxl-config.ts';
 import type { Manifest } from '../memfile/manifest.ts';
 import type { PageRange, RecordCount } from '../savefmt/index.ts';
-import { formatSeconds, formatSize } from './text.ts';
+import { formatPages, formatSeconds, formatSize, indentedTable } from './text.ts';
 
 /** Columns that the titles at the left take. */
 const TITLE = 10;
@@ -30,12 +31,12 @@ export function timeText(created: string): string {
 }
 
 /** Puts a title before the first line, and indents the others. */
-function titled(title: string, texts: readonly string[]): string[] {
+function addTitle(title: string, texts: readonly string[]): string[] {
   return texts.map((text, i) => `  ${(i === 0 ? title : '').padEnd(TITLE)}${text}`);
 }
 
 function snapshotLines({ name, description, created, state }: Manifest): string[] {
-  return titled('snapshot', [
+  return addTitle('snapshot', [
     `"${name}", ${timeText(created)}, the domain was ${state}`,
     ...(description === '' ? [] : description.split('\n')),
   ]);
@@ -44,7 +45,7 @@ function snapshotLines({ name, description, created, state }: Manifest): string[
 /** Says that the file is damaged; the findings themselves are reported with the error. */
 function damageLines({ sound, findings }: Inspection): string[] {
   const first = findings.find(({ severity }) => severity === 'error');
-  return sound ? [] : titled('damaged', [`at offset ${first?.offset ?? 0}; this is what could be read`]);
+  return sound ? [] : addTitle('damaged', [`at offset ${first?.offset ?? 0}; this is what could be read`]);
 }
 
 function domainLines(domain: DomainSummary, type: string | undefined): string[] {
@@ -54,7 +55,7 @@ function domainLines(domain: DomainSummary, type: string | undefined): string[] 
     range(vcpus, maxVcpus, String, (n) => `${n} vCPU${n === 1 ? '' : 's'}`),
     range(memoryBytes, maxMemoryBytes, formatSize, formatSize),
   ].filter((fact) => fact !== undefined);
-  return titled('domain', [
+  return addTitle('domain', [
     `${name ?? '(no name)'}, ${facts.join(', ')}`,
     ...(uuid === undefined ? [] : [uuid]),
   ]);
@@ -75,7 +76,7 @@ function fileLines({ bytes, allocatedBytes, xen, streamVersion, header }: Inspec
   const by = xen === undefined ? [] : [`saved by Xen ${xen.major}.${xen.minor}`];
   if (streamVersion !== undefined) by.push(`stream version ${streamVersion}`);
   if (header !== undefined) by.push(`${formatSize(header.configBytes)} of configuration`);
-  return titled('file', [
+  return addTitle('file', [
     `${formatSize(bytes)}, ${formatSize(allocatedBytes)} on disk`,
     ...(by.length === 0 ? [] : [by.join(', ')]),
   ]);
@@ -85,22 +86,25 @@ function diskLines({ disks }: DomainSummary, manifest: Manifest | undefined): st
   const texts = disks.flatMap((disk) => {
     const { vdev, format, path, writable, cdrom } = disk;
     const kind = cdrom ? ', CD-ROM' : writable ? '' : ', read-only';
-    const taken = manifest?.disks.find((one) => one.vdev === vdev);
+    const taken = manifest?.disks.find((disk) => disk.vdev === vdev);
     const how =
       taken === undefined
         ? []
         : [taken.kind === 'internal' ? `  tag "${taken.tag}"` : `  continued on ${taken.overlay}`];
     return [`${vdev} ${format ?? ''} ${path ?? '(empty)'}${kind}`, ...how];
   });
-  return titled('disks', texts);
+  return addTitle('disks', texts);
 }
 
 function phaseLines({ phases }: Manifest): string[] {
-  return titled('phases', wrapped(phases.map(({ name, seconds }) => `${name} ${formatSeconds(seconds)}`)));
+  return addTitle(
+    'phases',
+    wrapItems(phases.map(({ name, seconds }) => `${name} ${formatSeconds(seconds)}`)),
+  );
 }
 
 /** Joined with commas, in lines of not much more than 60 characters. */
-function wrapped(texts: readonly string[]): string[] {
+function wrapItems(texts: readonly string[]): string[] {
   const lines: string[] = [];
   for (const [i, text] of texts.entries()) {
     const part = i === texts.length - 1 ? text : `${text},`;
@@ -114,16 +118,18 @@ function wrapped(texts: readonly string[]): string[] {
 function memoryLines(memory: MemoryMap, frames: string): string[] {
   const { pages, holes, storedZeros, read, holesKnown, repeated, types, gap, ranges } = memory;
   const zeros = [
-    ...(holesKnown && holes > 0 ? [`${amount(holes)} zeros that take no space`] : []),
-    ...(read && storedZeros > 0 ? [`${amount(storedZeros)} zeros that take space`] : []),
+    ...(holesKnown && holes > 0 ? [`${formatPages(holes)} zeros that take no space`] : []),
+    ...(read && storedZeros > 0 ? [`${formatPages(storedZeros)} zeros that take space`] : []),
   ];
   const kinds = Object.entries(types).map(([name, count]) => `${name} ${count}`);
-  const rows = ranges.map((one) => rangeRow(one, read));
+  const rows = ranges.map((range) => rangeRow(range, read));
   return [
-    `Memory: ${amount(pages)}${zeros.length === 0 ? '' : `, of which ${zeros.join(', ')}`}`,
-    ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : titled('types', wrapped(kinds))),
-    ...(repeated === 0 ? [] : [`  ${amount(repeated)} are in the file more than once; the last copy counts`]),
-    ...table([frames, 'size', 'holes', 'zeros'], rows),
+    `Memory: ${formatPages(pages)}${zeros.length === 0 ? '' : `, of which ${zeros.join(', ')}`}`,
+    ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : addTitle('types', wrapItems(kinds))),
+    ...(repeated === 0
+      ? []
+      : [`  ${formatPages(repeated)} are in the file more than once; the last copy counts`]),
+    ...indentedTable([[frames, 'size', 'holes', 'zeros'], ...rows]),
     ...(gap === 1 ? [] : [`  (ranges less than ${formatSize(gap * PAGE_SIZE)} apart are shown as one)`]),
   ];
 }
@@ -138,25 +144,12 @@ function rangeRow({ firstPfn, lastPfn, pages, holes, storedZeros }: PageRange, r
   ];
 }
 
-function amount(pages: number): string {
-  return formatSize(pages * PAGE_SIZE);
-}
-
 function recordLines(records: readonly RecordCount[]): string[] {
   return [
     'Records',
-    ...table(
+    ...indentedTable([
       ['', 'count', 'bytes'],
-      records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), String(bytes)]),
-    ),
+      ...records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), String(bytes)]),
+    ]),
   ];
-}
-
-/** Indented rows below their titles: the first column to the left, the others to the right. */
-export function table(titles: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  const all = [titles, ...rows];
-  const widths = titles.map((_, column) => Math.max(...all.map((row) => row[column]?.length ?? 0)));
-  return all.map((row) =>
-    `  ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart((widths[i] ?? 0) + 2))).join('')}`.trimEnd(),
-  );
 }

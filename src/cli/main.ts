@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+/** The program `xlsnap`: runs the command line, and sets the exit code. */
 import { EXIT, errnoCode } from '../core/errors.ts';
 import { processContext } from './context.ts';
 import { PatientStream } from './patient-stream.ts';
@@ -13,13 +14,13 @@ process.stderr.on('error', () => {});
 
 const context = processContext();
 const exitCode = await run(process.argv.slice(2), context);
-await flushed(process.stdout);
+await flush(process.stdout);
 if (context.stderr instanceof PatientStream) await context.stderr.flushed();
 if (lost !== undefined) process.stderr.write(`error: stdout: ${String(lost)}\n`);
 // Explicitly, since a library's thread or a socket could keep the process alive.
 process.exit(lost !== undefined && exitCode === EXIT.ok ? EXIT.output : exitCode);
 
 /** Waits until what was written to a pipe has been taken, or nobody can read it any more. */
-function flushed(stream: NodeJS.WriteStream): Promise<void> {
+function flush(stream: NodeJS.WriteStream): Promise<void> {
   return new Promise((resolve) => stream.write('', () => resolve()));
 }

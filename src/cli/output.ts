@@ -16,20 +16,20 @@ import { formatBytes, formatSeconds, plural } from './text.ts';
 
 /** What `snapshot-create --dry-run` prints. */
 export function createPlanText(plan: SnapshotPlan): string {
-  return lines([
+  return joinLines([
     `Snapshot "${plan.name}" of domain ${plan.domain} (domid ${plan.domid}, ${plan.type}, ${plan.state})`,
     plan.description === '' ? undefined : `  description: ${plan.description.replaceAll('\n', '\n    ')}`,
     `  memory: ${plan.memoryPath} (${plan.stream ? 'a stream, ' : ''}at most about ${formatBytes(plan.memoryBytes)})`,
-    plan.precopy === undefined ? undefined : `  live: ${limits(plan.precopy)}`,
+    plan.precopy === undefined ? undefined : `  live: ${limitsText(plan.precopy)}`,
     plan.configPath === undefined ? undefined : `  cfgfile: ${plan.configPath}`,
     plan.manifestPath === undefined ? undefined : `  manifest: ${plan.manifestPath}`,
-    ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${planned(disk)}`),
+    ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${plannedText(disk)}`),
     ...plan.warnings.map((warning) => `  warning: ${warning}`),
     'Dry run: nothing was changed.',
   ]);
 }
 
-function limits({ maxRounds, targetDowntimeMs, maxDowntimeMs }: PrecopyLimits): string {
+function limitsText({ maxRounds, targetDowntimeMs, maxDowntimeMs }: PrecopyLimits): string {
   const texts = [`at most ${maxRounds} rounds while it runs`];
   if (targetDowntimeMs !== undefined)
     texts.push(`until it needs to be stopped for about ${targetDowntimeMs} ms`);
@@ -37,7 +37,7 @@ function limits({ maxRounds, targetDowntimeMs, maxDowntimeMs }: PrecopyLimits): 
   return texts.join(', ');
 }
 
-function planned(disk: SnapshotDisk): string {
+function plannedText(disk: SnapshotDisk): string {
   return disk.kind === 'internal'
     ? `internal, tag "${disk.tag}" in ${disk.image}`
     : `external, ${disk.base} stays as it is, the domain continues on ${disk.overlay}`;
@@ -49,7 +49,7 @@ export function createResultText(result: CreateResult): string {
   const sizes = plan.stream
     ? `a stream of ${formatBytes(result.fileBytes)}`
     : `${formatBytes(result.fileBytes)}, ${formatBytes(result.allocatedBytes)} on disk`;
-  return lines([
+  return joinLines([
     `Snapshot "${plan.name}" of ${plan.domain} taken`,
     `  memory: ${plan.memoryPath} (${sizes})`,
     ...plan.disks.map((disk) =>
@@ -57,14 +57,14 @@ export function createResultText(result: CreateResult): string {
         ? `  disk ${disk.vdev}: in ${disk.image}`
         : `  disk ${disk.vdev}: ${disk.base}; the domain continues on ${disk.overlay}`,
     ),
-    stopped(result),
+    stoppedText(result),
     plan.configPath === undefined
       ? 'A stream has no cfgfile beside it: see "Streams" in docs/cfgfile.md'
       : `To revert: ${['xlsnap', 'snapshot-revert', plan.domain, plan.configPath].map(shellQuote).join(' ')}`,
   ]);
 }
 
-function stopped({ plan, phases, rounds, downtimeSeconds }: CreateResult): string {
+function stoppedText({ plan, phases, rounds, downtimeSeconds }: CreateResult): string {
   if (plan.state === 'paused') return 'The guest was paused before, and still is';
   const slowest = stoppedPhases(phases).reduce<PhaseTiming | undefined>(
     (most, phase) => (most === undefined || phase.seconds > most.seconds ? phase : most),
@@ -84,7 +84,7 @@ function stoppedPhases(phases: readonly PhaseTiming[]): readonly PhaseTiming[] {
 
 /** What `snapshot-revert --dry-run` prints. */
 export function revertPlanText(plan: RevertPlan): string {
-  return lines([
+  return joinLines([
     `Revert of domain ${plan.domain} to snapshot "${plan.name}"`,
     plan.domid === undefined ? '  the domain is not running' : `  domid ${plan.domid} will be destroyed`,
     `  memory: ${plan.memoryPath}`,
@@ -106,7 +106,7 @@ function putBack(disk: RevertDisk): string {
 export function revertResultText(result: RevertResult): string {
   const { plan } = result;
   const took = formatSeconds(result.totalSeconds);
-  return lines([
+  return joinLines([
     `Domain ${plan.domain} is back at snapshot "${plan.name}": domid ${result.domid}, ${plan.state}, after ${took}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     result.kept.length === 0 ? undefined : `  kept: ${result.kept.join(', ')}`,
@@ -119,21 +119,21 @@ export function recoverResultText(results: readonly RecoverResult[], path: strin
   if (results.length === 0) {
     return 'Nothing to recover: no journals below /var/lib/xen/snapshots. For one elsewhere: xlsnap recover FILE';
   }
-  return lines(results.flatMap((result) => recovered(result, path)));
+  return joinLines(results.flatMap((result) => recoveredLines(result, path)));
 }
 
-function recovered(result: RecoverResult, path: string | undefined): readonly (string | undefined)[] {
+function recoveredLines(result: RecoverResult, path: string | undefined): readonly (string | undefined)[] {
   const { journal, kind, outcome, name, domain, guest, undone } = result;
   if (outcome === 'nothing')
     return [`Nothing to undo: there is no journal ${path === journal ? path : journal}`];
-  if (kind === 'revert') return revertRecovered(result);
+  if (kind === 'revert') return revertRecoveredLines(result);
   const what = name === undefined ? `A create that had barely started` : `Snapshot "${name}" of ${domain}`;
   const now = guest === undefined ? '' : `; the domain is ${guest}`;
   const how = outcome === 'whole' ? 'is complete, and stays' : 'was incomplete, and has been undone';
-  return [`${what}: ${how}${now}`, ...undone.map((one) => `  ${one}`)];
+  return [`${what}: ${how}${now}`, ...undone.map((step) => `  ${step}`)];
 }
 
-function revertRecovered(result: RecoverResult): readonly (string | undefined)[] {
+function revertRecoveredLines(result: RecoverResult): readonly (string | undefined)[] {
   const { outcome, name, domain, guest, undone, kept = [], halfBuilt, next } = result;
   const how = {
     whole: 'had been completed',
@@ -143,7 +143,7 @@ function revertRecovered(result: RecoverResult): readonly (string | undefined)[]
   }[outcome];
   return [
     `Revert of ${domain} to "${name}": ${how}; the domain is ${guest}`,
-    ...undone.map((one) => `  ${one}`),
+    ...undone.map((step) => `  ${step}`),
     kept.length === 0 ? undefined : `  kept: ${kept.join(', ')}`,
     halfBuilt === undefined
       ? undefined
@@ -161,7 +161,7 @@ export function verifyResultText(report: MemoryReport): string {
   const by = xen === undefined ? '' : `, saved by Xen ${xen.major}.${xen.minor}`;
   const rows = records.map(({ level, name, count, bytes }) => [`${level} ${name}`, count, bytes] as const);
   const width = Math.max(0, ...rows.map(([name]) => name.length));
-  return lines([
+  return joinLines([
     `${path} is sound: ${guestType === 'pv' ? 'PV' : 'HVM or PVH'} guest${by}, ${pages} pages, ${formatBytes(bytes)}`,
     ...rows.map(
       ([name, count, bytes]) =>
@@ -173,6 +173,6 @@ export function verifyResultText(report: MemoryReport): string {
   ]);
 }
 
-function lines(texts: readonly (string | undefined)[]): string {
+function joinLines(texts: readonly (string | undefined)[]): string {
   return texts.filter((text) => text !== undefined).join('\n');
 }

@@ -5,7 +5,7 @@ import { errnoCode } from '../core/errors.ts';
 import type { TextStream } from './context.ts';
 
 /** Beyond this, text is dropped: its reader has stopped reading. */
-const MOST_WAITING = 1024 * 1024;
+const MAX_WAITING = 1024 * 1024;
 const RETRY_MS = 50;
 
 /** How text is written: at once, as far as there is space, or in another thread. */
@@ -46,7 +46,7 @@ export class PatientStream implements TextStream {
   }
 
   write(text: string): void {
-    if (this.#gone || this.#size > MOST_WAITING) return;
+    if (this.#gone || this.#size > MAX_WAITING) return;
     const bytes = Buffer.from(text);
     this.#queue.push(bytes);
     this.#size += bytes.length;

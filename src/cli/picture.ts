@@ -1,7 +1,6 @@
 /** Draws changed memory as an SVG, for `xlsnap inspect A B --picture`. */
-import { PAGE_SIZE } from '../core/brand.ts';
 import type { Comparison, RegionChange } from '../memfile/compare.ts';
-import { formatShare, formatSize } from './text.ts';
+import { formatPages, formatShare } from './text.ts';
 
 const COLUMNS = 64;
 /** Lengths in pixels. */
@@ -91,8 +90,8 @@ export function changePicture({ a, b, cells, cellPages, total }: Comparison): st
     `<title>Changed memory: ${xmlText(title(a))} and ${xmlText(title(b))}</title>`,
     `<style>${style()}</style>`,
     `<rect class="ground" width="${WIDTH}" height="${height}"/>`,
-    text(20, 24, `A  ${shortened(title(a))}`),
-    text(20, 40, `B  ${shortened(title(b))}`),
+    text(20, 24, `A  ${shorten(title(a))}`),
+    text(20, 40, `B  ${shorten(title(b))}`),
     text(20, 60, summary(total, cellPages)),
     ...labels,
     ...[...paths].flatMap(([name, pieces]) =>
@@ -109,22 +108,19 @@ function title({ path, manifest }: Comparison['a']): string {
 }
 
 /** Shortens a path at its start, since the end says more. */
-function shortened(name: string): string {
+function shorten(name: string): string {
   return name.length <= 100 ? name : `…${name.slice(-99)}`;
 }
 
 function summary({ same, changed, onlyA, onlyB }: Comparison['total'], cellPages: number): string {
   const both = same + changed;
-  const alone = onlyA + onlyB === 0 ? '' : `, ${amount(onlyA)} only in A, ${amount(onlyB)} only in B`;
-  return `${amount(changed)} of ${amount(both)} changed (${formatShare(changed, both)})${alone}; each cell is ${amount(cellPages)}`;
-}
-
-function amount(pages: number): string {
-  return formatSize(pages * PAGE_SIZE);
+  const alone =
+    onlyA + onlyB === 0 ? '' : `, ${formatPages(onlyA)} only in A, ${formatPages(onlyB)} only in B`;
+  return `${formatPages(changed)} of ${formatPages(both)} changed (${formatShare(changed, both)})${alone}; each cell is ${formatPages(cellPages)}`;
 }
 
 function address(pfn: number): string {
-  return pfn === 0 ? '0' : amount(pfn);
+  return formatPages(pfn);
 }
 
 /** Two lines of coloured squares with their meaning. */
@@ -152,7 +148,7 @@ function text(x: number, y: number, words: string, anchor: 'start' | 'end' = 'st
 
 function style(): string {
   const colours = (which: 'light' | 'dark'): string =>
-    CLASSES.map((one) => `.${one.name}{fill:${one[which]}}`).join('');
+    CLASSES.map((kind) => `.${kind.name}{fill:${kind[which]}}`).join('');
   return [
     'text{font:11px system-ui,sans-serif;fill:#24292f}.ground{fill:#fff}',
     colours('light'),

@@ -1,3 +1,4 @@
+/** Prints errors on stderr. */
 import { describeError, EXIT, UsageError, XlsnapError } from '../core/errors.ts';
 import type { CliContext } from './context.ts';
 import { hasColour } from './progress.ts';
@@ -18,7 +19,7 @@ export function reportError(context: CliContext, error: unknown, json: boolean):
       message: describeError(error),
       exit_code: exitCode,
     };
-    const line = jsonLine('error', { ...fields, ...(stack === undefined ? {} : { stack }) });
+    const line = jsonLine('error', { ...fields, stack });
     context.stderr.write(`${line}\n`);
     return exitCode;
   }

@@ -1,6 +1,6 @@
 /** What commands that need a host have in common: arguments, signals, progress, output, errors. */
 import type { CallOptions } from '../core/call-options.ts';
-import { describeError } from '../core/errors.ts';
+import { describeError, EXIT } from '../core/errors.ts';
 import type { Host } from '../snapshot/ports.ts';
 import type { CliContext, SnapshotCalls } from './context.ts';
 import { type CliReporter, makeReporter } from './progress.ts';
@@ -17,8 +17,8 @@ export interface Printed {
 
 /** Options that every command has. */
 export interface CommonOptions {
-  readonly json?: boolean;
-  readonly quiet?: boolean;
+  readonly json?: boolean | undefined;
+  readonly quiet?: boolean | undefined;
 }
 
 /** What a command works with. */
@@ -76,7 +76,7 @@ export async function runSession<Request>(
     } finally {
       await close(host, reporter);
     }
-    return 0;
+    return EXIT.ok;
   } catch (error) {
     reporter.clear();
     return interruption.exitCodeOf(error, reportError(context, error, json));

@@ -1,5 +1,6 @@
 /** Formats numbers, names and JSON for output. */
 import { Help } from 'commander';
+import { PAGE_SIZE } from '../core/brand.ts';
 import type { TextStream } from './context.ts';
 
 /** Formats a size: `512 MiB`, `9.5 MiB`, `12.3 GiB`. */
@@ -12,6 +13,31 @@ export function formatBytes(bytes: number): string {
 /** Formats a size like `formatBytes`, but below 1 MiB as `64 KiB`. */
 export function formatSize(bytes: number): string {
   return bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : formatBytes(bytes);
+}
+
+/** Formats the size of so many pages: `64 KiB`, `512 MiB`, `0`. */
+export function formatPages(pages: number): string {
+  return pages === 0 ? '0' : formatSize(pages * PAGE_SIZE);
+}
+
+/** Aligns the columns of rows of cells: the first to the left, the others to the right. */
+export function table(rows: readonly (readonly string[])[]): readonly string[] {
+  const widths =
+    rows[0]?.map((_, column) => Math.max(...rows.map((cells) => cells[column]?.length ?? 0))) ?? [];
+  return rows.map((cells) =>
+    cells
+      .map((cell, column) => {
+        const width = widths[column] ?? 0;
+        return column === 0 ? cell.padEnd(width) : cell.padStart(width);
+      })
+      .join('  ')
+      .trimEnd(),
+  );
+}
+
+/** Aligns columns like `table`, indented by two. */
+export function indentedTable(rows: readonly (readonly string[])[]): readonly string[] {
+  return table(rows).map((line) => `  ${line}`);
 }
 
 /** Formats a share: `8.4 %`, `0 %`, and `<0.1 %` for very little. */

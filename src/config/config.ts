@@ -1,14 +1,14 @@
 /** What a cfgfile says, once parsed. Every key may be left out. */
 export interface SnapshotConfig {
   /** Tag of the disk snapshots and seed of the memory file's name; never empty when present. */
-  readonly name?: string;
-  readonly description?: string;
+  readonly name?: string | undefined;
+  readonly description?: string | undefined;
   /** Absolute path of the memory file. */
-  readonly memoryPath?: string;
+  readonly memoryPath?: string | undefined;
   /** Present, even when empty, if the cfgfile has a `disks` key. */
-  readonly disks?: readonly DiskRequest[];
+  readonly disks?: readonly DiskRequest[] | undefined;
   /** File it came from, for messages. */
-  readonly source?: string;
+  readonly source?: string | undefined;
 }
 
 /** One entry of `disks`. */

@@ -1,11 +1,8 @@
 import { EXIT, XlsnapError } from '../core/errors.ts';
+import type { Problem } from '../core/problem.ts';
 
 /** One thing that is wrong in a cfgfile. */
-export interface ConfigFinding {
-  /** Stable, for programs: `UNKNOWN_KEY`, `SYNTAX`, … */
-  readonly code: string;
-  readonly message: string;
-  readonly hint?: string;
+export interface ConfigFinding extends Problem {
   /** From 1. Absent when the finding is about the file as a whole. */
   readonly line?: number;
   /** In characters, from 1. */
@@ -32,11 +29,11 @@ export class ConfigError extends XlsnapError {
     const { more = 0, cause } = options;
     const [first] = findings;
     const single = findings.length === 1 && more === 0;
-    const parts = findings.map((one) => describe(source, one, !single));
+    const parts = findings.map((finding) => describe(source, finding, !single));
     if (more > 0) parts.push(`and ${more} more`);
     super(first.code, parts.join('\n'), {
-      ...(single && first.hint !== undefined ? { hint: first.hint } : {}),
-      ...(cause === undefined ? {} : { cause }),
+      hint: single ? first.hint : undefined,
+      cause,
       data: { file: source, findings },
     });
     this.findings = findings;

@@ -10,9 +10,10 @@
  *
  * @module
  */
+export type { Problem } from '../core/problem.ts';
 export type { DiskRequest, SnapshotConfig } from './config.ts';
 export { ConfigError, type ConfigFinding } from './errors.ts';
-export { checkSnapshotName, MAX_NAME_BYTES, type TextProblem } from './name.ts';
+export { checkSnapshotName, MAX_NAME_BYTES } from './name.ts';
 export { MAX_CONFIG_BYTES, parseConfig } from './parse.ts';
 export { printConfig } from './print.ts';
 export { readConfigFile } from './read.ts';

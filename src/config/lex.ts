@@ -1,10 +1,8 @@
 /** The words of xl.cfg, as tools/libs/util/libxlu_cfg_l.l of Xen 4.20 has them. */
+import type { Problem } from '../core/problem.ts';
 
 /** A finding and the offset in the text that it is about. */
-export interface Located {
-  readonly code: string;
-  readonly message: string;
-  readonly hint?: string;
+export interface Located extends Problem {
   readonly at: number;
 }
 
@@ -14,7 +12,7 @@ export class SyntaxProblem extends Error {
 
   constructor(at: number, message: string, hint?: string) {
     super(message);
-    this.located = { code: 'SYNTAX', message, at, ...(hint === undefined ? {} : { hint }) };
+    this.located = { code: 'SYNTAX', message, at, hint };
   }
 }
 
@@ -59,7 +57,7 @@ export function nextToken(text: string, from: number): { readonly token: Token; 
   const first = text[at];
   if (first === undefined) return { token: { kind: 'end', text: '', at }, end: at };
   if (first === '\n') return { token: { kind: 'newline', text: '\n', at }, end: at + 1 };
-  if (first === '"' || first === "'") return quoted(text, at, first);
+  if (first === '"' || first === "'") return readQuoted(text, at, first);
   if (first === '+' && text[at + 1] === '=') return { token: { kind: '+=', text: '+=', at }, end: at + 2 };
   if (PUNCTUATION.has(first)) {
     return { token: { kind: first as '=' | ',' | '[' | ']' | ';', text: first, at }, end: at + 1 };
@@ -83,7 +81,11 @@ export function nextToken(text: string, from: number): { readonly token: Token; 
   );
 }
 
-function quoted(text: string, at: number, quote: string): { readonly token: Token; readonly end: number } {
+function readQuoted(
+  text: string,
+  at: number,
+  quote: string,
+): { readonly token: Token; readonly end: number } {
   let value = '';
   let plainFrom = at + 1;
   for (let i = at + 1; i < text.length && text[i] !== '\n'; i++) {

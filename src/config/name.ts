@@ -1,23 +1,18 @@
-/** Why a text cannot be what it is meant to be. */
-export interface TextProblem {
-  readonly code: string;
-  readonly message: string;
-  readonly hint?: string;
-}
-
 /** Longest name in bytes of UTF-8: `NAME.save.json.partial` must fit NAME_MAX (255), a qcow2 tag 255. */
+import type { Problem } from '../core/problem.ts';
+
 export const MAX_NAME_BYTES = 200;
 
 /** Controls and the two characters of Unicode that break a line. */
 const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}]/u;
 
 /** Says what is wrong with a snapshot's name; `undefined` if nothing is. */
-export function checkSnapshotName(name: string): TextProblem | undefined {
+export function checkSnapshotName(name: string): Problem | undefined {
   const shown = JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name);
-  const problem = (why: string, hint?: string): TextProblem => ({
+  const problem = (why: string, hint?: string): Problem => ({
     code: 'BAD_NAME',
     message: `the name ${shown} ${why}`,
-    ...(hint === undefined ? {} : { hint }),
+    hint,
   });
   if (name === '') return problem('is empty');
   if (!isWellFormed(name)) return problem('is not valid Unicode');
@@ -39,7 +34,7 @@ export function checkSnapshotName(name: string): TextProblem | undefined {
 const MAX_PATH_BYTES = 4095;
 
 /** Says what is wrong with a path in a cfgfile; `undefined` if nothing is. */
-export function checkPath(path: string): TextProblem | undefined {
+export function checkPath(path: string): Problem | undefined {
   const shown = JSON.stringify(path.length > 200 ? `${path.slice(0, 200)}…` : path);
   if (!isWellFormed(path) || CONTROL.test(path)) {
     return { code: 'BAD_PATH', message: `the path ${shown} has a control character or is not valid Unicode` };
@@ -61,7 +56,7 @@ export function checkPath(path: string): TextProblem | undefined {
 }
 
 /** Says what is wrong with a description. It is shown on terminals, so tab and newline are the only control characters allowed. */
-export function checkDescription(text: string): TextProblem | undefined {
+export function checkDescription(text: string): Problem | undefined {
   if (isWellFormed(text) && !/[^\P{Cc}\t\n]/u.test(text)) return undefined;
   return {
     code: 'BAD_DESCRIPTION',

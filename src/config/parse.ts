@@ -1,7 +1,9 @@
+import { omitUndefined } from '../core/omit-undefined.ts';
+import type { Problem } from '../core/problem.ts';
 import type { DiskRequest, SnapshotConfig } from './config.ts';
 import { ConfigError, type ConfigFinding } from './errors.ts';
 import { type Located, nextToken, SyntaxProblem, type Token } from './lex.ts';
-import { checkDescription, checkPath, checkSnapshotName, type TextProblem } from './name.ts';
+import { checkDescription, checkPath, checkSnapshotName } from './name.ts';
 
 /** Largest cfgfile in bytes. */
 export const MAX_CONFIG_BYTES = 1024 * 1024;
@@ -22,7 +24,7 @@ export function parseConfig(input: Uint8Array | string, source = 'cfgfile'): Sna
   const text = decode(input, source);
   const findings: Located[] = [];
   let more = 0;
-  const report = (at: number, problem: TextProblem): void => {
+  const report = (at: number, problem: Problem): void => {
     if (findings.length < MAX_FINDINGS) findings.push({ ...problem, at });
     else more++;
   };
@@ -34,14 +36,14 @@ export function parseConfig(input: Uint8Array | string, source = 'cfgfile'): Sna
     throw new ConfigError(source, [withPosition(text, error.located)]);
   }
   findings.sort((a, b) => a.at - b.at);
-  const [first, ...rest] = findings.map((one) => withPosition(text, one));
+  const [first, ...rest] = findings.map((finding) => withPosition(text, finding));
   if (first !== undefined) throw new ConfigError(source, [first, ...rest], { more });
   return config;
 }
 
 function decode(input: Uint8Array | string, source: string): string {
   const whole = (code: string, message: string, hint?: string): ConfigError =>
-    new ConfigError(source, [{ code, message, ...(hint === undefined ? {} : { hint }) }]);
+    new ConfigError(source, [{ code, message, hint }]);
   if (input.length > MAX_CONFIG_BYTES) {
     throw whole('TOO_LONG', `larger than ${MAX_CONFIG_BYTES} bytes`, 'is it a cfgfile at all?');
   }
@@ -70,7 +72,7 @@ interface Setting {
   readonly atoms: Atom[];
 }
 
-type Report = (at: number, problem: TextProblem) => void;
+type Report = (at: number, problem: Problem) => void;
 
 /** The settings of the file by key, in its order. */
 function readSettings(text: string, report: Report): Map<string, Setting> {
@@ -82,15 +84,15 @@ function readSettings(text: string, report: Report): Map<string, Setting> {
       token = tokens.next();
       continue;
     }
-    if (token.kind !== 'word') throw unexpected(token, 'a key');
+    if (token.kind !== 'word') throw unexpectedProblem(token, 'a key');
     const { text: key, at } = token;
     const operator = tokens.next();
     if (operator.kind !== '=' && operator.kind !== '+=')
-      throw unexpected(operator, `= after ${key.slice(0, 60)}`);
+      throw unexpectedProblem(operator, `= after ${key.slice(0, 60)}`);
     const value = readValue(tokens);
     token = tokens.next();
     if (token.kind !== 'newline' && token.kind !== ';' && token.kind !== 'end') {
-      throw unexpected(token, 'the end of the line');
+      throw unexpectedProblem(token, 'the end of the line');
     }
     const before = settings.get(key);
     if (before === undefined) settings.set(key, { key, at, ...value });
@@ -116,16 +118,16 @@ function readValue(tokens: Tokens): Pick<Setting, 'valueAt' | 'list' | 'atoms'> 
   if (first.kind === 'string' || first.kind === 'number') {
     return { valueAt, list: false, atoms: [{ text: first.text, at: first.at }] };
   }
-  if (first.kind !== '[') throw unexpected(first, 'a value in quotes or a list in [ ]');
+  if (first.kind !== '[') throw unexpectedProblem(first, 'a value in quotes or a list in [ ]');
   const atoms: Atom[] = [];
   for (let token = tokens.nextInList(first); token.kind !== ']'; ) {
     if (token.kind !== 'string' && token.kind !== 'number') {
-      throw unexpected(token, 'an entry in quotes or the end of the list');
+      throw unexpectedProblem(token, 'an entry in quotes or the end of the list');
     }
     atoms.push({ text: token.text, at: token.at });
     token = tokens.nextInList(first);
     if (token.kind === ',') token = tokens.nextInList(first);
-    else if (token.kind !== ']') throw unexpected(token, 'a comma or the end of the list');
+    else if (token.kind !== ']') throw unexpectedProblem(token, 'a comma or the end of the list');
   }
   return { valueAt, list: true, atoms };
 }
@@ -153,7 +155,7 @@ class Tokens {
   }
 }
 
-function unexpected(token: Token, expected: string): SyntaxProblem {
+function unexpectedProblem(token: Token, expected: string): SyntaxProblem {
   const found =
     token.kind === 'newline'
       ? 'the end of the line'
@@ -176,7 +178,7 @@ function interpret(settings: Map<string, Setting>, report: Report): SnapshotConf
       hint: near === undefined ? `the keys are ${KEYS.join(', ')}` : `did you mean ${near}?`,
     });
   }
-  const textOf = (key: string, check: (text: string) => TextProblem | undefined): string | undefined => {
+  const textOf = (key: string, check: (text: string) => Problem | undefined): string | undefined => {
     const setting = settings.get(key);
     if (setting === undefined) return undefined;
     if (setting.list) {
@@ -193,12 +195,12 @@ function interpret(settings: Map<string, Setting>, report: Report): SnapshotConf
   const description = textOf('description', checkDescription);
   const memoryPath = textOf('memory_path', checkPath);
   const disks = disksOf(settings.get('disks'), report);
-  return {
-    ...(name === undefined ? {} : { name }),
-    ...(description === undefined ? {} : { description }),
-    ...(memoryPath === undefined ? {} : { memoryPath }),
-    ...(disks === undefined ? {} : { disks }),
-  };
+  return omitUndefined({
+    name,
+    description,
+    memoryPath,
+    disks,
+  });
 }
 
 function disksOf(setting: Setting | undefined, report: Report): readonly DiskRequest[] | undefined {
@@ -229,10 +231,10 @@ function disksOf(setting: Setting | undefined, report: Report): readonly DiskReq
 }
 
 /** `PATH,FORMAT,TARGET`, or `,,TARGET` for an internal snapshot. Spaces around the fields do not count. */
-function parseDisk(spec: string): DiskRequest | TextProblem {
+function parseDisk(spec: string): DiskRequest | Problem {
   const fields = spec.split(',', 5).map((field) => field.replace(/^[ \t]+/, '').trimEnd());
   const [path, format, target] = fields;
-  const bad = (code: string, message: string, hint: string): TextProblem => ({ code, message, hint });
+  const bad = (code: string, message: string, hint: string): Problem => ({ code, message, hint });
   const shown = JSON.stringify(spec.slice(0, 100));
   const keywords = fromKeywords(fields);
   if (keywords !== undefined) {

@@ -7,7 +7,7 @@ export class Bitmap {
   /** The same, 32 bits at a time: bit n is bit n % 32 of word n / 32 on the little-endian machines that Xen runs on. */
   readonly #words: Uint32Array;
 
-  /** @throws RangeError when `size` is not an integer of 0 … 2^40. */
+  /** @throws {RangeError} If `size` is not an integer from 0 to 2^40 */
   constructor(size: number) {
     if (!Number.isInteger(size) || size < 0 || size > 2 ** 40) {
       throw new RangeError(`bitmap size ${size}`);
@@ -39,7 +39,7 @@ export class Bitmap {
 
   /**
    * Sets every bit that is set in `other`: bytes of a bitmap of the same size.
-   * @throws RangeError when they are fewer or more than `bytes`, or not aligned to 4
+   * @throws {RangeError} If they are fewer or more than `bytes`, or not aligned to 4
    */
   or(other: Uint8Array): void {
     if (other.length !== this.bytes.length) throw new RangeError('bitmaps of different size');

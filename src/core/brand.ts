@@ -15,7 +15,7 @@ export const PAGE_SIZE = 4096;
 export const DOMID_FIRST_RESERVED = 0x7ff0;
 
 /**
- * @throws RangeError when `value` is no domid of a guest or dom0.
+ * @throws {RangeError} If `value` is not the domid of a guest or dom0
  */
 export function toDomid(value: number): Domid {
   if (!Number.isInteger(value) || value < 0 || value >= DOMID_FIRST_RESERVED) {
@@ -26,7 +26,7 @@ export function toDomid(value: number): Domid {
 
 /**
  * Converts a 64-bit word to a number.
- * @throws RangeError when it is negative or above 2^53 - 1.
+ * @throws {RangeError} If it is negative or above 2^53 - 1.
  */
 export function toSafeNumber(value: bigint, what: string): number {
   if (value < 0n || value > BigInt(Number.MAX_SAFE_INTEGER)) {

@@ -13,7 +13,7 @@ export interface Limits {
  * afterwards is ignored.
  *
  * @param onTimeout makes the error to throw when the time is over.
- * @throws InterruptedError when the signal is aborted.
+ * @throws {InterruptedError} If the signal is aborted
  */
 export async function within<T>(work: Promise<T>, limits: Limits, onTimeout: () => Error): Promise<T> {
   const { timeoutMs = Number.POSITIVE_INFINITY, signal } = limits;

@@ -3,6 +3,8 @@
  * `code` is stable and meant for programs, `hint` says what to do next.
  */
 
+import { omitUndefined } from './omit-undefined.ts';
+
 /** Exit codes of the command line, one for each class of error. Documented in docs/scripting.md. */
 export const EXIT = {
   ok: 0,
@@ -28,15 +30,15 @@ export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 /** What an error may carry besides its message. */
 export interface ErrorDetails {
   /** What to do next, one sentence. */
-  readonly hint?: string;
+  readonly hint?: string | undefined;
   /** The phase of create or revert in which it happened; filled in by the phase runner. */
-  readonly phase?: string;
-  readonly domid?: number;
+  readonly phase?: string | undefined;
+  readonly domid?: number | undefined;
   /** Offset in bytes from the start of the file or stream at fault. */
-  readonly offset?: number;
+  readonly offset?: number | undefined;
   readonly cause?: unknown;
   /** Further plain data for programs. */
-  readonly data?: Readonly<Record<string, unknown>>;
+  readonly data?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** Base of all errors that xlsnap throws on purpose. Anything else that escapes is a bug. */
@@ -67,20 +69,21 @@ export abstract class XlsnapError extends Error {
 
   /** The error as plain data, as `--json` prints it. */
   toJSON(): Record<string, unknown> {
-    return {
+    const { phase, domid, offset, hint, data, undone, undoFailures } = this;
+    return omitUndefined({
       name: this.name,
       code: this.code,
       message: this.message,
       exit_code: this.exitCode,
-      ...(this.phase === undefined ? {} : { phase: this.phase }),
-      ...(this.domid === undefined ? {} : { domid: this.domid }),
-      ...(this.offset === undefined ? {} : { offset: this.offset }),
-      ...(this.hint === undefined ? {} : { hint: this.hint }),
-      ...(Object.keys(this.data).length === 0 ? {} : { data: this.data }),
-      ...(this.undone.length === 0 ? {} : { undone: this.undone }),
-      ...(this.undoFailures.length === 0 ? {} : { undo_failures: this.undoFailures }),
-      ...(this.cause === undefined ? {} : { cause: describeError(this.cause) }),
-    };
+      phase,
+      domid,
+      offset,
+      hint,
+      data: Object.keys(data).length === 0 ? undefined : data,
+      undone: undone.length === 0 ? undefined : undone,
+      undo_failures: undoFailures.length === 0 ? undefined : undoFailures,
+      cause: this.cause === undefined ? undefined : describeError(this.cause),
+    });
   }
 }
 
@@ -155,7 +158,8 @@ export function errnoCode(error: unknown): string | undefined {
 }
 
 /**
- * @throws InterruptedError when the signal is aborted; its cause is the signal's reason.
+ * Checks whether the work is to end.
+ * @throws {InterruptedError} If the signal is aborted; its cause is the signal's reason
  */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) {

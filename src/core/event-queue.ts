@@ -37,7 +37,7 @@ export class EventQueue<T> {
 
   /**
    * Waits for the next item. One that arrives after a limit was reached stays for the next call.
-   * @throws the error given to `end`, that of `onTimeout`, or InterruptedError.
+   * @throws {InterruptedError} If the signal is aborted; also the error given to `end`, and that of `onTimeout`
    */
   async next(limits: Limits, onTimeout: () => Error): Promise<T> {
     if (limits.signal?.aborted !== true) {

@@ -3,7 +3,7 @@ export const MAX_JSON_DEPTH = 512;
 
 /**
  * JSON from outside. A key `__proto__` becomes a key like any other.
- * @throws SyntaxError, as JSON.parse, and when it is nested deeper than MAX_JSON_DEPTH
+ * @throws {SyntaxError} If it is not JSON, or is nested deeper than MAX_JSON_DEPTH
  */
 export function parseJson(text: string): unknown {
   // It keeps its own stack, and goes as deep as the text does.

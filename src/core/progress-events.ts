@@ -1,5 +1,7 @@
 /** Progress as an async iterable, instead of a `Reporter`. */
+
 import { EventQueue } from './event-queue.ts';
+import { omitUndefined } from './omit-undefined.ts';
 import type { LogLevel, Progress, Reporter } from './reporter.ts';
 
 /** A call of a `Reporter`, as an object. */
@@ -44,14 +46,14 @@ export function observe<T>(work: (reporter: Reporter) => Promise<T>): ObservedWo
   const queue = new EventQueue<ProgressEvent>();
   const result = work({
     phase: (phase, event, seconds) =>
-      queue.push({ type: 'phase', phase, event, ...(seconds === undefined ? {} : { seconds }) }),
+      queue.push(omitUndefined({ type: 'phase' as const, phase, event, seconds })),
     progress: (progress) =>
       queue.push(
         { type: 'progress', ...progress },
         (last) => last.type === 'progress' && last.phase === progress.phase,
       ),
     log: (level, message, fields) =>
-      queue.push({ type: 'log', level, message, ...(fields === undefined ? {} : { fields }) }),
+      queue.push(omitUndefined({ type: 'log' as const, level, message, fields })),
   });
   const over = (): void => queue.end(new WorkDone());
   result.then(over, over);

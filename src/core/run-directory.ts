@@ -8,7 +8,7 @@ export const RUN_DIRECTORY = '/run/xlsnap';
  * Makes the directory, mode 0700, if it is not there.
  * @param path another one, for tests
  * @returns its path
- * @throws EnvironmentError when it cannot be made, or other users could write to it
+ * @throws {EnvironmentError} If it cannot be made, or other users could write to it
  */
 export function runDirectory(path: string = RUN_DIRECTORY): string {
   try {
@@ -28,7 +28,7 @@ export function runDirectory(path: string = RUN_DIRECTORY): string {
 /**
  * Looks at the directory, without making it.
  * @returns whether it is there
- * @throws EnvironmentError as `runDirectory`
+ * @throws {EnvironmentError} If `runDirectory` does
  */
 export function hasRunDirectory(path: string = RUN_DIRECTORY): boolean {
   if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return false;

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 const RESERVE_BYTES = 256 * 1024 * 1024;
 const RESERVE_SHARE = 8;
 /** Used in any case. */
-const LEAST_BYTES = 16 * 1024 * 1024;
+const MIN_BYTES = 16 * 1024 * 1024;
 
 /**
  * Returns how many bytes of memory this process can fill without making the host short of it. File pages that are still to be written
@@ -17,5 +17,5 @@ export function spareMemory(meminfo: string = readFileSync('/proc/meminfo', 'utf
     Number(new RegExp(`^${key}: +([0-9]+) kB$`, 'm').exec(meminfo)?.[1] ?? 0) * 1024;
   const reserve = Math.max(RESERVE_BYTES, bytes('MemTotal') / RESERVE_SHARE);
   const spare = bytes('MemAvailable') - bytes('Dirty') - bytes('Writeback') - reserve;
-  return Math.max(LEAST_BYTES, Math.floor(spare));
+  return Math.max(MIN_BYTES, Math.floor(spare));
 }

@@ -7,14 +7,14 @@ import { silentReporter } from '../core/reporter.ts';
 import { hasPageData, PAGE_STATE, PfnWords } from '../savefmt/index.ts';
 import { type Inspection, type InspectOptions, type Scan, scan } from './inspect.ts';
 import { PageReader } from './page-reader.ts';
-import { damaged, openMemoryFile } from './verify.ts';
+import { damagedFileError, openMemoryFile } from './verify.ts';
 
 /** pfns whose places are held at a time: 4 GiB of the guest's memory, 8 MiB for each file. */
 const WINDOW = 2 ** 20;
 /** Pages between two looks at the signal, and two progress reports. */
 const STEP = 4096;
 /** About so many cells at most, one quarter of them or more with pages. */
-const CELLS = 4096;
+const MAX_CELLS = 4096;
 /** Smallest step in which a map can tell where there are pages. */
 const PIECE = 2 ** 15;
 
@@ -93,7 +93,7 @@ type Sides = readonly [Side, Side];
 async function openSide(path: string, source: FileSource, options: CompareOptions): Promise<Side> {
   const scanned = await scan(path, source, options);
   const { sound, findings, omitted } = scanned.inspection;
-  if (!sound) throw damaged(path, findings, omitted);
+  if (!sound) throw damagedFileError(path, findings, omitted);
   return { scanned, places: new Places(source, scanned), pages: new PageReader(source) };
 }
 
@@ -189,7 +189,7 @@ class Changes {
 
   constructor(sides: Sides) {
     const room = piecesOf(sides, PIECE).length * PIECE;
-    this.#cellPages = 2 ** Math.max(0, Math.ceil(Math.log2(room / CELLS)));
+    this.#cellPages = 2 ** Math.max(0, Math.ceil(Math.log2(room / MAX_CELLS)));
   }
 
   add(pfn: number, kind: Kind): void {

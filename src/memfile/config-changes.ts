@@ -1,5 +1,7 @@
 /** Compares two configurations of a domain. */
+
 import { isRecord } from '../core/guards.ts';
+import { omitUndefined } from '../core/omit-undefined.ts';
 import type { LibxlConfig } from './libxl-config.ts';
 import { plainLibxlJson } from './libxl-json.ts';
 
@@ -66,7 +68,7 @@ function compare(
       compare([...path, key], [...rule, key], own(before, key), own(now, key), changes);
     }
   } else if (isStructs(before, now)) {
-    const [then, since] = identified(before, now);
+    const [then, since] = identifyItems(before, now);
     for (const name of new Set([...then.keys(), ...since.keys()])) {
       const [former, present] = [then.get(name), since.get(name)];
       if (former === undefined || present === undefined) {
@@ -86,28 +88,27 @@ function isGenerated(rule: readonly string[], before: unknown, now: unknown): bo
 }
 
 function changeOf(path: readonly string[], before: unknown, now: unknown): ConfigChange {
-  return {
-    key: path.join('.'),
-    ...(before === undefined ? {} : { before: plainLibxlJson(before) }),
-    ...(now === undefined ? {} : { now: plainLibxlJson(now) }),
-  };
+  const plain = (value: unknown): unknown => (value === undefined ? undefined : plainLibxlJson(value));
+  return omitUndefined({ key: path.join('.'), before: plain(before), now: plain(now) });
 }
 
 type Json = Readonly<Record<string, unknown>>;
 
 /** Objects both, or one of them and nothing. */
 function isStruct(before: unknown, now: unknown): boolean {
-  return (isRecord(before) || isRecord(now)) && [before, now].every((one) => isRecord(one) || isEmpty(one));
+  return (
+    (isRecord(before) || isRecord(now)) && [before, now].every((side) => isRecord(side) || isEmpty(side))
+  );
 }
 
 /** Lists of objects both, or one of them and nothing. */
 function isStructs(before: unknown, now: unknown): boolean {
-  const lists = [before, now].filter((one) => !isEmpty(one));
-  return lists.length > 0 && lists.every((one) => Array.isArray(one) && one.every(isRecord));
+  const lists = [before, now].filter((list) => !isEmpty(list));
+  return lists.length > 0 && lists.every((list) => Array.isArray(list) && list.every(isRecord));
 }
 
 function keysOf(before: unknown, now: unknown): readonly string[] {
-  return [...new Set([before, now].flatMap((one) => (isRecord(one) ? Object.keys(one) : [])))];
+  return [...new Set([before, now].flatMap((side) => (isRecord(side) ? Object.keys(side) : [])))];
 }
 
 function own(value: unknown, key: string): unknown {
@@ -115,19 +116,19 @@ function own(value: unknown, key: string): unknown {
 }
 
 /** The elements of both lists by a name that they have in both: vdev or devid where each has its own, else their place. */
-function identified(before: unknown, now: unknown): readonly [Map<string, Json>, Map<string, Json>] {
-  const lists = [before, now].map((one): readonly Json[] => (Array.isArray(one) ? one : [])) as [
+function identifyItems(before: unknown, now: unknown): readonly [Map<string, Json>, Map<string, Json>] {
+  const lists = [before, now].map((side): readonly Json[] => (Array.isArray(side) ? side : [])) as [
     readonly Json[],
     readonly Json[],
   ];
   const key = ['vdev', 'devid'].find((name) => lists.every((list) => isOwn(list, name)));
   const byName = (list: readonly Json[]): Map<string, Json> =>
-    new Map(list.map((one, at) => [key === undefined ? String(at) : String(one[key]), one]));
+    new Map(list.map((item, at) => [key === undefined ? String(at) : String(item[key]), item]));
   return [byName(lists[0]), byName(lists[1])];
 }
 
 function isOwn(list: readonly Json[], key: string): boolean {
-  const names = list.map((one) => own(one, key));
+  const names = list.map((item) => own(item, key));
   const usable = names.every((name) => typeof name === 'string' || typeof name === 'number');
   return usable && new Set(names.map(String)).size === names.length;
 }

@@ -7,7 +7,7 @@ import { type ChecksumOptions, checksumFile, differing, type FileRange } from '.
 import type { Manifest } from './manifest.ts';
 
 /** Maximum number of stretches reported one by one. */
-const MOST_TOLD = 100;
+const MAX_REPORTED = 100;
 
 /**
  * Reads a memory file whole and compares it with what its manifest says was written. Says in which records it differs.
@@ -40,7 +40,7 @@ export async function findDamage(
     progress: (done) => reporter?.progress({ phase: 'check', done, total: size, unit: 'bytes' }),
   });
   const bad = differing(size, checksums, found);
-  const told = bad.slice(0, MOST_TOLD);
+  const told = bad.slice(0, MAX_REPORTED);
   const names = told.length === 0 ? [] : await namesOf(path, told, signal);
   const findings = told.map(({ from, to }, i): Finding => {
     const within = names[i] ?? [];

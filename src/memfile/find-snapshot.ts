@@ -33,7 +33,9 @@ export async function findSnapshot(
   }
   const [first] = found;
   if (found.length < 2) return first?.path;
-  const list = found.map((one) => `  - ${one.path} of domain ${one.name}, uuid ${one.uuid}`);
+  const list = found.map(
+    (snapshot) => `  - ${snapshot.path} of domain ${snapshot.name}, uuid ${snapshot.uuid}`,
+  );
   throw new UsageError(
     'AMBIGUOUS_SNAPSHOT',
     `there are ${found.length} snapshots named "${name}":\n${list.join('\n')}`,

@@ -23,9 +23,9 @@ import { PageReader } from './page-reader.ts';
 import { MemoryFileError, openMemoryFile } from './verify.ts';
 
 /** Most ranges of the memory map unless the caller wants fewer. */
-const RANGES = 1000;
+const MAX_RANGES = 1000;
 /** Records with pages that are remembered for reading their pages: 16 TiB of memory in xl's records. */
-const RECORDS_MAX = 2 ** 22;
+const MAX_RECORDS = 2 ** 22;
 
 export interface InspectOptions extends Pick<CallOptions, 'signal'> {
   /** Asks the file system where the open file has data; without it no page is known to be a hole. */
@@ -33,7 +33,7 @@ export interface InspectOptions extends Pick<CallOptions, 'signal'> {
   /** Reads all pages, to find those of zeros that take space. */
   readonly readPages?: boolean;
   /** Maximum number of ranges in the memory map. Default: 1000. */
-  readonly maxRanges?: number;
+  readonly maxRanges?: number | undefined;
 }
 
 /** The guest's memory in a file. */
@@ -116,7 +116,7 @@ export async function inspectFile(path: string, options: InspectOptions = {}): P
 
 /** As `inspectFile`, of a file that is open already. */
 export async function scan(path: string, source: FileSource, options: InspectOptions): Promise<Scan> {
-  const { signal, readPages = false, maxRanges = RANGES } = options;
+  const { signal, readPages = false, maxRanges = MAX_RANGES } = options;
   const warnings: string[] = [];
   const extents = await askExtents(source, options, warnings);
   const reader = new RecordScan(source, extents, readPages);
@@ -220,10 +220,10 @@ class RecordScan {
     }
     this.map.add(words, content, offset);
     if (pages === 0) return;
-    if (this.records.length >= RECORDS_MAX) {
-      throw new MemoryFileError('TOO_MANY_RECORDS', `more than ${RECORDS_MAX} PAGE_DATA records`, { offset });
+    if (this.records.length >= MAX_RECORDS) {
+      throw new MemoryFileError('TOO_MANY_RECORDS', `more than ${MAX_RECORDS} PAGE_DATA records`, { offset });
     }
-    this.records.push(located(words, offset, start));
+    this.records.push(toPageRecord(words, offset, start));
   }
 }
 
@@ -235,7 +235,7 @@ async function isZero(pages: PageReader, offset: number): Promise<boolean> {
   return pages.window.compare(ZEROS, 0, PAGE_SIZE, at, at + PAGE_SIZE) === 0;
 }
 
-function located(words: PfnWords, offset: number, start: number): PageRecord {
+function toPageRecord(words: PfnWords, offset: number, start: number): PageRecord {
   let minPfn = Number.POSITIVE_INFINITY;
   let maxPfn = -1;
   for (let i = 0; i < words.count; i++) {

@@ -125,6 +125,15 @@ export function configDisks(config: LibxlConfig): readonly ConfigDisk[] {
   });
 }
 
+/** Tells whether a disk is one that the guest writes to: those need a snapshot. */
+export function isVolume({
+  writable,
+  cdrom,
+  path,
+}: Pick<ConfigDisk, 'writable' | 'cdrom' | 'path'>): boolean {
+  return writable && !cdrom && path !== undefined;
+}
+
 /**
  * QEMU's name of a format as libxl writes it in configurations and in xenstore (tools/libs/light/libxl_device.c). One that
  * libxl does not state counts as raw: then nothing that a guest wrote is taken for a header.
@@ -142,7 +151,7 @@ export function withImages(config: LibxlConfig, images: readonly DiskImage[]): L
     ...config,
     disks: disks.map((disk: unknown) => {
       if (!isRecord(disk)) return disk;
-      const image = images.find((one) => one.vdev === disk['vdev']);
+      const image = images.find((candidate) => candidate.vdev === disk['vdev']);
       return image === undefined ? disk : { ...disk, pdev_path: image.path, format: image.format };
     }),
   };

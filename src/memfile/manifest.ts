@@ -1,8 +1,10 @@
 /** The manifest beside a memory file: its format, reader and writer. */
 import { open } from 'node:fs/promises';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
+import { Fields } from '../core/fields.ts';
 import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
+import { omitUndefined } from '../core/omit-undefined.ts';
 import type { GuestType, XenVersion } from '../core/xen.ts';
 import { type Checksums, sumsLength } from './checksums.ts';
 
@@ -103,8 +105,8 @@ export class ManifestError extends XlsnapError {
 export const NO_MANIFEST = 'NO_MANIFEST';
 
 const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
-/** Shorter stretches than anybody writes: reading them one by one would take for ever. */
-const SHORTEST_STRETCH = 64 * 1024;
+/** Minimum length of a stretch: reading shorter ones one by one would take too long. */
+const MIN_STRETCH = 64 * 1024;
 
 /**
  * Reads a manifest.
@@ -116,12 +118,12 @@ export async function readManifest(path: string): Promise<Manifest | undefined> 
   try {
     await using file = await open(path);
     const { size } = await file.stat();
-    if (size > MAX_MANIFEST_BYTES) throw bad(path, `is larger than ${MAX_MANIFEST_BYTES} bytes`);
+    if (size > MAX_MANIFEST_BYTES) throw manifestError(path, `is larger than ${MAX_MANIFEST_BYTES} bytes`);
     text = await file.readFile('utf8');
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return undefined;
     if (error instanceof XlsnapError) throw error;
-    throw bad(path, 'cannot be read', error);
+    throw manifestError(path, 'cannot be read', error);
   }
   return parseManifest(path, text);
 }
@@ -136,170 +138,94 @@ export function parseManifest(path: string, text: string): Manifest {
   try {
     value = parseJson(text);
   } catch (error) {
-    throw bad(path, 'is not JSON', error);
+    throw manifestError(path, 'is not JSON', error);
   }
-  return checked(path, value);
+  return toManifest(path, value);
 }
 
-function checked(path: string, top: unknown): Manifest {
-  if (!isRecord(top) || top['format'] !== 'xlsnap-manifest') {
-    throw bad(path, 'is not an xlsnap manifest', undefined, NO_MANIFEST);
+function toManifest(path: string, value: unknown): Manifest {
+  if (!isRecord(value) || value['format'] !== 'xlsnap-manifest') {
+    throw manifestError(path, 'is not an xlsnap manifest', undefined, NO_MANIFEST);
   }
-  if (top['version'] !== 1) throw bad(path, `has version ${String(top['version'])}; this xlsnap knows 1`);
-  const xen = record(path, 'xen', top['xen']);
-  const memory = record(path, 'memory', top['memory']);
-  const bytes = count(path, 'memory.bytes', memory['bytes']);
-  return {
-    format: 'xlsnap-manifest',
-    version: 1,
-    name: string(path, 'name', top['name']),
-    description: string(path, 'description', top['description']),
-    created: string(path, 'created', top['created']),
-    state: oneOf(path, 'state', top['state'], ['running', 'paused']),
-    domain: string(path, 'domain', top['domain']),
-    uuid: string(path, 'uuid', top['uuid']),
-    type: oneOf(path, 'type', top['type'], ['pv', 'pvh', 'hvm']),
-    xen: {
-      major: count(path, 'xen.major', xen['major']),
-      minor: count(path, 'xen.minor', xen['minor']),
-      extra: string(path, 'xen.extra', xen['extra']),
-    },
-    memory: {
-      path: string(path, 'memory.path', memory['path']),
-      bytes,
-      pages: count(path, 'memory.pages', memory['pages']),
-    },
-    ...(top['checksums'] === undefined
-      ? {}
-      : { checksums: checkedChecksums(path, bytes, record(path, 'checksums', top['checksums'])) }),
-    disks: list(path, 'disks', top['disks']).map((disk, i) => checkedDisk(path, `disks[${i}]`, disk)),
-    ...(top['identities'] === undefined
-      ? {}
-      : {
-          identities: list(path, 'identities', top['identities']).map((one, i) =>
-            checkedIdentity(path, `identities[${i}]`, one),
-          ),
-        }),
-    uncovered: list(path, 'uncovered', top['uncovered']).map((v, i) => string(path, `uncovered[${i}]`, v)),
-    ...(top['unknownDrives'] === undefined
-      ? {}
-      : {
-          unknownDrives: list(path, 'unknownDrives', top['unknownDrives']).map((drive, i) => {
-            const at = record(path, `unknownDrives[${i}]`, drive);
-            return {
-              name: string(path, `unknownDrives[${i}].name`, at['name']),
-              path: string(path, `unknownDrives[${i}].path`, at['path']),
-            };
-          }),
-        }),
-    ...(top['qemu'] === undefined ? {} : { qemu: string(path, 'qemu', top['qemu']) }),
-    phases: list(path, 'phases', top['phases']).map((phase, i) => {
-      const at = record(path, `phases[${i}]`, phase);
-      return { name: string(path, 'name', at['name']), seconds: number(path, 'seconds', at['seconds']) };
-    }),
-  };
+  if (value['version'] !== 1) {
+    throw manifestError(path, `has version ${String(value['version'])}; this xlsnap knows 1`);
+  }
+  const top = new Fields(value, (problem) => manifestError(path, `is damaged: ${problem}`));
+  const xen = top.fields('xen');
+  const memory = top.fields('memory');
+  const bytes = memory.count('bytes');
+  return omitUndefined({
+    format: 'xlsnap-manifest' as const,
+    version: 1 as const,
+    name: top.text('name'),
+    description: top.text('description'),
+    created: top.text('created'),
+    state: top.oneOf('state', ['running', 'paused']),
+    domain: top.text('domain'),
+    uuid: top.text('uuid'),
+    type: top.oneOf('type', ['pv', 'pvh', 'hvm']),
+    xen: { major: xen.count('major'), minor: xen.count('minor'), extra: xen.text('extra') },
+    memory: { path: memory.text('path'), bytes, pages: memory.count('pages') },
+    checksums: top.optional('checksums', (key) => toChecksums(top.fields(key), bytes)),
+    disks: top.list('disks').map(toSnapshotDisk),
+    identities: top.optional('identities', (key) => top.list(key).map(toIdentity)),
+    uncovered: top.texts('uncovered'),
+    unknownDrives: top.optional('unknownDrives', (key) =>
+      top.list(key).map((drive) => ({ name: drive.text('name'), path: drive.text('path') })),
+    ),
+    qemu: top.optional('qemu', (key) => top.text(key)),
+    phases: top.list('phases').map((phase) => ({
+      name: phase.text('name'),
+      seconds: phase.number('seconds'),
+    })),
+  });
 }
 
-function checkedChecksums(path: string, bytes: number, value: Readonly<Record<string, unknown>>): Checksums {
-  const head = count(path, 'checksums.head', value['head']);
-  const stretch = count(path, 'checksums.stretch', value['stretch']);
-  if (stretch < SHORTEST_STRETCH) throw bad(path, 'is damaged: checksums.stretch is too short');
-  const sums = string(path, 'checksums.sums', value['sums']);
+function toChecksums(fields: Fields, bytes: number): Checksums {
+  const head = fields.count('head');
+  const stretch = fields.count('stretch');
+  if (stretch < MIN_STRETCH) throw fields.error('stretch', 'is too short');
+  const sums = fields.text('sums');
   if (sums.length !== sumsLength(bytes, head, stretch) || !/^[0-9a-f]*$/.test(sums)) {
-    throw bad(path, `is damaged: checksums.sums does not fit a file of ${bytes} bytes`);
+    throw fields.error('sums', `does not fit a file of ${bytes} bytes`);
   }
-  return {
-    algorithm: oneOf(path, 'checksums.algorithm', value['algorithm'], ['crc32']),
-    head,
-    stretch,
-    sums,
-  };
+  return { algorithm: fields.oneOf('algorithm', ['crc32']), head, stretch, sums };
 }
 
-function checkedIdentity(path: string, what: string, value: unknown): DiskIdentity {
-  const one = record(path, what, value);
-  const tag = one['tag'] === undefined ? undefined : record(path, `${what}.tag`, one['tag']);
-  const base = one['base'] === undefined ? undefined : record(path, `${what}.base`, one['base']);
-  return {
-    vdev: string(path, `${what}.vdev`, one['vdev']),
-    virtualSize: count(path, `${what}.virtualSize`, one['virtualSize']),
-    ...(tag === undefined
-      ? {}
-      : {
-          tag: {
-            id: string(path, `${what}.tag.id`, tag['id']),
-            dateSec: count(path, `${what}.tag.dateSec`, tag['dateSec']),
-            dateNsec: count(path, `${what}.tag.dateNsec`, tag['dateNsec']),
-            vmClockNsec: string(path, `${what}.tag.vmClockNsec`, tag['vmClockNsec']),
-          },
-        }),
-    ...(base === undefined
-      ? {}
-      : {
-          base: {
-            bytes: count(path, `${what}.base.bytes`, base['bytes']),
-            mtimeMs: number(path, `${what}.base.mtimeMs`, base['mtimeMs']),
-          },
-        }),
-  };
+function toIdentity(fields: Fields): DiskIdentity {
+  const tag = fields.optional('tag', (key) => fields.fields(key));
+  const base = fields.optional('base', (key) => fields.fields(key));
+  return omitUndefined({
+    vdev: fields.text('vdev'),
+    virtualSize: fields.count('virtualSize'),
+    tag: tag && {
+      id: tag.text('id'),
+      dateSec: tag.count('dateSec'),
+      dateNsec: tag.count('dateNsec'),
+      vmClockNsec: tag.text('vmClockNsec'),
+    },
+    base: base && { bytes: base.count('bytes'), mtimeMs: base.number('mtimeMs') },
+  });
 }
 
-/** @throws ManifestError unless it is a disk of a snapshot as JSON has it */
-export function checkedDisk(path: string, what: string, value: unknown): SnapshotDisk {
-  const disk = record(path, what, value);
-  const vdev = string(path, `${what}.vdev`, disk['vdev']);
-  if (oneOf(path, `${what}.kind`, disk['kind'], ['internal', 'external']) === 'internal') {
-    return {
-      kind: 'internal',
-      vdev,
-      image: string(path, `${what}.image`, disk['image']),
-      tag: string(path, `${what}.tag`, disk['tag']),
-    };
-  }
-  return {
-    kind: 'external',
-    vdev,
-    base: string(path, `${what}.base`, disk['base']),
-    baseFormat: string(path, `${what}.baseFormat`, disk['baseFormat']),
-    overlay: string(path, `${what}.overlay`, disk['overlay']),
-  };
+/** Reads a disk of a snapshot, in a manifest or a journal. */
+export function toSnapshotDisk(fields: Fields): SnapshotDisk {
+  const vdev = fields.text('vdev');
+  const kind = fields.oneOf('kind', ['internal', 'external']);
+  return kind === 'internal'
+    ? { kind, vdev, image: fields.text('image'), tag: fields.text('tag') }
+    : {
+        kind,
+        vdev,
+        base: fields.text('base'),
+        baseFormat: fields.text('baseFormat'),
+        overlay: fields.text('overlay'),
+      };
 }
 
-function bad(path: string, problem: string, cause?: unknown, code = 'MANIFEST'): ManifestError {
+function manifestError(path: string, problem: string, cause?: unknown, code = 'MANIFEST'): ManifestError {
   return new ManifestError(code, `the manifest ${path} ${problem}`, {
     hint: 'move it away and revert with --accept no-manifest to continue without it',
     cause,
   });
-}
-
-function record(path: string, what: string, value: unknown): Readonly<Record<string, unknown>> {
-  if (isRecord(value)) return value;
-  throw bad(path, `is damaged: ${what} is not an object`);
-}
-
-function list(path: string, what: string, value: unknown): readonly unknown[] {
-  if (Array.isArray(value)) return value;
-  throw bad(path, `is damaged: ${what} is not a list`);
-}
-
-function string(path: string, what: string, value: unknown): string {
-  if (typeof value === 'string') return value;
-  throw bad(path, `is damaged: ${what} is not a string`);
-}
-
-function number(path: string, what: string, value: unknown): number {
-  if (typeof value === 'number' && Number.isFinite(value)) return value;
-  throw bad(path, `is damaged: ${what} is not a number`);
-}
-
-function count(path: string, what: string, value: unknown): number {
-  const given = number(path, what, value);
-  if (Number.isSafeInteger(given) && given >= 0) return given;
-  throw bad(path, `is damaged: ${what} is not a count`);
-}
-
-function oneOf<T extends string>(path: string, what: string, value: unknown, choices: readonly T[]): T {
-  const found = choices.find((choice) => choice === value);
-  if (found !== undefined) return found;
-  throw bad(path, `is damaged: ${what} is not one of ${choices.join(', ')}`);
 }

@@ -3,7 +3,7 @@ import { PAGE_TYPE, type PfnWords } from '../savefmt/index.ts';
 /** pfns in one piece: 4 KiB of bits. */
 const CHUNK = 2 ** 15;
 /** A quarter of a GiB of bits: 8 TiB of a guest's memory, or pfns that a damaged file scatters. */
-const CHUNKS_MAX = 2 ** 16;
+const MAX_CHUNKS = 2 ** 16;
 
 /** Counts the pages that a restore gives the guest: each pfn once, however often it stands in the file. */
 export class PfnCount {
@@ -43,7 +43,7 @@ export class PfnCount {
   #chunkOf(index: number): Uint8Array | undefined {
     const found = this.#chunks.get(index);
     if (found !== undefined) return found;
-    if (this.#chunks.size >= CHUNKS_MAX) {
+    if (this.#chunks.size >= MAX_CHUNKS) {
       this.#overflow = true;
       return undefined;
     }

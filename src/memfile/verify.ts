@@ -5,9 +5,9 @@ import type { CallOptions } from '../core/call-options.ts';
 import { EXIT, errnoCode, XlsnapError } from '../core/errors.ts';
 import {
   type Finding,
-  type GuestType,
   type RecordCount,
   readXlHeader,
+  type StreamGuestType,
   verifyStream,
   xlConfigText,
 } from '../savefmt/index.ts';
@@ -73,7 +73,7 @@ export interface MemoryReport {
   /** Bytes from the header to the outermost END. */
   readonly bytes: number;
   /** As libxc's stream has it: `hvm` stands for PVH too. */
-  readonly guestType: GuestType | undefined;
+  readonly guestType: StreamGuestType | undefined;
   /** Xen that saved it. */
   readonly xen: { readonly major: number; readonly minor: number } | undefined;
   /** Pages with data; one that stands in the stream n times counts n times. */
@@ -98,7 +98,7 @@ export async function verifyMemoryFile(path: string, options: CallOptions = {}):
   const manifest = await manifestBeside(path);
   const damage = manifest === undefined ? [] : await findDamage(path, manifest, options);
   const findings = [...ofStream, ...damage];
-  if (!ok || damage.length > 0) throw damaged(path, findings, omitted);
+  if (!ok || damage.length > 0) throw damagedFileError(path, findings, omitted);
   return {
     path,
     bytes: facts.length,
@@ -112,12 +112,16 @@ export async function verifyMemoryFile(path: string, options: CallOptions = {}):
 }
 
 /** The error about a file with findings that are errors. `omitted` counts those that are not listed. */
-export function damaged(path: string, findings: readonly Finding[], omitted: number): MemoryFileError {
+export function damagedFileError(
+  path: string,
+  findings: readonly Finding[],
+  omitted: number,
+): MemoryFileError {
   const errors = findings.filter(({ severity }) => severity === 'error');
   const lines = errors.map((finding) => `  ${findingText(finding)}`);
   if (omitted > 0) lines.push(`  and ${omitted} more`);
   return new MemoryFileError('DAMAGED', [`${path} is not a sound save file:`, ...lines].join('\n'), {
-    ...(errors[0] === undefined ? {} : { offset: errors[0].offset }),
+    offset: errors[0]?.offset,
     hint: errors.find(({ hint }) => hint !== undefined)?.hint ?? 'use a copy of it, if there is one',
     data: { findings, omitted },
   });

@@ -78,7 +78,7 @@ export class QmpClient implements AsyncDisposable {
     throw new QmpConnectError(
       failures.every(({ code }) => code === 'QEMU_DIED') ? 'QEMU_DIED' : 'QMP_CONNECT',
       `QEMU cannot be reached: ${failures.map((failure) => failure.message).join('; ')}`,
-      { cause: failures[0], ...(hint === undefined ? {} : { hint }) },
+      { cause: failures[0], hint },
     );
   }
 
@@ -265,7 +265,7 @@ export class QmpClient implements AsyncDisposable {
       `cannot connect to ${this.path}: ${errnoCode(cause) ?? cause.message}`,
       {
         cause,
-        ...(hint === undefined ? {} : { hint }),
+        hint,
       },
     );
   }

@@ -44,7 +44,7 @@ export class QmpCommandError extends QmpError {
     args: Readonly<Record<string, unknown>> | undefined,
   ) {
     super('QMP_COMMAND', `QEMU refused ${command}: ${description}`, {
-      data: { command, class: errorClass, description, ...(args === undefined ? {} : { arguments: args }) },
+      data: { command, class: errorClass, description, arguments: args },
     });
     this.errorClass = errorClass;
     this.description = description;

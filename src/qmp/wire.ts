@@ -4,7 +4,7 @@ import { parseJson } from '../core/json.ts';
 import { QmpProtocolError } from './errors.ts';
 
 /** The longest line taken from QEMU, in bytes. */
-export const LINE_LIMIT = 10 * 1024 * 1024;
+export const MAX_LINE = 10 * 1024 * 1024;
 
 const LINE_FEED = 0x0a;
 
@@ -14,7 +14,7 @@ export class LineSplitter {
   #parts: Uint8Array[] = [];
   #length = 0;
 
-  constructor(limit: number = LINE_LIMIT) {
+  constructor(limit: number = MAX_LINE) {
     this.#limit = limit;
   }
 

@@ -1,14 +1,15 @@
 import { EXIT, XlsnapError } from '../core/errors.ts';
+import { omitUndefined } from '../core/omit-undefined.ts';
 
 /** What an error about a stream may say besides what was being read. */
 export interface FormatErrorDetails {
   /** Bytes from the start of the file or stream to the thing at fault. */
-  readonly offset?: number;
+  readonly offset?: number | undefined;
   /** Name of the record it is in. */
-  readonly record?: string;
-  readonly expected?: string;
-  readonly got?: string;
-  readonly hint?: string;
+  readonly record?: string | undefined;
+  readonly expected?: string | undefined;
+  readonly got?: string | undefined;
+  readonly hint?: string | undefined;
   readonly cause?: unknown;
 }
 
@@ -21,14 +22,10 @@ function message(what: string, details: FormatErrorDetails): string {
 
 function details({ offset, record, expected, got, hint, cause }: FormatErrorDetails) {
   return {
-    ...(offset === undefined ? {} : { offset }),
-    ...(hint === undefined ? {} : { hint }),
-    ...(cause === undefined ? {} : { cause }),
-    data: {
-      ...(record === undefined ? {} : { record }),
-      ...(expected === undefined ? {} : { expected }),
-      ...(got === undefined ? {} : { got }),
-    },
+    offset,
+    hint,
+    cause,
+    data: omitUndefined({ record, expected, got }),
   };
 }
 

@@ -3,9 +3,9 @@ import { concat } from './fixed.ts';
 import {
   encodeLibxcHeaders,
   encodeLibxcRecord,
-  type GuestType,
   type LibxcStateRecord,
   makeLibxcHeaders,
+  type StreamGuestType,
 } from './libxc.ts';
 import { encodeLibxlHeader, encodeLibxlRecord, LIBXL_VERSION, type LibxlRecord } from './libxl.ts';
 import { encodeXlHeader, makeXlHeader } from './xl-header.ts';
@@ -14,7 +14,7 @@ import { encodeXlHeader, makeXlHeader } from './xl-header.ts';
 export interface PrefixOptions {
   /** libxl's JSON of the domain's configuration, without NUL. */
   readonly configJson: string;
-  readonly guestType: GuestType;
+  readonly guestType: StreamGuestType;
   readonly xenMajor: number;
   readonly xenMinor: number;
   /** What is invariant of the guest's execution: PV info (PV), CPUID and MSR policy. */

@@ -15,6 +15,7 @@
  */
 export { BufferSink, type ByteSink } from '../core/byte-sink.ts';
 export { BufferSource, type ByteSource, FileSource, StreamSource } from '../core/byte-source.ts';
+export type { Problem } from '../core/problem.ts';
 export { type FormatErrorDetails, RecordError, StreamError } from './errors.ts';
 export { encodePrefix, encodeSuffix, type PrefixOptions } from './frame.ts';
 export type { LocatedItem, StreamFormat, StreamItem } from './items.ts';
@@ -24,7 +25,6 @@ export {
   type DomainHeader,
   encodeLibxcHeaders,
   encodeLibxcRecord,
-  type GuestType,
   type HvmParam,
   type HvmParams,
   type ImageHeader,
@@ -38,6 +38,7 @@ export {
   type PageData,
   parseCpuidLeaves,
   parseMsrEntries,
+  type StreamGuestType,
   type X86PvInfo,
   type X86PvP2mFrames,
   type X86PvVcpu,

@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import {
-  PAGE_DATA_COUNT_MAX,
+  MAX_PAGE_DATA_COUNT,
   PAGE_DATA_FIXED_LENGTH,
   PAGE_DATA_TYPE,
   PAGE_TYPE,
@@ -73,7 +73,7 @@ export class SlotLayout {
   }: {
     readonly firstRecordOffset: number;
     readonly count: number;
-    readonly perRecord?: number;
+    readonly perRecord?: number | undefined;
   }): SlotLayout {
     if (
       !Number.isSafeInteger(firstRecordOffset) ||
@@ -86,12 +86,12 @@ export class SlotLayout {
     if (
       !(
         perRecord > 0 &&
-        perRecord <= PAGE_DATA_COUNT_MAX &&
+        perRecord <= MAX_PAGE_DATA_COUNT &&
         (perRecord + FIXED_ENTRIES) % ENTRIES_PER_PAGE === 0
       )
     ) {
       throw new RangeError(
-        `${perRecord} pages in a record: must be 512 * k - 2 and at most ${PAGE_DATA_COUNT_MAX}`,
+        `${perRecord} pages in a record: must be 512 * k - 2 and at most ${MAX_PAGE_DATA_COUNT}`,
       );
     }
     return new SlotLayout(firstRecordOffset, count, perRecord);

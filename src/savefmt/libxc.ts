@@ -32,14 +32,14 @@ export const imageHeader = fixed('big', {
 });
 
 /** A PVH guest's stream is of type `hvm`. */
-export type GuestType = 'pv' | 'hvm';
+export type StreamGuestType = 'pv' | 'hvm';
 
 /** Values of the domain header's type. */
-export const GUEST_TYPE: Readonly<Record<GuestType, number>> = { pv: 1, hvm: 2 };
+export const GUEST_TYPE: Readonly<Record<StreamGuestType, number>> = { pv: 1, hvm: 2 };
 
 /** The domain header. */
 export interface DomainHeader {
-  readonly guestType: GuestType;
+  readonly guestType: StreamGuestType;
   /** 12. */
   readonly pageShift: number;
   readonly reserved: number;
@@ -376,7 +376,7 @@ export function encodeLibxcHeaders(image: ImageHeader, domain: DomainHeader): Ui
 }
 
 /** The headers of a new stream. */
-export function makeLibxcHeaders(guestType: GuestType, xenMajor: number, xenMinor: number) {
+export function makeLibxcHeaders(guestType: StreamGuestType, xenMajor: number, xenMinor: number) {
   const image: ImageHeader = { version: LIBXC_VERSION, options: 0, reserved1: 0, reserved2: 0 };
   const domain: DomainHeader = { guestType, pageShift: PAGE_SHIFT, reserved: 0, xenMajor, xenMinor };
   return { image, domain };

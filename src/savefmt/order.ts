@@ -1,5 +1,5 @@
 import type { StreamFormat, StreamItem } from './items.ts';
-import { type GuestType, LIBXC_VERSION, type LibxcRecord, type LibxcRecordName } from './libxc.ts';
+import { LIBXC_VERSION, type LibxcRecord, type LibxcRecordName, type StreamGuestType } from './libxc.ts';
 import type { LibxlRecord } from './libxl.ts';
 
 /**
@@ -59,7 +59,7 @@ export interface OrderProblem {
 
 interface Rule {
   /** Only in streams of this guest type. */
-  readonly guest?: GuestType;
+  readonly guest?: StreamGuestType;
   /** Before STATIC_DATA_END (version 3). */
   readonly isStatic?: true;
   /** Not in older streams. */
@@ -99,7 +99,7 @@ const rules: Readonly<Record<LibxcRecordName, Rule>> = {
 };
 
 /** Without these a guest cannot be restored. */
-const required: Readonly<Record<GuestType, readonly LibxcRecordName[]>> = {
+const required: Readonly<Record<StreamGuestType, readonly LibxcRecordName[]>> = {
   hvm: ['PAGE_DATA', 'HVM_PARAMS', 'HVM_CONTEXT'],
   pv: ['X86_PV_INFO', 'X86_PV_P2M_FRAMES', 'PAGE_DATA', 'SHARED_INFO', 'X86_PV_VCPU_BASIC'],
 };
@@ -107,7 +107,7 @@ const required: Readonly<Record<GuestType, readonly LibxcRecordName[]>> = {
 /** Knows in which order items may come, for all three formats. Nothing else does. */
 export class OrderRules {
   readonly #nesting: Nesting;
-  #guest: GuestType | undefined;
+  #guest: StreamGuestType | undefined;
   #version = LIBXC_VERSION;
   #contexts = 0;
   readonly #seen = new Set<string>();

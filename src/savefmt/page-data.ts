@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import { concat, fixed } from './fixed.ts';
-import { RECORD_LENGTH_MAX, recordHeader } from './record.ts';
+import { MAX_RECORD_LENGTH, recordHeader } from './record.ts';
 
 /**
  * PAGE_DATA (libxc-migration-stream.pandoc): count, reserved, count words of pfn and type, then the pages
@@ -69,7 +69,7 @@ export function hasPageData(type: number): boolean {
 }
 
 /** Largest pfn that fits its 52 bits. */
-export const PFN_MAX = 2 ** 52 - 1;
+export const MAX_PFN = 2 ** 52 - 1;
 
 /** The pfn words of one record, kept as the bytes they are. */
 export class PfnWords {
@@ -115,7 +115,7 @@ export class PfnWords {
 
   /** @throws RangeError when pfn or type does not fit. */
   set(index: number, pfn: number, type: number = PAGE_TYPE.notab): void {
-    if (!Number.isInteger(pfn) || pfn < 0 || pfn > PFN_MAX) throw new RangeError(`not a pfn: ${pfn}`);
+    if (!Number.isInteger(pfn) || pfn < 0 || pfn > MAX_PFN) throw new RangeError(`not a pfn: ${pfn}`);
     if (!isPageType(type)) throw new RangeError(`not a page type: ${type}`);
     this.#view.setUint32(index * 8, pfn % 2 ** 32, true);
     this.#view.setUint32(index * 8 + 4, Math.floor(pfn / 2 ** 32) + type * 2 ** 28, true);
@@ -139,7 +139,7 @@ export function pageDataLength(entries: number, dataPages: number): number {
 }
 
 /** Most entries with data that one record can have. */
-export const PAGE_DATA_COUNT_MAX = Math.floor((RECORD_LENGTH_MAX - pageDataHeader.size) / (8 + PAGE_SIZE));
+export const MAX_PAGE_DATA_COUNT = Math.floor((MAX_RECORD_LENGTH - pageDataHeader.size) / (8 + PAGE_SIZE));
 
 /** All of a record before its first page; the pages follow without padding. */
 export function encodePageDataHead(words: PfnWords, reserved = 0): Uint8Array {
@@ -167,7 +167,7 @@ export function encodeAmendment(
     throw new RangeError(`${pages.length} bytes of pages where the types call for ${expected}`);
   }
   if (words.count === 0) throw new RangeError('a PAGE_DATA record without entries');
-  if (pageDataLength(words.count, words.dataPages()) > RECORD_LENGTH_MAX) {
+  if (pageDataLength(words.count, words.dataPages()) > MAX_RECORD_LENGTH) {
     throw new RangeError(`${words.count} entries are too many for one PAGE_DATA record`);
   }
   return concat(encodePageDataHead(words), pages);

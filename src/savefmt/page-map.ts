@@ -15,7 +15,7 @@ export const PAGE_STATE = {
 /** pfns in one piece of the map: 128 MiB of the guest's memory. */
 const CHUNK = 2 ** 15;
 /** A piece takes an byte for each pfn: half a GiB for 2 TiB of memory, or for pfns that a damaged file strews about. */
-const CHUNKS_MAX = 2 ** 14;
+const MAX_CHUNKS = 2 ** 14;
 
 const TYPE = PAGE_STATE.type;
 const PRESENT = PAGE_STATE.present;
@@ -144,7 +144,7 @@ export class PageMap {
   }
 
   #grow(index: number, pfn: number, offset: number): Uint8Array {
-    if (this.#chunks.size >= CHUNKS_MAX) {
+    if (this.#chunks.size >= MAX_CHUNKS) {
       throw new RecordError('PFN_SPREAD', `pfn ${hex(pfn)} and others are too far apart for a map of them`, {
         record: 'PAGE_DATA',
         offset,

@@ -6,7 +6,6 @@ import type { LocatedItem, StreamFormat, StreamItem } from './items.ts';
 import {
   domainHeader,
   GUEST_TYPE,
-  type GuestType,
   imageHeader,
   LIBXC_ID,
   LIBXC_MARKER,
@@ -17,6 +16,7 @@ import {
   PAGE_SHIFT,
   type PageData,
   parseLibxcRecord,
+  type StreamGuestType,
 } from './libxc.ts';
 import {
   LIBXL_IDENT,
@@ -36,15 +36,15 @@ import {
   pageDataLength,
   pageTypeName,
 } from './page-data.ts';
-import { paddingLength, RECORD_LENGTH_MAX, recordHeader } from './record.ts';
+import { MAX_RECORD_LENGTH, paddingLength, recordHeader } from './record.ts';
 import {
+  MAX_XL_OPTIONAL_DATA,
   splitOptionalData,
   XL_BYTE_ORDER,
   XL_FIXED_LENGTH,
   XL_FLAG_JSON,
   XL_FLAG_STREAM_V2,
   XL_MAGIC,
-  XL_OPTIONAL_DATA_MAX,
   type XlHeader,
   xlWords,
 } from './xl-header.ts';
@@ -56,7 +56,7 @@ const PAGES_CHUNK = 256 * PAGE_SIZE;
  * Most pfn words in a record that is read, so that a record of nothing but words stays small in memory.
  * libxc writes 1024, and a record full of pages has at most 32703.
  */
-const PFN_WORDS_MAX = 1024 * 1024;
+const MAX_PFN_WORDS = 1024 * 1024;
 
 export interface ReadOptions {
   /** The outermost format. Default `xl`. */
@@ -100,7 +100,7 @@ export function readXlHeader(source: ByteSource): Promise<XlHeader> {
 class Reader {
   readonly #source: ByteSource;
   readonly #start: number;
-  #pages: PageReader | undefined;
+  #pages: RecordPages | undefined;
 
   constructor(source: ByteSource) {
     this.#source = source;
@@ -173,10 +173,10 @@ class Reader {
         hint: 'convert it with convert-legacy-stream of xen-utils',
       });
     }
-    if (optionalDataLength > XL_OPTIONAL_DATA_MAX) {
+    if (optionalDataLength > MAX_XL_OPTIONAL_DATA) {
       throw new StreamError('XL_CONFIG_LENGTH', 'xl header: length of the optional data', {
         offset: offset + XL_MAGIC.length + 12,
-        expected: `at most ${XL_OPTIONAL_DATA_MAX}`,
+        expected: `at most ${MAX_XL_OPTIONAL_DATA}`,
         got: `${optionalDataLength}`,
       });
     }
@@ -236,7 +236,9 @@ class Reader {
 
     const domainAt = this.offset;
     const { type, ...domain } = domainHeader.parse(await this.#exactly(domainHeader.size, 'domain header'));
-    const guestType = (Object.keys(GUEST_TYPE) as GuestType[]).find((name) => GUEST_TYPE[name] === type);
+    const guestType = (Object.keys(GUEST_TYPE) as StreamGuestType[]).find(
+      (name) => GUEST_TYPE[name] === type,
+    );
     if (guestType === undefined) {
       throw new StreamError('DOMAIN_TYPE', 'domain header: type', {
         offset: domainAt,
@@ -273,11 +275,11 @@ class Reader {
   async #recordHeader(level: string, nameOf: (type: number) => string) {
     const offset = this.offset;
     const header = recordHeader.parse(await this.#exactly(recordHeader.size, `header of a ${level} record`));
-    if (header.length > RECORD_LENGTH_MAX) {
+    if (header.length > MAX_RECORD_LENGTH) {
       throw new StreamError('RECORD_LENGTH', 'length of the body', {
         record: nameOf(header.type),
         offset,
-        expected: `at most ${RECORD_LENGTH_MAX}`,
+        expected: `at most ${MAX_RECORD_LENGTH}`,
         got: `${header.length}`,
       });
     }
@@ -306,7 +308,7 @@ class Reader {
     const { count, reserved } = pageDataHeader.parse(
       await this.#exactly(pageDataHeader.size, 'body of PAGE_DATA'),
     );
-    const room = Math.min(PFN_WORDS_MAX, Math.floor((length - pageDataHeader.size) / 8));
+    const room = Math.min(MAX_PFN_WORDS, Math.floor((length - pageDataHeader.size) / 8));
     if (count < 1 || count > room) {
       throw new RecordError('RECORD_COUNT', `count in a body of ${length} bytes`, {
         record,
@@ -335,13 +337,13 @@ class Reader {
         got: `${length}`,
       });
     }
-    this.#pages = new PageReader(this.#source, dataPages * PAGE_SIZE, this.#start);
+    this.#pages = new RecordPages(this.#source, dataPages * PAGE_SIZE, this.#start);
     return { name: record, reserved, words, pages: this.#pages };
   }
 }
 
 /** The pages of the record that the reader stands in. */
-class PageReader implements AsyncIterable<Uint8Array> {
+class RecordPages implements AsyncIterable<Uint8Array> {
   readonly #source: ByteSource;
   readonly #start: number;
   #left: number;

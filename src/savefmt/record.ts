@@ -7,7 +7,7 @@ import { concat, fixed } from './fixed.ts';
 export const recordHeader = fixed('little', { type: 'u32', length: 'u32' });
 
 /** Longest body that libxc reads: REC_LENGTH_MAX of tools/libs/guest/xg_sr_stream_format.h. */
-export const RECORD_LENGTH_MAX = 128 * 1024 * 1024;
+export const MAX_RECORD_LENGTH = 128 * 1024 * 1024;
 
 /** Set in the type of records that a reader may ignore. */
 export const OPTIONAL_BIT = 0x80000000;

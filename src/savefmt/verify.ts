@@ -1,12 +1,13 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSource } from '../core/byte-source.ts';
 import { parseJson } from '../core/json.ts';
+import type { Problem } from '../core/problem.ts';
 import { hex, RecordError, StreamError } from './errors.ts';
 import type { LocatedItem, StreamFormat } from './items.ts';
 import {
-  type GuestType,
   LIBXC_OPTION_BIG_ENDIAN,
   type LibxcStateRecord,
+  type StreamGuestType,
   type X86PvInfo,
   type X86PvP2mFrames,
   type X86PvVcpu,
@@ -18,15 +19,11 @@ import { readStream } from './reader.ts';
 import { type XlHeader, xlConfigText } from './xl-header.ts';
 
 /** Something that is not as the specifications want it. */
-export interface Finding {
+export interface Finding extends Problem {
   /** `error`: Xen's restore refuses the stream or makes no whole guest of it; `warning`: it takes it. */
   readonly severity: 'error' | 'warning';
-  /** Stable, upper case. */
-  readonly code: string;
-  readonly message: string;
   /** Bytes from the start of the stream. */
   readonly offset: number;
-  readonly hint?: string;
 }
 
 /** One line of the table of records. */
@@ -44,7 +41,7 @@ export interface StreamFacts {
   readonly complete: boolean;
   /** Bytes up to the outermost END; when it is missing, those of sound items (but for a last PAGE_DATA record). */
   readonly length: number;
-  readonly guestType?: GuestType;
+  readonly guestType?: StreamGuestType;
   /** Of libxc's stream: 2 or 3. */
   readonly version?: number;
   /** The Xen that saved it. */
@@ -142,7 +139,7 @@ class Pass {
   report(severity: Finding['severity'], code: string, message: string, offset: number, hint?: string): void {
     if (severity === 'error') this.#errors++;
     if (this.#findings.length >= this.#maxFindings) this.#omitted++;
-    else this.#findings.push({ severity, code, message, offset, ...(hint === undefined ? {} : { hint }) });
+    else this.#findings.push({ severity, code, message, offset, hint });
   }
 
   /** The item before ends at `offset`. */

@@ -6,7 +6,7 @@ import { encodeLibxcHeaders, encodeLibxcRecord, type PageData } from './libxc.ts
 import { encodeLibxlHeader, encodeLibxlRecord } from './libxl.ts';
 import { OrderRules } from './order.ts';
 import { encodePageDataHead, pageDataLength } from './page-data.ts';
-import { RECORD_LENGTH_MAX } from './record.ts';
+import { MAX_RECORD_LENGTH } from './record.ts';
 import { encodeXlHeader } from './xl-header.ts';
 
 /** Appends items to a sink: what a reader gave, byte for byte, or a stream of one's own. */
@@ -51,7 +51,7 @@ export class StreamWriter {
   async #pageData({ words, reserved, pages }: PageData): Promise<void> {
     const dataPages = words.dataPages();
     if (words.count === 0) throw new RangeError('a PAGE_DATA record without entries');
-    if (pageDataLength(words.count, dataPages) > RECORD_LENGTH_MAX) {
+    if (pageDataLength(words.count, dataPages) > MAX_RECORD_LENGTH) {
       throw new RangeError(`${words.count} entries are too many for one PAGE_DATA record`);
     }
     await this.#sink.write(encodePageDataHead(words, reserved));

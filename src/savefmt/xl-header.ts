@@ -22,7 +22,7 @@ export const XL_BYTE_ORDER = 0x01020304;
 export const XL_FLAG_JSON = 1;
 export const XL_FLAG_STREAM_V2 = 2;
 /** Longest optional data that is read; xl has no limit, a configuration has some ten KiB. */
-export const XL_OPTIONAL_DATA_MAX = 4 * 1024 * 1024;
+export const MAX_XL_OPTIONAL_DATA = 4 * 1024 * 1024;
 
 export const xlWords = fixed('little', {
   byteOrder: 'u32',

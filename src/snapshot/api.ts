@@ -30,30 +30,30 @@ export interface CreateRequest {
   /** Name or domid. */
   readonly domain: string;
   /** The parsed cfgfile; without it the defaults hold. */
-  readonly config?: SnapshotConfig;
+  readonly config?: SnapshotConfig | undefined;
   /** `--name`; the cfgfile's name takes precedence. */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** Copies the memory while the guest runs, and stops it only for what it wrote in the meantime. */
-  readonly live?: boolean;
+  readonly live?: boolean | undefined;
   /** Live only: maximum number of rounds while the guest runs, 1 to 49. Default: 5. */
-  readonly maxRounds?: number;
+  readonly maxRounds?: number | undefined;
   /** Live only: stops the guest as soon as the downtime would be about this long. Default: as short as possible. */
-  readonly targetDowntimeMs?: number;
+  readonly targetDowntimeMs?: number | undefined;
   /** Live only: gives up rather than stop the guest for longer than this. */
-  readonly maxDowntimeMs?: number;
+  readonly maxDowntimeMs?: number | undefined;
   /** How long the guest may take to suspend. Default: 60 000. */
-  readonly suspendTimeoutMs?: number;
+  readonly suspendTimeoutMs?: number | undefined;
   /** Waits until the memory file is on the disk, before it gets its name. Default: true. */
-  readonly sync?: boolean;
+  readonly sync?: boolean | undefined;
   /** Gets the memory in place of a file; the configuration must not have a `memoryPath` then. */
-  readonly sink?: MemorySink;
-  readonly tuning?: Tuning;
+  readonly sink?: MemorySink | undefined;
+  readonly tuning?: Tuning | undefined;
   /**
    * Has another process undo everything if this one is killed. Default: true. Otherwise `recover` can do it later.
    */
-  readonly guardian?: boolean;
+  readonly guardian?: boolean | undefined;
   /** Where memory files go if the configuration names none. Default: the host's directory. */
-  readonly snapshotDir?: string;
+  readonly snapshotDir?: string | undefined;
 }
 
 /** When the rounds of a live snapshot end. */
@@ -143,17 +143,17 @@ export interface RevertRequest {
   readonly domain: string;
   readonly config: SnapshotConfig;
   /** Makes the domain run, whatever its state at the snapshot. */
-  readonly running?: boolean;
+  readonly running?: boolean | undefined;
   /** Reverts although that is risky, whatever the risks are. */
-  readonly force?: boolean;
+  readonly force?: boolean | undefined;
   /** Reverts although there are these risks; another one is still refused. */
-  readonly accept?: readonly RiskName[];
+  readonly accept?: readonly RiskName[] | undefined;
   /** Keeps the overlays that an external revert replaces. */
-  readonly keep?: boolean;
+  readonly keep?: boolean | undefined;
   /** How long destroying may take. Default: 60 000. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /** Options of the command line that change nothing about the revert; the command in a RiskError repeats them. */
-  readonly otherOptions?: readonly string[];
+  readonly otherOptions?: readonly string[] | undefined;
 }
 
 /** What a revert is going to do; `--dry-run` prints it. */
@@ -202,7 +202,7 @@ export interface RecoverRequest {
   /** A memory file or its journal; it need not be there. */
   readonly path: string;
   /** How long to wait for a create or revert of the domain that is still running. Default: 0. */
-  readonly lockTimeoutMs?: number;
+  readonly lockTimeoutMs?: number | undefined;
 }
 
 /** What was found of a create or revert whose process was killed, and what has become of it. */

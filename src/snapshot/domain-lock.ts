@@ -20,7 +20,8 @@ export interface Locked<T> extends AsyncDisposable {
 /**
  * Finds out which keys are to be locked, locks them in phase `lock`, and finds out again: in between the domain may have
  * rebooted, been renamed, or been started again with another uuid. If keys are missing then, all are locked from scratch.
- * @throws what `identify` throws; InterruptedError; DomainError DOMAIN_BUSY, and DOMAIN_CHANGING when it is another each time
+ * @throws {DomainError} If another program holds a lock (`DOMAIN_BUSY`), or the domain is another each time (`DOMAIN_CHANGING`)
+ * @throws {InterruptedError} If the signal is aborted; also what `identify` throws
  */
 export async function lockIdentified<T extends { readonly keys: readonly string[] }>(
   phases: Phases,
@@ -59,7 +60,7 @@ function holds(held: readonly string[], keys: readonly string[]): boolean {
 
 /**
  * Makes sure that a domain which was looked up again is still the one that is locked.
- * @throws DomainError DOMAIN_CHANGED
+ * @throws {DomainError} If it is another (`DOMAIN_CHANGED`)
  */
 export function checkHeld(held: readonly string[], domain: DomainState | undefined): void {
   if (domain === undefined || holds(held, domainKeys(domain))) return;

@@ -65,7 +65,7 @@ export class Phases {
 
   /**
    * Runs one phase. An error that comes out carries the phase's name.
-   * @throws InterruptedError before `body` starts when the signal is aborted; later, when `body` does not end although
+   * @throws {InterruptedError} If the signal is aborted before `body` starts; later, if `body` does not end although
    * the signal was aborted
    */
   async run<T>(
@@ -92,7 +92,7 @@ export class Phases {
   /**
    * A step between phases. Once the signal is aborted, the step has some time to end by itself; then it is given up,
    * since a call that hangs must not keep the guest stopped.
-   * @throws InterruptedError when it was given up
+   * @throws {InterruptedError} If it was given up
    */
   async step<T>(
     body: () => Promise<T>,
@@ -126,7 +126,10 @@ export class Phases {
     }
   }
 
-  /** @throws InterruptedError when the signal is aborted. */
+  /**
+   * Checks whether the work is to end.
+   * @throws {InterruptedError} If the signal is aborted
+   */
   checkpoint(): void {
     throwIfAborted(this.#signal);
   }

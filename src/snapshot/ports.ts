@@ -5,9 +5,11 @@
  * Unless a method says otherwise, each rejects with an XlsnapError, takes effect whole or not at all, and may be
  * called in any state.
  */
+
 import type { Bitmap } from '../core/bitmap.ts';
 import type { Domid } from '../core/brand.ts';
 import type { Extents } from '../core/extents.ts';
+import type { Problem } from '../core/problem.ts';
 import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { DiskImage, LibxlConfig } from '../memfile/libxl-config.ts';
 import type { TagIdentity, UnknownDrive } from '../memfile/manifest.ts';
@@ -55,9 +57,9 @@ export interface Hypervisor {
   /**
    * Asks the guest to suspend and waits until it has (shutdown reason `suspend`). The domain must not be paused.
    * When this rejects, the request has been undone and the guest keeps running.
-   * @throws SuspendError on time-out, or when the guest shut down for another reason.
+   * @throws {SuspendError} If it takes too long, or the guest shut down for another reason
    */
-  suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void>;
   /**
    * Takes a request to suspend back that a process which is gone, or a call that does not end, has made. Where the guest
    * has acknowledged it, waits until the guest has suspended, but does not resume it.
@@ -76,14 +78,14 @@ export interface Hypervisor {
   /** Memory that a domain to come can have now, bytes. */
   freeMemory(): Promise<number>;
   /** Why a guest's memory cannot be read without doing it harm; `undefined` when it can. */
-  memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined>;
+  memoryObstacle(domid: Domid, type: GuestType): Promise<Problem | undefined>;
   /**
    * Whether a paused domain's guest has come as far as an operating system. One that has never run (`xl create -p`) has not:
    * to suspend it would have to boot.
    */
   hasBooted(domid: Domid, type: GuestType): Promise<boolean>;
   /** Why this host cannot copy the memory of guests of that type while they run; `undefined` when it can. */
-  liveObstacle(type: GuestType): Promise<Obstacle | undefined>;
+  liveObstacle(type: GuestType): Promise<Problem | undefined>;
   /** Log-dirty mode off, for a guest that is not opened. May be called when it is off. */
   stopDirtyLog(domid: Domid): Promise<void>;
   /** Opens the guest for reading its memory and state. */
@@ -115,7 +117,7 @@ export interface Guest extends AsyncDisposable {
    * @param makeHead is given the kind of each page; where it makes one of zeros `data`, that page is written too
    * @returns the kind of each page (`PAGE_KIND`): its data was written, it is all zeros, or it cannot be had: the guest has no
    * such page (any more), or, of a running PV guest, it is a page table that is being changed
-   * @throws OutputError when a write fails.
+   * @throws {OutputError} If a write fails
    */
   packPages(
     fd: number,
@@ -137,7 +139,7 @@ export interface Guest extends AsyncDisposable {
    * @param options `final`: the guest is suspended: pages that Xen's own emulation holds mapped for writing count too
    * @returns whether the log was complete. False: another program has restarted it, some of what was written is unknown,
    * and all bits are set
-   * @throws DomainError DIRTY_LOG_LOST instead, where it is final
+   * @throws {DomainError} If it is final, instead (`DIRTY_LOG_LOST`)
    */
   takeDirty(pages: Bitmap, options: { final: boolean }): Promise<boolean>;
   /** Log-dirty mode off. May be called when it is off. */
@@ -145,7 +147,7 @@ export interface Guest extends AsyncDisposable {
   /**
    * Looks again for what the guest may have moved while it ran. Call it once the guest is suspended, before the last pages are read.
    * @param options `mayGrow`: no page has been read yet, so a p2m that has grown since is taken as it is now
-   * @throws DomainError when what is written already cannot be of the same guest
+   * @throws {DomainError} If what is written already cannot be of the same guest
    */
   settle(options: { mayGrow: boolean }): Promise<void>;
   /** What never changes while the guest lives: the records before STATIC_DATA_END. */
@@ -169,21 +171,14 @@ export interface DomainDisk {
   /** Format in QEMU's words: `qcow2`, `raw`, … */
   readonly format: string | undefined;
   /** Why an internal snapshot cannot be taken; empty when it can. */
-  readonly internal: readonly Obstacle[];
+  readonly internal: readonly Problem[];
   /** Why an external snapshot cannot be taken; empty when it can. */
-  readonly external: readonly Obstacle[];
-}
-
-/** A reason against something, with what would help. */
-export interface Obstacle {
-  readonly code: string;
-  readonly message: string;
-  readonly hint?: string;
+  readonly external: readonly Problem[];
 }
 
 /** What a toolstack knows about a domain's being snapshotted, beside its disks. */
 export interface CreateFindings {
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
   readonly unknownDrives: readonly UnknownDrive[];
   /** Version of its QEMU, if it has one. */
   readonly qemu: string | undefined;
@@ -206,7 +201,7 @@ export interface RestoreFacts {
 /** What a toolstack knows about a restore, before anything is destroyed for it. */
 export interface RestoreFindings {
   /** What it would fail for. */
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
   /** Why it may fail for want of memory, if it may. */
   readonly memoryRisk: string | undefined;
   /** What does not hinder the restore. */
@@ -270,14 +265,15 @@ export interface DeviceModel extends AsyncDisposable {
    * Makes QEMU report the guest pages that it writes itself to Xen's dirty log, or ends that. HVM only. Turning it on
    * twice does no harm. Turning it off while it is off aborts QEMU (memory_global_dirty_log_do_stop in its
    * system/memory.c), and with it the guest: send `true` right before every `false`.
-   * @throws QmpConnectError QEMU_DIED when its QEMU has ended
+   * @throws {QmpConnectError} If its QEMU has exited (`QEMU_DIED`)
    */
   logDirty(on: boolean): Promise<void>;
   /** The machine's state without its memory and disks: content of an EMULATOR_CONTEXT record. HVM only. */
   saveState(): Promise<Uint8Array>;
   /**
    * Takes all snapshots in one transaction: all or none.
-   * @throws DiskError; then no disk has changed, but with DISKS_UNKNOWN, where QEMU broke off. `undoSnapshots` puts it right.
+   * @throws {DiskError} If it fails: no disk has changed then, except with `DISKS_UNKNOWN`, where QEMU broke off;
+   * `undoSnapshots` puts it right
    */
   snapshotDisks(actions: readonly DiskAction[]): Promise<void>;
   /**
@@ -306,17 +302,17 @@ export interface Toolstack {
    * have a key in common exclude each other. All of them are taken, or none. The domain need not run.
    * @param options `what` is done under it, told to others; `timeoutMs`: how long another's end is waited for, 0 unless
    * given
-   * @throws DomainError DOMAIN_BUSY when another holds it
+   * @throws {DomainError} If another program holds it (`DOMAIN_BUSY`)
    */
   lock(
     keys: readonly string[],
-    options: { readonly what: string; readonly timeoutMs?: number },
+    options: { readonly what: string; readonly timeoutMs?: number | undefined },
   ): Promise<AsyncDisposable>;
   /**
    * Has another process watch over this one: if this one ends without `dismiss`, it undoes what the journal lists
    * (`recoverSnapshot`). Called before there is a journal, so that they are ready when there is. Must not make the
    * caller wait.
-   * @throws EnvironmentError when there is nobody
+   * @throws {EnvironmentError} If it cannot be started
    */
   guard(): Guardian;
   /**
@@ -346,7 +342,7 @@ export interface Toolstack {
   repointDisks(
     domid: Domid,
     images: readonly DiskImage[],
-    options?: { readonly lockTimeoutMs?: number },
+    options?: { readonly lockTimeoutMs?: number | undefined },
   ): Promise<void>;
   /** The images that someone has open, as far as can be known. Not those below them. */
   imagesInUse(): Promise<readonly ImageUse[]>;
@@ -363,7 +359,7 @@ export interface Toolstack {
     domid: Domid,
   ): Promise<readonly { readonly vdev: string; readonly path: string | undefined }[]>;
   /** Destroys the domain and waits until it is gone and its images are free. */
-  destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void>;
   /**
    * A process that `restore` has started on that file, for a domain with that uuid, and that may still make the domain: it
    * outlives an xlsnap that is killed. It may also be one that watches over a domain once that is restored.
@@ -378,7 +374,7 @@ export interface Toolstack {
   restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
-    options: { signal?: AbortSignal },
+    options: { signal?: AbortSignal | undefined },
   ): Promise<Domid>;
 }
 
@@ -396,7 +392,7 @@ export interface Images {
    * `undefined` when there is no such file. Works on an image in use. Does not look at what is below it.
    * @param format the image's format, in QEMU's words, as whoever uses it states it: libxl's configuration, QEMU, the image
    * above. Never guessed from the content, which a guest may have written.
-   * @throws DiskError IMAGE_FORMAT when the image is not of that format, or is neither a file nor a block device
+   * @throws {DiskError} If the image is not of that format, or is neither a file nor a block device
    */
   info(path: string, format: string): Promise<ImageInfo | undefined>;
   /** Applies an internal snapshot: the image's content becomes that of the tag. */

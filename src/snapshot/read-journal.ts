@@ -1,6 +1,6 @@
 /** Journals as they are found. */
 import { type CreateHead, type CreateStep, toCreateJournal } from './create/journal.ts';
-import { badJournal, type FoundSteps, readJournalLines } from './journal/file.ts';
+import { type FoundSteps, journalError, readJournalLines } from './journal/file.ts';
 import { type RevertHead, type RevertStep, toRevertJournal } from './revert/journal.ts';
 
 export type FoundJournal =
@@ -12,7 +12,7 @@ export type FoundJournal =
 /**
  * Reads a journal.
  * @returns `undefined` when there is no such file
- * @throws JournalError when it is none, or another could have written it
+ * @throws {JournalError} If it is not a journal, or another user could have written it
  */
 export async function readJournal(path: string): Promise<FoundJournal | undefined> {
   const lines = await readJournalLines(path);
@@ -25,6 +25,6 @@ export async function readJournal(path: string): Promise<FoundJournal | undefine
     case 'revert':
       return { kind, ...(await toRevertJournal(path, lines)) };
     default:
-      throw badJournal(path, 'is damaged: it belongs to neither a create nor a revert');
+      throw journalError(path, 'is damaged: it belongs to neither a create nor a revert');
   }
 }

@@ -1,14 +1,23 @@
 /** Recovers from creates and reverts that were killed: finds their journals, and undoes creates. */
+
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
+import { exists, removeIfPresent } from '../core/files.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import type { SnapshotDisk } from '../memfile/manifest.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './create/journal.ts';
-import { undoDirectory, undoDisk, undoDisks, undoJournal, undoPartial, undoText } from './create/undo.ts';
+import {
+  planDirectoryUndo,
+  planDiskUndos,
+  planJournalUndo,
+  planPartialUndo,
+  planTextUndo,
+  undoDisk,
+} from './create/undo.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
 import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
 import { recoverGuest } from './guest/recover.ts';
@@ -16,7 +25,7 @@ import { guestNow } from './guest/state.ts';
 import { undoIdleDisk } from './images/idle-disk.ts';
 import { bootId, type FoundSteps } from './journal/file.ts';
 import { snapshotDirOf } from './naming.ts';
-import { exists, partialOf, removed } from './output/file.ts';
+import { partialOf } from './output/file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainState, Host } from './ports.ts';
 import { type FoundJournal, readJournal } from './read-journal.ts';
@@ -31,8 +40,9 @@ const HEADLESS_MS = 1000;
  * nothing is left that looks like a snapshot. A complete snapshot stays. After a revert the disks are all as
  * before, or all as at the snapshot; see `RecoverResult`. May be called any number of times.
  *
- * @throws DomainError DOMAIN_BUSY when the create or revert is still under way; JournalError; RecoverError when something could not
- * be undone: `undoFailures` tells what to do by hand, and the journal stays
+ * @throws {DomainError} If the create or revert is still under way (`DOMAIN_BUSY`)
+ * @throws {JournalError} If the journal cannot be read, or must not be trusted
+ * @throws {RecoverError} If something could not be undone: `undoFailures` says what to do by hand, and the journal stays
  */
 export async function recoverSnapshot(
   host: Host,
@@ -46,14 +56,14 @@ export async function recoverSnapshot(
     const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
     await using _lock = await host.toolstack.lock([held.uuid, held.domain], lock);
     const done = await recoverGuest(host, held, options);
-    return await goOn(path, done, held, async () => {
+    return await recoverRest(path, done, held, async () => {
       const found = await readJournal(path);
       if (found === undefined) return undefined;
       if (found.kind === 'headless') return await removeHeadless(path);
       return found.kind === 'create' ? await recoverCreate(host, found, options) : undefined;
     });
   }
-  const seen = await readHeaded(path);
+  const seen = await readWithHead(path);
   if (seen === undefined) return { journal: path, outcome: 'nothing', undone: [] };
   if (seen.kind === 'headless') return await removeHeadless(path);
   const lock = { what: 'recover', timeoutMs: request.lockTimeoutMs ?? 0 };
@@ -71,7 +81,7 @@ export async function recoverSnapshot(
 }
 
 /** Recovers disks and files by the journal, and adds what was done to the guest before to the result. */
-async function goOn(
+async function recoverRest(
   path: string,
   { undone, failures }: { readonly undone: readonly string[]; readonly failures: readonly string[] },
   held: FoundHold,
@@ -110,7 +120,7 @@ function keysOf(found: Exclude<FoundJournal, { kind: 'headless' }>): readonly st
  * Does the same for every create and revert whose journal is below a directory, where reverts leave them, and creates
  * without a `memory_path`.
  * @param directory default: where the host has them
- * @throws RecoverError when one of them could not be undone, once all were tried; see `recoverSnapshot`
+ * @throws {RecoverError} If one of them could not be undone, once all were tried; see `recoverSnapshot`
  */
 export async function recoverAll(
   host: Host,
@@ -121,16 +131,16 @@ export async function recoverAll(
   const errors: XlsnapError[] = [];
   // Guests before disks and files: one storage that hangs must not keep the guests of others.
   const held = findHolds(host);
-  for (const one of held) await releaseHeld(host, one, options);
+  for (const guest of held) await releaseHeld(host, guest, options);
   const journals = await findJournals(directory).catch((error: unknown) => {
-    errors.push(asTyped(error, directory));
+    errors.push(toTypedError(error, directory));
     return [];
   });
   for (const path of new Set([...journals, ...held.map(({ journal }) => journal)])) {
     try {
       results.push(await recoverSnapshot(host, { path }, options));
     } catch (error) {
-      errors.push(asTyped(error, path));
+      errors.push(toTypedError(error, path));
     }
   }
   const [first] = errors;
@@ -140,7 +150,7 @@ export async function recoverAll(
     'NOT_RECOVERED',
     [
       `${errors.length} creates or reverts could not be undone:`,
-      ...errors.map((one) => `  - ${describeError(one)}`),
+      ...errors.map((error) => `  - ${describeError(error)}`),
     ].join('\n'),
     { hint: 'run xlsnap recover FILE for each of them to see more', data: { recovered: results } },
   );
@@ -164,7 +174,7 @@ async function releaseHeld(host: Host, held: FoundHold, options: CallOptions): P
 }
 
 /** Wraps a file system error about one journal, which must not prevent the others from being recovered. */
-function asTyped(error: unknown, path: string): XlsnapError {
+function toTypedError(error: unknown, path: string): XlsnapError {
   if (error instanceof XlsnapError) return error;
   return new RecoverError('NOT_RECOVERED', `${path}: ${describeError(error)}`, { cause: error });
 }
@@ -185,7 +195,7 @@ async function findJournals(directory: string): Promise<readonly string[]> {
   return found.sort();
 }
 
-async function readHeaded(path: string): Promise<FoundJournal | undefined> {
+async function readWithHead(path: string): Promise<FoundJournal | undefined> {
   const found = await readJournal(path);
   if (found?.kind !== 'headless') return found;
   await sleep(HEADLESS_MS);
@@ -196,7 +206,7 @@ async function readHeaded(path: string): Promise<FoundJournal | undefined> {
 async function removeHeadless(path: string): Promise<RecoverResult> {
   const partial = partialOf(path.slice(0, -'.journal'.length));
   const undone: string[] = [];
-  if (await removed(partial)) undone.push(`removed ${partial}`);
+  if (await removeIfPresent(partial)) undone.push(`removed ${partial}`);
   await rm(path, { force: true });
   return { journal: path, outcome: 'undone', undone };
 }
@@ -204,7 +214,7 @@ async function removeHeadless(path: string): Promise<RecoverResult> {
 type FoundCreate = FoundSteps<CreateHead, CreateStep>;
 
 /** What a killed create left behind, and its domain now. */
-interface Left {
+interface KilledCreate {
   readonly host: Host;
   readonly head: CreateHead;
   readonly phases: Phases;
@@ -219,7 +229,7 @@ interface Left {
 
 async function recoverCreate(host: Host, found: FoundCreate, options: CallOptions): Promise<RecoverResult> {
   const { head } = found;
-  const steps = summed(found);
+  const steps = sumSteps(found);
   const phases = new Phases(options);
   const whole = await isWhole(head, steps);
   const domid = await host.toolstack.findByUuid(head.uuid);
@@ -242,7 +252,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
       ...found,
       steps: found.steps.filter(({ step }) => step !== 'hold' && step !== 'log-dirty'),
     };
-    return await goOn(found.path, done, held, async () =>
+    return await recoverRest(found.path, done, held, async () =>
       // The journal stays where it alone says what is left.
       done.failures.length > 0 ? undefined : await recoverCreate(host, rest, options),
     );
@@ -257,11 +267,11 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   await using deviceModel = needsQemu
     ? await host.toolstack.openDeviceModel(domain.domid, {}).catch(unlessGone)
     : undefined;
-  const left: Left = { host, head, phases, domain, same, deviceModel, noQemu };
-  planUndo(left, steps, found.path, whole);
+  const left: KilledCreate = { host, head, phases, domain, same, deviceModel, noQemu };
+  planUndos(left, steps, found.path, whole);
   const { undone, failures } = await phases.undo();
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
-  if (failures.length > 0) throw notRecovered(left, undone, failures);
+  if (failures.length > 0) throw notRecoveredError(left, undone, failures);
   return {
     journal: found.path,
     kind: 'create',
@@ -274,7 +284,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
 }
 
 /** The journal's steps, summed up. */
-interface Steps {
+interface CreateSteps {
   readonly inode: number | undefined;
   readonly logDirty: boolean;
   readonly hold: HoldState | undefined;
@@ -286,17 +296,17 @@ interface Steps {
   readonly lossy: boolean;
 }
 
-function summed({ steps, lossy }: FoundCreate): Steps {
+function sumSteps({ steps, lossy }: FoundCreate): CreateSteps {
   const last = <Name extends CreateStep['step']>(
     name: Name,
   ): Extract<CreateStep, { step: Name }> | undefined =>
-    steps.findLast((one): one is Extract<CreateStep, { step: Name }> => one.step === name);
+    steps.findLast((step): step is Extract<CreateStep, { step: Name }> => step.step === name);
   return {
     inode: last('opened')?.inode,
     logDirty: last('log-dirty')?.on === true,
     hold: last('hold')?.hold,
     disks: last('disks') !== undefined,
-    texts: steps.filter((one) => one.step === 'text'),
+    texts: steps.filter((step) => step.step === 'text'),
     whole: last('whole') !== undefined,
     undoing: last('undoing') !== undefined,
     lossy,
@@ -306,7 +316,7 @@ function summed({ steps, lossy }: FoundCreate): Steps {
 /** Tells whether the snapshot is complete: the memory file gets its name last. */
 async function isWhole(
   { memoryPath }: CreateHead,
-  { inode, whole, undoing, lossy }: Steps,
+  { inode, whole, undoing, lossy }: CreateSteps,
 ): Promise<boolean> {
   if (undoing || (await exists(partialOf(memoryPath)))) return false;
   if (whole) return true;
@@ -315,35 +325,35 @@ async function isWhole(
 }
 
 /** Registers the undos, in the order of the steps. */
-function planUndo(left: Left, steps: Steps, path: string, whole: boolean): void {
+function planUndos(left: KilledCreate, steps: CreateSteps, path: string, whole: boolean): void {
   const { head, phases } = left;
   const { memoryPath, madeDirectory } = head;
-  if (!whole && madeDirectory !== undefined) undoDirectory(phases, madeDirectory, memoryPath);
-  undoJournal(phases, path, memoryPath, {
+  if (!whole && madeDirectory !== undefined) planDirectoryUndo(phases, madeDirectory, memoryPath);
+  planJournalUndo(phases, path, memoryPath, {
     keep: () => Promise.resolve(),
     remove: () => rm(path, { force: true }),
   });
-  if (!whole) undoPartial(phases, memoryPath, () => discard(memoryPath, steps));
+  if (!whole) planPartialUndo(phases, memoryPath, () => discard(memoryPath, steps));
   if (whole) return;
-  if (steps.disks || steps.lossy) undoDisks(phases, head.disks, (disk) => undoLeftDisk(left, disk));
+  if (steps.disks || steps.lossy) planDiskUndos(phases, head.disks, (disk) => undoLeftDisk(left, disk));
   for (const { path: text, sha256 } of steps.texts) {
-    undoText(phases, text, sha256);
+    planTextUndo(phases, text, sha256);
     phases.onUndo(`removed ${partialOf(text)}`, `rm ${shellQuote(partialOf(text))}`, () =>
-      removed(partialOf(text)),
+      removeIfPresent(partialOf(text)),
     );
   }
 }
 
 /** Removes the memory file, under either name; never another file. */
-async function discard(memoryPath: string, { inode }: Steps): Promise<boolean> {
-  const partial = await removed(partialOf(memoryPath));
+async function discard(memoryPath: string, { inode }: CreateSteps): Promise<boolean> {
+  const partial = await removeIfPresent(partialOf(memoryPath));
   const named = await stat(memoryPath).catch(() => undefined);
   if (inode === undefined || named?.ino !== inode) return partial;
-  return (await removed(memoryPath)) || partial;
+  return (await removeIfPresent(memoryPath)) || partial;
 }
 
 /** Undoes one disk's snapshot, as far as it exists: by the domain's QEMU if that has the image, else by qemu-img. */
-async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
+async function undoLeftDisk(left: KilledCreate, disk: SnapshotDisk): Promise<boolean> {
   const { host, domain, same, deviceModel } = left;
   const used = deviceModel?.imageOf(disk.vdev);
   const images = disk.kind === 'internal' ? [disk.image] : same ? [disk.overlay, disk.base] : [disk.overlay];
@@ -359,8 +369,8 @@ async function undoLeftDisk(left: Left, disk: SnapshotDisk): Promise<boolean> {
   return await undoIdleDisk(host, disk, { merge: !same });
 }
 
-function notRecovered(
-  { head, domain }: Left,
+function notRecoveredError(
+  { head, domain }: KilledCreate,
   undone: readonly string[],
   failures: readonly string[],
 ): RecoverError {
@@ -369,7 +379,7 @@ function notRecovered(
     `could not undo everything that the create of "${head.name}" of domain ${head.domain} left`,
     {
       hint: `undo the rest by hand, or fix the cause and run xlsnap recover ${shellQuote(head.memoryPath)} again`,
-      ...(domain === undefined ? {} : { domid: domain.domid }),
+      domid: domain?.domid,
     },
   );
   error.undone = undone;

@@ -49,7 +49,7 @@ export function isRiskName(word: string): word is RiskName {
 
 /**
  * The names in a list such as `config-changed,base-written`; none twice.
- * @throws UsageError UNKNOWN_RISK for a word that is not a name
+ * @throws {UsageError} If a word is not a name (`UNKNOWN_RISK`)
  */
 export function parseRiskNames(words: readonly string[]): readonly RiskName[] {
   const names = words.flatMap((word) => word.split(',').map((name) => name.trim()));

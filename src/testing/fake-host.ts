@@ -2,6 +2,7 @@ import { existsSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
+import type { Problem } from '../core/problem.ts';
 import type { GuestType } from '../core/xen.ts';
 import { configDisks, domainIdentity, type LibxlConfig, withImages } from '../memfile/libxl-config.ts';
 import { readMemoryFacts } from '../memfile/verify.ts';
@@ -15,7 +16,6 @@ import type {
   Host,
   Hypervisor,
   Images,
-  Obstacle,
   RestoreFacts,
   RestoreFindings,
   Toolstack,
@@ -40,7 +40,7 @@ export interface FakeOptions {
   readonly type?: GuestType;
   readonly paused?: boolean;
   readonly guest?: FakeGuest;
-  readonly disks?: readonly { vdev: string; format?: string; internal?: readonly Obstacle[] }[];
+  readonly disks?: readonly { vdev: string; format?: string; internal?: readonly Problem[] }[];
 }
 
 /** Of `guest1`. */
@@ -87,7 +87,7 @@ export class FakeHost implements Host {
   readonly loops = new Map<string, string>();
   /** Pids of what works on an image, by its path. */
   readonly workers = new Map<string, number>();
-  readonly obstacles = new Map<string, readonly Obstacle[]>();
+  readonly obstacles = new Map<string, readonly Problem[]>();
   /** The pid of a restore that outlives its xlsnap. */
   restorer: number | undefined;
   /** The process of another program that saves the domain. */
@@ -100,7 +100,7 @@ export class FakeHost implements Host {
   /** Whether pages of a running guest may be read: to estimate something from them, not for a snapshot. */
   peeking = false;
   /** Why the guest's memory cannot be read. */
-  memoryObstacle: Obstacle | undefined;
+  memoryObstacle: Problem | undefined;
   /** What the toolstack says of a create, of a restore, and of a restored domain's disks. */
   createFindings: CreateFindings = { obstacles: [], unknownDrives: [], qemu: '10.0.13' };
   restoreFindings: (facts: RestoreFacts) => RestoreFindings = () => ({
@@ -111,7 +111,7 @@ export class FakeHost implements Host {
   });
   unconnectedDisks: readonly { readonly vdev: string; readonly path: string | undefined }[] = [];
   /** Why no memory can be copied while the guest runs. */
-  liveObstacle: Obstacle | undefined;
+  liveObstacle: Problem | undefined;
   /** Whether the domain has booted. */
   booted = true;
   /** Who watches over this process, each with the journal that it was given. */
@@ -296,7 +296,7 @@ export class FakeHost implements Host {
 
   /** The living domain with that domid. */
   #domain(domid: number): FakeDomain | undefined {
-    return this.domains.find((one) => one.domid === domid);
+    return this.domains.find((domain) => domain.domid === domid);
   }
 
   #must(domid: number): FakeDomain {
@@ -530,11 +530,11 @@ export class FakeHost implements Host {
       },
       findByName: async (name) => {
         await this.#call('findByName');
-        return this.domains.find((one) => one.domid !== undefined && one.name === name)?.domid;
+        return this.domains.find((domain) => domain.domid !== undefined && domain.name === name)?.domid;
       },
       findByUuid: async (uuid) => {
         await this.#call('findByUuid');
-        return this.domains.find((one) => one.domid !== undefined && one.uuid === uuid)?.domid;
+        return this.domains.find((domain) => domain.domid !== undefined && domain.uuid === uuid)?.domid;
       },
       lock: async (keys) => {
         await this.#call('lock');
@@ -665,10 +665,10 @@ export class FakeHost implements Host {
         if (!existsSync(memoryPath)) throw new Error(`no ${memoryPath}`);
         const restored = config ?? (await readMemoryFacts(memoryPath)).config;
         const { name } = domainIdentity(restored);
-        if (this.domains.some((one) => one.domid !== undefined && one.name === name)) {
+        if (this.domains.some((domain) => domain.domid !== undefined && domain.name === name)) {
           throw new DomainError('DOMAIN_EXISTS', `there is a domain ${name} already`);
         }
-        const domain = this.domains.find((one) => one.name === name) ?? this.own;
+        const domain = this.domains.find((candidate) => candidate.name === name) ?? this.own;
         domain.end();
         domain.config = restored;
         this.#build(domain);

@@ -68,7 +68,7 @@ export class XlToolstack extends LibxlToolstack {
     return domainConfig(domid);
   }
 
-  destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
+  destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void> {
     return destroyDomain(this.hypervisor, this.xenstore, domid, options);
   }
 
@@ -79,7 +79,7 @@ export class XlToolstack extends LibxlToolstack {
   async restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
-    { signal }: { signal?: AbortSignal },
+    { signal }: { signal?: AbortSignal | undefined },
   ): Promise<Domid> {
     const { start, stored } = await readHeader(memoryPath);
     const { name, uuid } = domainIdentity(stored);
@@ -136,7 +136,7 @@ async function withQemusWords(error: unknown, domain: string, since: number): Pr
   return new EnvironmentError(error.code, `${error.message}; its QEMU says: ${log.line} (${log.path})`, {
     cause: error.cause,
     data: error.data,
-    ...(error.hint === undefined ? {} : { hint: error.hint }),
+    hint: error.hint,
   });
 }
 

@@ -14,7 +14,7 @@ export class XenCallError extends XlsnapError {
   constructor(call: string, errno: number, details: ErrorDetails = {}) {
     const name = errnoName(errno);
     super('XEN_CALL', `${call}: ${name}`, {
-      ...(HINTS[name] === undefined ? {} : { hint: HINTS[name] }),
+      hint: HINTS[name],
       ...details,
       data: { ...details.data, call, errno: name },
     });

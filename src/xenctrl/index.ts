@@ -33,7 +33,6 @@ export type { PvVcpu } from './pv/pv-calls.ts';
 export type { PvDomain, PvDomainFacts } from './pv/pv-domain.ts';
 export {
   type DomainInfo,
-  type HypervisorVersion,
   type PodCounts,
   type TscNumbers,
   XenControl,

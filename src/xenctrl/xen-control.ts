@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { allOnes } from '../core/bitmap.ts';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
 import { DomainError, EnvironmentError } from '../core/errors.ts';
+import type { XenVersion } from '../core/xen.ts';
 import {
   ABIS,
   type Abi,
@@ -36,13 +37,6 @@ const XTAB_WORDS = Uint32Array.from({ length: 2 * PAGE_TYPE_CHUNK }, (_, at) =>
 );
 /** What handing a call over to another thread costs about, when the threads sleep or the processors are busy. */
 const HANDOVER_MS = 0.1;
-
-export interface HypervisorVersion {
-  readonly major: number;
-  readonly minor: number;
-  /** `.4-pre` and the like. */
-  readonly extra: string;
-}
 
 /** What struct xen_domctl_getdomaininfo tells. */
 export interface DomainInfo {
@@ -94,7 +88,7 @@ interface Handles {
  * Unless it says otherwise, each method throws XenCallError.
  */
 export class XenControl implements AsyncDisposable {
-  readonly version: HypervisorVersion;
+  readonly version: XenVersion;
   readonly #memory: ForeignMemory;
   readonly #maps: TableMaps;
   readonly #libraries: Libraries;
@@ -105,7 +99,7 @@ export class XenControl implements AsyncDisposable {
   readonly #words = new Uint32Array(2 * PAGE_TYPE_CHUNK);
 
   private constructor(
-    version: HypervisorVersion,
+    version: XenVersion,
     libraries: Libraries,
     handles: Handles,
     koffi: Awaited<ReturnType<typeof loadKoffi>>,
@@ -295,7 +289,7 @@ export class XenControl implements AsyncDisposable {
       }
     }
     // All have to end, so that none is under way when the interface is closed.
-    const failure = (await Promise.allSettled(asked)).find((one) => one.status === 'rejected');
+    const failure = (await Promise.allSettled(asked)).find((outcome) => outcome.status === 'rejected');
     if (failure !== undefined) throw failure.reason;
     return types;
   }
@@ -533,7 +527,7 @@ function succeeded(
 ): number {
   if (value >= 0) return Number(value);
   const domid = typeof args[0] === 'number' ? args[0] : undefined;
-  throw new XenCallError(fn.name, errno, domid === undefined ? {} : { domid });
+  throw new XenCallError(fn.name, errno, { domid });
 }
 
 function openInterface(
@@ -566,7 +560,7 @@ async function closeInterface(
   libc.fclose.callHere(handles.file);
 }
 
-async function readVersion(ctrl: Libraries['ctrl'], xch: bigint): Promise<HypervisorVersion> {
+async function readVersion(ctrl: Libraries['ctrl'], xch: bigint): Promise<XenVersion> {
   const { value, errno } = await ctrl.xc_version.call(xch, XENVER.XENVER_version, 0n);
   const number = Number(value);
   if (number < 0) throw new XenCallError('xc_version', errno);

@@ -12,9 +12,9 @@ import {
 } from './errors.ts';
 import {
   encodeMessage,
+  MAX_PAYLOAD,
   MESSAGE,
   MessageSplitter,
-  PAYLOAD_MAX,
   splitStrings,
   type XenstoreMessage,
 } from './wire.ts';
@@ -107,10 +107,10 @@ export class XenstoreConnection {
     throwIfAborted(signal);
     if (this.#end !== undefined) throw this.#end;
     // xenstored cuts the connection of a client that sends more.
-    if (request.payload.length > PAYLOAD_MAX) {
+    if (request.payload.length > MAX_PAYLOAD) {
       throw new UsageError(
         'XENSTORE_TOO_LONG',
-        `xenstore: ${request.operation} ${request.subject}: ${request.payload.length} bytes, the limit is ${PAYLOAD_MAX}`,
+        `xenstore: ${request.operation} ${request.subject}: ${request.payload.length} bytes, the limit is ${MAX_PAYLOAD}`,
       );
     }
     const requestId = this.#nextId();

@@ -3,9 +3,9 @@ import { createServer, type Server, type Socket } from 'node:net';
 import {
   encodeMessage,
   joinStrings,
+  MAX_PAYLOAD,
   MESSAGE,
   MessageSplitter,
-  PAYLOAD_MAX,
   type XenstoreMessage,
 } from './wire.ts';
 
@@ -135,7 +135,7 @@ export class FakeXenstored implements AsyncDisposable {
         const names = joinStrings(...children(tree, path));
         const generation = joinStrings(String(this.#generation));
         const offset = Number(cut(rest)[0]);
-        const room = PAYLOAD_MAX - generation.length - 1;
+        const room = MAX_PAYLOAD - generation.length - 1;
         const isLast = names.length - offset <= room;
         // Whole names only; behind the last one of all there is an empty one.
         const end = isLast ? names.length : names.lastIndexOf(0, offset + room - 1) + 1;
@@ -207,7 +207,7 @@ export class FakeXenstored implements AsyncDisposable {
 }
 
 function fitting(payload: Uint8Array): Uint8Array {
-  if (payload.length > PAYLOAD_MAX) throw new Refusal('E2BIG');
+  if (payload.length > MAX_PAYLOAD) throw new Refusal('E2BIG');
   return payload;
 }
 

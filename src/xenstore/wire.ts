@@ -8,7 +8,7 @@ import { XenstoreProtocolError } from './errors.ts';
 /** Bytes of a header. */
 export const HEADER_LENGTH = 16;
 /** Longest payload in either direction (XENSTORE_PAYLOAD_MAX). */
-export const PAYLOAD_MAX = 4096;
+export const MAX_PAYLOAD = 4096;
 
 /** Message types (enum xsd_sockmsg_type) that are used here. */
 export const MESSAGE = {
@@ -61,9 +61,9 @@ export class MessageSplitter {
     while (this.#rest.length >= HEADER_LENGTH) {
       const view = new DataView(this.#rest.buffer, this.#rest.byteOffset, HEADER_LENGTH);
       const length = view.getUint32(12, true);
-      if (length > PAYLOAD_MAX) {
+      if (length > MAX_PAYLOAD) {
         throw new XenstoreProtocolError(
-          `a message of type ${view.getUint32(0, true)} announces ${length} bytes, the limit is ${PAYLOAD_MAX}`,
+          `a message of type ${view.getUint32(0, true)} announces ${length} bytes, the limit is ${MAX_PAYLOAD}`,
         );
       }
       const end = HEADER_LENGTH + length;

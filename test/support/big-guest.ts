@@ -5,7 +5,7 @@
 import { peakResident } from '../../src/bench/processes.ts';
 import { Bitmap } from '../../src/core/bitmap.ts';
 import { PAGE_KIND } from '../../src/core/page-kind.ts';
-import { MemorySaver } from '../../src/snapshot/memory/file-saver.ts';
+import { FileSaver } from '../../src/snapshot/memory/file-saver.ts';
 import type { Guest } from '../../src/snapshot/ports.ts';
 
 const PAGES = 16 * 1024 * 1024;
@@ -26,12 +26,9 @@ const guest: Pick<Guest, 'p2mSize' | 'maxBatch' | 'pageTypes' | 'pageTypesFrom' 
     readPages: async (pfns) => new Uint8Array(pfns.length),
   };
 
-const saver = new MemorySaver(
-  guest as Guest,
-  { fd: -1, writeAt: async () => {}, beginSync: () => {} },
-  8192,
-  { expectedPages: PAGES },
-);
+const saver = new FileSaver(guest as Guest, { fd: -1, writeAt: async () => {}, beginSync: () => {} }, 8192, {
+  expectedPages: PAGES,
+});
 const dirty = new Bitmap(guest.p2mSize);
 await saver.copyAll(dirty);
 for (let pfn = HOLE; pfn < guest.p2mSize; pfn += 100) dirty.set(pfn);

@@ -4,19 +4,19 @@ import { type ByteSource, FileSource } from '../../src/core/byte-source.ts';
 import {
   encodePrefix,
   encodeSuffix,
-  type GuestType,
   hasPageData,
   type LibxcStateRecord,
   type LibxlRecord,
   readStream,
   SlotLayout,
+  type StreamGuestType,
   xlConfigText,
 } from '../../src/savefmt/index.ts';
 
 /** What a save file says, with the last word on each page. */
 export interface Contents {
   configJson: string;
-  guestType: GuestType;
+  guestType: StreamGuestType;
   xenMajor: number;
   xenMinor: number;
   readonly staticRecords: LibxcStateRecord[];

@@ -1,8 +1,10 @@
+/** Runs `xlsnap bench`. */
 import { DEFAULT_PATHS, parsePaths } from '../../bench/paths.ts';
 import type { BenchRequest } from '../../bench/types.ts';
 import { OutputError } from '../../core/errors.ts';
+import { exists } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import { exists, writeWhole } from '../../snapshot/output/file.ts';
+import { writeWhole } from '../../snapshot/output/file.ts';
 import { benchResultText } from '../bench-text.ts';
 import type { CliContext } from '../context.ts';
 import { type CommonOptions, runSession } from '../session.ts';
@@ -55,7 +57,7 @@ async function requestOf(
     rounds: rounds ?? DEFAULT_ROUNDS,
     own,
     version: version(),
-    ...(dir === undefined ? {} : { directory: dir }),
+    directory: dir,
   };
 }
 

@@ -1,32 +1,27 @@
+/** Runs `xlsnap doctor`. */
 import { EXIT } from '../../core/errors.ts';
 import type { CliContext } from '../context.ts';
 import { doctorText } from '../doctor-text.ts';
+import { runLocal } from '../local.ts';
 import { hasColour } from '../progress.ts';
-import { reportError } from '../report-error.ts';
-import { columnsOf, jsonLine } from '../text.ts';
+import { columnsOf } from '../text.ts';
 
 export interface DoctorOptions {
   readonly json?: boolean;
 }
 
 /** Runs `xlsnap doctor`; returns the exit code: 0 only if all is well. The report is printed in either case. */
-export async function doctor(
+export function doctor(
   context: CliContext,
   domain: string | undefined,
-  options: DoctorOptions,
+  { json }: DoctorOptions,
 ): Promise<number> {
-  const json = options.json === true;
-  try {
+  return runLocal(context, { json, quiet: true }, async ({ print }) => {
     const report = await context.runDoctor(domain);
     const { stdout, env } = context;
-    const layout = {
-      columns: columnsOf(stdout),
-      colour: hasColour(stdout, env),
-    };
-    stdout.write(`${json ? jsonLine('doctor_result', report) : doctorText(report, layout)}\n`);
+    const layout = { columns: columnsOf(stdout), colour: hasColour(stdout, env) };
+    print('doctor_result', report, () => doctorText(report, layout), { styled: true });
     if (report.checks.some(({ status }) => status === 'failed')) return EXIT.environment;
     return report.ok ? EXIT.ok : EXIT.preflight;
-  } catch (error) {
-    return reportError(context, error, json);
-  }
+  });
 }

@@ -1,15 +1,13 @@
+/** Runs `xlsnap inspect`. */
 import { writeFile } from 'node:fs/promises';
 import { EXIT, OutputError, UsageError } from '../../core/errors.ts';
-import { damaged } from '../../memfile/verify.ts';
+import { damagedFileError } from '../../memfile/verify.ts';
 import { compareMemoryFiles, inspectMemoryFile } from '../../toolstack/memory-file.ts';
 import { comparisonText } from '../compare-text.ts';
 import type { CliContext } from '../context.ts';
 import { inspectionText } from '../inspect-text.ts';
+import { runLocal } from '../local.ts';
 import { changePicture } from '../picture.ts';
-import { makeReporter } from '../progress.ts';
-import { reportError } from '../report-error.ts';
-import { catchSignals } from '../signals.ts';
-import { jsonLine, printable } from '../text.ts';
 
 /** Lines of the memory map on a screen. */
 const SHOWN_RANGES = 16;
@@ -23,44 +21,31 @@ export interface InspectFileOptions {
 }
 
 /** Runs `xlsnap inspect FILE [OTHER]`; needs no Xen. Returns the exit code: `format` if a file is damaged. */
-export async function inspectFiles(
+export function inspectFiles(
   context: CliContext,
   path: string,
   other: string | undefined,
   options: InspectFileOptions,
 ): Promise<number> {
-  const json = options.json === true;
-  const reporter = makeReporter(context, { json, quiet: options.quiet === true });
-  using interruption = catchSignals(context, () => {});
-  const { signal } = interruption;
-  const say = (type: string, value: object, text: () => string): void => {
-    reporter.clear();
-    context.stdout.write(`${json ? jsonLine(type, value) : printable(text())}\n`);
-  };
-  const ranges = json ? {} : { maxRanges: SHOWN_RANGES };
-  try {
-    checkPicture(options.picture, other);
+  const { json, quiet, readPages = false, picture } = options;
+  const maxRanges = json === true ? undefined : SHOWN_RANGES;
+  return runLocal(context, { json, quiet, interruptible: true }, async ({ reporter, signal, print }) => {
+    checkPicture(picture, other);
     if (other === undefined) {
-      const readPages = options.readPages === true;
-      const inspection = await inspectMemoryFile(path, { signal, readPages, ...ranges });
-      say('inspect_result', inspection, () => inspectionText(inspection));
+      const inspection = await inspectMemoryFile(path, { signal, readPages, maxRanges });
+      print('inspect_result', inspection, () => inspectionText(inspection));
       for (const warning of inspection.warnings) reporter.log('warning', warning);
-      if (!inspection.sound) throw damaged(path, inspection.findings, inspection.omitted);
+      if (!inspection.sound) throw damagedFileError(path, inspection.findings, inspection.omitted);
       return EXIT.ok;
     }
-    const comparison = await compareMemoryFiles(path, other, { signal, reporter, ...ranges });
-    if (options.picture !== undefined) await write(options.picture, changePicture(comparison));
+    const comparison = await compareMemoryFiles(path, other, { signal, reporter, maxRanges });
+    if (picture !== undefined) await write(picture, changePicture(comparison));
     const { cells, ...shown } = comparison;
-    say('compare_result', { ...shown, picture: options.picture }, () =>
-      comparisonText(comparison, options.picture),
-    );
-    for (const warning of [...comparison.a.warnings, ...comparison.b.warnings])
-      reporter.log('warning', warning);
+    print('compare_result', { ...shown, picture }, () => comparisonText(comparison, picture));
+    const { a, b } = comparison;
+    for (const warning of [...a.warnings, ...b.warnings]) reporter.log('warning', warning);
     return EXIT.ok;
-  } catch (error) {
-    reporter.clear();
-    return interruption.exitCodeOf(error, reportError(context, error, json));
-  }
+  });
 }
 
 /** Checks the picture's name, so that a typing error cannot overwrite a memory file. */

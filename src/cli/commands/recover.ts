@@ -1,3 +1,4 @@
+/** Runs `xlsnap recover`. */
 import type { CliContext } from '../context.ts';
 import { recoverResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';

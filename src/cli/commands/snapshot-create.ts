@@ -1,3 +1,4 @@
+/** Runs `xlsnap snapshot-create`. */
 import { checkSnapshotName } from '../../config/name.ts';
 import { readConfigFile } from '../../config/read.ts';
 import { UsageError } from '../../core/errors.ts';
@@ -67,11 +68,7 @@ async function requestOf(
   const { name, timeout, live, maxRounds, targetDowntime, maxDowntime } = options;
   const problem = name === undefined ? undefined : checkSnapshotName(name);
   if (problem !== undefined) {
-    throw new UsageError(
-      problem.code,
-      `--name: ${problem.message}`,
-      problem.hint === undefined ? {} : { hint: problem.hint },
-    );
+    throw new UsageError(problem.code, `--name: ${problem.message}`, { hint: problem.hint });
   }
   const config = cfgfile === undefined ? undefined : await readConfigFile(cfgfile);
   if (name !== undefined && config?.name !== undefined && config.name !== name) {
@@ -79,14 +76,14 @@ async function requestOf(
   }
   return {
     domain,
-    ...(config === undefined ? {} : { config }),
-    ...(name === undefined ? {} : { name }),
-    ...(live === undefined ? {} : { live }),
-    ...(maxRounds === undefined ? {} : { maxRounds }),
-    ...(targetDowntime === undefined ? {} : { targetDowntimeMs: targetDowntime }),
-    ...(maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime }),
-    ...(options.tuning === undefined ? {} : { tuning: parseTuning(options.tuning.split('+')) }),
-    ...(options.sync === false ? { sync: false } : {}),
-    ...(timeout === undefined ? {} : { suspendTimeoutMs: timeout * 1000 }),
+    config,
+    name,
+    live,
+    maxRounds,
+    targetDowntimeMs: targetDowntime,
+    maxDowntimeMs: maxDowntime,
+    tuning: options.tuning === undefined ? undefined : parseTuning(options.tuning.split('+')),
+    sync: options.sync === false ? false : undefined,
+    suspendTimeoutMs: timeout === undefined ? undefined : timeout * 1000,
   };
 }

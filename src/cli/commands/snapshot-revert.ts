@@ -1,3 +1,4 @@
+/** Runs `xlsnap snapshot-revert`. */
 import { readConfigFile } from '../../config/read.ts';
 import type { RevertRequest } from '../../snapshot/api.ts';
 import type { RiskName } from '../../snapshot/risks.ts';
@@ -31,9 +32,9 @@ export function snapshotRevert(
       config: await readConfigFile(cfgfile),
       running: options.running === true,
       force: options.force === true,
-      ...(options.accept === undefined ? {} : { accept: options.accept }),
+      accept: options.accept,
       keep: options.keep === true,
-      ...(options.timeout === undefined ? {} : { timeoutMs: options.timeout * 1000 }),
+      timeoutMs: options.timeout === undefined ? undefined : options.timeout * 1000,
       otherOptions: [
         ...(options.dryRun === true ? ['--dry-run'] : []),
         ...(options.json === true ? ['--json'] : []),

@@ -1,8 +1,8 @@
+/** Runs `xlsnap install-xl-wrapper` and `xlsnap remove-xl-wrapper`. */
+import { EXIT } from '../../core/errors.ts';
 import { DEFAULT_PREFIX, installXlWrapper, removeXlWrapper } from '../../toolstack/xl/wrapper.ts';
 import type { CliContext } from '../context.ts';
-import { makeReporter } from '../progress.ts';
-import { reportError } from '../report-error.ts';
-import { printable } from '../text.ts';
+import { runLocal } from '../local.ts';
 
 export interface XlWrapperOptions {
   readonly prefix?: string;
@@ -13,14 +13,16 @@ export function installWrapper(
   context: CliContext,
   { prefix = DEFAULT_PREFIX }: XlWrapperOptions,
 ): Promise<number> {
-  return said(context, async () => {
-    const { path, xl, warnings } = await installXlWrapper(prefix, context.program);
-    const reporter = makeReporter(context, { json: false, quiet: true });
+  return runLocal(context, { quiet: true }, async ({ reporter, print }) => {
+    const installed = await installXlWrapper(prefix, context.program);
+    const { path, xl, warnings } = installed;
     for (const warning of warnings) reporter.log('warning', warning);
-    return [
+    const lines = [
       `${path} passes snapshot-create and snapshot-revert to ${context.program}, everything else to ${xl}`,
       'Shells that are already running may have to forget where xl was: hash -r',
     ];
+    print('install_xl_wrapper_result', installed, () => lines.join('\n'));
+    return EXIT.ok;
   });
 }
 
@@ -29,15 +31,9 @@ export function removeWrapper(
   context: CliContext,
   { prefix = DEFAULT_PREFIX }: XlWrapperOptions,
 ): Promise<number> {
-  return said(context, async () => [`removed ${await removeXlWrapper(prefix)}`]);
-}
-
-async function said(context: CliContext, work: () => Promise<readonly string[]>): Promise<number> {
-  try {
-    const lines = await work();
-    context.stdout.write(`${lines.map(printable).join('\n')}\n`);
-    return 0;
-  } catch (error) {
-    return reportError(context, error, false);
-  }
+  return runLocal(context, { quiet: true }, async ({ print }) => {
+    const path = await removeXlWrapper(prefix);
+    print('remove_xl_wrapper_result', { path }, () => `removed ${path}`);
+    return EXIT.ok;
+  });
 }

@@ -1,3 +1,4 @@
+/** Describes `xlsnap bench` to commander. */
 import { DEFAULT_PATHS } from '../../bench/paths.ts';
 import { count, notEmpty } from '../arguments.ts';
 import type { BenchOptions } from '../commands/bench.ts';

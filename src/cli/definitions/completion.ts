@@ -1,3 +1,4 @@
+/** Describes `xlsnap completion` to commander. */
 import { Argument } from 'commander';
 import type { Define } from './define.ts';
 

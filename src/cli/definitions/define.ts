@@ -1,3 +1,4 @@
+/** What a file of this folder exports: a function that adds one command to the program, without loading its code. */
 import type { CliContext } from '../context.ts';
 import type { DocumentedCommand } from '../documented-command.ts';
 

@@ -1,3 +1,4 @@
+/** Describes `xlsnap doctor` to commander. */
 import { notEmpty } from '../arguments.ts';
 import type { DoctorOptions } from '../commands/doctor.ts';
 import type { Define } from './define.ts';

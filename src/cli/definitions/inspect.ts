@@ -1,3 +1,4 @@
+/** Describes `xlsnap inspect` to commander. */
 import { notEmpty } from '../arguments.ts';
 import type { InspectFileOptions } from '../commands/inspect.ts';
 import type { Define } from './define.ts';

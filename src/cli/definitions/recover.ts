@@ -1,3 +1,4 @@
+/** Describes `xlsnap recover` to commander. */
 import { notEmpty } from '../arguments.ts';
 import type { CommonOptions } from '../session.ts';
 import type { Define } from './define.ts';

@@ -1,3 +1,4 @@
+/** Describes `xlsnap snapshot-create` to commander. */
 import { Option } from 'commander';
 import { count, milliseconds, notEmpty, seconds } from '../arguments.ts';
 import type { CreateOptions } from '../commands/snapshot-create.ts';

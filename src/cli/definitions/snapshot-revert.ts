@@ -1,3 +1,4 @@
+/** Describes `xlsnap snapshot-revert` to commander. */
 import { notEmpty, risks, seconds } from '../arguments.ts';
 import type { RevertOptions } from '../commands/snapshot-revert.ts';
 import type { Define } from './define.ts';

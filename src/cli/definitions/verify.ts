@@ -1,3 +1,4 @@
+/** Describes `xlsnap verify` to commander. */
 import { notEmpty } from '../arguments.ts';
 import type { VerifyFileOptions } from '../commands/verify.ts';
 import type { Define } from './define.ts';

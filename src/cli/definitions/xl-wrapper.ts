@@ -1,3 +1,4 @@
+/** Describes `xlsnap install-xl-wrapper` and `xlsnap remove-xl-wrapper` to commander. */
 import type { XlWrapperOptions } from '../commands/xl-wrapper.ts';
 import type { Define } from './define.ts';
 

@@ -1,8 +1,12 @@
 /** Finds out whether and how a domain could be snapshotted, for `xlsnap doctor`. */
+
 import { PAGE_SIZE } from '../../core/brand.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
+import type { Problem } from '../../core/problem.ts';
 import type { GuestType } from '../../core/xen.ts';
-import type { DomainDisk, Host, Obstacle } from '../ports.ts';
-import { asFinding, type CreateContext, isVolume, makeCreateContext } from './plan.ts';
+import { isVolume } from '../../memfile/libxl-config.ts';
+import type { DomainDisk, Host } from '../ports.ts';
+import { asFinding, type CreateContext, makeCreateContext } from './plan.ts';
 import { findLiveObstacles, preflightCreate } from './preflight.ts';
 
 /** Whether and how a disk of a domain could be snapshotted now. */
@@ -17,7 +21,7 @@ export interface DiskExamination {
   readonly internal: boolean;
   readonly external: boolean;
   /** What prevents an internal or an external snapshot, or both. */
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
 }
 
 /** Whether and how a domain could be snapshotted now. */
@@ -35,9 +39,9 @@ export interface DomainExamination {
   readonly live: boolean;
   readonly disks: readonly DiskExamination[];
   /** What prevents any snapshot. */
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
   /** What prevents only a live one. */
-  readonly liveObstacles: readonly Obstacle[];
+  readonly liveObstacles: readonly Problem[];
   /** What does not prevent a snapshot, but should be known. */
   readonly warnings: readonly string[];
   /** Version of its QEMU, if it has one. */
@@ -55,10 +59,10 @@ export async function examineDomain(
   nameOrDomid: string,
   options: { readonly snapshotDir?: string } = {},
 ): Promise<DomainExamination> {
-  const obstacles: Obstacle[] = [];
+  const obstacles: Problem[] = [];
   const warnings: string[] = [];
   let qemu: string | undefined;
-  const liveObstacles: Obstacle[] = [];
+  const liveObstacles: Problem[] = [];
   let found: Pick<DomainExamination, 'domid' | 'type' | 'state'> = {};
   let domain = nameOrDomid;
   let disks: readonly DiskExamination[] = [];
@@ -86,7 +90,7 @@ export async function examineDomain(
   });
   const volumes = disks.filter((disk) => disk.volume);
   const free = obstacles.length === 0;
-  return {
+  return omitUndefined({
     domain,
     ...found,
     possible: free && volumes.every((disk) => disk.internal || disk.external),
@@ -96,8 +100,8 @@ export async function examineDomain(
     obstacles,
     liveObstacles,
     warnings,
-    ...(qemu === undefined ? {} : { qemu }),
-  };
+    qemu,
+  });
 }
 
 /**
@@ -122,13 +126,15 @@ async function revertWarnings(host: Host, { domain, config }: CreateContext): Pr
 
 function examineDisk(disk: DomainDisk): DiskExamination {
   const obstacles = [...disk.external, ...disk.internal];
-  return {
+  return omitUndefined({
     vdev: disk.vdev,
-    ...(disk.path === undefined ? {} : { path: disk.path }),
-    ...(disk.format === undefined ? {} : { format: disk.format }),
+    path: disk.path,
+    format: disk.format,
     volume: isVolume(disk),
     internal: disk.internal.length === 0,
     external: disk.external.length === 0,
-    obstacles: obstacles.filter(({ code }, at) => obstacles.findIndex((one) => one.code === code) === at),
-  };
+    obstacles: obstacles.filter(
+      ({ code }, at) => obstacles.findIndex((obstacle) => obstacle.code === code) === at,
+    ),
+  });
 }

@@ -3,17 +3,17 @@
  * may be lost if the host crashes, so `recoverSnapshot` then looks at what exists.
  */
 
-import { checkedDisk, type SnapshotDisk } from '../../memfile/manifest.ts';
+import { type SnapshotDisk, toSnapshotDisk } from '../../memfile/manifest.ts';
 import type { SnapshotPlan } from '../api.ts';
 import { type HoldState, isHold } from '../guest/hold.ts';
 import {
   checkPlace,
   type FoundSteps,
-  HeadFields,
   Journal,
   type JournalHead,
   type JournalLines,
   makeHead,
+  readHead,
   toSteps,
 } from '../journal/file.ts';
 
@@ -40,7 +40,7 @@ export interface CreateHead extends JournalHead {
   /** The memory file; for a stream, where it would be. */
   readonly memoryPath: string;
   /** The highest directory that was created for it, if any. */
-  readonly madeDirectory?: string;
+  readonly madeDirectory?: string | undefined;
   readonly disks: readonly SnapshotDisk[];
 }
 
@@ -65,24 +65,27 @@ export async function openCreateJournal(
     ...makeHead('create', plan),
     domid: plan.domid,
     memoryPath: base,
-    ...(madeDirectory === undefined ? {} : { madeDirectory }),
+    madeDirectory,
     disks: plan.disks,
   };
   return await Journal.create(journalPathOf(base), head, { recover: base, sync: plan.sync });
 }
 
-/** @throws JournalError */
+/**
+ * Reads the journal of a create.
+ * @throws {JournalError} If it is damaged, or was moved
+ */
 export async function toCreateJournal(
   path: string,
   lines: JournalLines,
 ): Promise<FoundSteps<CreateHead, CreateStep>> {
-  const fields = new HeadFields(path, lines.head);
+  const { common, fields } = readHead(path, lines.head, 'create');
   const head: CreateHead = {
-    ...fields.common('create'),
-    domid: fields.number('domid'),
+    ...common,
+    domid: fields.count('domid'),
     memoryPath: fields.text('memoryPath'),
-    ...(lines.head['madeDirectory'] === undefined ? {} : { madeDirectory: fields.text('madeDirectory') }),
-    disks: fields.disks(checkedDisk),
+    madeDirectory: fields.optional('madeDirectory', (key) => fields.text(key)),
+    disks: fields.list('disks').map(toSnapshotDisk),
   };
   await checkPlace(path, journalPathOf(head.memoryPath));
   return { path, head, ...toSteps(lines, head, toStep) };

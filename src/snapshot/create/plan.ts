@@ -1,16 +1,19 @@
 /** The plan of a create. */
+
 import { checkPath, checkSnapshotName } from '../../config/name.ts';
 import { printConfig } from '../../config/print.ts';
 import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../../core/errors.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
+import { type Problem, toProblem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import type { LibxlConfig } from '../../memfile/libxl-config.ts';
+import { isVolume, type LibxlConfig } from '../../memfile/libxl-config.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import type { CreateRequest, MemorySink, PrecopyLimits, SnapshotPlan, Tuning } from '../api.ts';
 import { domainKeys } from '../domain-lock.ts';
 import { defaultMemoryPath, nameFromTime, snapshotDirOf } from '../naming.ts';
 import { isStream } from '../output/stream.ts';
-import type { DomainDisk, DomainState, Host, Obstacle } from '../ports.ts';
+import type { DomainDisk, DomainState, Host } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
 import { relatedReverts } from '../revert/related.ts';
 
@@ -19,7 +22,7 @@ const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
 
 /** Rounds of a live snapshot: the same as libxc, and the maximum. */
 const DEFAULT_MAX_ROUNDS = 5;
-const MOST_ROUNDS = 49;
+const MAX_ROUNDS = 49;
 
 /** Everything that a create finds out before it changes anything. */
 export interface CreateContext {
@@ -36,7 +39,7 @@ export interface CreateContext {
   /** Version of the domain's QEMU, if it has one. */
   readonly qemu: string | undefined;
   /** What prevents the plan so far; preflight adds to it. */
-  readonly findings: Obstacle[];
+  readonly findings: Problem[];
   /** The plan's warnings; preflight adds to them. */
   readonly warnings: string[];
 }
@@ -69,7 +72,8 @@ export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<D
 
 /**
  * Makes one plan of the request, the cfgfile and the domain. Changes nothing.
- * @throws UsageError, DomainError; what preflight can collect is in `findings` instead
+ * @throws {UsageError} If the request is wrong
+ * @throws {DomainError} If there is no such domain. What preflight can collect is in `findings` instead
  */
 export async function makeCreateContext(
   host: Host,
@@ -85,12 +89,12 @@ export async function makeCreateContext(
   const config = await host.toolstack.domainConfig(domain.domid);
   const disks = await host.toolstack.disks(domain.domid, config);
   const found = await host.toolstack.createFindings?.(domain, config);
-  const findings: Obstacle[] = [...(found?.obstacles ?? [])];
+  const findings: Problem[] = [...(found?.obstacles ?? [])];
   const unknownDrives = found?.unknownDrives ?? [];
   const name = request.config?.name ?? request.name ?? nameFromTime(now);
   const chosen = chooseDisks(request, name, disks, findings);
   const uncovered = disks
-    .filter((disk) => isVolume(disk) && !chosen.some((one) => one.vdev === disk.vdev))
+    .filter((disk) => isVolume(disk) && !chosen.some((covered) => covered.vdev === disk.vdev))
     .map((disk) => disk.vdev);
   const warnings = uncovered.map(
     (vdev) =>
@@ -113,7 +117,7 @@ export async function makeCreateContext(
   const snapshotDir = request.snapshotDir ?? snapshotDirOf(host);
   const memoryPath = memoryPathOf(request, snapshotDir, domain, name);
   const stream = request.sink !== undefined || (await isStream(memoryPath));
-  const plan: SnapshotPlan = {
+  const plan: SnapshotPlan = omitUndefined({
     name,
     description: request.config?.description ?? '',
     domid: domain.domid,
@@ -121,11 +125,12 @@ export async function makeCreateContext(
     domain: domain.name,
     type: domain.type,
     live: precopy !== undefined,
-    ...(precopy === undefined ? {} : { precopy }),
-    state: domain.paused ? 'paused' : 'running',
+    precopy,
+    state: domain.paused ? ('paused' as const) : ('running' as const),
     memoryPath,
     stream,
-    ...(stream ? {} : { configPath: configPathOf(memoryPath), manifestPath: manifestPathOf(memoryPath) }),
+    configPath: stream ? undefined : configPathOf(memoryPath),
+    manifestPath: stream ? undefined : manifestPathOf(memoryPath),
     memoryBytes: domain.memoryBytes,
     disks: chosen,
     uncovered,
@@ -133,7 +138,7 @@ export async function makeCreateContext(
     suspendTimeoutMs: request.suspendTimeoutMs ?? DEFAULT_SUSPEND_TIMEOUT_MS,
     sync: request.sync ?? true,
     warnings,
-  };
+  });
   let configText = '';
   await asFinding(findings, async () => {
     if (!stream) configText = revertConfig(plan);
@@ -155,7 +160,10 @@ export async function makeCreateContext(
   };
 }
 
-/** @throws UsageError */
+/**
+ * Returns where the memory goes; `-` for a sink.
+ * @throws {UsageError} If there are both a sink and a `memory_path`
+ */
 function memoryPathOf(
   { config, sink }: CreateRequest,
   snapshotDir: string,
@@ -175,21 +183,20 @@ function memoryPathOf(
 
 /**
  * Checks names given by a caller of the library as the cfgfile's are checked: the name becomes part of a file name.
- * @throws UsageError
+ * @throws {UsageError} If one cannot be used
  */
 export function checkNames(name: string | undefined, memoryPath: string | undefined): void {
   const problem =
     (name === undefined ? undefined : checkSnapshotName(name)) ??
     (memoryPath === undefined ? undefined : checkPath(memoryPath));
   if (problem === undefined) return;
-  throw new UsageError(
-    problem.code,
-    problem.message,
-    problem.hint === undefined ? {} : { hint: problem.hint },
-  );
+  throw new UsageError(problem.code, problem.message, { hint: problem.hint });
 }
 
-/** @throws UsageError */
+/**
+ * Returns the limits of a live create; `undefined` if it is not live.
+ * @throws {UsageError} If they are out of range, or it is not live
+ */
 function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
   const { live = false, maxRounds, targetDowntimeMs, maxDowntimeMs } = request;
   if (!live) {
@@ -199,17 +206,13 @@ function precopyLimits(request: CreateRequest): PrecopyLimits | undefined {
     });
   }
   const rounds = maxRounds ?? DEFAULT_MAX_ROUNDS;
-  if (!Number.isInteger(rounds) || rounds < 1 || rounds > MOST_ROUNDS) {
-    throw new UsageError('MAX_ROUNDS', `${rounds} rounds: expected 1 to ${MOST_ROUNDS}`);
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > MAX_ROUNDS) {
+    throw new UsageError('MAX_ROUNDS', `${rounds} rounds: expected 1 to ${MAX_ROUNDS}`);
   }
   for (const ms of [targetDowntimeMs, maxDowntimeMs]) {
     if (ms !== undefined && !(ms >= 0)) throw new UsageError('DOWNTIME', `a downtime of ${ms} ms`);
   }
-  return {
-    maxRounds: rounds,
-    ...(targetDowntimeMs === undefined ? {} : { targetDowntimeMs }),
-    ...(maxDowntimeMs === undefined ? {} : { maxDowntimeMs }),
-  };
+  return omitUndefined({ maxRounds: rounds, targetDowntimeMs, maxDowntimeMs });
 }
 
 /** @throws {ConfigError} If no cfgfile can express it, such as a path with a comma */
@@ -217,7 +220,7 @@ function revertConfig(plan: SnapshotPlan): string {
   return printConfig(
     {
       name: plan.name,
-      ...(plan.description === '' ? {} : { description: plan.description }),
+      description: plan.description === '' ? undefined : plan.description,
       memoryPath: plan.memoryPath,
       disks: plan.disks.map((disk) =>
         disk.kind === 'internal'
@@ -229,37 +232,38 @@ function revertConfig(plan: SnapshotPlan): string {
   );
 }
 
-/** A disk that the guest writes to. */
-export function isVolume(disk: DomainDisk): boolean {
-  return disk.writable && !disk.cdrom && disk.path !== undefined;
-}
-
 function chooseDisks(
   request: CreateRequest,
   tag: string,
   disks: readonly DomainDisk[],
-  findings: Obstacle[],
+  findings: Problem[],
 ): readonly SnapshotDisk[] {
   const wanted =
     request.config?.disks ??
     disks.filter(isVolume).map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
   const chosen: SnapshotDisk[] = [];
-  for (const one of wanted) {
-    const disk = disks.find((candidate) => candidate.vdev === one.target);
+  for (const asked of wanted) {
+    const disk = disks.find((candidate) => candidate.vdev === asked.target);
     if (disk?.path === undefined || disk.format === undefined) {
       const known = disks.map((candidate) => candidate.vdev).join(', ');
       findings.push({
         code: 'NO_SUCH_DISK',
-        message: `disk ${one.target}: the domain has ${disk === undefined ? 'no such disk' : 'no image in it'}`,
+        message: `disk ${asked.target}: the domain has ${disk === undefined ? 'no such disk' : 'no image in it'}`,
         hint: known === '' ? 'it has no disks' : `its disks are ${known}`,
       });
       continue;
     }
-    findings.push(...disk[one.kind]);
+    findings.push(...disk[asked.kind]);
     chosen.push(
-      one.kind === 'internal'
+      asked.kind === 'internal'
         ? { kind: 'internal', vdev: disk.vdev, image: disk.path, tag }
-        : { kind: 'external', vdev: disk.vdev, base: disk.path, baseFormat: disk.format, overlay: one.path },
+        : {
+            kind: 'external',
+            vdev: disk.vdev,
+            base: disk.path,
+            baseFormat: disk.format,
+            overlay: asked.path,
+          },
     );
   }
   return chosen;
@@ -269,33 +273,31 @@ function chooseDisks(
  * Throws one error for all findings.
  * @throws {PreflightError} If there are any
  */
-export function throwFindings(findings: readonly Obstacle[], domid: number | undefined): void {
+export function throwFindings(findings: readonly Problem[], domid: number | undefined): void {
   const [first] = findings;
   if (first === undefined) return;
   const many = findings.length > 1;
-  const lines = findings.map((one) => `  - ${one.message}${one.hint === undefined ? '' : ` (${one.hint})`}`);
+  const lines = findings.map(
+    (finding) => `  - ${finding.message}${finding.hint === undefined ? '' : ` (${finding.hint})`}`,
+  );
   throw new PreflightError(
     many ? 'PREFLIGHT' : first.code,
     many ? `this is not possible, for ${findings.length} reasons:\n${lines.join('\n')}` : first.message,
     {
       phase: 'preflight',
       data: { findings },
-      ...(domid === undefined ? {} : { domid }),
-      ...(many || first.hint === undefined ? {} : { hint: first.hint }),
+      domid,
+      hint: many ? undefined : first.hint,
     },
   );
 }
 
 /** Runs a check, and turns its typed error into a finding; other errors are thrown. */
-export async function asFinding(findings: Obstacle[], check: () => Promise<void>): Promise<void> {
+export async function asFinding(findings: Problem[], check: () => Promise<void>): Promise<void> {
   try {
     await check();
   } catch (error) {
     if (!(error instanceof XlsnapError) || error.exitCode === EXIT.interrupted) throw error;
-    findings.push({
-      code: error.code,
-      message: error.message,
-      ...(error.hint === undefined ? {} : { hint: error.hint }),
-    });
+    findings.push(toProblem(error));
   }
 }

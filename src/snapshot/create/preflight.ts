@@ -1,14 +1,17 @@
 /** Checks, before anything is changed, whether a create can succeed. */
+
 import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../../core/errors.ts';
+import { exists, nearestDirectory } from '../../core/files.ts';
+import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import { infoOf } from '../images/identity.ts';
-import { exists, partialOf } from '../output/file.ts';
-import type { Host, Obstacle } from '../ports.ts';
+import { partialOf } from '../output/file.ts';
+import type { Host } from '../ports.ts';
 import { journalPathOf } from './journal.ts';
 import { asFinding, type CreateContext } from './plan.ts';
 import { type DataShare, sampleData } from './room.ts';
@@ -44,7 +47,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     await checkNewFile(path, findings, hint);
   }
   const saver = await host.toolstack.saver(context.domain.domid);
-  if (saver !== undefined) findings.push(beingSaved(saver));
+  if (saver !== undefined) findings.push(beingSavedProblem(saver));
   const memory = await host.hypervisor.memoryObstacle(context.domain.domid, plan.type);
   if (memory !== undefined) findings.push(memory);
   if (plan.state === 'paused' && !(await host.hypervisor.hasBooted(context.domain.domid, plan.type))) {
@@ -92,13 +95,13 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
 export async function findLiveObstacles(
   host: Host,
   { plan, config }: Pick<CreateContext, 'plan' | 'config'>,
-): Promise<readonly Obstacle[]> {
+): Promise<readonly Problem[]> {
   const ofHost = await host.hypervisor.liveObstacle(plan.type);
   return [...againstLive(config), ...(ofHost === undefined ? [] : [ofHost])];
 }
 
 /** Xen refuses log-dirty mode to a domain that uses the IOMMU (xen/arch/x86/mm/paging.c). */
-function againstLive(config: LibxlConfig): Obstacle[] {
+function againstLive(config: LibxlConfig): Problem[] {
   const devices = ['pcidevs', 'dtdevs'].some((key) => recordsOf(config, key).length > 0);
   const passthrough = textOf(config, 'c_info', 'passthrough') ?? '';
   if (!devices && !IOMMU_MODES.includes(passthrough)) return [];
@@ -115,7 +118,7 @@ function againstLive(config: LibxlConfig): Obstacle[] {
 const IOMMU_MODES: readonly string[] = ['enabled', 'sync_pt', 'share_pt'];
 
 /** Says that another program is saving or migrating the domain. */
-export function beingSaved(pid: number): Obstacle {
+export function beingSavedProblem(pid: number): Problem {
   return {
     code: 'BEING_SAVED',
     message: `another program is saving or migrating the domain: libxl-save-helper, pid ${pid}`,
@@ -123,7 +126,7 @@ export function beingSaved(pid: number): Obstacle {
   };
 }
 
-async function checkNewFile(path: string, findings: Obstacle[], hint: string): Promise<void> {
+async function checkNewFile(path: string, findings: Problem[], hint: string): Promise<void> {
   if (!isAbsolute(path)) {
     findings.push({ code: 'PATH_RELATIVE', message: `${path} is not an absolute path` });
     return;
@@ -145,7 +148,7 @@ async function checkNewFile(path: string, findings: Obstacle[], hint: string): P
       return;
     }
   }
-  const directory = await firstExisting(dirname(path));
+  const directory = await nearestDirectory(dirname(path));
   try {
     await access(directory, constants.W_OK | constants.X_OK);
   } catch (error) {
@@ -161,7 +164,7 @@ async function checkNewFile(path: string, findings: Obstacle[], hint: string): P
 async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): Promise<void> {
   const { plan, findings, warnings } = context;
   const wanted = plan.memoryBytes + EXTRA_BYTES;
-  const directory = await firstExisting(dirname(plan.memoryPath));
+  const directory = await nearestDirectory(dirname(plan.memoryPath));
   const { bavail, bsize } = await statfs(directory);
   const room = bavail * bsize;
   if (room >= wanted) return;
@@ -188,19 +191,4 @@ async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): 
       );
     }
   });
-}
-
-/** Finds the nearest directory at or above a path that exists. */
-export async function firstExisting(path: string): Promise<string> {
-  let at = path;
-  for (;;) {
-    try {
-      if ((await stat(at)).isDirectory()) return at;
-    } catch {
-      // Try the one above.
-    }
-    const above = dirname(at);
-    if (above === at) return at;
-    at = above;
-  }
 }

@@ -1,6 +1,6 @@
 /**
- * How each step of a create is undone: by the process that took it, or by another one that has its journal. Each
- * function adds one undo to `phases`.
+ * Undoes each step of a create: for the process that took it, and for another one that has its journal. A function called
+ * `plan…Undo` only registers an undo in `phases`, which runs if the create fails.
  */
 
 import { createHash } from 'node:crypto';
@@ -8,31 +8,35 @@ import { readFile, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
 import { EnvironmentError, errnoCode } from '../../core/errors.ts';
+import { unmakeDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import type { DirtyLog } from '../guest/dirty-log.ts';
 import type { GuestHold } from '../guest/hold.ts';
 import { wasDestroyed } from '../guest/state.ts';
 import { isThere, undoIdleDisk } from '../images/idle-disk.ts';
-import { partialOf, unmakeDirectory } from '../output/file.ts';
+import { partialOf } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, DiskAction, Host } from '../ports.ts';
 
 /** Maximum size of a cfgfile or a manifest; a larger file is not ours. */
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;
 
-/** @returns a function that forgets this undo */
-export function undoDirectory(phases: Phases, made: string, memoryPath: string): () => void {
+/**
+ * Registers the removal of the directories that were created for a file.
+ * @returns a function that forgets this undo
+ */
+export function planDirectoryUndo(phases: Phases, made: string, memoryPath: string): () => void {
   return phases.onUndo(`removed the directory ${made}`, `rmdir ${made}`, () =>
     unmakeDirectory(dirname(memoryPath), made),
   );
 }
 
 /**
- * Adds the undo of the journal. The journal stays if something could not be undone.
+ * Registers the removal of the journal. It stays if something could not be undone.
  * @returns a function that forgets this undo
  */
-export function undoJournal(
+export function planJournalUndo(
   phases: Phases,
   path: string,
   memoryPath: string,
@@ -48,16 +52,23 @@ export function undoJournal(
   });
 }
 
-export function undoPartial(phases: Phases, memoryPath: string, discard: () => Promise<unknown>): void {
+/** Registers the removal of the memory file, which is not complete. */
+export function planPartialUndo(phases: Phases, memoryPath: string, discard: () => Promise<unknown>): void {
   const partial = partialOf(memoryPath);
   phases.onUndo(`removed ${partial}`, `rm ${shellQuote(partial)}`, discard);
 }
 
 /**
- * Adds the undo of log-dirty mode.
+ * Registers turning log-dirty mode off.
  * @param noted is called when the log is off, or no longer ours to turn off: doing so later could disturb another program
  */
-export function undoLog(phases: Phases, host: Host, domid: Domid, log: DirtyLog, noted: () => void): void {
+export function planLogUndo(
+  phases: Phases,
+  host: Host,
+  domid: Domid,
+  log: DirtyLog,
+  noted: () => void,
+): void {
   phases.onUndo(
     'turned log-dirty mode off',
     `xl save -c of domain ${domid} turns it off; until then the guest is a little slower`,
@@ -87,8 +98,11 @@ export async function endLog(
   return { ended: true, warning: `${dead.message}: ${dead.hint ?? 'the guest cannot be used without it'}` };
 }
 
-/** @returns a function that forgets this undo */
-export function undoHold(
+/**
+ * Registers resuming the guest, which comes before all other undos.
+ * @returns a function that forgets this undo
+ */
+export function planHoldUndo(
   phases: Phases,
   state: 'running' | 'paused',
   domid: Domid,
@@ -102,8 +116,8 @@ export function undoHold(
   );
 }
 
-/** Adds the undo of the guest's record, which stays if something could not be undone. */
-export function undoRecord(
+/** Registers the removal of the guest's record, which stays if something could not be undone. */
+export function planRecordUndo(
   phases: Phases,
   domid: Domid,
   record: { close(): void; remove(): void },
@@ -121,8 +135,8 @@ export function undoRecord(
   );
 }
 
-/** Adds one undo for each disk, so that one that fails does not prevent the others. */
-export function undoDisks(
+/** Registers one undo for each disk, so that one that fails does not prevent the others. */
+export function planDiskUndos(
   phases: Phases,
   disks: readonly SnapshotDisk[],
   undoOne: (disk: SnapshotDisk) => Promise<unknown>,
@@ -164,8 +178,8 @@ export async function undoDisk(
   return undone.length > 0;
 }
 
-/** Adds the undo of a small file; another file in its place stays. */
-export function undoText(phases: Phases, path: string, sha256: string): void {
+/** Registers the removal of a small file; another file in its place stays. */
+export function planTextUndo(phases: Phases, path: string, sha256: string): void {
   phases.onUndo(`removed ${path}`, `rm ${shellQuote(path)}`, async () => {
     if (!(await isText(path, sha256))) return false;
     await rm(path, { force: true });

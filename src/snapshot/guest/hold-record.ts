@@ -49,7 +49,7 @@ export class HoldRecord {
     this.#fd = fd;
   }
 
-  /** @throws EnvironmentError when there is one already, or it cannot be made */
+  /** @throws {EnvironmentError} If it already exists, or cannot be created */
   static create(host: Pick<Host, 'runDirectory'>, head: HoldHead): HoldRecord {
     const path = join(runDirectory(host.runDirectory), nameOf(head.journal));
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_APPEND;
@@ -70,7 +70,7 @@ export class HoldRecord {
 
   /**
    * In this thread: it must be there before what it says takes effect.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be written
    */
   note(line: { readonly hold: HoldState } | { readonly logDirty: boolean }): void {
     try {
@@ -122,12 +122,12 @@ export function findHolds(host: Pick<Host, 'runDirectory'>): readonly FoundHold[
     .filter((name) => name.startsWith(PREFIX))
     .sort()
     .map((name) => readHold(join(directory, name)))
-    .filter((one) => one !== undefined);
+    .filter((hold) => hold !== undefined);
 }
 
 /**
  * Notes that the guest's log is off, for whoever comes next.
- * @throws OutputError
+ * @throws {OutputError} If it cannot be written
  */
 export function noteLogOff({ path }: FoundHold): void {
   try {

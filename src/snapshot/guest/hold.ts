@@ -85,9 +85,9 @@ export class GuestHold {
 
   /**
    * Suspends the guest. One that its owner has paused is unpaused for it, since only a running guest can suspend.
-   * @throws SuspendError
+   * @throws {SuspendError} If it does not suspend
    */
-  async suspend(options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
+  async suspend(options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void> {
     while ((await this.#hypervisor.vitals(this.#domid))?.paused === true) {
       this.#set({ pending: 'unpause' });
       await this.#hypervisor.unpause(this.#domid);
@@ -118,7 +118,8 @@ export class GuestHold {
   /**
    * Makes sure that the guest is still suspended. If another program had resumed it (as the end of an `xl save -c` does), what
    * was copied would not be of one instant.
-   * @throws SuspendError, DomainError
+   * @throws {SuspendError} If another program has resumed it
+   * @throws {DomainError} If it was destroyed
    */
   async check(): Promise<void> {
     const domid = this.#domid;
@@ -203,7 +204,7 @@ export class GuestHold {
   }
 
   async #cont(): Promise<void> {
-    if (this.#deviceModel === undefined) throw noQemu(this.#domid);
+    if (this.#deviceModel === undefined) throw noQemuError(this.#domid);
     await within(
       this.#deviceModel.cont(),
       { timeoutMs: CONT_TIMEOUT_MS },
@@ -243,6 +244,6 @@ export class GuestHold {
   }
 }
 
-function noQemu(domid: Domid): EnvironmentError {
+function noQemuError(domid: Domid): EnvironmentError {
   return new EnvironmentError('NO_DEVICE_MODEL', `the QEMU of domain ${domid} cannot be reached`, { domid });
 }

@@ -3,7 +3,7 @@ import { toDomid } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { within } from '../../core/deadline.ts';
 import { EnvironmentError } from '../../core/errors.ts';
-import { undoHold, undoLog, undoRecord } from '../create/undo.ts';
+import { planHoldUndo, planLogUndo, planRecordUndo } from '../create/undo.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, Host } from '../ports.ts';
 import { DirtyLog } from './dirty-log.ts';
@@ -40,9 +40,11 @@ export async function recoverGuest(
       })
     : undefined;
   const hold = held ? GuestHold.adopt(host.hypervisor, domid, left, deviceModel) : undefined;
-  undoRecord(phases, domid, { close() {}, remove: () => removeHold(found) }, async () => hold?.announce());
+  planRecordUndo(phases, domid, { close() {}, remove: () => removeHold(found) }, async () =>
+    hold?.announce(),
+  );
   if (hold !== undefined) {
-    undoHold(
+    planHoldUndo(
       phases,
       left !== undefined && (left.pauses > 0 || left.pending !== undefined) ? 'paused' : 'running',
       domid,
@@ -54,7 +56,7 @@ export async function recoverGuest(
     // Xen's log needs only the domid: opening a guest takes memory, and for PV its tables.
     const ofXen = { stopDirtyLog: () => host.hypervisor.stopDirtyLog(domid) };
     const log = DirtyLog.adopt(ofXen, type === 'hvm' ? (deviceModel ?? unreachable(noQemu)) : undefined);
-    undoLog(phases, host, domid, log, () => noteLogOff(found));
+    planLogUndo(phases, host, domid, log, () => noteLogOff(found));
   }
   return await phases.undo();
 }

@@ -154,13 +154,13 @@ export async function userOf(host: Host, image: string, except?: number): Promis
 /**
  * Makes sure that no program has an image, or one above it, open: QEMU opens images without locks under Xen, and qemu-img would
  * corrupt one that is in use.
- * @throws RecoverError IMAGE_IN_USE; as `standsOn`
+ * @throws {RecoverError} If it is in use (`IMAGE_IN_USE`); also what `standsOn` throws
  */
 export async function refuseUsed(host: Host, image: string): Promise<void> {
   const user = await userOf(host, image);
   if (user === undefined) return;
   throw new RecoverError('IMAGE_IN_USE', `${user.holder} uses ${user.path}`, {
-    ...(user.domid === undefined ? {} : { domid: user.domid }),
+    domid: user.domid,
     hint: 'shut it down, then run the same command again',
   });
 }

@@ -2,7 +2,9 @@
  * Whether a disk is still the one that belongs to a memory file. What identifies its content is in the manifest: for a tag,
  * what distinguishes it from another one of the same name; for a base, when it was last written to.
  */
+
 import { stat } from 'node:fs/promises';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { DiskIdentity, FileIdentity, SnapshotDisk, TagIdentity } from '../../memfile/manifest.ts';
 import type { Host, ImageInfo } from '../ports.ts';
 import type { Risk } from '../risks.ts';
@@ -11,7 +13,7 @@ import type { Risk } from '../risks.ts';
  * Looks at a disk of a snapshot that has just been taken. The domain may run: it writes to the overlay, and a tag does not
  * change.
  * @returns `undefined` when its image or tag is not there
- * @throws DiskError
+ * @throws {DiskError} If the image cannot be read
  */
 export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<DiskIdentity | undefined> {
   const info = await infoOf(host, disk);
@@ -20,7 +22,7 @@ export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<Disk
 
 /**
  * The image that has a disk's tag, or is its base.
- * @throws DiskError
+ * @throws {DiskError} If the image cannot be read
  */
 export async function infoOf({ images }: Host, disk: SnapshotDisk): Promise<ImageInfo | undefined> {
   return disk.kind === 'internal'
@@ -33,7 +35,7 @@ async function identityOf(disk: SnapshotDisk, info: ImageInfo): Promise<DiskIden
   const { virtualSize } = info;
   if (disk.kind === 'external') {
     const base = await identifyFile(disk.base);
-    return { vdev, virtualSize, ...(base === undefined ? {} : { base }) };
+    return omitUndefined({ vdev, virtualSize, base });
   }
   const tag = info.snapshots.find(({ name }) => name === disk.tag);
   if (tag === undefined) return undefined;

@@ -2,9 +2,10 @@
 
 import { stat } from 'node:fs/promises';
 import { RecoverError } from '../../core/errors.ts';
+import { exists } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
-import { exists } from '../output/file.ts';
+
 import type { Host } from '../ports.ts';
 import { baseOfOverlay } from './chain.ts';
 import { freeImages } from './free.ts';
@@ -22,7 +23,8 @@ export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> 
  * Undoes one disk's snapshot, if it exists.
  * @param options `merge`: what was written to the overlay goes into its base
  * @returns whether there was anything to undo
- * @throws RecoverError IMAGE_IN_USE, BASE_WRITTEN; DiskError
+ * @throws {RecoverError} If the image is in use (`IMAGE_IN_USE`), or its base was written to since (`BASE_WRITTEN`)
+ * @throws {DiskError} If qemu-img fails
  */
 export async function undoIdleDisk(
   host: Host,
@@ -48,7 +50,7 @@ export async function undoIdleDisk(
 
 /**
  * A base that a domain was started on since holds newer data than the overlay: merging would mix both.
- * @throws RecoverError
+ * @throws {RecoverError} If the base was written to since
  */
 async function refuseNewerBase(overlay: string, base: string): Promise<void> {
   const [above, below] = await Promise.all([stat(overlay), stat(base)]);

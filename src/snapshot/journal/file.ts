@@ -8,9 +8,10 @@ import { constants, readFileSync, writeSync } from 'node:fs';
 import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { describeError, EXIT, errnoCode, OutputError, XlsnapError } from '../../core/errors.ts';
+import { Fields } from '../../core/fields.ts';
+import { syncDirectory } from '../../core/files.ts';
 import { isRecord } from '../../core/guards.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import { syncDirectory } from '../output/file.ts';
 
 /** A journal that cannot be read as one, or must not be trusted. */
 export class JournalError extends XlsnapError {
@@ -121,7 +122,7 @@ export class Journal<Step extends object> {
 
   /**
    * Opens a journal whose process has exited, to add notes to it.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be opened
    */
   static async reopen<Step extends object>(path: string): Promise<Journal<Step>> {
     try {
@@ -138,7 +139,7 @@ export class Journal<Step extends object> {
 
   /**
    * Waits until the first line is on the disk.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be written
    */
   async synced(): Promise<void> {
     try {
@@ -151,7 +152,7 @@ export class Journal<Step extends object> {
   /**
    * Notes a step. At once, in this thread: it must be in the file before the step takes effect, and costs some
    * microseconds.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be written
    */
   note(step: Step): void {
     this.#write(step);
@@ -159,7 +160,7 @@ export class Journal<Step extends object> {
 
   /**
    * Notes a step, and waits until that is on the disk.
-   * @throws OutputError
+   * @throws {OutputError} If it cannot be written
    */
   async noteDurably(step: Step): Promise<void> {
     this.#write(step);
@@ -243,14 +244,14 @@ export async function readJournalLines(path: string): Promise<JournalLines | 'he
     const { size, uid, mode } = await file.stat();
     // It lists what to remove, so only root may have been able to write it.
     if (uid !== process.geteuid?.() || (mode & 0o022) !== 0) {
-      throw badJournal(path, 'could have been written by another user', 'check its owner and mode');
+      throw journalError(path, 'could have been written by another user', 'check its owner and mode');
     }
-    if (size > MAX_JOURNAL_BYTES) throw badJournal(path, `is larger than ${MAX_JOURNAL_BYTES} bytes`);
+    if (size > MAX_JOURNAL_BYTES) throw journalError(path, `is larger than ${MAX_JOURNAL_BYTES} bytes`);
     text = await file.readFile('utf8');
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return undefined;
     if (error instanceof XlsnapError) throw error;
-    throw badJournal(path, `cannot be read: ${describeError(error)}`);
+    throw journalError(path, `cannot be read: ${describeError(error)}`);
   }
   const [first = '', ...rest] = text.split('\n');
   // The part behind the last line's end: a line that was being written.
@@ -259,9 +260,9 @@ export async function readJournalLines(path: string): Promise<JournalLines | 'he
   if (tail === undefined || /^\0*$/.test(text)) return 'headless';
   const head = parse(first);
   if (!isRecord(head) || head['format'] !== 'xlsnap-journal')
-    throw badJournal(path, 'is not an xlsnap journal');
+    throw journalError(path, 'is not an xlsnap journal');
   if (head['version'] !== 1) {
-    throw badJournal(
+    throw journalError(
       path,
       `has version ${String(head['version'])}; this xlsnap knows 1`,
       'use the xlsnap that wrote it',
@@ -278,74 +279,29 @@ function parse(line: string): unknown {
   }
 }
 
-/** Reads the fields of a first line. */
-export class HeadFields {
-  readonly #path: string;
-  readonly #head: Readonly<Record<string, unknown>>;
-
-  /** @param path of the journal, for the messages */
-  constructor(path: string, head: Readonly<Record<string, unknown>>) {
-    this.#path = path;
-    this.#head = head;
-  }
-
-  /** @throws JournalError */
-  text(key: string): string {
-    const found = this.#head[key];
-    if (typeof found !== 'string') throw this.damaged(`${key} is not a string`);
-    return found;
-  }
-
-  /** @throws JournalError */
-  number(key: string): number {
-    const found = this.#head[key];
-    if (typeof found !== 'number' || !Number.isSafeInteger(found) || found < 0) {
-      throw this.damaged(`${key} is not a number`);
-    }
-    return found;
-  }
-
-  /** @throws JournalError */
-  record(key: string): Readonly<Record<string, unknown>> {
-    const found = this.#head[key];
-    if (!isRecord(found)) throw this.damaged(`${key} is not an object`);
-    return found;
-  }
-
-  /**
-   * Reads the list of disks, each with `check`.
-   * @throws {JournalError} If `check` throws
-   */
-  disks<T>(check: (path: string, what: string, disk: unknown) => T): readonly T[] {
-    const { disks } = this.#head;
-    if (!Array.isArray(disks)) throw this.damaged('disks is not a list');
-    return disks.map((disk: unknown, i) => {
-      try {
-        return check(this.#path, `disks[${i}]`, disk);
-      } catch {
-        throw this.damaged(`disks[${i}] is not a disk of a snapshot`);
-      }
-    });
-  }
-
-  /** @throws JournalError */
-  common<Kind extends JournalHead['kind']>(kind: Kind): JournalHead & { readonly kind: Kind } {
-    return {
-      format: 'xlsnap-journal',
-      version: 1,
-      kind,
-      pid: this.number('pid'),
-      boot: this.text('boot'),
-      created: this.text('created'),
-      name: this.text('name'),
-      domain: this.text('domain'),
-      uuid: this.text('uuid'),
-    };
-  }
-
-  damaged(what: string): JournalError {
-    return badJournal(this.#path, `is damaged: ${what}`);
-  }
+/**
+ * Reads the part of a first line that every journal has.
+ * @returns `fields` for the others
+ * @throws {JournalError} If one is missing or wrong
+ */
+export function readHead<Kind extends JournalHead['kind']>(
+  path: string,
+  head: JournalLines['head'],
+  kind: Kind,
+): { readonly common: JournalHead & { readonly kind: Kind }; readonly fields: Fields } {
+  const fields = new Fields(head, (problem) => journalError(path, `is damaged: ${problem}`));
+  const common = {
+    format: 'xlsnap-journal',
+    version: 1,
+    kind,
+    pid: fields.count('pid'),
+    boot: fields.text('boot'),
+    created: fields.text('created'),
+    name: fields.text('name'),
+    domain: fields.text('domain'),
+    uuid: fields.text('uuid'),
+  } as const;
+  return { common, fields };
 }
 
 /** Turns lines into steps; unknown ones are left out. */
@@ -362,7 +318,7 @@ export function toSteps<Step>(
 /**
  * Refuses a journal that was moved: what it says holds only for its original place.
  * @param place where a journal with that head must be
- * @throws JournalError
+ * @throws {JournalError} If it was
  */
 export async function checkPlace(path: string, place: string): Promise<void> {
   const own = await stat(path).catch((error: unknown) => {
@@ -373,11 +329,11 @@ export async function checkPlace(path: string, place: string): Promise<void> {
   if (own === undefined) return;
   const there = await stat(place).catch(() => undefined);
   if (there?.ino === own.ino && there.dev === own.dev) return;
-  throw badJournal(path, `belongs at ${place}, not here`, 'move it back to where it was written');
+  throw journalError(path, `belongs at ${place}, not here`, 'move it back to where it was written');
 }
 
 /** @returns the error to throw */
-export function badJournal(path: string, problem: string, hint?: string): JournalError {
+export function journalError(path: string, problem: string, hint?: string): JournalError {
   return new JournalError('JOURNAL', `the journal ${path} ${problem}`, {
     hint: hint ?? 'read it: each line is a JSON object that says what was done',
   });

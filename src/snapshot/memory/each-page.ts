@@ -1,3 +1,4 @@
+/** Goes through the types of all pages of a guest. */
 import { throwIfAborted } from '../../core/errors.ts';
 import { PAGE_TYPE } from '../../savefmt/index.ts';
 import type { Guest } from '../ports.ts';
@@ -11,7 +12,7 @@ const NOTHING = Buffer.alloc(TYPE_CHUNK, PAGE_TYPE.xtab);
  * Visits all pfns of a guest, ascending, where something is: all but those of type XTAB. The next types are asked for
  * in the meantime.
  * @param visit gives a promise when the next page has to wait for it
- * @throws what `Guest.pageTypesFrom` and `visit` throw; InterruptedError
+ * @throws {InterruptedError} If the signal is aborted; also what `Guest.pageTypesFrom` and `visit` throw
  */
 export async function forEachPage(
   guest: Guest,

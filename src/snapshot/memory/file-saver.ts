@@ -13,7 +13,7 @@ import type { Guest } from '../ports.ts';
 import { forEachPage } from './each-page.ts';
 import { LaterWrites } from './later-writes.ts';
 import { CopyProgress } from './progress.ts';
-import { layOut, type Segment, SegmentWriter, unmappable } from './segment.ts';
+import { layOut, type Segment, SegmentWriter, unmappableError } from './segment.ts';
 
 /** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
 const SMALL_GAP = 2;
@@ -42,12 +42,12 @@ export interface MemoryOutcome {
 export interface MemoryOptions extends CallOptions {
   /** Pages that the guest has, about; for the progress. */
   readonly expectedPages: number;
-  readonly tuning?: Tuning;
+  readonly tuning?: Tuning | undefined;
   /** How many bytes may wait in memory until the guest runs again. Default: what the host can spare. */
   readonly spareMemory?: (() => number) | undefined;
 }
 
-/** Writes a guest's memory, stopped or live; see `MemorySaver`. */
+/** Writes a guest's memory, stopped or live; see `FileSaver`. */
 export interface PageSaver {
   copyAll(deferred?: Bitmap): Promise<number>;
   copyDirty(dirty: Bitmap, round: number): Promise<number>;
@@ -97,7 +97,7 @@ interface Copies {
  * Methods run one at a time. When one rejects, nothing writes to the file any more. They throw OutputError,
  * InterruptedError, and what the methods of `Guest` throw.
  */
-export class MemorySaver implements PageSaver {
+export class FileSaver implements PageSaver {
   readonly #guest: Guest;
   readonly #output: PositionalOutput;
   readonly #signal: AbortSignal | undefined;
@@ -121,7 +121,7 @@ export class MemorySaver implements PageSaver {
 
   /**
    * @param firstRecordOffset a multiple of 4096, where the first PAGE_DATA record goes
-   * @throws DomainError
+   * @throws {DomainError} If the guest has too many pages
    */
   constructor(guest: Guest, output: PositionalOutput, firstRecordOffset: number, options: MemoryOptions) {
     if (guest.p2mSize > 2 ** 32) {
@@ -208,7 +208,7 @@ export class MemorySaver implements PageSaver {
    * memory for them are they written at once.
    * @param round its number, for the progress
    * @returns how many there were
-   * @throws DomainError when a page cannot be mapped
+   * @throws {DomainError} If a page cannot be mapped
    */
   async copyLast(dirty: Bitmap, round: number): Promise<number> {
     this.#waiting = true;
@@ -223,7 +223,7 @@ export class MemorySaver implements PageSaver {
         buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
       }
       const { copies, unmapped } = await this.#read(placed, room ?? buffer);
-      if (unmapped.length > 0) throw unmappable(unmapped);
+      if (unmapped.length > 0) throw unmappableError(unmapped);
       for (const { bytes, position } of runs(copies)) {
         if (room === undefined) await this.#output.writeAt(bytes, position);
         else this.#later.add(bytes, position);
@@ -359,7 +359,7 @@ export class MemorySaver implements PageSaver {
     if (other === undefined) return 0;
     const content = new Uint8Array(PAGE_SIZE);
     const [kind] = await this.#guest.readPages(Uint32Array.of(other), content);
-    if (kind !== PAGE_KIND.data) throw unmappable([other]);
+    if (kind !== PAGE_KIND.data) throw unmappableError([other]);
     words.sort((a, b) => a - b);
     for (let from = 0; from < words.length; ) {
       const offset = words[from] ?? 0;
@@ -432,7 +432,7 @@ export class MemorySaver implements PageSaver {
         const part = pfns.subarray(from, from + maxBatch);
         const kinds = await this.#guest.readPages(part, bytes.subarray(from * PAGE_SIZE));
         const unmapped = part.filter((_, at) => kinds[at] !== PAGE_KIND.data);
-        if (unmapped.length > 0) throw unmappable([...unmapped]);
+        if (unmapped.length > 0) throw unmappableError([...unmapped]);
         progress.add(part.length);
       }
       this.#later.add(head, offset);

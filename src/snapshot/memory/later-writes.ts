@@ -1,3 +1,4 @@
+/** Keeps writes in memory until the guest runs again. */
 import { throwIfAborted } from '../../core/errors.ts';
 import type { MemoryOutput } from '../output/file.ts';
 
@@ -55,7 +56,11 @@ export class LaterWrites {
     this.#writes.push({ bytes, position });
   }
 
-  /** Makes all writes, in the order in which they came, and forgets them. @throws OutputError, InterruptedError */
+  /**
+   * Makes all writes, in the order in which they came, and forgets them.
+   * @throws {OutputError} If a write fails
+   * @throws {InterruptedError} If the signal is aborted
+   */
   async writeTo(output: Pick<MemoryOutput, 'writeAt'>, signal: AbortSignal | undefined): Promise<void> {
     this.#chunks.length = 0;
     for (const { bytes, position } of this.#writes.splice(0)) {

@@ -1,3 +1,4 @@
+/** A set of pfns that knows the index of each. */
 import { Bitmap } from '../../core/bitmap.ts';
 
 /** Bits between two counts; a multiple of 32. */
@@ -17,7 +18,10 @@ export class PageSet {
     this.#before = new Uint32Array(Math.ceil(p2mSize / BLOCK));
   }
 
-  /** @throws RangeError unless the pfn is above all others */
+  /**
+   * Adds a pfn.
+   * @throws {RangeError} If it is not above all others
+   */
   add(pfn: number): void {
     if (pfn <= this.#last) throw new RangeError(`pfn ${pfn} after ${this.#last}`);
     this.#bits.set(pfn);

@@ -8,14 +8,14 @@ import type { DirtyLog } from '../guest/dirty-log.ts';
 import type { PageSaver } from './file-saver.ts';
 
 /** Fewer dirty pages than this are not worth another round (libxc's number). */
-const FEW_PAGES = 50;
+const MIN_PAGES = 50;
 /** A round that leaves more than this part of the dirty pages of the round before does not help any more. */
 const BETTER = 0.9;
 /** So often copying starts over when another program restarts Xen's dirty log. */
-const MOST_LOSSES = 2;
+const MAX_LOSSES = 2;
 /** Room for what the guest writes while it suspends, besides as much as it wrote in the last round, up to a limit. */
 const SPARE_PAGES = 1024;
-const MOST_AGAIN = 16 * 1024;
+const MAX_AGAIN = 16 * 1024;
 
 /** The copying of a running guest's memory, as far as it has come. */
 export class Precopy {
@@ -40,7 +40,8 @@ export class Precopy {
   /**
    * Copies all memory, then again what was written in the meantime, until stopping the guest is cheap or cannot get cheaper.
    * Where Xen's log was lost in between, the rounds start over.
-   * @throws SuspendError when copying the rest would take longer than `maxDowntimeMs`; DomainError DIRTY_LOG_LOST
+   * @throws {SuspendError} If copying the rest would take longer than `maxDowntimeMs`
+   * @throws {DomainError} If the log is lost too often (`DIRTY_LOG_LOST`)
    */
   async run(): Promise<void> {
     const { maxRounds, targetDowntimeMs = 0, maxDowntimeMs: max = Number.POSITIVE_INFINITY } = this.#limits;
@@ -50,20 +51,20 @@ export class Precopy {
       const losses = this.#losses;
       const round = await this.#round({ last: false });
       if (this.#losses > losses) {
-        if (this.#losses > MOST_LOSSES) throw logRestarted();
+        if (this.#losses > MAX_LOSSES) throw logRestartedError();
         before = undefined;
         sinceStart = 0;
         continue;
       }
       const { dirtyAfter } = round;
       const estimate = this.#saver.lastCopyMs(dirtyAfter) ?? estimateMs(round);
-      const good = dirtyAfter < FEW_PAGES || estimate <= target;
+      const good = dirtyAfter < MIN_PAGES || estimate <= target;
       const stuck = before !== undefined && dirtyAfter > before.dirtyAfter * BETTER;
       before = round;
       if (!good && !stuck && sinceStart < maxRounds) continue;
-      if (estimate > max) throw tooLong(estimate, max, this.rounds);
+      if (estimate > max) throw downtimeLimitError(estimate, max, this.rounds);
       // The guest writes on until it is suspended.
-      this.#saver.readyToKeep(dirtyAfter + Math.min(dirtyAfter, MOST_AGAIN) + SPARE_PAGES);
+      this.#saver.readyToKeep(dirtyAfter + Math.min(dirtyAfter, MAX_AGAIN) + SPARE_PAGES);
       return;
     }
   }
@@ -105,13 +106,13 @@ function estimateMs({ pages, seconds, dirtyAfter }: CopyRound): number {
   return pages === 0 ? 0 : (dirtyAfter / pages) * seconds * 1000;
 }
 
-function logRestarted(): DomainError {
+function logRestartedError(): DomainError {
   return new DomainError('DIRTY_LOG_LOST', "another program keeps restarting the guest's dirty log", {
     hint: 'find out which one it is (xl, a migration, a monitor), then try again',
   });
 }
 
-function tooLong(estimateMs: number, maxMs: number, rounds: readonly CopyRound[]): SuspendError {
+function downtimeLimitError(estimateMs: number, maxMs: number, rounds: readonly CopyRound[]): SuspendError {
   const dirty = rounds.at(-1)?.dirtyAfter ?? 0;
   return new SuspendError(
     'DOWNTIME_LIMIT',

@@ -1,5 +1,7 @@
 /** Reports the progress of copying memory. */
+
 import { PAGE_SIZE } from '../../core/brand.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Reporter } from '../../core/reporter.ts';
 
 const INTERVAL_MS = 100;
@@ -35,13 +37,15 @@ export class CopyProgress {
   tell(): void {
     const now = performance.now();
     this.#told = now;
-    this.#reporter.progress({
-      phase: this.#live ? 'precopy' : 'memory',
-      done: this.copied,
-      total: Math.max(this.#total, this.copied),
-      unit: 'pages',
-      rate: (this.copied * PAGE_SIZE * 1000) / Math.max(1, now - this.#start),
-      ...(this.#round === undefined ? {} : { round: this.#round }),
-    });
+    this.#reporter.progress(
+      omitUndefined({
+        phase: this.#live ? 'precopy' : 'memory',
+        done: this.copied,
+        total: Math.max(this.#total, this.copied),
+        unit: 'pages' as const,
+        rate: (this.copied * PAGE_SIZE * 1000) / Math.max(1, now - this.#start),
+        round: this.#round,
+      }),
+    );
   }
 }

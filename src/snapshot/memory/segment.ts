@@ -91,7 +91,7 @@ export function layOut(
   const layout = SlotLayout.create({
     firstRecordOffset: start,
     count: types.size,
-    ...(perRecord === undefined ? {} : { perRecord }),
+    perRecord,
   });
   const pages = new PageSet(p2mSize);
   const all = Uint32Array.from(types.keys());
@@ -156,7 +156,7 @@ export class SegmentWriter {
     this.#layout = SlotLayout.create({
       firstRecordOffset: start,
       count: guest.p2mSize,
-      ...(batchPages === undefined ? {} : { perRecord: batchPages }),
+      perRecord: batchPages,
     });
     const { perRecord, recordCount } = this.#layout;
     this.#empty = new Bitmap(recordCount * bitsPerRecord(perRecord));
@@ -236,7 +236,7 @@ export class SegmentWriter {
       if (kinds[i] === PAGE_KIND.zero) this.zero++;
       else unmapped.push(pfns[i] ?? 0);
     }
-    if (unmapped.length > 0 && this.#deferred === undefined) throw unmappable(unmapped);
+    if (unmapped.length > 0 && this.#deferred === undefined) throw unmappableError(unmapped);
     for (const pfn of unmapped) this.#deferred?.set(pfn);
     if (this.#deferred !== undefined) this.#output.beginSync();
     this.#progress.add(pfns.length - unmapped.length);
@@ -263,7 +263,7 @@ function countAsData(kinds: Uint8Array): void {
 }
 
 /** The suspended guest is without pages that it had. */
-export function unmappable(pfns: readonly number[]): DomainError {
+export function unmappableError(pfns: readonly number[]): DomainError {
   return new DomainError('PAGE_UNMAPPABLE', `page ${pfns[0]} of the suspended guest cannot be mapped`, {
     data: { pfns: pfns.slice(0, 10), count: pfns.length },
     hint: 'is another program changing the memory of this guest?',

@@ -10,7 +10,7 @@ import type { Guest } from '../ports.ts';
 import { forEachPage } from './each-page.ts';
 import { encodeBare, type MemoryOptions, type MemoryOutcome, type PageSaver } from './file-saver.ts';
 import { CopyProgress } from './progress.ts';
-import { unmappable } from './segment.ts';
+import { unmappableError } from './segment.ts';
 
 /** Pages that are being collected for a record. */
 interface Batch {
@@ -21,7 +21,7 @@ interface Batch {
 
 /**
  * Writes a guest's memory as libxc does, for an output that can only be appended to: a page that is copied again stands
- * there again, and the later one wins. Pages of zeros are written like the others. For all else see `MemorySaver`.
+ * there again, and the later one wins. Pages of zeros are written like the others. For all else see `FileSaver`.
  */
 export class StreamSaver implements PageSaver {
   readonly #guest: Guest;
@@ -178,7 +178,7 @@ export class StreamSaver implements PageSaver {
       pfns[count++] = pfn;
       this.#sent.set(pfn);
     }
-    if (unmapped.length > 0 && deferred === undefined) throw unmappable(unmapped);
+    if (unmapped.length > 0 && deferred === undefined) throw unmappableError(unmapped);
     for (const pfn of unmapped) deferred?.set(pfn);
     await this.#writing;
     if (count > 0) {

@@ -3,11 +3,11 @@ import { UsageError } from '../../core/errors.ts';
 import type { Tuning } from '../api.ts';
 
 /** Most records under way at once: more than there are threads to do the work. */
-const MOST_IN_FLIGHT = 64;
+const MAX_IN_FLIGHT = 64;
 
 /**
  * Reads the words of a tuning: `batch=510`, `in-flight=1`, `no-sparse`, `no-checksums`.
- * @throws UsageError TUNING
+ * @throws {UsageError} If a word is unknown (`TUNING`)
  */
 export function parseTuning(words: readonly string[]): Tuning {
   const tuning: { -readonly [Key in keyof Tuning]: Tuning[Key] } = {};
@@ -17,10 +17,10 @@ export function parseTuning(words: readonly string[]): Tuning {
     else if (word === 'no-checksums') tuning.checksums = false;
     else if (word === 'batch=510') tuning.batchPages = 510;
     else if (word === 'batch=1022') tuning.batchPages = 1022;
-    else if (inFlight !== undefined && Number(inFlight) <= MOST_IN_FLIGHT) tuning.inFlight = Number(inFlight);
+    else if (inFlight !== undefined && Number(inFlight) <= MAX_IN_FLIGHT) tuning.inFlight = Number(inFlight);
     else {
       throw new UsageError('TUNING', `"${word}" is not a tuning option`, {
-        hint: `the options are batch=510, batch=1022 (pages), in-flight=N (at most ${MOST_IN_FLIGHT}), no-sparse and no-checksums`,
+        hint: `the options are batch=510, batch=1022 (pages), in-flight=N (at most ${MAX_IN_FLIGHT}), no-sparse and no-checksums`,
       });
     }
   }

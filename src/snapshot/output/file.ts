@@ -1,8 +1,9 @@
 /** The memory file while it is written, and other files that appear only when they are complete. */
 import { constants, writeSync } from 'node:fs';
-import { type FileHandle, mkdir, open, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoCode, OutputError } from '../../core/errors.ts';
+import { exists, syncDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 
 /** Writes of fewer bytes are made in this thread: handing one over takes as long. */
@@ -10,11 +11,17 @@ const SHORT_WRITE = 64 * 1024;
 
 /** Output for a guest's memory: a file, or a stream that can only be appended to. */
 export interface MemoryOutput {
-  /** @throws OutputError */
+  /**
+   * Writes bytes at an offset.
+   * @throws {OutputError} If it fails
+   */
   writeAt(bytes: Uint8Array, position: number): Promise<void>;
   /** Bytes of length and bytes that the file system has allocated. */
   sizes(): Promise<{ fileBytes: number; allocatedBytes: number }>;
-  /** @throws OutputError; `discard` is still to be called then. */
+  /**
+   * Completes the output.
+   * @throws {OutputError} If it fails; `discard` is still to be called then
+   */
   commit(options?: { readonly sync?: boolean }): Promise<void>;
   /** Undoes what has been written, as far as that is possible. */
   discard(): Promise<void>;
@@ -69,7 +76,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
 
   /**
    * Writes all of `bytes` at an offset.
-   * @throws OutputError
+   * @throws {OutputError} If it fails
    */
   async writeAt(bytes: Uint8Array, position: number): Promise<void> {
     let done = 0;
@@ -117,7 +124,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
 
   /**
    * Syncs the bytes to disk, unless `sync` is false, then renames the file.
-   * @throws OutputError; the partial file is still there.
+   * @throws {OutputError} If it fails; the partial file is still there
    */
   async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {
     try {
@@ -160,7 +167,7 @@ export function partialOf(path: string): string {
 
 /**
  * Writes a small file in the same way: all or nothing, mode 0600.
- * @throws OutputError
+ * @throws {OutputError} If it already exists, or cannot be written
  */
 export async function writeWhole(path: string, text: string): Promise<void> {
   const file = await OutputFile.create(path);
@@ -170,62 +177,5 @@ export async function writeWhole(path: string, text: string): Promise<void> {
   } catch (error) {
     await file.discard();
     throw error;
-  }
-}
-
-/** Tells whether a path exists. Errors other than "no such file" count as existing. */
-export async function exists(path: string): Promise<boolean> {
-  try {
-    await stat(path);
-    return true;
-  } catch (error) {
-    const code = errnoCode(error);
-    return code !== 'ENOENT' && code !== 'ENOTDIR';
-  }
-}
-
-/**
- * Creates a directory and those above it, mode 0700.
- * @returns the highest directory that was created, if any
- */
-export async function makeDirectory(path: string): Promise<string | undefined> {
-  try {
-    return await mkdir(path, { recursive: true, mode: 0o700 });
-  } catch (error) {
-    throw new OutputError('OUTPUT_DIRECTORY', `cannot create directory ${path}`, { cause: error });
-  }
-}
-
-/**
- * Removes the directories that `makeDirectory` made, from `path` up to `highest`, unless there is something in them.
- * @returns whether all are gone
- */
-export async function unmakeDirectory(path: string, highest: string): Promise<boolean> {
-  for (let at = path; at.length >= highest.length; at = dirname(at)) {
-    try {
-      await rmdir(at);
-    } catch (error) {
-      const code = errnoCode(error);
-      if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
-      if (code !== 'ENOENT') throw error;
-    }
-  }
-  return true;
-}
-
-/** Removes a file, if it exists. @returns whether it did */
-export async function removed(path: string): Promise<boolean> {
-  if (!(await exists(path))) return false;
-  await rm(path, { force: true });
-  return true;
-}
-
-/** Makes the names in a directory durable. */
-export async function syncDirectory(path: string): Promise<void> {
-  const dir = await open(path, 'r');
-  try {
-    await dir.sync();
-  } finally {
-    await dir.close();
   }
 }

@@ -41,7 +41,7 @@ interface Target {
   /** Gives up the output. */
   abort(): Promise<void>;
   /** Ends a `write` that is not over yet, so that what is left of it goes nowhere; gives whether there was one. */
-  cancel?(): boolean;
+  readonly cancel?: (() => boolean) | undefined;
 }
 
 /** A memory file as a stream: bytes that go to a pipe, a device or a caller's sink, in order. */
@@ -59,7 +59,8 @@ export class StreamOutput implements MemoryOutput {
 
   /**
    * Opens standard output, a FIFO or a device; waits until someone reads from the FIFO.
-   * @throws OutputError when it is a terminal or cannot be opened; InterruptedError
+   * @throws {OutputError} If it is a terminal or cannot be opened
+   * @throws {InterruptedError} If the signal is aborted
    */
   static async open(path: string, signal: AbortSignal | undefined): Promise<StreamOutput> {
     try {
@@ -83,8 +84,9 @@ export class StreamOutput implements MemoryOutput {
 
   /**
    * Appends.
-   * @throws RangeError unless `position` is the end; OutputError; InterruptedError when the signal is aborted, even if
-   * nobody reads
+   * @throws {RangeError} If `position` is not the end
+   * @throws {OutputError} If it fails
+   * @throws {InterruptedError} If the signal is aborted, even if nobody reads
    */
   async writeAt(bytes: Uint8Array, position: number): Promise<void> {
     if (position !== this.#offset) throw new RangeError(`offset ${position} of a stream at ${this.#offset}`);
@@ -101,7 +103,8 @@ export class StreamOutput implements MemoryOutput {
   /**
    * Appends the bytes that complete it. If the signal is aborted in the meantime, a pipe is closed, and then its reader does not
    * have them; on a device or a sink they cannot be undone, so this waits for the outcome.
-   * @throws OutputError, InterruptedError: it is not whole
+   * @throws {OutputError} If it fails; the stream is not complete then
+   * @throws {InterruptedError} If the signal is aborted; the stream is not complete then
    */
   async writeLast(bytes: Uint8Array): Promise<void> {
     throwIfAborted(this.#signal);
@@ -144,7 +147,7 @@ export class StreamOutput implements MemoryOutput {
     return new OutputError('OUTPUT_WRITE', `cannot write to ${this.#name}`, {
       cause,
       offset: this.#offset,
-      ...(gone ? { hint: 'the program that reads it has exited; see what it reported' } : {}),
+      hint: gone ? 'the program that reads it has exited; see what it reported' : undefined,
     });
   }
 }
@@ -208,7 +211,7 @@ function socketTarget(stream: Writable, own: boolean): Target {
     abort: async () => {
       if (own) stream.destroy();
     },
-    ...(own ? { cancel: () => cancelWrite(stream) } : {}),
+    cancel: own ? () => cancelWrite(stream) : undefined,
   };
 }
 

@@ -7,7 +7,7 @@ import type { RevertRequest } from '../api.ts';
  * @returns `undefined` when the cfgfile has no path
  */
 export function revertCommand(
-  request: Omit<RevertRequest, 'config'> & { config: { source?: string } },
+  request: Omit<RevertRequest, 'config'> & { config: { source?: string | undefined } },
 ): string | undefined {
   const { domain, config, running, force, accept = [], keep, timeoutMs, otherOptions = [] } = request;
   if (config.source === undefined) return undefined;

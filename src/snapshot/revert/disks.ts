@@ -1,14 +1,16 @@
 /** Puts the disks of a revert back, and removes what is no longer needed of the former ones. */
+
 import { rm, stat } from 'node:fs/promises';
 import type { Domid } from '../../core/brand.ts';
 import { describeError } from '../../core/errors.ts';
+import { exists } from '../../core/files.ts';
 import type { RevertDisk } from '../api.ts';
 import { freeImages } from '../images/free.ts';
-import { exists } from '../output/file.ts';
+
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
-import { type RevertJournal, stamped } from './journal.ts';
-import { asidePath, describeKept, freshPath, type KeptDisk, safetyTag, undoRevertDisk } from './kept.ts';
+import { type RevertJournal, withTime } from './journal.ts';
+import { asidePath, describeKept, freshPath, type KeptDisk, planRevertDiskUndo, safetyTag } from './kept.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
 
 /**
@@ -16,7 +18,9 @@ import { deleteSafetyTag } from './safety-tag.ts';
  * as before; once this resolves, the undos are forgotten and what was replaced is in the result: the caller keeps that until
  * the domain is restored.
  *
- * @throws DiskError, OutputError, InterruptedError
+ * @throws {DiskError} If a disk cannot be put back
+ * @throws {OutputError} If the journal cannot be written
+ * @throws {InterruptedError} If the signal is aborted
  * @param mark distinguishes this revert's files and tags from others; `[0-9a-z-]`
  */
 export async function revertDisks(
@@ -31,10 +35,10 @@ export async function revertDisks(
   const forget: (() => void)[] = [];
   const onUndo = (disk: RevertDisk, putBack: () => Promise<unknown>): void => {
     const undo = (): Promise<unknown> => {
-      journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+      journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
       return putBack();
     };
-    forget.push(undoRevertDisk(phases, disk, mark, undo));
+    forget.push(planRevertDiskUndo(phases, disk, mark, undo));
   };
   for (const disk of disks) {
     phases.checkpoint();
@@ -45,7 +49,7 @@ export async function revertDisks(
         await free.applyTag(disk.image, safety);
         await free.deleteTag(disk.image, safety);
       });
-      await journal.noteDurably(stamped({ step: 'tagged', vdev: disk.vdev }));
+      await journal.noteDurably(withTime({ step: 'tagged', vdev: disk.vdev }));
       // A call that was given up continues here if what it waited for ends after all.
       phases.checkpoint();
       await free.applyTag(disk.image, disk.tag);
@@ -60,7 +64,7 @@ export async function revertDisks(
       });
       await host.images.createOverlay(fresh, { path: disk.base, format: disk.baseFormat });
       const { ino: inode } = await stat(fresh);
-      await journal.noteDurably(stamped({ step: 'fresh', vdev: disk.vdev, inode }));
+      await journal.noteDurably(withTime({ step: 'fresh', vdev: disk.vdev, inode }));
       phases.checkpoint();
       if (disk.replaced !== undefined) {
         await free.rename(disk.overlay, aside);
@@ -71,8 +75,8 @@ export async function revertDisks(
     }
   }
   phases.checkpoint();
-  await journal.noteDurably(stamped({ step: 'reverted' }));
-  for (const one of forget) one();
+  await journal.noteDurably(withTime({ step: 'reverted' }));
+  for (const forgetUndo of forget) forgetUndo();
   return kept;
 }
 
@@ -89,13 +93,13 @@ export async function cleanKept(
 ): Promise<{ files: readonly string[]; warnings: readonly string[] }> {
   const files: string[] = [];
   const warnings: string[] = [];
-  for (const one of kept) {
+  for (const disk of kept) {
     try {
-      if (one.kind === 'tag') await phases.bounded(() => deleteSafetyTag(host, domid, one));
-      else if (keep) files.push(one.path);
-      else await rm(one.path, { force: true });
+      if (disk.kind === 'tag') await phases.bounded(() => deleteSafetyTag(host, domid, disk));
+      else if (keep) files.push(disk.path);
+      else await rm(disk.path, { force: true });
     } catch (error) {
-      warnings.push(`${describeKept(one)} is still there: ${describeError(error)}`);
+      warnings.push(`${describeKept(disk)} is still there: ${describeError(error)}`);
     }
   }
   return { files, warnings };

@@ -3,17 +3,17 @@
  * disk before the next step takes effect: there is no guest any more that would have to wait.
  */
 import { join } from 'node:path';
-import { checkedDisk } from '../../memfile/manifest.ts';
+import type { Fields } from '../../core/fields.ts';
+import { toSnapshotDisk } from '../../memfile/manifest.ts';
 import type { RevertDisk, RevertPlan } from '../api.ts';
 import {
-  badJournal,
   checkPlace,
   type FoundSteps,
-  HeadFields,
   Journal,
   type JournalHead,
   type JournalLines,
   makeHead,
+  readHead,
   toSteps,
 } from '../journal/file.ts';
 import type { DomainState } from '../ports.ts';
@@ -45,22 +45,22 @@ export interface RevertHead extends JournalHead {
   readonly journal: string;
   readonly memoryPath: string;
   /** The cfgfile, if it is known. */
-  readonly configPath?: string;
+  readonly configPath?: string | undefined;
   /** The options that were given. */
-  readonly options: RevertWords;
+  readonly options: RevertFlags;
   /** State that the domain is to have. */
   readonly state: 'running' | 'paused';
   /** The highest directory that was made for the journal, if any. */
-  readonly madeDirectory?: string;
+  readonly madeDirectory?: string | undefined;
   /** The domain that it destroys, if one runs: it may have another uuid or name than the snapshot's. */
-  readonly destroys?: Pick<DomainState, 'uuid' | 'name'>;
+  readonly destroys?: Pick<DomainState, 'uuid' | 'name'> | undefined;
   /** In the names of safety tags and files of this revert. */
   readonly mark: string;
   readonly disks: readonly RevertDisk[];
 }
 
 /** Options of a revert that matter to whoever continues it. */
-export interface RevertWords {
+export interface RevertFlags {
   readonly running: boolean;
   readonly force: boolean;
   readonly accept: readonly RiskName[];
@@ -70,7 +70,7 @@ export interface RevertWords {
 export type RevertJournal = Journal<RevertStep>;
 
 /** Adds the current time to a step. */
-export function stamped(event: RevertEvent): RevertStep {
+export function withTime(event: RevertEvent): RevertStep {
   return { ...event, at: Date.now() };
 }
 
@@ -103,43 +103,41 @@ export async function openRevertJournal(
   return journal;
 }
 
-/** @throws JournalError */
+/**
+ * Reads the journal of a revert.
+ * @throws {JournalError} If it is damaged, or was moved
+ */
 export async function toRevertJournal(
   path: string,
   lines: JournalLines,
 ): Promise<FoundSteps<RevertHead, RevertStep>> {
-  const fields = new HeadFields(path, lines.head);
+  const { common, fields } = readHead(path, lines.head, 'revert');
   const mark = fields.text('mark');
-  if (!/^[0-9a-z-]+$/.test(mark)) throw fields.damaged('mark has invalid characters');
-  const state = fields.text('state');
-  if (state !== 'running' && state !== 'paused') throw fields.damaged('state is unknown');
-  const options = fields.record('options');
+  if (!/^[0-9a-z-]+$/.test(mark)) throw fields.error('mark', 'has invalid characters');
+  const options = fields.fields('options');
   const head: RevertHead = {
-    ...fields.common('revert'),
+    ...common,
     journal: fields.text('journal'),
     memoryPath: fields.text('memoryPath'),
-    ...(lines.head['configPath'] === undefined ? {} : { configPath: fields.text('configPath') }),
+    configPath: fields.optional('configPath', (key) => fields.text(key)),
     options: {
-      running: options['running'] === true,
-      force: options['force'] === true,
-      accept: toRiskNames(options['accept']),
-      keep: options['keep'] === true,
+      running: options.raw('running') === true,
+      force: options.raw('force') === true,
+      accept: toRiskNames(options.raw('accept')),
+      keep: options.raw('keep') === true,
     },
-    state,
-    ...(lines.head['madeDirectory'] === undefined ? {} : { madeDirectory: fields.text('madeDirectory') }),
-    ...(lines.head['destroys'] === undefined ? {} : { destroys: toIdentity(fields) }),
+    state: fields.oneOf('state', ['running', 'paused']),
+    madeDirectory: fields.optional('madeDirectory', (key) => fields.text(key)),
+    destroys: fields.optional('destroys', (key) => toDestroyed(fields.fields(key))),
     mark,
-    disks: fields.disks(checkedRevertDisk),
+    disks: fields.list('disks').map(toRevertDisk),
   };
   await checkPlace(path, head.journal);
   return { path, head, ...toSteps(lines, head, toStep) };
 }
 
-/** @throws JournalError */
-function toIdentity(fields: HeadFields): Pick<DomainState, 'uuid' | 'name'> {
-  const { uuid, name } = fields.record('destroys');
-  if (typeof uuid !== 'string' || typeof name !== 'string') throw fields.damaged('destroys is not a domain');
-  return { uuid, name };
+function toDestroyed(fields: Fields): Pick<DomainState, 'uuid' | 'name'> {
+  return { uuid: fields.text('uuid'), name: fields.text('name') };
 }
 
 /** Reads the accepted risks: earlier versions wrote none, a later one may know more. */
@@ -148,11 +146,13 @@ function toRiskNames(value: unknown): readonly RiskName[] {
   return value.filter((name): name is RiskName => typeof name === 'string' && isRiskName(name));
 }
 
-function checkedRevertDisk(path: string, what: string, value: unknown): RevertDisk {
-  const disk = checkedDisk(path, what, value);
+function toRevertDisk(fields: Fields): RevertDisk {
+  const disk = toSnapshotDisk(fields);
   if (disk.kind === 'internal') return disk;
-  const replaced = (value as { readonly replaced?: unknown }).replaced;
-  if (replaced !== undefined && replaced !== disk.overlay) throw badJournal(path, `${what}.replaced`);
+  const replaced = fields.optional('replaced', (key) => fields.text(key));
+  if (replaced !== undefined && replaced !== disk.overlay) {
+    throw fields.error('replaced', 'is not the overlay');
+  }
   return { ...disk, replaced };
 }
 

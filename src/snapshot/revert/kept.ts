@@ -22,8 +22,11 @@ export function freshPath(overlay: string, mark: string): string {
   return `${overlay}.fresh-${mark}`;
 }
 
-/** @returns a function that forgets this undo */
-export function undoRevertDisk(
+/**
+ * Registers putting one disk back as it was before the revert.
+ * @returns a function that forgets this undo
+ */
+export function planRevertDiskUndo(
   phases: Phases,
   disk: RevertDisk,
   mark: string,
@@ -47,8 +50,8 @@ function byHand(disk: RevertDisk, mark: string): string {
 }
 
 /** Says where a disk's former content is. */
-export function describeKept(one: KeptDisk): string {
-  return one.kind === 'tag'
-    ? `disk ${one.vdev} as it was before: snapshot ${one.tag} of ${one.image}`
-    : `disk ${one.vdev} as it was before: ${one.path}`;
+export function describeKept(disk: KeptDisk): string {
+  return disk.kind === 'tag'
+    ? `disk ${disk.vdev} as it was before: snapshot ${disk.tag} of ${disk.image}`
+    : `disk ${disk.vdev} as it was before: ${disk.path}`;
 }

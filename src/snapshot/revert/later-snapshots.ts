@@ -14,7 +14,7 @@ import type { Risk } from '../risks.ts';
 const ENDING = manifestPathOf('');
 
 /** A snapshot by its manifest. */
-interface Known {
+interface KnownSnapshot {
   readonly memoryPath: string;
   readonly manifest: Manifest;
 }
@@ -33,7 +33,9 @@ export async function findLaterSnapshots(
     const path = disk.kind === 'internal' ? disk.image : disk.replaced;
     return path === undefined ? [] : [{ vdev: disk.vdev, path }];
   });
-  const changed = await Promise.all(changes.map(async (one) => ({ ...one, real: await truePath(one.path) })));
+  const changed = await Promise.all(
+    changes.map(async (change) => ({ ...change, real: await truePath(change.path) })),
+  );
   const risks: Risk[] = [];
   for (const { memoryPath: path, manifest } of await knownSnapshots(host, memoryPath)) {
     for (const later of manifest.disks) {
@@ -53,15 +55,17 @@ export async function findLaterSnapshots(
 
 /** Tells whether its base has already been replaced or written to. */
 async function isLost({ identities = [] }: Manifest, vdev: string, base: string): Promise<boolean> {
-  const then = identities.find((one) => one.vdev === vdev)?.base;
+  const then = identities.find((identity) => identity.vdev === vdev)?.base;
   const now = await identifyFile(base).catch(() => undefined);
   return then !== undefined && now !== undefined && !isSameFile(then, now);
 }
 
-async function knownSnapshots(host: Host, memoryPath: string): Promise<readonly Known[]> {
+async function knownSnapshots(host: Host, memoryPath: string): Promise<readonly KnownSnapshot[]> {
   const top = snapshotDirOf(host);
-  const below = (await entriesOf(top)).filter((one) => one.isDirectory()).map(({ name }) => join(top, name));
-  const found: Known[] = [];
+  const below = (await entriesOf(top))
+    .filter((entry) => entry.isDirectory())
+    .map(({ name }) => join(top, name));
+  const found: KnownSnapshot[] = [];
   for (const directory of new Set([dirname(memoryPath), top, ...below])) {
     for (const { name } of await entriesOf(directory)) {
       const path = join(directory, name.slice(0, -ENDING.length));

@@ -1,21 +1,24 @@
 /** Undoes or completes a revert whose process was killed. */
+
 import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DiskError, describeError, RecoverError } from '../../core/errors.ts';
+import { exists, removeIfPresent } from '../../core/files.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertDisk } from '../api.ts';
-import { undoDirectory, undoJournal } from '../create/undo.ts';
+import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
 import { guestNow } from '../guest/state.ts';
 import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { bootId, type FoundSteps, Journal } from '../journal/file.ts';
-import { exists, removed } from '../output/file.ts';
+
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { revertCommand } from './command.ts';
-import { type RevertHead, type RevertJournal, type RevertStep, stamped } from './journal.ts';
-import { asidePath, freshPath, safetyTag, undoRevertDisk } from './kept.ts';
+import { type RevertHead, type RevertJournal, type RevertStep, withTime } from './journal.ts';
+import { asidePath, freshPath, planRevertDiskUndo, safetyTag } from './kept.ts';
 import { deleteSafetyTag } from './safety-tag.ts';
 import { changedImage } from './users.ts';
 
@@ -29,10 +32,10 @@ type Internal = Extract<RevertDisk, { kind: 'internal' }>;
 type External = Extract<RevertDisk, { kind: 'external' }>;
 
 /** What a killed revert left behind. */
-interface Left {
+interface KilledRevert {
   readonly host: Host;
   readonly head: RevertHead;
-  readonly done: Done;
+  readonly done: RevertSteps;
   readonly journal: RevertJournal;
   readonly phases: Phases;
   /** The domain with that uuid, if it exists. */
@@ -46,7 +49,7 @@ interface Left {
  *
  * @param how `keepUsed`: where all disks are as at the snapshot, and a domain uses them or has written to them since, they
  * stay so, and what they were before is kept under its own name: another revert is about to begin
- * @throws RecoverError when something could not be undone; the journal stays
+ * @throws {RecoverError} If something could not be undone; the journal stays
  */
 export async function recoverRevert(
   host: Host,
@@ -55,7 +58,7 @@ export async function recoverRevert(
   { keepUsed = false }: { readonly keepUsed?: boolean } = {},
 ): Promise<RecoverResult> {
   const { head, path } = found;
-  const done = summed(found);
+  const done = sumSteps(found);
   const phases = new Phases(options);
   const sameBoot = head.boot === bootId();
   const unknown = sameBoot && done.restoring && done.restored === undefined;
@@ -64,19 +67,19 @@ export async function recoverRevert(
   const halfBuilt = unknown && domain?.paused === true;
   const journal = await Journal.reopen<RevertStep>(path);
   await using _open = { [Symbol.asyncDispose]: () => journal.keep() };
-  const left: Left = { host, head, done, journal, phases, domain };
+  const left: KilledRevert = { host, head, done, journal, phases, domain };
   // It stays, so that the next recover or revert knows what that domain is.
   if (!halfBuilt) {
-    if (head.madeDirectory !== undefined) undoDirectory(phases, head.madeDirectory, path);
-    undoJournal(phases, path, path, journal);
+    if (head.madeDirectory !== undefined) planDirectoryUndo(phases, head.madeDirectory, path);
+    planJournalUndo(phases, path, path, journal);
   }
   const whole = done.restored !== undefined;
   const stays = done.reverted && !whole && (halfBuilt || (keepUsed && (await isUsed(left))));
-  const kept = whole ? await planCleaning(left) : stays ? await findKept(left) : [];
+  const kept = whole ? await planRemovals(left) : stays ? await findKept(left) : [];
   if (!whole && !stays) {
     // All of them or none: they are of one instant.
     if (done.reverted) await refuseChanged(left);
-    planPuttingBack(left);
+    planDiskUndos(left);
   }
   const back = sameBoot && domain !== undefined && domain.domid === done.restored;
   if (back && domain.paused && head.state === 'running' && !done.unpaused) {
@@ -85,25 +88,25 @@ export async function recoverRevert(
     );
   }
   const { undone, failures } = await phases.undo();
-  if (failures.length > 0) throw notRecovered(left, undone, failures);
+  if (failures.length > 0) throw notRecoveredError(left, undone, failures);
   const now = domain === undefined ? undefined : await host.hypervisor.domainState(domain.domid);
   const next = whole ? undefined : commandOf(head);
-  return {
+  return omitUndefined({
     journal: path,
-    kind: 'revert',
-    outcome: whole ? 'whole' : stays ? 'reverted' : 'undone',
+    kind: 'revert' as const,
+    outcome: whole ? ('whole' as const) : stays ? ('reverted' as const) : ('undone' as const),
     name: head.name,
     domain: head.domain,
     guest: guestNow(now),
     undone,
     kept,
-    ...(halfBuilt ? { halfBuilt: domain?.domid } : {}),
-    ...(next === undefined ? {} : { next }),
-  };
+    halfBuilt: halfBuilt ? domain?.domid : undefined,
+    next,
+  });
 }
 
 /** The journal's steps, summed up. */
-interface Done {
+interface RevertSteps {
   readonly tagged: ReadonlySet<string>;
   /** Inode numbers of the fresh overlays, by vdev. */
   readonly fresh: ReadonlyMap<string, number>;
@@ -117,26 +120,28 @@ interface Done {
   readonly last: (vdev: string) => number;
 }
 
-function summed({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): Done {
+function sumSteps({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): RevertSteps {
   const at = (name: RevertStep['step']): number => steps.findLastIndex(({ step }) => step === name);
   const begun = Date.parse(head.created);
-  const newest = (some: readonly RevertStep[]): number => Math.max(begun, ...some.map((one) => one.at));
+  const newest = (some: readonly RevertStep[]): number => Math.max(begun, ...some.map((step) => step.at));
   return {
-    tagged: new Set(steps.flatMap((one) => (one.step === 'tagged' ? [one.vdev] : []))),
-    fresh: new Map(steps.flatMap((one) => (one.step === 'fresh' ? [[one.vdev, one.inode] as const] : []))),
+    tagged: new Set(steps.flatMap((step) => (step.step === 'tagged' ? [step.vdev] : []))),
+    fresh: new Map(
+      steps.flatMap((step) => (step.step === 'fresh' ? [[step.vdev, step.inode] as const] : [])),
+    ),
     // Undone after that: writing the note was what failed.
     reverted: at('reverted') > at('undoing'),
     restoring: at('restoring') >= 0,
-    restored: steps.findLast((one) => one.step === 'restored')?.domid,
+    restored: steps.findLast((step) => step.step === 'restored')?.domid,
     unpaused: at('unpaused') >= 0,
     lossy,
-    last: (vdev) => newest(steps.filter((one) => one.step !== 'undoing' || one.vdev === vdev)),
+    last: (vdev) => newest(steps.filter((step) => step.step !== 'undoing' || step.vdev === vdev)),
   };
 }
 
 /**
  * Waits for what the dead process started: it must have finished before its results are looked at.
- * @throws RecoverError
+ * @throws {RecoverError} If it takes too long
  */
 async function waitForWorker({ images }: Host, path: string): Promise<void> {
   const deadline = performance.now() + WORKER_MS;
@@ -160,7 +165,7 @@ async function findRestored(
 /**
  * Waits until the restore that the dead process started has built the domain, or has exited: it would open the disks.
  * @returns the domain, if it is there
- * @throws RecoverError
+ * @throws {RecoverError} If it takes too long
  */
 async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainState | undefined> {
   const deadline = performance.now() + WORKER_MS;
@@ -182,17 +187,17 @@ async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainStat
   }
 }
 
-/** Adds one undo for each disk, so that one that fails does not prevent the others. */
-function planPuttingBack(left: Left): void {
+/** Registers one undo for each disk, so that one that fails does not prevent the others. */
+function planDiskUndos(left: KilledRevert): void {
   const { phases, head } = left;
   for (const disk of head.disks) {
-    undoRevertDisk(phases, disk, head.mark, () =>
+    planRevertDiskUndo(phases, disk, head.mark, () =>
       disk.kind === 'internal' ? putImageBack(left, disk) : putOverlayBack(left, disk),
     );
   }
 }
 
-async function putImageBack({ host, head, done, journal }: Left, disk: Internal): Promise<boolean> {
+async function putImageBack({ host, head, done, journal }: KilledRevert, disk: Internal): Promise<boolean> {
   const tag = safetyTag(head.mark);
   await waitForWorker(host, disk.image);
   const info = await host.images.info(disk.image, 'qcow2');
@@ -207,18 +212,18 @@ async function putImageBack({ host, head, done, journal }: Left, disk: Internal)
   // Until that is noted nothing else was applied.
   if (done.tagged.has(disk.vdev) || done.lossy) {
     await refuseWritten(disk.image, done.last(disk.vdev), toKeep(disk, head));
-    journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+    journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
     await free.applyTag(disk.image, tag);
   }
   await free.deleteTag(disk.image, tag);
   return true;
 }
 
-async function putOverlayBack({ host, head, done, journal }: Left, disk: External): Promise<boolean> {
+async function putOverlayBack({ host, head, done, journal }: KilledRevert, disk: External): Promise<boolean> {
   const aside = asidePath(disk.overlay, head.mark);
   const fresh = freshPath(disk.overlay, head.mark);
   await waitForWorker(host, fresh);
-  const wasFresh = await removed(fresh);
+  const wasFresh = await removeIfPresent(fresh);
   const there = await stat(disk.overlay).catch(() => undefined);
   const ours =
     there !== undefined &&
@@ -233,7 +238,7 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
   const free = freeImages(host);
   await refuseUsed(host, disk.overlay);
   if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), toKeep(disk, head));
-  journal.noteMaybe(stamped({ step: 'undoing', vdev: disk.vdev }));
+  journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
   if (former) await free.rename(aside, disk.overlay);
   else await free.remove(disk.overlay);
   return true;
@@ -242,7 +247,7 @@ async function putOverlayBack({ host, head, done, journal }: Left, disk: Externa
 /**
  * Refuses to put back an image that was written to since: a domain that was started on it may have written what is to be kept.
  * @param since when the last step was noted that wrote there, ms since 1970
- * @throws RecoverError
+ * @throws {RecoverError} If it was written to
  */
 async function refuseWritten(image: string, since: number, how: string): Promise<void> {
   const written = await findWritten(image, since);
@@ -261,8 +266,11 @@ async function findWritten(image: string, since: number): Promise<Date | undefin
   return found.isFile() && found.mtimeMs > since + STEP_MS ? found.mtime : undefined;
 }
 
-/** @throws RecoverError when one of the disks, all of which are as at the snapshot, cannot be put back as it was before */
-async function refuseChanged(left: Left): Promise<void> {
+/**
+ * Checks that all disks, which are as at the snapshot, can be put back as they were before.
+ * @throws {RecoverError} If one cannot
+ */
+async function refuseChanged(left: KilledRevert): Promise<void> {
   const { host, head, done } = left;
   const failures: string[] = [];
   for (const disk of head.disks) {
@@ -274,7 +282,7 @@ async function refuseChanged(left: Left): Promise<void> {
       failures.push(`disk ${disk.vdev}: ${describeError(error)}`);
     }
   }
-  if (failures.length > 0) throw notRecovered(left, [], failures);
+  if (failures.length > 0) throw notRecoveredError(left, [], failures);
 }
 
 /** Says how to keep what a disk holds now, and give up its former content. */
@@ -284,7 +292,7 @@ function toKeep(disk: RevertDisk, { mark, journal }: RevertHead): string {
 }
 
 /** Tells whether a program uses a disk that is as at the snapshot, or has written to it since. */
-async function isUsed({ host, head, done }: Left): Promise<boolean> {
+async function isUsed({ host, head, done }: KilledRevert): Promise<boolean> {
   for (const disk of head.disks) {
     const image = changedImage(disk);
     if ((await userOf(host, image)) !== undefined) return true;
@@ -294,7 +302,7 @@ async function isUsed({ host, head, done }: Left): Promise<boolean> {
 }
 
 /** Finds what exists of the disks as they were before. */
-async function findKept({ host, head }: Left): Promise<readonly string[]> {
+async function findKept({ host, head }: KilledRevert): Promise<readonly string[]> {
   const kept: string[] = [];
   for (const disk of head.disks) {
     if (disk.kind === 'internal') {
@@ -309,8 +317,11 @@ async function findKept({ host, head }: Left): Promise<readonly string[]> {
   return kept;
 }
 
-/** @returns the files that stay */
-async function planCleaning(left: Left): Promise<readonly string[]> {
+/**
+ * Registers the removal of what was kept of the former disks.
+ * @returns the files that stay
+ */
+async function planRemovals(left: KilledRevert): Promise<readonly string[]> {
   const { phases, head } = left;
   const kept: string[] = [];
   for (const disk of head.disks) {
@@ -325,14 +336,14 @@ async function planCleaning(left: Left): Promise<readonly string[]> {
     }
     const aside = asidePath(disk.overlay, head.mark);
     if (!head.options.keep)
-      phases.onUndo(`removed ${aside}`, `rm ${shellQuote(aside)}`, () => removed(aside));
+      phases.onUndo(`removed ${aside}`, `rm ${shellQuote(aside)}`, () => removeIfPresent(aside));
     else if (await exists(aside)) kept.push(aside);
   }
   return kept;
 }
 
 /** @returns whether it was there */
-async function removeTag({ host, domain }: Left, disk: Internal, tag: string): Promise<boolean> {
+async function removeTag({ host, domain }: KilledRevert, disk: Internal, tag: string): Promise<boolean> {
   await waitForWorker(host, disk.image);
   if ((await host.images.info(disk.image, 'qcow2'))?.tags.includes(tag) !== true) return false;
   return await deleteSafetyTag(host, domain?.domid, { ...disk, tag });
@@ -344,8 +355,8 @@ function commandOf({ domain, configPath, options }: RevertHead): string | undefi
   return revertCommand({ domain, config: { source: configPath }, ...options });
 }
 
-function notRecovered(
-  { head, domain, done, journal }: Left,
+function notRecoveredError(
+  { head, domain, done, journal }: KilledRevert,
   undone: readonly string[],
   failures: readonly string[],
 ): RecoverError {
@@ -357,7 +368,7 @@ function notRecovered(
     `could not undo everything that the revert of domain ${head.domain} to "${head.name}" left; ${state}`,
     {
       hint: `undo the rest by hand, or fix the cause and run xlsnap recover ${shellQuote(journal.path)} again`,
-      ...(domain === undefined ? {} : { domid: domain.domid }),
+      domid: domain?.domid,
     },
   );
   error.undone = undone;

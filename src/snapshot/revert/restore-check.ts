@@ -1,12 +1,14 @@
 /** Checks whether the restore of a revert would succeed, before anything is destroyed. */
+
 import type { Domid } from '../../core/brand.ts';
 import { describeError } from '../../core/errors.ts';
+import type { Problem } from '../../core/problem.ts';
 import { type LibxlConfig, withImages } from '../../memfile/libxl-config.ts';
 import type { Manifest } from '../../memfile/manifest.ts';
 import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
 import type { MemoryFacts } from '../../memfile/verify.ts';
 import type { RevertDisk } from '../api.ts';
-import type { DomainState, Host, Obstacle } from '../ports.ts';
+import type { DomainState, Host } from '../ports.ts';
 import type { Risk } from '../risks.ts';
 
 /** What is known of the revert so far. */
@@ -33,7 +35,7 @@ export interface RestorePlan {
 export async function checkRestore(
   host: Host,
   { facts, manifest, disks, running, current }: RestoreSubject,
-  findings: Obstacle[],
+  findings: Problem[],
   risks: Risk[],
 ): Promise<RestorePlan> {
   const warnings: string[] = [];

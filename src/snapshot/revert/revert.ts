@@ -1,4 +1,5 @@
 /** Reverts a domain to a snapshot. */
+
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
@@ -13,18 +14,19 @@ import {
   RestoreError,
   type XlsnapError,
 } from '../../core/errors.ts';
+import { makeDirectory, unmakeDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertPlan, RevertRequest, RevertResult } from '../api.ts';
-import { undoDirectory, undoJournal } from '../create/undo.ts';
+import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
 import { lockIdentified } from '../domain-lock.ts';
 import { nameFromTime, snapshotDirOf } from '../naming.ts';
-import { makeDirectory, unmakeDirectory } from '../output/file.ts';
+
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
 import { describeRisk } from '../risks.ts';
 import { cleanKept, revertDisks } from './disks.ts';
-import { openRevertJournal, type RevertJournal, revertJournalPath, stamped } from './journal.ts';
+import { openRevertJournal, type RevertJournal, revertJournalPath, withTime } from './journal.ts';
 import { describeKept, type KeptDisk } from './kept.ts';
 import { makeRevertContext, type RevertContext } from './plan.ts';
 import { recoverRevert } from './recover.ts';
@@ -62,9 +64,10 @@ export async function planRevert(
  * the former disks back. Once the domain is restored, the signal is ignored. The same holds if this
  * process is killed.
  *
- * @throws what `planRevert` throws, RecoverError, and OutputError JOURNAL, before anything is changed
- * @throws DiskError when a disk cannot be put back; RestoreError when the restore fails, or the domain cannot be made
- * to run; InterruptedError. Each says what has become of the domain and its disks.
+ * @throws {XlsnapError} Before anything is changed: what `planRevert` throws, RecoverError, and OutputError
+ * @throws {DiskError} If a disk cannot be put back
+ * @throws {RestoreError} If the restore fails, or the domain cannot be made to run
+ * @throws {InterruptedError} If the signal is aborted. Each says what has become of the domain and its disks
  */
 export async function revertSnapshot(
   host: Host,
@@ -83,10 +86,10 @@ export async function revertSnapshot(
   });
   const target = locked.found;
   const journalPath = revertJournalPath(snapshotDirOf(host), target.stored.uuid);
-  const reached: Reached = { kept: [] };
+  const reached: RevertProgress = { kept: [] };
   try {
     const former = await recoverFormer(host, target.journals, phases, options);
-    const halfBuilt = former.find((one) => one.halfBuilt !== undefined)?.halfBuilt;
+    const halfBuilt = former.find((result) => result.halfBuilt !== undefined)?.halfBuilt;
     const check = (): Promise<RevertContext> =>
       phases.run('check', () => makeRevertContext(host, request, options, { keys: locked.keys, halfBuilt }));
     let context = await check();
@@ -121,10 +124,10 @@ export async function revertSnapshot(
       reached.journal = journalPath;
     }
     const domid = await phases.run('restore', async () => {
-      await journal.noteDurably(stamped({ step: 'restoring' }));
+      await journal.noteDurably(withTime({ step: 'restoring' }));
       return await host.toolstack.restore(plan.memoryPath, context.config, options);
     });
-    journal.noteMaybe(stamped({ step: 'restored', domid }));
+    journal.noteMaybe(withTime({ step: 'restored', domid }));
     phases.shield();
     reached.domid = domid;
     // Before it runs: a guest with a file system there would hang at its first access.
@@ -136,11 +139,11 @@ export async function revertSnapshot(
     for (const warning of unconnected) phases.reporter.log('warning', warning);
     if (plan.state === 'running') {
       await phases.run('unpause', () => phases.bounded(() => host.hypervisor.unpause(domid)));
-      journal.noteMaybe(stamped({ step: 'unpaused' }));
+      journal.noteMaybe(withTime({ step: 'unpaused' }));
     }
     const { files, warnings } = await phases.run('finish', async () => {
       // Once more, and on the disk: after a crash of dom0, recover would put the former disks back without it.
-      await phases.bounded(() => journal.noteDurably(stamped({ step: 'restored', domid }))).catch(() => {});
+      await phases.bounded(() => journal.noteDurably(withTime({ step: 'restored', domid }))).catch(() => {});
       const cleaned = await cleanKept(host, domid, replaced, request.keep === true, phases);
       return { ...cleaned, warnings: [...cleaned.warnings, ...(await remove())] };
     });
@@ -218,15 +221,15 @@ async function openJournal(
       hint: 'a revert records there what it does, so that it can be undone if it is killed; nothing has been changed',
     });
   }
-  const forgetDirectory = made === undefined ? undefined : undoDirectory(phases, made, path);
+  const forgetDirectory = made === undefined ? undefined : planDirectoryUndo(phases, made, path);
   const journal = await openRevertJournal(path, plan, {
-    ...(config.source === undefined ? {} : { configPath: resolve(config.source) }),
+    configPath: config.source === undefined ? undefined : resolve(config.source),
     options: { running: running === true, force: force === true, accept, keep: keepsFiles },
-    ...(domain === undefined ? {} : { destroys: { uuid: domain.uuid, name: domain.name } }),
+    destroys: domain && { uuid: domain.uuid, name: domain.name },
     mark,
-    ...(made === undefined ? {} : { madeDirectory: made }),
+    madeDirectory: made,
   });
-  const forgetJournal = undoJournal(phases, path, path, journal);
+  const forgetJournal = planJournalUndo(phases, path, path, journal);
   const keep = (): void => {
     forgetDirectory?.();
     forgetJournal();
@@ -257,12 +260,12 @@ async function destroy(
 ): Promise<void> {
   await host.toolstack.destroy(running.domid, {
     timeoutMs: request.timeoutMs ?? DEFAULT_DESTROY_TIMEOUT_MS,
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
+    signal: options.signal,
   });
 }
 
 /** How far a revert got. */
-interface Reached {
+interface RevertProgress {
   context?: RevertContext;
   kept: readonly KeptDisk[];
   /** The journal, which stays, and from which they can be put back. */
@@ -272,7 +275,7 @@ interface Reached {
 }
 
 /** Describes the domain after a failure. It is looked up, since it may have been started again. */
-async function describeDomain(host: Host, { context }: Reached): Promise<string> {
+async function describeDomain(host: Host, { context }: RevertProgress): Promise<string> {
   if (context === undefined) return '';
   const gone = context.running === undefined ? 'is not running' : 'was destroyed and is not running';
   try {
@@ -287,7 +290,11 @@ async function describeDomain(host: Host, { context }: Reached): Promise<string>
  * Adds to an error, after the checks, what has become of the domain and its disks.
  * @param state of the domain now
  */
-function explain(error: XlsnapError, { context, kept, journal, domid }: Reached, state: string): XlsnapError {
+function explain(
+  error: XlsnapError,
+  { context, kept, journal, domid }: RevertProgress,
+  state: string,
+): XlsnapError {
   if (context === undefined) return error;
   const { domain, disks } = context.plan;
   const why = describeError(error);
@@ -302,7 +309,7 @@ function explain(error: XlsnapError, { context, kept, journal, domid }: Reached,
       cause: error,
       hint: [...hints, ...kept.map(describeKept)].join('; '),
       data: { ...error.data, ...(kept.length === 0 ? {} : { kept }) },
-      ...(error.phase === undefined ? {} : { phase: error.phase }),
+      phase: error.phase,
     };
     const told =
       error instanceof InterruptedError

@@ -10,7 +10,9 @@ import type { KeptDisk } from './kept.ts';
  * Deletes a safety tag: by the domain's QEMU if that has the image open, else by qemu-img.
  * @param domid of the restored domain; `undefined` when there is none
  * @returns whether it was there: QEMU knows better than the file
- * @throws RecoverError IMAGE_IN_USE when another has the image open; EnvironmentError, DiskError
+ * @throws {RecoverError} If another program has the image open (`IMAGE_IN_USE`)
+ * @throws {EnvironmentError} If its QEMU cannot be reached
+ * @throws {DiskError} If the tag cannot be deleted
  */
 export async function deleteSafetyTag(
   host: Host,

@@ -35,7 +35,9 @@ export interface RevertTarget {
 /**
  * Finds the memory file and the domain. Reads only headers, and changes nothing.
  * @param warn is called with a text for each journal that cannot be read
- * @throws UsageError, DomainError; MemoryFileError or FormatError for the memory file
+ * @throws {UsageError} If the request is wrong
+ * @throws {DomainError} If the snapshot is of another domain
+ * @throws {MemoryFileError} If there is no memory file, or it is not one
  */
 export async function findTarget(
   host: Host,
@@ -99,8 +101,8 @@ async function memoryPathOf(
 /**
  * The domain that runs, if the snapshot is of it: the one that has its uuid, or its name under another uuid. Stored names
  * are names even if they are digits, and so is what the user gives where it is the stored name.
- * @throws DomainError when the snapshot is not of the domain given, when it runs under another name than the given one,
- * and when two domains have its uuid and its name
+ * @throws {DomainError} If the snapshot is not of the domain given, it runs under another name than the given one,
+ * or two domains have its uuid and its name
  */
 async function runningDomain(
   host: Host,
@@ -118,7 +120,7 @@ async function runningDomain(
           ? `use its name: ${stored.name}`
           : `it runs under another name, ${byUuid.name}: use its domid, ${byUuid.domid}`,
       data: { stored },
-      ...(given === undefined ? {} : { domid: given.domid }),
+      domid: given?.domid,
     });
   }
   if (byName !== undefined && byUuid !== undefined && byName.domid !== byUuid.domid) {

@@ -1,9 +1,11 @@
 /** Who else uses the images that a revert is going to change: QEMU opens them without locks under Xen. */
+
 import { DomainError } from '../../core/errors.ts';
+import type { Problem } from '../../core/problem.ts';
 import type { RevertDisk, RevertPlan } from '../api.ts';
 import { isGone } from '../guest/state.ts';
 import { userOf } from '../images/chain.ts';
-import type { DomainState, Host, Obstacle } from '../ports.ts';
+import type { DomainState, Host } from '../ports.ts';
 
 /** The image of a disk that a revert writes to or replaces. */
 export function changedImage(disk: RevertDisk): string {
@@ -18,7 +20,7 @@ export async function findOtherUser(
   host: Host,
   disk: RevertDisk,
   running: DomainState | undefined,
-): Promise<Obstacle | undefined> {
+): Promise<Problem | undefined> {
   const user = await userOf(host, changedImage(disk), running?.domid);
   if (user === undefined) return undefined;
   return {

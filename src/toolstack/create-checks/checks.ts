@@ -1,9 +1,11 @@
 /** What prevents a snapshot of a domain: its device model, and what its kernel says. */
+
 import { stat } from 'node:fs/promises';
+import type { Problem } from '../../core/problem.ts';
 import type { GuestType } from '../../core/xen.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { flagOf, textOf } from '../../memfile/libxl-fields.ts';
-import type { Obstacle } from '../../snapshot/ports.ts';
+
 import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { readSuspendFeature } from './suspend-feature.ts';
 
@@ -18,7 +20,7 @@ export async function deviceModelObstacles(
   config: LibxlConfig,
   xenstore: Pick<XenstoreAccess, 'readMaybe'>,
   proc = '/proc',
-): Promise<Obstacle[]> {
+): Promise<Problem[]> {
   if (type !== 'hvm') return [];
   const build = config['b_info'];
   const image = `/local/domain/${domid}/image`;
@@ -71,7 +73,7 @@ const OF_FORMATS = / format used by node /;
  * (migration/savevm.c: qemu_save_device_state): then it leaves the device out, or dies.
  * @param reasons its `blocked-reasons`
  */
-export function migrationObstacles(reasons: readonly string[]): Obstacle[] {
+export function migrationObstacles(reasons: readonly string[]): Problem[] {
   return reasons
     .filter((reason) => !OF_FORMATS.test(reason))
     .map((reason) => ({
@@ -85,7 +87,7 @@ export function migrationObstacles(reasons: readonly string[]): Obstacle[] {
 export async function suspendObstacles(
   domid: number,
   xenstore: Pick<XenstoreAccess, 'readMaybe'>,
-): Promise<Obstacle[]> {
+): Promise<Problem[]> {
   if ((await readSuspendFeature(xenstore, domid)) !== 'missing') return [];
   return [
     {

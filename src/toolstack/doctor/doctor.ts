@@ -74,7 +74,7 @@ function unknownDomain(domain: string, error: unknown): DomainExamination {
     byDefault: false,
     live: false,
     disks: [],
-    obstacles: [{ code, message, ...(hint === undefined ? {} : { hint }) }],
+    obstacles: [{ code, message, hint }],
     liveObstacles: [],
     warnings: [],
   };

@@ -4,8 +4,9 @@ import { constants } from 'node:fs';
 import { access, statfs } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { describeError, errnoCode, XlsnapError } from '../../core/errors.ts';
+import { nearestDirectory } from '../../core/files.ts';
 import { hasRunDirectory, RUN_DIRECTORY } from '../../core/run-directory.ts';
-import { firstExisting } from '../../snapshot/create/preflight.ts';
+
 import { DEFAULT_SNAPSHOT_DIR } from '../../snapshot/naming.ts';
 import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../../xenctrl/index.ts';
 import { XenstoreClient } from '../../xenstore/client.ts';
@@ -30,11 +31,11 @@ export interface HostCheck {
   readonly name: string;
   /** `warning`: something works less well, or not for every domain. */
   readonly status: 'ok' | 'warning' | 'failed';
-  readonly version?: string;
+  readonly version?: string | undefined;
   /** What was found, or what is wrong. */
   readonly message: string;
   /** What to do. */
-  readonly hint?: string;
+  readonly hint?: string | undefined;
 }
 
 type Finding = Omit<HostCheck, 'name'>;
@@ -58,11 +59,11 @@ const CHECKS: Readonly<Record<string, () => Promise<Finding>>> = {
 /** Runs all checks. None needs another, and one that throws is a check that failed. */
 export async function checkHost(): Promise<readonly HostCheck[]> {
   return await Promise.all(
-    Object.entries(CHECKS).map(async ([name, check]) => ({ name, ...(await settled(check)) })),
+    Object.entries(CHECKS).map(async ([name, check]) => ({ name, ...(await runCheck(check)) })),
   );
 }
 
-async function settled(check: () => Promise<Finding>): Promise<Finding> {
+async function runCheck(check: () => Promise<Finding>): Promise<Finding> {
   try {
     return await check();
   } catch (error) {
@@ -72,18 +73,18 @@ async function settled(check: () => Promise<Finding>): Promise<Finding> {
 
 /** Turns the error of a check into its finding. */
 export function asFailure(error: unknown): Finding {
-  return failed(describeError(error), error instanceof XlsnapError ? error.hint : undefined);
+  return failedCheck(describeError(error), error instanceof XlsnapError ? error.hint : undefined);
 }
 
-function failed(message: string, hint?: string): Finding {
-  return { status: 'failed', message, ...(hint === undefined ? {} : { hint }) };
+function failedCheck(message: string, hint?: string): Finding {
+  return { status: 'failed', message, hint };
 }
 
 async function checkNode(): Promise<Finding> {
   const version = process.versions.node;
   if (isSupportedNode(version)) return { status: 'ok', version, message: process.execPath };
   return {
-    ...failed(`${process.execPath} is not supported`, 'install Node 20.15 or later, or 22.2 or later'),
+    ...failedCheck(`${process.execPath} is not supported`, 'install Node 20.15 or later, or 22.2 or later'),
     version,
   };
 }
@@ -91,7 +92,7 @@ async function checkNode(): Promise<Finding> {
 async function checkRoot(): Promise<Finding> {
   const uid = process.geteuid?.();
   if (uid === 0) return { status: 'ok', message: 'user 0' };
-  return failed(
+  return failedCheck(
     `running as user ${uid}; only root can use Xen's interface and the guests' images`,
     'run it as root',
   );
@@ -102,21 +103,22 @@ async function checkDom0(): Promise<Finding> {
   try {
     await access(device, constants.R_OK | constants.W_OK);
   } catch (error) {
-    if (errnoCode(error) !== 'ENOENT') return failed(`${device}: ${describeError(error)}`, 'run it as root');
-    return failed(
+    if (errnoCode(error) !== 'ENOENT')
+      return failedCheck(`${device}: ${describeError(error)}`, 'run it as root');
+    return failedCheck(
       `this system does not run on Xen, or is not a dom0: there is no ${device}`,
       'take snapshots in a dom0; `xlsnap verify` works on any machine',
     );
   }
   const version = await runningXen();
-  return { status: 'ok', message: device, ...(version === undefined ? {} : { version }) };
+  return { status: 'ok', message: device, version };
 }
 
 async function checkKoffi(): Promise<Finding> {
   try {
     return { status: 'ok', version: await koffiVersion(), message: "calls Xen's libraries" };
   } catch (error) {
-    return failed(
+    return failedCheck(
       `its binary for this system cannot be loaded: ${describeError(error)}`,
       'reinstall xlsnap on this machine; koffi has binaries for Linux on x86-64',
     );
@@ -135,19 +137,19 @@ async function checkLibraries(): Promise<Finding> {
   }
   const others = installed.filter((release) => !ABIS.some((abi) => abi.release === release));
   if (others.length > 0) {
-    return failed(
+    return failedCheck(
       `libxenctrl ${others.join(', ')} is installed, which xlsnap does not know`,
       `tested with Xen ${tested}`,
     );
   }
   if (installed.length === 0) {
-    return failed(
+    return failedCheck(
       'libxenctrl is not installed',
       `install the libraries of Xen (tested with ${tested}): on Debian they come with xen-utils-${ABIS[0]?.release ?? ''}`,
     );
   }
   const problems = missing.map(({ library, error }) => `${library}: ${describeError(error)}`);
-  return failed(problems.join('; '), 'install all the Xen libraries of the running Xen');
+  return failedCheck(problems.join('; '), 'install all the Xen libraries of the running Xen');
 }
 
 async function checkXen(): Promise<Finding> {
@@ -166,13 +168,13 @@ async function checkXl(): Promise<Finding> {
   const { status, stdout, stderr } = await runProgram('xl', ['info'], { timeoutMs: PROGRAM_TIMEOUT_MS });
   if (status !== 0) {
     const words = stderr.trim().split('\n').at(-1) ?? '';
-    return failed(`xl info: exit code ${status}: ${words}`, 'xl works in a dom0, as root');
+    return failedCheck(`xl info: exit code ${status}: ${words}`, 'xl works in a dom0, as root');
   }
   const [, version] = /^xen_version *: *(\S+)/m.exec(stdout) ?? [];
   const path = await inPath('xl');
   const wrapped = path !== undefined && (await isXlWrapper(path));
   const message = `${path ?? 'xl'}${wrapped ? ', the xlsnap wrapper' : ''}`;
-  return { status: 'ok', message, ...(version === undefined ? {} : { version }) };
+  return { status: 'ok', message, version };
 }
 
 async function checkQemuImg(): Promise<Finding> {
@@ -180,7 +182,7 @@ async function checkQemuImg(): Promise<Finding> {
     timeoutMs: PROGRAM_TIMEOUT_MS,
   });
   const [, version] = /version (\S+)/.exec(stdout) ?? [];
-  if (status !== 0 || version === undefined) return failed(`qemu-img --version: ${stderr.trim()}`);
+  if (status !== 0 || version === undefined) return failedCheck(`qemu-img --version: ${stderr.trim()}`);
   return { status: 'ok', version, message: (await inPath('qemu-img')) ?? 'qemu-img' };
 }
 
@@ -203,13 +205,13 @@ async function checkQemu(): Promise<Finding> {
 }
 
 async function checkSnapshotDirectory(): Promise<Finding> {
-  const directory = await firstExisting(DEFAULT_SNAPSHOT_DIR);
+  const directory = await nearestDirectory(DEFAULT_SNAPSHOT_DIR);
   const which =
     directory === DEFAULT_SNAPSHOT_DIR ? directory : `${DEFAULT_SNAPSHOT_DIR}, to be created in ${directory}`;
   try {
     await access(directory, constants.W_OK | constants.X_OK);
   } catch (error) {
-    return failed(
+    return failedCheck(
       `${which}: ${describeError(error)}`,
       'run it as root; a memory_path may be elsewhere, but reverts keep their journals there',
     );
@@ -223,7 +225,7 @@ async function checkSnapshotDirectory(): Promise<Finding> {
 
 async function checkLockDirectory(): Promise<Finding> {
   if (hasRunDirectory()) return { status: 'ok', message: RUN_DIRECTORY };
-  const directory = await firstExisting(RUN_DIRECTORY);
+  const directory = await nearestDirectory(RUN_DIRECTORY);
   await access(directory, constants.W_OK | constants.X_OK);
   return { status: 'ok', message: `${RUN_DIRECTORY}, to be created in ${directory}` };
 }

@@ -65,13 +65,16 @@ export abstract class LibxlToolstack implements Toolstack {
   abstract domainConfig(domid: Domid): Promise<LibxlConfig>;
 
   /** See `Toolstack.destroy`. */
-  abstract destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  abstract destroy(
+    domid: Domid,
+    options: { timeoutMs: number; signal?: AbortSignal | undefined },
+  ): Promise<void>;
 
   /** See `Toolstack.restore`. */
   abstract restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
-    options: { signal?: AbortSignal },
+    options: { signal?: AbortSignal | undefined },
   ): Promise<Domid>;
 
   findDomain(nameOrDomid: string): Promise<Domid | undefined> {
@@ -227,7 +230,7 @@ export abstract class LibxlToolstack implements Toolstack {
     const stored = await readStoredDisks(domid, this.xenstore);
     await this.xenstore.transaction(async (access) => {
       for (const { vdev, path, format } of images) {
-        const disk = stored.find((one) => one.vdev === vdev);
+        const disk = stored.find((candidate) => candidate.vdev === vdev);
         if (disk === undefined) continue;
         const params = `${toParamsFormat(format)}:${path}`;
         await access.write(`/libxl/${domid}/device/vbd/${disk.devid}/params`, params);

@@ -50,7 +50,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
 export async function runProgram(
   program: string,
   args: readonly string[],
-  options: { timeoutMs: number; signal?: AbortSignal },
+  options: { timeoutMs: number; signal?: AbortSignal | undefined },
 ): Promise<ProgramResult> {
   const { timeoutMs, signal } = options;
   throwIfAborted(signal);
@@ -86,13 +86,14 @@ export async function runProgram(
   try {
     const [status] = (await once(child, 'close')) as [number | null];
     throwIfAborted(signal);
-    if (why === 'too long') throw tooLong(program, args, timeoutMs);
-    if (why === 'too much') throw notRun(program, new Error(`it printed more than ${MAX_OUTPUT} characters`));
+    if (why === 'too long') throw timeoutError(program, args, timeoutMs);
+    if (why === 'too much')
+      throw programError(program, new Error(`it printed more than ${MAX_OUTPUT} characters`));
     const [stdout = '', stderr = ''] = texts.map(({ all }) => all);
     return { status: status ?? -1, stdout, stderr };
   } catch (error) {
     if (error instanceof XlsnapError) throw error;
-    throw errnoCode(error) === 'ENOENT' ? missing(program, error) : notRun(program, error);
+    throw errnoCode(error) === 'ENOENT' ? noProgramError(program, error) : programError(program, error);
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', end);
@@ -120,7 +121,11 @@ const POLL_MS = 500;
 export async function runUnkilled(
   program: string,
   args: readonly string[],
-  options: { timeoutMs?: number; signal?: AbortSignal; abortMs?: number } = {},
+  options: {
+    timeoutMs?: number | undefined;
+    signal?: AbortSignal | undefined;
+    abortMs?: number | undefined;
+  } = {},
 ): Promise<UnkilledResult> {
   const { timeoutMs, signal, abortMs = AFTER_ABORT_MS } = options;
   const words = await openWords();
@@ -154,7 +159,7 @@ export async function runUnkilled(
       }
       return { ended: true, status: outcome[0] ?? -1, stderr: (await words?.read()) ?? '' };
     } catch (error) {
-      throw errnoCode(error) === 'ENOENT' ? missing(program, error) : notRun(program, error);
+      throw errnoCode(error) === 'ENOENT' ? noProgramError(program, error) : programError(program, error);
     } finally {
       clearInterval(watch);
       clearTimeout(timer);
@@ -207,20 +212,20 @@ function killGroup(pid: number): void {
   }
 }
 
-function missing(program: string, cause: unknown): EnvironmentError {
+function noProgramError(program: string, cause: unknown): EnvironmentError {
   const from = PACKAGES[basename(program)];
   const where = program.includes('/') ? '' : ` in ${searchPath()}`;
   return new EnvironmentError('NO_PROGRAM', `there is no program ${program}${where}`, {
     cause,
-    ...(from === undefined ? {} : { hint: `install it: on Debian it is in the package ${from}` }),
+    hint: from === undefined ? undefined : `install it: on Debian it is in the package ${from}`,
   });
 }
 
-function notRun(program: string, cause: unknown): EnvironmentError {
+function programError(program: string, cause: unknown): EnvironmentError {
   return new EnvironmentError('PROGRAM', `${program} did not run to completion`, { cause });
 }
 
-function tooLong(program: string, args: readonly string[], timeoutMs: number): EnvironmentError {
+function timeoutError(program: string, args: readonly string[], timeoutMs: number): EnvironmentError {
   const line = [program, ...args].join(' ');
   return new EnvironmentError('PROGRAM_TIMEOUT', `${line} did not exit within ${timeoutMs / 1000} s`);
 }

@@ -51,7 +51,7 @@ export class QemuDeviceModel implements DeviceModel {
   }
 
   imageOf(vdev: string): string | undefined {
-    return this.#disks.find((one) => one.vdev === vdev)?.path;
+    return this.#disks.find((disk) => disk.vdev === vdev)?.path;
   }
 
   async stop(): Promise<void> {
@@ -180,7 +180,7 @@ export class QemuDeviceModel implements DeviceModel {
   }
 
   #disk(vdev: string): ResolvedDisk {
-    const disk = this.#disks.find((one) => one.vdev === vdev);
+    const disk = this.#disks.find((candidate) => candidate.vdev === vdev);
     if (disk === undefined) throw noNode(vdev);
     return disk;
   }

@@ -6,7 +6,9 @@
  * same image beside it, until their kernel's PV drivers unplug it. An external snapshot puts an overlay with another
  * node name on top.
  */
+
 import type { Limits } from '../../core/deadline.ts';
+import type { Problem } from '../../core/problem.ts';
 import { type ConfigDisk, configDisks, type LibxlConfig, qemuFormat } from '../../memfile/libxl-config.ts';
 import type { QmpClient } from '../../qmp/client.ts';
 import {
@@ -17,7 +19,7 @@ import {
   queryNamedBlockNodes,
   type TransactionAction,
 } from '../../qmp/commands.ts';
-import type { DomainDisk, Obstacle } from '../../snapshot/ports.ts';
+import type { DomainDisk } from '../../snapshot/ports.ts';
 import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { isXenstoreErrno } from '../../xenstore/errors.ts';
 import { plainPath } from './images.ts';
@@ -143,7 +145,7 @@ export function matchDisks(
 ): ResolvedDisk[] {
   const wanted: StoredDisk[] = config.map((disk) => {
     const devid = vdevToDevid(disk.vdev);
-    const known = stored.find((one) => one.devid === devid);
+    const known = stored.find((disk) => disk.devid === devid);
     const format = qemuFormat(disk.format);
     return {
       vdev: disk.vdev,
@@ -194,8 +196,8 @@ function resolveOne(disk: StoredDisk, vdevs: readonly string[], facts: BlockFact
 }
 
 /** Reasons in the disk's own nature. */
-function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Obstacle[] {
-  const obstacles: Obstacle[] = [];
+function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Problem[] {
+  const obstacles: Problem[] = [];
   if (devid < 0) obstacles.push({ code: 'DISK_NAME', message: `${vdev} is not the name of a virtual disk` });
   if (cdrom) obstacles.push({ code: 'DISK_CDROM', message: `disk ${vdev} is a CD-ROM drive` });
   else if (!writable) {
@@ -205,7 +207,7 @@ function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Obstacle[] 
 }
 
 /** Reasons in who serves the disk. */
-function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFacts | undefined): Obstacle[] {
+function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFacts | undefined): Problem[] {
   if (backend === undefined) {
     return [{ code: 'DISK_NO_BACKEND', message: `disk ${vdev}: xenstore has no backend for it` }];
   }
@@ -239,7 +241,7 @@ function nodeObstacles(
   { vdev, backend, image }: StoredDisk,
   found: readonly Candidate[],
   facts: BlockFacts | undefined,
-): Obstacle[] {
+): Problem[] {
   if (facts === undefined || backend?.kind !== 'qdisk' || backend.domid !== 0) return [];
   const [only, ...others] = found;
   if (only === undefined) {
@@ -264,7 +266,7 @@ function nodeObstacles(
     ];
   }
   const { inserted } = only;
-  const obstacles: Obstacle[] = [];
+  const obstacles: Problem[] = [];
   if (inserted.readOnly) {
     obstacles.push({
       code: 'DISK_NODE_READ_ONLY',
@@ -308,7 +310,7 @@ function nodeObstacles(
 }
 
 /** Reasons in the image, against an internal snapshot only. */
-function imageObstacles(vdev: string, node: BlockNode): Obstacle[] {
+function imageObstacles(vdev: string, node: BlockNode): Problem[] {
   const hint = `take an external one: disks=['/path/of/overlay.qcow2,qcow2,${vdev}']`;
   if (node.driver !== 'qcow2') {
     return [

@@ -37,7 +37,7 @@ export class QemuImages implements Images {
   readonly #abortMs: number | undefined;
 
   /** @param options `signal`: interrupts; `abortMs`: how long to wait after that for one that writes; default: 60 000 */
-  constructor(options: { signal?: AbortSignal; abortMs?: number } = {}) {
+  constructor(options: { signal?: AbortSignal | undefined; abortMs?: number | undefined } = {}) {
     this.#signal = options.signal;
     this.#abortMs = options.abortMs;
   }
@@ -78,7 +78,7 @@ export class QemuImages implements Images {
     await this.#requireStated({ path, format: 'qcow2' });
     const snapshots = await this.#snapshots(path);
     if (snapshots.some(({ id, name }) => name === tag || id === tag)) {
-      throw new DiskError('TAG_EXISTS', `${path} already has a snapshot ${JSON.stringify(tag)}`);
+      throw new DiskError('TAG_EXISTS', `${path} already has a snapshot "${tag}"`);
     }
     await this.#change(['snapshot', '-q', '-c', tag, qcow2(path)], path);
   }
@@ -154,14 +154,14 @@ export class QemuImages implements Images {
     const snapshots = await this.#snapshots(path);
     const same = snapshots.filter(({ name }) => name === tag);
     if (same.length === 0) {
-      const names = snapshots.map(({ name }) => JSON.stringify(name)).join(', ');
-      throw new DiskError('NO_TAG', `${path} has no snapshot ${JSON.stringify(tag)}`, {
+      const names = snapshots.map(({ name }) => `"${name}"`).join(', ');
+      throw new DiskError('NO_TAG', `${path} has no snapshot "${tag}"`, {
         hint: names === '' ? 'it has no snapshots' : `it has ${names}`,
       });
     }
     // qemu-img takes an id for a name, and the first of several.
     if (same.length > 1 || snapshots.some(({ id, name }) => id === tag && name !== tag)) {
-      throw new DiskError('TAG_AMBIGUOUS', `${JSON.stringify(tag)} matches several snapshots in ${path}`, {
+      throw new DiskError('TAG_AMBIGUOUS', `"${tag}" matches several snapshots in ${path}`, {
         hint: 'list them with `qemu-img snapshot -l`',
       });
     }
@@ -174,8 +174,7 @@ export class QemuImages implements Images {
   }
 
   async #run(args: readonly string[]): Promise<ProgramResult> {
-    const signal = this.#signal === undefined ? {} : { signal: this.#signal };
-    return await runProgram('qemu-img', args, { timeoutMs: TIMEOUT_MS, ...signal });
+    return await runProgram('qemu-img', args, { timeoutMs: TIMEOUT_MS, signal: this.#signal });
   }
 
   /** @throws DiskError IMAGE_BUSY while another qemu-img works on the image */
@@ -190,10 +189,7 @@ export class QemuImages implements Images {
 
   /** Runs one that writes. */
   async #change(args: readonly [string, ...string[]], path: string): Promise<void> {
-    const result = await runUnkilled('qemu-img', args, {
-      ...(this.#signal === undefined ? {} : { signal: this.#signal }),
-      ...(this.#abortMs === undefined ? {} : { abortMs: this.#abortMs }),
-    });
+    const result = await runUnkilled('qemu-img', args, { signal: this.#signal, abortMs: this.#abortMs });
     if (!result.ended) {
       throw new InterruptedError(
         'INTERRUPTED',

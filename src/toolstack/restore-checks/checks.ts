@@ -1,9 +1,11 @@
 /** Checks everything about a restore by libxl that can be known before the domain is destroyed. */
+
 import { readFile } from 'node:fs/promises';
 import { toDomid } from '../../core/brand.ts';
+import type { Problem } from '../../core/problem.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { domainType, textOf } from '../../memfile/libxl-fields.ts';
-import type { Hypervisor, Obstacle, RestoreFacts, RestoreFindings } from '../../snapshot/ports.ts';
+import type { Hypervisor, RestoreFacts, RestoreFindings } from '../../snapshot/ports.ts';
 import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { isXenstoreErrno } from '../../xenstore/errors.ts';
 import { findQemus } from '../qemu/programs.ts';
@@ -74,7 +76,7 @@ const FIRST_POOL: readonly string[] = ['0', 'Pool-0'];
 export async function poolObstacles(
   config: LibxlConfig,
   xenstore: Pick<XenstoreAccess, 'list' | 'readMaybe'>,
-): Promise<Obstacle[]> {
+): Promise<Problem[]> {
   const wanted = textOf(config, 'c_info', 'pool_name');
   if (wanted === undefined || FIRST_POOL.includes(wanted)) return [];
   const names: string[] = [];

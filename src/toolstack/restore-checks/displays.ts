@@ -1,8 +1,9 @@
 /** Checks whether the ports of a domain's displays are free: its QEMU does not start if one is in use. */
+
 import { readFile } from 'node:fs/promises';
+import type { Problem } from '../../core/problem.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { domainType, fieldOf, flagOf, numberOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';
-import type { Obstacle } from '../../snapshot/ports.ts';
 
 /** Of display 0. */
 const VNC_PORT = 5900;
@@ -35,7 +36,7 @@ export async function displayObstacles(
   config: LibxlConfig,
   current: LibxlConfig | undefined,
   tables: readonly string[] = ['/proc/net/tcp', '/proc/net/tcp6'],
-): Promise<Obstacle[]> {
+): Promise<Problem[]> {
   const own = current === undefined ? [] : fixedPorts(current).map(({ port }) => port);
   const wanted = fixedPorts(config).filter(({ port }) => !own.includes(port));
   if (wanted.length === 0) return [];
@@ -44,7 +45,9 @@ export async function displayObstacles(
   const meets = (one: string | undefined, other: string | undefined): boolean =>
     one === undefined || other === undefined || one === other;
   return wanted
-    .filter(({ port, address }) => taken.some((one) => one.port === port && meets(one.address, address)))
+    .filter(({ port, address }) =>
+      taken.some((display) => display.port === port && meets(display.address, address)),
+    )
     .map(({ what, port }) => ({
       code: 'DISPLAY_BUSY',
       message: `the domain's ${what} listens on port ${port}, which another program uses`,

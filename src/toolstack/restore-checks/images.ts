@@ -1,10 +1,11 @@
 /** Checks whether the images that a configuration names exist. */
+
 import { stat } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { describeError, errnoCode } from '../../core/errors.ts';
+import type { Problem } from '../../core/problem.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { numberOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';
-import type { Obstacle } from '../../snapshot/ports.ts';
 
 /**
  * The images of all disks, those that are only read too. libxl itself looks at those that it serves by blkback; where
@@ -14,8 +15,8 @@ import type { Obstacle } from '../../snapshot/ports.ts';
  * path: a name of QEMU's block layer (`rbd:…`).
  * @param known disks, by their vdev, that other checks cover
  */
-export async function imageObstacles(config: LibxlConfig, known: ReadonlySet<string>): Promise<Obstacle[]> {
-  const obstacles: Obstacle[] = [];
+export async function imageObstacles(config: LibxlConfig, known: ReadonlySet<string>): Promise<Problem[]> {
+  const obstacles: Problem[] = [];
   for (const disk of recordsOf(config, 'disks')) {
     const vdev = textOf(disk, 'vdev') ?? '?';
     const path = textOf(disk, 'pdev_path');

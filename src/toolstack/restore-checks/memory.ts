@@ -1,8 +1,9 @@
 /** Checks whether the host has the memory that a restore needs. */
+
 import { PAGE_SIZE } from '../../core/brand.ts';
+import type { Problem } from '../../core/problem.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { domainType, flagOf, numberOf } from '../../memfile/libxl-fields.ts';
-import type { Obstacle } from '../../snapshot/ports.ts';
 
 const KIB = 1024;
 const MIB = 1024 ** 2;
@@ -27,7 +28,7 @@ export interface MemoryOfHost {
 
 /** What prevents it: for certain, or perhaps. */
 export interface MemoryVerdict {
-  readonly obstacle?: Obstacle;
+  readonly obstacle?: Problem;
   readonly risk?: string;
 }
 
@@ -75,7 +76,7 @@ export function pagingBytes(config: LibxlConfig): number {
   return (given === undefined ? usual : given * KIB) + iommu * KIB;
 }
 
-function tooLittle(needed: number, { free, freed, dom0 }: MemoryOfHost): Obstacle {
+function tooLittle(needed: number, { free, freed, dom0 }: MemoryOfHost): Problem {
   const own = freed === 0 ? '' : ` and ${mib(freed)} are the domain's own`;
   const rest =
     dom0 === undefined ? '' : `; dom0 has ${mib(dom0.total)}, which is not enough to make up for it`;

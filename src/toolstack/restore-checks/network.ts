@@ -1,9 +1,11 @@
 /** Checks whether a configuration's network interfaces can be connected again. */
+
 import { access, constants } from 'node:fs/promises';
 import { basename, isAbsolute, join } from 'node:path';
+import type { Problem } from '../../core/problem.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { flagOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';
-import type { Obstacle } from '../../snapshot/ports.ts';
+
 import { isElsewhere } from './images.ts';
 
 /** Where libxl looks for scripts that are given by name only. */
@@ -23,8 +25,8 @@ export interface NetworkPlaces {
 export async function networkObstacles(
   config: LibxlConfig,
   { interfaces = INTERFACES, scripts = SCRIPTS }: NetworkPlaces = {},
-): Promise<Obstacle[]> {
-  const obstacles: Obstacle[] = [];
+): Promise<Problem[]> {
+  const obstacles: Problem[] = [];
   // udev calls the scripts then, and its failure is no failure of the restore.
   if (flagOf(config, 'c_info', 'run_hotplug_scripts') === false) return obstacles;
   for (const [at, nic] of recordsOf(config, 'nics').entries()) {
@@ -53,7 +55,7 @@ export async function scriptObstacle(
   which: string,
   script: string,
   scripts: string = SCRIPTS,
-): Promise<Obstacle | undefined> {
+): Promise<Problem | undefined> {
   const path = isAbsolute(script) ? script : join(scripts, script);
   if (await isThere(path, constants.X_OK)) return undefined;
   const there = await isThere(path, constants.F_OK);

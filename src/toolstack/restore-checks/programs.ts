@@ -1,15 +1,17 @@
 /** Checks whether the other files that a configuration names exist: for the restore itself, or for the guest's next boot. */
+
 import { constants } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
+import type { Problem } from '../../core/problem.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { domainType, flagOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';
-import type { Obstacle } from '../../snapshot/ports.ts';
+
 import { isElsewhere } from './images.ts';
 import { isThere, SCRIPTS, scriptObstacle } from './network.ts';
 
 export interface ProgramFindings {
   /** What a restore fails without. */
-  readonly obstacles: readonly Obstacle[];
+  readonly obstacles: readonly Problem[];
   /** What the guest boots from: a restore does without, its next reboot does not. */
   readonly warnings: readonly string[];
 }
@@ -22,7 +24,7 @@ export async function programFindings(
   config: LibxlConfig,
   { scripts = SCRIPTS }: { readonly scripts?: string } = {},
 ): Promise<ProgramFindings> {
-  const obstacles: Obstacle[] = [];
+  const obstacles: Problem[] = [];
   const warnings: string[] = [];
   const build = config['b_info'];
   const hvm = domainType(config) === 'hvm';

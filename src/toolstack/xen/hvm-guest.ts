@@ -11,9 +11,9 @@ import { cpuPolicyRecords, tscRecord, type Xen } from './guest-records.ts';
 const MAX_BATCH = 1024;
 
 /** Pages, 4 GiB: growth that is looked through while the guest is stopped, some milliseconds. */
-const MOST_GROWTH = 2 ** 20;
+const MAX_GROWTH = 2 ** 20;
 /** The same where the new pages are saved, too: 64 GiB. A guest can have a frame at any place for a device or a grant. */
-const MOST_TAKEN = 2 ** 24;
+const MAX_TAKEN = 2 ** 24;
 
 /** The params that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same in 4.17 and 4.20. */
 const SAVED_PARAMS: readonly number[] = [
@@ -36,7 +36,7 @@ const SAVED_PARAMS: readonly number[] = [
 ];
 
 /** An HVM or PVH guest on real Xen: its pfns are gfns, nothing has to be translated. */
-export class XenGuest implements Guest {
+export class HvmGuest implements Guest {
   readonly streamType = 'hvm';
   readonly maxBatch = MAX_BATCH;
   readonly #xen: Xen;
@@ -54,8 +54,8 @@ export class XenGuest implements Guest {
   }
 
   /** @throws XenCallError */
-  static async open(xen: Xen, domid: Domid): Promise<XenGuest> {
-    return new XenGuest(xen, domid, await xen.nrGpfns(domid));
+  static async open(xen: Xen, domid: Domid): Promise<HvmGuest> {
+    return new HvmGuest(xen, domid, await xen.nrGpfns(domid));
   }
 
   pageTypes(pfns: Uint32Array): Promise<Uint8Array> {
@@ -103,11 +103,11 @@ export class XenGuest implements Guest {
   async settle({ mayGrow }: { mayGrow: boolean }): Promise<void> {
     const size = await this.#xen.nrGpfns(this.#domid);
     const grown = size - this.p2mSize;
-    if (mayGrow && grown > 0 && grown <= MOST_TAKEN) {
+    if (mayGrow && grown > 0 && grown <= MAX_TAKEN) {
       this.#p2mSize = size;
       return;
     }
-    if (grown <= 0 || (grown <= MOST_GROWTH && !(await this.#hasMemory(this.p2mSize, grown)))) return;
+    if (grown <= 0 || (grown <= MAX_GROWTH && !(await this.#hasMemory(this.p2mSize, grown)))) return;
     throw new DomainError(
       'P2M_RESIZED',
       `the guest's memory map has grown from ${this.p2mSize} to ${size} pages since the snapshot began`,

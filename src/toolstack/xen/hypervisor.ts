@@ -1,8 +1,10 @@
 /** The port `Hypervisor`, by libxenctrl and xenstore. */
+
 import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError, SuspendError } from '../../core/errors.ts';
+import type { Problem } from '../../core/problem.ts';
 import type { GuestType, XenVersion } from '../../core/xen.ts';
-import type { DomainState, DomainVitals, Guest, Hypervisor, Obstacle } from '../../snapshot/ports.ts';
+import type { DomainState, DomainVitals, Guest, Hypervisor } from '../../snapshot/ports.ts';
 import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../../xenctrl/index.ts';
 import {
   type XenstoreAccess,
@@ -11,8 +13,8 @@ import {
   type XenstoreWatch,
 } from '../../xenstore/index.ts';
 import type { Xen } from './guest-records.ts';
-import { XenGuest } from './hvm-guest.ts';
-import { XenPvGuest } from './pv-guest.ts';
+import { HvmGuest } from './hvm-guest.ts';
+import { PvGuest } from './pv-guest.ts';
 
 /** How long a guest that has acknowledged the request may take to suspend; the same as libxl. */
 const ACKNOWLEDGED_MS = 60_000;
@@ -98,7 +100,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     await this.#xen.unpause(domid);
   }
 
-  async suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void> {
+  async suspend(
+    domid: Domid,
+    options: { timeoutMs: number; signal?: AbortSignal | undefined },
+  ): Promise<void> {
     // The watch comes first, so that nothing is missed.
     await using released = await this.#xenstore.watch('@releaseDomain');
     const asked = await this.#requestSuspend(domid);
@@ -169,7 +174,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
    * Asking for the types of an HVM guest's pages gives it those that it has yet to be given, and where there are none left Xen
    * ends the guest (xen/arch/x86/mm/p2m-pod.c: "out of PoD memory"). As long as there is one for each, it does no harm.
    */
-  async memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined> {
+  async memoryObstacle(domid: Domid, type: GuestType): Promise<Problem | undefined> {
     if (type === 'pv') return undefined;
     const { entries, cachePages } = await this.#xen.podCounts(domid);
     if (entries <= cachePages) return undefined;
@@ -194,7 +199,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   }
 
   /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
-  async liveObstacle(type: GuestType): Promise<Obstacle | undefined> {
+  async liveObstacle(type: GuestType): Promise<Problem | undefined> {
     if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
     return {
       code: 'NO_LIVE',
@@ -208,8 +213,8 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     if (info === undefined) {
       throw new DomainError('DOMAIN_GONE', `there is no domain ${domid}`, { domid });
     }
-    if (!info.hvm) return await XenPvGuest.open(this.#xen, domid, info);
-    return await XenGuest.open(this.#xen, domid);
+    if (!info.hvm) return await PvGuest.open(this.#xen, domid, info);
+    return await HvmGuest.open(this.#xen, domid);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -251,7 +256,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     domid: Domid,
     released: Pick<XenstoreWatch, 'next'>,
     timeoutMs: number,
-    signal?: AbortSignal,
+    signal?: AbortSignal | undefined,
   ): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     for (;;) {

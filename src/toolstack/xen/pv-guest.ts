@@ -23,7 +23,7 @@ const LEVEL_MASK = 0x7;
  * A PV guest on real Xen. Its pfns are translated by its own p2m, which it may change while it runs, and page tables go
  * into the file with pfns in the place of mfns (tools/libs/guest/xg_sr_save_x86_pv.c).
  */
-export class XenPvGuest implements Guest {
+export class PvGuest implements Guest {
   readonly streamType = 'pv';
   readonly p2mSize: number;
   readonly maxBatch = MAX_BATCH;
@@ -50,8 +50,8 @@ export class XenPvGuest implements Guest {
    * @param info of the domain with this domid
    * @throws XenCallError, DomainError when the guest's tables make no sense
    */
-  static async open(xen: Xen, domid: Domid, info: DomainInfo): Promise<XenPvGuest> {
-    return new XenPvGuest(xen, domid, await xen.openPv(domid, info));
+  static async open(xen: Xen, domid: Domid, info: DomainInfo): Promise<PvGuest> {
+    return new PvGuest(xen, domid, await xen.openPv(domid, info));
   }
 
   async pageTypes(pfns: Uint32Array): Promise<Uint8Array> {
@@ -189,7 +189,7 @@ export class XenPvGuest implements Guest {
         return found === undefined;
       },
     });
-    if (bad !== undefined && stopped) throw badTable(this.#domid, bad);
+    if (bad !== undefined && stopped) throw badTableError(this.#domid, bad);
     return kinds;
   }
 
@@ -212,7 +212,10 @@ function disagreement(domid: Domid, pfn: number, mfn: number): DomainError {
   );
 }
 
-function badTable(domid: Domid, { pfn, level, index, reason, mfn }: BadEntry & { pfn: number }): DomainError {
+function badTableError(
+  domid: Domid,
+  { pfn, level, index, reason, mfn }: BadEntry & { pfn: number },
+): DomainError {
   return new DomainError(
     'PAGE_TABLE',
     `entry ${index} of the page table of level ${level} at page ${pfn} cannot be saved: ${reason}`,

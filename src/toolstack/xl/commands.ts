@@ -65,7 +65,7 @@ export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
   const { status, stdout, stderr } = await runProgram('xl', ['list', '-l', String(domid)], {
     timeoutMs: XL_TIMEOUT_MS,
   });
-  if (status !== 0) throw xlFailed(`xl list -l ${domid}`, stderr);
+  if (status !== 0) throw xlError(`xl list -l ${domid}`, stderr);
   return parseDomainConfig(domid, stdout);
 }
 
@@ -79,10 +79,10 @@ export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
   try {
     list = parseLibxlJson(answer);
   } catch {
-    throw xlFailed(`xl list -l ${domid}`, 'its output is not JSON');
+    throw xlError(`xl list -l ${domid}`, 'its output is not JSON');
   }
   const entry: unknown = Array.isArray(list) ? list[0] : list;
-  if (!isRecord(entry)) throw xlFailed(`xl list -l ${domid}`, 'its output names no domain');
+  if (!isRecord(entry)) throw xlError(`xl list -l ${domid}`, 'its output names no domain');
   const { config } = entry;
   if (!isRecord(config)) {
     // xl lists a domain from the moment that Xen has made it; libxl stores its configuration later.
@@ -102,11 +102,11 @@ export async function xenCommandLine(): Promise<string> {
   const { status, stdout, stderr } = await runProgram('xl', ['info', 'xen_commandline'], {
     timeoutMs: XL_TIMEOUT_MS,
   });
-  if (status !== 0) throw xlFailed('xl info', stderr, 'xl works in a dom0, as root');
+  if (status !== 0) throw xlError('xl info', stderr, 'xl works in a dom0, as root');
   return stdout.trim();
 }
 
-function xlFailed(
+function xlError(
   command: string,
   stderr: string,
   hint = 'try the command by hand; was the domain started by xl?',
@@ -127,7 +127,7 @@ export async function destroyDomain(
   hypervisor: Hypervisor,
   xenstore: XenstoreClient,
   domid: Domid,
-  options: { timeoutMs: number; signal?: AbortSignal },
+  options: { timeoutMs: number; signal?: AbortSignal | undefined },
 ): Promise<void> {
   const deadline = performance.now() + options.timeoutMs;
   if ((await hypervisor.domainState(domid)) === undefined) {
@@ -161,7 +161,7 @@ export async function destroyDomain(
 function stillDestroying(
   domid: Domid,
   pid: number,
-  { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
+  { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal | undefined },
 ): XlsnapError {
   const more = { domid, hint: 'wait until it exits, then run the same command again' };
   if (signal?.aborted === true) {

@@ -52,7 +52,7 @@ export async function lastOfQemuLog(
     const buffer = Buffer.alloc(Math.min(size, TAIL));
     const { bytesRead } = await file.read(buffer, 0, buffer.length, size - buffer.length);
     const lines = buffer.subarray(0, bytesRead).toString('utf8').split('\n');
-    const line = lines.map((one) => one.trim()).findLast((one) => one !== '');
+    const line = lines.map((text) => text.trim()).findLast((text) => text !== '');
     return line === undefined ? undefined : { path, line };
   } catch {
     return undefined;

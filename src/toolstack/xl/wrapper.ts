@@ -51,7 +51,7 @@ export async function installXlWrapper(prefix: string, xlsnap: string): Promise<
     });
   }
   const found = await findXls();
-  const xl = found.find((one) => !one.wrapper && one.path !== path)?.path;
+  const xl = found.find((program) => !program.wrapper && program.path !== path)?.path;
   if (xl === undefined) {
     throw new EnvironmentError('NO_PROGRAM', 'there is no xl in PATH to wrap', {
       hint: "install Xen's tools: on Debian they are in the package xen-utils",

@@ -12,7 +12,7 @@ import { entryFrame, frameOf } from './page-table.ts';
  * Most pfns of a p2m that we follow: 4 TiB of memory. More would be four times what Linux can have as a PV guest, and room
  * is taken in dom0 for what the guest claims.
  */
-export const P2M_SIZE_MAX = 2 ** 30;
+export const MAX_P2M_SIZE = 2 ** 30;
 
 /** HYPERVISOR_VIRT_START … END, the low 48 or 32 bits; no guest's p2m can lie there. */
 const XEN_RANGE = {
@@ -74,9 +74,9 @@ export async function findP2m(
   mfnCount: number,
   read: ReadFrames,
 ): Promise<P2mFrames> {
-  if (claim.maxPfn < 1n || claim.maxPfn > BigInt(P2M_SIZE_MAX)) {
+  if (claim.maxPfn < 1n || claim.maxPfn > BigInt(MAX_P2M_SIZE)) {
     throw badGuest('P2M_SIZE', `the guest says that its p2m has ${claim.maxPfn} entries`, {
-      most: P2M_SIZE_MAX,
+      most: MAX_P2M_SIZE,
     });
   }
   const size = Number(claim.maxPfn);

@@ -8,7 +8,7 @@ import type { NativeArgument, NativeFunction } from '../native.ts';
 import { NO_FRAME } from './frame-table.ts';
 
 /** Most bytes of state of one vCPU that we take: far above what any processor has. */
-const STATE_MAX = 1024 * 1024;
+const MAX_STATE = 1024 * 1024;
 
 export interface PvCallsParts {
   readonly abi: Abi;
@@ -168,7 +168,7 @@ export class PvCalls {
   ): Promise<Uint8Array | undefined> {
     const room = length();
     if (room === 0) return undefined;
-    checkLength(what, room, STATE_MAX);
+    checkLength(what, room, MAX_STATE);
     return await this.#withBuffer(room, async (address) => {
       domctl.setBigUint64(handle, BigInt(address), true);
       this.#call(domctl);

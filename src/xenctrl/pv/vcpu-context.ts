@@ -5,7 +5,7 @@ import { NO_FRAME } from './frame-table.ts';
 import { cr3Frame, frameCr3 } from './p2m.ts';
 
 /** Entries of a GDT that a guest can have, FIRST_RESERVED_GDT_ENTRY (xen/arch-x86/xen.h). */
-const GDT_ENTRIES_MAX = 14 * 512;
+const MAX_GDT_ENTRIES = 14 * 512;
 const GDT_ENTRIES_PER_FRAME = 512;
 
 /**
@@ -47,7 +47,7 @@ export function canonicalVcpu(
 
   if (vcpu === 0) frame(fields['user_regs.edx'], 'the start info');
   const entries = get(fields.gdt_ents);
-  if (entries > BigInt(GDT_ENTRIES_MAX)) {
+  if (entries > BigInt(MAX_GDT_ENTRIES)) {
     throw badGuest('VCPU_GDT', `vCPU ${vcpu}: a GDT of ${entries} entries`, { vcpu });
   }
   const frames = Math.ceil(Number(entries) / GDT_ENTRIES_PER_FRAME);

@@ -20,7 +20,7 @@ import {
   libxlHeader,
   parseLibxlRecord,
 } from '../../../src/savefmt/libxl.ts';
-import { isPageType, PFN_MAX, PfnWords, pageDataHeader } from '../../../src/savefmt/page-data.ts';
+import { isPageType, MAX_PFN, PfnWords, pageDataHeader } from '../../../src/savefmt/page-data.ts';
 import { readStream } from '../../../src/savefmt/reader.ts';
 import { recordHeader } from '../../../src/savefmt/record.ts';
 import { verifyStream } from '../../../src/savefmt/verify.ts';
@@ -153,7 +153,7 @@ describe('an encoder undoes its parser', () => {
   test.prop([
     fc.array(
       fc.tuple(
-        fc.maxSafeInteger().map((n) => Math.abs(n) % (PFN_MAX + 1)),
+        fc.maxSafeInteger().map((n) => Math.abs(n) % (MAX_PFN + 1)),
         fc.integer({ min: 0, max: 15 }).filter(isPageType),
       ),
     ),

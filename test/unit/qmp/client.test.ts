@@ -10,7 +10,7 @@ import {
   QmpTimeoutError,
 } from '../../../src/qmp/errors.ts';
 import { FAKE_GREETING, FakeQmpRefusal, FakeQmpServer } from '../../../src/qmp/testing.ts';
-import { LINE_LIMIT } from '../../../src/qmp/wire.ts';
+import { MAX_LINE } from '../../../src/qmp/wire.ts';
 import { tempDir } from '../../support/temp.ts';
 
 let directory: Awaited<ReturnType<typeof tempDir>>;
@@ -199,7 +199,7 @@ describe('commands', () => {
     ['a second greeting', (server: FakeQmpServer) => server.send(FAKE_GREETING), QmpProtocolError, /second/],
     [
       'a line over the limit',
-      (server: FakeQmpServer) => server.sendRaw(new Uint8Array(LINE_LIMIT + 1).fill(0x20)),
+      (server: FakeQmpServer) => server.sendRaw(new Uint8Array(MAX_LINE + 1).fill(0x20)),
       QmpProtocolError,
       /longer than 10485760/,
     ],

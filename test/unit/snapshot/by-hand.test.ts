@@ -1,8 +1,8 @@
 import { execFileSync } from 'node:child_process';
 import { expect, it } from 'vitest';
-import { undoPartial } from '../../../src/snapshot/create/undo.ts';
+import { planPartialUndo } from '../../../src/snapshot/create/undo.ts';
 import { Phases } from '../../../src/snapshot/phases.ts';
-import { undoRevertDisk } from '../../../src/snapshot/revert/kept.ts';
+import { planRevertDiskUndo } from '../../../src/snapshot/revert/kept.ts';
 
 const EVIL = "/srv/my snaps/a; echo $(echo b) 'c'";
 
@@ -16,11 +16,11 @@ function words(command: string): string[] {
 }
 
 it.each([
-  ['the partial file', (phases: Phases) => undoPartial(phases, EVIL, fails), `${EVIL}.partial`],
+  ['the partial file', (phases: Phases) => planPartialUndo(phases, EVIL, fails), `${EVIL}.partial`],
   [
     'a disk',
     (phases: Phases) =>
-      void undoRevertDisk(phases, { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' }, 'm', fails),
+      void planRevertDiskUndo(phases, { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' }, 'm', fails),
     EVIL,
   ],
 ])('what is to be done by hand for %s can be given to a shell', async (_what, plan, path) => {

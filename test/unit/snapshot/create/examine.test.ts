@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
+import type { Problem } from '../../../../src/core/problem.ts';
 import { examineDomain } from '../../../../src/snapshot/create/examine.ts';
-import type { Obstacle } from '../../../../src/snapshot/ports.ts';
+
 import { FAKE_UUID, FakeHost, type FakeOptions } from '../../../../src/testing/fake-host.ts';
 import { tempDir } from '../../../support/temp.ts';
 
@@ -16,7 +17,7 @@ async function examine(
   return { examination, calls: host.calls, locked: host.locked };
 }
 
-const notQcow2: Obstacle = { code: 'DISK_NOT_QCOW2', message: 'only qcow2', hint: 'take an external one' };
+const notQcow2: Problem = { code: 'DISK_NOT_QCOW2', message: 'only qcow2', hint: 'take an external one' };
 
 describe('a domain that can be snapshotted', () => {
   test.each(['pvh', 'hvm'] as const)('%s: everything by default, and nothing is touched', async (type) => {
@@ -104,7 +105,7 @@ describe('one that cannot', () => {
   test('a disk that neither way can take is with the disk, and not said twice', async () => {
     const { examination } = await examine({}, (host) => {
       const { disks } = host.toolstack;
-      const gone: Obstacle = { code: 'DISK_BACKEND', message: 'served by the kernel' };
+      const gone: Problem = { code: 'DISK_BACKEND', message: 'served by the kernel' };
       host.toolstack.disks = async (...args) =>
         (await disks(...args)).map((disk) => ({ ...disk, internal: [gone, notQcow2], external: [gone] }));
     });

@@ -7,7 +7,7 @@ import { allOnes, Bitmap } from '../../../../src/core/bitmap.ts';
 import type { CallOptions } from '../../../../src/core/call-options.ts';
 import { InterruptedError, OutputError } from '../../../../src/core/errors.ts';
 import { type Progress, silentReporter } from '../../../../src/core/reporter.ts';
-import { type MemoryOutcome, MemorySaver } from '../../../../src/snapshot/memory/file-saver.ts';
+import { FileSaver, type MemoryOutcome } from '../../../../src/snapshot/memory/file-saver.ts';
 import { OutputFile } from '../../../../src/snapshot/output/file.ts';
 import { FakeGuest } from '../../../../src/testing/fake-guest.ts';
 import { type PageEntry, pageEntries } from '../../../support/page-records.ts';
@@ -34,8 +34,8 @@ function p2m(): Uint8Array {
   return new Uint8Array(20_000).fill(NOTAB).fill(XTAB, 160, 192).fill(XTAB, 9000);
 }
 
-function saverOf(guest: FakeGuest, options: CallOptions = {}, spare = 2 ** 28): MemorySaver {
-  return new MemorySaver(guest, output, START, {
+function saverOf(guest: FakeGuest, options: CallOptions = {}, spare = 2 ** 28): FileSaver {
+  return new FileSaver(guest, output, START, {
     ...options,
     expectedPages: guest.memoryBytes / PAGE,
     spareMemory: () => spare,
@@ -205,7 +205,7 @@ describe('copyAll', () => {
 
 describe('copyDirty', () => {
   let guest: FakeGuest;
-  let saver: MemorySaver;
+  let saver: FileSaver;
   let dirty: Bitmap;
   beforeEach(async () => {
     guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);

@@ -6,7 +6,7 @@ import { SuspendError } from '../../../../src/core/errors.ts';
 import { type Progress, silentReporter } from '../../../../src/core/reporter.ts';
 import type { PrecopyLimits } from '../../../../src/snapshot/api.ts';
 import { DirtyLog } from '../../../../src/snapshot/guest/dirty-log.ts';
-import { MemorySaver } from '../../../../src/snapshot/memory/file-saver.ts';
+import { FileSaver } from '../../../../src/snapshot/memory/file-saver.ts';
 import { Precopy } from '../../../../src/snapshot/memory/precopy.ts';
 import { FakeGuest } from '../../../../src/testing/fake-guest.ts';
 
@@ -43,7 +43,7 @@ async function run(limits: Partial<PrecopyLimits> = {}, told: Progress[] = []): 
     },
     beginSync: () => {},
   };
-  const saver = new MemorySaver(guest, output, 4096, { expectedPages: PAGES });
+  const saver = new FileSaver(guest, output, 4096, { expectedPages: PAGES });
   const log = new DirtyLog(guest, undefined);
   const reporter = { ...silentReporter, progress: (progress: Progress) => told.push(progress) };
   const precopy = new Precopy(saver, log, guest.p2mSize, { maxRounds: 5, ...limits }, { reporter });

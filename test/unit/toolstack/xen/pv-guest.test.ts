@@ -3,7 +3,7 @@ import { Bitmap } from '../../../../src/core/bitmap.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
 import { PAGE_KIND } from '../../../../src/core/page-kind.ts';
 import type { Xen } from '../../../../src/toolstack/xen/guest-records.ts';
-import { XenPvGuest } from '../../../../src/toolstack/xen/pv-guest.ts';
+import { PvGuest } from '../../../../src/toolstack/xen/pv-guest.ts';
 import { NO_FRAME, type PageRewriter, SHUTDOWN } from '../../../../src/xenctrl/index.ts';
 import { PvDomain } from '../../../../src/xenctrl/pv/pv-domain.ts';
 import { FakePv } from '../../../support/fake-pv.ts';
@@ -86,16 +86,16 @@ function makeXen(): Xen {
   };
 }
 
-async function open(): Promise<XenPvGuest> {
+async function open(): Promise<PvGuest> {
   const xen = makeXen();
   const info = await xen.domainInfo(DOMID);
   if (info === undefined) throw new Error('no domain');
-  return await XenPvGuest.open(xen, DOMID, info);
+  return await PvGuest.open(xen, DOMID, info);
 }
 
 const all = (): Uint32Array => Uint32Array.from({ length: PFNS }, (_, i) => i);
 
-async function taken(guest: XenPvGuest, final = false): Promise<number[]> {
+async function taken(guest: PvGuest, final = false): Promise<number[]> {
   const pages = new Bitmap(PFNS);
   await guest.takeDirty(pages, { final });
   return [...pages.indices()];

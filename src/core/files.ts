@@ -1,0 +1,80 @@
+/** Small questions and changes to files and directories. */
+import { mkdir, open, rm, rmdir, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { errnoCode, OutputError } from './errors.ts';
+
+/** Tells whether a path exists. Errors other than "no such file" count as existing. */
+export async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    const code = errnoCode(error);
+    return code !== 'ENOENT' && code !== 'ENOTDIR';
+  }
+}
+
+/**
+ * Creates a directory and those above it, mode 0700.
+ * @returns the highest directory that was created, if any
+ * @throws {OutputError} If it cannot be created
+ */
+export async function makeDirectory(path: string): Promise<string | undefined> {
+  try {
+    return await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new OutputError('OUTPUT_DIRECTORY', `cannot create directory ${path}`, { cause: error });
+  }
+}
+
+/**
+ * Removes the directories that `makeDirectory` made, from `path` up to `highest`, unless there is something in them.
+ * @returns whether all are gone
+ */
+export async function unmakeDirectory(path: string, highest: string): Promise<boolean> {
+  for (let at = path; at.length >= highest.length; at = dirname(at)) {
+    try {
+      await rmdir(at);
+    } catch (error) {
+      const code = errnoCode(error);
+      if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
+      if (code !== 'ENOENT') throw error;
+    }
+  }
+  return true;
+}
+
+/**
+ * Removes a file, if it exists.
+ * @returns whether it did
+ */
+export async function removeIfPresent(path: string): Promise<boolean> {
+  if (!(await exists(path))) return false;
+  await rm(path, { force: true });
+  return true;
+}
+
+/** Makes the names in a directory durable. */
+export async function syncDirectory(path: string): Promise<void> {
+  const dir = await open(path, 'r');
+  try {
+    await dir.sync();
+  } finally {
+    await dir.close();
+  }
+}
+
+/** Finds the nearest directory at or above a path that exists. */
+export async function nearestDirectory(path: string): Promise<string> {
+  let at = path;
+  for (;;) {
+    try {
+      if ((await stat(at)).isDirectory()) return at;
+    } catch {
+      // Try the one above.
+    }
+    const above = dirname(at);
+    if (above === at) return at;
+    at = above;
+  }
+}

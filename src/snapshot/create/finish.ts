@@ -1,0 +1,186 @@
+/** Completes a create once the guest runs again: the memory file or stream, the manifest and the cfgfile. */
+
+import { dirname } from 'node:path';
+import { describeError, InterruptedError, OutputError } from '../../core/errors.ts';
+import { unmakeDirectory } from '../../core/files.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import type { XenVersion } from '../../core/xen.ts';
+import { type Checksums, checksumFile, STRETCH } from '../../memfile/checksums.ts';
+import { printLibxlJson } from '../../memfile/libxl-json.ts';
+import type { Manifest } from '../../memfile/manifest.ts';
+import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
+import { replaceConfig } from '../../savefmt/index.ts';
+import { identifyDisk } from '../images/identity.ts';
+import type { MemoryOutcome } from '../memory/file-saver.ts';
+import { OutputFile, writeWhole } from '../output/file.ts';
+import type { StreamOutput } from '../output/stream.ts';
+import type { CreateJournal } from './journal.ts';
+import { type CreateRun, type OpenOutput, warn } from './open.ts';
+import { digest, planTextUndo } from './undo.ts';
+
+/** What is known of the guest and its memory once the guest runs again. */
+export interface TakenState {
+  readonly xen: XenVersion;
+  readonly memory: MemoryOutcome;
+  /** The part of the file before the pages, if it has changed since it was written. */
+  readonly newPrefix: Uint8Array | undefined;
+  /** The part behind the pages. */
+  readonly suffix: Uint8Array;
+}
+
+interface Sizes {
+  readonly fileBytes: number;
+  readonly allocatedBytes: number;
+}
+
+/** Completes the file or the stream. */
+export async function finishOutput(run: CreateRun, opened: OpenOutput, state: TakenState): Promise<Sizes> {
+  const { output } = opened;
+  await makeRoom(run, opened, state.memory.populated);
+  return output instanceof OutputFile
+    ? await finishFile(run, opened, output, state)
+    : await finishStream(run, opened.journal, output, state.suffix);
+}
+
+/** Raises the memory target of the configuration in the file, if the file has more memory than that. */
+async function makeRoom(run: CreateRun, { output, prefix }: OpenOutput, pages: number): Promise<void> {
+  const { config } = run.context;
+  const roomy = withRoomFor(config, pages);
+  if (roomy === undefined) return;
+  const header = output instanceof OutputFile ? replaceConfig(prefix, printLibxlJson(roomy)) : undefined;
+  const then =
+    header === undefined
+      ? 'snapshot-revert handles this; a plain xl restore needs a configuration with more memory'
+      : 'a revert restores it with that as its target; then set it again with xl mem-set';
+  if (header !== undefined) await output.writeAt(header, 0);
+  warn(run, `${roomText(config, pages)}: ${then}`);
+}
+
+/** Completes the files. The memory file gets its name last: from then on the snapshot is complete. */
+async function finishFile(
+  run: CreateRun,
+  { journal, prefix, saver }: OpenOutput,
+  file: OutputFile,
+  { xen, memory, newPrefix, suffix }: TakenState,
+): Promise<Sizes> {
+  const { plan, tuning } = run.context;
+  const { sync } = plan;
+  if (newPrefix !== undefined) await file.writeAt(newPrefix, 0);
+  await file.writeAt(suffix, memory.end);
+  await saver.writeKept();
+  const sizes = await file.sizes();
+  // The disk is the slowest part.
+  if (sync) file.beginSync();
+  const checksums =
+    tuning?.checksums === false ? undefined : await readBack(run, file, sizes.fileBytes, prefix.length);
+  const facts = { bytes: sizes.fileBytes, pages: memory.pages };
+  await writeManifestAndCfgfile(run, journal, xen, facts, checksums);
+  await file.commit({ sync });
+  return sizes;
+}
+
+/** Completes a stream: its last bytes complete the snapshot. */
+async function finishStream(
+  { context, phases }: CreateRun,
+  journal: CreateJournal,
+  stream: StreamOutput,
+  suffix: Uint8Array,
+): Promise<Sizes> {
+  await stream.writeLast(suffix);
+  phases.shield();
+  // The reader has it all the same; after a crash of the host, only this line says so.
+  if (context.plan.sync) await phases.bounded(() => journal.noteDurably({ step: 'whole' })).catch(() => {});
+  else journal.noteMaybe({ step: 'whole' });
+  await stream.commit({ sync: context.plan.sync });
+  return await stream.sizes();
+}
+
+async function writeManifestAndCfgfile(
+  { context, host, phases }: CreateRun,
+  journal: CreateJournal,
+  xen: XenVersion,
+  memory: { readonly bytes: number; readonly pages: number },
+  checksums: Checksums | undefined,
+): Promise<void> {
+  const { plan } = context;
+  const identities = await Promise.all(plan.disks.map((disk) => identifyDisk(host, disk)));
+  const manifest: Manifest = omitUndefined({
+    format: 'xlsnap-manifest' as const,
+    version: 1 as const,
+    name: plan.name,
+    description: plan.description,
+    created: new Date().toISOString(),
+    state: plan.state,
+    domain: plan.domain,
+    uuid: plan.uuid,
+    type: plan.type,
+    xen,
+    memory: { path: plan.memoryPath, ...memory },
+    checksums,
+    disks: plan.disks,
+    identities: identities.filter((identity) => identity !== undefined),
+    uncovered: plan.uncovered,
+    unknownDrives: plan.unknownDrives.length === 0 ? undefined : plan.unknownDrives,
+    qemu: context.qemu,
+    phases: phases.timings,
+  });
+  const write = async (path: string, text: string): Promise<void> => {
+    phases.checkpoint();
+    journal.note({ step: 'text', path, sha256: digest(text) });
+    // After, not before: another program's file of that name stays.
+    await writeWhole(path, text);
+    planTextUndo(phases, path, digest(text));
+  };
+  if (plan.manifestPath !== undefined) {
+    await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
+  }
+  if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
+}
+
+/** Reads the file back for its checksums. Not while copying: that would lengthen the downtime, and live, pages are written several times. */
+async function readBack(
+  { host, phases, options }: CreateRun,
+  file: OutputFile,
+  size: number,
+  head: number,
+): Promise<Checksums> {
+  try {
+    return await checksumFile(
+      file.fd,
+      size,
+      { head, stretch: STRETCH },
+      {
+        signal: options.signal,
+        extents: host.extents,
+        progress: (done) => phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'bytes' }),
+      },
+    );
+  } catch (cause) {
+    if (cause instanceof InterruptedError) throw cause;
+    throw new OutputError('OUTPUT_READ', `cannot read ${file.partialPath} back`, {
+      cause,
+      hint: 'check the file system: is it failing?',
+    });
+  }
+}
+
+/** Removes the journal. The snapshot is complete, so a failure is only a warning. */
+export async function removeJournal(
+  { phases, context, madeDirectory: made }: CreateRun,
+  journal: CreateJournal,
+): Promise<void> {
+  try {
+    // Its storage may hang; a complete snapshot is reported all the same.
+    const remove = async (): Promise<void> => {
+      await journal.remove();
+      // There is nothing else in it.
+      if (context.plan.stream && made !== undefined)
+        await unmakeDirectory(dirname(context.journalBase), made);
+    };
+    await phases.step(() => phases.bounded(remove));
+  } catch (error) {
+    const by = `xlsnap recover ${shellQuote(context.journalBase)} removes it`;
+    phases.reporter.log('warning', `${journal.path} is still there (${describeError(error)}): ${by}`);
+  }
+}
