@@ -1,4 +1,4 @@
-/** : What can be wrong with a cfgfile, and the error that reports it. */
+/** What can be wrong with a cfgfile, and the error that reports it. */
 import { EXIT, XlsnapError } from '../core/errors.ts';
 
 /** Something that is wrong in a cfgfile. */

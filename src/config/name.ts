@@ -1,4 +1,4 @@
-/** : Checks snapshot names, paths and descriptions. */
+/** Checks snapshot names, paths and descriptions. */
 
 /** Why a text is not valid. */
 export interface TextProblem {
@@ -65,7 +65,10 @@ export function checkPath(path: string): TextProblem | undefined {
   return undefined;
 }
 
-/** Says what is wrong with a description. It is shown on terminals, so tab and newline are the only control characters allowed. */
+/**
+ * Says what is wrong with a description. It is shown on terminals, so tab and newline are the only control
+ * characters allowed.
+ */
 export function checkDescription(text: string): TextProblem | undefined {
   if (isWellFormed(text) && !/[^\P{Cc}\t\n]/u.test(text)) return undefined;
   return {

@@ -1,4 +1,4 @@
-/** : Parses a cfgfile, and reports everything that is wrong in it. */
+/** Parses a cfgfile, and reports everything that is wrong in it. */
 import type { DiskRequest, SnapshotConfig } from './config.ts';
 import { ConfigError, type ConfigFinding } from './errors.ts';
 import { type Located, nextToken, SyntaxProblem, type Token } from './lex.ts';

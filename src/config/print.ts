@@ -1,4 +1,4 @@
-/** : Prints a cfgfile. */
+/** Prints a cfgfile. */
 import type { SnapshotConfig } from './config.ts';
 import { ConfigError } from './errors.ts';
 import { parseConfig } from './parse.ts';

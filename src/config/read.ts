@@ -1,4 +1,4 @@
-/** : Reads a cfgfile from disk. */
+/** Reads a cfgfile from disk. */
 import { open } from 'node:fs/promises';
 import { errnoCode } from '../core/errors.ts';
 import type { SnapshotConfig } from './config.ts';

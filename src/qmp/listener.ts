@@ -1,4 +1,4 @@
-/** : Collects events of a QMP session. */
+/** Collects events of a QMP session. */
 import type { Limits } from '../core/deadline.ts';
 import { EventQueue } from '../core/event-queue.ts';
 import { QmpClosedError, QmpTimeoutError } from './errors.ts';

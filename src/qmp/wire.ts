@@ -62,7 +62,8 @@ export function parseLine(line: string): Readonly<Record<string, unknown>> {
   } catch (cause) {
     throw new QmpProtocolError(`QEMU sent malformed JSON: ${excerpt(line)}`, { cause });
   }
-  if (!isRecord(value)) throw new QmpProtocolError(`QEMU sent something other than a JSON object: ${excerpt(line)}`);
+  if (!isRecord(value))
+    throw new QmpProtocolError(`QEMU sent something other than a JSON object: ${excerpt(line)}`);
   return value;
 }
 

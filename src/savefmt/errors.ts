@@ -1,4 +1,4 @@
-/** : Errors of the stream formats: each says what was expected, what was found, and at which offset. */
+/** Errors of the stream formats: each says what was expected, what was found, and at which offset. */
 import { EXIT, XlsnapError } from '../core/errors.ts';
 
 /** What an error about a stream may say besides what was being read. */

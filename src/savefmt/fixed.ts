@@ -1,4 +1,4 @@
-/** : Fixed layouts of integers, each declared once for parser and encoder. */
+/** Fixed layouts of integers, each declared once for parser and encoder. */
 import { Parser } from 'binary-parser';
 
 /** Width of an unsigned integer; `u64` is a bigint, the others are numbers. */

@@ -1,4 +1,4 @@
-/** : Encodes what precedes and what follows the guest's pages in a save file. */
+/** Encodes what precedes and what follows the guest's pages in a save file. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { concat } from './fixed.ts';
 import {

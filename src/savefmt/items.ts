@@ -1,4 +1,4 @@
-/** : The items of a save file, as the reader yields them and the writer takes them. */
+/** The items of a save file, as the reader yields them and the writer takes them. */
 import type { DomainHeader, ImageHeader, LibxcRecord } from './libxc.ts';
 import type { LibxlHeader, LibxlRecord } from './libxl.ts';
 import type { XlHeader } from './xl-header.ts';

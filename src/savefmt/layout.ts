@@ -1,4 +1,4 @@
-/** : Computes where each page of the guest is in the memory file. */
+/** Computes where each page of the guest is in the memory file. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import {
   PAGE_DATA_COUNT_MAX,

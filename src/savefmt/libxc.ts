@@ -1,4 +1,4 @@
-/** : The headers and records of libxc's stream, except PAGE_DATA (`page-data.ts`). */
+/** The headers and records of libxc's stream, except PAGE_DATA (`page-data.ts`). */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { hex, RecordError } from './errors.ts';
 import { concat, fixed } from './fixed.ts';

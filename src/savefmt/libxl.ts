@@ -1,4 +1,4 @@
-/** : The header and records of libxl's stream. */
+/** The header and records of libxl's stream. */
 import { hex, RecordError } from './errors.ts';
 import { concat, fixed } from './fixed.ts';
 import { encodeRecord, OPTIONAL_BIT } from './record.ts';

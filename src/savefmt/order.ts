@@ -1,4 +1,4 @@
-/** : The order of a stream's items: which kind comes next, and which records may be where. */
+/** The order of a stream's items: which kind comes next, and which records may be where. */
 import type { StreamFormat, StreamItem } from './items.ts';
 import { type GuestType, LIBXC_VERSION, type LibxcRecord, type LibxcRecordName } from './libxc.ts';
 import type { LibxlRecord } from './libxl.ts';

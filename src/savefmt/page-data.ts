@@ -1,4 +1,4 @@
-/** : PAGE_DATA records: their pfn words, page types and lengths. */
+/** PAGE_DATA records: their pfn words, page types and lengths. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { concat, fixed } from './fixed.ts';
 import { RECORD_LENGTH_MAX, recordHeader } from './record.ts';

@@ -1,4 +1,4 @@
-/** : Collects which pages a stream has, from its PAGE_DATA records. */
+/** Collects which pages a stream has, from its PAGE_DATA records. */
 import { hex, RecordError } from './errors.ts';
 import { hasPageData, PAGE_TYPE, type PfnWords, pageTypeName } from './page-data.ts';
 

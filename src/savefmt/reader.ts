@@ -1,4 +1,4 @@
-/** : Reads a stream item by item, in bounded memory. */
+/** Reads a stream item by item, in bounded memory. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSource } from '../core/byte-source.ts';
 import { throwIfAborted } from '../core/errors.ts';

@@ -1,4 +1,4 @@
-/** : The frame of a record, in libxl's and libxc's streams alike. */
+/** The frame of a record, in libxl's and libxc's streams alike. */
 import { concat, fixed } from './fixed.ts';
 
 /**

@@ -1,4 +1,4 @@
-/** : Checks a whole stream against the specifications, and collects what it says. */
+/** Checks a whole stream against the specifications, and collects what it says. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSource } from '../core/byte-source.ts';
 import { parseJson } from '../core/json.ts';

@@ -1,4 +1,4 @@
-/** : Writes a stream item by item. */
+/** Writes a stream item by item. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSink } from '../core/byte-sink.ts';
 import { StreamError } from './errors.ts';

@@ -1,4 +1,4 @@
-/** : xl's header of a save file, and the domain configuration in it. */
+/** xl's header of a save file, and the domain configuration in it. */
 import { RecordError, StreamError } from './errors.ts';
 import { concat, fixed } from './fixed.ts';
 

@@ -1,4 +1,4 @@
-/** : Reads Xen's dirty bitmap, and notices if another program has emptied it. */
+/** Reads Xen's dirty bitmap, and notices if another program has emptied it. */
 import { countOnes } from '../core/bitmap.ts';
 
 /**

@@ -1,4 +1,4 @@
-/** : Errors of calls into Xen's libraries. */
+/** Errors of calls into Xen's libraries. */
 import { getSystemErrorName } from 'node:util';
 import { EnvironmentError, type ErrorDetails, EXIT, type ExitCode, XlsnapError } from '../core/errors.ts';
 import { ABIS } from './abi.ts';

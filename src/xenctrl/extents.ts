@@ -1,4 +1,4 @@
-/** : Finds out where a file has data and where it has holes. */
+/** Finds out where a file has data and where it has holes. */
 import { statfsSync } from 'node:fs';
 import { EnvironmentError } from '../core/errors.ts';
 import type { Extents } from '../core/extents.ts';

@@ -1,4 +1,4 @@
-/** : Builds the array of struct iovec for one gathering write. */
+/** Builds the array of struct iovec for one gathering write. */
 
 /** Words of 32 bits in a struct iovec (sys/uio.h): address and length, 64 bits each. */
 const WORDS = 4;

@@ -1,4 +1,4 @@
-/** : Allocates memory for hypercalls. */
+/** Allocates memory for hypercalls. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { XENCTRL } from './declarations.ts';
 import { XenCallError } from './errors.ts';

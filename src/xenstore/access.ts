@@ -1,4 +1,4 @@
-/** : Reads and writes nodes of xenstore, inside or outside a transaction. */
+/** Reads and writes nodes of xenstore, inside or outside a transaction. */
 import type { Limits } from '../core/deadline.ts';
 import { UsageError } from '../core/errors.ts';
 import type { XenstoreConnection, XenstoreRequest } from './connection.ts';

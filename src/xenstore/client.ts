@@ -1,4 +1,4 @@
-/** : A client for xenstored: nodes, watches, transactions. */
+/** A client for xenstored: nodes, watches, transactions. */
 import { existsSync } from 'node:fs';
 import { join as joinPath } from 'node:path';
 import type { Limits } from '../core/deadline.ts';

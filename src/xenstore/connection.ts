@@ -59,9 +59,7 @@ export class XenstoreConnection {
     this.#socket = socket;
     socket.on('data', (chunk: Uint8Array) => this.#receive(chunk));
     socket.on('error', (cause) =>
-      this.#finish(
-        new XenstoreClosedError(`the connection to xenstored broke: ${cause.message}`, { cause }),
-      ),
+      this.#finish(new XenstoreClosedError(`the connection to xenstored broke: ${cause.message}`, { cause })),
     );
     socket.on('close', () => this.#finish(new XenstoreClosedError('xenstored closed the connection')));
   }

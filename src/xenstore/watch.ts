@@ -1,4 +1,4 @@
-/** : A watch on a xenstore path, as a queue of events. */
+/** A watch on a xenstore path, as a queue of events. */
 import type { Limits } from '../core/deadline.ts';
 import { EventQueue } from '../core/event-queue.ts';
 import type { WatchTarget } from './connection.ts';

@@ -1,4 +1,4 @@
-/** : Errors about the tables of a PV guest. */
+/** Errors about the tables of a PV guest. */
 import { DomainError } from '../../core/errors.ts';
 
 /**

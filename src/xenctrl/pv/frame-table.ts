@@ -1,4 +1,4 @@
-/** : Looks frame numbers up in mapped tables: a guest's p2m, or Xen's m2p. */
+/** Looks frame numbers up in mapped tables: a guest's p2m, or Xen's m2p. */
 
 /**
  * The entry of a table where there is no frame. Frames from 2^32 on, above 16 TiB, count as none too, and so

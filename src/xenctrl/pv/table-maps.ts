@@ -1,4 +1,4 @@
-/** : Maps the tables of a PV domain for as long as they are needed. */
+/** Maps the tables of a PV domain for as long as they are needed. */
 import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
 import type { FOREIGNMEMORY, XENGUEST } from '../declarations.ts';
 import { XenCallError } from '../errors.ts';

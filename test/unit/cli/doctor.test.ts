@@ -25,7 +25,7 @@ const refused: DomainReport = {
         {
           code: 'DISK_BACKEND',
           message: 'disk xvdb on /dev/vg0/guest2 is served by the kernel (blkback), which cannot snapshot it',
-          hint: 'only disks served by QEMU can be snapshotted: write backendtype=qdisk into its disk= line',
+          hint: 'only disks served by QEMU can be snapshotted: set backendtype=qdisk in its disk= line',
         },
       ],
     },

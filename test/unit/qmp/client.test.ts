@@ -177,7 +177,12 @@ describe('commands', () => {
       QmpProtocolError,
       /malformed JSON/,
     ],
-    ['no object', (server: FakeQmpServer) => server.sendRaw('[1]\n'), QmpProtocolError, /no JSON object/],
+    [
+      'no object',
+      (server: FakeQmpServer) => server.sendRaw('[1]\n'),
+      QmpProtocolError,
+      /something other than a JSON object/,
+    ],
     [
       'no UTF-8',
       (server: FakeQmpServer) => server.sendRaw(new Uint8Array([0xff, 10])),

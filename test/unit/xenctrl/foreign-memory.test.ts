@@ -203,7 +203,7 @@ describe('packPages', () => {
       exitCode: 12,
       offset: 3 * PAGE,
       data: { errno: 'ENOSPC' },
-      hint: expect.stringContaining('free some space'),
+      hint: expect.stringContaining('free space'),
     });
     expect(mapped).toBe(0);
   });

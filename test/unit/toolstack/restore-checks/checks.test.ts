@@ -262,7 +262,7 @@ describe('memory', () => {
     expect(risk).toBeUndefined();
     expect(obstacle).toMatchObject({
       code: 'NO_MEMORY',
-      message: 'the restore needs 202 MiB of memory, but 108 MiB are free',
+      message: 'the restore needs 202 MiB of memory, but 108 MiB is free',
     });
     expect(judgeMemory(config(), pages, host(202)).obstacle).toBeUndefined();
   });
@@ -270,7 +270,7 @@ describe('memory', () => {
   test('the memory of the domain that goes counts', () => {
     expect(judgeMemory(config(), pages, host(0, 202))).toEqual({});
     expect(judgeMemory(config(), pages, host(10, 64)).obstacle?.message).toContain(
-      "64 MiB are the domain's own",
+      "64 MiB is the domain's own",
     );
   });
 
