@@ -54,7 +54,7 @@ it('disks of the command line', () => {
   expect(parseDisk('xvdc')).toEqual({ vdev: 'xvdc', format: 'qcow2', sizeMiB: 64 });
   expect(parseDisk('xvdc:raw:8')).toEqual({ vdev: 'xvdc', format: 'raw', sizeMiB: 8 });
   for (const bad of ['xvda:vhd:8', 'xvda:raw:0', 'xvda:raw:8:9', 'xvda:raw:8M']) {
-    expect(() => parseDisk(bad)).toThrow('want VDEV:FORMAT:MIB');
+    expect(() => parseDisk(bad)).toThrow('expected VDEV:FORMAT:MIB');
   }
 });
 

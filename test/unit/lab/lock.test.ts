@@ -60,8 +60,8 @@ it('of a process that is gone is taken over, also when another has its number', 
     expect(await withLock(file, 'mine', say, async () => 5)).toBe(5);
   }
   expect(said).toEqual([
-    `took over the lock of process ${other.pid}, which is gone`,
-    `took over the lock of process ${process.pid}, which is gone`,
+    `took over the lock of process ${other.pid}, which has exited`,
+    `took over the lock of process ${process.pid}, which has exited`,
   ]);
   expect(readdirSync(directory)).toEqual([]);
 });
