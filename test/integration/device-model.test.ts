@@ -89,14 +89,14 @@ async function expectAsBefore(): Promise<void> {
   expect(await output('qemu-img', 'check', at('first.qcow2'))).toContain('No errors');
 }
 
-it('stops and lets go on', async () => {
+it('stops and continues the machine', async () => {
   await (await open()).cont();
   expect(await ask(queryStatus)).toMatchObject({ status: 'running' });
   await (await open()).stop();
   expect(await ask(queryStatus)).toMatchObject({ status: 'paused' });
 });
 
-describe('the devices’ state', () => {
+describe('the state of the devices', () => {
   const leftovers = async (): Promise<string[]> =>
     (await readdir(directory.path)).filter((name) => name.startsWith('xlsnap-'));
 
@@ -108,7 +108,7 @@ describe('the devices’ state', () => {
     expect(await leftovers()).toEqual([]);
   });
 
-  it('leaves none either when QEMU refuses', async () => {
+  it('leaves no file when QEMU refuses either', async () => {
     // A directory that QEMU cannot reach by that name.
     await using own = await openFile(directory.path);
     const model = await open(`/proc/self/fd/${own.fd}/qmp`);
@@ -117,8 +117,8 @@ describe('the devices’ state', () => {
   });
 });
 
-describe('snapshots', () => {
-  it('of both kinds are taken at once, and nobody else may read the overlay', async () => {
+describe('disk snapshots', () => {
+  it('of both kinds are taken at once, and no one else can read the overlay', async () => {
     await (await open()).snapshotDisks(mixed());
     expect(await tops()).toMatchObject([
       { nodeName: 'xvda-qcow2', tags: ['s1'] },
@@ -127,7 +127,7 @@ describe('snapshots', () => {
     expect((await stat(overlay())).mode & 0o777).toBe(0o600);
   });
 
-  it('leave nothing when the second one is refused', async () => {
+  it('leave nothing behind if the second one is refused', async () => {
     const one = await open();
     await one.snapshotDisks([{ kind: 'internal', vdev: 'xvda', tag: 's1' }]);
     await expect(one.snapshotDisks([...mixed()].reverse())).rejects.toThrow(/s1.*already exists/);
@@ -135,7 +135,7 @@ describe('snapshots', () => {
     await expectAsBefore();
   });
 
-  it('of a disk that is on an overlay already are merged into that, and not into its base', async () => {
+  it('that are undone are merged into the overlay that the disk was on, not into its base', async () => {
     await (await open()).snapshotDisks(mixed());
     await write(1, 7);
     const base = await readFile(at('second.raw'));
@@ -167,12 +167,12 @@ describe('snapshots', () => {
   });
 });
 
-describe('snapshots taken back', () => {
+describe('undoing disk snapshots', () => {
   it.each<[string, () => DiskAction[]]>([
     ['internal', () => mixed().slice(0, 1)],
     ['external', () => mixed().slice(1)],
     ['mixed', mixed],
-  ])('%s: what was written since stays', async (_, actions) => {
+  ])('%s: what was written since is kept', async (_, actions) => {
     await (await open()).snapshotDisks(actions());
     await write(0, 6);
     await write(1, 7);
@@ -184,7 +184,7 @@ describe('snapshots taken back', () => {
   });
 });
 
-describe('a transaction that is not answered', () => {
+describe('a transaction without an answer', () => {
   it('is not even sent to a QEMU that does not answer', async () => {
     const one = await open(qemu.socket, 500);
     process.kill(qemu.pid, 'SIGSTOP');
@@ -221,7 +221,7 @@ describe('a transaction that is not answered', () => {
     return server;
   }
 
-  it('is taken back when QEMU was slow to carry it out', async () => {
+  it('is undone if QEMU was slow to carry it out', async () => {
     let stopped = false;
     const server = await listen((command) => {
       if (command.includes('"transaction"')) {
@@ -241,7 +241,7 @@ describe('a transaction that is not answered', () => {
     await expectAsBefore();
   });
 
-  it('is taken back when the session broke', async () => {
+  it('is undone if the session broke', async () => {
     const server = await listen((command) =>
       command.includes('"transaction"') ? 'lose the answer' : undefined,
     );
@@ -257,7 +257,7 @@ describe('a transaction that is not answered', () => {
     await expectAsBefore();
   });
 
-  it('by a QEMU that has died tells what may be left', async () => {
+  it('reports what may be left if QEMU has died', async () => {
     const server = await listen((command) => {
       if (command.includes('"transaction"')) process.kill(qemu.pid, 'SIGKILL');
       return undefined;

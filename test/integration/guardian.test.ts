@@ -20,7 +20,7 @@ const mark = (): string => join(directory.path, 'mark');
 const WRITE_DOWN =
   'while IFS= read -r line; do set -- "$@" "$line"; done; printf "%s\\n" "$@" > "$0".new && mv "$0".new "$0"';
 
-/** A process with a guardian whose program writes down what it was told; `then` is what the process does. */
+/** A process with a guardian whose program writes down its input; `then` is what the process does. */
 function script(then: string): string {
   return `
     import { startGuardian } from ${JSON.stringify(join(root, 'src/toolstack/guardian.ts'))};
@@ -47,7 +47,7 @@ it('acts when its process ends without a word', async () => {
   await expect.poll(told, { timeout: 20_000 }).toBe(ALONE);
 });
 
-it('hears that it is dismissed, and does not hold its process', async () => {
+it('notices that it is dismissed, and does not keep its process running', async () => {
   const { status, stdout } = spawnSync(
     process.execPath,
     node(script("guardian.dismiss(); process.on('exit', () => console.log('ends by itself'));")),
@@ -57,7 +57,7 @@ it('hears that it is dismissed, and does not hold its process', async () => {
   await expect.poll(told, { timeout: 20_000 }).toBe(`${ALONE}done\n`);
 });
 
-it('without a program there is no guardian', () => {
+it('is not started without a program', () => {
   expect(() => startGuardian([join(directory.path, 'none')])).toThrow(EnvironmentError);
 });
 
@@ -72,9 +72,9 @@ function guardianMain(input: string): number | null {
 
 it.each([
   ['it is dismissed', `${JSON.stringify('/x.journal')}\ndone\n`],
-  ['it is dismissed before it is told a journal', 'done\n'],
+  ['it is dismissed before it gets a journal', 'done\n'],
   ['its process ends before there is a journal', ''],
-])('its program does nothing when %s', (_, input) => {
+])('does nothing if %s', (_, input) => {
   expect(guardianMain(input)).toBe(0);
 });
 

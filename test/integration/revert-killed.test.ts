@@ -60,7 +60,7 @@ const script = (): string => `
 `;
 
 it.each(['snapshot -q -c xlsnap-before', 'snapshot -q -a s1', 'create -q'])(
-  'killed in qemu-img %s, it is undone, and stays so',
+  'a revert killed in qemu-img %s is undone, and stays undone',
   async (work) => {
     const image = await makeImage(at('a.qcow2'));
     const base = await makeImage(at('b.qcow2'));

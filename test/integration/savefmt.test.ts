@@ -41,7 +41,7 @@ async function libxcPart(path: string): Promise<Uint8Array> {
   return bytes.subarray(bytes.indexOf(Buffer.from('ffffffffffffffff58454e46', 'hex')));
 }
 
-describe.skipIf(xen === undefined)('Xen takes what is written', () => {
+describe.skipIf(xen === undefined)('Xen accepts what is written', () => {
   test.each([
     ['pv', undefined],
     ['pvh', undefined],

@@ -66,7 +66,7 @@ const steadily = (body: () => Promise<void>) => () =>
 
 describe.runIf(wanted)('an ordinary day', () => {
   it(
-    'another running domain has the image: the revert is refused, with --force too, and that domain goes on',
+    'a revert is refused, even with --force, if another running domain has the image; that domain keeps running',
     steadily(async () => {
       await create('s1');
       await destroy(NAME);
@@ -90,7 +90,7 @@ describe.runIf(wanted)('an ordinary day', () => {
   );
 
   it(
-    'the guest reboots while a revert checks: it is refused, and nothing is touched',
+    'a revert is refused, and nothing is touched, if the guest reboots while it checks',
     steadily(async () => {
       await create('s1');
       const before = guest.domid;
@@ -109,7 +109,7 @@ describe.runIf(wanted)('an ordinary day', () => {
   );
 
   it(
-    'the base of an overlay was written to: a risk with a name',
+    'a base that was written to is a risk with a name',
     steadily(async () => {
       await create('s1');
       await destroy(NAME);
@@ -122,7 +122,7 @@ describe.runIf(wanted)('an ordinary day', () => {
   );
 
   it(
-    'a later snapshot stands on the overlay: a risk with a name, with the domain down',
+    'a later snapshot on the overlay is a risk with a name, with the domain down',
     steadily(async () => {
       await create('s1');
       await dom0.lab.waitForTicks(NAME, 3);
@@ -138,7 +138,7 @@ describe.runIf(wanted)('an ordinary day', () => {
   );
 
   it(
-    'memory is taken from the guest, then it is snapshotted live, and reverted',
+    'a guest from which memory was taken is snapshotted live, and reverted',
     steadily(async () => {
       await dom0.lab.run(`xl mem-set ${NAME} 72`);
       await create('s1', '--live');
@@ -156,7 +156,7 @@ describe.runIf(wanted)('an HVM guest', () => {
     () => dom0,
   );
 
-  it('is saved by xl within a live create: its QEMU lives, and it goes on', () =>
+  it('keeps running, and its QEMU too, when xl saves it during a live create', () =>
     hvm.steadily(async () => {
       const cfg = await hvm.configure(`name="s1"\nmemory_path="${hvm.folder}/s1.save"\ndisks=[',,xvda']\n`);
       const said = await dom0.during(
@@ -173,8 +173,8 @@ describe.runIf(wanted)('an HVM guest', () => {
     }));
 });
 
-describe.runIf(wanted)('a guest that still waits for a part of its memory', () => {
-  it('is refused, and lives', async () => {
+describe.runIf(wanted)('a guest that still waits for part of its memory', () => {
+  it('is refused, and keeps running', async () => {
     const name = 'e2e-pod';
     await dom0.steadily(name, async () => {
       await dom0.lab.removeGuest(name);

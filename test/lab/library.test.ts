@@ -47,7 +47,7 @@ async function example(command: 'create' | 'revert', cfgfile: string): Promise<R
   return JSON.parse(stdout) as Record<string, unknown>;
 }
 
-it('takes a snapshot and goes back to it without xl', async () => {
+it('takes a snapshot and reverts to it without xl', async () => {
   await dom0.steadily(NAME, async () => {
     await installExample();
     await dom0.lab.removeGuest(NAME);

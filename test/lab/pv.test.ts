@@ -44,19 +44,22 @@ async function startGuest(): Promise<void> {
   });
 }
 
-it.runIf(!PV_LIVE)('live is refused where Xen has no shadow paging, and the guest goes on', async () => {
-  await dom0.steadily(NAME, async () => {
-    await startGuest();
-    const { code, stderr } = await dom0.xlsnap(`snapshot-create ${NAME} --live -q`);
-    expect(stderr).toMatch(/without shadow paging.*without --live/s);
-    expect(code).toBe(EXIT.preflight);
-    await dom0.lab.waitForTicks(NAME, 3);
-    expect((await dom0.lab.guestReport(NAME)).complaints).toEqual([]);
-  });
-});
+it.runIf(!PV_LIVE)(
+  'a live create is refused if Xen has no shadow paging, and the guest keeps running',
+  async () => {
+    await dom0.steadily(NAME, async () => {
+      await startGuest();
+      const { code, stderr } = await dom0.xlsnap(`snapshot-create ${NAME} --live -q`);
+      expect(stderr).toMatch(/without shadow paging.*without --live/s);
+      expect(code).toBe(EXIT.preflight);
+      await dom0.lab.waitForTicks(NAME, 3);
+      expect((await dom0.lab.guestReport(NAME)).complaints).toEqual([]);
+    });
+  },
+);
 
 it.each(PV_LIVE ? ['', '--live'] : [''])(
-  "our stream and xl's of the same instant are the same %s",
+  "xlsnap's stream and xl's of the same instant are identical %s",
   async (live) => {
     await dom0.steadily(NAME, async () => {
       await startGuest();

@@ -27,7 +27,7 @@ const CRASH_SCRIPT = `
   await xen.shutdown(toDomid(Number(process.argv[2])), SHUTDOWN.SHUTDOWN_crash);
   process.exit();`;
 
-/** Creates, and has `action` done as soon as `phase` has begun; xlsnap goes on meanwhile. */
+/** Creates, and runs `action` as soon as `phase` has begun, while xlsnap continues. */
 async function during(phase: string, action: string, args = '') {
   return await dom0.during(
     `snapshot-create ${NAME} ${await guest.configure(guest.cfgOf('s'))} ${args}`,
@@ -64,7 +64,7 @@ function failure(said: Said): string {
 const until = (flags: string): string =>
   `until xl list ${NAME} | tail -n 1 | grep -qE ' ${flags} '; do sleep 0.2; done`;
 
-describe('a guest that comes to its end', () => {
+describe('a guest that ends during a create', () => {
   it.each(
     some(
       [['is destroyed between its memory and its disks', 'contexts', 'true', ''] as const],
@@ -83,7 +83,7 @@ describe('a guest that comes to its end', () => {
     }),
   );
 
-  it('is destroyed while its disks are snapshotted: a whole snapshot, or none', () =>
+  it('is destroyed while its disks are snapshotted: the snapshot is complete, or there is none', () =>
     guest.steadily(async () => {
       const said = await during('disks', `xl destroy ${NAME}`);
       if (said.code === 0) {
@@ -100,11 +100,11 @@ describe('a guest that comes to its end', () => {
     ['shuts down', `xl shutdown ${NAME} && ${until('[r-][b-]-s--')}`, 'SUSPEND_OTHER'],
     ['crashes', `node ${CRASH} $domid && ${until('[r-][b-]-.c-')}`, 'SUSPEND_OTHER'],
     [
-      'is started anew',
+      'is started again',
       `xl reboot ${NAME} && until [ "$(xl domid ${NAME})" -gt $domid ]; do sleep 0.5; done`,
       'DOMAIN_GONE',
     ],
-  ])('%s before it is suspended', (_, action, code) =>
+  ])('%s before it is suspended: nothing is left of the create', (_, action, code) =>
     guest.steadily(async () => {
       await dom0.lab.run(`cat >${CRASH}`, { input: CRASH_SCRIPT });
       const said = await stopped('precopy', `domid=${guest.domid}; ${action}`, '--live');
@@ -115,7 +115,7 @@ describe('a guest that comes to its end', () => {
   );
 });
 
-describe('a guest that somebody else pauses', () => {
+describe('a guest that another program pauses', () => {
   it.each(
     some([['while its memory is copied', 'memory', ''] as const], [['while it runs', 'precopy', '--live']]),
   )('%s stays paused', (_, phase, args) =>
@@ -132,7 +132,7 @@ describe('a guest that somebody else pauses', () => {
   );
 });
 
-describe('a guest whose devices are taken away', () => {
+describe('a guest that loses its devices', () => {
   it.runIf(all).each([
     ['a disk is detached', 'precopy', `xl block-detach ${NAME} xvdb --force`, '--live'],
     ['its QEMU dies', 'memory', 'kill -9 $(pgrep -f "xen-domid $domid ")', ''],
@@ -150,7 +150,7 @@ describe('a guest whose devices are taken away', () => {
 });
 
 describe('a guest that xl migrates at the same time', () => {
-  /** A live migration whose other side goes away in the middle: the guest goes on here. A session of its own outlives ours. */
+  /** A live migration whose other side goes away in the middle: the guest keeps running here. It has a session of its own, which outlives ours. */
   const migrate =
     `setsid xl migrate -s '' ${NAME} 'echo "xl migration receiver ready, send binary domain data."; head -c 60000000 >/dev/null'` +
     ' </dev/null >/tmp/xl-migrate 2>&1';
@@ -178,7 +178,7 @@ describe('a guest that xl migrates at the same time', () => {
       await guest.expectNothingLeft();
     }));
 
-  it.runIf(all)('is copied whole once more when the migration has taken its dirty log', () =>
+  it.runIf(all)('is copied once more, completely, if the migration has taken its dirty log', () =>
     guest.steadily(async () => {
       // Not before ours is on.
       const copying = `until grep -q '"phase":"precopy","done"' err; do sleep 0.02; done; sleep 1`;
@@ -212,28 +212,28 @@ describe('a dirty log', () => {
     // The last one has turned it on: one that goes off and on again.
     await xen.stopDirtyLog(domid);
     await take(true);
-    const anew = await take(false);
+    const again = await take(false);
     await xen.stopDirtyLog(domid);
-    console.log(JSON.stringify({ own, off, anew, all: gfns }));
+    console.log(JSON.stringify({ own, off, again, all: gfns }));
     process.exit();`;
 
-  it('that is off, or was begun anew by others, is not believed', () =>
+  it('is not trusted if another program has turned it off or restarted it', () =>
     guest.steadily(async () => {
       await dom0.lab.run('cat >/opt/xlsnap/log.mjs', { input: SCRIPT });
       const { stdout } = await dom0.lab.run(`cd /opt/xlsnap && node log.mjs ${guest.domid}`, {
         timeoutMs: 120_000,
       });
       console.log(`  ${stdout}`);
-      const told = JSON.parse(stdout) as { own: number[]; off: unknown; anew: number; all: number };
+      const told = JSON.parse(stdout) as { own: number[]; off: unknown; again: number; all: number };
       expect(told.off).toBe('DIRTY_LOG_LOST');
-      expect(told.anew).toBe(told.all);
+      expect(told.again).toBe(told.all);
       expect(told.own[0]).toBeGreaterThan(0);
       for (const count of told.own) expect(count).toBeLessThan(told.all);
     }));
 });
 
 describe('a guest that suspends at the last moment', () => {
-  it('has suspended, or goes on', () =>
+  it('has either suspended, or is running again', () =>
     guest.steadily(async () => {
       await dom0.lab.copyIn(join(import.meta.dirname, 'last-moment.mjs'), '/opt/xlsnap/last-moment.mjs');
       const { stdout } = await dom0.lab.run(`cd /opt/xlsnap && node last-moment.mjs ${NAME}`, {

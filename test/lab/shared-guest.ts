@@ -33,7 +33,7 @@ export class SharedGuest {
     this.#dom0 = dom0;
   }
 
-  /** One case, with the guest running; done anew when emulation killed the guest meanwhile. */
+  /** Runs one case, with the guest running; repeats it if emulation killed the guest in the meantime. */
   async steadily(body: () => Promise<void>): Promise<void> {
     await this.#dom0().steadily(this.name, async () => {
       console.log(`  ${expect.getState().currentTestName}`);

@@ -118,8 +118,8 @@ class Scenario {
     expect(stdout).not.toMatch(/before-|fresh-|partial/);
   }
 
-  /** Shuts it down, and creates it anew from its file, which names the overlay by then: Xen gives it another uuid. */
-  async createAnew(): Promise<void> {
+  /** Shuts it down, and creates it again from its file, which names the overlay by then: xl generates another uuid. */
+  async createAgain(): Promise<void> {
     const cfg = this.#guest?.cfg ?? '';
     const before = await this.#domain();
     const lives = (await dom0.lab.guestReport(this.name)).up.length;
@@ -135,7 +135,7 @@ class Scenario {
     expect(after.uuid).not.toBe(before.uuid);
   }
 
-  /** Reboots it: it goes on with the overlay's number, and the base stays as it was. */
+  /** Reboots it: it continues with the overlay's number, and the base stays as it was. */
   async reboot(): Promise<void> {
     const before = await dom0.lab.counter(this.name);
     const lives = (await dom0.lab.guestReport(this.name)).up.length;
@@ -236,16 +236,16 @@ describe.each(TYPES)('a %s guest with an internal and an external snapshot', (ty
   };
 
   it(
-    'is snapshotted and reverted, and goes on with the overlay after a reboot',
+    'is snapshotted and reverted, and continues on the overlay after a reboot',
     steadily(async () => {
       await create('s1');
       await step('its configuration names the overlay', () => scenario.configurationNamesOverlay());
       await step('is reverted', () => scenario.revert());
       if (type === 'pv') {
-        await step('is created anew, without a uuid in its file', () => scenario.createAnew());
+        await step('is created again, without a uuid in its file', () => scenario.createAgain());
         await step('is reverted again, without --force', () => scenario.revert());
       }
-      await step('goes on with the overlay after a reboot', () => scenario.reboot());
+      await step('continues on the overlay after a reboot', () => scenario.reboot());
       if (!live) await step('s1 is restored by plain xl restore', () => scenario.restoreByXl('s1'));
     }),
   );

@@ -19,7 +19,7 @@ test.prop(
     numRuns: 60,
   },
 )(
-  'the sums are zlib’s, whether holes are known or not, and one other byte changes one of them',
+  'checksums are those of zlib, with or without known holes, and one changed byte changes only one of them',
   async (list, head, stretch, place) => {
     await using directory = await tempDir();
     const size = list.reduce((sum, { length }) => sum + length, 0);

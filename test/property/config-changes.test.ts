@@ -60,7 +60,7 @@ test.prop([
   fc.nat(),
   scalar,
 ])(
-  'any other key that is set, or set otherwise, is the one that is named',
+  'any other key that is added or changed is the one that is named',
   (of, one, other, part, which, value) => {
     const before = lived(of as unknown as Parts, one);
     const now = lived(structuredClone(of) as unknown as Parts, other);

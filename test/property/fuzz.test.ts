@@ -7,7 +7,7 @@ import { checkPrototypes, type TargetName, targets } from '../fuzz/targets.ts';
 const RUNS = 300;
 const names = Object.keys(targets) as TargetName[];
 
-test.each(names)('mutated input of %s gives what was read, or a typed error', async (name) => {
+test.each(names)('mutated input of %s returns a value, or throws a typed error', async (name) => {
   const target = targets[name];
   for (let run = 0; run < RUNS; run++) {
     const random = new Random(4711, run);
@@ -27,15 +27,18 @@ test.each(names)('good input of %s passes', async (name) => {
 });
 
 // Every byte of the head, which for text is all.
-test.each(names)('input of %s chopped at every byte gives what was read, or a typed error', async (name) => {
-  const target = targets[name];
-  const [seed = new Uint8Array(0)] = [...target.seeds]
-    .sort((a, b) => b.length - a.length)
-    .filter(({ length }) => length < 20_000);
-  for (let end = 0; end < seed.length; end += end < target.head ? 1 : 31) {
-    await target.run(seed.subarray(0, end), new Random(end, 1));
-  }
-});
+test.each(names)(
+  'input of %s cut off at every byte returns a value, or throws a typed error',
+  async (name) => {
+    const target = targets[name];
+    const [seed = new Uint8Array(0)] = [...target.seeds]
+      .sort((a, b) => b.length - a.length)
+      .filter(({ length }) => length < 20_000);
+    for (let end = 0; end < seed.length; end += end < target.head ? 1 : 31) {
+      await target.run(seed.subarray(0, end), new Random(end, 1));
+    }
+  },
+);
 
 /** Every place in a value: the keys that lead there. */
 function places(value: unknown, at: readonly string[] = []): string[][] {
@@ -70,7 +73,7 @@ const BAD = [
 ];
 
 test.each(['manifest', 'qmp', 'xl-list'] as const)(
-  'input of %s with one field spoilt gives what was read, or a typed error',
+  'input of %s with one damaged field returns a value, or throws a typed error',
   async (name) => {
     const target = targets[name];
     let count = 0;
@@ -91,13 +94,13 @@ test.each(['manifest', 'qmp', 'xl-list'] as const)(
 );
 
 describe('the mutations', () => {
-  test('are the same for the same seed and run, and others for others', () => {
+  test('are the same for the same seed and run, and different for others', () => {
     const input = (seed: number, run: number): Uint8Array => mutate(new Random(seed, run), targets.stream);
     expect(input(3, 5)).toEqual(input(3, 5));
     const different = new Set(
       Array.from({ length: 200 }, (_, run) => Buffer.from(input(3, run)).toString('base64')),
     );
-    // Two may end up the same: cut at once, say.
+    // Two may end up the same, for example if both cut off everything.
     expect(different.size).toBeGreaterThan(170);
   });
 

@@ -41,7 +41,7 @@ const contents = (host: FakeHost): Record<string, string> =>
 
 // Whatever was done before: a revert that is not refused brings every covered disk back to its content.
 test.prop([fc.array(step, { minLength: 4, maxLength: 14 }), fc.integer({ min: 1, max: 3 })], { numRuns: 60 })(
-  'a revert brings back what the disks held at the snapshot',
+  'a revert restores what the disks had at the snapshot',
   async (steps, disks) => {
     const directory = fastDirectory('xlsnap-property-');
     try {

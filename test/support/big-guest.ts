@@ -1,6 +1,6 @@
 /**
- * Saves a guest of 64 GiB that is made up, live, to nowhere, and prints the process's largest resident set in bytes:
- * what of memory is bookkeeping. Runs as a program of its own.
+ * Saves a simulated guest of 64 GiB, live, to nowhere, and prints the process's largest resident set in bytes, to
+ * measure the memory for bookkeeping. Runs as a program of its own.
  */
 import { peakResident } from '../../src/bench/processes.ts';
 import { Bitmap } from '../../src/core/bitmap.ts';

@@ -13,7 +13,7 @@ export interface PageDifference {
   readonly first: number;
   readonly last: number;
   readonly bytes: number;
-  /** What the page is, if that is known: somebody in dom0 writes to it while the guest is suspended. */
+  /** What the page is, if it is known that programs in dom0 write to it while the guest is suspended. */
   readonly known: string | undefined;
 }
 

@@ -1,6 +1,6 @@
 /**
- * A file system that hangs: every call on files below a directory can be made one that never ends. Calls in this thread, which
- * would hold all of the process, are told instead. Patches `node:fs` for as long as it is used.
+ * Simulates a file system that hangs: any call on files below a directory can be made to never end. Calls in this
+ * thread, which would block the whole process, are recorded instead. Patches `node:fs` while it is used.
  */
 import fs from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';

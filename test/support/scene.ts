@@ -134,7 +134,7 @@ export function before(host: FakeHost): Before {
   return { files: filesOf(host.directory), pauses: host.pauses };
 }
 
-/** The guarantee's first part: the guest goes on as it was. */
+/** The guarantee's first part: the guest is as it was. */
 export function expectGuestAsBefore(host: FakeHost, { pauses }: Before, where = ''): void {
   expect(
     {

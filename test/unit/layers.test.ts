@@ -48,7 +48,7 @@ describe('the import table', () => {
     expect(ok).toBe(false);
   });
 
-  it('lets src/savefmt import src/core', () => {
+  it('accepts that src/savefmt imports src/core', () => {
     const source = "import { PAGE_SIZE } from '../../core/brand.ts';\nexport const y: number = PAGE_SIZE;\n";
     expect(lintPlanted('savefmt', source)).toMatchObject({ ok: true });
   });

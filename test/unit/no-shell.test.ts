@@ -38,7 +38,7 @@ test('no file of src/ calls a shell', () => {
   expect(found).toEqual([]);
 });
 
-test('programs are started in few places, by spawn alone', () => {
+test('programs are started in few places, and only by spawn', () => {
   const importers = files.filter(({ text }) => text.includes('child_process'));
   expect(importers.map(({ name }) => name).sort()).toEqual([
     'bench/command.ts',
@@ -60,6 +60,6 @@ test.each([
   "spawn('sh', ['-c', text]);",
   'spawn("/bin/bash", ["-c", text]);',
   'eval(text);',
-])('it would be noticed: %s', (line) => {
+])('a shell would be noticed: %s', (line) => {
   expect(WAYS.some((way) => way.test(line))).toBe(true);
 });

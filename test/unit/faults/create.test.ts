@@ -185,9 +185,9 @@ const named = kinds.map((kind) => {
 });
 
 describe.each(named)('a create of a %s', (_name, kind) => {
-  it('that fails in any port call leaves all as before', async () => {
+  it('leaves everything as before if any port call fails', async () => {
     await everywhere(kind, async (scene, at, where, calls) => {
-      // The guest goes on, and what comes after that is a warning.
+      // The guest has resumed, and errors after that are warnings.
       if (at > calls.lastIndexOf('resume') && calls[at] !== 'sink') return;
       scene.plant(at, 'before', (name) => {
         throw new Error(`planted in ${name}`);
@@ -200,7 +200,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
     });
   });
 
-  it('that is interrupted in any port call leaves all as before', async () => {
+  it('leaves everything as before if it is interrupted in any port call', async () => {
     await everywhere(kind, async (scene, at, where, calls) => {
       const abort = new AbortController();
       scene.plant(at, 'before', () => abort.abort());
@@ -220,7 +220,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
     });
   });
 
-  it('that hangs in any port call and is interrupted lets the guest go on', async () => {
+  it('resumes the guest if any port call hangs and the create is interrupted', async () => {
     await everywhere(kind, async (scene, at, where) => {
       const abort = new AbortController();
       const limits = { signal: abort.signal, graceMs: 2, undoTimeoutMs: 300 };
@@ -241,7 +241,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   });
 
   it.each(['before', 'after'] as const)(
-    'whose process is killed %s any port call takes effect is undone by recover',
+    'is undone by recover if its process is killed %s any port call takes effect',
     async (when) => {
       await everywhere(kind, async (scene, at, where, calls) => {
         const { host } = scene;

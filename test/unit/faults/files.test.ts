@@ -148,7 +148,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   it.each([
     ['one call', true],
     ['the storage, from one call on,', false],
-  ] as const)('in which %s hangs lets the guest go on when it is interrupted', async (_what, once) => {
+  ] as const)('resumes the guest when %s hangs and the create is interrupted', async (_what, once) => {
     await everywhere(kind, async (scene, at, where) => {
       const { host, was } = scene;
       const abort = new AbortController();
@@ -169,7 +169,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   });
 
   it.runIf(kind.live && kind.to === undefined)(
-    'lets the guest go on by itself when the storage hangs from any call on',
+    'resumes the guest by itself when the storage hangs from any call on',
     async () => {
       await everywhere(kind, async (scene, at, where) => {
         const { host, was } = scene;
@@ -180,7 +180,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
         });
         const limits = { signal: abort.signal, graceMs: 5, undoTimeoutMs: 50 };
         const outcome = createSnapshot(host, scene.request, limits).catch(() => {});
-        // One create makes a few calls more than the other: how often the disk is told to begin depends on how fast it is.
+        // One create makes a few calls more than the other: how often a flush begins depends on how fast the disk is.
         await Promise.race([outcome, vi.waitUntil(() => hangs, { timeout: 2 * SOON_MS, interval: 2 })]);
         // Until it waits for nothing but the storage.
         for (let calls = -1; calls < host.calls.length; await sleep(25)) calls = host.calls.length;

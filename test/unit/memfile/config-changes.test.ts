@@ -152,7 +152,7 @@ describe('a change', () => {
     );
   });
 
-  it('a disk or a network card less, which does not accuse those behind it', () => {
+  it('a removed disk or network card, without accusing those after it', () => {
     const now = {
       ...CONFIG,
       disks: (CONFIG['disks'] as unknown[]).slice(1),
@@ -164,7 +164,7 @@ describe('a change', () => {
     ]);
   });
 
-  it('devices without a name of their own are told apart by their place', () => {
+  it('devices without a name of their own are distinguished by their index', () => {
     const channels = (...names: string[]): LibxlConfig => ({
       channels: names.map((name) => ({ devid: 0, name })),
     });
@@ -181,7 +181,7 @@ describe('a change', () => {
     expect(configChanges(of('18446744073709551615'), of('18446744073709551615'))).toEqual([]);
   });
 
-  it('of many the first are described and the rest counted', () => {
+  it('the first of many are described and the rest counted', () => {
     const changes = configChanges(CONFIG, {});
     const lines = describeChanges(changes, 3);
     expect(lines).toHaveLength(4);

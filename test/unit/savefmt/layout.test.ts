@@ -66,7 +66,7 @@ describe('slots', () => {
     });
   });
 
-  test('64 GiB are arithmetic', () => {
+  test('64 GiB are computed, not stored', () => {
     const layout = SlotLayout.create({ firstRecordOffset: 8192, count: 2 ** 24 });
     expect(layout.recordCount).toBe(Math.ceil(2 ** 24 / DEFAULT_PAGES_PER_RECORD));
     expect(layout.slotOffset(2 ** 24 - 1) + 4096).toBe(layout.end);
@@ -123,7 +123,7 @@ describe('slots', () => {
 });
 
 test.each([0, 1, 100, 3900, 4095, 4096, 5000])(
-  'a prefix ends at a page, whatever the JSON (%i more)',
+  'a prefix ends at a page boundary, whatever the JSON (%i more)',
   async (more) => {
     const json = `{"x":"${'y'.repeat(more)}"}\n`;
     const prefix = encodePrefix({

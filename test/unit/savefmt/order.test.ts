@@ -42,7 +42,7 @@ async function codes(bytes: Uint8Array, format: 'xl' | 'libxc' = 'libxc'): Promi
   return findings.map(({ severity, code }) => `${severity} ${code}`);
 }
 
-describe('records that are out of place', () => {
+describe('records that are misplaced', () => {
   test.each<[string, Uint8Array, string[]]>([
     ['sound', join(hvm, sde, data, ...hvmState, end), []],
     ['sound, PV', join(pv, pvInfo, sde, frames, data, tsc, shared, vcpu, end), []],

@@ -23,7 +23,7 @@ it.each([
       void undoRevertDisk(phases, { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' }, 'm', fails),
     EVIL,
   ],
-])('what is to be done by hand for %s can be given to a shell', async (_what, plan, path) => {
+])('what is to be done by hand for %s can be pasted into a shell', async (_what, plan, path) => {
   const phases = new Phases({});
   phases.onUndo('was reached', 'nothing', fails);
   plan(phases);

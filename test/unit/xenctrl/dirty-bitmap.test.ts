@@ -13,7 +13,7 @@ async function take(...answers: readonly (readonly [number, number])[]) {
   return [taken.bitmap[0], taken.whole];
 }
 
-test('a bitmap with as many pages as were counted, or more, is whole', async () => {
+test('a bitmap with as many pages as were counted, or more, is complete', async () => {
   expect(await take([0b1011, 3])).toEqual([0b1011, true]);
   expect(await take([0b1011, 2])).toEqual([0b1011, true]);
   expect(await take([0, 0])).toEqual([0, true]);

@@ -30,7 +30,7 @@ test.each(['hvm', 'pvh'])(
   },
 );
 
-test('a context that is cut off, or empty, says nothing', async () => {
+test('a context that is truncated or empty says nothing', async () => {
   expect(pagingIsOn(new Uint8Array(0))).toBeUndefined();
   expect(pagingIsOn((await contextOf('pvh')).subarray(0, 600))).toBeUndefined();
 });

@@ -28,14 +28,14 @@ const chain = async (name: string, format = 'qcow2'): Promise<readonly string[]>
 const asks = (): number => host.calls.filter((call) => call === 'info').length;
 
 describe('a chain of images', () => {
-  it('goes down by the formats that are stated', async () => {
+  it('is followed by the formats that are stated', async () => {
     const base = image('base', { format: 'vpc' });
     const middle = image('middle', { backing: base });
     image('top', { backing: middle });
     expect(await chain('top')).toEqual([middle, base]);
   });
 
-  it('does not go on below a raw image, whatever its guest has written there', async () => {
+  it('ends at a raw image, whatever its guest has written to it', async () => {
     const victim = image('victim');
     const pretends = { format: 'qcow2', content: '', tags: { s1: '' }, backing: victim };
     const disk = image('disk', { format: 'raw', pretends });
@@ -60,7 +60,7 @@ describe('a chain of images', () => {
     expect(await userOf(host, lowest)).toBeUndefined();
   });
 
-  it('ends at what is missing or is not a file here, and refuses what is neither a file nor a block device', async () => {
+  it('ends at what is missing or is not a file here, and is refused if something is neither a file nor a block device', async () => {
     image('on-nothing', { backing: at('none') });
     expect(await chain('on-nothing')).toEqual([at('none')]);
     image('on-nbd', { backing: 'nbd://server/export' });
@@ -70,7 +70,7 @@ describe('a chain of images', () => {
     await expect(chain('on-directory')).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
   });
 
-  it('may be made to loop', async () => {
+  it('may be a loop', async () => {
     const one = image('one');
     const two = image('two', { backing: one });
     image('one', { backing: two });
@@ -97,7 +97,7 @@ describe('a chain of images', () => {
     await expect(free.createTag(alone, 's2')).rejects.toMatchObject({ code: 'IMAGE_IN_USE' });
   });
 
-  it('is asked for again where a file has only just been written to', async () => {
+  it('is asked for again if a file has only just been written to', async () => {
     image('base');
     host.othersUse.push(image('top', { backing: at('base') }));
     await userOf(host, at('alone'));

@@ -30,7 +30,7 @@ test('the prefix ends at a page boundary with the CPU policy and STATIC_DATA_END
   expect(recordTypes(prefix, afterLibxcHeaders(prefix))).toEqual([0x11, 0x12, 0x10]);
 });
 
-test('a PV guest has its info before STATIC_DATA_END, and its p2m frames behind it', async () => {
+test('a PV guest has its info before STATIC_DATA_END, and its p2m frames after it', async () => {
   const guest = new FakeGuest(new Uint8Array(1000));
   guest.streamType = 'pv';
   const prefix = await guestPrefix(guest, '{}', XEN);
@@ -39,7 +39,7 @@ test('a PV guest has its info before STATIC_DATA_END, and its p2m frames behind 
   expect(recordTypes(await guestSuffix(guest))).toEqual([8, 7, 4, 0, 0]);
 });
 
-test('a PVH guest ends with TSC, context, params and both ENDs', async () => {
+test('a PVH guest ends with TSC, context, parameters and both ENDs', async () => {
   const guest = new FakeGuest(new Uint8Array(0));
   expect(recordTypes(await guestSuffix(guest))).toEqual([8, 9, 10, 0, 0]);
 });

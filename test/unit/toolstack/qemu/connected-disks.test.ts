@@ -22,7 +22,7 @@ function xenstore(states: readonly string[], fields: Record<string, string> = {}
   } as unknown as XenstoreAccess;
 }
 
-test('a disk that nobody serves is found when its time is over', async () => {
+test('a disk that nobody serves is found when the time is over', async () => {
   expect(await findUnconnected(9, xenstore(['1']), 0)).toEqual([{ vdev: 'xvdc', path: '/srv/cd.iso' }]);
 });
 

@@ -64,7 +64,7 @@ describe('a 64-bit guest', () => {
     });
   });
 
-  test('entries that are not present stay as they are, whatever is in them', () => {
+  test('entries that are not present stay unchanged, whatever is in them', () => {
     const { tables } = make(8);
     const words = new Uint32Array(1024).fill(0xfffffffe);
     const before = words.slice();
@@ -119,7 +119,7 @@ describe('a PAE guest', () => {
   });
 });
 
-describe('entries that cannot be', () => {
+describe('impossible entries', () => {
   test.each([
     ['beyond the host', 'mfn out of range', (world: PvWorld) => [(world.mfnCount << 12) | 1, 0]],
     ['far beyond the host', 'mfn out of range', () => [0xfffff001, 0x000ff]],
@@ -160,7 +160,7 @@ describe('entries that cannot be', () => {
   });
 });
 
-test('anything at all is either normalised or refused', () => {
+test('any page is either normalised or refused', () => {
   const { tables } = make(8);
   let seed = 12345;
   const random = (): number => {
