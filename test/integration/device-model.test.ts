@@ -62,7 +62,7 @@ async function ask<T>(question: (client: QmpClient) => Promise<T>): Promise<T> {
 const tops = (): Promise<(BlockNode | undefined)[]> =>
   ask(async (client) => (await queryBlock(client)).map(({ inserted }) => inserted));
 
-/** The disks as another process finds them now. */
+/** Returns the disks as another process finds them now. */
 const resolved = (): Promise<readonly ResolvedDisk[]> =>
   ask(async (client) =>
     matchDisks(
@@ -72,7 +72,7 @@ const resolved = (): Promise<readonly ResolvedDisk[]> =>
     ),
   );
 
-/** The guest writes to the first or the second disk. */
+/** Writes to the first or the second disk, as the guest. */
 const write = (disk: 0 | 1, byte: number): Promise<unknown> =>
   ask((client) =>
     client.execute('human-monitor-command', {
@@ -80,7 +80,7 @@ const write = (disk: 0 | 1, byte: number): Promise<unknown> =>
     }),
   );
 
-/** Both disks are as they were, no file or job is left, and the first image is sound. */
+/** Checks that both disks are as they were, no file or job is left, and the first image is sound. */
 async function expectAsBefore(): Promise<void> {
   expect(await tops()).toMatchObject([{ nodeName: 'xvda-qcow2', tags: [] }, { nodeName: 'xvdb-raw' }]);
   expect(await ask(queryBlockJobs)).toEqual([]);
@@ -196,7 +196,7 @@ describe('a transaction without an answer', () => {
     await expectAsBefore();
   });
 
-  /** Stands between us and QEMU, and looks at each command before QEMU gets it. */
+  /** A proxy between us and QEMU that sees each command before QEMU gets it. */
   async function listen(look: (command: string) => 'lose the answer' | undefined): Promise<Server> {
     const server = createServer((client) => {
       const peer = createConnection(qemu.socket);
@@ -231,7 +231,8 @@ describe('a transaction without an answer', () => {
       return undefined;
     });
     try {
-      // Also how long QEMU may take for the transaction and the next answer, once it goes on: several fsyncs.
+      // Also how long QEMU may take for the transaction and the next answer once it continues: several
+      // fsyncs.
       const one = await open(at('proxy'), 8000);
       await expect(one.snapshotDisks(mixed())).rejects.toBeInstanceOf(QmpTimeoutError);
       expect(stopped).toBe(true);
@@ -248,7 +249,7 @@ describe('a transaction without an answer', () => {
     try {
       const one = await open(at('proxy'));
       await expect(one.snapshotDisks(mixed())).rejects.toBeInstanceOf(QmpClosedError);
-      // The guest can go on over another session.
+      // The guest can resume over another session.
       await one.cont();
       expect(await ask(queryStatus)).toMatchObject({ running: true });
     } finally {

@@ -31,7 +31,7 @@ afterEach(async () => {
 
 const at = (name: string): string => join(directory.path, name);
 
-/** Notes a disk in xenstore as libxl does; its entry in the configuration. */
+/** Notes a disk in xenstore as libxl does, and returns its entry in the configuration. */
 function attach(vdev: string, file: string, format = 'qcow2'): Record<string, unknown> {
   const devid = vdevToDevid(vdev);
   const backend = `/local/domain/0/backend/qdisk/5/${devid}`;

@@ -1,4 +1,4 @@
-/** The guardian as a process: what ends it, what starts its program, what it keeps open. */
+/** The guardian as a process: what ends it, what starts its program, which files it keeps open. */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,7 +16,7 @@ afterEach(() => directory[Symbol.asyncDispose]());
 const root = join(import.meta.dirname, '../..');
 const mark = (): string => join(directory.path, 'mark');
 
-/** Without any process or file of its own before its input ends. */
+/** Waits until the guardian has no process or file of its own left. */
 const WRITE_DOWN =
   'while IFS= read -r line; do set -- "$@" "$line"; done; printf "%s\\n" "$@" > "$0".new && mv "$0".new "$0"';
 
@@ -61,7 +61,7 @@ it('is not started without a program', () => {
   expect(() => startGuardian([join(directory.path, 'none')])).toThrow(EnvironmentError);
 });
 
-/** The program itself, told `input`; gives its exit code. */
+/** Runs the program itself with `input`, and returns its exit code. */
 function guardianMain(input: string): number | null {
   return spawnSync(process.execPath, ['--import', 'tsx', 'src/toolstack/guardian-main.ts'], {
     cwd: root,
@@ -94,7 +94,7 @@ it('outlives a Ctrl-C, and keeps no file of its process open', async () => {
     spawnSync('pgrep', ['-P', String(child.pid), '-f', 'while IFS'], { encoding: 'utf8' }).stdout,
   );
   expect(pid).toBeGreaterThan(1);
-  // Node keeps the first sixteen from children; who ran this test may have left others open.
+  // Node keeps the first sixteen descriptors from children; whoever ran this test may have left others open.
   const files = readdirSync(`/proc/${pid}/fd`)
     .filter((fd) => Number(fd) < 16)
     .map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));

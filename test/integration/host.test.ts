@@ -161,7 +161,7 @@ describe('a restore that fails', () => {
       memory(),
       encodeXlHeader(makeXlHeader(JSON.stringify({ c_info: { name: 'guest1', uuid: FAKE_UUID } }))),
     );
-    // The restore fails once the domain has come, while xl works.
+    // The restore fails once the domain exists, while xl is working.
     takeAway = fakeProgram(
       directory.path,
       'xl',

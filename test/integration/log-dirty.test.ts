@@ -1,6 +1,6 @@
 /**
- * QEMU's dirty log with the QEMU that Debian has for Xen, without Xen below it: the machine `none` has memory regions, and
- * that is all the log is about. (A plain QEMU has only a stub of the command.)
+ * Tests the dirty log of the QEMU that Debian has for Xen, without Xen: the machine `none` has memory
+ * regions, and the log needs nothing else. (A plain QEMU has only a stub of the command.)
  */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qmp/client.ts';
@@ -27,7 +27,7 @@ afterEach(async () => {
   await directory[Symbol.asyncDispose]();
 });
 
-/** Whether it still answers: QEMU takes one command after the other. */
+/** Returns whether QEMU still answers: it takes one command after the other. */
 const lives = async (): Promise<boolean> => (await queryStatus(client)).status !== '';
 
 describe('QEMU for Xen', () => {

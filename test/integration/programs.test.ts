@@ -40,7 +40,7 @@ function xl(script: string): void {
   takeAway = fakeProgram(directory, 'xl', `cd ${directory}\n${script}`);
 }
 
-/** Limits that nobody should reach, on a machine as busy as may be. */
+/** Limits that should never be reached, even on a very busy machine. */
 const limits = { timeoutMs: 50_000 };
 
 const pid = (): number => Number(read('pid'));
@@ -51,8 +51,8 @@ async function until(condition: () => boolean): Promise<void> {
 }
 
 /**
- * The error of a program that runs for ever, after a short limit. A busy machine may not have come to the script's
- * first line by then, which writes `pid`; then it is given more time.
+ * Returns the error of a program that runs forever, after a short limit. On a busy machine, the script's
+ * first line, which writes `pid`, may not have run by then; the program then gets more time.
  */
 async function timedOut(args: readonly string[] = []): Promise<unknown> {
   for (let timeoutMs = 300; ; timeoutMs *= 2) {
@@ -259,7 +259,7 @@ describe("xl's commands, with a xenstored", () => {
     expect(readFileSync(at('args'), 'utf8')).toBe('destroy 7\n');
   });
 
-  /** The limit holds for xl too, and it is not xl that should be too slow. */
+  /** The limit applies to xl too, and xl is not what should be too slow. */
   const ENOUGH_FOR_XL_MS = 3000;
 
   it('report a QEMU that stays', async () => {

@@ -31,7 +31,7 @@ const chain = async (path: string): Promise<readonly string[]> => {
   return below;
 };
 
-/** A tag that qemu-img has just made: no machine's state, no machine's clock. */
+/** A tag that qemu-img has just created: without a machine's state or clock. */
 const aTag = {
   dateSec: expect.closeTo(Date.now() / 1000, -3),
   dateNsec: expect.any(Number),
@@ -76,8 +76,8 @@ describe('info', () => {
     const data = await makeImage(at('data.qcow2'), 'qcow2', '-o', `data_file=${at('data.raw')}`);
     expect(await images.info(data, 'qcow2')).toMatchObject({ externalData: true });
     const secret = at('locked.qcow2');
-    // Not LUKS: qemu-img measures the processor's speed for it, and gives up on a busy machine ("Unable to get
-    // accurate CPU usage"). To us it is all one.
+    // Not LUKS: for it, qemu-img measures the processor's speed, and gives up on a busy machine ("Unable to
+    // get accurate CPU usage"). For this test it makes no difference.
     const key = ['--object', 'secret,id=k,data=x', '-o', 'encrypt.format=aes,encrypt.key-secret=k'];
     await output('qemu-img', 'create', '-q', '-f', 'qcow2', ...key, secret, '1M');
     expect(await images.info(secret, 'qcow2')).toMatchObject({ encrypted: true });
@@ -133,7 +133,7 @@ describe('info', () => {
   it('does not open an image whose format the one above does not state', async () => {
     const base = await makeImage(at('base.qcow2'));
     const overlay = await makeImage(at('overlay.qcow2'), 'qcow2', '-b', base, '-F', 'qcow2');
-    // As older versions of qemu-img made them.
+    // As older versions of qemu-img created them.
     const bytes = await readFile(overlay);
     // The header extension that names the format becomes one that QEMU does not know.
     bytes.writeUInt32BE(0x6661_6b65, bytes.indexOf(Buffer.from('e2792aca', 'hex')));
@@ -141,7 +141,7 @@ describe('info', () => {
     expect(await images.info(overlay, 'qcow2')).toMatchObject({ backing: base, backingFormat: undefined });
     const top = await makeImage(at('top.qcow2'), 'qcow2', '-b', overlay, '-F', 'qcow2');
     await expect(chain(top)).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
-    // Nevertheless whoever has it open has all of these, and no other image.
+    // Nevertheless, whoever has it open has all of these open, and no other image.
     const lowest = await makeImage(at('lowest.qcow2'));
     await output('qemu-img', 'rebase', '-u', '-f', 'qcow2', '-b', lowest, '-F', 'qcow2', base);
     const used = { path: top, format: 'qcow2' };
@@ -239,7 +239,7 @@ describe('qemu-img', () => {
     const image = await makeImage(at('image.qcow2'));
     await write(image, 1);
     const bytes = await readFile(image);
-    // The L1 table's offset is at 40; an entry that points beyond the end.
+    // The L1 table's offset is at 40; an entry points beyond the end.
     const l1 = Number(bytes.readBigUInt64BE(40));
     bytes.writeBigUInt64BE(0x8000_0000_0fff_0000n, l1);
     await writeFile(image, bytes);
@@ -261,7 +261,7 @@ describe('qemu-img', () => {
     }
   });
 
-  /** In place of qemu-img: it describes an image at once, and takes a second for everything else. */
+  /** Replaces qemu-img: describes an image at once, and takes a second for everything else. */
   const slow = (): (() => void) =>
     fakeProgram(
       directory.path,
@@ -289,7 +289,7 @@ describe('qemu-img', () => {
         message: expect.stringMatching(/qemu-img commit \(pid \d+\) is still working on/),
       });
       expect(await timesDone()).toBe(1);
-      // Whoever comes next waits for it.
+      // The next one waits for it.
       await images.commitOverlay(at('image'));
       expect(await timesDone()).toBe(3);
     } finally {

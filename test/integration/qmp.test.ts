@@ -98,7 +98,7 @@ it.each([
   await expect(failure).rejects.toThrow(message);
   expect(await tops()).toEqual(['xvda-qcow2', 'xvdb-qcow2']);
   expect((await queryBlock(client)).map(({ inserted }) => inserted?.tags)).toEqual([[], ['taken']]);
-  // QEMU makes the overlay's file before it knows whether the rest will do, and does not remove it.
+  // QEMU creates the overlay's file before it knows whether the rest succeeds, and does not remove it.
   expect(existsSync(overlay)).toBe(true);
   await client.close();
   await qemu.quit();
@@ -132,7 +132,7 @@ it('reports that a socket is in use, and serves the next client when it is free'
     code: 'QMP_BUSY',
   });
   await client.close();
-  // QEMU still has the connection before this one to greet and to see closed.
+  // QEMU still has to greet the connection before this one, and to notice that it is closed.
   client = await QmpClient.connectFirst([join(directory.path, 'none'), qemu.socket], { timeoutMs: 30_000 });
   expect(client.path).toBe(qemu.socket);
 });

@@ -13,7 +13,9 @@ const create = `${process.execPath} --import tsx ${join(root, 'test/support/slow
 const node = `${process.execPath} --import tsx --input-type=module -e "$CODE"`;
 const TIMEOUT_MS = 100_000;
 
-/** Starts bash in a session of its own; with `terminal` on a terminal that `stdin` types on and `stdout` shows. */
+/**
+ * Starts bash in a session of its own. With `terminal`, on a terminal that gets `stdin` and shows `stdout`.
+ */
 function bash(command: string, options: { terminal?: boolean; code?: string } = {}) {
   const [program, args] =
     options.terminal === true ? ['script', ['-qefc', command, '/dev/null']] : ['bash', ['-c', command]];
@@ -66,7 +68,7 @@ async function until(what: () => boolean): Promise<void> {
   expect(what()).toBe(true);
 }
 
-/** The state of a process as `ps` has it: `T` is stopped. */
+/** Returns the state of a process as `ps` shows it: `T` means stopped. */
 function stateOf(pid: number): string | undefined {
   return readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ').at(-1)?.[0];
 }

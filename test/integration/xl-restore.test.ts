@@ -15,7 +15,7 @@ import { EnvironmentError, InterruptedError } from '../../src/core/errors.ts';
 import { type PipedStream, xlRestore } from '../../src/toolstack/xl/restore.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 
-// What xl does to the stream it restores from, played by a shell script called xl.
+// A shell script called xl does what xl does to the stream that it restores from.
 
 let directory: string;
 let content: PipedStream;
@@ -23,9 +23,9 @@ let body: Buffer;
 let takeAway = (): void => {};
 const header = new TextEncoder().encode('another header');
 const fifos = (): string[] => readdirSync(run()).filter((name) => name.startsWith('fifo-'));
-/** Stands for /run/xlsnap. */
+/** Used instead of /run/xlsnap. */
 const run = (): string => join(directory, 'run');
-/** Number that a script has written into a file; 0 until it is there. */
+/** Returns the number that a script has written to a file; 0 until it exists. */
 const pid = (name: string): number => {
   const path = join(directory, name);
   return existsSync(path) ? Number(readFileSync(path, 'utf8')) : 0;
@@ -90,7 +90,7 @@ describe('xlRestore', () => {
     xl('cat "$3" > got; (sleep 100; echo) & echo $! > monitor');
     await xlRestore(content, undefined, run());
     expect(readFileSync(join(directory, 'got'))).toHaveLength(header.length + body.length);
-    // Throws when it has ended.
+    // Throws if it has ended.
     process.kill(pid('monitor'));
   });
 

@@ -1,4 +1,4 @@
-/** What the host's doctor says on real Xen, and the wrapper around the real xl. */
+/** What `xlsnap doctor` reports on real Xen, and the wrapper around the real xl. */
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
 import { Dom0 } from './host.ts';
@@ -33,7 +33,7 @@ it('all checks pass, and a raw disk needs an overlay', () =>
             { vdev: 'xvda', format: 'qcow2', internal: true, external: true },
             { vdev: 'xvdb', format: 'raw', internal: false, external: true },
           ],
-          // Linux says that it can suspend.
+          // Linux announces that it can suspend.
           warnings: [],
         },
       ],

@@ -9,12 +9,14 @@ beforeAll(async () => {
 });
 afterAll(() => dom0?.close());
 
-/** As long as libxl waits for a guest that has acknowledged a suspend: the guardian may have to. */
+/**
+ * How long libxl waits for a guest that has acknowledged a suspend: the guardian may have to wait as long.
+ */
 const GUARDIAN_MS = 120_000;
 /** Far more than it takes. The actual time is printed, since machines are noisy. */
 const GOES_ON_MS = 30_000;
 
-/** Where a create is killed: so many seconds after the phase began. */
+/** When a create is killed: this many seconds after the phase began. */
 interface Kill {
   readonly phase: string;
   readonly seconds: number;
@@ -26,7 +28,7 @@ const all = process.env['XLSNAP_LAB_KILLS'] === '1';
 if (!all)
   console.log('skipped: most kills in the lab; XLSNAP_LAB_KILLS=1 does all 26, in a quarter of an hour');
 
-/** What is killed always, and what only when asked for. */
+/** Kills that always run, and those that run only on request. */
 const PAUSED: readonly Kill[] = [
   kill('suspend', 0),
   kill('memory', 1),
@@ -143,7 +145,7 @@ describe('a revert that is killed', () => {
         await dom0.lab.waitForTicks(name, 3);
         const report = await dom0.lab.guestReport(name);
         expect(report.complaints).toEqual([]);
-        // Not booted: it goes on from the snapshot.
+        // Not booted: it continues from the snapshot.
         expect(report.up).toHaveLength(told);
         expect(await journals()).toBe('');
         const { stdout } = await dom0.lab.run(
@@ -155,7 +157,7 @@ describe('a revert that is killed', () => {
   );
 });
 
-/** Whether Xen keeps a dirty log of the domain, by its own dump of it. */
+/** Returns whether Xen keeps a dirty log of the domain, according to Xen's own dump of it. */
 async function logDirty(domid: number): Promise<boolean> {
   const { stdout } = await dom0.lab.run('xl dmesg -c >/dev/null; xl debug-keys q; xl dmesg');
   const dump = stdout.split('General information for domain ').find((part) => part.startsWith(`${domid}:`));

@@ -1,4 +1,4 @@
-/** What cannot be done on real Xen: a clear error, the guest unharmed, nothing left behind. */
+/** What cannot succeed on real Xen: a clear error, the guest unharmed, nothing left behind. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
 import { Dom0, type Said } from './host.ts';
@@ -131,7 +131,7 @@ describe('a create that cannot succeed', () => {
       expect(code).toBe(EXIT.preflight);
       expect((await dom0.lab.run(`ls ${FOLDER}`)).stdout).not.toContain('t2');
       await dom0.lab.waitForTicks(NAME, 3);
-      // The snapshot leaves the raw xvdb out, so going back to it is a risk that has to be asked for.
+      // The snapshot leaves the raw xvdb out, so a revert to it is a risk that must be accepted.
       const revert = await dom0.xlsnap(`snapshot-revert ${NAME} ${FOLDER}/t1.save.cfg`);
       expect(revert.stderr).toMatch(/xvdb.*--force/s);
       expect(revert.code).toBe(EXIT.risk);
@@ -167,7 +167,7 @@ describe('a guest that cannot suspend', () => {
       const name = 'e2e-deaf';
       await dom0.lab.removeGuest(name);
       await dom0.lab.run(`mkdir -p /lab/guests/${name}; cat >/lab/guests/${name}/deaf.cfg`, {
-        // Some seconds after it was unpaused its kernel is far from the drivers that answer.
+        // A few seconds after it was unpaused, its kernel has not reached the drivers that answer.
         input: `name="${name}"\ntype="pvh"\nmemory=84\nvcpus=1\nkernel="/lab/vmlinux"\ncmdline="panic=0"\n`,
       });
       await dom0.lab.run(`xl create -p /lab/guests/${name}/deaf.cfg`, { timeoutMs: 120_000 });

@@ -37,7 +37,7 @@ async function saveByXl(domid) {
   await save;
 }
 
-/** The same object, with some methods of ours. */
+/** Returns the same object with some methods replaced. */
 function withMethods(target, methods) {
   return new Proxy(target, {
     get(_, key) {

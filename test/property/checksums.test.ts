@@ -8,7 +8,7 @@ import { checksumFile, differing, sumsLength } from '../../src/memfile/checksums
 import { tempDir } from '../support/temp.ts';
 
 const KiB = 1024;
-/** Stretches of a file: so many bytes of zeros or of something else. */
+/** Parts of a file: lengths of zeros or of other data. */
 const parts = fc.array(fc.record({ length: fc.integer({ min: 1, max: 300 * KiB }), zeros: fc.boolean() }), {
   maxLength: 8,
 });

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { bytes, mutate, Random } from '../fuzz/mutate.ts';
 import { checkPrototypes, type TargetName, targets } from '../fuzz/targets.ts';
 
-// What `npm run fuzz` does for hours, for a second; the same inputs in each run of the tests.
+// Does for a second what `npm run fuzz` does for hours, with the same inputs in each run of the tests.
 
 const RUNS = 300;
 const names = Object.keys(targets) as TargetName[];
@@ -26,7 +26,7 @@ test.each(names)('good input of %s passes', async (name) => {
   for (const seed of target.seeds) await target.run(seed, new Random(1, 1));
 });
 
-// Every byte of the head, which for text is all.
+// Every byte of the head; for text, that is everything.
 test.each(names)(
   'input of %s cut off at every byte returns a value, or throws a typed error',
   async (name) => {
@@ -40,7 +40,7 @@ test.each(names)(
   },
 );
 
-/** Every place in a value: the keys that lead there. */
+/** Yields every place in a value, as the keys that lead there. */
 function places(value: unknown, at: readonly string[] = []): string[][] {
   if (typeof value !== 'object' || value === null) return [[...at]];
   return [[...at], ...Object.entries(value).flatMap(([key, inner]) => places(inner, [...at, key]))];
@@ -113,7 +113,7 @@ describe('the mutations', () => {
         parseConfig(mutate(new Random(1, run), cfgfile));
         good++;
       } catch {
-        // That is what most do.
+        // Most inputs do that.
       }
     }
     expect(good).toBeGreaterThan(25);

@@ -6,7 +6,7 @@ import { formatLine, LineSplitter, parseLine } from '../../src/qmp/wire.ts';
 import { XenstoreProtocolError } from '../../src/xenstore/errors.ts';
 import { encodeMessage, joinStrings, MessageSplitter, splitStrings } from '../../src/xenstore/wire.ts';
 
-/** `bytes`, cut at these fractions of its length. */
+/** Splits `bytes` at these fractions of their length. */
 function chop(bytes: Uint8Array, cuts: readonly number[]): Uint8Array[] {
   const places = [
     0,

@@ -42,5 +42,5 @@ await saver.copyLast(dirty, 2);
 const { pages } = await saver.finish();
 await saver.writeKept();
 if (pages !== PAGES) throw new Error(`${pages} pages`);
-// Not getrusage's: that is at least as much as the process had that started this one.
+// Not getrusage's: that is at least the size of the process that started this one.
 console.log(peakResident(process.pid));

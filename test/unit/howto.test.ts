@@ -21,7 +21,7 @@ beforeEach(async () => {
   directory = await tempDir();
   const log = `${directory.path}/log`;
   writeFileSync(log, '');
-  // As much of xlsnap as the script sees: the files, named by the cfgfile.
+  // As much of xlsnap as the script sees: the files that the cfgfile names.
   const take = `echo "xlsnap $*" >> ${log}; eval "$(cat "$3")"; for end in '' .cfg .json; do echo > "$memory_path$end"; done`;
   undo = [
     fakeProgram(directory.path, 'xlsnap', take),
@@ -45,7 +45,7 @@ function run(...args: string[]) {
   });
 }
 
-/** Snapshots of former nights. */
+/** Snapshots of earlier nights. */
 function former(...days: string[]): void {
   mkdirSync(join(directory.path, 'guest1'));
   for (const day of days) {

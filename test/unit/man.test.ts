@@ -17,7 +17,7 @@ const pages = {
   'xlsnap.cfg.5': configPage(read('docs/cfgfile.md'), edition),
 };
 
-/** The text as a reader sees it, without the hyphens' markup. */
+/** Returns the text as a reader sees it, without the markup of hyphens. */
 const plain = (page: string): string => page.replaceAll(/\\f[BIR]/g, '').replaceAll('\\-', '-');
 
 describe('xlsnap(1)', () => {

@@ -8,7 +8,7 @@ const files = readdirSync('src', { recursive: true, encoding: 'utf8' })
   .filter((name) => name.endsWith('.ts'))
   .map((name) => ({ name, text: readFileSync(join('src', name), 'utf8') }));
 
-/** Ways to a shell, and to code made of text. */
+/** Ways to run a shell, or code made from text. */
 const ANYWHERE: readonly RegExp[] = [
   /\bexec(?:Sync)?\s*\((?!text\))|\{[^}]*\bexec(?:Sync)?\b[^}]*\}\s*(?:=|from)/,
   /\beval\s*\(|new Function\s*\(|node:vm/,
@@ -27,7 +27,7 @@ test('no file of src/ calls a shell', () => {
   const found = files.flatMap(({ name, text }) =>
     text
       .split('\n')
-      // A method of a regular expression is no program.
+      // A method of a regular expression is not a program.
       .filter((line) =>
         (startsPrograms(text) ? WAYS : ANYWHERE).some((way) =>
           way.test(line.replaceAll(/[\w)/]\.exec\(/g, '.match(')),

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 
 interface Word {
   readonly pattern: RegExp;
-  /** As in the table of CONTRIBUTING.md, left and right column. */
+  /** Left and right column of the table in CONTRIBUTING.md. */
   readonly not: string;
   readonly write: string;
   readonly why: string;
@@ -93,7 +93,7 @@ const EXEMPT: Readonly<Record<string, string>> = {
   'test/unit/words.test.ts': 'has the list',
 };
 
-/** Words of other programs, which are quoted as they are: file and quotation. */
+/** Text that is quoted unchanged: file and quotation. */
 const QUOTED: readonly (readonly [file: string, quotation: string])[] = [
   // Names of parameters and variables.
   ['src/cli/signals.ts', 'say: (message'],
@@ -119,14 +119,14 @@ const files = [...filesBelow('', /\.md$/), ...CODE_FOLDERS.flatMap((folder) => f
   .filter((file) => !Object.hasOwn(EXEMPT, file))
   .sort();
 
-/** The text of a file without what it quotes; as many lines as before. */
+/** Returns the text of a file without quotations, with the same number of lines. */
 function ownWords(file: string): string {
   const text = QUOTED.filter(([where]) => where === file).reduce(
     (rest, [, quotation]) => rest.replaceAll(quotation, ''),
     readFileSync(join(root, file), 'utf8'),
   );
   if (file === 'CONTRIBUTING.md') return text.replaceAll(/^\|.*$/gm, '');
-  // Names of tests stand there as they are in the test; they are checked there.
+  // Names of tests are quoted unchanged; they are checked in the test.
   if (file === 'docs/guarantees.md') return text.replaceAll(/`test\/[^`]+`: .*$/gm, '');
   return text;
 }

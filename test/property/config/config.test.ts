@@ -44,7 +44,7 @@ const config: fc.Arbitrary<SnapshotConfig> = fc.record(
   { requiredKeys: [] },
 );
 
-/** Parses; an error other than ConfigError goes on. */
+/** Parses; passes on any error other than ConfigError. */
 function taken(input: Uint8Array | string): SnapshotConfig | undefined {
   try {
     return parseConfig(input);

@@ -168,7 +168,7 @@ describe('an encoder undoes its parser', () => {
   });
 });
 
-/** All that a stream says, pages included. */
+/** Everything that a stream says, pages included. */
 async function contents(source: ByteSource): Promise<unknown[]> {
   const all: unknown[] = [];
   for await (const item of readStream(source)) {

@@ -16,7 +16,7 @@ let directory: string;
 let host: FakeHost;
 /** The commands that were run. */
 let commands: string[];
-/** Called before a command; may throw or give how it ended. */
+/** Called before a command; may throw, or return how it ended. */
 let before: (command: string) => Partial<CommandRun> | undefined;
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'xlsnap-bench-test-'));
@@ -36,7 +36,7 @@ const runner: CommandRunner = async ([...command]) => {
   const end = before(words);
   if (end !== undefined) return { ...run, wallSeconds: 9, userSeconds: 9, systemSeconds: 9, ...end };
   if (command[0] === 'xl') {
-    // A stream that is sound, by our own hand.
+    // A sound stream, written without the library.
     const file = command.at(-1) ?? '';
     const { plan } = await createSnapshot(host, {
       domain: '7',
@@ -109,7 +109,7 @@ test('the figures are from the rounds that count', async () => {
   });
   expect(paused?.cpuRatio?.median).toBeCloseTo(0.5, 9);
   expect(paused?.downtimeSeconds?.min).toBeGreaterThan(0);
-  // What was not sparse takes room for its zeros.
+  // Without holes, zeros take space.
   expect(paused?.allocatedBytes?.median).toBeGreaterThan(live?.allocatedBytes?.median ?? Number.NaN);
   expect(result.runs.find(({ path }) => path === 'live')?.rounds?.length).toBeGreaterThan(0);
   expect(result.runs.find(({ path }) => path === 'live')?.phases.map(({ name }) => name)).toContain(

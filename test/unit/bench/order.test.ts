@@ -24,7 +24,7 @@ describe.each([1, 2, 3, 4, 5, 8, 9])('%i paths', (count) => {
   });
 });
 
-/** How often values come, each number once. */
+/** Returns how often values occur, each count once. */
 function countsOf(values: readonly unknown[]): number[] {
   return [...new Set(values.map((value) => values.filter((other) => other === value).length))];
 }

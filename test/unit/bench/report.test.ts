@@ -24,7 +24,7 @@ test('each element is closed, in order, and each attribute is quoted', () => {
     expect(attributes).not.toContain('<');
   }
   expect(open).toEqual([]);
-  // No angle bracket stands outside of them.
+  // Outside of them there is no angle bracket.
   expect(
     html
       .replace(style, '')

@@ -340,7 +340,7 @@ describe('help', () => {
     const shown = [...stdout.matchAll(/^ {2}xlsnap (.*?) +# /gm)].map(([, args]) => args?.split(' ') ?? []);
     expect(shown.length).toBeGreaterThan(1);
     for (const args of shown) {
-      // Their cfgfiles are not there; the arguments are good.
+      // Their cfgfiles do not exist; the arguments are valid.
       const outcome = await xlsnap(args);
       expect([EXIT.ok, EXIT.config]).toContain(outcome.code);
     }

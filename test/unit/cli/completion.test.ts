@@ -29,7 +29,7 @@ afterAll(async () => {
   await directory[Symbol.asyncDispose]();
 });
 
-/** What bash would offer for the last of the words. */
+/** Returns what bash would offer for the last word. */
 function offers(...words: string[]): string[] {
   const script = `${bashCompletion(program())}
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _xlsnap; printf '%s\\n' "\${COMPREPLY[@]}"`;

@@ -9,7 +9,7 @@ import { documentedKeys, program, xlsnap } from './support.ts';
 
 const root = join(import.meta.dirname, '../../..');
 const read = (name: string): string => readFileSync(join(root, name), 'utf8');
-/** All Markdown that users read. */
+/** All Markdown files for users. */
 const documents = [
   'README.md',
   ...readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' }).flatMap((name) =>

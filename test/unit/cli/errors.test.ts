@@ -115,7 +115,7 @@ test('an error while closing hides neither the result nor the first error', asyn
 });
 
 describe('signals', () => {
-  /** Runs a create that is sent signals and then ends by `end`. */
+  /** Runs a create that receives signals and then ends by `end`. */
   async function interrupted(names: readonly EndingSignal[], end: (signal: AbortSignal) => Promise<never>) {
     let send: (signal: EndingSignal) => void = () => {};
     return await xlsnap(create, {

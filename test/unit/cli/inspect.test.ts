@@ -61,7 +61,7 @@ test('the JSON has the keys of docs/scripting.md, and no others', async () => {
     total: { same: 289, changed: 10, only_a: 1, only_b: 0 },
     picture,
   });
-  // `a` and `b` are named together, and explained by a word that is no key.
+  // `a` and `b` are named together, and a link explains them.
   expect(documentedKeys('compare_result').filter((key) => key !== 'inspect_result')).toEqual(
     Object.keys(two).slice(1),
   );

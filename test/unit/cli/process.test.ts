@@ -39,7 +39,7 @@ test('real signals arrive until nobody listens', () => {
     setTimeout(() => {}, 20000);
     process.kill(process.pid, 'SIGHUP');
   `;
-  // On a terminal: without one a hang-up does not count.
+  // On a terminal: without one a hang-up is ignored.
   const command = `${process.execPath} --import tsx --input-type=module -e "$CODE"`;
   const { stdout, status } = spawnSync('script', ['-qefc', command, '/dev/null'], {
     cwd: root,

@@ -13,7 +13,7 @@ function errorOf(input: string | Uint8Array): ConfigError {
   throw new Error('was taken');
 }
 
-/** Codes and places of all findings. */
+/** Returns codes and places of all findings. */
 const found = (input: string): string[] =>
   errorOf(input).findings.map((one) => `${one.line}:${one.column} ${one.code}`);
 

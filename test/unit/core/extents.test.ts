@@ -57,7 +57,7 @@ test('real files have holes where nothing was written', async () => {
     const extents = await fileExtents(file.fd);
     const finder = new HoleFinder(extents);
     expect(finder.isHole(2 * MIB, 4096)).toBe(false);
-    // tmpfs, ext4, XFS and btrfs all tell; one that does not says that all is data.
+    // tmpfs, ext4, XFS and btrfs all report holes; a file system that does not reports everything as data.
     expect(finder.isHole(0, MIB)).toBe(true);
     expect(finder.isHole(3 * MIB, MIB)).toBe(true);
     expect(extents.from(4 * MIB)).toBeUndefined();

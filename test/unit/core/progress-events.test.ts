@@ -58,7 +58,7 @@ test('events come as they happen', async () => {
   const seen: string[] = [];
   for await (const event of work) {
     if (event.type === 'log') seen.push(event.message);
-    // It waits for us: the first event is here before the work is over.
+    // It waits for us: the first event arrives before the work is over.
     go();
   }
   expect(seen).toEqual(['first', 'second']);

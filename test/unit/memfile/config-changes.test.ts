@@ -6,7 +6,7 @@ import { configChanges, describeChanges } from '../../../src/memfile/config-chan
 import { type LibxlConfig, parseLibxlConfig } from '../../../src/memfile/libxl-config.ts';
 import { readXlHeader, xlConfigText } from '../../../src/savefmt/index.ts';
 
-/** What xl prints of a domain with several kinds of devices. */
+/** A domain with several kinds of devices, as xl prints it. */
 const TEXT = JSON.stringify({
   c_info: { type: 'hvm', name: 'guest1', uuid: '3f8d2c1e-1111-4222-8333-444455556666', domid: 7 },
   b_info: {
@@ -35,7 +35,7 @@ const TEXT = JSON.stringify({
 });
 const CONFIG = parseLibxlConfig(TEXT);
 
-/** The same with each text in the place of another. */
+/** Returns the same with one text replaced by another. */
 function replaced(...pairs: readonly (readonly [string, string])[]): LibxlConfig {
   let text = TEXT;
   for (const [from, to] of pairs) {

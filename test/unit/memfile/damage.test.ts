@@ -34,7 +34,7 @@ import { tempDir } from '../../support/temp.ts';
 
 const MiB = 1 << 20;
 
-/** A snapshot of a made-up guest; its memory file and manifest. */
+/** Takes a snapshot of a simulated guest, and returns its memory file and manifest. */
 async function take(
   directory: string,
   guest = new FakeGuest(),
@@ -57,7 +57,7 @@ function turn(fd: number, at: number, bit: number): void {
   writeSync(fd, byte, 0, 1, at);
 }
 
-/** Turns one bit of a file round, while `body` runs. */
+/** Flips one bit of a file while `body` runs. */
 async function withFlip<T>(path: string, bit: number, body: () => Promise<T>): Promise<T> {
   const fd = openSync(path, 'r+');
   const at = Math.floor(bit / 8);
@@ -167,7 +167,7 @@ describe('a flipped bit', () => {
     ftruncateSync(fd, size);
     const checksums = await checksumFile(fd, size, { head: 4096, stretch: STRETCH });
     const manifest = { memory: { path, bytes: size, pages: 0 }, checksums };
-    // Everywhere, the same places in each run.
+    // Everywhere, at the same places in each run.
     for (let i = 0; i < 10; i++) {
       const at = Math.floor((size - 1) * ((i * 0.618034) % 1));
       turn(fd, at, i % 8);

@@ -16,7 +16,7 @@ import {
 } from '../../support/naive-stream.ts';
 import { tempDir } from '../../support/temp.ts';
 
-/** Two snapshots of one guest, which wrote to some pages, gave some away and got some between them. */
+/** Takes two snapshots of one guest, which wrote to some pages, gave some away and got some in between. */
 async function twoSnapshots(directory: string): Promise<{ a: string; b: string; host: FakeHost }> {
   const host = new FakeHost({ directory });
   const take = async (name: string): Promise<string> => {
@@ -46,7 +46,7 @@ test('a snapshot has sizes, domain, memory map, manifest', async () => {
     bytes: size,
     allocatedBytes: 512 * blocks,
     sound: true,
-    // The fake's MSR policy has odd flags.
+    // The fake's MSR policy has reserved flags.
     findings: [{ severity: 'warning', code: 'RESERVED' }],
     type: 'pvh',
     streamVersion: 3,

@@ -20,7 +20,7 @@ describe("libxl's JSON", () => {
   });
 
   it('is quick to notice that quotes are not closed', () => {
-    // With n escaped quotes, each of which might begin a string, n² steps are hours.
+    // With n escaped quotes, each of which might begin a string, n² steps would take hours.
     expect(() => parseLibxlJson(`"${'\\"'.repeat(1_000_000)}`)).toThrow(SyntaxError);
   });
 

@@ -12,7 +12,7 @@ async function read(text: string): Promise<Manifest | undefined> {
   return await readManifest(path);
 }
 
-/** Paths of all leaves, and of the objects and lists that hold them. */
+/** Yields the paths of all leaves, and of the objects and lists that contain them. */
 function paths(value: unknown, at: readonly string[] = []): string[][] {
   if (typeof value !== 'object' || value === null) return [[...at]];
   const inner = Object.entries(value).flatMap(([key, item]) => paths(item, [...at, key]));
@@ -42,7 +42,7 @@ describe('readManifest', () => {
     async (_name, path) => {
       for (const bad of [undefined, null, true, 'x'.repeat(3), -1, [[]], {}]) {
         const good = path.reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], MANIFEST);
-        // Other words, and other numbers where any is right, are not spoilt.
+        // Other words, and other numbers where any is right, are not damage.
         if (
           typeof bad === typeof good &&
           typeof bad === 'string' &&

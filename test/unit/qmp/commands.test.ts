@@ -8,7 +8,7 @@ import { QmpProtocolError } from '../../../src/qmp/errors.ts';
 import { FakeQmpServer } from '../../../src/qmp/testing.ts';
 import { tempDir } from '../../support/temp.ts';
 
-/** As a QEMU 7.2 answers for a qdisk after an external snapshot (shortened). */
+/** The answer of QEMU 7.2 for a qdisk after an external snapshot (shortened). */
 const inserted = {
   iops_rd: 0,
   'node-name': 'snap1',

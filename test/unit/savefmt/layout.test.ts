@@ -13,7 +13,7 @@ const state = [
   { name: 'HVM_CONTEXT', data: page(3) },
 ] as const;
 
-/** A whole file with slots; page i is full of i + 1, and pfn i is 3 * i. */
+/** Makes a whole file with slots; page i is full of i + 1, and pfn i is 3 * i. */
 function slotFile(count: number, perRecord: number, types?: Uint8Array) {
   const prefix = encodePrefix({ configJson, guestType: 'hvm', xenMajor: 4, xenMinor: 20, staticRecords: [] });
   const layout = SlotLayout.create({ firstRecordOffset: prefix.length, count, perRecord });
@@ -43,7 +43,7 @@ describe('slots', () => {
       expect(at % 4096).toBe(0);
       for (let i = 0; i < words.count; i++) {
         if (words.type(i) === PAGE_TYPE.xtab) {
-          // A filler: its pfn comes again, with data, in the same record.
+          // A filler: its pfn occurs again, with data, in the same record.
           expect(words.pfn(i)).toBe(3 * layout.record(layout.recordCount - 1).firstIndex);
           continue;
         }
@@ -98,7 +98,7 @@ describe('slots', () => {
     { firstRecordOffset: 0, count: -1 },
     { firstRecordOffset: 0, count: 1, perRecord: 512 },
     { firstRecordOffset: 0, count: 1, perRecord: -2 },
-    // 128 MiB and a little.
+    // Slightly more than 128 MiB.
     { firstRecordOffset: 0, count: 1, perRecord: 64 * 512 - 2 },
   ])('%o is refused', (options) => {
     expect(() => SlotLayout.create(options)).toThrow(RangeError);

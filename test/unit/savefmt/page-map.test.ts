@@ -65,7 +65,7 @@ test('scattered pfns do not use up all memory', () => {
   expect(() => {
     for (let i = 0; i < 20_000; i++) add(map, [i * 2 ** 15]);
   }).toThrow(/too far apart/);
-  // What is absent takes nothing.
+  // Absent pages take no memory.
   const absent = new PageMap();
   for (let i = 0; i < 20_000; i++) add(absent, [i * 2 ** 15], [PAGE_TYPE.xtab]);
   expect(absent.counts().pages).toBe(0);

@@ -27,7 +27,7 @@ import {
   xlHeader,
 } from '../../support/naive-stream.ts';
 
-/** What the reader gives, in short, pages included. */
+/** Summarises what the reader yields, pages included. */
 async function names(bytes: Uint8Array, format: StreamFormat = 'xl'): Promise<string[]> {
   const seen: string[] = [];
   for await (const item of readStream(new BufferSource(bytes), { format })) {

@@ -6,7 +6,7 @@ import { undoRevertDisk } from '../../../src/snapshot/revert/kept.ts';
 
 const EVIL = "/srv/my snaps/a; echo $(echo b) 'c'";
 
-/** The words that a shell makes of a command. */
+/** Splits a command into words as a shell does. */
 function words(command: string): string[] {
   const script = 'for word in "$@"; do printf "%s\\n" "$word"; done';
   const [first = ''] = command.split(' && ');

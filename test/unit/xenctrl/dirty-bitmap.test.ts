@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { type CleanedLog, takeBitmap } from '../../../src/xenctrl/dirty-bitmap.ts';
 
-/** Takes from a Xen that answers so; each answer is the bitmap's byte and the count. */
+/** Takes from a Xen with these answers; each has the bitmap's byte and the count. */
 async function take(...answers: readonly (readonly [number, number])[]) {
   const left = answers.map(
     ([byte, count]): CleanedLog => ({ bitmap: Uint8Array.of(byte, 0, 0, 0, 0, 0, 0, 0), count }),

@@ -22,7 +22,7 @@ const MAP_PRIVATE_ANONYMOUS = 0x22;
 
 let directory: string;
 let fd: number;
-/** What the "guest" has at a gfn: a fill byte. */
+/** The fill byte of the "guest's" page at a gfn. */
 let fill: (gfn: number) => number;
 /** A gfn whose last byte is 1. */
 let last: number | undefined;
@@ -90,7 +90,7 @@ function memory(pwritev: NativeFunction = libcFunctions.pwritev): ForeignMemory 
 
 const HEAD = 100;
 
-/** A head in which each byte is the kind of a page, 9 behind them. */
+/** Makes a head in which each byte is the kind of a page, followed by 9. */
 function head(kinds: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(HEAD).fill(9);
   bytes.set(kinds.subarray(0, HEAD));

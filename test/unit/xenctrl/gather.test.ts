@@ -37,7 +37,7 @@ test.each([
   expect(pieces(gather).map(([, length]) => length)).toEqual(lengths);
   expect(gather.bytes).toBe(60 - bytes);
   for (const [address, length] of pieces(gather)) {
-    // Its end stays where it was.
+    // The end of it is where it was.
     expect(((address + length) % 2 ** 40) / 10).toBe(Math.floor((address + length) / 2 ** 40));
   }
 });

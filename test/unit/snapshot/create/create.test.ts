@@ -122,7 +122,7 @@ describe('createSnapshot', () => {
     expect(plan.state).toBe('paused');
     expect(host.pauses).toBe(2);
     expect(host.suspended).toBe(false);
-    // No instruction of the guest between the suspend and the pause.
+    // The guest executes no instruction between the suspend and the pause.
     expect(host.calls.lastIndexOf('pause')).toBeLessThan(host.calls.indexOf('resume'));
   });
 
@@ -185,7 +185,7 @@ const reads = new Set([
   'saver',
 ]);
 
-/** What must hold whenever a create has failed. */
+/** Checks what must hold whenever a create has failed. */
 function expectUntouched(host: FakeHost, before: { images: string; files: string[] }): void {
   expect(host.suspended).toBe(false);
   expect(host.machineStopped).toBe(false);
@@ -338,7 +338,7 @@ describe('a create that cannot begin', () => {
 });
 
 describe('a guest that does not stay suspended until the snapshot is taken', () => {
-  /** The end of another's `xl save -c`, or an `xl destroy`. */
+  /** The end of another program's `xl save -c`, or an `xl destroy`. */
   const OTHERS = {
     'is resumed by another program': {
       code: 'RESUMED_BY_OTHER',
@@ -356,7 +356,7 @@ describe('a guest that does not stay suspended until the snapshot is taken', () 
     },
   } as const;
 
-  // The fake guest minds being read while it runs; Xen does not.
+  // The fake guest refuses to be read while it runs; Xen does not.
   it.each([
     ...(['stateRecords', 'snapshotDisks', 'repointDisks'] as const).map(
       (when) => ['is resumed by another program', when] as const,
@@ -430,7 +430,7 @@ describe('a guest that does not stay suspended until the snapshot is taken', () 
     const error = await failure(createSnapshot(host, request({ live: true })));
     expect(error).toMatchObject({ code: 'BEING_SAVED', undoFailures: [] });
     expect(host.runs).toBe(true);
-    // It needs it, and turns it off itself.
+    // The other program needs it, and turns it off itself.
     expect(host.calls).not.toContain('stopDirtyLog');
     expect(filesIn(directory)).toEqual(['xvda.img']);
   });

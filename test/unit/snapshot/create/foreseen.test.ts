@@ -1,4 +1,4 @@
-/** What is known before anything is done to the domain. */
+/** Tests what is known before anything is done to the domain. */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -40,7 +40,7 @@ async function take(host: FakeHost): Promise<RevertRequest> {
   };
 }
 
-/** The guest has 300 pages: 1200 KiB, more than such a target and libxl's 1024 KiB on top of it. */
+/** The guest has 300 pages: 1200 KiB, more than such a target plus libxl's 1024 KiB. */
 const withTarget = (host: FakeHost, target: number): LibxlConfig => ({
   ...host.config,
   b_info: { ...(host.config['b_info'] as object), target_memkb: target, max_memkb: target },

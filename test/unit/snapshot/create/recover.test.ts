@@ -50,7 +50,7 @@ afterEach(async () => {
   rmSync(host.directory, { recursive: true });
 });
 
-/** A create whose process is killed before a port call takes effect. */
+/** Starts a create whose process is killed before a port call takes effect. */
 async function killedIn(call: string, more: object = {}): Promise<void> {
   const { directory } = host;
   let release = (): void => {};
@@ -78,7 +78,7 @@ async function killedIn(call: string, more: object = {}): Promise<void> {
   };
 }
 
-/** The journal as if the host had gone down since. */
+/** Changes the journal as if the host had gone down since. */
 function reboot(): void {
   writeFileSync(journal(), readFileSync(journal(), 'utf8').replace(/"boot":"[^"]*"/, '"boot":"another"'));
   rmSync(host.runDirectory, { recursive: true, force: true });
@@ -242,12 +242,12 @@ describe('the guest resumes first', () => {
     await killedIn('settle');
     const text = readFileSync(journal(), 'utf8');
     rmSync(journal());
-    // Whoever opens it waits until another process opens its other end.
+    // An open waits until another process opens the other end.
     execFileSync('mkfifo', ['-m', '600', journal()]);
     const recovered = recoverSnapshot(host, { path: memory() }).catch(() => {});
     await vi.waitFor(() => expect([host.suspended, host.pauses]).toEqual([false, 1]));
     expect(existsSync(`${memory()}.partial`)).toBe(true);
-    // Not in this thread: the reader may not be there yet.
+    // Not in this thread: the reader may not exist yet.
     await writeFile(journal(), text);
     await recovered;
   });
@@ -331,7 +331,7 @@ describe('after a crash of the host', () => {
     expect(error.undoFailures.join()).toMatch(/xvda\.img was written to at .*, after its overlay/);
     expect(contentOf(at('xvda.img'))).toBe('newer');
     expect(contentOf(at('s1-xvda.qcow2'))).toBe('written on the overlay');
-    // As the error says: what the base holds is to be kept.
+    // As the error says: the base's content is to be kept.
     rmSync(at('s1-xvda.qcow2'));
     await recoverSnapshot(host, { path: memory() });
     expect(files()).toEqual(['xvda.img', 'xvdb.img']);
@@ -350,7 +350,7 @@ describe('after a crash of the host', () => {
   });
 
   it('a journal that never got its first line is removed with the empty file beside it', async () => {
-    // At once, for each of them waits a second for its first line.
+    // In parallel, since each of them waits a second for its first line.
     const left = ['', '\0\0\0\0', '{"format":"xlsnap-jour'].map(async (text, i) => {
       const path = at(`left${i}.save`);
       writeFileSync(`${path}.journal`, text, { mode: 0o600 });

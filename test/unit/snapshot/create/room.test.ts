@@ -10,7 +10,7 @@ import { failure, fastDirectory } from '../../../support/scene.ts';
 
 let free = 0;
 const { statfs } = fs;
-// Not by a mock: other test files may have loaded the module already that imports it.
+// Not by a mock: other test files may have loaded the importing module already.
 function pretend(how: unknown): void {
   Object.assign(fs, { statfs: how });
   syncBuiltinESMExports();

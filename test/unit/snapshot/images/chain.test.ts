@@ -42,7 +42,7 @@ describe('a chain of images', () => {
     image('top', { backing: disk });
     expect(await chain('top')).toEqual([disk]);
     expect(await chain('disk', 'raw')).toEqual([]);
-    // So nobody can keep another domain's image from being recovered.
+    // So nobody can prevent another domain's image from being recovered.
     host.addDomain({ name: 'hostile', images: { xvda: disk } });
     expect(await userOf(host, victim)).toBeUndefined();
     expect(host.harm).toEqual([]);
@@ -56,7 +56,8 @@ describe('a chain of images', () => {
     await expect(chain('middle')).rejects.toMatchObject(failure);
     host.othersUse.push(middle);
     expect(await userOf(host, base)).toMatchObject({ path: middle });
-    // The fake's images have no magic of qcow2, so the chain of the one that is in use ends there for its owner's check.
+    // The fake's images lack qcow2's magic number, so the chain of the image in use ends there for this
+    // check.
     expect(await userOf(host, lowest)).toBeUndefined();
   });
 
@@ -92,7 +93,7 @@ describe('a chain of images', () => {
     await free.applyTag(alone, 's1');
     await free.deleteTag(alone, 's1');
     expect(asks()).toBe(first);
-    // It stands on another one by now.
+    // It is on another base by now.
     image('over0', { backing: alone });
     await expect(free.createTag(alone, 's2')).rejects.toMatchObject({ code: 'IMAGE_IN_USE' });
   });

@@ -29,7 +29,7 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
-/** A p2m with RAM, a hole, RAM, and emptiness above. */
+/** A p2m with RAM, a hole, RAM, and nothing above. */
 function p2m(): Uint8Array {
   return new Uint8Array(20_000).fill(NOTAB).fill(XTAB, 160, 192).fill(XTAB, 9000);
 }
@@ -49,13 +49,13 @@ async function save(guest: FakeGuest, options: CallOptions = {}): Promise<Memory
   return await saver.finish();
 }
 
-/** The whole file; a hole at its end is made part of it. */
+/** Returns the whole file; a hole at its end is included. */
 async function read(end: number): Promise<Buffer> {
   await output.writeAt(Uint8Array.of(0), end);
   return readFileSync(output.partialPath);
 }
 
-/** Later entries win: what a restore would make of the file. */
+/** Returns what a restore would make of the file: later entries win. */
 async function expectGuest(guest: FakeGuest, end: number): Promise<Map<number, PageEntry>> {
   const file = await read(end);
   const final = new Map<number, PageEntry>();
@@ -190,7 +190,7 @@ describe('copyAll', () => {
     guest.beforeCopy = () => sleep(5);
     const told: Progress[] = [];
     const reporter = { ...silentReporter, progress: (progress: Progress) => told.push(progress) };
-    // A clock of its own: on a loaded machine each piece takes longer than the time between two reports.
+    // A clock of its own: on a loaded machine each piece takes longer than the interval of reports.
     let clock = 0;
     vi.spyOn(performance, 'now').mockImplementation(() => (clock += 5));
     onTestFinished(() => void vi.restoreAllMocks());
@@ -242,7 +242,7 @@ describe('copyDirty', () => {
   });
 
   test('handles pages that come, go, and come again', async () => {
-    // 170 and 9100 were not there before; 9100 … make more than one batch.
+    // 170 and 9100 did not exist before; 9100 and up make more than one batch.
     guest.setType(170, NOTAB);
     for (let pfn = 9100; pfn < 9300; pfn++) guest.setType(pfn, NOTAB);
     guest.setType(10, XTAB);
@@ -262,7 +262,8 @@ describe('copyDirty', () => {
   });
 
   test('gives a restore only those pages that the guest has in the end', async () => {
-    // The first page of all, neighbours, the last one of a record and of the last record; one of them comes again.
+    // The first page of all, neighbours, the last one of a record and of the last record; one of them occurs
+    // again.
     for (const pfn of [0, 1, 2, 500, 501, 1053, 8999]) guest.setType(pfn, XTAB);
     guest.setType(700, BROKEN);
     guest.setType(9100, NOTAB);
@@ -354,7 +355,8 @@ describe('copyDirty', () => {
     const write = vi.spyOn(output, 'writeAt');
     expect(await saver.copyLast(dirty, 1)).toBe(6300);
     const bytes = (): number => write.mock.calls.reduce((sum, [bytes]) => sum + bytes.length, 0);
-    // The 4300 old pages come in batches of 1024: the first and the last are in the room of 2000, the second in that of 2000 more.
+    // The 4300 old pages come in batches of 1024: the first and the last fit the first 2000, the second fits
+    // 2000 more.
     const atOnce = bytes() / PAGE;
     expect(atOnce).toBe(4300 - 1024 - 1024 - 204);
     const { end, writtenStopped } = await saver.finish();
@@ -404,7 +406,7 @@ test('clean pages between dirty ones are copied with them, if there are any', as
   for (const pfn of [10, 13, 20, 24, 38, 40, 159, 192]) guest.write(pfn, 9);
   await guest.takeDirty(dirty);
   expect(await saver.copyDirty(dirty, 1)).toBe(8);
-  // 40 stands among the zeros, away from its neighbours.
+  // 40 is among the zeros, away from its neighbours.
   expect(guest.calls.read.flatMap((pfns) => [...pfns])).toEqual([10, 11, 12, 13, 20, 24, 38, 40, 159, 192]);
   await expectGuest(guest, (await saver.finish()).end);
 });

@@ -25,7 +25,7 @@ afterEach(() => {
   rmSync(directory, { recursive: true });
 });
 
-/** The guest has written so many pages each time the log is taken. */
+/** The number of pages that the guest has written each time the log is taken. */
 function writesPerRound(...counts: readonly number[]): void {
   const take = guest.takeDirty.bind(guest);
   guest.takeDirty = async (pages) => {

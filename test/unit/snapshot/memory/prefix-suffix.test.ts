@@ -4,7 +4,7 @@ import { FakeGuest } from '../../../../src/testing/fake-guest.ts';
 
 const XEN = { major: 4, minor: 20, extra: '' };
 
-/** Types and lengths of the records from `at` on: libxc's to END, then libxl's to END. */
+/** Returns types and lengths of the records from `at` on: libxc's to END, then libxl's to END. */
 function recordTypes(bytes: Uint8Array, at = 0): number[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const types: number[] = [];
@@ -16,7 +16,10 @@ function recordTypes(bytes: Uint8Array, at = 0): number[] {
   return types;
 }
 
-/** Records behind libxc's domain header; an byte pattern, not a parser, finds it: 0xff * 8, "XENF". */
+/**
+ * Returns the records after libxc's domain header, which is found by a byte pattern, not a parser: 0xff * 8,
+ * "XENF".
+ */
 function afterLibxcHeaders(prefix: Uint8Array): number {
   const marker = Buffer.from('ffffffffffffffff58454e46', 'hex');
   const at = Buffer.from(prefix.buffer, prefix.byteOffset, prefix.byteLength).indexOf(marker);

@@ -66,7 +66,7 @@ test('a stream has each page of a suspended guest once, zeros too', async () => 
   expect(outcome).toEqual({ pages: 3967, populated: 3967, zeroPages: 0, writtenStopped: 0, end: output.end });
   const all = expectGuest(guest, output);
   expect(all).toHaveLength(3968);
-  // One that has no data stands behind the others.
+  // A page without data comes after the others.
   expect(all.at(-1)).toMatchObject({ pfn: 7, type: 13 });
 });
 

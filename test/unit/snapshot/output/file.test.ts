@@ -53,7 +53,7 @@ describe('OutputFile', () => {
   });
 
   describe('and flushing', () => {
-    /** `datasync` of all files, seen. */
+    /** Spies on `datasync` of all files. */
     async function datasync() {
       await using probe = await open(join(directory.path, 'probe'), 'w');
       const prototype: { datasync(): Promise<void> } = Object.getPrototypeOf(probe);

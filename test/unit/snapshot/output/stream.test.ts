@@ -92,7 +92,7 @@ describe('a FIFO', () => {
     const abort = new AbortController();
     const reader = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
     const output = await StreamOutput.open(fifo, abort.signal);
-    // As many as a pipe holds (pipe(7)).
+    // As many as a pipe can hold (pipe(7)).
     await output.writeAt(new Uint8Array(65_536).fill(1), 0);
     const last = output.writeLast(new Uint8Array(16).fill(2));
     abort.abort();
@@ -110,7 +110,7 @@ describe('a FIFO', () => {
     const output = await StreamOutput.open(fifo, abort.signal);
     await output.writeAt(new Uint8Array(16), 0);
     const last = output.writeLast(new Uint8Array(16));
-    // The pipe has them already, though nobody has heard of it.
+    // The pipe has them already, though nobody has noticed.
     abort.abort();
     await last;
     await output.commit();

@@ -1,4 +1,4 @@
-/** Odd cases of a revert that was killed; every port call in test/unit/faults/revert.test.ts. */
+/** Tests unusual cases of a killed revert. test/unit/faults/revert.test.ts tests every port call. */
 import {
   appendFileSync,
   chmodSync,
@@ -76,7 +76,7 @@ function externalFirst(): void {
   request = { ...request, config: { ...request.config, disks } };
 }
 
-/** What the dead process had done besides. */
+/** What else the dead process had done. */
 function note(step: Record<string, unknown>): void {
   appendFileSync(journal(), `${JSON.stringify({ at: Date.now(), ...step })}\n`);
 }
@@ -101,7 +101,7 @@ describe('disks that are half reverted', () => {
     const between = filesOf(host.directory);
     expect(await recover()).toMatchObject({ outcome: 'undone', guest: 'gone' });
     expect(filesOf(host.directory)).toEqual(files);
-    // Once more, and one step further.
+    // Again, and one step further.
     rmSync(overlay());
     for (const [path, text] of Object.entries(between)) {
       writeFileSync(path, text, { encoding: 'latin1', mode: 0o600 });
@@ -303,7 +303,7 @@ describe('a domain of a killed revert', () => {
     expect(found).toMatchObject({ outcome: 'reverted', guest: 'paused', halfBuilt: 8 });
     expect(found.next).toContain('snapshot-revert guest1');
     expect(host.pauses).toBe(1);
-    // Nobody knows whether it is whole: nothing of the former disks goes.
+    // It is unknown whether it is complete, so nothing of the former disks is removed.
     expect(safetyTags()).toHaveLength(1);
     expect(found.kept).toEqual([`snapshot ${safetyTags()[0]} of ${at('xvda.img')}`, at(aside() ?? '')]);
     expect(existsSync(journal())).toBe(true);
@@ -333,7 +333,7 @@ describe('a domain of a killed revert', () => {
     expect(asked).toBe(3);
     expect(diskContents()).toEqual(half);
     host.own.end();
-    // It ends, and has made none.
+    // It ends without having created one.
     host.after = (call) => {
       if (call === 'restorer' && ++asked === 6) host.restorer = undefined;
     };
@@ -365,7 +365,7 @@ describe('a domain of a killed revert', () => {
     expect(host.calls.lastIndexOf('destroy')).toBeGreaterThan(host.calls.indexOf('restore'));
     expect(host.runs).toBe(true);
     expect(existsSync(journal())).toBe(false);
-    // Any other has to have one.
+    // Any other must have one.
     const error = await failure(revertSnapshot(host, request));
     expect(error).toMatchObject({ phase: 'check', message: 'it has none' });
   });
@@ -525,7 +525,7 @@ describe('the disks of a revert whose restore fails', () => {
     expect(error).toMatchObject({ code: 'NOT_RECOVERED', undone: [] });
     expect(error.undoFailures[0]).toMatch(message);
     expect(filesOf(host.directory)).toEqual(half);
-    // The next revert starts from what there is now, and says where the former disks are.
+    // The next revert starts from the present state, and says where the former disks are.
     const told: string[] = [];
     const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
     const former = safetyTags()[0] ?? '';

@@ -63,13 +63,13 @@ function files(): Record<string, string> {
   );
 }
 
-/** The files of a revert under way. */
+/** Returns the files of a revert in progress. */
 const leftovers = (): string[] => readdirSync(directory).filter((name) => /before-|fresh-/.test(name));
 const tagsOf = (vdev: string): string[] => Object.keys(readImage(at(`${vdev}.img`)).tags);
 /** What the guest reads from its disks. */
 const contents = (host: FakeHost): string[] => [...host.inUse.values()].map(contentOf);
 
-/** A revert that is refused: the domain runs on, no file has changed. */
+/** Checks a revert that is refused: the domain keeps running, no file has changed. */
 async function refused(host: FakeHost, request: RevertRequest): Promise<XlsnapError> {
   const before = files();
   const { domid, runs } = host;
@@ -192,7 +192,7 @@ describe('revertSnapshot', () => {
     const { kept } = await revertSnapshot(host, { ...request, keep: true });
     expect(kept).toEqual([expect.stringMatching(/s1-xvdb\.qcow2\.before-/)]);
     expect(contentOf(kept[0] ?? '')).toBe('later');
-    // A safety tag takes room in the image itself; it is not kept.
+    // A safety tag takes space in the image itself, so it is not kept.
     expect(tagsOf('xvda')).toEqual(['s1']);
   });
 

@@ -32,7 +32,7 @@ function addOther(domid: number, name: string): FakeDomain {
   return other;
 }
 
-/** A snapshot of the domain under the name that it has. */
+/** Takes a snapshot of the domain under its current name. */
 async function take(name = 's1'): Promise<RevertRequest> {
   const domain = String(host.domid);
   const { plan } = await createSnapshot(host, {
@@ -43,7 +43,7 @@ async function take(name = 's1'): Promise<RevertRequest> {
   return { domain: plan.domain, config: parseConfig(readFileSync(path, 'utf8'), path) };
 }
 
-/** A revert that destroys and changes nothing, whatever risks are accepted. */
+/** Plans a revert that destroys and changes nothing, whatever risks are accepted. */
 async function refused(request: RevertRequest): Promise<Awaited<ReturnType<typeof failure>>> {
   const before = filesOf(directory);
   const from = host.calls.length;
@@ -338,7 +338,7 @@ describe('locks', () => {
 
 describe('the journal of a revert that was killed', () => {
   const other = '11111111-2222-4333-8444-555555555555';
-  /** As a revert leaves it that was killed before it had done anything. */
+  /** Leaves what a revert leaves that was killed before it had done anything. */
   async function leaveJournal(head: Record<string, unknown> = {}): Promise<string> {
     const { openRevertJournal, revertJournalPath } = await import(
       '../../../../src/snapshot/revert/journal.ts'

@@ -81,7 +81,7 @@ describe.each(['internal', 'external'] as const)('an image of an %s snapshot', (
         host.calls.length = 0;
         let count = 0;
         host.fault = (name) => {
-          // What happens while qemu-img is already at work cannot be prevented.
+          // What happens while qemu-img is already working cannot be prevented.
           if (count++ !== call || WRITES.has(name)) return;
           seen.add(name);
           change(host);

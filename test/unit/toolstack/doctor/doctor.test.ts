@@ -7,7 +7,7 @@ import { runProgram } from '../../../../src/toolstack/process/run.ts';
 import { fakeProgram } from '../../../support/fake-program.ts';
 import { tempDir } from '../../../support/temp.ts';
 
-// On whatever machine this is: xenstored is where nobody listens, xl and qemu-img are scripts.
+// On any machine: nobody listens on xenstored's path, and xl and qemu-img are scripts.
 
 let directory: Awaited<ReturnType<typeof tempDir>>;
 let undo: (() => void)[] = [];
@@ -64,7 +64,7 @@ describe('the checks of the host', () => {
   });
 
   test('report a missing program, with what to install', async () => {
-    // By paths: where programs are looked for by name, this machine may have them.
+    // By path: where programs are looked for by name, this machine may have them.
     const find = async (name: string) =>
       asFailure(
         await runProgram(`${directory.path}/none/${name}`, [], { timeoutMs: 10_000 }).catch((e) => e),

@@ -45,7 +45,7 @@ const stored = (vdev: string, more: Partial<StoredDisk> = {}, kind = 'qdisk', do
   };
 };
 
-/** What QEMU says of drives: xen-block's have no device name, emulated ones have. */
+/** QEMU's drives: xen-block's have no device name, emulated ones have. */
 const facts = (
   drives: readonly (BlockNode | [string, BlockNode])[],
   more: Partial<BlockFacts> = {},

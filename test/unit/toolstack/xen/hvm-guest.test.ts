@@ -4,7 +4,7 @@ import { PAGE_TYPE } from '../../../../src/savefmt/index.ts';
 import type { Xen } from '../../../../src/toolstack/xen/guest-records.ts';
 import { XenGuest } from '../../../../src/toolstack/xen/hvm-guest.ts';
 
-/** A Xen that only knows how large the guest's memory map is, and what is above its first 1000 pages. */
+/** A Xen that only knows the size of the guest's memory map, and what is above its first 1000 pages. */
 function xenWith(sizes: number[], above: number = PAGE_TYPE.notab): Xen {
   const xen: Partial<Xen> = {
     nrGpfns: () => Promise.resolve(sizes.shift() ?? 0),

@@ -17,7 +17,7 @@ class FakeDomain {
   reason: number | undefined;
   dying = false;
   there = true;
-  /** Xen refuses to tell of it. */
+  /** Whether Xen refuses to report the domain. */
   broken = false;
   pauses = 0;
   shadow = false;
@@ -142,7 +142,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** The outcome of a suspend, with all timers run. */
+/** Returns the outcome of a suspend, with all timers run. */
 async function suspend(options: { timeoutMs: number; signal?: AbortSignal } = { timeoutMs: 60_000 }) {
   const outcome = domain
     .hypervisor()

@@ -17,7 +17,7 @@ const XTAB = 0xf;
 
 let pv: FakePv;
 let suspended: boolean;
-/** Types that Xen tells, by mfn; NOTAB for the others. */
+/** Types that Xen reports, by mfn; NOTAB for the others. */
 let types: Map<number, number>;
 let dirty: number[];
 /** mfns that Xen was asked about. */

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { firstCause, isOfDeviceModel, lastOfQemuLog } from '../../../../src/toolstack/xl/restore-failure.ts';
 import { tempDir } from '../../../support/temp.ts';
 
-/** As xl 4.20 says it when memory runs out while a domain is restored. */
+/** What xl 4.20 prints when memory runs out during a restore. */
 const NO_MEMORY = `Loading new save file i1.save (new xl fmt info 0x3/0x0/1530)
  Savefile contains xl domain config in JSON format
 Parsing config from <saved>

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { installXlWrapper, isXlWrapper, removeXlWrapper } from '../../../../src/toolstack/xl/wrapper.ts';
 import { tempDir } from '../../../support/temp.ts';
 
-// A real sh runs the wrapper; the real xl and xlsnap are scripts that tell what they got.
+// A real sh runs the wrapper; the real xl and xlsnap are scripts that print what they got.
 
 let directory: Awaited<ReturnType<typeof tempDir>>;
 let prefix = '';
@@ -24,7 +24,7 @@ beforeEach(async () => {
   directory = await tempDir();
   prefix = join(directory.path, 'local');
   wrapper = join(prefix, 'sbin', 'xl');
-  // A name that the shell would break into words.
+  // A name that the shell would split into words.
   await mkdir(join(directory.path, "the real 'ones'"));
   real = join(directory.path, "the real 'ones'", 'xl');
   xlsnap = join(directory.path, "the real 'ones'", 'xlsnap');

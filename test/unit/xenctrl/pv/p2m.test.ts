@@ -3,7 +3,7 @@ import { FrameTable, NO_FRAME } from '../../../../src/xenctrl/pv/frame-table.ts'
 import { cr3Frame, findP2m, frameCr3, type P2mClaim, readP2mClaim } from '../../../../src/xenctrl/pv/p2m.ts';
 import { PvWorld, worldCr3 } from '../../../support/pv-world.ts';
 
-/** Where a guest's list begins: as Linux has it, above Xen; a 32-bit guest's below it. */
+/** Where a guest's list begins: in Linux above Xen; a 32-bit guest's below it. */
 const VADDR = { 8: 0xc900_0000_0000, 4: 0xc000_0000 } as const;
 const CANONICAL = 0xffff_0000_0000_0000n;
 

@@ -24,12 +24,12 @@ function entry(words: Uint32Array, index: number): [number, number] {
   return [words[2 * index] ?? -1, words[2 * index + 1] ?? -1];
 }
 
-/** The entry of full(), normalised: its pfn, its flags as they were. */
+/** The entry of full(), normalised: its pfn, with its flags unchanged. */
 function normal(pfn: number): [number, number] {
   return [((pfn << 12) | FLAGS.low) >>> 0, FLAGS.high];
 }
 
-/** Which entries of a normalised full() hold their pfn, and which nothing. */
+/** Which entries of a normalised full() hold their pfn, and which are empty. */
 function slots(words: Uint32Array): { normal: number[]; cleared: number[] } {
   const found = { normal: [] as number[], cleared: [] as number[] };
   for (let i = 0; i < 512; i++) {
@@ -55,7 +55,7 @@ describe('a 64-bit guest', () => {
   test("level 4: Xen's own slots are cleared", () => {
     const { world, tables } = make(8);
     const words = full(world);
-    // What Xen has there may be anything, a frame of its own to begin with.
+    // Xen's entries may be anything, such as a frame of its own.
     words.set([0x00003163, 0x00fff000], 2 * 260);
     expect(tables.normalise(words, 4)).toBeUndefined();
     expect(slots(words)).toEqual({

@@ -11,13 +11,13 @@ const GET_EXT = 43;
 const GET_XSAVE = 63;
 const GET_MSRS = 72;
 
-/** What Xen answers, of one release. */
+/** The answers of Xen, of one release. */
 interface Answers {
   width: number;
   online: (vcpu: number) => boolean;
   extendedSize: number;
   xfeatureMask: bigint;
-  /** Sizes of the xsave state: asked without a buffer, and filled. */
+  /** Sizes of the xsave state: reported without a buffer, and written. */
   xsave: [bigint, bigint];
   msrs: [number, number];
   maxMfn: bigint;

@@ -49,7 +49,7 @@ describe.each([4, 8] as const)('a context with words of %i bytes', (width) => {
     expect(canonical.get(fields['user_regs.edx'])).toBe(0x77n);
     expect(canonical.get(fields.gdt_frames)).toBe(0x100n);
     expect(canonical.get(fields.gdt_frames + width)).toBe(0x101n);
-    // 513 entries are two frames; what stands behind them is not looked at.
+    // 513 entries are two frames; what follows them is ignored.
     expect(canonical.get(fields.gdt_frames + 2 * width)).toBe(0x10102n);
     expect(canonical.get(fields.ctrlreg + 3 * width)).toBe(0x42n << 12n);
     expect(canonical.get(fields.ctrlreg + width)).toBe(0n);
