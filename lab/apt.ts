@@ -1,12 +1,16 @@
+/** Finds out where Debian packages for an image come from. */
 import { existsSync, readFileSync } from 'node:fs';
 import { LabError } from './errors.ts';
 import { must } from './proc.ts';
 
-/** Where this machine gets Debian packages from, for a root file system of another suite. */
+/**
+ * A source of Debian packages, taken from this machine's configuration, for a root file system of another
+ * suite.
+ */
 export interface AptSource {
   /** The line for mmdebstrap: `deb [trusted=yes] URI SUITE main`. */
   readonly line: string;
-  /** apt options to hand on: proxies, retries, credentials, checks. Never left in an image. */
+  /** apt options to pass on: proxies, retries, credentials, checks. They never stay in an image. */
   readonly options: readonly string[];
 }
 
@@ -31,7 +35,7 @@ export async function aptSource(suite: string): Promise<AptSource> {
     entries.find((e) => e.component === 'main' && e.release === suite) ??
     entries.find((e) => e.component === 'main' && plain.test(e.release));
   if (found === undefined) {
-    throw new LabError('host', 'apt has no Debian "main" source on this machine, so a dom0 can not be made');
+    throw new LabError('host', 'apt has no Debian "main" source on this machine, so a dom0 cannot be built');
   }
   const trusted = isTrusted(found.entry) ? '[trusted=yes] ' : '';
   return { line: `deb ${trusted}${found.uri} ${suite} main`, options: await aptOptions() };
@@ -40,7 +44,7 @@ export async function aptSource(suite: string): Promise<AptSource> {
 async function aptOptions(): Promise<string[]> {
   const dump = await must('host', 'apt-config', ['dump', '--no-empty', '--format', '%F "%v";%n']);
   const options = dump.split('\n').filter((line) => handedOn.test(line) && !line.startsWith('Dir::'));
-  // mmdebstrap moves Dir, so the places of credentials have to be absolute.
+  // mmdebstrap changes Dir, so the paths of credentials must be absolute.
   const shell = await must('host', 'apt-config', [
     'shell',
     'FILE',
@@ -58,7 +62,7 @@ async function aptOptions(): Promise<string[]> {
   return options;
 }
 
-/** Whether the entry (`FILE:NUMBER`) says that its source is to be trusted unsigned. */
+/** Returns whether the entry (`FILE:NUMBER`) says that its source is to be trusted unsigned. */
 function isTrusted(entry: string): boolean {
   const file = entry.replace(/:\d+$/, '');
   if (!existsSync(file)) return false;

@@ -1,3 +1,4 @@
+/** The command line of the lab: `npm run lab -- COMMAND`. */
 import { spawn } from 'node:child_process';
 import { basename } from 'node:path';
 import { type ParseArgsConfig, parseArgs } from 'node:util';
@@ -7,7 +8,7 @@ import { Lab, type LabOptions } from './lab.ts';
 import { tail } from './proc.ts';
 import { defaultXen, releases } from './releases.ts';
 
-const help = `Real Xen in a machine of its own (QEMU), for truth.
+const help = `Real Xen in a virtual machine of its own (QEMU).
 
   npm run lab -- up                     build what is missing, boot, or use what is up
   npm run lab -- run COMMAND...         in dom0, as root; its exit code is ours
@@ -58,7 +59,7 @@ const options = {
 } as const satisfies ParseArgsConfig['options'];
 
 async function main(argv: readonly string[]): Promise<number> {
-  // All behind `run` is dom0's, options too.
+  // Everything after `run` is for dom0, options included.
   const at = argv.findIndex((arg) => arg === 'run' || arg === 'ssh');
   const own = at === -1 ? argv : argv.slice(0, at + 1);
   const rest = at === -1 ? [] : argv.slice(at + 1).filter((arg, i) => !(i === 0 && arg === '--'));
@@ -121,7 +122,7 @@ async function main(argv: readonly string[]): Promise<number> {
       return 0;
     }
     default:
-      throw new LabError('usage', `no such command: ${command}; see npm run lab -- --help`);
+      throw new LabError('usage', `no such command: ${command}; try: npm run lab -- --help`);
   }
 }
 
@@ -171,7 +172,7 @@ function count(args: readonly string[], least: number, most: number, usage: stri
   return args;
 }
 
-/** ssh with our own standard streams; its exit code is that of the command. */
+/** Runs ssh with our own standard streams, and returns the exit code of the command. */
 async function ssh(args: readonly string[]): Promise<number> {
   const child = spawn('ssh', args, { stdio: 'inherit' });
   return await new Promise((resolve, reject) => {

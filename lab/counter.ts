@@ -1,27 +1,27 @@
-/** Reads what guest/counter.c writes: console lines, disk sectors, the page in its memory. */
+/** Parses what guest/counter.c writes: console lines, disk sectors, the page in its memory. */
 
-/** One TICK line: all of tick `n` was done when it was printed. */
+/** A TICK line. Everything of tick `n` was done when it was printed. */
 export interface Tick {
   readonly n: number;
   readonly disks: number;
-  /** MISMATCH lines since the program started. */
+  /** Number of MISMATCH lines since the program started. */
   readonly bad: number;
-  /** Seconds of the guest's monotonic clock. */
+  /** Seconds by the guest's monotonic clock. */
   readonly up: number;
   /** Seconds since 1970 by the guest's clock. */
   readonly clock: number;
-  /** Largest time between two ticks since the line before, by the monotonic and by the real-time clock. */
+  /** Maximum time between two ticks since the previous line, by the monotonic and by the real-time clock. */
   readonly gapMs: number;
   readonly gapRealMs: number;
 }
 
-/** The first line of a counter program's life. */
+/** The first line that a counter program prints. */
 export interface GuestUp {
   readonly type: string;
-  /** The number it starts from: that of its disks, else 0. */
+  /** The number it starts from: that of its disks, or 0. */
   readonly counter: number;
   readonly boot: string;
-  /** Device to the number found on it, undefined for a blank disk. */
+  /** Device to the number found on it; undefined for a blank disk. */
   readonly disks: ReadonlyMap<string, number | undefined>;
 }
 
@@ -67,13 +67,13 @@ export function parseConsole(text: string): ConsoleReport {
 }
 
 export const sectorSize = 512;
-/** Slot sectors behind the head sector: number n is also in sector 1 + n % 64. */
+/** Number of slot sectors after the head sector: number n is also in sector 1 + n % 64. */
 export const slotCount = 64;
-/** Bytes of a disk to read for decodeDisk. */
+/** Number of bytes of a disk that decodeDisk needs. */
 export const diskSpan = (1 + slotCount) * sectorSize;
 
 export interface Sector {
-  /** Letter of the device: `a` of xvda. */
+  /** Letter of the device: `a` for xvda. */
   readonly letter: string;
   readonly boot: string;
   readonly number: number;
@@ -81,7 +81,7 @@ export interface Sector {
   readonly index: number;
 }
 
-/** Undefined when the sector was not written by the counter, or is torn. */
+/** Decodes a sector; undefined if the counter did not write it, or it is torn. */
 export function decodeSector(bytes: Uint8Array, offset = 0): Sector | undefined {
   if (bytes.length < offset + sectorSize || text(bytes, offset, 8) !== 'XLSNAPSC') return undefined;
   const view = viewOf(bytes);
@@ -98,13 +98,16 @@ export function decodeSector(bytes: Uint8Array, offset = 0): Sector | undefined 
 export interface DiskReport {
   readonly head: Sector;
   /**
-   * Slots that do not hold the number they should (for the tick under way: or the one before).
-   * Empty when nothing between was lost.
+   * Slots without the number that they should have (during a tick: or the one before). Empty if nothing was
+   * lost.
    */
   readonly problems: readonly string[];
 }
 
-/** The counter's part of a disk (its first 65 sectors); undefined when the head sector is blank or spoilt. */
+/**
+ * Decodes the counter's part of a disk (its first 65 sectors); undefined if the head sector is blank or
+ * damaged.
+ */
 export function decodeDisk(bytes: Uint8Array): DiskReport | undefined {
   const head = decodeSector(bytes);
   if (head === undefined) return undefined;
@@ -112,10 +115,11 @@ export function decodeDisk(bytes: Uint8Array): DiskReport | undefined {
   for (let index = 1; index <= slotCount; index++) slots[index] = decodeSector(bytes, index * sectorSize);
   const problems: string[] = [];
   if (head.index !== 0) problems.push(`the head sector was written for sector ${head.index}`);
-  // A life that was killed within a tick may have left its last slot out: only this life's numbers are proven.
+  // A life that was killed during a tick may have left out its last slot: only this life's numbers are
+  // certain.
   const own = slots.filter((slot) => slot?.boot === head.boot).map((slot) => slot?.number ?? 0);
   for (const slot of slots) {
-    // The head is written first, so a slot that is ahead of it is of a later instant.
+    // The head is written first, so a slot that is ahead of it comes from a later instant.
     if (slot?.boot === head.boot && slot.number > head.number) {
       problems.push(`sector ${slot.index} holds ${slot.number}, the head sector only ${head.number}`);
     }
@@ -124,7 +128,7 @@ export function decodeDisk(bytes: Uint8Array): DiskReport | undefined {
   for (let number = first; number <= head.number; number++) {
     const index = 1 + (number % slotCount);
     const slot = slots[index];
-    // The head is written before the slot: in a snapshot the last slot may still have what was there before.
+    // The head is written before the slot: in a snapshot the last slot may still have its earlier content.
     if (number === head.number && (slot === undefined || slot.number <= number - slotCount)) continue;
     if (slot?.number !== number || slot.index !== index) {
       problems.push(`sector ${index} should hold ${number}, holds ${slot?.number ?? 'nothing'}`);
@@ -133,7 +137,7 @@ export function decodeDisk(bytes: Uint8Array): DiskReport | undefined {
   return { head, problems };
 }
 
-/** The counter as the guest's memory has it. For each disk: done <= number in its head sector <= started. */
+/** The counter in the guest's memory. For each disk: done <= number in its head sector <= started. */
 export interface MemoryCounter {
   readonly boot: string;
   readonly started: number;
@@ -143,7 +147,7 @@ export interface MemoryCounter {
   readonly disks: number;
 }
 
-/** Decodes a page; undefined when it is not the counter's. */
+/** Decodes a page; undefined if it is not the counter's. */
 export function decodePage(bytes: Uint8Array, offset = 0): MemoryCounter | undefined {
   if (bytes.length < offset + 192 || text(bytes, offset, 8) !== 'XLSNAPCT') return undefined;
   const view = viewOf(bytes);
@@ -166,8 +170,8 @@ export function decodePage(bytes: Uint8Array, offset = 0): MemoryCounter | undef
 }
 
 /**
- * Finds the counter's pages in guest memory, or in a file that holds pages at any offset (a save file).
- * A file written in several rounds may hold the page several times: the last is the guest's.
+ * Finds the counter's pages in guest memory, or in a file that has pages at any offset (a save file). A file
+ * written in several rounds may have the page several times: the last one is the guest's.
  */
 export function findPages(bytes: Uint8Array): MemoryCounter[] {
   const found: MemoryCounter[] = [];
@@ -185,7 +189,7 @@ export interface DirtyPage {
   readonly boot: string;
 }
 
-/** A page of the `dirty.mib` process; undefined when it is not one, or is half written. */
+/** Decodes a page of the `dirty.mib` process; undefined if it is not one, or is half written. */
 export function decodeDirtyPage(bytes: Uint8Array, offset = 0): DirtyPage | undefined {
   if (bytes.length < offset + 4096 || text(bytes, offset, 8) !== 'XLSNAPDP') return undefined;
   const view = viewOf(bytes);
@@ -201,7 +205,7 @@ export function decodeDirtyPage(bytes: Uint8Array, offset = 0): DirtyPage | unde
   };
 }
 
-/** FNV-1a, 64 bits. */
+/** Computes FNV-1a with 64 bits. */
 function fnv(bytes: Uint8Array, start: number, length: number): bigint {
   let hash = 0xcbf29ce484222325n;
   for (let i = start; i < start + length; i++) {

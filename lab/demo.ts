@@ -1,6 +1,7 @@
 /**
- * `npm run demo`: an HVM guest that counts, in memory and on its disk, is snapshotted, goes on, and is reverted; its own
- * numbers tell whether memory and disk came back together. Exit code 0 only if they did.
+ * `npm run demo`: an HVM guest that counts, in memory and on its disk, is snapshotted, counts on, and is
+ * reverted. Its own numbers show whether memory and disk were restored together. The exit code is 0 only if
+ * they were.
  */
 import { installXlsnap } from './install.ts';
 import { Lab } from './lab.ts';
@@ -15,7 +16,7 @@ function say(text: string): void {
   process.stdout.write(`[${String(seconds).padStart(3)} s] ${text}\n`);
 }
 
-/** Runs a command in dom0 and shows it with what it says. */
+/** Runs a command in dom0, and shows it with its output. */
 async function show(command: string): Promise<string> {
   say(`dom0# ${command}`);
   const { stdout } = await lab.run(command, { timeoutMs: TIMEOUT_MS });
@@ -24,7 +25,9 @@ async function show(command: string): Promise<string> {
 }
 
 async function demo(): Promise<void> {
-  say('A machine with real Xen, under QEMU; the first time its image is built, which takes some minutes.');
+  say(
+    'Starting a machine with real Xen, under QEMU. The first time its image is built, which takes some minutes.',
+  );
   await lab.up();
   await installXlsnap(lab);
   await lab.removeGuest(NAME);
@@ -42,7 +45,7 @@ async function demo(): Promise<void> {
   say(`It has counted to ${running.n}. Now the snapshot:`);
   await show(`xlsnap snapshot-create ${NAME} --name before`);
   const later = await lab.waitForTicks(NAME, 20);
-  say(`The guest went on: it has counted to ${later.n}, in memory and on disk. Now back:`);
+  say(`The guest kept running: it has counted to ${later.n}, in memory and on disk. Now the revert:`);
   const told = (await lab.guestReport(NAME)).ticks.length;
   await show(`xlsnap snapshot-revert ${NAME} /var/lib/xen/snapshots/*/before.save.cfg`);
   await lab.waitForTicks(NAME, 10);
@@ -50,12 +53,12 @@ async function demo(): Promise<void> {
   const back = ticks.slice(told).find((tick) => tick.n < later.n);
   const last = ticks.at(-1);
   if (back === undefined || last === undefined || up.length !== 1 || complaints.length > 0) {
-    throw new Error(`not as it should be: ${complaints[0] ?? 'the guest did not go on from the snapshot'}`);
+    throw new Error(`unexpected: ${complaints[0] ?? 'the guest did not continue from the snapshot'}`);
   }
   say(
-    `The guest goes on from ${back.n}, as if ${back.n} … ${later.n} had never been, and is at ${last.n} by now.`,
+    `The guest continues from ${back.n}, as if ${back.n} … ${later.n} had never happened, and has reached ${last.n}.`,
   );
-  say('At each step it reads its disk and compares: memory and disk came back together (0 mismatches).');
+  say('At each step it compares its disk with its memory: both were restored together (0 mismatches).');
 }
 
 try {

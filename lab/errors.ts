@@ -1,8 +1,8 @@
-/** Everything the lab reports by itself: a message for people, and where the evidence was put. */
+/** An error that the lab itself reports: a message for people, and the folder with the evidence. */
 export class LabError extends Error {
   override readonly name = 'LabError';
   readonly code: LabErrorCode;
-  /** Folder with consoles and logs, when there is one. */
+  /** Folder with consoles and logs, if there is one. */
   evidence?: string;
 
   constructor(code: LabErrorCode, message: string, options?: ErrorOptions) {
@@ -14,7 +14,7 @@ export class LabError extends Error {
 export type LabErrorCode =
   | 'usage'
   | 'host' // something is missing on this machine
-  | 'build' // the image could not be made
+  | 'build' // the image could not be built
   | 'boot' // dom0 did not come up
   | 'down' // no lab is up
   | 'command' // a command in dom0 failed
@@ -25,7 +25,7 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** The errno name of a failed system call. */
+/** Returns the errno name of a failed system call. */
 export function errnoOf(error: unknown): string | undefined {
   if (!(error instanceof Error) || !('code' in error)) return undefined;
   return typeof error.code === 'string' ? error.code : undefined;

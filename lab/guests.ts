@@ -1,17 +1,21 @@
+/** Describes guests, and writes their configuration for xl. */
 import { LabError } from './errors.ts';
 
 export type GuestType = 'pv' | 'pvh' | 'hvm';
 export type DiskFormat = 'qcow2' | 'raw';
 
 export interface GuestDisk {
-  /** `xvda`. An HVM guest's firmware and kernel also see it as an IDE disk until the PV driver takes over. */
+  /**
+   * Such as `xvda`. An HVM guest's firmware and kernel also see it as an IDE disk until the PV driver takes
+   * over.
+   */
   readonly vdev: string;
   readonly format: DiskFormat;
-  /** Made when there is no file yet. */
+  /** Size of the image, which is created if it does not exist. */
   readonly sizeMiB: number;
-  /** In dom0; /lab/guests/NAME/VDEV.FORMAT unless given. */
+  /** Path in dom0. Default: /lab/guests/NAME/VDEV.FORMAT. */
   readonly path?: string;
-  /** No one may write: the guest's counter leaves it alone. */
+  /** Whether the disk is read-only; the guest's counter then does not use it. */
   readonly readOnly?: boolean;
 }
 
@@ -19,25 +23,28 @@ export interface GuestSpec {
   readonly type: GuestType;
   readonly name: string;
   readonly memoryMiB?: number;
-  /** What it is promised; `memoryMiB` unless given. */
+  /** Maximum memory. Default: `memoryMiB`. */
   readonly maxMemoryMiB?: number;
   readonly vcpus?: number;
   readonly disks?: readonly GuestDisk[];
-  /** Counter's period; 100 unless given. */
+  /** Period of the counter. Default: 100. */
   readonly tickMs?: number;
   /** A second process in the guest that dirties `mib` MiB at `rate` pages per second. */
   readonly dirty?: { readonly mib: number; readonly rate: number };
-  /** More lines for the end of the guest's configuration file. */
+  /** Lines to append to the guest's configuration file. */
   readonly extraCfg?: readonly string[];
-  /** More arguments for the guest's kernel. */
+  /** Additional arguments for the guest's kernel. */
   readonly kernelArgs?: string;
-  /** `preserve` (the default) leaves a guest that rebooted for tests to see; `restart` is xl's own default. */
+  /**
+   * `preserve` leaves a guest that rebooted for tests to see; `restart` is xl's own default. Default:
+   * `preserve`.
+   */
   readonly onReboot?: 'preserve' | 'restart' | 'destroy';
-  /** `preserve` unless given. */
+  /** Default: `preserve`. */
   readonly onCrash?: 'preserve' | 'restart' | 'destroy';
-  /** Boots that may be tried anew when a guest dies of a triple fault under emulation: 4 in all unless given. */
+  /** Maximum number of boots while the guest dies of a triple fault under emulation. Default: 4. */
   readonly tries?: number;
-  /** Limit of one boot. */
+  /** Time limit for one boot. */
   readonly timeoutMs?: number;
 }
 
@@ -66,13 +73,13 @@ export function consolePath(name: string): string {
   return `/var/log/xen/guest-${name}.log`;
 }
 
-/** The configuration file for xl. */
+/** Returns the configuration file for xl. */
 export function guestConfig(spec: GuestSpec): string {
   const files = guestFiles(spec);
   const writable = files.disks.filter((disk) => disk.readOnly !== true).length;
   const args = [
     'console=hvc0 nokaslr loglevel=6 mitigations=off panic=1',
-    // HVM: else the kernel looks at 256 PCI buses, each access a trap: minutes.
+    // Otherwise an HVM guest's kernel scans 256 PCI buses, each access a trap, which takes minutes.
     spec.type === 'hvm' ? 'pci=noearly tsc=reliable' : '',
     spec.type === 'pvh' ? '' : 'earlyprintk=xen',
     `counter.ms=${spec.tickMs ?? 100} counter.disks=${writable}`,
@@ -86,11 +93,11 @@ export function guestConfig(spec: GuestSpec): string {
     `memory = ${memory}`,
     `maxmem = ${spec.maxMemoryMiB ?? memory}`,
     `vcpus = ${spec.vcpus ?? 1}`,
-    // QEMU's loader for HVM wants the bzImage; for the others the unpacked kernel saves seconds.
+    // QEMU's loader for HVM needs the bzImage; for the others the unpacked kernel saves seconds.
     `kernel = "/lab/${spec.type === 'hvm' ? 'vmlinuz' : 'vmlinux'}"`,
     'ramdisk = "/lab/guest.img"',
     `extra = "${args.filter((arg) => arg !== '').join(' ')}"`,
-    // target= is last: all behind it is the file's name.
+    // target= is last: everything after it is the file's name.
     `disk = [ ${files.disks
       .map((disk) => {
         const access = disk.readOnly === true ? 'ro' : 'rw';
@@ -100,7 +107,7 @@ export function guestConfig(spec: GuestSpec): string {
     'on_poweroff = "destroy"',
     `on_reboot = "${spec.onReboot ?? 'preserve'}"`,
     `on_crash = "${spec.onCrash ?? 'preserve'}"`,
-    // Without an invariant TSC Xen would trap every RDTSC.
+    // Without an invariant TSC, Xen would trap every RDTSC.
     'tsc_mode = "native"',
     ...(spec.type === 'hvm' ? ['vnc = 0', 'vga = "none"'] : []),
     ...(spec.extraCfg ?? []),
@@ -108,16 +115,16 @@ export function guestConfig(spec: GuestSpec): string {
   return `${lines.join('\n')}\n`;
 }
 
-/** `TYPE:NAME:FORMAT:MIB` of the command line. */
+/** Parses `TYPE:NAME:FORMAT:MIB` of the command line. */
 export function parseDisk(text: string): GuestDisk {
   const [vdev = '', format = 'qcow2', size = '64', ...rest] = text.split(':');
   if ((format !== 'qcow2' && format !== 'raw') || !/^[1-9]\d*$/.test(size) || rest.length > 0) {
-    throw new LabError('usage', `--disk ${text}: want VDEV:FORMAT:MIB, as xvda:qcow2:64`);
+    throw new LabError('usage', `--disk ${text}: expected VDEV:FORMAT:MIB, such as xvda:qcow2:64`);
   }
   return { vdev, format, sizeMiB: Number(size) };
 }
 
-/** What `xl list` says of a domain. */
+/** A domain as `xl list` shows it. */
 export interface DomainState {
   readonly domid: number;
   /** xl's letters: r b p s c d. */

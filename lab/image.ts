@@ -1,3 +1,4 @@
+/** Builds the image of a release's dom0 from Debian packages, and caches it. */
 import { createHash } from 'node:crypto';
 import {
   chmodSync,
@@ -25,7 +26,7 @@ import { must } from './proc.ts';
 import type { Release } from './releases.ts';
 import type { StepProgress, Steps } from './timings.ts';
 
-/** A folder with all that QEMU needs to boot one release's dom0. */
+/** A folder with everything that QEMU needs to boot one release's dom0. */
 export interface Image {
   readonly key: string;
   readonly dir: string;
@@ -37,7 +38,7 @@ export interface Image {
 }
 
 const here = import.meta.dirname;
-/** What an image is made from; its key covers them all. */
+/** The files that an image is built from; its key covers all of them. */
 const sources = [
   'image.ts',
   'releases.ts',
@@ -49,7 +50,7 @@ const sources = [
   'guest/init',
   'guest/inittab',
 ] as const;
-/** Room in dom0's file system for what the tests save; the file is sparse. */
+/** Size of dom0's file system, with space for what the tests save; the file is sparse. */
 const diskSize = '12G';
 const dom0Modules = [
   'virtio_net',
@@ -90,7 +91,7 @@ export function imageName(release: Release): string {
   return `xen-${release.xen}-${imageKey(release)}`;
 }
 
-/** The image of a release: the cached one, else a new one. Call it with the lab's lock held. */
+/** Returns the image of a release, from the cache or newly built. The caller must hold the lab's lock. */
 export async function ensureImage(release: Release, paths: Paths, steps: Steps): Promise<Image> {
   const name = imageName(release);
   const dir = join(paths.images, name);
@@ -102,7 +103,10 @@ export async function ensureImage(release: Release, paths: Paths, steps: Steps):
   }
   await ensurePackages('build', steps);
   if (process.getuid?.() !== 0) {
-    throw new LabError('host', 'making a dom0 image takes root (it installs Debian packages in a folder)');
+    throw new LabError(
+      'host',
+      'building a dom0 image needs root, since it installs Debian packages in a folder',
+    );
   }
   for (const old of readdirSync(paths.images)) {
     if (old.startsWith('.tmp-')) rmSync(join(paths.images, old), { recursive: true, force: true });
@@ -111,7 +115,7 @@ export async function ensureImage(release: Release, paths: Paths, steps: Steps):
   try {
     await steps.run(
       `image ${release.xen}`,
-      `making the dom0 image (Debian ${release.suite}, Xen ${release.xen})`,
+      `building the dom0 image (Debian ${release.suite}, Xen ${release.xen})`,
       (progress) => build(release, temporary, progress),
     );
     renameSync(temporary, dir);
@@ -122,7 +126,7 @@ export async function ensureImage(release: Release, paths: Paths, steps: Steps):
   return image;
 }
 
-/** Removes all but the newest folders. */
+/** Removes all folders except the newest. */
 export function prune(folder: string, prefix: string, keep: number): void {
   const byAge = readdirSync(folder)
     .filter((name) => name.startsWith(prefix))
@@ -192,7 +196,7 @@ async function build(release: Release, dir: string, progress: StepProgress): Pro
   }
 }
 
-/** Installs the packages in `root`; downloads those that are only to be unpacked into `debs`. */
+/** Installs packages in `root`, and downloads those that are only unpacked to `debs`. */
 async function bootstrap(release: Release, root: string, debs: string): Promise<void> {
   const apt = await aptSource(release.suite);
   const exclude = ['man', 'locale', 'doc', 'info', 'bash-completion'];
@@ -215,7 +219,7 @@ async function bootstrap(release: Release, root: string, debs: string): Promise<
       },
     },
   );
-  // Nothing of this machine's apt configuration stays in what is kept.
+  // Nothing of this machine's apt configuration stays in the image.
   rmSync(join(root, 'etc/apt'), { recursive: true, force: true });
   for (const folder of ['var/lib/apt', 'var/cache/apt', 'var/log/apt', 'var/cache/debconf']) {
     rmSync(join(root, folder), { recursive: true, force: true });
@@ -226,7 +230,7 @@ async function bootstrap(release: Release, root: string, debs: string): Promise<
   rmSync(join(root, 'etc/resolv.conf'), { force: true });
 }
 
-/** The kernel package's modules, and what a set of them depends on. */
+/** The modules in the kernel package, and what each depends on. */
 class ModuleTree {
   readonly #base: string;
   #version = '';
@@ -245,7 +249,7 @@ class ModuleTree {
     await must('build', 'depmod', ['-b', this.#base, this.#version]);
   }
 
-  /** Copies modules with their dependencies to `dest`/lib/modules. Names that are built in are skipped. */
+  /** Copies modules with their dependencies to `dest`/lib/modules. Built-in ones are skipped. */
   async copy(dest: string, names: readonly string[]): Promise<void> {
     const from = join(this.#base, 'lib/modules', this.#version);
     const to = join(dest, 'lib/modules', this.#version);
@@ -341,7 +345,7 @@ function finishRoot(release: Release, root: string, image: Image): void {
   symlinkSync('/bin/busybox', join(lab, 'sbin/init'));
   writeFileSync(join(lab, 'env'), `LIBEXEC=${release.libexec}\nXEN=${release.xen}\n`);
   writeFileSync(join(root, 'etc/hostname'), 'dom0\n');
-  // Xen's own Python programs, usable as they are.
+  // Makes Xen's own Python programs usable in place.
   const site = join(root, 'usr/lib/python3/dist-packages');
   mkdirSync(site, { recursive: true });
   writeFileSync(join(site, 'xen-tools.pth'), `${release.libexec}/lib/python\n`);
@@ -358,26 +362,26 @@ function install(from: string, to: string, mode: number): void {
   chmodSync(to, mode);
 }
 
-/** The one name in `folder` that fits. */
+/** Returns the one matching name in `folder`. */
 function only(folder: string, pattern: RegExp): string {
   const [name, ...more] = readdirSync(folder).filter((entry) => pattern.test(entry));
   if (name === undefined || more.length > 0) {
     throw new LabError(
       'build',
-      `${basename(folder)}: not exactly one ${pattern.source} but ${1 + more.length}`,
+      `${basename(folder)}: expected one ${pattern.source}, found ${1 + more.length}`,
     );
   }
   return name;
 }
 
 /**
- * Takes the ELF kernel out of a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset,
- * payload_length). Unpacking it in each boot would cost seconds under software emulation.
+ * Extracts the ELF kernel from a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset,
+ * payload_length). Unpacking it at each boot would take seconds under software emulation.
  */
 async function extractKernel(bzImage: string, out: string): Promise<void> {
   const file = readFileSync(bzImage);
   if (file.toString('latin1', 0x202, 0x206) !== 'HdrS')
-    throw new LabError('build', 'the kernel is no bzImage');
+    throw new LabError('build', 'the kernel is not a bzImage');
   const start = ((file[0x1f1] || 4) + 1) * 512 + file.readUInt32LE(0x248);
   const payload = file.subarray(start, start + file.readUInt32LE(0x24c));
   const magic = payload.toString('hex', 0, 6);
@@ -388,11 +392,11 @@ async function extractKernel(bzImage: string, out: string): Promise<void> {
   ];
   const unpacker = unpackers.find((u) => magic.startsWith(u.hex));
   if (unpacker === undefined) throw new LabError('build', `unknown kernel compression ${magic}`);
-  // The payload ends with the unpacked size in four bytes.
+  // The payload ends with its unpacked size in four bytes.
   const packed = `${out}.packed`;
   writeFileSync(packed, payload.subarray(0, unpacker.command === 'gzip' ? undefined : -4));
   await must('build', 'sh', ['-c', '"$1" -dc <"$2" >"$3"', 'unpack', unpacker.command, packed, out]);
   rmSync(packed);
   if (readFileSync(out).toString('latin1', 1, 4) !== 'ELF')
-    throw new LabError('build', 'the kernel is no ELF');
+    throw new LabError('build', 'the kernel is not an ELF file');
 }

@@ -1,3 +1,4 @@
+/** Installs xlsnap in dom0. */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -6,7 +7,10 @@ import type { Lab } from './lab.ts';
 
 const root = join(import.meta.dirname, '..');
 
-/** Packs xlsnap and installs the tarball in dom0, with its dependencies, as a user would: /usr/bin/xlsnap. */
+/**
+ * Packs xlsnap and installs the tarball in dom0, with its dependencies, as a user would do it:
+ * /usr/bin/xlsnap.
+ */
 export async function installXlsnap(lab: Lab): Promise<void> {
   const scratch = mkdtempSync(join(tmpdir(), 'xlsnap-pack-'));
   try {

@@ -1,3 +1,4 @@
+/** Real Xen in a virtual machine: starts it, runs commands and guests in it, and copies files. */
 import { createHash } from 'node:crypto';
 import {
   copyFileSync,
@@ -57,21 +58,21 @@ import { Steps } from './timings.ts';
 const MAX_ATTEMPTS = 10;
 
 export interface LabOptions {
-  /** Xen release: `4.20`. */
+  /** Xen release, such as `4.20`. */
   readonly release?: string;
-  /** RAM of the whole machine. */
+  /** Memory of the whole machine. */
   readonly memoryMiB?: number;
   readonly dom0MemoryMiB?: number;
   readonly cpus?: number;
-  /** Folder of images, state and logs. */
+  /** Folder for images, state and logs. */
   readonly dir?: string;
-  /** Where steps are announced; standard error unless given, `null` for nowhere. */
+  /** Where steps are announced; `null` for nowhere. Default: standard error. */
   readonly out?: NodeJS.WritableStream | null;
-  /** Never load or save a booted state. */
+  /** Whether to never load or save a booted state. */
   readonly cold?: boolean;
 }
 
-/** The lab that is up, as kept in run/lab.json. */
+/** The running lab, as stored in run/lab.json. */
 export interface RunningLab extends ProcessId {
   readonly xen: string;
   readonly image: string;
@@ -81,30 +82,30 @@ export interface RunningLab extends ProcessId {
   readonly memoryMiB: number;
   readonly dom0MemoryMiB: number;
   readonly started: string;
-  /** How it was started. */
+  /** Whether it was booted or started from a saved state. */
   readonly from: 'cold' | 'warm';
-  /** False while it starts: what the next `up` finds then was left behind, and is ended. */
+  /** False while it starts. If the next `up` finds that, the lab was abandoned, and is ended. */
   readonly ready: boolean;
 }
 
 export interface RunOptions {
-  /** Ends the command and throws when it takes longer. */
+  /** Ends the command and throws if it takes longer. */
   readonly timeoutMs?: number;
-  /** Throw when the exit code is not 0 (the default); `false` returns it. */
+  /** Whether to throw if the exit code is not 0. Default: true. */
   readonly check?: boolean;
   readonly input?: string | Uint8Array;
   readonly signal?: AbortSignal;
 }
 
-/** A guest of the lab that is up. */
+/** A guest of the running lab. */
 export interface LabGuest extends GuestFiles {
   readonly name: string;
   readonly domid: number;
-  /** Boots it took. */
+  /** Number of boots that it took. */
   readonly tries: number;
 }
 
-/** Real Xen in a machine of its own: see lab/README.md. */
+/** Real Xen in a virtual machine: see lab/README.md. */
 export class Lab {
   readonly #release: Release;
   readonly #options: LabOptions;
@@ -121,7 +122,7 @@ export class Lab {
     this.#steps = new Steps(this.#paths.timings, out);
   }
 
-  /** Starts nothing yet: `up` does, and finds a lab that is up already. */
+  /** Prepares a lab. `up` starts it, or finds one that is already up. */
   static open(options: LabOptions = {}): Lab {
     return new Lab(options);
   }
@@ -130,31 +131,31 @@ export class Lab {
     return this.#paths.dir;
   }
 
-  /** dom0's console since its start. */
+  /** Path of dom0's console since its start. */
   get consoleFile(): string {
     return this.#files.console;
   }
 
-  /** The lab that is up, whoever started it. */
+  /** Returns the running lab, whoever started it. */
   status(): RunningLab | undefined {
     const lab = this.#process();
     return lab?.ready === true ? lab : undefined;
   }
 
-  /** Makes sure that the lab is up; what is up already is used as it is. */
+  /** Makes sure that the lab is up. One that is already up is used unchanged. */
   async up(): Promise<RunningLab> {
     return await this.#locked('up', async () => {
       const running = this.status();
       if (running !== undefined) {
         this.#checkSame(running);
         this.#steps.say(
-          `Xen ${running.xen} is up already (process ${running.pid}, since ${running.started})`,
+          `Xen ${running.xen} is already up (process ${running.pid}, since ${running.started})`,
         );
         return running;
       }
       const leftBehind = this.#process();
       if (leftBehind !== undefined) {
-        this.#steps.say(`ending process ${leftBehind.pid}, a lab that was left while it started`);
+        this.#steps.say(`ending process ${leftBehind.pid}, a lab that was abandoned while it started`);
         await stopQemu(leftBehind, this.#files);
       }
       await ensurePackages('run', this.#steps);
@@ -167,7 +168,7 @@ export class Lab {
     });
   }
 
-  /** Stops the lab that is up. True when there was one. */
+  /** Stops the running lab. Returns whether there was one. */
   async down(): Promise<boolean> {
     return await this.#locked('down', async () => {
       const running = this.#process();
@@ -195,7 +196,10 @@ export class Lab {
     return done;
   }
 
-  /** Arguments of the `ssh` program that runs a command in dom0, for a caller with its own standard streams. */
+  /**
+   * Returns the arguments of an `ssh` that runs a command in dom0, for a caller with its own standard
+   * streams.
+   */
   sshArgs(command: string, tty: boolean): string[] {
     return this.#ssh().args(command, { tty });
   }
@@ -242,14 +246,14 @@ export class Lab {
     });
   }
 
-  /** Domains by name, dom0 among them. */
+  /** Returns domains by name, including dom0. */
   async domains(): Promise<ReadonlyMap<string, DomainState>> {
     return parseList((await this.run('xl list', { timeoutMs: 60_000 })).stdout);
   }
 
   /**
-   * Makes a guest's disks and configuration, starts it and waits for its counter's first tick.
-   * A boot that ends in a triple fault (one in ten under emulation) is tried again; nothing else is.
+   * Creates a guest's disks and configuration, starts it and waits for its counter's first tick. A boot that
+   * ends in a triple fault (one in ten under emulation) is tried again; other failures are not.
    */
   async startGuest(spec: GuestSpec): Promise<LabGuest> {
     const files = await this.makeGuest(spec);
@@ -262,7 +266,7 @@ export class Lab {
     }
   }
 
-  /** Makes a guest's disks and configuration. */
+  /** Creates a guest's disks and configuration. */
   async makeGuest(spec: GuestSpec): Promise<GuestFiles> {
     const files = guestFiles(spec);
     const disks = files.disks.map((disk) => {
@@ -276,8 +280,9 @@ export class Lab {
   }
 
   /**
-   * Domains that died of a triple fault since the lab was started: emulation's doing, in one boot or restore of a
-   * PVH or HVM guest in ten. From the machine's serial console, since `xl dmesg` forgets.
+   * Returns the domains that died of a triple fault since the lab was started. Emulation causes that in one
+   * in ten boots or restores of a PVH or HVM guest. Read from the machine's serial console, since `xl dmesg`
+   * forgets.
    */
   tripleFaults(): number[] {
     const text = readFileSync(this.#files.console, 'latin1');
@@ -285,10 +290,10 @@ export class Lab {
   }
 
   /**
-   * Does a job with guests, from their start on. Under emulation a running guest may die of a triple fault at any time, and
-   * once in hours the whole machine freezes, or libxl does not wait for a slow QEMU. When the job fails and that happened
-   * meanwhile, it is done again, up to MAX_ATTEMPTS times in all. Any other failure counts.
-   * @param prepare what a machine that had to be started anew needs before the job
+   * Does a job with guests, from their start on. Under emulation a running guest may die of a triple fault at
+   * any time; once in hours the whole machine freezes, or libxl does not wait for a slow QEMU. If that
+   * happens and the job fails, it is done again, up to MAX_ATTEMPTS times in all. Any other failure counts.
+   * @param prepare what a restarted machine needs before the job
    */
   async steadily<T>(what: string, job: () => Promise<T>, prepare?: () => Promise<void>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
@@ -298,7 +303,7 @@ export class Lab {
       } catch (error) {
         const frozen = !(await this.#answers());
         const faults = frozen ? [] : this.tripleFaults().slice(before);
-        // libxl gives a device model seconds to start; a busy emulated machine takes longer now and then.
+        // libxl gives a device model seconds to start; a busy emulated machine sometimes takes longer.
         const slow = /device model did not start|Destruction of domain failed/.test(messageOf(error));
         if ((!frozen && !slow && faults.length === 0) || attempt === MAX_ATTEMPTS) {
           this.#steps.say(`${what}: logs of the failure are in ${await this.keepEvidence(what)}`);
@@ -306,9 +311,9 @@ export class Lab {
         }
         const reason = messageOf(error).split('\n', 1)[0];
         const killed =
-          faults.length > 0 ? `emulation killed domain ${faults.join(', ')}` : 'libxl lost patience';
+          faults.length > 0 ? `emulation killed domain ${faults.join(', ')}` : 'libxl did not wait for it';
         const cause = frozen ? 'the machine froze' : killed;
-        this.#steps.say(`${what}: ${cause} (${reason}); doing it anew`);
+        this.#steps.say(`${what}: ${cause} (${reason}); doing it again`);
         if (frozen) {
           await this.down();
           await this.up();
@@ -318,7 +323,7 @@ export class Lab {
     }
   }
 
-  /** Whether dom0 says anything within a minute. */
+  /** Returns whether dom0 answers within a minute. */
   async #answers(): Promise<boolean> {
     try {
       await this.run('true', { timeoutMs: 60_000 });
@@ -329,8 +334,8 @@ export class Lab {
   }
 
   /**
-   * Destroys a guest if it is there, and removes its folder and its console's log. Its `xl` in the background goes first:
-   * it may be about to start the guest again, because emulation has killed it, and a second `xl create` then fails.
+   * Destroys a guest if it exists, and removes its folder and its console's log. Its `xl` in the background goes first:
+   * if emulation has killed the guest, that starts it again, and a second `xl create` then fails.
    */
   async removeGuest(name: string): Promise<void> {
     const dir = guestFiles({ type: 'pv', name }).dir;
@@ -342,7 +347,7 @@ export class Lab {
     );
   }
 
-  /** All that a guest of this name has written to its console, over all its lives. */
+  /** Returns everything that guests of this name have written to the console, over all their lives. */
   async guestConsole(name: string): Promise<string> {
     return (await this.run(`cat ${consolePath(name)} 2>/dev/null`, { check: false })).stdout;
   }
@@ -351,13 +356,16 @@ export class Lab {
     return parseConsole(await this.guestConsole(name));
   }
 
-  /** The last tick that the guest told of; undefined before the first. */
+  /** Returns the last tick that the guest reported; undefined before the first. */
   async counter(name: string): Promise<Tick | undefined> {
     const last = await this.run(`tail -c 4096 ${consolePath(name)} 2>/dev/null`, { check: false });
     return parseConsole(last.stdout).ticks.at(-1);
   }
 
-  /** Waits until the guest has done `n` more ticks than now, whatever its number is; not for one that emulation has killed. */
+  /**
+   * Waits until the guest has done `n` more ticks than now, whatever its number is. Gives up if emulation has
+   * killed it.
+   */
   async waitForTicks(name: string, n: number, timeoutMs = 120_000): Promise<Tick> {
     const from = `wc -c <${consolePath(name)}; xl domid ${name}`;
     const [size, domid] = (await this.run(from, { check: false })).stdout.split('\n').map(Number);
@@ -368,7 +376,7 @@ export class Lab {
       const { ticks } = parseConsole(stdout);
       const [first] = ticks;
       const last = ticks.at(-1);
-      // The first line is a tick that was under way when we began.
+      // The first line may be of a tick that was in progress when we began.
       if (first !== undefined && last !== undefined && last.n - first.n >= n) return last;
       if (domid !== undefined && domid > 0 && this.tripleFaults().includes(domid)) {
         throw new LabError('guest', `guest ${name}: emulation killed domain ${domid}`);
@@ -376,7 +384,10 @@ export class Lab {
       if (Date.now() > end) {
         const seen = first === undefined || last === undefined ? 'none' : `${first.n} to ${last.n}`;
         throw await this.#withEvidence(
-          new LabError('timeout', `guest ${name}: not ${n} ticks in ${timeoutMs / 1000} s (seen: ${seen})`),
+          new LabError(
+            'timeout',
+            `guest ${name}: fewer than ${n} ticks in ${timeoutMs / 1000} s (seen: ${seen})`,
+          ),
           `ticks-${name}`,
         );
       }
@@ -384,7 +395,7 @@ export class Lab {
     }
   }
 
-  /** Copies consoles and logs to the failures folder; its path. */
+  /** Copies consoles and logs to the failures folder, and returns its path. */
   async keepEvidence(what: string): Promise<string> {
     const time = new Date().toISOString().replaceAll(/[:.]/g, '-').slice(0, 19);
     const dir = join(this.#paths.failures, `${time}-${what.replaceAll(/[^\w.-]/g, '_')}`);
@@ -422,18 +433,18 @@ export class Lab {
     const timeoutMs = spec.timeoutMs ?? 240_000;
     await this.run(`xl create ${quote(files.cfg)}`, { timeoutMs });
     const domid = (await this.domains()).get(spec.name)?.domid;
-    if (domid === undefined) return { domid: -1, death: 'it is gone', again: false };
+    if (domid === undefined) return { domid: -1, death: 'it no longer exists', again: false };
     const end = Date.now() + timeoutMs;
     for (let look = 1; ; look++) {
       const said = await this.run(`tail -c +${offset + 1} ${log}`, { check: false });
       const { up, ticks } = parseConsole(said.stdout);
       const counts = up.length > 0 && ticks.length > 0;
-      // xl costs dom0 a third of a second of what the guest needs to boot.
+      // xl costs dom0 a third of a second of the processor time that the guest needs to boot.
       if (counts || look % 5 === 0) {
         const domain = (await this.domains()).get(spec.name);
         let death: string | undefined;
-        if (domain === undefined) death = 'it is gone';
-        else if (domain.domid !== domid) death = `it was started anew as domain ${domain.domid}`;
+        if (domain === undefined) death = 'it no longer exists';
+        else if (domain.domid !== domid) death = `it was restarted as domain ${domain.domid}`;
         else if (/[scd]/.test(domain.flags)) death = `its state is ${domain.flags}`;
         if (death !== undefined) {
           const cause = this.tripleFaults().includes(domid)
@@ -468,9 +479,7 @@ export class Lab {
       try {
         return await this.#start(image, { ...machine, accel: 'kvm' });
       } catch (error) {
-        this.#steps.say(
-          `KVM does not carry Xen here (${tail(messageOf(error), 1)}); software emulation then`,
-        );
+        this.#steps.say(`KVM cannot run Xen here (${tail(messageOf(error), 1)}); using software emulation`);
       }
     }
     return await this.#start(image, machine);
@@ -486,7 +495,7 @@ export class Lab {
           () => this.#warmStart(image, machine, warm),
         );
       } catch (error) {
-        this.#steps.say(`the saved state is no good (${tail(messageOf(error), 1)}); booting`);
+        this.#steps.say(`the saved state is not usable (${tail(messageOf(error), 1)}); booting`);
         rmSync(warm, { recursive: true, force: true });
       }
     }
@@ -500,7 +509,10 @@ export class Lab {
     return running;
   }
 
-  /** Emulation breaks a boot of dom0 now and then: code that a kernel patches while another processor runs it. */
+  /**
+   * Boots dom0, and tries again if it fails: emulation breaks a boot now and then, when a kernel patches code
+   * that another processor is running.
+   */
   async #bootWithRetries(image: Image, machine: Machine): Promise<RunningLab> {
     for (let attempt = 1; ; attempt++) {
       try {
@@ -527,7 +539,7 @@ export class Lab {
     return await this.#launch(image, machine, 'warm', () => loadState(this.#files, join(warm, 'state')));
   }
 
-  /** Runs QEMU, waits for `ready` and for ssh, and writes down that the lab is up. */
+  /** Runs QEMU, waits for `ready` and for ssh, and records that the lab is up. */
   async #launch(
     image: Image,
     machine: Machine,
@@ -565,7 +577,7 @@ export class Lab {
         if (tries === 12) throw new LabError('boot', 'dom0 does not answer ssh');
         await sleep(200);
       }
-      // A loaded clock is as old as the state.
+      // After a load, the clock is as old as the state.
       await ssh.run(`date -u -s @${(Date.now() / 1000).toFixed(1)} >/dev/null`, { timeoutMs: 20_000 });
     } catch (error) {
       await this.#ssh(running).disconnect();
@@ -587,21 +599,21 @@ export class Lab {
     renameSync(`${this.#record}.new`, this.#record);
   }
 
-  /** The lab's own QEMU, up or still starting. */
+  /** Returns the lab's own QEMU, running or still starting. */
   #process(): RunningLab | undefined {
     const lab = readRunning(this.#record);
     return lab !== undefined && isAlive(lab) ? lab : undefined;
   }
 
-  /** Keeps the state of a lab that has just booted, and goes on with it. */
+  /** Saves the state of a lab that has just booted, then continues with it. */
   async #saveWarm(running: RunningLab, warm: string): Promise<void> {
     const temporary = join(this.#paths.warm, `.tmp-${process.pid}`);
     rmSync(temporary, { recursive: true, force: true });
     mkdirSync(temporary);
     try {
-      await this.#steps.run('warm save', 'saving the booted state for quick starts', async () => {
+      await this.#steps.run('warm save', 'saving the booted state for faster starts', async () => {
         const ssh = this.#ssh(running);
-        // What every test needs is in dom0's page cache then.
+        // Brings what every test needs into dom0's page cache.
         await ssh.run('node -e 0; xl info; xl list; qemu-img --version; python3 -c 0; sync', {
           timeoutMs: 120_000,
         });
@@ -651,7 +663,10 @@ export class Lab {
     return error;
   }
 
-  /** Alone with the disk through which files go. A tenth of the time that ssh takes under emulation. */
+  /**
+   * Runs a job that has the exchange disk, through which files are copied, to itself. Under emulation this
+   * takes a tenth of the time of ssh.
+   */
   async #exchanging(job: () => Promise<void>): Promise<void> {
     const say = (line: string): void => this.#steps.say(line);
     const { exchange } = this.#files;
@@ -675,11 +690,14 @@ interface BootResult {
   readonly domid: number;
   /** Why the guest is not up. */
   readonly death: string | undefined;
-  /** It died of what software emulation does to one boot in ten. */
+  /** Whether it died of a triple fault, as one in ten boots does under software emulation. */
   readonly again: boolean;
 }
 
-/** Shell for what reads a tar from its standard input; a file gets its name when it is whole. */
+/**
+ * Returns the shell command that unpacks a tar from its standard input. A file gets its name once it is
+ * complete.
+ */
 function unpack(folder: boolean, name: string, target: string): string {
   const to = quote(target);
   if (folder) return `(mkdir -p ${to} && tar -C ${to} -xf -)`;
@@ -688,7 +706,7 @@ function unpack(folder: boolean, name: string, target: string): string {
   return `(rm -rf ${part} && mkdir -p ${part} && tar -C ${part} -xf - && ${move} && rmdir ${part})`;
 }
 
-/** A fresh disk on top of one that is never written. */
+/** Creates a fresh disk on top of one that is never written to. */
 async function overlay(file: string, base: string, format: 'raw' | 'qcow2'): Promise<void> {
   rmSync(file, { force: true });
   await must('host', 'qemu-img', ['create', '-q', '-f', 'qcow2', '-F', format, '-b', base, file]);

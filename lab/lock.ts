@@ -1,3 +1,4 @@
+/** A lock file, so that only one process uses the lab. */
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoOf, LabError } from './errors.ts';
@@ -25,7 +26,7 @@ export async function withLock<T>(
   for (;;) {
     writeFileSync(temporary, JSON.stringify(holder));
     try {
-      linkSync(temporary, file); // whole or not at all
+      linkSync(temporary, file); // all or nothing
       break;
     } catch (error) {
       if (errnoOf(error) !== 'EEXIST') throw error;
@@ -34,12 +35,12 @@ export async function withLock<T>(
     }
     const other = readHolder(file);
     if (other === undefined || !isAlive(other)) {
-      // Move it away first: of two that see the same dead holder only one finds the file.
+      // Moves it away first: of two processes that see the same dead holder, only one finds the file.
       try {
         renameSync(file, `${temporary}.stale`);
         const moved = readHolder(`${temporary}.stale`);
         if (moved !== undefined && isAlive(moved)) linkSync(`${temporary}.stale`, file);
-        else if (other !== undefined) say(`took over the lock of process ${other.pid}, which is gone`);
+        else if (other !== undefined) say(`took over the lock of process ${other.pid}, which has exited`);
       } catch (error) {
         if (errnoOf(error) !== 'ENOENT' && errnoOf(error) !== 'EEXIST') throw error;
       } finally {

@@ -1,6 +1,6 @@
 /**
- * Cuts whole `xl save` files down to fixtures for the format tests: every record stays, of the memory only a few
- * pages do (some of each page type, and the counter's own page), in a stream that Xen's verifier accepts.
+ * Makes fixtures for the format tests from whole `xl save` files. They keep every record, but only a few pages of the
+ * memory (some of each page type, and the counter's own page), in a stream that Xen's verifier accepts.
  *
  *   node scripts/run.mjs lab/make-fixtures.ts FOLDER    # with pv.xlsave, pvh.xlsave, hvm.xlsave, xen.txt
  */

@@ -1,3 +1,4 @@
+/** Installs the packages that the lab needs on this machine. */
 import { existsSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { LabError } from './errors.ts';
@@ -6,7 +7,7 @@ import type { Steps } from './timings.ts';
 
 interface Need {
   readonly package: string;
-  /** A program or file that proves it is there. */
+  /** A program or file that exists if the package is installed. */
   readonly proof: string;
 }
 
@@ -29,7 +30,10 @@ const toBuild: readonly Need[] = [
   { package: 'gzip', proof: 'gzip' },
 ];
 
-/** For the C headers' judgement of the FFI layouts, and for QEMU's commands for Xen, which a plain QEMU has only as stubs. */
+/**
+ * For comparing the FFI layouts with the C headers, and for QEMU's commands for Xen, of which a plain QEMU
+ * has only stubs.
+ */
 const toTest: readonly Need[] = [
   { package: 'libxen-dev', proof: '/usr/include/xenctrl.h' },
   { package: 'qemu-system-xen', proof: '/usr/libexec/xen-qemu-system-i386' },
@@ -43,7 +47,7 @@ function isThere(need: Need): boolean {
   return path.split(delimiter).some((folder) => folder !== '' && existsSync(join(folder, need.proof)));
 }
 
-/** Installs what is missing on this machine (as root, with apt), or says how to. */
+/** Installs packages that are missing on this machine (as root, with apt), or says how to. */
 export async function ensurePackages(purpose: keyof typeof purposes, steps: Steps): Promise<void> {
   const missing = purposes[purpose].filter((need) => !isThere(need));
   if (missing.length === 0) return;

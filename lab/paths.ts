@@ -1,8 +1,9 @@
+/** The folders of the lab. */
 import { mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
-/** Where the lab keeps what it makes: never inside the checkout. */
+/** Returns the folder for everything that the lab creates; never inside the checkout. */
 export function labDir(env: NodeJS.ProcessEnv = process.env): string {
   const own = env['XLSNAP_LAB_DIR'];
   if (own !== undefined && own !== '') return own;
@@ -12,11 +13,11 @@ export function labDir(env: NodeJS.ProcessEnv = process.env): string {
 
 export interface Paths {
   readonly dir: string;
-  /** One folder per image, by key. */
+  /** Folder with one folder for each image, by key. */
   readonly images: string;
-  /** One folder per saved state, by key. */
+  /** Folder with one folder for each saved state, by key. */
   readonly warm: string;
-  /** The lab that is up: state, consoles, sockets. */
+  /** Folder of the running lab: state, consoles, sockets. */
   readonly run: string;
   readonly failures: string;
   readonly timings: string;

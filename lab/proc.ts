@@ -1,3 +1,4 @@
+/** Runs programs, identifies processes, and polls. */
 import { type SpawnOptions, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
@@ -16,9 +17,9 @@ export interface ExecOptions {
   readonly cwd?: string;
   readonly env?: NodeJS.ProcessEnv;
   readonly input?: string | Uint8Array | Readable;
-  /** Takes stdout instead of the result's string. */
+  /** Receives stdout instead of the result's string. */
   readonly output?: Writable;
-  /** Sees stdout and stderr as they come. */
+  /** Receives stdout and stderr as they come. */
   readonly onData?: (chunk: Buffer, stream: 'stdout' | 'stderr') => void;
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
@@ -26,7 +27,7 @@ export interface ExecOptions {
 
 const signals: Readonly<Record<string, number>> = { SIGHUP: 1, SIGINT: 2, SIGKILL: 9, SIGTERM: 15 };
 
-/** Runs a program to its end. Never throws for its exit code. */
+/** Runs a program to its end. Never throws because of its exit code. */
 export async function exec(
   command: string,
   args: readonly string[],
@@ -63,7 +64,7 @@ export async function exec(
     });
   }
   stdin.on('error', () => {
-    // The program ended without reading all of its input; its exit code tells more.
+    // The program ended without reading all of its input; its exit code says more.
   });
   const { input } = options;
   if (input === undefined || typeof input === 'string' || input instanceof Uint8Array) stdin.end(input);
@@ -91,7 +92,7 @@ export async function exec(
     if (timedOut) {
       throw new LabError(
         'timeout',
-        `${command} did not end in ${options.timeoutMs} ms\n${tail(result.stderr)}`,
+        `${command} did not exit within ${options.timeoutMs} ms\n${tail(result.stderr)}`,
       );
     }
     return result;
@@ -100,7 +101,7 @@ export async function exec(
   }
 }
 
-/** Runs a program that must succeed; its standard output. */
+/** Runs a program that must succeed, and returns its standard output. */
 export async function must(
   code: LabErrorCode,
   command: string,
@@ -122,13 +123,13 @@ export function tail(text: string, lines = 25): string {
   return text.trim().split('\n').slice(-lines).join('\n');
 }
 
-/** A process, told from a later one with the same number by its start time. */
+/** A process, distinguished from a later one with the same number by its start time. */
 export interface ProcessId {
   readonly pid: number;
   readonly start: string;
 }
 
-/** Undefined when there is no such process, or it is a zombie. */
+/** Returns undefined if there is no such process, or it is a zombie. */
 export function processId(pid: number): ProcessId | undefined {
   let stat: string;
   try {
@@ -151,7 +152,7 @@ export interface PollOptions {
   readonly what: string;
 }
 
-/** Asks until there is an answer. */
+/** Polls until there is an answer. */
 export async function poll<T>(
   ask: () => Promise<T | undefined> | T | undefined,
   options: PollOptions,
@@ -167,7 +168,7 @@ export async function poll<T>(
   }
 }
 
-/** For a POSIX shell. */
+/** Quotes text for a POSIX shell. */
 export function quote(text: string): string {
   return /^[A-Za-z0-9_@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }

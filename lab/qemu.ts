@@ -1,3 +1,4 @@
+/** Runs the QEMU of the lab's machine. */
 import { spawn } from 'node:child_process';
 import { accessSync, constants, existsSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -22,24 +23,25 @@ export const program = 'qemu-system-x86_64';
 const tcgCache = 'tcg,thread=multi,tb-size=512';
 
 /**
- * Software emulation: never XSAVE, AVX or SMAP. Xen's lazy FPU switching corrupts dom0's registers with the
- * first two, dom0 dies early with the last. SVM with nested paging is what PVH and HVM guests run on.
+ * The processor for software emulation, without XSAVE, AVX and SMAP: Xen's lazy FPU switching corrupts dom0's
+ * registers with the first two, and dom0 dies early with the last. PVH and HVM guests need SVM with nested
+ * paging.
  */
 const tcgCpu = 'qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm';
 
-/** Files of the lab that is up. */
+/** Files of the running lab. */
 export interface RunFiles {
   readonly dir: string;
   readonly console: string;
   readonly log: string;
   readonly qmp: string;
   readonly disk: string;
-  /** A raw disk of its own, through which files go in and out. */
+  /** A raw disk through which files are copied in and out. */
   readonly exchange: string;
 }
 
 export const exchangeDevice = '/dev/vdb';
-/** Sparse. */
+/** Size of the exchange disk, which is sparse. */
 export const exchangeSize = 16 * 2 ** 30;
 
 export function runFiles(dir: string): RunFiles {
@@ -57,7 +59,7 @@ export function defaultCpus(): number {
   return Math.max(1, Math.min(2, cpus().length));
 }
 
-/** Whether it is worth trying: the trial boot alone proves it. */
+/** Returns whether KVM is worth trying. Only the trial boot shows whether it works. */
 export function kvmMayWork(): boolean {
   try {
     accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
@@ -79,7 +81,7 @@ export function machineArgs(image: Image, machine: Machine, files: RunFiles, por
     'console=com1 com1=115200,8n1 loglvl=info guest_loglvl=info',
     'bootscrub=no spec-ctrl=no xpti=no',
   ].join(' ');
-  // No comma in here: QEMU splits the list of multiboot modules at commas.
+  // No comma here: QEMU splits the list of multiboot modules at commas.
   const linux =
     'console=hvc0 earlyprintk=xen quiet loglevel=4 mitigations=off nokaslr rw net.ifnames=0 init=/lab/sbin/init';
   return [
@@ -96,7 +98,7 @@ export function machineArgs(image: Image, machine: Machine, files: RunFiles, por
   ];
 }
 
-/** A port on the loopback interface that nobody uses now. */
+/** Returns a free port on the loopback interface. */
 export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve, reject) => {
@@ -110,8 +112,9 @@ export async function freePort(): Promise<number> {
 }
 
 /**
- * Starts QEMU in a session of its own, so that it outlives this process. libxl gives a device model 10 s to answer:
- * under emulation on a busy machine that is too little, so the lab goes before other work if we may say so.
+ * Starts QEMU in a session of its own, so that it outlives this process. libxl gives a device model 10 s to
+ * answer, which is too little under emulation on a busy machine, so QEMU gets a higher priority if we may set
+ * it.
  */
 export async function startQemu(args: readonly string[], files: RunFiles): Promise<ProcessId> {
   for (const old of [files.qmp, files.console, files.log]) rmSync(old, { force: true });
@@ -140,14 +143,15 @@ export async function startQemu(args: readonly string[], files: RunFiles): Promi
 }
 
 /**
- * Where the kernel groups processes by session (sched(7), "The autogroup feature"), nice counts within a session only:
- * the session itself has to go first, or eight busy ones leave QEMU a ninth of the processors.
+ * Raises the priority of QEMU's session. If the kernel groups processes by session (sched(7), "The autogroup
+ * feature"), nice counts only within a session, and eight busy sessions would leave QEMU a ninth of the
+ * processors.
  */
 function goFirst(pid: number): void {
   try {
     writeFileSync(`/proc/${pid}/autogroup`, '-10');
   } catch {
-    // No such grouping here, or not ours to say.
+    // There is no such grouping, or we may not change it.
   }
 }
 
@@ -162,17 +166,17 @@ export async function stopQemu(id: ProcessId, files: RunFiles): Promise<void> {
     await qmp.execute('quit');
     qmp.close();
   } catch {
-    // It does not listen: a signal will do.
+    // It does not listen: a signal must do.
   }
   if (await gone(5_000)) return;
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     if (isAlive(id)) process.kill(id.pid, signal);
     if (await gone(5_000)) return;
   }
-  throw new LabError('host', `QEMU (process ${id.pid}) can not be ended`);
+  throw new LabError('host', `QEMU (process ${id.pid}) does not exit`);
 }
 
-/** Waits for dom0's word on its console. */
+/** Waits for a line on dom0's console. */
 export async function waitForConsole(
   id: ProcessId,
   files: RunFiles,

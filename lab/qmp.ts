@@ -1,10 +1,11 @@
+/** A small QMP client for the lab's own QEMU. */
 import { createConnection, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { LabError } from './errors.ts';
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** As much of QMP as the lab's own QEMU needs. */
+/** The part of QMP that the lab's own QEMU needs. */
 export class Qmp {
   readonly #socket: Socket;
   readonly #answers: AsyncIterator<string>;

@@ -1,14 +1,15 @@
+/** The releases of Xen that the lab can boot. */
 import { LabError } from './errors.ts';
 
-/** What differs between the Xen releases that the lab can boot. Packages come from the Debian suite. */
+/** What differs between these releases. Packages come from the Debian suite. */
 export interface Release {
   readonly xen: string;
   readonly suite: string;
-  /** Packages of the dom0 root file system, besides mmdebstrap's minbase. */
+  /** Packages of dom0's root file system, in addition to mmdebstrap's minbase. */
   readonly packages: readonly string[];
-  /** Downloaded and unpacked, never installed (no initramfs-tools, no boot loader). */
+  /** Packages that are downloaded and unpacked, never installed (no initramfs-tools, no boot loader). */
   readonly unpacked: readonly string[];
-  /** Modules of dom0's initrd: what it takes to mount the root file system. */
+  /** Modules in dom0's initrd: those needed to mount the root file system. */
   readonly rootModules: readonly string[];
   /** dom0's Node: the suite's own, or a copy of the one that runs this. */
   readonly node: 'suite' | 'host';
@@ -62,7 +63,7 @@ export function findRelease(xen: string): Release {
   if (release === undefined) {
     throw new LabError(
       'usage',
-      `no lab for Xen ${xen}; there is ${releases.map((r) => r.xen).join(' and ')}`,
+      `no lab for Xen ${xen}; the releases are ${releases.map((r) => r.xen).join(' and ')}`,
     );
   }
   return release;

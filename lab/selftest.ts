@@ -1,6 +1,6 @@
 /**
- * Proves the judge before it judges: guests of all types boot and count, `xl save` and `xl restore` lose nothing,
- * memory and disk of one instant agree, a disk that moved on is noticed, reboot and shutdown are answered.
+ * Tests the lab itself: guests of all types boot and count, `xl save` and `xl restore` lose nothing, memory and disk
+ * of one instant agree, a disk that has changed since is noticed, and guests reboot and shut down on request.
  *
  *   node scripts/run.mjs lab/selftest.ts [pv] [pvh] [hvm]
  */
@@ -23,7 +23,7 @@ async function timed<T>(what: string, job: () => Promise<T>): Promise<T> {
   return result;
 }
 
-/** The number on each disk of a guest that does not run. */
+/** Returns the number on each disk of a guest that does not run. */
 async function numbersOnDisks(guest: LabGuest): Promise<number[]> {
   const numbers: number[] = [];
   for (const disk of guest.disks) {
@@ -81,10 +81,10 @@ async function prove(type: GuestType): Promise<void> {
   await timed('xl restore', () => lab.run(`xl restore ${saved}`, { timeoutMs: 180_000 }));
   await ticks(10);
   const after = await lab.guestReport(name);
-  assert.equal(after.up.length, 1, 'the guest went on, it did not boot');
+  assert.equal(after.up.length, 1, 'the guest continued, it did not boot');
   assert.ok((after.ticks.at(-1)?.n ?? 0) > memory.done);
 
-  // Memory of then with the disk of now must be noticed.
+  // Memory of that instant with the disk of now must be noticed.
   for (let tries = 1; ; tries++) {
     await lab.run(`xl destroy ${name} && xl restore ${saved}`, { timeoutMs: 180_000 });
     const domid = (await lab.domains()).get(name)?.domid;
@@ -98,7 +98,7 @@ async function prove(type: GuestType): Promise<void> {
     assert.ok(complaints.some((line) => line.startsWith(`MISMATCH vdev=${vdev} `)));
   }
 
-  // A reboot goes on with the number on the disks.
+  // A reboot continues with the number on the disks.
   const last = await lab.counter(name);
   await timed('xl reboot to first tick', async () => {
     await lab.run(`xl reboot ${name}`);
@@ -122,7 +122,7 @@ try {
   for (const type of ['pv', 'pvh', 'hvm'] as const) {
     if (chosen.length === 0 || chosen.includes(type)) await prove(type);
   }
-  process.stdout.write('all as it should be\n');
+  process.stdout.write('all passed\n');
 } finally {
   rmSync(scratch, { recursive: true });
 }

@@ -1,3 +1,4 @@
+/** Runs commands in dom0 by ssh. */
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { LabError } from './errors.ts';
@@ -6,13 +7,13 @@ import { type ExecOptions, exec, type Outcome, quote, tail } from './proc.ts';
 export interface SshTarget {
   readonly port: number;
   readonly key: string;
-  /** For the shared connection's socket. */
+  /** Directory for the shared connection's socket. */
   readonly dir: string;
 }
 
 const path = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
-/** Commands in dom0, over one shared connection. */
+/** Runs commands in dom0, over one shared connection. */
 export class Ssh {
   readonly #target: SshTarget;
   readonly #control: string | undefined;
@@ -20,16 +21,17 @@ export class Ssh {
   constructor(target: SshTarget) {
     this.#target = target;
     const control = join(target.dir, `ssh.${target.port}`);
-    // A socket's path is short; ssh adds 17 characters while it makes one.
+    // A socket's path has a maximum length; ssh adds 17 characters while it creates one.
     this.#control = control.length < 85 ? control : undefined;
   }
 
-  /** One attempt to reach dom0; leaves a shared connection behind when it works. */
+  /** Tries once to reach dom0. If that works, a shared connection stays open. */
   async connect(timeoutS: number): Promise<boolean> {
     if (this.#control === undefined) {
       return (await exec('ssh', [...this.#options(timeoutS), this.#host, 'true'])).code === 0;
     }
-    // A master's own process: it must hold none of our pipes, or nothing that waits for them ends.
+    // The master needs a process of its own that holds none of our pipes, or nothing that waits for them
+    // would end.
     const options = [...this.#options(timeoutS), '-o', 'ControlMaster=yes', '-o', 'ControlPersist=yes'];
     const child = spawn('ssh', ['-f', '-N', ...options, this.#host], { stdio: 'ignore' });
     const code = await new Promise<number | null>((resolve, reject) => {
@@ -44,7 +46,7 @@ export class Ssh {
     if (this.#control !== undefined) await exec('ssh', ['-O', 'exit', ...this.#options(5), this.#host]);
   }
 
-  /** The arguments of an ssh that runs `command` in dom0. */
+  /** Returns the arguments of an ssh that runs `command` in dom0. */
   args(command: string, options: { timeoutMs?: number; tty?: boolean } = {}): string[] {
     const shell = `PATH=${path}; export PATH; cd /root; `;
     const limited =
@@ -67,7 +69,7 @@ export class Ssh {
     if (timeoutMs !== undefined && (done.code === 124 || done.code === 137)) {
       throw new LabError(
         'timeout',
-        `in dom0, not within ${timeoutMs / 1000} s: ${command}\n${tail(`${done.stdout}\n${done.stderr}`)}`,
+        `in dom0, not done within ${timeoutMs / 1000} s: ${command}\n${tail(`${done.stdout}\n${done.stderr}`)}`,
       );
     }
     return done;

@@ -1,10 +1,11 @@
+/** Announces steps, with an estimate of how long they take. */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 
 /** Where steps are announced. */
 export type Say = (line: string) => void;
 
 export interface StepProgress {
-  /** Part done, 0 to 1. */
+  /** Reports the part that is done, 0 to 1. */
   report(part: number): void;
 }
 
@@ -14,7 +15,10 @@ export class Steps {
   readonly #out: NodeJS.WritableStream | undefined;
   readonly #tty: boolean;
 
-  /** `out` undefined: nothing is printed, times are still kept. */
+  /**
+   * Loads earlier times.
+   * @param out `undefined` to print nothing; times are still kept
+   */
   constructor(file: string, out: (NodeJS.WritableStream & { isTTY?: boolean }) | undefined) {
     this.#file = file;
     this.#out = out;
@@ -29,7 +33,10 @@ export class Steps {
     return this.#load()[name];
   }
 
-  /** Runs one step; `name` is the key its time is kept under. */
+  /**
+   * Runs one step.
+   * @param name the key under which its time is kept
+   */
   async run<T>(name: string, what: string, job: (progress: StepProgress) => Promise<T>): Promise<T> {
     const last = this.last(name);
     const hint = last === undefined ? '' : ` (took ${seconds(last)} last time)`;
@@ -83,7 +90,7 @@ export class Steps {
         for (const [key, value] of Object.entries(json)) if (typeof value === 'number') times[key] = value;
       }
     } catch {
-      // None kept yet, or spoilt: only hints are lost.
+      // There are none yet, or the file is damaged: only estimates are lost.
     }
     return times;
   }

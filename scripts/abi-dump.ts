@@ -1,5 +1,5 @@
-// Writes fixtures/abi/<release>.json from installed headers of Xen:
-// node scripts/run.mjs scripts/abi-dump.ts RELEASE [INCLUDE_DIRECTORY]
+// Writes fixtures/abi/<release>.json from installed headers of Xen: node scripts/run.mjs scripts/abi-dump.ts
+// RELEASE [INCLUDE_DIRECTORY]
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { probeAbi } from '../test/support/abi-probe.ts';

@@ -1,7 +1,7 @@
 /**
- * What normalising the page tables of a 1 GiB PV guest costs: node scripts/run.mjs scripts/bench-page-tables.ts
- * Processor time, since that does not depend on what else the machine does; beside it that of writing 1 GiB from memory to a
- * file, the least that a save costs.
+ * Measures what normalising the page tables of a 1 GiB PV guest costs: node scripts/run.mjs
+ * scripts/bench-page-tables.ts. It measures processor time, which does not depend on what else the machine
+ * does, and for comparison that of writing 1 GiB from memory to a file, the minimum that a save costs.
  */
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,7 +12,10 @@ import { PageTables } from '../src/xenctrl/pv/page-table.ts';
 const PFNS = 262_144;
 const FIRST_MFN = 0x80000;
 const MFNS = FIRST_MFN + PFNS;
-/** Linux has 512 tables for its view of 1 GiB, and the processes have theirs; in the lab's guest they are 0.5 % of its pages. */
+/**
+ * Number of tables: Linux has 512 for its view of 1 GiB, and the processes have their own. In the lab's guest
+ * they are 0.5 % of its pages.
+ */
 const TABLES = 1311;
 const NOTHING = 0xffffffff;
 const CHUNK = 4 * 1024 * 1024;
@@ -29,7 +32,11 @@ function median(numbers: readonly number[]): number {
   return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN;
 }
 
-/** @param scattered neighbours in the guest are far apart on the host: the worst for the processor's caches */
+/**
+ * Measures normalising.
+ * @param scattered whether neighbours in the guest are far apart on the host, the worst case for the
+ * processor's caches
+ */
 function normalising(scattered: boolean): number {
   const m2p = new Uint32Array(2 * MFNS).fill(NOTHING);
   const p2m = new Uint32Array(2 * PFNS);

@@ -1,6 +1,6 @@
-// Compiles src/ to dist/, with declarations: the library one module for one, the command line in few files, since
-// loading its 60 modules one by one took a quarter of the time of a small snapshot. Then it makes the manual pages.
-// With --no-check somebody else looks for errors in types.
+// Compiles src/ to dist/, with declarations: the library module by module, the command line to few files,
+// since loading its 60 modules one by one took a quarter of the time of a small snapshot. Then makes the
+// manual pages. With --no-check, types are not checked: another step does that.
 import { spawnSync } from 'node:child_process';
 import { chmodSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,11 +19,12 @@ rmSync(join(dist, 'cli'), { recursive: true });
 const { build } = await import('esbuild');
 await build({
   absWorkingDir: root,
-  // The guardian's program is beside whoever starts it: here, and in toolstack/ for users of the library.
+  // The guardian's program is beside the code that starts it: here, and in toolstack/ for users of the
+  // library.
   entryPoints: { main: 'src/cli/main.ts', 'guardian-main': 'src/toolstack/guardian-main.ts' },
   outdir: 'dist/cli',
   bundle: true,
-  // What only some commands need is loaded when it is needed.
+  // Code that only some commands need is loaded when it is needed.
   splitting: true,
   packages: 'external',
   platform: 'node',

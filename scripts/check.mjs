@@ -1,4 +1,4 @@
-// Every check that needs no Xen and no QEMU, all of them even when one fails; under a minute on two cores.
+// Runs every check that needs no Xen and no QEMU, all of them even if one fails; under a minute on two cores.
 import { spawn } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { ensureDependencies, root } from './dependencies.mjs';
@@ -6,9 +6,9 @@ import { ensureDependencies, root } from './dependencies.mjs';
 ensureDependencies();
 const bin = (name) => `node_modules/.bin/${name}`;
 const steps = [
-  // What others wait for, and what takes longest, first.
+  // First what others wait for, and what takes longest.
   { name: 'build', command: process.execPath, args: ['scripts/build.mjs', '--no-check'] },
-  // The next time only what has changed, and what depends on it.
+  // From the second run on, only what has changed and what depends on it.
   {
     name: 'types',
     command: bin('tsc'),
@@ -17,7 +17,7 @@ const steps = [
   { name: 'format and lint', command: bin('biome'), args: ['check', '--error-on-warnings', '.'] },
   { name: 'commit subjects', command: process.execPath, args: ['scripts/subjects.mjs'] },
   { name: 'import table', command: process.execPath, args: ['scripts/layers.mjs', '--check'] },
-  // It need not look for errors in types once more.
+  // Another step already checks types.
   {
     name: 'docs',
     command: bin('typedoc'),
@@ -39,17 +39,17 @@ const steps = [
     after: ['package'],
   },
 ];
-// Alone: they use all cores themselves, and some of them look at the clock.
+// On their own: they use all cores, and some of them measure time.
 const tests = {
   name: 'unit and property tests',
   command: process.execPath,
   args: ['scripts/vitest-project.mjs', 'unit'],
 };
-// attw packs; what it packs is built already.
+// attw packs, and what it packs is already built.
 process.env.npm_config_ignore_scripts = 'true';
 
 const failed = [];
-/** Runs a step; what it says comes at its end, unless it runs alone. */
+/** Runs a step. Its output comes at its end, unless it runs on its own. */
 async function run({ name, command, args }, stdio) {
   const start = performance.now();
   const child = spawn(command, args, { cwd: root, stdio: ['ignore', stdio, stdio] });

@@ -1,4 +1,6 @@
-/** What vitest's JSON report says, as far as it is used. */
+/** Lists the failed tests of a vitest run. */
+
+/** The part of vitest's JSON report that is used. */
 export interface Report {
   readonly numPassedTests: number;
   readonly numPendingTests: number;
@@ -9,7 +11,7 @@ interface FileResult {
   /** Path of the test file. */
   readonly name: string;
   readonly status: string;
-  /** Why the file itself failed: it could not be loaded, say. */
+  /** Why the file itself failed, for example because it could not be loaded. */
   readonly message: string;
   readonly assertionResults: readonly TestResult[];
 }
@@ -20,14 +22,14 @@ interface TestResult {
   readonly failureMessages: readonly string[] | null;
 }
 
-/** Lines of an error before its stack that are worth repeating; a program's own words stand in the second. */
+/** Maximum number of lines of an error, before its stack. A program's own words are in the second line. */
 const MOST_LINES = 3;
 const MOST_CHARACTERS = 300;
 
 /**
- * One line for each failed test, with its full name and the beginning of its error, and one for each test file that
- * failed without a failed test.
- * @param root the paths of the files are told from here
+ * Returns a line for each failed test, with its full name and the beginning of its error, and a line for each
+ * test file that failed without a failed test.
+ * @param root the directory that the files' paths are relative to
  */
 export function failureLines(report: Report, root: string): string[] {
   return report.testResults.flatMap(({ name, status, message, assertionResults }) => {
@@ -35,7 +37,7 @@ export function failureLines(report: Report, root: string): string[] {
     const failed = assertionResults.filter((test) => test.status === 'failed');
     if (failed.length === 0) return status === 'failed' ? [`${file}: ${beginning(message)}`] : [];
     return failed.map(
-      (test) => `${file} > ${test.fullName}: ${beginning(test.failureMessages?.[0] ?? 'no error told')}`,
+      (test) => `${file} > ${test.fullName}: ${beginning(test.failureMessages?.[0] ?? 'no error reported')}`,
     );
   });
 }

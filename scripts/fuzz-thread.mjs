@@ -1,4 +1,4 @@
-// A thread does not inherit tsx, which reads TypeScript, from the process.
+// Starts the worker. A thread does not inherit tsx, which reads TypeScript, from the process.
 import { register } from 'tsx/esm/api';
 
 register();

@@ -1,4 +1,4 @@
-/** The runs of one target, in a thread of its own so that one which hangs can be told and ended. */
+/** Runs one fuzz target in a thread of its own, so that a run that hangs can be noticed and ended. */
 import { inspect } from 'node:util';
 import { parentPort, workerData } from 'node:worker_threads';
 import { mutate, Random } from '../test/fuzz/mutate.ts';
@@ -10,7 +10,7 @@ export interface FuzzJob {
   /** Number of the first run. */
   readonly from: number;
   readonly runs: number;
-  /** Number of the run that is under way. */
+  /** Number of the current run. */
   readonly progress: BigInt64Array;
 }
 

@@ -1,6 +1,7 @@
 /**
- * Mutates good inputs and looks whether anything but a typed error comes of it: `npm run fuzz -- --target stream --runs
- * 1000000 --seed 7`. Without --target all targets, one after the other. Each run's input follows from seed and number alone.
+ * Changes good inputs, and checks that nothing but a typed error results: `npm run fuzz -- --target stream
+ * --runs 1000000 --seed 7`. Without --target, runs all targets, one after the other. Each run's input depends
+ * only on the seed and its number.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -10,9 +11,9 @@ import { mutate, Random } from '../test/fuzz/mutate.ts';
 import { type TargetName, targets } from '../test/fuzz/targets.ts';
 import type { FuzzJob, FuzzReport } from './fuzz-worker.ts';
 
-/** A run that takes longer is a hang. */
+/** A run that takes longer counts as a hang. */
 const HANG_SECONDS = 60;
-/** More than this above what the first runs took is a failure. */
+/** Growth above the memory of the first runs that counts as a failure. */
 const GROWTH_MIB = 64;
 const FAILURES = 'fuzz-failures';
 
@@ -43,7 +44,7 @@ function stop(problem: string): never {
   process.exit(2);
 }
 
-/** How the worker ended: undefined when all is well. */
+/** Runs a target. Resolves to the failed run, or to undefined if there was none. */
 function fuzz(target: TargetName): Promise<{ run: number; problem: string } | undefined> {
   const progress = new BigInt64Array(new SharedArrayBuffer(8));
   const job: FuzzJob = { target, seed, from, runs, progress };
@@ -79,7 +80,7 @@ function fuzz(target: TargetName): Promise<{ run: number; problem: string } | un
       }
       if (run() !== last.run) last = { run: run(), since: now };
       else if (now - last.since > HANG_SECONDS * 1000) {
-        end({ run: last.run, problem: `no end within ${HANG_SECONDS} s` });
+        end({ run: last.run, problem: `did not end within ${HANG_SECONDS} s` });
       }
       if (baseline > 0 && peak - baseline > GROWTH_MIB * 2 ** 20) {
         end({ run: run(), problem: `the resident set grew by more than ${GROWTH_MIB} MiB` });
@@ -109,6 +110,6 @@ for (const target of chosen) {
   writeFileSync(path, mutate(new Random(seed, run), targets[target]));
   console.log(`run ${run} of ${target}: ${problem}`);
   console.log(`its input: ${path}`);
-  console.log(`again: npm run fuzz -- --target ${target} --seed ${seed} --from ${run} --runs 1`);
+  console.log(`to repeat: npm run fuzz -- --target ${target} --seed ${seed} --from ${run} --runs 1`);
 }
 process.exit(failed ? 1 : 0);

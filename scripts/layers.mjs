@@ -1,10 +1,10 @@
-// The import table of ARCHITECTURE.md. `node scripts/layers.mjs --write` puts it into biome.json,
-// `--check` fails when biome.json says something else; test/unit/layers.test.ts plants bad imports.
+// The import table of ARCHITECTURE.md. `node scripts/layers.mjs --write` puts it into biome.json, `--check`
+// fails if biome.json differs. test/unit/layers.test.ts plants bad imports.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { root } from './dependencies.mjs';
 
-/** Folder of src/ to what it may import besides itself and node:*. */
+/** Each folder of src/, and what it may import besides itself and node:*. */
 export const layers = {
   core: [],
   savefmt: ['core', 'binary-parser'],
@@ -65,7 +65,7 @@ function overrides() {
   return [
     ...perFolder,
     {
-      // Vitest asks for a default export.
+      // Vitest requires a default export.
       includes: ['vitest.config.ts'],
       linter: { rules: { style: { noDefaultExport: 'off' } } },
     },
@@ -80,7 +80,7 @@ if (mode === '--write' || mode === '--check') {
   config.overrides = overrides();
   if (mode === '--write') writeFileSync(file, `${JSON.stringify(config, null, 2)}\n`);
   else if (old !== JSON.stringify(config.overrides)) {
-    console.error('biome.json is not that of scripts/layers.mjs: run node scripts/layers.mjs --write');
+    console.error('biome.json does not match scripts/layers.mjs; run node scripts/layers.mjs --write');
     process.exit(1);
   }
 }

@@ -10,7 +10,7 @@ import { commandPage, configPage } from './man/pages.ts';
 const root = join(import.meta.dirname, '..');
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 
-/** Of the last commit, so that two builds of one commit are alike; else of today. */
+/** Returns the date of the last commit, so that two builds of one commit are identical, or today's. */
 function editionDate(): string {
   const seconds = process.env['SOURCE_DATE_EPOCH'] ?? commitTime();
   return new Date(seconds === undefined ? Date.now() : Number(seconds) * 1000).toISOString().slice(0, 10);

@@ -1,5 +1,5 @@
-// Runs a TypeScript file of this repository: `node scripts/run.mjs FILE ARG...`.
-// On a fresh clone it installs the dependencies first, so that any npm script works as the first command.
+// Runs a TypeScript file of this repository: `node scripts/run.mjs FILE ARG...`. On a fresh clone it installs
+// the dependencies first, so that any npm script works as the first command.
 import { spawnSync } from 'node:child_process';
 import { ensureDependencies } from './dependencies.mjs';
 

@@ -1,4 +1,5 @@
-// Checks the subjects of commits that are not on the main branch yet: at most 72 characters, not empty (CONTRIBUTING.md).
+// Checks the subjects of commits that are not on the main branch yet: at most 72 characters, not empty
+// (CONTRIBUTING.md).
 import { spawnSync } from 'node:child_process';
 import { root } from './dependencies.mjs';
 
@@ -9,7 +10,7 @@ function git(...args) {
   return status === 0 ? stdout.trim() : undefined;
 }
 
-/** The branch that the commits will land on: upstream's if there is one, else the local one. */
+/** The branch that the commits are for: upstream's if there is one, else the local one. */
 const base = ['origin/main', 'main'].find(
   (name) => git('rev-parse', '--verify', '--quiet', name) !== undefined,
 );

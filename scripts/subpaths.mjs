@@ -1,5 +1,5 @@
-// Imports each subpath of the built package by its name, as a program that depends on it does, and looks that each has an
-// API page.
+// Imports each subpath of the built package by name, as a program that depends on it does, and checks that
+// each has an API page.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { root } from './dependencies.mjs';
@@ -14,7 +14,7 @@ for (const [subpath, target] of Object.entries(exports)) {
   const names = Object.keys(await import(specifier));
   if (names.length === 0) problems.push(`${specifier} exports nothing`);
   const source = target.default.replace(/^\.\/dist\//, 'src/').replace(/\.js$/, '.ts');
-  if (!entryPoints.includes(source)) problems.push(`${source} is no entry point of typedoc.json`);
+  if (!entryPoints.includes(source)) problems.push(`${source} is not an entry point of typedoc.json`);
   if (!readFileSync(join(root, source), 'utf8').includes(' * @module\n'))
     problems.push(`${source} has no @module comment`);
 }

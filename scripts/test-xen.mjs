@@ -1,4 +1,4 @@
-// Create and revert, paused and live, on another release of Xen: node scripts/test-xen.mjs RELEASE
+// Tests create and revert, paused and live, on another release of Xen: node scripts/test-xen.mjs RELEASE
 import { spawnSync } from 'node:child_process';
 import { ensureDependencies } from './dependencies.mjs';
 

@@ -1,6 +1,6 @@
 /**
- * Everything: checks, integration with real qemu and qemu-img, and the lab's tests on real Xen. Installs what it
- * needs when it runs as root, else says what is missing.
+ * Runs everything: checks, integration tests with real QEMU and qemu-img, and the lab's tests on real Xen.
+ * Installs what it needs if it runs as root, else says what is missing.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -30,12 +30,12 @@ function run(name: string, command: string, args: readonly string[]): void {
     counts.skipped += json.numPendingTests;
     told.push(...failureLines(json, process.cwd()));
   } catch {
-    told.push('no report of its tests');
+    told.push('no report of the tests');
   }
   console.error(
     `=== ${name}: ${status === 0 ? 'ok' : 'FAILED'}, ${Math.round((performance.now() - start) / 1000)} s`,
   );
-  if (status !== 0 && told.length === 0) told.push('failed, but no test of it did: see its output');
+  if (status !== 0 && told.length === 0) told.push('failed, but none of its tests did: see its output');
   failures.push(...told.map((line) => `FAILED ${name}: ${line}`));
 }
 

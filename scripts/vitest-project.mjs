@@ -1,4 +1,4 @@
-// Runs one project of vitest.config.ts; where XLSNAP_TEST_REPORT names a file, a report in JSON goes there.
+// Runs one project of vitest.config.ts. If XLSNAP_TEST_REPORT names a file, writes a JSON report to it.
 import { spawnSync } from 'node:child_process';
 import { root } from './dependencies.mjs';
 

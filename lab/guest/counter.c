@@ -1,5 +1,5 @@
 /*
- * The lab's guest program: a counter that makes the truth of a snapshot testable.
+ * The lab's guest program: a counter that shows whether a snapshot is consistent.
  *
  * Every tick it writes a number to its memory (started = n), to the head sector and one slot sector of each disk,
  * and to its memory again (done = n). So in any snapshot of one instant, for every disk:
@@ -9,7 +9,7 @@
  * The layouts are read by lab/counter.ts; all integers are little-endian.
  *
  * Kernel arguments: counter.ms=100   tick period
- *                   counter.disks=N  wait (30 s at most) until N disks are there
+ *                   counter.disks=N  wait (at most 30 s) until there are N disks
  *                   dirty.mib=N dirty.rate=PAGES_PER_SECOND  a second process that dirties memory
  */
 #define _GNU_SOURCE
@@ -35,8 +35,8 @@
 typedef uint32_t u32;
 typedef uint64_t u64;
 
-/* One of the two records in the memory page. The one not in use is written, and its checksum last,
- * so that at any instant at least one of them is whole; the reader takes the whole one with the larger seq. */
+/* One of the two records in the memory page. The one not in use is written, its checksum last, so that
+ * at any instant at least one of them is complete; the reader takes the complete one with the larger seq. */
 struct record {
     u64 seq, started, done, mono_ns, real_ns;
     u32 disks, reserved;
@@ -202,7 +202,7 @@ static void dirty(long mib, long rate)
     for (;;) {
         u64 t = now(CLOCK_MONOTONIC);
         u64 due = (u64)((double)(t - start) * (double)rate / 1e9);
-        if (due > written + (u64)rate) { /* far behind (slow machine, or stopped for long): start counting anew */
+        if (due > written + (u64)rate) { /* far behind (slow machine, or stopped for long): start counting again */
             start = t - (u64)((double)written * 1e9 / (double)rate);
             due = written + 1;
         }

@@ -1,11 +1,13 @@
-/** The manual pages: xlsnap(1) from the definitions of the commands, xlsnap.cfg(5) from docs/cfgfile.md. */
+/**
+ * Makes the manual pages: xlsnap(1) from the definitions of the commands, xlsnap.cfg(5) from docs/cfgfile.md.
+ */
 import type { Option } from 'commander';
 import { DocumentedCommand } from '../../src/cli/documented-command.ts';
 import { EXIT_MEANINGS } from '../../src/cli/exit-codes.ts';
 import { EXIT } from '../../src/core/errors.ts';
 import { bold, escaped, italic, Roff } from './roff.ts';
 
-/** Where a page stands. */
+/** Version and date of a page. */
 interface Edition {
   readonly version: string;
   /** YYYY-MM-DD */
@@ -17,8 +19,8 @@ function page(title: string, section: number, { version, date }: Edition, manual
 }
 
 /**
- * xlsnap(1).
- * @param prose Markdown for the sections that no definition has
+ * Makes xlsnap(1).
+ * @param prose Markdown for the sections that have no definition
  */
 export function commandPage(program: DocumentedCommand, prose: string, edition: Edition): string {
   const name = program.name();
@@ -41,7 +43,10 @@ export function commandPage(program: DocumentedCommand, prose: string, edition: 
   return roff.markdown(rest.join('')).toString();
 }
 
-/** xlsnap.cfg(5): a document with a title, an introduction, and sections. */
+/**
+ * Makes xlsnap.cfg(5).
+ * @param document Markdown with a title, an introduction, and sections
+ */
 export function configPage(document: string, edition: Edition): string {
   const [introduction = '', ...rest] = document.replace(/^# .*\n/, '').split(/^(?=## )/m);
   return page('xlsnap.cfg', 5, edition, 'File Formats')
@@ -55,7 +60,7 @@ export function configPage(document: string, edition: Edition): string {
     .toString();
 }
 
-/** What `--help` lists, but for the help itself. */
+/** Returns what `--help` lists, except help itself. */
 function documented(program: DocumentedCommand): readonly DocumentedCommand[] {
   const isDocumented = (command: unknown): command is DocumentedCommand =>
     command instanceof DocumentedCommand;
@@ -75,7 +80,7 @@ function synopsis(name: string, command: DocumentedCommand): string {
   return [bold(`${name} ${command.name()}`), ...words, ...options].join(' ');
 }
 
-/** Options but for `--help`, which each command has. */
+/** Returns the options, except `--help`, which each command has. */
 function visible(command: DocumentedCommand): readonly Option[] {
   return command
     .createHelp()
@@ -96,7 +101,7 @@ function addCommand(roff: Roff, name: string, command: DocumentedCommand): void 
   for (const [line, what] of command.examples) roff.item(bold(line), escaped(what));
 }
 
-/** `-q, --quiet`, or `--name <name>` with its value in italics. */
+/** Formats `-q, --quiet`, or `--name <name>` with its value in italics. */
 function flags(option: Option): string {
   const [, words = '', value] = /^(.*?)(?: [<[](.*)[\]>])?$/.exec(option.flags) ?? [];
   const names = words.split(', ').map(bold).join(', ');

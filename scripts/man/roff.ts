@@ -1,14 +1,18 @@
-/** The language of manual pages (man(7), groff_char(7)): a few macros, and text made safe for them. */
+/** Writes the language of manual pages (man(7), groff_char(7)): a few macros, and text escaped for them. */
 import { lexer, type Token, type Tokens } from 'marked';
 
-/** mandoc's lint asks for at most 80. */
+/** Maximum length of a line; mandoc's lint asks for at most 80. */
 const MAX_LINE = 78;
 
 /** A page that is being written. */
 export class Roff {
   readonly #lines: string[] = [];
 
-  /** @param title what `man` is asked for; @param date as YYYY-MM-DD */
+  /**
+   * Starts a page.
+   * @param title the name that `man` is asked for
+   * @param options `date`: YYYY-MM-DD
+   */
   constructor(title: string, section: number, options: { date: string; source: string; manual: string }) {
     const words = [title.toUpperCase(), String(section)].map(quoted);
     this.#lines.push(
@@ -27,12 +31,15 @@ export class Roff {
     return this.#add(`.SS ${quoted(title)}`);
   }
 
-  /** @param text in the language of the page: see `escaped`, `bold`, `inline` */
+  /**
+   * Adds a paragraph.
+   * @param text in the page's language: see `escaped`, `bold`, `inline`
+   */
   paragraph(text: string): this {
     return this.#add(...this.#apart(), textLines(text));
   }
 
-  /** A paragraph with a heading of its own beside it. */
+  /** Adds a paragraph with a heading of its own beside it. */
   item(tag: string, text: string): this {
     return this.#add('.TP', textLines(tag), textLines(text === '' ? '\\&' : text));
   }
@@ -41,7 +48,7 @@ export class Roff {
     return this.#add('.IP \\(bu 2', textLines(text));
   }
 
-  /** Lines as they are. */
+  /** Adds lines unchanged. */
   code(text: string): this {
     return this.#add(
       '.PP',
@@ -53,7 +60,7 @@ export class Roff {
     );
   }
 
-  /** Text in Markdown, without its title. Headings become sections. */
+  /** Adds Markdown, without its title. Headings become sections. */
   markdown(text: string): this {
     for (const token of lexer(text)) this.#token(token);
     return this;
@@ -72,10 +79,13 @@ export class Roff {
     else if (isToken(token, 'list')) {
       for (const item of token.items) this.bullet(inline(item.tokens));
     } else if (isToken(token, 'table')) this.#table(token);
-    else if (token.type !== 'space') throw new Error(`no form for Markdown's ${token.type} in a manual page`);
+    else if (token.type !== 'space')
+      throw new Error(`Markdown's ${token.type} is not supported in a manual page`);
   }
 
-  /** A table becomes a list: what is in the first column, and the others, each with its heading if there are several. */
+  /**
+   * Adds a table as a list: the first column, then the others, each with its heading if there are several.
+   */
   #table({ header, rows }: Tokens.Table): void {
     for (const [first, ...others] of rows) {
       const texts = others.map((cell, at) => {
@@ -87,7 +97,7 @@ export class Roff {
     }
   }
 
-  /** The first paragraph of a section needs no macro. */
+  /** Returns the macro between paragraphs; the first one of a section needs none. */
   #apart(): readonly string[] {
     return /^\.S[HS] /.test(this.#lines.at(-1) ?? '') ? [] : ['.PP'];
   }
@@ -98,12 +108,12 @@ export class Roff {
   }
 }
 
-/** Running text. */
+/** Escapes running text. */
 export function escaped(text: string): string {
   return text.replaceAll('\\', '\\e').replaceAll(/…/g, '...');
 }
 
-/** What one types: every character as it is, so that it can be copied from the page. */
+/** Escapes what one types: every character unchanged, so that it can be copied from the page. */
 export function code(text: string): string {
   const names: Readonly<Record<string, string>> = {
     '-': '\\-',
@@ -123,7 +133,7 @@ export function italic(text: string): string {
   return `\\fI${escaped(text)}\\fR`;
 }
 
-/** Markdown's tokens within a paragraph. */
+/** Converts Markdown's tokens within a paragraph. */
 export function inline(tokens: readonly Token[]): string {
   return tokens
     .map((token) => {
@@ -136,7 +146,7 @@ export function inline(tokens: readonly Token[]): string {
       }
       if (isToken(token, 'text')) return token.tokens ? inline(token.tokens) : escaped(token.text);
       if (isToken(token, 'escape')) return escaped(token.text);
-      throw new Error(`no form for Markdown's ${token.type} in a manual page`);
+      throw new Error(`Markdown's ${token.type} is not supported in a manual page`);
     })
     .join('');
 }
@@ -159,7 +169,10 @@ function isToken<Type extends keyof Known>(token: Token, type: Type): token is K
   return token.type === type;
 }
 
-/** Running text in lines of at most 78 characters; one that begins with `.` or `'` would be taken for a macro. */
+/**
+ * Breaks running text into lines of at most 78 characters. One that begins with `.` or `'` would be taken for
+ * a macro.
+ */
 function textLines(text: string): string {
   const lines = text.split('\n.br\n').map((part) => {
     const filled: string[] = [];

@@ -86,7 +86,7 @@ async function checkRoom(directory: string, domain: DomainState): Promise<void> 
     `the bench needs ${Math.ceil(wanted / 2 ** 20)} MiB of free space in ${directory}`,
     {
       domid: domain.domid,
-      hint: 'free some space, or choose another --dir',
+      hint: 'free space there, or choose another --dir',
     },
   );
 }
@@ -221,8 +221,9 @@ class Bench {
   }
 
   /**
-   * The guest runs again, before anything else is begun. Only one that a failed or killed program has left stopped needs it.
-   * @throws DomainError when it is not the one it was
+   * Waits until the guest runs, before anything else begins. Only a guest that a failed or killed program has
+   * left stopped is resumed.
+   * @throws {DomainError} If the domain is not the one it was.
    */
   async #settle(): Promise<void> {
     const state = await this.#host.hypervisor.domainState(this.#domid);

@@ -13,7 +13,7 @@ const MAX_OUTPUT = 16 * 1024 * 1024;
 
 /** One measured run of a program. */
 export interface CommandRun {
-  /** Exit status; -1 when a signal ended it. */
+  /** Exit status; -1 if a signal ended it. */
   readonly status: number;
   readonly stdout: string;
   readonly stderr: string;

@@ -67,7 +67,7 @@ export class GuestWatch implements AsyncDisposable {
 }
 
 /**
- * Sums up how long the guest was stopped. Each end of a stop lies between two samples; the middle is taken.
+ * Sums up how long the guest was stopped. Each end of a stop is between two samples; the middle is taken.
  * @param looks in order; of several with the same result, all but the first and the last may be missing
  * @param startMs the time that the result's times count from
  * @returns `undefined` if no complete stop was seen

@@ -15,12 +15,12 @@ export async function describeMachine(directory: string): Promise<Omit<Machine, 
   };
 }
 
-/** The load average of the last minute. */
+/** Returns the load average of the last minute. */
 export function load(): number {
   return loadavg()[0] ?? 0;
 }
 
-/** The type of a directory's file system: `ext4`, `tmpfs`. */
+/** Returns the type of a directory's file system: `ext4`, `tmpfs`. */
 async function fileSystemOf(directory: string): Promise<string> {
   const path = `${await realpath(directory)}/`;
   let found = { point: '', type: 'unknown' };

@@ -1,3 +1,5 @@
+/** Builds HTML from text. */
+
 /** Escapes text for the content of an element or a quoted attribute. */
 export function escapeMarkup(text: string): string {
   return text

@@ -1,8 +1,8 @@
 /**
- * Gives the order in which `count` paths run in a round: a Williams design (E. J. Williams, 1949). In `count` rounds, or
- * twice as many for an odd `count`, each path is equally often at each place and after each other path. Leftovers (a
- * warm cache, a busy disk) and drift then affect all paths alike.
- * @param round from 0
+ * Returns the order in which `count` paths run in a round: a Williams design (E. J. Williams, 1949). In
+ * `count` rounds, or twice as many for an odd `count`, each path is equally often at each place and after
+ * each other path. Leftovers (a warm cache, a busy disk) and drift then affect all paths alike.
+ * @param round counted from 0
  * @returns indices from 0 to `count - 1`
  */
 export function roundOrder(count: number, round: number): readonly number[] {

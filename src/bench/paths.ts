@@ -58,7 +58,7 @@ export interface RunFiles {
 }
 
 /**
- * Gives the command line of a path.
+ * Returns the command line of a path.
  * @param own how xlsnap itself is run: program and first arguments
  */
 export function commandOf(

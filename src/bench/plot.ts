@@ -1,7 +1,8 @@
+/** Draws the plots of a bench's report, as SVG for a page of HTML. */
 import { escapeMarkup } from './markup.ts';
 import type { Summary } from './statistics.ts';
 
-/** Plots as SVG for a page of HTML: colours are classes and come from its style sheet. Units are pixels at full width. */
+/** Width of a plot in pixels at full size. Colours are classes, and come from the page's style sheet. */
 const WIDTH = 760;
 const LABEL_WIDTH = 180;
 const VALUE_WIDTH = 128;
@@ -82,7 +83,7 @@ export function stackedBars(rows: readonly BarRow[], { title, format }: PlotOpti
   return `${bars}\n<ul class="legend">${legend.join('')}</ul>`;
 }
 
-/** The CSS class of a part's colour. */
+/** Returns the CSS class of a part's colour. */
 function classOf(name: string): string {
   return `p-${name.toLowerCase().replaceAll(/[^a-z]+/g, '-')}`;
 }
@@ -116,7 +117,7 @@ function plot(
   ].join('\n');
 }
 
-/** Round numbers from 0 to `end`, four to eight of them: steps of 1, 2 or 5 times a power of ten. */
+/** Returns round numbers from 0 to `end`, four to eight of them: steps of 1, 2 or 5 times a power of ten. */
 export function ticks(end: number): readonly number[] {
   const rough = end / 6;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -124,7 +125,7 @@ export function ticks(end: number): readonly number[] {
   return Array.from({ length: Math.floor(end / step) + 1 }, (_, i) => Number((i * step).toPrecision(12)));
 }
 
-/** To a hundredth. */
+/** Rounds to a hundredth. */
 function px(value: number): number {
   return Math.round(value * 100) / 100;
 }

@@ -1,4 +1,4 @@
-/** The style sheet of a report: light and dark as the reader's system has it, and light on paper. */
+/** The style sheet of a report: light or dark as the reader's system prefers, and light on paper. */
 const LIGHT = `
   color-scheme: light;
   --paper: #fff; --ink: #1b1f24; --muted: #5b6470; --line: #d8dde3; --box: #dbe6f4; --dot: #1c62b3; --base: #6a7380; --base-box: #e6e9ed;
@@ -10,7 +10,7 @@ const DARK = `
   --process: #59616b; --checks: #7d8793; --open: #c892bd; --precopy: #5ba3e0; --suspend: #e6b450; --stopped: #ec7f3c; --finish: #45b88d;
   --device-model: #c892bd; --memory: #ec7f3c; --contexts: #c2a250; --disks: #5ba3e0; --resume: #45b88d;`;
 
-/** Parts of bars to colours. */
+/** Colours of the parts of bars. */
 const PARTS: Readonly<Record<string, string>> = {
   'start-and-end-of-the-process': 'process',
   checks: 'checks',

@@ -62,7 +62,7 @@ function failureSection({ failures }: BenchResult): string {
     ({ path, round, message }) =>
       `<li><strong>${escapeMarkup(path)}</strong>, ${round === 0 ? 'warming up' : `round ${round}`}: ${escapeMarkup(message)}</li>`,
   );
-  return `<section class="failed"><h2>Failed</h2>\n<ul>${items.join('')}</ul>\n<p>The figures below are of the successful runs.</p></section>`;
+  return `<section class="failed"><h2>Failed</h2>\n<ul>${items.join('')}</ul>\n<p>The figures below are from the successful runs.</p></section>`;
 }
 
 function summaryTable({ paths }: BenchResult): string {
@@ -271,7 +271,7 @@ function everyRun({ runs }: BenchResult): string {
   ].join('\n');
 }
 
-/** The parts of the whole command. */
+/** Splits the whole command into parts. */
 function commandParts(run: BenchRun): readonly BarPart[] {
   const parts = new Map<string, number>();
   const add = (name: string, value: number): void => {
@@ -291,7 +291,7 @@ function stoppedParts(run: BenchRun): readonly BarPart[] {
     .map(({ name, seconds: value }) => ({ name: PHASE_WORDS[name] ?? name, value }));
 }
 
-/** One bar with the means of several runs. */
+/** Makes one bar of the means of several runs. */
 function barOf(
   path: PathResult,
   runs: readonly BenchRun[],
@@ -334,7 +334,7 @@ function whole(value: number): string {
   return String(Math.round(value));
 }
 
-/** `0.4 ms`, `34 ms`, `1.25 s`, `73 s`. */
+/** Formats a time: `0.4 ms`, `34 ms`, `1.25 s`, `73 s`. */
 function time(value: number): string {
   if (value === 0) return '0';
   if (value < 0.01) return `${(value * 1000).toFixed(1)} ms`;
@@ -342,7 +342,7 @@ function time(value: number): string {
   return value < 60 ? `${Number(value.toFixed(2))} s` : `${Math.round(value)} s`;
 }
 
-/** `718 MiB`, `23.5 GiB`. */
+/** Formats a size: `718 MiB`, `23.5 GiB`. */
 function mib(bytes: number): string {
   return bytes < 10_240 * MIB ? `${Math.round(bytes / MIB)} MiB` : `${(bytes / MIB / 1024).toFixed(1)} GiB`;
 }

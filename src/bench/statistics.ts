@@ -1,3 +1,5 @@
+/** Summarises measurements. */
+
 /** The five-number summary of a list of measurements, in their unit. */
 export interface Summary {
   readonly count: number;
@@ -9,8 +11,8 @@ export interface Summary {
 }
 
 /**
- * Summarises measurements; `undefined` if there are none.
- * Quartiles are interpolated linearly between neighbours, as R, NumPy and spreadsheets do by default.
+ * Summarises measurements; `undefined` if there are none. Quartiles are interpolated linearly between
+ * neighbours, as R, NumPy and spreadsheets do by default.
  */
 export function summarise(values: readonly number[]): Summary | undefined {
   const sorted = [...values].sort((a, b) => a - b);

@@ -1,13 +1,13 @@
-/** What a cfgfile says, once parsed. Every key may be left out. */
+/** The content of a cfgfile. Every key is optional. */
 export interface SnapshotConfig {
-  /** Tag of the disk snapshots and seed of the memory file's name; never empty when present. */
+  /** Tag of the disk snapshots and base of the memory file's name; never empty. */
   readonly name?: string | undefined;
   readonly description?: string | undefined;
   /** Absolute path of the memory file. */
   readonly memoryPath?: string | undefined;
   /** Present, even when empty, if the cfgfile has a `disks` key. */
   readonly disks?: readonly DiskRequest[] | undefined;
-  /** File it came from, for messages. */
+  /** The file it came from, for messages. */
   readonly source?: string | undefined;
 }
 

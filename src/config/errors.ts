@@ -1,23 +1,25 @@
+/** What can be wrong with a cfgfile, and the error that reports it. */
 import { EXIT, XlsnapError } from '../core/errors.ts';
 import type { Problem } from '../core/problem.ts';
 
-/** One thing that is wrong in a cfgfile. */
+/** Something that is wrong in a cfgfile. */
 export interface ConfigFinding extends Problem {
-  /** From 1. Absent when the finding is about the file as a whole. */
+  /** Counted from 1. Absent if the finding is about the whole file. */
   readonly line?: number;
-  /** In characters, from 1. */
+  /** Counted in characters, from 1. */
   readonly column?: number;
-  /** The line at fault and a caret below it, two lines. */
+  /** Two lines: the line at fault, and a caret below it. */
   readonly excerpt?: string;
 }
 
-/** A cfgfile that cannot be read or does not say what it must. `code` is that of the first finding. */
+/** A cfgfile cannot be read, or does not say what it must. `code` is that of the first finding. */
 export class ConfigError extends XlsnapError {
   readonly exitCode = EXIT.config;
-  /** All that was found, in the order of the file; at least one. */
+  /** All findings, in the order of the file; at least one. */
   readonly findings: readonly ConfigFinding[];
 
   /**
+   * Makes the error.
    * @param source name of the file, for the message
    * @param options `more`: number of findings that were left out
    */

@@ -1,5 +1,5 @@
 /**
- * The cfgfile of `snapshot-create` and `snapshot-revert`. Works on any machine.
+ * Reads and prints the cfgfile of `snapshot-create` and `snapshot-revert`. Works on any machine.
  *
  * @example
  * ```ts

@@ -1,12 +1,12 @@
-/** The words of xl.cfg, as tools/libs/util/libxlu_cfg_l.l of Xen 4.20 has them. */
+/** Splits a cfgfile into tokens, as xl.cfg has them (tools/libs/util/libxlu_cfg_l.l of Xen 4.20). */
 import type { Problem } from '../core/problem.ts';
 
-/** A finding and the offset in the text that it is about. */
+/** A finding, and its offset in the text. */
 export interface Located extends Problem {
   readonly at: number;
 }
 
-/** Ends the reading: after an error of syntax nothing that follows can be trusted. */
+/** Ends parsing: after a syntax error nothing that follows can be trusted. */
 export class SyntaxProblem extends Error {
   readonly located: Located;
 
@@ -20,11 +20,14 @@ export interface Token {
   readonly kind: 'word' | 'number' | 'string' | 'newline' | 'end' | '=' | '+=' | ',' | '[' | ']' | ';';
   /** Its value: a string's without quotes and escapes. */
   readonly text: string;
-  /** Offset of its first character, UTF-16 units. */
+  /** Offset of its first character, in UTF-16 units. */
   readonly at: number;
 }
 
-/** Escapes of a quoted string that stand for themselves or for a control (libxlu_cfg.c, xlu__cfgl_dequote). */
+/**
+ * Escapes in quoted strings that stand for themselves or a control character (libxlu_cfg.c,
+ * xlu__cfgl_dequote).
+ */
 const ESCAPES = new Map([
   ['"', '"'],
   ["'", "'"],
@@ -39,13 +42,16 @@ const ESCAPES = new Map([
 ]);
 
 const PUNCTUATION = new Set(['=', ',', '[', ']', ';']);
-/** xl's own words have small letters only; the rest is taken in so that the parser can say what was meant. */
+/**
+ * A key. xl's keys have lower-case letters only; others are accepted so that the parser can say what was
+ * meant.
+ */
 const WORD = /[A-Za-z_][A-Za-z0-9._-]*/y;
 const NUMBER = /[0-9][0-9a-fx]*/y;
 
 /**
- * The next token from offset `from` on.
- * @throws SyntaxProblem
+ * Reads the next token from offset `from` on.
+ * @throws {SyntaxProblem} If there is no valid token.
  */
 export function nextToken(text: string, from: number): { readonly token: Token; readonly end: number } {
   let at = from;
@@ -97,7 +103,7 @@ function readQuoted(
     if (next === '' || next === '\n') break;
     const meant = ESCAPES.get(next);
     if (meant === undefined) {
-      // xl accepts \xHH and \OOO and drops them: a path would silently be another one.
+      // xl accepts \xHH and \OOO and drops them: a path would silently become another one.
       throw new SyntaxProblem(
         i,
         `unknown escape: \\${String.fromCodePoint(text.codePointAt(i + 1) ?? 0)}`,

@@ -1,9 +1,13 @@
-/** Longest name in bytes of UTF-8: `NAME.save.json.partial` must fit NAME_MAX (255), a qcow2 tag 255. */
+/** Checks snapshot names, paths and descriptions. */
 import type { Problem } from '../core/problem.ts';
 
+/**
+ * Maximum length of a name in bytes of UTF-8: `NAME.save.json.partial` must fit NAME_MAX (255), a qcow2 tag
+ * 255.
+ */
 export const MAX_NAME_BYTES = 200;
 
-/** Controls and the two characters of Unicode that break a line. */
+/** Control characters, and the two characters of Unicode that break a line. */
 const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}]/u;
 
 /** Says what is wrong with a snapshot's name; `undefined` if nothing is. */
@@ -25,12 +29,12 @@ export function checkSnapshotName(name: string): Problem | undefined {
   }
   const bytes = new TextEncoder().encode(name).length;
   if (bytes > MAX_NAME_BYTES) {
-    return problem(`has ${bytes} bytes; at most ${MAX_NAME_BYTES} are possible`, 'shorten it');
+    return problem(`has ${bytes} bytes; the maximum is ${MAX_NAME_BYTES}`, 'shorten it');
   }
   return undefined;
 }
 
-/** Longest path, PATH_MAX less its NUL (linux/limits.h). */
+/** Maximum length of a path: PATH_MAX without its NUL (linux/limits.h). */
 const MAX_PATH_BYTES = 4095;
 
 /** Says what is wrong with a path in a cfgfile; `undefined` if nothing is. */
@@ -43,7 +47,7 @@ export function checkPath(path: string): Problem | undefined {
     return {
       code: 'RELATIVE_PATH',
       message: `the path ${shown} is not absolute`,
-      hint: 'begin it with /: a cfgfile is used from any directory',
+      hint: 'start it with /: a cfgfile can be used from any directory',
     };
   }
   if (path.endsWith('/')) {
@@ -55,7 +59,10 @@ export function checkPath(path: string): Problem | undefined {
   return undefined;
 }
 
-/** Says what is wrong with a description. It is shown on terminals, so tab and newline are the only control characters allowed. */
+/**
+ * Says what is wrong with a description. It is shown on terminals, so tab and newline are the only control
+ * characters allowed.
+ */
 export function checkDescription(text: string): Problem | undefined {
   if (isWellFormed(text) && !/[^\P{Cc}\t\n]/u.test(text)) return undefined;
   return {

@@ -1,3 +1,4 @@
+/** Parses a cfgfile, and reports everything that is wrong in it. */
 import { omitUndefined } from '../core/omit-undefined.ts';
 import type { Problem } from '../core/problem.ts';
 import type { DiskRequest, SnapshotConfig } from './config.ts';
@@ -5,20 +6,20 @@ import { ConfigError, type ConfigFinding } from './errors.ts';
 import { type Located, nextToken, SyntaxProblem, type Token } from './lex.ts';
 import { checkDescription, checkPath, checkSnapshotName } from './name.ts';
 
-/** Largest cfgfile in bytes. */
+/** Maximum size of a cfgfile in bytes. */
 export const MAX_CONFIG_BYTES = 1024 * 1024;
 
 /** Maximum number of findings reported; a file with more is not a cfgfile. */
 const MAX_FINDINGS = 20;
 
 /**
- * Reads a cfgfile: the syntax of xl.cfg (tools/libs/util/libxlu_cfg_{l.l,y.y} of Xen 4.20) with the keys `name`,
- * `description`, `memory_path` and `disks`. An empty text is as good as none.
+ * Parses a cfgfile: the syntax of xl.cfg (tools/libs/util/libxlu_cfg_{l.l,y.y} of Xen 4.20) with the keys
+ * `name`, `description`, `memory_path` and `disks`. An empty text is the same as none.
  *
- * Stricter than xl: a key may be set once (`+=` adds to it), and numeric escapes are refused, which xl drops.
- *
+ * Stricter than xl: a key may be set once (`+=` adds to it), and numeric escapes, which xl drops, are
+ * refused.
  * @param source name of the file for messages; becomes `source` of the result
- * @throws ConfigError with everything that is wrong; an error of syntax stands alone
+ * @throws {ConfigError} If anything is wrong. It reports everything, but a syntax error alone.
  */
 export function parseConfig(input: Uint8Array | string, source = 'cfgfile'): SnapshotConfig {
   const text = decode(input, source);
@@ -45,13 +46,13 @@ function decode(input: Uint8Array | string, source: string): string {
   const whole = (code: string, message: string, hint?: string): ConfigError =>
     new ConfigError(source, [{ code, message, hint }]);
   if (input.length > MAX_CONFIG_BYTES) {
-    throw whole('TOO_LONG', `larger than ${MAX_CONFIG_BYTES} bytes`, 'is it a cfgfile at all?');
+    throw whole('TOO_LONG', `larger than ${MAX_CONFIG_BYTES} bytes`, 'is it a cfgfile?');
   }
   let text: string;
   try {
     text = typeof input === 'string' ? input : new TextDecoder('utf-8', { fatal: true }).decode(input);
   } catch {
-    throw whole('NOT_UTF8', 'not UTF-8 text', 'is it a cfgfile? the memory file is a different one');
+    throw whole('NOT_UTF8', 'not UTF-8 text', 'is it a cfgfile, and not the memory file?');
   }
   if (text.includes('\0')) throw whole('NOT_TEXT', 'not text: it has NUL bytes', 'is it a cfgfile?');
   return text;
@@ -65,7 +66,7 @@ interface Atom {
 interface Setting {
   readonly key: string;
   readonly at: number;
-  /** Where the value begins. */
+  /** Offset of the value. */
   readonly valueAt: number;
   /** A list, or the parts of a text that `+=` joined. */
   readonly list: boolean;
@@ -74,7 +75,7 @@ interface Setting {
 
 type Report = (at: number, problem: Problem) => void;
 
-/** The settings of the file by key, in its order. */
+/** Reads the settings of the file by key, in its order. */
 function readSettings(text: string, report: Report): Map<string, Setting> {
   const settings = new Map<string, Setting>();
   const tokens = new Tokens(text);
@@ -146,7 +147,10 @@ class Tokens {
     return token;
   }
 
-  /** The next one that is no newline; `opened` is the bracket that must be closed. */
+  /**
+   * Returns the next token that is not a newline.
+   * @param opened the bracket that must be closed
+   */
   nextInList(opened: Token): Token {
     let token = this.next();
     while (token.kind === 'newline') token = this.next();
@@ -230,7 +234,9 @@ function disksOf(setting: Setting | undefined, report: Report): readonly DiskReq
   return disks;
 }
 
-/** `PATH,FORMAT,TARGET`, or `,,TARGET` for an internal snapshot. Spaces around the fields do not count. */
+/**
+ * Parses `PATH,FORMAT,TARGET`, or `,,TARGET` for an internal snapshot. Spaces around the fields are ignored.
+ */
 function parseDisk(spec: string): DiskRequest | Problem {
   const fields = spec.split(',', 5).map((field) => field.replace(/^[ \t]+/, '').trimEnd());
   const [path, format, target] = fields;
@@ -240,7 +246,7 @@ function parseDisk(spec: string): DiskRequest | Problem {
   if (keywords !== undefined) {
     return bad(
       'BAD_DISK',
-      `${shown} has xl's keywords, which disks of a snapshot do not accept`,
+      `${shown} has xl's keywords, which a cfgfile does not accept`,
       `write ${keywords}`,
     );
   }
@@ -272,13 +278,13 @@ function parseDisk(spec: string): DiskRequest | Problem {
     return bad(
       'BAD_FORMAT',
       `an external snapshot cannot have the format ${JSON.stringify(format.slice(0, 60))}`,
-      'the overlay refers to its backing file, which qcow2 can: write qcow2',
+      'write qcow2: only that can refer to a backing file',
     );
   }
   return checkPath(path) ?? { kind: 'external', path, format, target };
 }
 
-/** What to write in the place of fields such as `format=qcow2`, as a disk= line of xl has them. */
+/** Returns what to write instead of fields such as `format=qcow2`, which xl's disk= lines may have. */
 function fromKeywords(fields: readonly string[]): string | undefined {
   const pairs = fields.map((field) =>
     /^(format|vdev|access|target|devtype|backendtype)[ \t]*=[ \t]*(.*)$/s.exec(field),
@@ -292,7 +298,7 @@ function fromKeywords(fields: readonly string[]): string | undefined {
   return `'${wordOf('target') ?? 'PATH'},qcow2,${vdev}' for an external snapshot, ',,${vdev}' for an internal one`;
 }
 
-/** The key that was probably meant. */
+/** Returns the key that was probably meant. */
 function nearest(key: string): string | undefined {
   const plain = key.slice(0, 40).toLowerCase().replaceAll(/[.-]/g, '_');
   const [best] = KEYS.map((known) => ({ known, distance: editDistance(plain, known) })).sort(
@@ -301,7 +307,7 @@ function nearest(key: string): string | undefined {
   return best !== undefined && best.distance <= Math.max(1, best.known.length / 3) ? best.known : undefined;
 }
 
-/** Levenshtein's distance. */
+/** Returns the Levenshtein distance. */
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
@@ -315,7 +321,7 @@ function editDistance(a: string, b: string): number {
   return row[b.length] ?? 0;
 }
 
-/** Widest part of a line that is shown. */
+/** Maximum width of the part of a line that is shown. */
 const EXCERPT_WIDTH = 90;
 
 function withPosition(text: string, { at, ...finding }: Located): ConfigFinding {

@@ -1,12 +1,12 @@
+/** Prints a cfgfile. */
 import type { SnapshotConfig } from './config.ts';
 import { ConfigError } from './errors.ts';
 import { parseConfig } from './parse.ts';
 
 /**
- * Prints a cfgfile that `parseConfig` reads as `config` again (but for `source`).
- *
- * @param comment lines to stand at its head, without `#`
- * @throws ConfigError when no cfgfile can say it: a path with a comma, a bad name
+ * Prints a cfgfile that `parseConfig` reads as `config` again, except for `source`.
+ * @param comment lines for the head of the file, without `#`
+ * @throws {ConfigError} If no cfgfile can express it: a path with a comma, or a bad name.
  */
 export function printConfig(config: SnapshotConfig, comment = ''): string {
   const lines = comment === '' ? [] : comment.split('\n').map((line) => `# ${inComment(line)}`.trimEnd());
@@ -56,7 +56,7 @@ function quote(text: string): string {
   return `"${escaped}"`;
 }
 
-/** A comment ends with its line; other controls have no place in it. */
+/** Makes a line fit for a comment, which ends with its line; other control characters have no place in it. */
 function inComment(line: string): string {
   return line.replaceAll(/\p{Cc}/gu, ' ');
 }

@@ -1,3 +1,4 @@
+/** Reads a cfgfile from disk. */
 import { open } from 'node:fs/promises';
 import { errnoCode } from '../core/errors.ts';
 import type { SnapshotConfig } from './config.ts';
@@ -5,8 +6,8 @@ import { ConfigError } from './errors.ts';
 import { MAX_CONFIG_BYTES, parseConfig } from './parse.ts';
 
 /**
- * Reads the cfgfile at `path`; no more than its greatest size is read, whatever the file is.
- * @throws ConfigError
+ * Reads and parses the cfgfile at `path`. Never reads more than the maximum size, whatever the file is.
+ * @throws {ConfigError} If the file cannot be read, or anything in it is wrong.
  */
 export async function readConfigFile(path: string): Promise<SnapshotConfig> {
   return parseConfig(await readBounded(path), path);

@@ -1,4 +1,4 @@
-/** Checksums of a memory file, by stretches. */
+/** Checksums of a memory file, one for each stretch. */
 import { read } from 'node:fs';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
@@ -6,48 +6,50 @@ import { crc32OfZeros } from '../core/crc32.ts';
 import { throwIfAborted } from '../core/errors.ts';
 import type { Extents } from '../core/extents.ts';
 
-/** Offsets in bytes; `to` is behind the last one. */
+/** Offsets in bytes; `to` is after the last byte. */
 export interface FileRange {
   readonly from: number;
   readonly to: number;
 }
 
 /**
- * Checksums of a file: CRC-32 (ISO 3309) of its first `head` bytes and then of every `stretch` bytes, the last one
- * shorter. No byte is left out. They tell damage, and nothing about who did it.
+ * Checksums of a file: the CRC-32 (ISO 3309) of its first `head` bytes, then of each `stretch` bytes; the
+ * last stretch may be shorter. Every byte is covered. Checksums reveal damage, not who caused it.
  */
 export interface Checksums {
   readonly algorithm: 'crc32';
-  /** Bytes before the first PAGE_DATA record, so that a stretch and a full record are one. */
+  /** Bytes before the first PAGE_DATA record, so that each full record is one stretch. */
   readonly head: number;
   readonly stretch: number;
-  /** 8 hexadecimal digits each, in the order of the file. */
+  /** 8 hexadecimal digits for each, in the order of the file. */
   readonly sums: string;
 }
 
-/** A full PAGE_DATA record of 1022 pages is just as long. */
+/** Length of a stretch in bytes, which is that of a full PAGE_DATA record of 1022 pages. */
 export const STRETCH = 4 * 1024 * 1024;
 
 const DIGITS = 8;
-/** Read in pieces of this size, which the second-level cache holds, so many at once. */
+/** Bytes read at a time. So many fit the second-level cache; several are read at once. */
 const PIECE = 512 * 1024;
 const IN_FLIGHT = 4;
-/** Asking for shorter holes takes longer than reading them. */
+/** Holes shorter than this take longer to ask for than to read. */
 const SMALL_HOLE = 64 * 1024;
 
 const readFd = promisify(read);
 
 export interface ChecksumOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Leaves out what reads as zeros anyway. */
+  /** Returns where the file has data, so that holes need not be read. */
   readonly extents?: ((fd: number) => Promise<Extents>) | undefined;
-  /** Called now and then with the bytes that are done. */
+  /** Called now and then with the number of bytes done. */
   readonly progress?: (done: number) => void;
 }
 
 /**
- * Reads an open file of `size` bytes and sums it up.
- * @throws InterruptedError, the error of read(2) as Node gives it, RangeError when the file is shorter
+ * Reads an open file of `size` bytes and computes its checksums. Passes on the error of read(2), as Node
+ * makes it.
+ * @throws {InterruptedError} If the signal aborted.
+ * @throws {RangeError} If the file is shorter.
  */
 export async function checksumFile(
   fd: number,
@@ -56,7 +58,7 @@ export async function checksumFile(
   { signal, extents, progress }: ChecksumOptions = {},
 ): Promise<Checksums> {
   const buffers = Array.from({ length: IN_FLIGHT }, () => new Uint8Array(Math.min(PIECE, size)));
-  /** Pieces whose reading has begun. */
+  /** Pieces that are being read. */
   const begun: { piece: Piece; bytes: Promise<Uint8Array> }[] = [];
   const sums: string[] = [];
   let sum = 0;
@@ -77,19 +79,22 @@ export async function checksumFile(
       if (begun.length === IN_FLIGHT) await finish();
       const buffer = buffers[turn++ % IN_FLIGHT] ?? new Uint8Array(PIECE);
       const bytes = piece.hole ? Promise.resolve(NOTHING) : readWhole(fd, buffer, piece);
-      // Where an earlier piece fails, nobody asks for the later ones.
+      // If an earlier piece fails, nobody asks for the later ones.
       bytes.catch(() => {});
       begun.push({ piece, bytes });
     }
     while (begun.length > 0) await finish();
   } finally {
-    // Nothing may read from the descriptor when the caller closes it.
+    // Nothing may read from the descriptor once the caller closes it.
     await Promise.allSettled(begun.map(({ bytes }) => bytes));
   }
   return { algorithm: 'crc32', head: shape.head, stretch: shape.stretch, sums: sums.join('') };
 }
 
-/** The ranges of a file of `size` bytes whose sums differ. Both must be of that size and shape. */
+/**
+ * Returns the ranges of a file of `size` bytes whose checksums differ. Both sets must have that size and
+ * shape.
+ */
 export function differing(size: number, expected: Checksums, found: Checksums): FileRange[] {
   const { head, stretch } = expected;
   return [...stretches(size, head, stretch)].filter((_, i) => {
@@ -98,7 +103,7 @@ export function differing(size: number, expected: Checksums, found: Checksums): 
   });
 }
 
-/** Length of `sums` for a file of `size` bytes. */
+/** Returns the length of `sums` for a file of `size` bytes. */
 export function sumsLength(size: number, head: number, stretch: number): number {
   const first = Math.min(head, size);
   return DIGITS * ((first > 0 ? 1 : 0) + Math.ceil((size - first) / stretch));
@@ -112,10 +117,10 @@ function* stretches(size: number, head: number, stretch: number): Generator<File
   }
 }
 
-/** What is summed up in one go. */
+/** A range that is read and summed up at once. */
 interface Piece extends FileRange {
   readonly hole: boolean;
-  /** The stretch ends with it. */
+  /** Whether a stretch ends with it. */
   readonly last: boolean;
 }
 

@@ -9,13 +9,13 @@ import { type Inspection, type InspectOptions, type Scan, scan } from './inspect
 import { PageReader } from './page-reader.ts';
 import { damagedFileError, openMemoryFile } from './verify.ts';
 
-/** pfns whose places are held at a time: 4 GiB of the guest's memory, 8 MiB for each file. */
+/** Number of pfns whose offsets are held at a time: 4 GiB of the guest's memory, 8 MiB for each file. */
 const WINDOW = 2 ** 20;
-/** Pages between two looks at the signal, and two progress reports. */
+/** Number of pages after which the signal is checked and progress is reported. */
 const STEP = 4096;
-/** About so many cells at most, one quarter of them or more with pages. */
+/** Approximate maximum number of cells; at least a quarter of them have pages. */
 const MAX_CELLS = 4096;
-/** Smallest step in which a map can tell where there are pages. */
+/** Smallest step in which a map says where there are pages. */
 const PIECE = 2 ** 15;
 
 export type CompareOptions = Pick<CallOptions, 'reporter'> & Omit<InspectOptions, 'readPages'>;
@@ -23,13 +23,13 @@ export type CompareOptions = Pick<CallOptions, 'reporter'> & Omit<InspectOptions
 /** Numbers of pages. */
 export interface ChangeCounts {
   readonly same: number;
-  /** In both, with other content or of another type. */
+  /** Pages in both files whose content or type differs. */
   readonly changed: number;
   readonly onlyA: number;
   readonly onlyB: number;
 }
 
-/** Part of the guest's memory, from one pfn up to, not including, another. */
+/** A part of the guest's memory, from one pfn up to, but not including, another. */
 export interface RegionChange extends ChangeCounts {
   readonly firstPfn: number;
   readonly endPfn: number;
@@ -40,18 +40,19 @@ export interface Comparison {
   readonly a: Inspection;
   readonly b: Inspection;
   readonly total: ChangeCounts;
-  /** Below 1 MiB, up to 16 MiB, then each twice as large as the one before; ascending, those with pages. */
+  /** Regions with pages, ascending: below 1 MiB, up to 16 MiB, then each twice as large as the one before. */
   readonly regions: readonly RegionChange[];
-  /** Pages in each cell: a power of two. */
+  /** Number of pages in a cell: a power of two. */
   readonly cellPages: number;
-  /** Ascending, those with pages; for a picture. */
+  /** Cells with pages, ascending; for a picture. */
   readonly cells: readonly RegionChange[];
 }
 
 /**
- * Compares the guest's memory in two save files, xl's or ours, page by page. Reads the pages that both have, but not
- * where both files have holes. Takes 30 MiB, and an byte for each page of each file.
- * @throws MemoryFileError when a file cannot be opened or is damaged, InterruptedError
+ * Compares the guest's memory in two save files, of xl or xlsnap, page by page. Reads the pages that are in
+ * both files, except where both have holes. Needs 30 MiB, and a byte for each page of each file.
+ * @throws {MemoryFileError} If a file cannot be opened or is damaged.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export async function compareFiles(
   pathA: string,
@@ -97,12 +98,15 @@ async function openSide(path: string, source: FileSource, options: CompareOption
   return { scanned, places: new Places(source, scanned), pages: new PageReader(source) };
 }
 
-/** Where either file has pages. */
+/** Returns the pieces in which either file has pages. */
 function piecesOf(sides: Sides, size: number): readonly number[] {
   return [...new Set(sides.flatMap(({ scanned }) => [...scanned.map.pieces(size)]))].sort((a, b) => a - b);
 }
 
-/** @returns pages that there are in either */
+/**
+ * Compares one step.
+ * @returns the number of pages that are in either file
+ */
 async function compareStep([a, b]: Sides, first: number, from: number, changes: Changes): Promise<number> {
   const { states: statesA, offsets: offsetsA } = a.places;
   const { states: statesB, offsets: offsetsB } = b.places;
@@ -138,10 +142,10 @@ async function compareStep([a, b]: Sides, first: number, from: number, changes: 
 
 const ZEROS = Buffer.alloc(PAGE_SIZE);
 
-/** States of the pages of a window of pfns, and where their data stand in the file. */
+/** States of the pages in a window of pfns, and the offsets of their data in the file. */
 class Places {
   readonly states = new Uint8Array(WINDOW);
-  /** Holds for pages with data. */
+  /** Valid for pages with data. */
   readonly offsets = new Float64Array(WINDOW);
   readonly #source: FileSource;
   readonly #scan: Scan;
@@ -151,7 +155,7 @@ class Places {
     this.#scan = scanned;
   }
 
-  /** Makes it the window that begins with `first`. */
+  /** Moves the window so that it begins with `first`. */
   async go(first: number): Promise<void> {
     const { map, records } = this.#scan;
     map.copyStates(first, this.states);
@@ -162,7 +166,7 @@ class Places {
       await this.#source.readAt(bytes, wordsOffset);
       const words = new PfnWords(bytes);
       let offset = dataOffset;
-      // Later ones win: the records come in the file's order.
+      // Later ones win: the records are in the file's order.
       for (let i = 0; i < count; i++) {
         if (!hasPageData(words.type(i))) continue;
         const pfn = words.pfn(i);
@@ -180,7 +184,7 @@ function noCounts(): Counts {
   return { same: 0, changed: 0, onlyA: 0, onlyB: 0 };
 }
 
-/** Adds up by region and by cell. */
+/** Adds up changes by region and by cell. */
 class Changes {
   readonly #cellPages: number;
   readonly #total = noCounts();

@@ -5,22 +5,23 @@ import { omitUndefined } from '../core/omit-undefined.ts';
 import type { LibxlConfig } from './libxl-config.ts';
 import { plainLibxlJson } from './libxl-json.ts';
 
-/** One key whose value differs. Plain data, as `--json` prints it. */
+/** A key whose value differs. Plain data, as `--json` prints it. */
 export interface ConfigChange {
-  /** Where it is: `b_info.max_memkb`, `disks.xvda.readwrite`, `nics.0.bridge`. */
+  /** Path of the key: `b_info.max_memkb`, `disks.xvda.readwrite`, `nics.0.bridge`. */
   readonly key: string;
-  /** Its value at the snapshot; absent when the key was. */
+  /** The value at the snapshot; absent if there was none. */
   readonly before?: unknown;
-  /** Its value now; absent when the key is. */
+  /** The value now; absent if there is none. */
   readonly now?: unknown;
 }
 
 /**
- * Keys that differ between two lives of one domain although nobody has changed its configuration, with `*` for any disk or
- * device, and all that is below them. What `xl list -l` prints is what `xl create` stored, and over that what
- * libxl_retrieve_domain_configuration (libxl_domain.c) asks Xen, xenstore and QEMU at that moment: uuid, memory target,
- * vCPUs online, scheduler, xenstore's quota. Without `uuid=` xl makes a new uuid with each create, and a new id of
- * `ms_vm_genid="generate"`. Which images the disks have is checked by itself.
+ * Keys that differ between two lives of a domain although nobody has changed its configuration, and
+ * everything below them; `*` stands for any disk or device. `xl list -l` prints what `xl create` stored,
+ * overridden by what libxl_retrieve_domain_configuration (libxl_domain.c) gets from Xen, xenstore and QEMU at
+ * that moment: uuid, memory target, online vCPUs, scheduler, xenstore's quota. Without `uuid=`, xl generates
+ * a new uuid at each create, as it does the id of `ms_vm_genid="generate"`. The images of the disks are
+ * checked separately.
  */
 const BY_ITSELF: ReadonlySet<string> = new Set([
   'c_info.domid',
@@ -34,17 +35,20 @@ const BY_ITSELF: ReadonlySet<string> = new Set([
   'disks.*.format',
 ]);
 
-/** What libxl makes up for a nic without `mac=` (libxl_nic.c): Xen's prefix, then a number below 0x80. */
+/**
+ * The address that libxl generates for a nic without `mac=` (libxl_nic.c): Xen's prefix, then a number below
+ * 0x80.
+ */
 const GENERATED_MAC = /^00:16:3e:[0-7][0-9a-f]:[0-9a-f]{2}:[0-9a-f]{2}$/i;
 
-/** Longest text of one value. */
+/** Maximum length of the text of one value. */
 const MAX_VALUE = 60;
 
 /**
- * What differs between two configurations of a domain, less what differs by itself. Keys that are empty or absent are the
- * same, as libxl prints no defaults.
+ * Returns what differs between two configurations of a domain, without what differs by itself. An empty key
+ * equals an absent one, as libxl prints no defaults.
  * @param before as in the memory file's header
- * @param now as `xl list -l` gives it
+ * @param now as `xl list -l` prints it
  */
 export function configChanges(before: LibxlConfig, now: LibxlConfig): readonly ConfigChange[] {
   const changes: ConfigChange[] = [];
@@ -53,7 +57,9 @@ export function configChanges(before: LibxlConfig, now: LibxlConfig): readonly C
 }
 
 /**
- * @param path for people, and `rule`, with `*` in the place of which element of a list it is
+ * Compares two values, and what is below them.
+ * @param path for people
+ * @param rule the same path with `*` for the index of a list
  */
 function compare(
   path: readonly string[],
@@ -94,14 +100,14 @@ function changeOf(path: readonly string[], before: unknown, now: unknown): Confi
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** Objects both, or one of them and nothing. */
+/** Returns whether both are objects, or one is and the other is absent. */
 function isStruct(before: unknown, now: unknown): boolean {
   return (
     (isRecord(before) || isRecord(now)) && [before, now].every((side) => isRecord(side) || isEmpty(side))
   );
 }
 
-/** Lists of objects both, or one of them and nothing. */
+/** Returns whether both are lists of objects, or one is and the other is absent. */
 function isStructs(before: unknown, now: unknown): boolean {
   const lists = [before, now].filter((list) => !isEmpty(list));
   return lists.length > 0 && lists.every((list) => Array.isArray(list) && list.every(isRecord));
@@ -115,7 +121,10 @@ function own(value: unknown, key: string): unknown {
   return isRecord(value) && Object.hasOwn(value, key) ? value[key] : undefined;
 }
 
-/** The elements of both lists by a name that they have in both: vdev or devid where each has its own, else their place. */
+/**
+ * Returns the elements of both lists by a name that they share: vdev or devid if it is unique in each list,
+ * else the index.
+ */
 function identifyItems(before: unknown, now: unknown): readonly [Map<string, Json>, Map<string, Json>] {
   const lists = [before, now].map((side): readonly Json[] => (Array.isArray(side) ? side : [])) as [
     readonly Json[],
@@ -133,7 +142,7 @@ function isOwn(list: readonly Json[], key: string): boolean {
   return usable && new Set(names.map(String)).size === names.length;
 }
 
-/** libxl leaves out what has its default. */
+/** Returns whether a value is empty; libxl leaves out what has its default. */
 function isEmpty(value: unknown): boolean {
   if (value === undefined || value === null) return true;
   if (Array.isArray(value)) return value.length === 0;
@@ -145,7 +154,7 @@ function isSame(before: unknown, now: unknown): boolean {
   return JSON.stringify(before) === JSON.stringify(now);
 }
 
-/** One line for each of the first `most` changes, and how many more there are. */
+/** Describes each of the first `most` changes in one line, then how many more there are. */
 export function describeChanges(changes: readonly ConfigChange[], most: number): readonly string[] {
   const lines = changes
     .slice(0, most)

@@ -6,14 +6,15 @@ import { type Finding, type LocatedItem, RecordError, readStream, StreamError } 
 import { type ChecksumOptions, checksumFile, differing, type FileRange } from './checksums.ts';
 import type { Manifest } from './manifest.ts';
 
-/** Maximum number of stretches reported one by one. */
+/** Maximum number of stretches that are reported one by one. */
 const MAX_REPORTED = 100;
 
 /**
- * Reads a memory file whole and compares it with what its manifest says was written. Says in which records it differs.
- * A manifest without checksums, of an earlier version, tells the length only.
- * @returns errors MEMORY_CHANGED (another length) or CHECKSUM; none when each byte is as it was written
- * @throws InterruptedError, the error of open(2) or read(2) as Node gives it
+ * Reads a whole memory file and compares it with its manifest's checksums. Says in which records it differs.
+ * A manifest without checksums, of an early version, has the length only. Passes on the error of open(2) or
+ * read(2), as Node makes it.
+ * @returns errors MEMORY_CHANGED (another length) or CHECKSUM; none if every byte is as it was written
+ * @throws {InterruptedError} If the signal aborted.
  */
 export async function findDamage(
   path: string,
@@ -29,7 +30,7 @@ export async function findDamage(
         code: 'MEMORY_CHANGED',
         message: `${path} has ${size} bytes; its manifest says ${memory.bytes}`,
         offset: Math.min(size, memory.bytes),
-        hint: 'it is not the file that was written: find the right one',
+        hint: 'this is not the file that was written: find the right one',
       },
     ];
   }
@@ -67,7 +68,7 @@ export async function findDamage(
   ];
 }
 
-/** Headers and records that lie in each of the ranges, as far as the stream can be read. */
+/** Names the headers and records in each of the ranges, as far as the stream can be read. */
 async function namesOf(
   path: string,
   ranges: readonly FileRange[],
@@ -88,7 +89,7 @@ async function namesOf(
     }
     endAt(source.offset);
   } catch (error) {
-    // It is damaged, after all; what cannot be read begins where the last item was to end.
+    // The file is damaged, after all; what cannot be read begins where the last item was to end.
     if (!(error instanceof StreamError || error instanceof RecordError)) throw error;
     endAt(source.offset);
   }

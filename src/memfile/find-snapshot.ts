@@ -5,7 +5,7 @@ import { errnoCode, UsageError, XlsnapError } from '../core/errors.ts';
 import { domainIdentity } from './libxl-config.ts';
 import { readStoredConfig } from './verify.ts';
 
-/** A memory file of a given name. */
+/** A memory file with the wanted name. */
 interface Candidate {
   readonly path: string;
   readonly name: string;
@@ -13,11 +13,12 @@ interface Candidate {
 }
 
 /**
- * The memory file of a snapshot whose cfgfile does not say where it is, in the directories that a host has for its domains'
- * snapshots. A domain has one such directory for each uuid that it has had, so the files' headers decide whose they are.
- * @param keys names and uuids, of which the domain of the snapshot must have one
- * @returns `undefined` when there is none
- * @throws UsageError AMBIGUOUS_SNAPSHOT
+ * Finds the memory file of a snapshot whose cfgfile does not say where it is, in the directories that a host
+ * has for the snapshots of its domains. A domain has one such directory for each uuid that it has had, so the
+ * files' headers decide which domain they belong to.
+ * @param keys names and uuids; the snapshot's domain must have one of them
+ * @returns `undefined` if there is none
+ * @throws {UsageError} AMBIGUOUS_SNAPSHOT if there are several.
  */
 export async function findSnapshot(
   directory: string,
@@ -46,7 +47,7 @@ export async function findSnapshot(
   );
 }
 
-/** Regular files of that name in the directories below one. */
+/** Lists the regular files with that name in the subdirectories of a directory. */
 async function filesNamed(directory: string, name: string): Promise<readonly string[]> {
   const entries = await readdir(directory, { withFileTypes: true }).catch((error: unknown) => {
     if (errnoCode(error) === 'ENOENT') return [];
@@ -60,7 +61,7 @@ async function filesNamed(directory: string, name: string): Promise<readonly str
   return found.sort();
 }
 
-/** Whose memory it is; `undefined` for a file that is not a memory file. */
+/** Returns the domain of a memory file; `undefined` if the file is not a memory file. */
 async function identityOf(path: string): Promise<{ name: string; uuid: string } | undefined> {
   try {
     return domainIdentity(await readStoredConfig(path));

@@ -22,15 +22,15 @@ import { type Manifest, readManifest } from './manifest.ts';
 import { PageReader } from './page-reader.ts';
 import { MemoryFileError, openMemoryFile } from './verify.ts';
 
-/** Most ranges of the memory map unless the caller wants fewer. */
+/** Default maximum number of ranges in the memory map. */
 const MAX_RANGES = 1000;
-/** Records with pages that are remembered for reading their pages: 16 TiB of memory in xl's records. */
+/** Maximum number of records whose pages can be read later: 16 TiB of memory in xl's records. */
 const MAX_RECORDS = 2 ** 22;
 
 export interface InspectOptions extends Pick<CallOptions, 'signal'> {
-  /** Asks the file system where the open file has data; without it no page is known to be a hole. */
+  /** Asks the file system where the open file has data. Without it, no page is known to be a hole. */
   readonly extents?: (fd: number) => Promise<Extents>;
-  /** Reads all pages, to find those of zeros that take space. */
+  /** Reads all pages, to find the pages of zeros that take space. */
   readonly readPages?: boolean;
   /** Maximum number of ranges in the memory map. Default: 1000. */
   readonly maxRanges?: number | undefined;
@@ -38,42 +38,42 @@ export interface InspectOptions extends Pick<CallOptions, 'signal'> {
 
 /** The guest's memory in a file. */
 export interface MemoryMap extends PageCounts {
-  /** Pages that stand in the file once more, in an earlier place; the last one counts. */
+  /** Number of earlier copies of pages that are in the file more than once. The last copy counts. */
   readonly repeated: number;
-  /** Whether pages were read, so that `storedZeros` says something. */
+  /** Whether pages were read, so that `storedZeros` is meaningful. */
   readonly read: boolean;
   /** Whether the file system could be asked for holes. */
   readonly holesKnown: boolean;
-  /** Ranges with fewer pfns than this between them are given as one. */
+  /** Ranges separated by fewer pfns than this are joined. */
   readonly gap: number;
-  /** Ascending. */
+  /** The ranges, ascending. */
   readonly ranges: readonly PageRange[];
 }
 
-/** What a save file, xl's or ours, holds. Of a damaged one: what could be read. */
+/** The contents of a save file, of xl or xlsnap. For a damaged file: what could be read. */
 export interface Inspection {
   readonly path: string;
-  /** Length of the file, bytes. */
+  /** Length of the file in bytes. */
   readonly bytes: number;
   /** Bytes that the file system has allocated for it. */
   readonly allocatedBytes: number;
-  /** No finding is an error. */
+  /** True if no finding is an error. */
   readonly sound: boolean;
   readonly findings: readonly Finding[];
-  /** Findings beyond those that are listed. */
+  /** Number of findings that are not listed. */
   readonly omitted: number;
-  /** Type of guest; where the configuration does not say more, `hvm` stands for PVH too. */
+  /** Type of the guest. `hvm` includes PVH if the configuration does not say more. */
   readonly type: string | undefined;
   /** Version of libxc's stream. */
   readonly streamVersion: number | undefined;
-  /** Xen that saved it. */
+  /** Version of the Xen that saved it. */
   readonly xen: { readonly major: number; readonly minor: number } | undefined;
   readonly header: XlHeaderFacts | undefined;
   readonly domain: DomainSummary | undefined;
-  /** In the order of their first appearance. */
+  /** The records, in the order of their first appearance. */
   readonly records: readonly RecordCount[];
   readonly memory: MemoryMap;
-  /** The one beside the file, as it is; absent when there is none. */
+  /** The manifest beside the file, unchanged; absent if there is none. */
   readonly manifest: Manifest | undefined;
   readonly warnings: readonly string[];
 }
@@ -82,13 +82,13 @@ export interface Inspection {
 export interface XlHeaderFacts {
   readonly mandatoryFlags: number;
   readonly optionalFlags: number;
-  /** Of the configuration with its NUL, bytes. */
+  /** Length of the configuration with its NUL, in bytes. */
   readonly configBytes: number;
 }
 
 /** Where the pages of a record are. */
 export interface PageRecord {
-  /** Offset of its first pfn word. */
+  /** Offset of the record's first pfn word. */
   readonly wordsOffset: number;
   readonly count: number;
   readonly dataOffset: number;
@@ -96,25 +96,27 @@ export interface PageRecord {
   readonly maxPfn: number;
 }
 
-/** An inspection, with all that is needed to find the pages. */
+/** An inspection, with what is needed to find the pages. */
 export interface Scan {
   readonly inspection: Inspection;
   readonly map: PageMap;
-  /** In the file's order; those that have pages. */
+  /** Records with pages, in the file's order. */
   readonly records: readonly PageRecord[];
 }
 
 /**
- * Reads a save file, xl's or ours, without its pages, and tells what it holds. Needs no Xen. Takes an byte for each page
- * of the guest, and a little more. Damage does not make it fail: what was read before the damage is returned, with the findings.
- * @throws MemoryFileError when the file cannot be opened or has too many records, InterruptedError
+ * Reads a save file, of xl or xlsnap, without its pages, and returns what it contains. Needs no Xen, and a
+ * byte of memory for each page of the guest. Damage is not an error: the result has what was read before it,
+ * and the findings.
+ * @throws {MemoryFileError} If the file cannot be opened or has too many records.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export async function inspectFile(path: string, options: InspectOptions = {}): Promise<Inspection> {
   await using source = await openMemoryFile(path);
   return (await scan(path, source, options)).inspection;
 }
 
-/** As `inspectFile`, of a file that is open already. */
+/** Does the same as `inspectFile`, for an open file. */
 export async function scan(path: string, source: FileSource, options: InspectOptions): Promise<Scan> {
   const { signal, readPages = false, maxRanges = MAX_RANGES } = options;
   const warnings: string[] = [];
@@ -192,7 +194,7 @@ async function manifestBeside(path: string, warnings: string[]): Promise<Manifes
   }
 }
 
-/** Goes over PAGE_DATA records. */
+/** Collects PAGE_DATA records. */
 class RecordScan {
   readonly map = new PageMap();
   readonly records: PageRecord[] = [];
@@ -209,7 +211,7 @@ class RecordScan {
   async add(words: PfnWords, offset: number): Promise<void> {
     const start = dataOffset(offset, words.count);
     const pages = words.dataPages();
-    // The reader finds out only when it skips the pages.
+    // The reader finds that out only when it skips the pages.
     if (start + pages * PAGE_SIZE > this.#size) return;
     const content = new Uint8Array(pages);
     for (let i = 0; i < pages; i++) {

@@ -6,25 +6,27 @@ import { parseLibxlJson } from './libxl-json.ts';
 /** A domain's configuration as libxl's JSON (`libxl_domain_config`), the form in the header of a save file. */
 export type LibxlConfig = Readonly<Record<string, unknown>>;
 
-/** Which image a disk has. */
+/** The image of a disk. */
 export interface DiskImage {
   readonly vdev: string;
-  /** Absolute. */
+  /** Absolute path. */
   readonly path: string;
   /** `qcow2`, `raw`, … */
   readonly format: string;
 }
 
-/** A domain configuration that lacks what every one of libxl's has. */
+/** A domain configuration lacks something that all of libxl's have. */
 export class LibxlConfigError extends XlsnapError {
   readonly exitCode = EXIT.format;
 }
 
-/** One entry of `disks` in a libxl configuration (libxl_types.idl, libxl_device_disk), as far as we use it. */
+/**
+ * An entry of `disks` in a libxl configuration (libxl_types.idl, libxl_device_disk), as far as it is used.
+ */
 export interface ConfigDisk {
   readonly vdev: string;
   readonly path: string | undefined;
-  /** libxl's word: `qcow2`, `raw`, `vhd`, …; `undefined` when left to libxl. */
+  /** libxl's word: `qcow2`, `raw`, `vhd`, …; `undefined` if libxl chooses. */
   readonly format: string | undefined;
   readonly writable: boolean;
   readonly cdrom: boolean;
@@ -32,7 +34,7 @@ export interface ConfigDisk {
 
 /**
  * Parses the JSON of a save file's header.
- * @throws LibxlConfigError when it is not an object in JSON
+ * @throws {LibxlConfigError} If it is not a JSON object.
  */
 export function parseLibxlConfig(text: string): LibxlConfig {
   let value: unknown;
@@ -48,7 +50,10 @@ export function parseLibxlConfig(text: string): LibxlConfig {
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
-/** @throws LibxlConfigError when there is no name or uuid */
+/**
+ * Returns a domain's name and uuid.
+ * @throws {LibxlConfigError} If one is missing.
+ */
 export function domainIdentity(config: LibxlConfig): { name: string; uuid: string } {
   const info = config['c_info'];
   const name = isRecord(info) ? info['name'] : undefined;
@@ -65,22 +70,22 @@ export function domainIdentity(config: LibxlConfig): { name: string; uuid: strin
   return { name, uuid: uuid.toLowerCase() };
 }
 
-/** What a configuration says of its domain; what it does not say is `undefined`. */
+/** What a configuration says about its domain. A member is `undefined` if it does not say. */
 export interface DomainSummary {
   readonly name: string | undefined;
   readonly uuid: string | undefined;
   /** libxl's word: `pv`, `pvh`, `hvm`. */
   readonly type: string | undefined;
-  /** vCPUs that it starts with, and most that it can have. */
+  /** Number of vCPUs at the start. `maxVcpus` is the most that it can have. */
   readonly vcpus: number | undefined;
   readonly maxVcpus: number | undefined;
-  /** Memory that it starts with, and most that it can have, bytes. */
+  /** Memory at the start in bytes. `maxMemoryBytes` is the most that it can have. */
   readonly memoryBytes: number | undefined;
   readonly maxMemoryBytes: number | undefined;
   readonly disks: readonly ConfigDisk[];
 }
 
-/** Describes a domain by its configuration alone, whatever that lacks. */
+/** Summarises a domain's configuration, however incomplete. */
 export function summarizeConfig(config: LibxlConfig): DomainSummary {
   const { c_info: general, b_info: build } = config;
   const text = (from: unknown, key: string): string | undefined => {
@@ -104,7 +109,7 @@ export function summarizeConfig(config: LibxlConfig): DomainSummary {
   };
 }
 
-/** The disks that a configuration names. Entries without a vdev are left out. */
+/** Returns the disks that a configuration names, except entries without a vdev. */
 export function configDisks(config: LibxlConfig): readonly ConfigDisk[] {
   const disks = config['disks'];
   if (!Array.isArray(disks)) return [];
@@ -117,7 +122,7 @@ export function configDisks(config: LibxlConfig): readonly ConfigDisk[] {
         vdev: disk['vdev'],
         path: typeof path === 'string' && path !== '' ? path : undefined,
         format: typeof format === 'string' ? format : undefined,
-        // libxl prints its `int readwrite` and `int is_cdrom` as numbers and leaves out zeros.
+        // libxl prints its `int readwrite` and `int is_cdrom` as numbers, and leaves out zeros.
         writable: disk['readwrite'] === 1 || disk['readwrite'] === true,
         cdrom: disk['is_cdrom'] === 1 || disk['is_cdrom'] === true,
       },
@@ -135,15 +140,16 @@ export function isVolume({
 }
 
 /**
- * QEMU's name of a format as libxl writes it in configurations and in xenstore (tools/libs/light/libxl_device.c). One that
- * libxl does not state counts as raw: then nothing that a guest wrote is taken for a header.
+ * Returns QEMU's name of a format that libxl writes in configurations and in xenstore
+ * (tools/libs/light/libxl_device.c). A format that libxl does not state counts as raw, so that nothing that a
+ * guest wrote is taken for a header.
  */
 export function qemuFormat(format: string | undefined): string {
   const drivers: Readonly<Record<string, string>> = { aio: 'raw', vhd: 'vpc', empty: 'raw', unknown: 'raw' };
   return format === undefined ? 'raw' : (drivers[format] ?? format);
 }
 
-/** The same configuration with other images in some disks. */
+/** Returns the same configuration with other images in some disks. */
 export function withImages(config: LibxlConfig, images: readonly DiskImage[]): LibxlConfig {
   const disks = config['disks'];
   if (!Array.isArray(disks)) return config;

@@ -8,31 +8,31 @@ import { omitUndefined } from '../core/omit-undefined.ts';
 import type { GuestType, XenVersion } from '../core/xen.ts';
 import { type Checksums, sumsLength } from './checksums.ts';
 
-/** One disk of a snapshot. */
+/** A disk of a snapshot. */
 export type SnapshotDisk =
   | { readonly kind: 'internal'; readonly vdev: string; readonly image: string; readonly tag: string }
   | {
       readonly kind: 'external';
       readonly vdev: string;
-      /** The image at the snapshot's instant; read-only from then on. */
+      /** The image at the snapshot's instant; not written to from then on. */
       readonly base: string;
       readonly baseFormat: string;
       /** The overlay that the domain continues on. */
       readonly overlay: string;
     };
 
-/** A drive that the guest writes to and that its configuration does not name: no snapshot has it. */
+/** A drive that the guest writes to and that its configuration does not name. No snapshot contains it. */
 export interface UnknownDrive {
-  /** As the device model calls it. */
+  /** The device model's name for it. */
   readonly name: string;
-  /** Its image. */
+  /** Path of its image. */
   readonly path: string;
 }
 
-/** One phase in the timeline of a call; they run one after the other. */
+/** A phase in the timeline of a call. Phases run one after the other. */
 export interface PhaseTiming {
   readonly name: string;
-  /** When it began: seconds since the call did. */
+  /** When it began, in seconds since the call did. */
   readonly startSeconds: number;
   readonly seconds: number;
 }
@@ -42,17 +42,17 @@ export interface DiskIdentity {
   readonly vdev: string;
   /** Size of the disk that the guest sees, in bytes. */
   readonly virtualSize: number;
-  /** Of an internal snapshot. */
+  /** Identity of the tag, for an internal snapshot. */
   readonly tag?: TagIdentity;
-  /** Of an external one; absent for a block device, whose times say nothing. */
+  /** Identity of the base, for an external snapshot; absent for a block device, whose times mean nothing. */
   readonly base?: FileIdentity;
 }
 
-/** What QEMU notes of an internal snapshot, and tells it from another one of the same name. */
+/** What QEMU stores about an internal snapshot; distinguishes it from another one of the same name. */
 export interface TagIdentity {
-  /** A number, given by QEMU. */
+  /** A number that QEMU assigned. */
   readonly id: string;
-  /** When it was taken, by the host's clock: seconds since 1970, and nanoseconds. */
+  /** When it was taken by the host's clock, in seconds since 1970; `dateNsec` has the nanoseconds. */
   readonly dateSec: number;
   readonly dateNsec: number;
   /** How long the machine had run, in nanoseconds; a string, since it may exceed 2^53. */
@@ -62,13 +62,14 @@ export interface TagIdentity {
 export interface FileIdentity {
   /** Size of the image file, in bytes. */
   readonly bytes: number;
-  /** When it was last written to: milliseconds since 1970. */
+  /** When it was last written to, in milliseconds since 1970. */
   readonly mtimeMs: number;
 }
 
 /**
- * What create writes beside the memory file, so that revert can check everything before it destroys anything.
- * Readers take later versions' further keys; `version` rises only when an old key changes its meaning.
+ * What a create writes beside the memory file, so that a revert can check everything before it destroys
+ * anything. Readers ignore unknown keys of later versions; `version` rises only if an existing key changes
+ * its meaning.
  */
 export interface Manifest {
   readonly format: 'xlsnap-manifest';
@@ -83,10 +84,10 @@ export interface Manifest {
   readonly type: GuestType;
   readonly xen: XenVersion;
   readonly memory: { readonly path: string; readonly bytes: number; readonly pages: number };
-  /** Of the memory file; the first version of xlsnap wrote none. */
+  /** Checksums of the memory file; absent in files of the first version of xlsnap. */
   readonly checksums?: Checksums;
   readonly disks: readonly SnapshotDisk[];
-  /** What identifies the content of each disk; earlier versions of xlsnap wrote none. */
+  /** What identifies the content of each disk; absent in files of early versions of xlsnap. */
   readonly identities?: readonly DiskIdentity[];
   readonly uncovered: readonly string[];
   /** Drives that the guest wrote to and that its configuration does not name. */
@@ -96,22 +97,24 @@ export interface Manifest {
   readonly phases: readonly Pick<PhaseTiming, 'name' | 'seconds'>[];
 }
 
-/** A manifest that cannot be read as one. */
+/** A manifest cannot be read or is not valid. */
 export class ManifestError extends XlsnapError {
   readonly exitCode = EXIT.format;
 }
 
-/** Code of the error for JSON that is something else altogether. */
+/** Code of the error for JSON that is not a manifest at all. */
 export const NO_MANIFEST = 'NO_MANIFEST';
 
 const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
-/** Minimum length of a stretch: reading shorter ones one by one would take too long. */
+/**
+ * Minimum length of a stretch. Nobody writes shorter ones, and reading them one by one would take forever.
+ */
 const MIN_STRETCH = 64 * 1024;
 
 /**
  * Reads a manifest.
- * @returns `undefined` when there is no such file
- * @throws ManifestError when it is not one, or is of a later version
+ * @returns `undefined` if there is no such file
+ * @throws {ManifestError} If it is not valid, or is of a later version.
  */
 export async function readManifest(path: string): Promise<Manifest | undefined> {
   let text: string;
@@ -129,9 +132,9 @@ export async function readManifest(path: string): Promise<Manifest | undefined> 
 }
 
 /**
- * The manifest that a text is.
+ * Parses a manifest.
  * @param path for the message
- * @throws ManifestError
+ * @throws {ManifestError} If it is not valid, or is of a later version.
  */
 export function parseManifest(path: string, text: string): Manifest {
   let value: unknown;

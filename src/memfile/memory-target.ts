@@ -1,18 +1,18 @@
-/** How much memory a configuration lets a restored domain have, and how much its memory file gives it. */
+/** Compares the memory that a configuration allows a restored domain with what its memory file has. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { isRecord } from '../core/guards.ts';
 import type { LibxlConfig } from './libxl-config.ts';
 import { numberOf } from './libxl-fields.ts';
 
-/** What libxl lets a domain have beyond its target (libxl_internal.h: LIBXL_MAXMEM_CONSTANT), KiB. */
+/** Memory in KiB that libxl allows a domain beyond its target (libxl_internal.h: LIBXL_MAXMEM_CONSTANT). */
 const SLACK_KIB = 1024;
 const PAGE_KIB = PAGE_SIZE / 1024;
 
 /**
- * The same configuration with a target that has room for so many pages. libxl stops a restore at the first page beyond it
- * (libxl_dom.c: libxl__build_pre), and a guest may have more: its balloon driver is on its way to a lower target, or a
- * running one has given pages back that are in the file already.
- * @returns `undefined` when it has room for them, or names no target
+ * Returns the configuration with a target that allows the given number of pages. libxl stops a restore at the
+ * first page beyond the target (libxl_dom.c: libxl__build_pre), and a guest may have more pages: its balloon
+ * driver has not reached a lower target yet, or a running guest returned pages that are already in the file.
+ * @returns `undefined` if the target is high enough, or there is none
  */
 export function withRoomFor(config: LibxlConfig, pages: number): LibxlConfig | undefined {
   const build = config['b_info'];
@@ -25,13 +25,14 @@ export function withRoomFor(config: LibxlConfig, pages: number): LibxlConfig | u
     b_info: {
       ...build,
       target_memkb: needed,
-      // A target above it is an error to some, and to others memory that the guest believes to have.
+      // Some versions refuse a target above the maximum; others take it as memory that the guest believes to
+      // have.
       ...(most === undefined || most >= needed ? {} : { max_memkb: needed }),
     },
   };
 }
 
-/** What is to be known about it. */
+/** Describes the mismatch, for a message. */
 export function roomText(config: LibxlConfig, pages: number): string {
   const mib = (kib: number): string => `${Math.ceil(kib / 1024)} MiB`;
   const target = numberOf(config, 'b_info', 'target_memkb') ?? 0;

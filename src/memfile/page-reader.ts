@@ -2,7 +2,10 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { FileSource } from '../core/byte-source.ts';
 
-/** Bytes read at a time, at most: as long as pages follow one another it is twice as much each time. */
+/**
+ * Maximum number of bytes read at a time. While pages follow one another, each read is twice as long as the
+ * last.
+ */
 const WINDOW = 1 << 20;
 const FIRST = 4 * PAGE_SIZE;
 
@@ -17,18 +20,20 @@ export class PageReader {
     this.#file = file;
   }
 
-  /** What was read last. A page is at `position(offset)` of it. */
+  /** The bytes read last. A page is at `position(offset)` in it. */
   get window(): Buffer {
     return this.#window;
   }
 
-  /** Where in `window` the page at a file offset is; -1 when it has to be loaded first. */
+  /** Returns where in `window` the page at a file offset is; -1 if it must be loaded first. */
   position(offset: number): number {
     const at = offset - this.#at;
     return at >= 0 && at + PAGE_SIZE <= this.#length ? at : -1;
   }
 
-  /** Brings a page into `window`; gives its place there. Behind the end of the file there are zeros. */
+  /**
+   * Loads a page into `window`, and returns its position there. Bytes after the end of the file are zeros.
+   */
   async load(offset: number): Promise<number> {
     const follows = offset >= this.#at && offset <= this.#at + this.#length;
     const length = follows ? Math.min(WINDOW, Math.max(FIRST, 2 * this.#length)) : FIRST;

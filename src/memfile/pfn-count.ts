@@ -1,28 +1,32 @@
+/** Counts the pages of a memory file, in bounded memory. */
 import { PAGE_TYPE, type PfnWords } from '../savefmt/index.ts';
 
-/** pfns in one piece: 4 KiB of bits. */
+/** Number of pfns in one piece: 4 KiB of bits. */
 const CHUNK = 2 ** 15;
-/** A quarter of a GiB of bits: 8 TiB of a guest's memory, or pfns that a damaged file scatters. */
+/**
+ * Maximum number of pieces, a quarter of a GiB of bits: 8 TiB of a guest's memory, or pfns that a damaged
+ * file scatters.
+ */
 const MAX_CHUNKS = 2 ** 16;
 
-/** Counts the pages that a restore gives the guest: each pfn once, however often it stands in the file. */
+/** Counts the pages that a restore gives the guest: each pfn once, however often it is in the file. */
 export class PfnCount {
   #count = 0;
   readonly #chunks = new Map<number, Uint8Array>();
   #overflow = false;
 
-  /** The pages; `undefined` when they were too scattered to be counted. */
+  /** The number of pages; `undefined` if they were too scattered to be counted. */
   get pages(): number | undefined {
     return this.#overflow ? undefined : this.#count;
   }
 
-  /** Takes the entries of a PAGE_DATA record. */
+  /** Adds the entries of a PAGE_DATA record. */
   add(words: PfnWords): void {
     let index = -1;
     let chunk: Uint8Array | undefined;
     for (let i = 0; i < words.count; i++) {
       const type = words.type(i);
-      // tools/libs/guest/xg_sr_restore.c: populate_pfns leaves out these two.
+      // tools/libs/guest/xg_sr_restore.c: populate_pfns skips these two.
       if (type === PAGE_TYPE.xtab || type === PAGE_TYPE.broken) continue;
       const pfn = words.pfn(i);
       const wanted = Math.floor(pfn / CHUNK);

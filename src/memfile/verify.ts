@@ -1,4 +1,4 @@
-/** Checks a memory file, and reads what a revert needs of it. */
+/** Checks a memory file, and reads what a revert needs to know about it. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { FileSource } from '../core/byte-source.ts';
 import type { CallOptions } from '../core/call-options.ts';
@@ -17,24 +17,26 @@ import { type Manifest, ManifestError, NO_MANIFEST, readManifest } from './manif
 import { manifestPathOf } from './names.ts';
 import { PfnCount } from './pfn-count.ts';
 
-/** What a memory file says of itself, once it has been read to its end. */
+/** What a memory file says about itself, once it has been read to its end. */
 export interface MemoryFacts {
   readonly config: LibxlConfig;
-  /** Xen that the snapshot was taken on. */
+  /** Version of the Xen that the snapshot was taken on. */
   readonly xen: { readonly major: number; readonly minor: number };
-  /** Pages that a restore gives the guest; `undefined` when they are too scattered to be counted. */
+  /** Number of pages that a restore gives the guest; `undefined` if they are too scattered to be counted. */
   readonly pages: number | undefined;
 }
 
-/** A memory file that xl could not restore. */
+/** xl could not restore the memory file. */
 export class MemoryFileError extends XlsnapError {
   readonly exitCode = EXIT.format;
 }
 
 /**
- * Reads a memory file from its header to its end, going over the pages' content, and checks it as the specifications
- * say. Bytes behind the end are refused too: the file is not what was written.
- * @throws MemoryFileError, LibxlConfigError, InterruptedError
+ * Reads a memory file from its header to its end, skipping the pages' content, and checks it against the
+ * specifications. Bytes after the end are refused too: the file is not what was written.
+ * @throws {MemoryFileError} If it cannot be opened, or anything is wrong with it.
+ * @throws {LibxlConfigError} If its configuration is not libxl's.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export async function readMemoryFacts(path: string, { signal }: CallOptions = {}): Promise<MemoryFacts> {
   await using source = await openMemoryFile(path);
@@ -54,43 +56,48 @@ export async function readMemoryFacts(path: string, { signal }: CallOptions = {}
     });
   }
   if (facts.configText === undefined || facts.xen === undefined) {
-    throw new MemoryFileError('INCOMPLETE', `the memory file ${path} does not say which domain it is of`);
+    throw new MemoryFileError('INCOMPLETE', `the memory file ${path} does not name its domain`);
   }
   return { config: parseLibxlConfig(facts.configText), xen: facts.xen, pages: count.pages };
 }
 
-/** A finding in one line. */
+/** Formats a finding as one line. */
 export function findingText({ code, message, offset }: Finding): string {
   const place = ` (at offset ${offset})`;
-  // That of an error says it already.
+  // The message of an error has it already.
   const what = message.endsWith(place) ? message.slice(0, -place.length) : message;
   return `${what} (${code}, at offset ${offset})`;
 }
 
-/** What a sound memory file holds. */
+/** The contents of a sound memory file. */
 export interface MemoryReport {
   readonly path: string;
-  /** Bytes from the header to the outermost END. */
+  /** Number of bytes from the header to the outermost END. */
   readonly bytes: number;
-  /** As libxc's stream has it: `hvm` stands for PVH too. */
+  /** Guest type of libxc's stream; `hvm` includes PVH. */
   readonly guestType: StreamGuestType | undefined;
-  /** Xen that saved it. */
+  /** Version of the Xen that saved it. */
   readonly xen: { readonly major: number; readonly minor: number } | undefined;
-  /** Pages with data; one that stands in the stream n times counts n times. */
+  /** Number of pages with data; one that is in the stream n times counts n times. */
   readonly pages: number;
-  /** In the order of their first appearance. */
+  /** The records, in the order of their first appearance. */
   readonly records: readonly RecordCount[];
-  /** Whether each byte is as it was written; `none`: there is no manifest with checksums beside it. */
+  /**
+   * `right` if every byte is as it was written; `none` if there is no manifest with checksums beside the
+   * file.
+   */
   readonly checksums: 'right' | 'none';
-  /** What Xen's restore takes, although the specifications want it otherwise. */
+  /** What Xen's restore accepts, against the specifications. */
   readonly warnings: readonly Finding[];
 }
 
 /**
- * Checks a save file, xl's or ours, from its header to its last byte, and against the manifest that lies beside it, if
- * one does. Needs no Xen.
- * @throws MemoryFileError with all findings, each with its offset, when a restore would refuse the file or make no
- * whole guest of it, or it is not what was written; ManifestError; InterruptedError
+ * Checks a save file, of xl or xlsnap, from its header to its last byte, and against the manifest beside it,
+ * if there is one. Needs no Xen.
+ * @throws {MemoryFileError} If a restore would refuse the file or make an incomplete guest of it, or the file
+ * is not what was written. It has all findings, each with its offset.
+ * @throws {ManifestError} If the manifest is not valid.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export async function verifyMemoryFile(path: string, options: CallOptions = {}): Promise<MemoryReport> {
   await using source = await openMemoryFile(path);
@@ -111,7 +118,10 @@ export async function verifyMemoryFile(path: string, options: CallOptions = {}):
   };
 }
 
-/** The error about a file with findings that are errors. `omitted` counts those that are not listed. */
+/**
+ * Makes the error about a file with errors among its findings.
+ * @param omitted number of findings that are not listed
+ */
 export function damagedFileError(
   path: string,
   findings: readonly Finding[],
@@ -127,7 +137,7 @@ export function damagedFileError(
   });
 }
 
-/** The manifest of a memory file. A save file of xl's may have some other JSON beside it. */
+/** Reads the manifest of a memory file. A save file of xl may have other JSON beside it. */
 async function manifestBeside(path: string): Promise<Manifest | undefined> {
   try {
     return await readManifest(manifestPathOf(path));
@@ -138,18 +148,23 @@ async function manifestBeside(path: string): Promise<Manifest | undefined> {
 }
 
 /**
- * The configuration in a memory file's header; the rest of the file is not looked at.
- * @throws MemoryFileError, StreamError, LibxlConfigError
+ * Reads the configuration in a memory file's header, and nothing after it.
+ * @throws {MemoryFileError} If the file cannot be opened.
+ * @throws {StreamError} If the header is broken.
+ * @throws {LibxlConfigError} If the configuration is not JSON.
  */
 export async function readStoredConfig(path: string): Promise<LibxlConfig> {
   await using source = await openMemoryFile(path);
   return parseLibxlConfig(xlConfigText(await readXlHeader(source)));
 }
 
-/** Bytes read at a time: the pages are gone over, and the head of a record of 1022 of them has two pages. */
+/** Bytes read at a time: pages are skipped, and the head of a record of 1022 pages has 8 KiB. */
 const HEAD_WINDOW = 4 * PAGE_SIZE;
 
-/** @throws MemoryFileError */
+/**
+ * Opens a memory file.
+ * @throws {MemoryFileError} If it cannot be opened.
+ */
 export async function openMemoryFile(path: string): Promise<FileSource> {
   try {
     return await FileSource.open(path, HEAD_WINDOW);

@@ -14,14 +14,16 @@ import { QmpListener } from './listener.ts';
 import { classify, type QemuVersion, type QmpMessage } from './messages.ts';
 import { formatLine, LineSplitter, parseLine } from './wire.ts';
 
-/** Milliseconds for the connection, the greeting and the negotiation together, unless told otherwise. */
+/**
+ * Time limit for connection, greeting and negotiation together, in milliseconds. Overridden by `timeoutMs`.
+ */
 export const CONNECT_TIMEOUT_MS = 5_000;
-/** Milliseconds for the answer to a command, unless told otherwise. */
+/** Time limit for the answer to a command, in milliseconds. Overridden by `timeoutMs`. */
 export const COMMAND_TIMEOUT_MS = 60_000;
 
 export type QmpState = 'idle' | 'connecting' | 'ready' | 'closed';
 
-/** Arguments of a command; members that are undefined are not sent. */
+/** Arguments of a command; undefined members are not sent. */
 export type QmpArguments = Readonly<Record<string, unknown>>;
 
 interface Pending {
@@ -32,9 +34,9 @@ interface Pending {
 }
 
 /**
- * One session with one QEMU. Commands may be in flight side by side; each answer goes to its own command by id.
- * Whatever ends the session fails every pending command and listener with the same error; a closed client is
- * not opened again.
+ * A session with one QEMU. Several commands may be in flight; each answer is matched to its command by id.
+ * Whatever ends the session fails every pending command and listener with the same error. A closed client
+ * cannot be opened again.
  */
 export class QmpClient implements AsyncDisposable {
   /** Path of the socket. */
@@ -53,7 +55,10 @@ export class QmpClient implements AsyncDisposable {
     this.path = path;
   }
 
-  /** @throws as `open` */
+  /**
+   * Creates a client and opens it.
+   * @throws {QmpConnectError} And others, as `open` does.
+   */
   static async connect(path: string, limits: Limits = {}): Promise<QmpClient> {
     const client = new QmpClient(path);
     await client.open(limits);
@@ -61,8 +66,8 @@ export class QmpClient implements AsyncDisposable {
   }
 
   /**
-   * The first of `paths` that answers.
-   * @throws QmpConnectError with what was wrong with each of them.
+   * Connects to the first of `paths` that answers.
+   * @throws {QmpConnectError} If none does; the message says what is wrong with each of them.
    */
   static async connectFirst(paths: readonly string[], limits: Limits = {}): Promise<QmpClient> {
     const failures: QmpError[] = [];
@@ -93,9 +98,10 @@ export class QmpClient implements AsyncDisposable {
   }
 
   /**
-   * Connects, awaits the greeting, leaves the negotiation mode.
-   * @throws QmpConnectError when there is no socket, nobody listens, or another client is connected;
-   * QmpProtocolError when the peer is no QEMU; InterruptedError.
+   * Connects, waits for the greeting, and leaves negotiation mode.
+   * @throws {QmpConnectError} If there is no socket, nothing listens on it, or another client is connected.
+   * @throws {QmpProtocolError} If the peer is not a QEMU.
+   * @throws {InterruptedError} If the signal aborted.
    */
   async open(limits: Limits = {}): Promise<void> {
     const { timeoutMs = CONNECT_TIMEOUT_MS, signal } = limits;
@@ -118,7 +124,7 @@ export class QmpClient implements AsyncDisposable {
       );
     } catch (error) {
       await this.close();
-      // A peer that hangs up before it is ready was never a session.
+      // A peer that hangs up before it is ready never had a session with us.
       if (error instanceof QmpClosedError || error instanceof QmpCommandError) {
         throw new QmpConnectError('QMP_CONNECT', error.message, { cause: error });
       }
@@ -128,10 +134,14 @@ export class QmpClient implements AsyncDisposable {
   }
 
   /**
-   * Runs one command.
-   * @returns QEMU's `return` value, unchecked.
-   * @throws QmpCommandError, QmpTimeoutError, QmpClosedError, QmpProtocolError, InterruptedError. After a time-out or an
-   * interruption QEMU may still carry the command out; its answer is dropped.
+   * Runs one command. After a time-out or an interruption, QEMU may still carry it out; its answer is
+   * dropped.
+   * @returns QEMU's `return` value, unchecked
+   * @throws {QmpCommandError} If QEMU refuses the command.
+   * @throws {QmpTimeoutError} If QEMU does not answer in time.
+   * @throws {QmpClosedError} If the session is not open, or ends before the answer.
+   * @throws {QmpProtocolError} If QEMU's answer is malformed.
+   * @throws {InterruptedError} If the signal aborted.
    */
   async execute(command: string, args?: QmpArguments, limits: Limits = {}): Promise<unknown> {
     const { timeoutMs = COMMAND_TIMEOUT_MS, signal } = limits;
@@ -153,7 +163,7 @@ export class QmpClient implements AsyncDisposable {
     }
   }
 
-  /** Collects the named events from now on. */
+  /** Starts to collect the named events. */
   listen(names: readonly string[]): QmpListener {
     const listener = new QmpListener(names, (gone) => this.#listeners.delete(gone));
     if (this.#end === undefined) this.#listeners.add(listener);
@@ -161,7 +171,9 @@ export class QmpClient implements AsyncDisposable {
     return listener;
   }
 
-  /** Ends the session; pending commands fail with QmpClosedError. May be called in any state, and again. */
+  /**
+   * Ends the session; pending commands fail with QmpClosedError. May be called in any state, also repeatedly.
+   */
   async close(): Promise<void> {
     this.#finish(new QmpClosedError(`the session on ${this.path} was closed`));
     const socket = this.#socket;
@@ -227,7 +239,7 @@ export class QmpClient implements AsyncDisposable {
     }
   }
 
-  /** The pending command of an answer; none when it was given up. */
+  /** Removes and returns the pending command of an answer; undefined if the command was given up. */
   #take(id: string): Pending | undefined {
     const entry = this.#pending.get(id);
     this.#pending.delete(id);
@@ -281,13 +293,13 @@ export class QmpClient implements AsyncDisposable {
   }
 }
 
-/** The socket outlives a QEMU that was killed or has aborted. */
+/** The hint for the socket of a QEMU that was killed or has aborted: the socket stays. */
 const DEAD_HINT =
   'the domain cannot run without it: xl destroy it, then start it again or revert it; its log is in /var/log/xen';
 const BUSY_HINT =
   'a QMP socket serves one client at a time: find the other one with `ss -xp`, or try again later';
 
-/** Where libxl puts the QMP sockets of a domain; the first is not used by libxl itself. */
+/** Returns where libxl puts a domain's QMP sockets; libxl itself does not use the first. */
 export function qmpSocketPaths(domid: number, directory = '/var/run/xen'): string[] {
   return [`${directory}/qmp-libxenstat-${domid}`, `${directory}/qmp-libxl-${domid}`];
 }

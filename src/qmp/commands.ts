@@ -1,4 +1,7 @@
-/** The commands that snapshots need, typed; of their answers only what is used is checked and kept. */
+/**
+ * Typed versions of the commands that snapshots need. Only the parts of the answers that are used are checked
+ * and kept.
+ */
 import type { Limits } from '../core/deadline.ts';
 import { isRecord } from '../core/guards.ts';
 import { givenUpSignal, isBounded, showProgress } from '../core/signs-of-life.ts';
@@ -10,62 +13,62 @@ import { type QemuVersion, type QmpEvent, toVersion } from './messages.ts';
 /** A node of QEMU's block graph that holds an image (qapi: BlockDeviceInfo). */
 export interface BlockNode {
   readonly nodeName: string;
-  /** Driver: `qcow2`, `raw`, `file`, … */
+  /** The driver: `qcow2`, `raw`, `file`, … */
   readonly driver: string;
-  /** The image's file name as QEMU writes it: a path, or a `json:` pseudo name. */
+  /** The image's file name as QEMU writes it: a path or a `json:` pseudo-name. */
   readonly file: string;
   readonly readOnly: boolean;
   readonly encrypted: boolean;
-  /** Whether the guest's data is in a file of its own (qcow2's `data-file`). */
+  /** Whether the guest's data is in a separate file (qcow2's `data-file`). */
   readonly externalData: boolean;
-  /** File names of the backing chain, nearest first, as far as QEMU tells. */
+  /** File names of the backing chain, nearest first, as far as QEMU reports them. */
   readonly backingFiles: readonly string[];
   /** Names of the internal snapshots. */
   readonly tags: readonly string[];
-  /** Bytes, as the guest sees it. */
+  /** Size that the guest sees, in bytes. */
   readonly virtualSize: number;
 }
 
 /** A disk or drive with a BlockBackend (qapi: BlockInfo). */
 export interface BlockDevice {
-  /** Name of the BlockBackend; empty for xen-block. */
+  /** Name of the BlockBackend; empty for a xen-block device. */
   readonly device: string;
-  /** QOM path or id of the device that the guest sees. */
+  /** QOM path or id of the guest's device. */
   readonly qdev: string | undefined;
-  /** What is in the drive; undefined when it is empty. */
+  /** The medium in the drive; undefined if it is empty. */
   readonly inserted: BlockNode | undefined;
 }
 
 /** A block job (qapi: BlockJobInfo). */
 export interface BlockJob {
-  /** The job's id, as a rule the name of its device. */
+  /** The job's id, usually the name of its device. */
   readonly id: string;
   /** `commit`, `stream`, `mirror`, `backup`, … */
   readonly type: string;
   readonly status: string;
-  /** How far it has got; it has no unit. */
+  /** Progress so far; it has no unit. */
   readonly offset: number;
 }
 
-/** Parts of a transaction that snapshot disks. */
+/** Actions of a transaction that take disk snapshots. */
 export type TransactionAction =
   | {
       readonly type: 'blockdev-snapshot-internal-sync';
-      /** `device` takes a node name too. */
+      /** `device` may also be a node name. */
       readonly data: { readonly device: string; readonly name: string };
     }
   | {
       readonly type: 'blockdev-snapshot-sync';
       readonly data: {
         readonly 'node-name': string;
-        /** Path of the overlay, which QEMU makes; a file that is there is overwritten. */
+        /** Path of the overlay, which QEMU creates; an existing file is overwritten. */
         readonly 'snapshot-file': string;
         readonly format: 'qcow2';
         readonly 'snapshot-node-name': string;
       };
     };
 
-/** Stops the machine's devices and CPUs. */
+/** Stops the machine's devices and vCPUs. */
 export async function stop(client: QmpClient, limits?: Limits): Promise<void> {
   await client.execute('stop', undefined, limits);
 }
@@ -93,8 +96,8 @@ export async function queryVersion(client: QmpClient, limits?: Limits): Promise<
 }
 
 /**
- * Why QEMU could not migrate the guest now: devices whose state it cannot save, and others (qapi: MigrationInfo,
- * `blocked-reasons`; from QEMU 6.0 on).
+ * Returns why QEMU could not migrate the guest now: devices whose state it cannot save, and other reasons
+ * (qapi: MigrationInfo, `blocked-reasons`; since QEMU 6.0).
  */
 export async function queryBlockedReasons(client: QmpClient, limits?: Limits): Promise<readonly string[]> {
   const answer = await client.execute('query-migrate', undefined, limits);
@@ -104,7 +107,7 @@ export async function queryBlockedReasons(client: QmpClient, limits?: Limits): P
   return reasons.map(String);
 }
 
-/** All drives of the guest. */
+/** Returns all drives of the guest. */
 export async function queryBlock(client: QmpClient, limits?: Limits): Promise<BlockDevice[]> {
   return list('query-block', await client.execute('query-block', undefined, limits), (entry) => {
     const { device, qdev, inserted } = entry;
@@ -115,10 +118,10 @@ export async function queryBlock(client: QmpClient, limits?: Limits): Promise<Bl
   });
 }
 
-/** All named nodes, those below other nodes too. */
+/** Returns all named nodes, including those below other nodes. */
 export async function queryNamedBlockNodes(client: QmpClient, limits?: Limits): Promise<BlockNode[]> {
   const command = 'query-named-block-nodes';
-  // Not flat, each node's answer has the whole chain below it: squared in the chain's length.
+  // Unless flat, each node's answer has the whole chain below it, which grows with the square of its length.
   return list(command, await client.execute(command, { flat: true }, limits), toNode);
 }
 
@@ -141,7 +144,7 @@ export async function queryBlockJobs(client: QmpClient, limits?: Limits): Promis
 
 /**
  * Carries out all actions or none.
- * @throws QmpCommandError when one of them fails; then no image has changed.
+ * @throws {QmpCommandError} If one of them fails; then no image has changed.
  */
 export async function transaction(
   client: QmpClient,
@@ -151,7 +154,10 @@ export async function transaction(
   await client.execute('transaction', { actions }, limits);
 }
 
-/** Deletes an internal snapshot; `node` is a node name. */
+/**
+ * Deletes an internal snapshot.
+ * @param node a node name
+ */
 export async function deleteInternalSnapshot(
   client: QmpClient,
   node: string,
@@ -163,11 +169,12 @@ export async function deleteInternalSnapshot(
 
 /**
  * Merges an overlay, the top node of a disk, into its backing image and continues on that. The guest may run.
- * The overlay's file is not used afterwards, and not removed. A job that an earlier call has left is waited for, and
- * completed where it is ready: QEMU would refuse a second one.
- * @param base the backing image right below it, as QEMU names the file; without it QEMU would merge the whole chain
- * @param limits `timeoutMs` holds for each of the job's steps; by default they may take as long as they do
- * @throws QmpCommandError also when the job fails; the disk then still uses the overlay
+ * The overlay's file is no longer used then, but not removed. If an earlier call left a job, this one waits
+ * for it and completes it once ready, since QEMU would refuse a second job.
+ * @param base the backing image right below the overlay, as QEMU names the file; without it QEMU would merge
+ * the whole chain
+ * @param limits `timeoutMs` applies to each step of the job. Default: no limit.
+ * @throws {QmpCommandError} If QEMU refuses, or the job fails; the disk then still uses the overlay.
  */
 export async function commitOverlay(
   client: QmpClient,
@@ -178,19 +185,20 @@ export async function commitOverlay(
   const jobId = `commit-${node}`;
   using events = client.listen(['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']);
   const args = { 'job-id': jobId, device: node, base };
-  // Asked after the listening began: a job that ends in between has its event.
+  // Asked only now that we listen: a job that ends in between sends its event.
   const left = (await queryBlockJobs(client, limits)).find(({ id }) => id === jobId);
   if (left === undefined) await client.execute('block-commit', args, limits);
   let completed = false;
   async function complete(): Promise<void> {
-    // An old job may become ready between our question and its answer: its event comes as well, and QEMU refuses twice.
+    // An earlier job may become ready between our question and its answer. Its event then comes as well, and
+    // QEMU would refuse to complete it twice.
     if (completed) return;
     completed = true;
     await client.execute('block-job-complete', { device: jobId }, limits);
   }
   try {
     if (left?.status === 'ready') await complete();
-    // Ready once, then over; a job that fails is over at once.
+    // A job gets ready, then ends; one that fails ends at once.
     for (;;) {
       const { event, data } = await nextOf(client, jobId, events, limits);
       if (data['device'] !== jobId) continue;
@@ -209,12 +217,15 @@ export async function commitOverlay(
   }
 }
 
-/** How long an answer may take when a job is given up. */
+/** Time limit in milliseconds for an answer while a job is given up. */
 const CANCEL_MS = 2000;
-/** How often a job is asked how far it has got. */
+/** Interval in milliseconds between questions about a job's progress. */
 const JOB_POLL_MS = 500;
 
-/** The next event of a job. While its offset grows, progress is reported to whoever waits for the work. */
+/**
+ * Waits for the next event of a job. While the job's offset grows, reports progress to whoever waits for the
+ * work.
+ */
 async function nextOf(
   client: QmpClient,
   jobId: string,
@@ -252,8 +263,8 @@ async function nextOf(
 }
 
 /**
- * A job that nobody completes would block every later snapshot; a finished one does not exist. The session may have
- * been closed by whoever has given the work up: then it is done by another.
+ * Cancels a job: one that nobody completes would block every later snapshot. A job that has ended no longer
+ * exists. The caller may have closed the session when it gave up the work; then another session does it.
  */
 async function cancelJob(client: QmpClient, jobId: string): Promise<void> {
   const limits = { timeoutMs: CANCEL_MS };
@@ -268,14 +279,14 @@ async function cancelJob(client: QmpClient, jobId: string): Promise<void> {
 }
 
 /**
- * Writes the devices' state to `filename`, which QEMU makes. With `live: true` QEMU would give up its images, so
- * that no disk snapshot could follow; hence always false.
+ * Writes the devices' state to `filename`, which QEMU creates. Always with `live: false`: with `true`, QEMU
+ * would give up its images, and no disk snapshot could follow.
  */
 export async function saveDevicesState(client: QmpClient, filename: string, limits?: Limits): Promise<void> {
   await client.execute('xen-save-devices-state', { filename, live: false }, limits);
 }
 
-/** Makes QEMU report its own writes to guest memory to Xen's log-dirty bitmap. HVM only. */
+/** Makes QEMU report its own writes to guest memory to Xen's dirty log. HVM only. */
 export async function setGlobalDirtyLog(client: QmpClient, enable: boolean, limits?: Limits): Promise<void> {
   await client.execute('xen-set-global-dirty-log', { enable }, limits);
 }

@@ -1,5 +1,5 @@
 /**
- * What can go wrong with QMP, split by who is to blame:
+ * What can go wrong with QMP, by cause:
  *
  *     QmpError
  *       QmpConnectError    no socket, no permission, another client is connected
@@ -20,20 +20,20 @@ export class QmpConnectError extends QmpError {
   override readonly exitCode = EXIT.environment;
 }
 
-/** The peer sent what is no QMP. */
+/** The peer sent something that is not QMP. */
 export class QmpProtocolError extends QmpError {
   constructor(message: string, details: ErrorDetails = {}) {
     super('QMP_PROTOCOL', message, details);
   }
 }
 
-/** QEMU's own refusal. */
+/** QEMU refused a command. */
 export class QmpCommandError extends QmpError {
   /** QEMU's error class: `GenericError`, `CommandNotFound`, `DeviceNotFound`, … */
   readonly errorClass: string;
-  /** QEMU's text. */
+  /** QEMU's description of the error. */
   readonly description: string;
-  /** The command as it was sent. */
+  /** The command as sent. */
   readonly command: string;
   readonly arguments: Readonly<Record<string, unknown>> | undefined;
 
@@ -53,7 +53,7 @@ export class QmpCommandError extends QmpError {
   }
 }
 
-/** No answer or no event in time. A command may still be carried out by QEMU. */
+/** No answer or event came in time. QEMU may still carry out the command. */
 export class QmpTimeoutError extends QmpError {
   constructor(message: string, details: ErrorDetails = {}) {
     super('QMP_TIMEOUT', message, details);

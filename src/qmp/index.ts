@@ -1,7 +1,7 @@
 /**
- * A client for QMP, QEMU's protocol, and the commands that snapshots need. Works without Xen.
+ * A client for QMP, QEMU's protocol, and the commands that snapshots need. Needs no Xen.
  *
- * Unstable: may change in any release. What is promised is in docs/scripting.md and docs/library.md.
+ * Unstable: may change in any release. docs/scripting.md and docs/library.md say what is promised.
  *
  * @example
  * ```ts

@@ -1,4 +1,4 @@
-/** The four kinds of message that QEMU sends (docs/interop/qmp-spec), told apart and checked. */
+/** Distinguishes and checks the four kinds of message that QEMU sends (docs/interop/qmp-spec). */
 import { isRecord } from '../core/guards.ts';
 import { QmpProtocolError } from './errors.ts';
 import { excerpt } from './wire.ts';
@@ -8,7 +8,7 @@ export interface QemuVersion {
   readonly major: number;
   readonly minor: number;
   readonly micro: number;
-  /** The distribution's version, for instance `Debian 1:7.2+dfsg-7`; may be empty. */
+  /** The distribution's version, such as `Debian 1:7.2+dfsg-7`; may be empty. */
   readonly package: string;
 }
 
@@ -16,7 +16,7 @@ export interface QemuVersion {
 export interface QmpEvent {
   readonly event: string;
   readonly data: Readonly<Record<string, unknown>>;
-  /** Seconds since 1970, with microseconds as fraction; absent when QEMU's clock failed. */
+  /** Seconds since 1970, with microseconds as the fraction; absent if QEMU could not read its clock. */
   readonly timestamp?: number;
 }
 
@@ -27,8 +27,9 @@ export type QmpMessage =
   | { readonly kind: 'event'; readonly event: QmpEvent };
 
 /**
- * @throws QmpProtocolError for anything that is none of the four kinds, and for an answer without the id of a
- * command: QEMU sends an error without id when it could not read what we sent, so the session is out of step.
+ * Returns which of the four kinds a message is, and its members.
+ * @throws {QmpProtocolError} If it is none of them, or an answer without the id of a command. QEMU sends an
+ * error without an id when it could not read what we sent, so the session is out of step.
  */
 export function classify(message: Readonly<Record<string, unknown>>): QmpMessage {
   if ('QMP' in message) return greeting(message);
@@ -52,7 +53,7 @@ export function classify(message: Readonly<Record<string, unknown>>): QmpMessage
   throw malformed('message', message);
 }
 
-/** The members of `query-version`'s answer; undefined when the value is none. */
+/** Returns the members of `query-version`'s answer; undefined if the value is not such an answer. */
 export function toVersion(value: unknown): QemuVersion | undefined {
   if (!isRecord(value) || !isRecord(value['qemu'])) return undefined;
   const { major, minor, micro } = value['qemu'];
@@ -83,7 +84,7 @@ function event(message: Readonly<Record<string, unknown>>): QmpMessage {
 function time(timestamp: unknown): { timestamp?: number } {
   if (!isRecord(timestamp)) return {};
   const { seconds, microseconds } = timestamp;
-  // QEMU gives -1 for both when it cannot read its clock.
+  // QEMU sends -1 for both when it cannot read its clock.
   if (typeof seconds !== 'number' || typeof microseconds !== 'number' || seconds < 0) return {};
   return { timestamp: seconds + microseconds / 1e6 };
 }

@@ -1,9 +1,9 @@
-/** A stand-in for QEMU's end of a QMP socket, for tests of whatever talks QMP. */
+/** A stand-in for QEMU's end of a QMP socket, for tests. */
 import { createServer, type Server, type Socket } from 'node:net';
 import { isRecord } from '../core/guards.ts';
 import { LineSplitter, parseLine } from './wire.ts';
 
-/** Thrown by a handler: QEMU refuses the command. */
+/** Thrown by a handler to make the stand-in refuse the command. */
 export class FakeQmpRefusal extends Error {
   readonly errorClass: string;
 
@@ -13,13 +13,13 @@ export class FakeQmpRefusal extends Error {
   }
 }
 
-/** Answers one command: gives the `return` value, throws FakeQmpRefusal, or never settles. */
+/** Answers one command: returns the `return` value, throws FakeQmpRefusal, or never settles. */
 export type FakeQmpHandler = (
   args: Readonly<Record<string, unknown>>,
   server: FakeQmpServer,
 ) => unknown | Promise<unknown>;
 
-/** The greeting of a QEMU 10.0.13, as Debian 13's. */
+/** The greeting of QEMU 10.0.13 as in Debian 13. */
 export const FAKE_GREETING: Readonly<Record<string, unknown>> = {
   QMP: {
     version: { qemu: { micro: 13, minor: 0, major: 10 }, package: 'Debian 1:10.0.13+ds-0+deb13u1' },
@@ -27,10 +27,13 @@ export const FAKE_GREETING: Readonly<Record<string, unknown>> = {
   },
 };
 
-/** Serves one client at a time, as QEMU does: further ones are connected but not greeted until it has gone. */
+/**
+ * Serves one client at a time, as QEMU does: another can connect, but is not greeted until the first has
+ * gone.
+ */
 export class FakeQmpServer implements AsyncDisposable {
   readonly path: string;
-  /** All commands received, `qmp_capabilities` too. */
+  /** All commands received, including `qmp_capabilities`. */
   readonly received: { readonly execute: string; readonly arguments: unknown }[] = [];
   readonly #handlers: Readonly<Record<string, FakeQmpHandler>>;
   readonly #greeting: Readonly<Record<string, unknown>> | undefined;
@@ -55,7 +58,7 @@ export class FakeQmpServer implements AsyncDisposable {
 
   /**
    * Listens on the unix socket `path`.
-   * @param greeting undefined: the client is never greeted.
+   * @param greeting `undefined` if clients are never to be greeted
    */
   static async listen(
     path: string,
@@ -80,12 +83,12 @@ export class FakeQmpServer implements AsyncDisposable {
     this.sendRaw(`${JSON.stringify(message)}\r\n`);
   }
 
-  /** Sends bytes as they are. */
+  /** Sends bytes unchanged. */
   sendRaw(bytes: string | Uint8Array): void {
     this.#active?.write(bytes);
   }
 
-  /** Closes the connection with the client, as a QEMU that dies. */
+  /** Closes the connection to the client, as a QEMU that dies does. */
   hangUp(): void {
     this.#active?.destroy();
   }

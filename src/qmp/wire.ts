@@ -3,12 +3,12 @@ import { isRecord } from '../core/guards.ts';
 import { parseJson } from '../core/json.ts';
 import { QmpProtocolError } from './errors.ts';
 
-/** The longest line taken from QEMU, in bytes. */
+/** Maximum length of a line from QEMU, in bytes. */
 export const MAX_LINE = 10 * 1024 * 1024;
 
 const LINE_FEED = 0x0a;
 
-/** Cuts what arrives into lines, however it was chopped on the way. */
+/** Splits what arrives into lines, however it is chunked. */
 export class LineSplitter {
   readonly #limit: number;
   #parts: Uint8Array[] = [];
@@ -19,8 +19,8 @@ export class LineSplitter {
   }
 
   /**
-   * The lines that `chunk` completes, without their line feed. The chunk must not be reused.
-   * @throws QmpProtocolError when a line, finished or not, is longer than the limit.
+   * Yields the lines that `chunk` completes, without their line feeds. The chunk must not be reused.
+   * @throws {QmpProtocolError} If a line, complete or not, is longer than the limit.
    */
   *push(chunk: Uint8Array): Generator<string> {
     let rest = chunk;
@@ -51,7 +51,10 @@ export class LineSplitter {
   }
 }
 
-/** @throws QmpProtocolError when the line is no JSON object. */
+/**
+ * Parses a line.
+ * @throws {QmpProtocolError} If the line is not a JSON object.
+ */
 export function parseLine(line: string): Readonly<Record<string, unknown>> {
   let value: unknown;
   try {
@@ -59,16 +62,17 @@ export function parseLine(line: string): Readonly<Record<string, unknown>> {
   } catch (cause) {
     throw new QmpProtocolError(`QEMU sent malformed JSON: ${excerpt(line)}`, { cause });
   }
-  if (!isRecord(value)) throw new QmpProtocolError(`QEMU sent no JSON object: ${excerpt(line)}`);
+  if (!isRecord(value))
+    throw new QmpProtocolError(`QEMU sent something other than a JSON object: ${excerpt(line)}`);
   return value;
 }
 
-/** The line that carries `message`. */
+/** Formats a message as a line. */
 export function formatLine(message: Readonly<Record<string, unknown>>): string {
   return `${JSON.stringify(message)}\n`;
 }
 
-/** The beginning of a text, for error messages. */
+/** Returns the beginning of a text, for error messages. */
 export function excerpt(text: string): string {
   return text.length <= 120 ? text : `${text.slice(0, 120)}…`;
 }

@@ -1,4 +1,4 @@
-// binary-parser 2.3.0 ships no types for its ES module; this is the part that is used.
+// Types for the part of binary-parser that is used: version 2.3.0 ships none for its ES module.
 declare module 'binary-parser' {
   export class Parser {
     endianness(order: 'little' | 'big'): this;

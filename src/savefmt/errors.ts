@@ -1,11 +1,12 @@
+/** Errors of the stream formats: each says what was expected, what was found, and at which offset. */
 import { EXIT, XlsnapError } from '../core/errors.ts';
 import { omitUndefined } from '../core/omit-undefined.ts';
 
 /** What an error about a stream may say besides what was being read. */
 export interface FormatErrorDetails {
-  /** Bytes from the start of the file or stream to the thing at fault. */
+  /** Offset of the thing at fault, in bytes from the start of the file or stream. */
   readonly offset?: number | undefined;
-  /** Name of the record it is in. */
+  /** Name of the record that contains it. */
   readonly record?: string | undefined;
   readonly expected?: string | undefined;
   readonly got?: string | undefined;
@@ -29,7 +30,7 @@ function details({ offset, record, expected, got, hint, cause }: FormatErrorDeta
   };
 }
 
-/** The frame of a stream is broken: a header, a length, the order of records, the end. */
+/** The structure of a stream is broken: a header, a length, the order of records, or the end. */
 export class StreamError extends XlsnapError {
   readonly exitCode = EXIT.format;
 
@@ -38,7 +39,7 @@ export class StreamError extends XlsnapError {
   }
 }
 
-/** The frame holds, but the content of one record is impossible. */
+/** The structure is sound, but the content of one record is impossible. */
 export class RecordError extends XlsnapError {
   readonly exitCode = EXIT.format;
 
@@ -47,7 +48,7 @@ export class RecordError extends XlsnapError {
   }
 }
 
-/** A number as the specifications print it. */
+/** Formats a number as the specifications print it. */
 export function hex(value: number | bigint, digits = 8): string {
   return `0x${value.toString(16).padStart(digits, '0')}`;
 }

@@ -1,28 +1,35 @@
+/** Fixed layouts of integers, each declared once for parser and encoder. */
 import { Parser } from 'binary-parser';
 
-/** Unsigned integer of a fixed layout; `u64` is a bigint, the others are numbers. */
+/** Width of an unsigned integer; `u64` is a bigint, the others are numbers. */
 type Width = 'u8' | 'u16' | 'u32' | 'u64';
 
 type Fields = Readonly<Record<string, Width>>;
 
-/** The value that belongs to a table of fields. */
+/** The value that a table of fields describes. */
 export type FixedValue<F extends Fields> = {
   readonly [Name in keyof F]: F[Name] extends 'u64' ? bigint : number;
 };
 
-/** A sequence of integers without gaps, parsed by binary-parser, with the encoder beside it. */
+/** A sequence of integers without gaps, with its parser (by binary-parser) and its encoder. */
 export interface Fixed<F extends Fields> {
-  /** Bytes. */
+  /** Length in bytes. */
   readonly size: number;
-  /** @throws RangeError when `bytes` is shorter than `size`. */
+  /**
+   * Parses the first `size` bytes.
+   * @throws {RangeError} If `bytes` is shorter than `size`.
+   */
   parse(bytes: Uint8Array): FixedValue<F>;
-  /** @throws RangeError when a value does not fit its field. */
+  /**
+   * Encodes a value.
+   * @throws {RangeError} If a value does not fit its field.
+   */
   encode(value: FixedValue<F>): Uint8Array;
 }
 
 const WIDTH_BYTES: Readonly<Record<Width, number>> = { u8: 1, u16: 2, u32: 4, u64: 8 };
 
-/** Declares a layout: its fields in the order in which they stand. */
+/** Declares a layout by its fields, in the order of the bytes. */
 export function fixed<const F extends Fields>(order: 'little' | 'big', fields: F): Fixed<F> {
   const table = Object.entries(fields);
   const parser = new Parser().endianness(order);
@@ -58,7 +65,7 @@ export function fixed<const F extends Fields>(order: 'little' | 'big', fields: F
   };
 }
 
-/** Several pieces as one. */
+/** Concatenates byte arrays. */
 export function concat(...parts: readonly Uint8Array[]): Uint8Array {
   const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;

@@ -1,3 +1,4 @@
+/** Encodes what precedes and what follows the guest's pages in a save file. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { concat } from './fixed.ts';
 import {
@@ -10,25 +11,26 @@ import {
 import { encodeLibxlHeader, encodeLibxlRecord, LIBXL_VERSION, type LibxlRecord } from './libxl.ts';
 import { encodeXlHeader, makeXlHeader } from './xl-header.ts';
 
-/** What stands before the first PAGE_DATA record of a save file. */
+/** What precedes the first PAGE_DATA record of a save file. */
 export interface PrefixOptions {
   /** libxl's JSON of the domain's configuration, without NUL. */
   readonly configJson: string;
   readonly guestType: StreamGuestType;
   readonly xenMajor: number;
   readonly xenMinor: number;
-  /** What is invariant of the guest's execution: PV info (PV), CPUID and MSR policy. */
+  /** State that never changes while the guest runs: PV info (PV), CPUID and MSR policy. */
   readonly staticRecords: readonly LibxcStateRecord[];
-  /** What follows STATIC_DATA_END: the p2m frames (PV). */
+  /** Records that follow STATIC_DATA_END: the p2m frames (PV). */
   readonly startRecords?: readonly LibxcStateRecord[];
-  /** The prefix is brought to a multiple of so many bytes, by spaces behind the JSON. Default 4096. */
+  /** The prefix is padded to a multiple of this many bytes, by spaces after the JSON. Default: 4096. */
   readonly alignment?: number;
 }
 
 /**
- * The whole file up to the first PAGE_DATA record: xl header, libxl header, LIBXC_CONTEXT, image and domain
- * header, static records, STATIC_DATA_END, start records. Its length is where the first record stands.
- * @throws RangeError when a value does not fit its field.
+ * Encodes the file up to its first PAGE_DATA record: xl header, libxl header, LIBXC_CONTEXT, image and domain
+ * header, static records, STATIC_DATA_END, start records. The length of the result is the offset of the first
+ * PAGE_DATA record.
+ * @throws {RangeError} If a value does not fit its field.
  */
 export function encodePrefix(options: PrefixOptions): Uint8Array {
   const { configJson, guestType, xenMajor, xenMinor, staticRecords, startRecords = [] } = options;
@@ -48,9 +50,10 @@ export function encodePrefix(options: PrefixOptions): Uint8Array {
 }
 
 /**
- * The rest of the file behind the last PAGE_DATA record: state, END of libxc's stream, libxl's records, END.
- * `records`, HVM: X86_TSC_INFO, HVM_CONTEXT, HVM_PARAMS; PV: X86_TSC_INFO, SHARED_INFO, vCPUs.
- * `libxlRecords`, HVM: EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT.
+ * Encodes the rest of the file, after the last PAGE_DATA record: state, the END of libxc's stream, libxl's
+ * records, END.
+ * @param records HVM: X86_TSC_INFO, HVM_CONTEXT, HVM_PARAMS; PV: X86_TSC_INFO, SHARED_INFO, vCPUs
+ * @param libxlRecords HVM: EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT
  */
 export function encodeSuffix({
   records,

@@ -1,5 +1,5 @@
 /**
- * Save files of Xen: xl's header, libxl's stream, libxc's stream. Works on any machine, without Xen.
+ * Reads, checks and writes Xen's save files: xl's header, libxl's stream, libxc's stream. Needs no Xen.
  *
  * @example
  * ```ts

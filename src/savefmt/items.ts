@@ -1,14 +1,12 @@
+/** The items of a save file, as the reader yields them and the writer takes them. */
 import type { DomainHeader, ImageHeader, LibxcRecord } from './libxc.ts';
 import type { LibxlHeader, LibxlRecord } from './libxl.ts';
 import type { XlHeader } from './xl-header.ts';
 
-/** The outermost format of a stream: a file of xl, a bare libxl stream, a bare libxc stream. */
+/** The outermost format of a stream: a save file of xl, a bare libxl stream, or a bare libxc stream. */
 export type StreamFormat = 'xl' | 'libxl' | 'libxc';
 
-/**
- * A save file is a sequence of items; the reader gives them and the writer takes them. An item has all that is
- * needed to write the bytes that were read.
- */
+/** One item of a save file. It has all that is needed to write back the same bytes. */
 export type StreamItem =
   | { readonly kind: 'xl-header'; readonly header: XlHeader }
   | { readonly kind: 'libxl-header'; readonly header: LibxlHeader }
@@ -17,12 +15,12 @@ export type StreamItem =
   | {
       readonly kind: 'libxc-record';
       readonly record: LibxcRecord;
-      /** The bytes behind the body, when they are not the zeros that they should be. */
+      /** The bytes after the body, if they are not the zeros that they should be. */
       readonly padding?: Uint8Array;
     };
 
-/** An item and where it stands. */
+/** An item and its offset. */
 export type LocatedItem = StreamItem & {
-  /** Bytes from where the reading began. */
+  /** In bytes from where reading began. */
   readonly offset: number;
 };

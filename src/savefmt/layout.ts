@@ -1,3 +1,4 @@
+/** Computes where each page of the guest is in the memory file. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import {
   MAX_PAGE_DATA_COUNT,
@@ -11,34 +12,35 @@ import {
 import { recordHeader } from './record.ts';
 
 /**
- * A head of 16 + 8 * n bytes is a multiple of 4096 for n = 512 * k - 2; then records and pages that start at
- * a 4096 boundary end at one.
+ * A head has 16 + 8 * n bytes. With n = 512 * k - 2 that is a multiple of 4096, so a record that starts at a
+ * 4096 boundary has its pages at such boundaries, and ends at one.
  */
 const ENTRIES_PER_PAGE = PAGE_SIZE / 8;
 const FIXED_ENTRIES = PAGE_DATA_FIXED_LENGTH / 8;
 
-/** Pages in each full record: nearly 4 MiB of page data behind 8 KiB of head. */
+/** Pages in a full record: nearly 4 MiB of page data after 8 KiB of head. */
 export const DEFAULT_PAGES_PER_RECORD = 2 * ENTRIES_PER_PAGE - FIXED_ENTRIES;
 
-/** Where one record of the layout stands; offsets are bytes of the file. */
+/** Where one record of the layout is. Offsets count bytes of the file. */
 export interface SlotRecord {
   readonly offset: number;
-  /** Index of its first page. */
+  /** Index of the record's first page. */
   readonly firstIndex: number;
-  /** Pages in it. */
+  /** Number of pages in the record. */
   readonly count: number;
-  /** Entries before those of the pages, there for alignment alone. */
+  /** Entries before those of the pages, for alignment only. */
   readonly fillers: number;
   readonly dataOffset: number;
 }
 
 /**
- * Places in a file for the pages of a guest, each of them once and at a 4096 boundary: PAGE_DATA records, back
- * to back, computed and never stored. Pages are named by their index in the list of pfns with data.
+ * Assigns each page of a guest a place in the file, at a 4096 boundary. The places are in PAGE_DATA records,
+ * back to back; they are computed, never stored. A page is identified by its index in the list of pfns with
+ * data.
  *
- * All records but the last have `perRecord` pages. The last one has fewer, so its head is filled up with
- * entries of type XTAB (no data) for its own first pfn; they stand before the real entry, and a later entry
- * wins. Both Xen's restore and its verifier take that, for PV and for HVM: XTAB neither populates nor maps.
+ * All records but the last have `perRecord` pages. The last has fewer, so its head is padded with entries of
+ * type XTAB (no data) for its own first pfn. They precede the real entry, and a later entry wins. Both Xen's
+ * restore and its verifier accept that, for PV and HVM: XTAB neither populates nor maps a page.
  */
 export class SlotLayout {
   /** Offset of the first record. */
@@ -47,7 +49,7 @@ export class SlotLayout {
   readonly count: number;
   readonly perRecord: number;
   readonly recordCount: number;
-  /** Offset of the first byte behind the last record. */
+  /** Offset of the first byte after the last record. */
   readonly end: number;
   readonly #recordLength: number;
 
@@ -62,9 +64,11 @@ export class SlotLayout {
   }
 
   /**
-   * `firstRecordOffset` is a multiple of 4096; `encodePrefix` gives such a length. `count` is of pages with data.
-   * `perRecord` is 512 * k - 2, at most 32254 (a record of 126 MiB).
-   * @throws RangeError for other numbers.
+   * Creates the layout.
+   * @param firstRecordOffset a multiple of 4096, such as the length of `encodePrefix`'s result
+   * @param count number of pages with data
+   * @param perRecord 512 * k - 2, at most 32254 (a record of 126 MiB)
+   * @throws {RangeError} If a number is none of these.
    */
   static create({
     firstRecordOffset,
@@ -80,7 +84,7 @@ export class SlotLayout {
       firstRecordOffset < 0 ||
       firstRecordOffset % PAGE_SIZE !== 0
     ) {
-      throw new RangeError(`the first record cannot stand at ${firstRecordOffset}: not a multiple of 4096`);
+      throw new RangeError(`the first record cannot be at ${firstRecordOffset}: not a multiple of 4096`);
     }
     if (!Number.isSafeInteger(count) || count < 0 || count > 2 ** 40) throw new RangeError(`${count} pages`);
     if (
@@ -97,7 +101,10 @@ export class SlotLayout {
     return new SlotLayout(firstRecordOffset, count, perRecord);
   }
 
-  /** @throws RangeError when there is no such record. */
+  /**
+   * Returns where a record is.
+   * @throws {RangeError} If there is no such record.
+   */
   record(index: number): SlotRecord {
     if (!Number.isInteger(index) || index < 0 || index >= this.recordCount) {
       throw new RangeError(`record ${index} of ${this.recordCount}`);
@@ -111,8 +118,8 @@ export class SlotLayout {
   }
 
   /**
-   * File offset of a page's data: a multiple of 4096.
-   * @throws RangeError when there is no such page.
+   * Returns the file offset of a page's data, a multiple of 4096.
+   * @throws {RangeError} If there is no such page.
    */
   slotOffset(index: number): number {
     const { firstIndex, dataOffset } = this.record(this.#recordOf(index));
@@ -120,8 +127,8 @@ export class SlotLayout {
   }
 
   /**
-   * File offset of a page's pfn word, for a page that changes its type on the way (see `PfnWords`).
-   * @throws RangeError when there is no such page.
+   * Returns the file offset of a page's pfn word, for a page whose type changes later (see `PfnWords`).
+   * @throws {RangeError} If there is no such page.
    */
   wordOffset(index: number): number {
     const { offset, firstIndex, fillers } = this.record(this.#recordOf(index));
@@ -129,10 +136,10 @@ export class SlotLayout {
   }
 
   /**
-   * What goes to `record(index).offset`: everything of the record before its pages.
-   * @param pfns of the record's own pages.
-   * @param types their 4-bit types, all with data; NOTAB when absent.
-   * @throws RangeError when the lists do not fit the record or a type has no data.
+   * Encodes everything of a record that precedes its pages; it belongs at `record(index).offset`.
+   * @param pfns pfns of the record's pages
+   * @param types their 4-bit types, all with data. Default: NOTAB.
+   * @throws {RangeError} If the lists do not fit the record, or a type has no data.
    */
   encodeHead(index: number, pfns: Uint32Array, types?: Uint8Array): Uint8Array {
     const { count, fillers, dataOffset, offset } = this.record(index);

@@ -1,14 +1,15 @@
+/** The headers and records of libxc's stream, except PAGE_DATA (`page-data.ts`). */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { hex, RecordError } from './errors.ts';
 import { concat, fixed } from './fixed.ts';
 import type { PfnWords } from './page-data.ts';
 import { encodeRecord, OPTIONAL_BIT } from './record.ts';
 
-/** The image header (libxc-migration-stream.pandoc); big-endian always. */
+/** The image header (libxc-migration-stream.pandoc); always big-endian. */
 export interface ImageHeader {
   /** 2 or 3. */
   readonly version: number;
-  /** Bit 0: big-endian; the others are reserved. */
+  /** Bit 0: big-endian; the other bits are reserved. */
   readonly options: number;
   readonly reserved1: number;
   readonly reserved2: number;
@@ -18,7 +19,7 @@ export const LIBXC_MARKER = 0xffffffffffffffffn;
 /** "XENF". */
 export const LIBXC_ID = 0x58454e46;
 export const LIBXC_VERSION = 3;
-/** The oldest version that is read. */
+/** The oldest version that can be read. */
 export const LIBXC_VERSION_MIN = 2;
 export const LIBXC_OPTION_BIG_ENDIAN = 1;
 
@@ -31,10 +32,10 @@ export const imageHeader = fixed('big', {
   reserved2: 'u32',
 });
 
-/** A PVH guest's stream is of type `hvm`. */
+/** Guest type of a stream; that of a PVH guest is `hvm`. */
 export type StreamGuestType = 'pv' | 'hvm';
 
-/** Values of the domain header's type. */
+/** Values of the type in the domain header. */
 export const GUEST_TYPE: Readonly<Record<StreamGuestType, number>> = { pv: 1, hvm: 2 };
 
 /** The domain header. */
@@ -43,7 +44,7 @@ export interface DomainHeader {
   /** 12. */
   readonly pageShift: number;
   readonly reserved: number;
-  /** 0 in streams that were converted from the legacy format; then xenMinor is the converter's version. */
+  /** 0 in a stream that was converted from the legacy format; xenMinor is then the converter's version. */
   readonly xenMajor: number;
   readonly xenMinor: number;
 }
@@ -58,7 +59,7 @@ export const domainHeader = fixed('little', {
 
 export const PAGE_SHIFT = 12;
 
-/** Types of libxc's records. */
+/** Types of the records of libxc's stream. */
 export const LIBXC_TYPE = {
   END: 0x0,
   PAGE_DATA: 0x1,
@@ -83,10 +84,10 @@ export const LIBXC_TYPE = {
 
 export type LibxcRecordName = keyof typeof LIBXC_TYPE;
 
-/** xen_cpuid_leaf_t (xen/include/public/arch-x86/xen.h). */
+/** A leaf of the CPUID policy: xen_cpuid_leaf_t (xen/include/public/arch-x86/xen.h). */
 export interface CpuidLeaf {
   readonly leaf: number;
-  /** 0xffffffff: the leaf has no subleaves. */
+  /** 0xffffffff if the leaf has no subleaves. */
   readonly subleaf: number;
   readonly eax: number;
   readonly ebx: number;
@@ -94,14 +95,14 @@ export interface CpuidLeaf {
   readonly edx: number;
 }
 
-/** xen_msr_entry_t (xen/include/public/arch-x86/xen.h). */
+/** An entry of the MSR policy: xen_msr_entry_t (xen/include/public/arch-x86/xen.h). */
 export interface MsrEntry {
   readonly index: number;
   readonly flags: number;
   readonly value: bigint;
 }
 
-/** One HVM parameter, HVM_PARAM_* (xen/include/public/hvm/params.h). */
+/** An HVM parameter, HVM_PARAM_* (xen/include/public/hvm/params.h). */
 export interface HvmParam {
   readonly index: bigint;
   readonly value: bigint;
@@ -109,7 +110,7 @@ export interface HvmParam {
 
 export interface X86PvInfo {
   readonly name: 'X86_PV_INFO';
-  /** Bytes in a guest's word: 4 or 8. */
+  /** Bytes in a word of the guest: 4 or 8. */
   readonly guestWidth: number;
   /** 3 or 4. */
   readonly ptLevels: number;
@@ -130,7 +131,7 @@ export interface X86PvVcpu {
   readonly name: 'X86_PV_VCPU_BASIC' | 'X86_PV_VCPU_EXTENDED' | 'X86_PV_VCPU_XSAVE' | 'X86_PV_VCPU_MSRS';
   readonly vcpuId: number;
   readonly reserved: number;
-  /** As the domctl gives it. */
+  /** As Xen's domctl returns it. */
   readonly context: Uint8Array;
 }
 
@@ -139,7 +140,7 @@ export interface X86TscInfo {
   /** TSC_MODE_* */
   readonly mode: number;
   readonly khz: number;
-  /** Elapsed nanoseconds. */
+  /** Elapsed time in nanoseconds. */
   readonly nsec: bigint;
   readonly incarnation: number;
   readonly reserved: number;
@@ -151,7 +152,7 @@ export interface HvmParams {
   readonly params: readonly HvmParam[];
 }
 
-/** A record of libxc's stream other than PAGE_DATA; small, so held in memory whole. */
+/** A record of libxc's stream other than PAGE_DATA. These are small, so they are held in memory. */
 export type LibxcStateRecord =
   | { readonly name: 'END' | 'VERIFY' | 'CHECKPOINT' | 'STATIC_DATA_END' }
   | X86PvInfo
@@ -165,19 +166,19 @@ export type LibxcStateRecord =
   | { readonly name: 'X86_MSR_POLICY'; readonly entries: readonly MsrEntry[] }
   | {
       readonly name: 'OPTIONAL';
-      /** With bit 31. */
+      /** Bit 31 included. */
       readonly type: number;
       readonly data: Uint8Array;
     };
 
-/** A PAGE_DATA record. Its pages are streamed. */
+/** A PAGE_DATA record, whose pages are streamed. */
 export interface PageData {
   readonly name: 'PAGE_DATA';
   readonly reserved: number;
   readonly words: PfnWords;
   /**
-   * The pages, in chunks of whole pages. A reader's chunks are views that hold until the next is asked for;
-   * they can be gone through once, before the reader goes on.
+   * The pages, in chunks of whole pages. A reader's chunk is a view that is valid until the next one is asked
+   * for. The pages can be read once, before the reader's next item.
    */
   readonly pages: AsyncIterable<Uint8Array>;
 }
@@ -210,12 +211,12 @@ const names = new Map<number, LibxcRecordName>(
   (Object.keys(LIBXC_TYPE) as LibxcRecordName[]).map((name) => [LIBXC_TYPE[name], name]),
 );
 
-/** The specification's name of a record type, or its number. */
+/** Returns the specification's name of a record type, or its number. */
 export function libxcRecordName(type: number): string {
   return names.get(type) ?? hex(type);
 }
 
-/** Items of one size, back to back. */
+/** Parses items of one size, back to back. */
 function parseArray<T>(item: { size: number; parse(bytes: Uint8Array): T }, bytes: Uint8Array): T[] {
   const items: T[] = [];
   for (let at = 0; at < bytes.length; at += item.size)
@@ -237,25 +238,26 @@ function encodeWords(words: BigUint64Array): Uint8Array {
 }
 
 /**
- * The leaves of a serialised CPUID policy (xc_cpu_policy_serialise).
- * @throws RangeError when the length is no multiple of 24.
+ * Parses the leaves of a serialised CPUID policy (xc_cpu_policy_serialise).
+ * @throws {RangeError} If the length is not a multiple of 24.
  */
 export function parseCpuidLeaves(bytes: Uint8Array): CpuidLeaf[] {
   return parseArray(cpuidLeaf, bytes);
 }
 
 /**
- * The entries of a serialised MSR policy (xc_cpu_policy_serialise).
- * @throws RangeError when the length is no multiple of 16.
+ * Parses the entries of a serialised MSR policy (xc_cpu_policy_serialise).
+ * @throws {RangeError} If the length is not a multiple of 16.
  */
 export function parseMsrEntries(bytes: Uint8Array): MsrEntry[] {
   return parseArray(msrEntry, bytes);
 }
 
 /**
- * Any record but PAGE_DATA.
- * @param offset of the record in the stream, for errors.
- * @throws RecordError RECORD_SIZE, RECORD_UNKNOWN (mandatory and not in the specification).
+ * Parses any record except PAGE_DATA.
+ * @param offset of the record in the stream, for errors
+ * @throws {RecordError} RECORD_SIZE if the body has a wrong length; RECORD_UNKNOWN if the type is mandatory
+ * and not in the specification.
  */
 export function parseLibxcRecord(type: number, body: Uint8Array, offset: number): LibxcStateRecord {
   const name = names.get(type);
@@ -320,9 +322,9 @@ export function parseLibxcRecord(type: number, body: Uint8Array, offset: number)
 }
 
 /**
- * Any record but PAGE_DATA.
- * @param padding only to write back what was read; zeros when absent.
- * @throws RangeError when a value does not fit its field.
+ * Encodes any record except PAGE_DATA.
+ * @param padding only to write back what was read. Default: zeros.
+ * @throws {RangeError} If a value does not fit its field.
  */
 export function encodeLibxcRecord(record: LibxcStateRecord, padding?: Uint8Array): Uint8Array {
   if (record.name === 'OPTIONAL') {
@@ -366,7 +368,7 @@ function encodeBody(record: Exclude<LibxcStateRecord, { name: 'OPTIONAL' }>): Ui
   }
 }
 
-/** Image header and domain header. */
+/** Encodes the image header and the domain header. */
 export function encodeLibxcHeaders(image: ImageHeader, domain: DomainHeader): Uint8Array {
   const { guestType, ...rest } = domain;
   return concat(
@@ -375,7 +377,7 @@ export function encodeLibxcHeaders(image: ImageHeader, domain: DomainHeader): Ui
   );
 }
 
-/** The headers of a new stream. */
+/** Makes the headers of a new stream. */
 export function makeLibxcHeaders(guestType: StreamGuestType, xenMajor: number, xenMinor: number) {
   const image: ImageHeader = { version: LIBXC_VERSION, options: 0, reserved1: 0, reserved2: 0 };
   const domain: DomainHeader = { guestType, pageShift: PAGE_SHIFT, reserved: 0, xenMajor, xenMinor };

@@ -1,11 +1,12 @@
+/** The header and records of libxl's stream. */
 import { hex, RecordError } from './errors.ts';
 import { concat, fixed } from './fixed.ts';
 import { encodeRecord, OPTIONAL_BIT } from './record.ts';
 
-/** The header of libxl's stream (libxl-migration-stream.pandoc, "Header"); big-endian always. */
+/** The header of libxl's stream (libxl-migration-stream.pandoc, "Header"); always big-endian. */
 export interface LibxlHeader {
   readonly version: number;
-  /** LIBXL_OPTION_*; other bits are reserved. */
+  /** LIBXL_OPTION_*; the other bits are reserved. */
   readonly options: number;
 }
 
@@ -13,12 +14,12 @@ export interface LibxlHeader {
 export const LIBXL_IDENT = 0x4c6962786c466d74n;
 export const LIBXL_VERSION = 2;
 export const LIBXL_OPTION_BIG_ENDIAN = 1;
-/** The stream was made by the conversion tool for files of Xen 4.5 and older. */
+/** Set if the stream was made by the conversion tool for files of Xen 4.5 and older. */
 export const LIBXL_OPTION_LEGACY = 2;
 
 export const libxlHeader = fixed('big', { ident: 'u64', version: 'u32', options: 'u32' });
 
-/** Types of libxl's records. */
+/** Types of the records of libxl's stream. */
 export const LIBXL_TYPE = {
   END: 0,
   LIBXC_CONTEXT: 1,
@@ -28,10 +29,10 @@ export const LIBXL_TYPE = {
   CHECKPOINT_STATE: 5,
 } as const;
 
-/** Emulator ids of the emulators' sub-header. */
+/** Ids in the sub-header of the emulator records. */
 export const EMULATOR = { unknown: 0, qemuTraditional: 1, qemuUpstream: 2 } as const;
 
-/** A record of libxl's stream. LIBXC_CONTEXT has no body: libxc's stream follows it. */
+/** A record of libxl's stream. LIBXC_CONTEXT has no body; libxc's stream follows it. */
 export type LibxlRecord =
   | { readonly name: 'END' | 'LIBXC_CONTEXT' | 'CHECKPOINT_END' }
   | {
@@ -39,13 +40,13 @@ export type LibxlRecord =
       /** EMULATOR.* */
       readonly emulatorId: number;
       readonly index: number;
-      /** Keys and values, each with its NUL (see `xenstorePairs`), or QEMU's device state. */
+      /** Keys and values, each followed by NUL (see `xenstorePairs`), or QEMU's device state. */
       readonly data: Uint8Array;
     }
   | { readonly name: 'CHECKPOINT_STATE'; readonly controlId: number; readonly reserved: number }
   | {
       readonly name: 'OPTIONAL';
-      /** With bit 31. */
+      /** Bit 31 included. */
       readonly type: number;
       readonly data: Uint8Array;
     };
@@ -57,7 +58,7 @@ const names = new Map<number, keyof typeof LIBXL_TYPE>(
   (Object.keys(LIBXL_TYPE) as (keyof typeof LIBXL_TYPE)[]).map((name) => [LIBXL_TYPE[name], name]),
 );
 
-/** The specification's name of a record type, or its number. */
+/** Returns the specification's name of a record type, or its number. */
 export function libxlRecordName(type: number): string {
   return names.get(type) ?? hex(type);
 }
@@ -72,8 +73,10 @@ function sizeError(name: string, expected: string, got: number, offset: number):
 }
 
 /**
- * @param offset of the record in the stream, for errors.
- * @throws RecordError RECORD_SIZE, RECORD_UNKNOWN (mandatory and not in the specification).
+ * Parses a record.
+ * @param offset of the record in the stream, for errors
+ * @throws {RecordError} RECORD_SIZE if the body has a wrong length; RECORD_UNKNOWN if the type is mandatory
+ * and not in the specification.
  */
 export function parseLibxlRecord(type: number, body: Uint8Array, offset: number): LibxlRecord {
   const name = names.get(type);
@@ -100,7 +103,10 @@ export function parseLibxlRecord(type: number, body: Uint8Array, offset: number)
   }
 }
 
-/** @throws RangeError when a value does not fit its field. */
+/**
+ * Encodes a record.
+ * @throws {RangeError} If a value does not fit its field.
+ */
 export function encodeLibxlRecord(record: LibxlRecord, padding?: Uint8Array): Uint8Array {
   if (record.name === 'OPTIONAL') {
     if (record.type < OPTIONAL_BIT)
@@ -123,8 +129,8 @@ function encodeBody(record: Exclude<LibxlRecord, { name: 'OPTIONAL' }>): Uint8Ar
 }
 
 /**
- * Keys and values of EMULATOR_XENSTORE_DATA; keys are relative to the device model's directory.
- * @throws RecordError XENSTORE_DATA when the last one has no NUL or a key has no value.
+ * Parses the keys and values of EMULATOR_XENSTORE_DATA. Keys are relative to the device model's directory.
+ * @throws {RecordError} XENSTORE_DATA if the last string has no NUL or a key has no value.
  */
 export function xenstorePairs(data: Uint8Array): [key: string, value: string][] {
   if (data.length === 0) return [];
@@ -137,7 +143,7 @@ export function xenstorePairs(data: Uint8Array): [key: string, value: string][] 
   return pairs;
 }
 
-/** The stream's header. */
+/** Encodes the stream's header. */
 export function encodeLibxlHeader({ version, options }: LibxlHeader): Uint8Array {
   return libxlHeader.encode({ ident: LIBXL_IDENT, version, options });
 }

@@ -1,14 +1,15 @@
+/** The order of a stream's items: which kind comes next, and which records may be where. */
 import type { StreamFormat, StreamItem } from './items.ts';
 import { LIBXC_VERSION, type LibxcRecord, type LibxcRecordName, type StreamGuestType } from './libxc.ts';
 import type { LibxlRecord } from './libxl.ts';
 
 /**
- * Which kind of item stands next. libxc's stream has no length: it begins behind libxl's LIBXC_CONTEXT and
- * ends with its own END. In a checkpointed stream (Remus) CHECKPOINT hands back to libxl, and libxl's
- * CHECKPOINT_END to libxc, without new headers.
+ * Knows which kind of item comes next. libxc's stream has no length: it begins after libxl's LIBXC_CONTEXT
+ * and ends with its own END. In a checkpointed stream (Remus), CHECKPOINT hands over to libxl, and libxl's
+ * CHECKPOINT_END back to libxc, without new headers.
  */
 export class Nesting {
-  /** The kind of the next item; `done` behind the outermost END. */
+  /** The kind of the next item, or `done` after the outermost END. */
   next: StreamItem['kind'] | 'done';
   readonly #bare: boolean;
   #checkpointed = false;
@@ -18,7 +19,10 @@ export class Nesting {
     this.next = format === 'libxc' ? 'libxc-headers' : `${format}-header`;
   }
 
-  /** @param item one of the kind `next`. */
+  /**
+   * Moves past an item.
+   * @param item an item of the kind `next`
+   */
   advance(item: StreamItem): void {
     switch (item.kind) {
       case 'xl-header':
@@ -49,32 +53,32 @@ export class Nesting {
   }
 }
 
-/** A rule that is broken. */
+/** A rule that an item breaks. */
 export interface OrderProblem {
-  /** `error`: Xen's restore refuses; `warning`: it takes it, but the specification says otherwise. */
+  /** `error`: Xen's restore refuses the item; `warning`: it accepts the item, against the specification. */
   readonly severity: 'error' | 'warning';
   readonly code: 'RECORD_ORDER' | 'RECORD_REPEATED' | 'RECORD_MISPLACED' | 'RECORD_MISSING';
   readonly message: string;
 }
 
 interface Rule {
-  /** Only in streams of this guest type. */
+  /** Allowed only in streams of this guest type. */
   readonly guest?: StreamGuestType;
-  /** Before STATIC_DATA_END (version 3). */
+  /** Belongs before STATIC_DATA_END (version 3). */
   readonly isStatic?: true;
-  /** Not in older streams. */
+  /** Not allowed in older streams. */
   readonly sinceVersion?: number;
-  /** Must have been there before. */
+  /** A record that must precede it. */
   readonly after?: LibxcRecordName;
-  /** At most once, counted by record and vCPU; `refused` when Xen does not take a second one. */
+  /** At most once, counted by record and vCPU; `refused` if Xen does not accept a second one. */
   readonly once?: 'refused' | 'tolerated';
-  /** Never in a file. */
+  /** Never allowed in a file; the text says why. */
   readonly never?: string;
 }
 
 const vcpu: Rule = { guest: 'pv', after: 'PAGE_DATA', once: 'tolerated' };
 
-/** libxc-migration-stream.pandoc, "Layout", and what xg_sr_restore*.c refuses. */
+/** The rules of libxc-migration-stream.pandoc, "Layout", and what xg_sr_restore*.c refuses. */
 const rules: Readonly<Record<LibxcRecordName, Rule>> = {
   END: {},
   PAGE_DATA: {},
@@ -98,13 +102,13 @@ const rules: Readonly<Record<LibxcRecordName, Rule>> = {
   X86_MSR_POLICY: { isStatic: true, sinceVersion: 3, once: 'tolerated' },
 };
 
-/** Without these a guest cannot be restored. */
+/** Records without which a guest cannot be restored. */
 const required: Readonly<Record<StreamGuestType, readonly LibxcRecordName[]>> = {
   hvm: ['PAGE_DATA', 'HVM_PARAMS', 'HVM_CONTEXT'],
   pv: ['X86_PV_INFO', 'X86_PV_P2M_FRAMES', 'PAGE_DATA', 'SHARED_INFO', 'X86_PV_VCPU_BASIC'],
 };
 
-/** Knows in which order items may come, for all three formats. Nothing else does. */
+/** Checks the order of items in all three formats. No other code has such rules. */
 export class OrderRules {
   readonly #nesting: Nesting;
   #guest: StreamGuestType | undefined;
@@ -116,12 +120,12 @@ export class OrderRules {
     this.#nesting = new Nesting(format);
   }
 
-  /** Whether the outermost END has been there. */
+  /** Whether the outermost END has been seen. */
   get done(): boolean {
     return this.#nesting.next === 'done';
   }
 
-  /** Takes the next item and says what is wrong with its being here. */
+  /** Takes the next item, and returns which rules its place breaks. */
   check(item: StreamItem): OrderProblem[] {
     const { next } = this.#nesting;
     if (item.kind !== next) {
@@ -162,8 +166,9 @@ export class OrderRules {
       case 'CHECKPOINT_STATE':
         return [error('RECORD_MISPLACED', 'CHECKPOINT_STATE belongs to a COLO stream')];
       case 'OPTIONAL':
-        // libxl knows no optional record and refuses all it does not know (libxl_stream_read.c).
-        return [error('RECORD_MISPLACED', 'libxl takes no optional record')];
+        // libxl knows no optional records, and refuses every record that it does not know
+        // (libxl_stream_read.c).
+        return [error('RECORD_MISPLACED', 'libxl accepts no optional records')];
     }
   }
 
@@ -204,7 +209,7 @@ export class OrderRules {
         problems.push(warning('RECORD_MISSING', 'no X86_TSC_INFO before END'));
       }
     }
-    // The state of a guest is sent again for each checkpoint.
+    // The guest's state is sent again for each checkpoint.
     if (name === 'CHECKPOINT') this.#forgetState();
     this.#seen.add(name).add(key);
     return problems;

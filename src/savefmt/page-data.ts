@@ -1,10 +1,11 @@
+/** PAGE_DATA records: their pfn words, page types and lengths. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import { concat, fixed } from './fixed.ts';
 import { MAX_RECORD_LENGTH, recordHeader } from './record.ts';
 
 /**
- * PAGE_DATA (libxc-migration-stream.pandoc): count, reserved, count words of pfn and type, then the pages
- * of those words whose type has data.
+ * The fixed part of PAGE_DATA (libxc-migration-stream.pandoc): count, reserved. It is followed by `count`
+ * words of pfn and type, then by the pages of those words whose type has data.
  */
 export const pageDataHeader = fixed('little', { count: 'u32', reserved: 'u32' });
 
@@ -13,7 +14,7 @@ export const PAGE_DATA_TYPE = 1;
 /** Bytes of a record before its first pfn word: record header, count, reserved. */
 export const PAGE_DATA_FIXED_LENGTH = recordHeader.size + pageDataHeader.size;
 
-/** Offset of the first page of a record at `offset` with so many entries. */
+/** Returns the offset of the first page of a record at `offset` with `entries` entries. */
 export function dataOffset(offset: number, entries: number): number {
   return offset + PAGE_DATA_FIXED_LENGTH + 8 * entries;
 }
@@ -53,32 +54,35 @@ const typeNames = [
   'XTAB',
 ] as const;
 
-/** The specification's name of a 4-bit page type. */
+/** Returns the specification's name of a 4-bit page type. */
 export function pageTypeName(type: number): string {
   return typeNames[type] ?? `type ${type}`;
 }
 
-/** Whether the specification knows the 4-bit page type. */
+/** Returns whether the specification knows the 4-bit page type. */
 export function isPageType(type: number): boolean {
   return (type >= 0 && type <= 4) || (type >= 9 && type <= 15);
 }
 
-/** Whether a page of this type has its content in the record. */
+/** Returns whether the record has the content of pages of this type. */
 export function hasPageData(type: number): boolean {
   return type < PAGE_TYPE.broken;
 }
 
-/** Largest pfn that fits its 52 bits. */
+/** The largest pfn that fits its 52 bits. */
 export const MAX_PFN = 2 ** 52 - 1;
 
-/** The pfn words of one record, kept as the bytes they are. */
+/** The pfn words of one record, kept as bytes. */
 export class PfnWords {
   readonly count: number;
-  /** 8 bytes each, little-endian. */
+  /** The words: 8 bytes each, little-endian. */
   readonly bytes: Uint8Array;
   readonly #view: DataView;
 
-  /** @throws RangeError when the length is no multiple of 8. */
+  /**
+   * Takes the words as bytes.
+   * @throws {RangeError} If the length is not a multiple of 8.
+   */
   constructor(bytes: Uint8Array) {
     if (bytes.length % 8 !== 0) throw new RangeError(`${bytes.length} bytes are not pfn words`);
     this.bytes = bytes;
@@ -87,8 +91,9 @@ export class PfnWords {
   }
 
   /**
-   * @param types 4-bit types; all NOTAB when absent.
-   * @throws RangeError when a pfn or type does not fit, or the lengths differ.
+   * Makes the words for some pfns.
+   * @param types 4-bit types. Default: all NOTAB.
+   * @throws {RangeError} If a pfn or type does not fit, or the lengths differ.
    */
   static of(pfns: ArrayLike<number>, types?: ArrayLike<number>): PfnWords {
     if (types !== undefined && types.length !== pfns.length) {
@@ -103,17 +108,20 @@ export class PfnWords {
     return (this.#high(index) & 0xfffff) * 2 ** 32 + this.#view.getUint32(index * 8, true);
   }
 
-  /** The 4-bit type. */
+  /** Returns the 4-bit type. */
   type(index: number): number {
     return this.#high(index) >>> 28;
   }
 
-  /** Bits 52-59, which should be zero. */
+  /** Returns bits 52-59, which should be zero. */
   reserved(index: number): number {
     return (this.#high(index) >>> 20) & 0xff;
   }
 
-  /** @throws RangeError when pfn or type does not fit. */
+  /**
+   * Sets a word.
+   * @throws {RangeError} If the pfn or type does not fit.
+   */
   set(index: number, pfn: number, type: number = PAGE_TYPE.notab): void {
     if (!Number.isInteger(pfn) || pfn < 0 || pfn > MAX_PFN) throw new RangeError(`not a pfn: ${pfn}`);
     if (!isPageType(type)) throw new RangeError(`not a page type: ${type}`);
@@ -121,7 +129,7 @@ export class PfnWords {
     this.#view.setUint32(index * 8 + 4, Math.floor(pfn / 2 ** 32) + type * 2 ** 28, true);
   }
 
-  /** How many of the words have a page in the record. */
+  /** Counts the words whose page is in the record. */
   dataPages(): number {
     let pages = 0;
     for (let i = 0; i < this.count; i++) if (hasPageData(this.type(i))) pages++;
@@ -133,15 +141,15 @@ export class PfnWords {
   }
 }
 
-/** Length of the record's body in bytes. */
+/** Returns the length of the record's body in bytes. */
 export function pageDataLength(entries: number, dataPages: number): number {
   return pageDataHeader.size + 8 * entries + PAGE_SIZE * dataPages;
 }
 
-/** Most entries with data that one record can have. */
+/** Maximum number of entries with data in one record. */
 export const MAX_PAGE_DATA_COUNT = Math.floor((MAX_RECORD_LENGTH - pageDataHeader.size) / (8 + PAGE_SIZE));
 
-/** All of a record before its first page; the pages follow without padding. */
+/** Encodes everything of a record before its first page; the pages follow without padding. */
 export function encodePageDataHead(words: PfnWords, reserved = 0): Uint8Array {
   return concat(
     recordHeader.encode({ type: PAGE_DATA_TYPE, length: pageDataLength(words.count, words.dataPages()) }),
@@ -151,10 +159,11 @@ export function encodePageDataHead(words: PfnWords, reserved = 0): Uint8Array {
 }
 
 /**
- * A whole PAGE_DATA record: what became of pages since their slots were laid out. Later entries win.
- * @param pages the pages with data, one after the other.
- * @throws RangeError when `pages` does not have the length that the types call for, or the record would be
- * longer than libxc takes.
+ * Encodes a whole PAGE_DATA record, for pages that changed after their slots were laid out. Later entries
+ * win.
+ * @param pages the pages with data, one after the other
+ * @throws {RangeError} If `pages` does not have the length that the types call for, or the record would be
+ * longer than libxc accepts.
  */
 export function encodeAmendment(
   pfns: ArrayLike<number>,

@@ -1,20 +1,24 @@
+/** Collects which pages a stream has, from its PAGE_DATA records. */
 import { hex, RecordError } from './errors.ts';
 import { hasPageData, PAGE_TYPE, type PfnWords, pageTypeName } from './page-data.ts';
 
-/** Bits of a page's state; 0 says that there is no such page. */
+/** Bits of a page's state. 0 means that there is no such page. */
 export const PAGE_STATE = {
   /** The 4-bit type. */
   type: 0x0f,
   present: 0x10,
-  /** It has data, all zeros, and is a hole of the file. */
+  /** The page has data, all zeros, and is a hole in the file. */
   hole: 0x20,
-  /** It has data, all zeros, which take room. Only known when the page was read. */
+  /** The page has data, all zeros, stored in the file. Known only if the page was read. */
   storedZero: 0x40,
 } as const;
 
-/** pfns in one piece of the map: 128 MiB of the guest's memory. */
+/** Number of pfns in one piece of the map: 128 MiB of the guest's memory. */
 const CHUNK = 2 ** 15;
-/** A piece takes an byte for each pfn: half a GiB for 2 TiB of memory, or for pfns that a damaged file strews about. */
+/**
+ * Maximum number of pieces. A piece takes a byte for each pfn: half a GiB for 2 TiB of memory, or for pfns
+ * that a damaged file scatters.
+ */
 const MAX_CHUNKS = 2 ** 14;
 
 const TYPE = PAGE_STATE.type;
@@ -22,38 +26,38 @@ const PRESENT = PAGE_STATE.present;
 const HOLE = PAGE_STATE.hole;
 const STORED_ZERO = PAGE_STATE.storedZero;
 
-/** Numbers of pages of one kind. */
+/** Numbers of pages by kind. */
 export interface PageCounts {
   /** Pages that the guest has. */
   readonly pages: number;
-  /** Of them those of zeros that are holes of the file. */
+  /** Pages among them that are all zeros and holes in the file. */
   readonly holes: number;
-  /** Of them those of zeros that take space; 0 unless pages were read. */
+  /** Pages among them that are all zeros and take space; 0 unless pages were read. */
   readonly storedZeros: number;
-  /** Pages of each type, by the specification's name of it; those that there are. */
+  /** Number of pages of each type that occurs, by the specification's name of the type. */
   readonly types: Readonly<Record<string, number>>;
 }
 
-/** A part of the guest's memory, with both its pfns. */
+/** A range of the guest's memory; both pfns are included. */
 export interface PageRange extends PageCounts {
   readonly firstPfn: number;
   readonly lastPfn: number;
 }
 
 /**
- * Which pages a stream gives the guest, their types, and which are zeros: the last entry for a pfn counts. An byte for
- * each pfn, where there are pages.
+ * Records which pages a stream gives the guest, their types, and which are zeros. The last entry for a pfn
+ * counts. Takes a byte for each pfn, where there are pages.
  */
 export class PageMap {
-  /** Entries that took the place of an earlier one with data. */
+  /** Number of entries that replaced an earlier one with data. */
   repeated = 0;
   readonly #chunks = new Map<number, Uint8Array>();
 
   /**
-   * Takes the entries of a PAGE_DATA record.
-   * @param content for each of its pages with data, in their order: 0, or PAGE_STATE.hole or .storedZero
+   * Adds the entries of a PAGE_DATA record.
+   * @param content for each of its pages with data, in order: 0, or PAGE_STATE.hole or .storedZero
    * @param offset of the record, for the error
-   * @throws RecordError PFN_SPREAD when the pfns lie too far apart for a map of them
+   * @throws {RecordError} PFN_SPREAD if the pfns are too far apart for a map.
    */
   add(words: PfnWords, content: Uint8Array, offset: number): void {
     let page = 0;
@@ -67,7 +71,7 @@ export class PageMap {
         index = wanted;
         chunk = this.#chunks.get(index);
       }
-      // XTAB says that there is no such page.
+      // XTAB means that there is no such page.
       if (type === PAGE_TYPE.xtab) {
         if (chunk !== undefined) chunk[pfn % CHUNK] = 0;
         continue;
@@ -80,7 +84,10 @@ export class PageMap {
     }
   }
 
-  /** Puts the states (`PAGE_STATE`) of the pfns from `first`, a multiple of 32768, into `states`; as many as it has room for. */
+  /**
+   * Copies the states (`PAGE_STATE`) of the pfns from `first`, a multiple of 32768, into `states`, as many as
+   * fit.
+   */
   copyStates(first: number, states: Uint8Array): void {
     states.fill(0);
     for (let at = 0; at < states.length; at += CHUNK) {
@@ -89,14 +96,17 @@ export class PageMap {
     }
   }
 
-  /** Numbers of all pages. */
+  /** Counts all pages. */
   counts(): PageCounts {
     const tally = new Tally();
     for (const chunk of this.#chunks.values()) for (const state of chunk) tally.add(state);
     return tally.counts();
   }
 
-  /** The first pfn of each aligned piece of `size` pfns, a power of two of at least 32768, that may have pages; ascending. */
+  /**
+   * Yields the first pfn of each aligned piece of `size` pfns that may have pages, ascending; `size` is a
+   * power of two, at least 32768.
+   */
   *pieces(size: number): Generator<number> {
     const starts = new Set(
       [...this.#chunks.keys()].map((index) => Math.floor((index * CHUNK) / size) * size),
@@ -105,8 +115,9 @@ export class PageMap {
   }
 
   /**
-   * Ranges of pages, ascending, at most `most` of them: where there would be more, those closest to each other are one.
-   * @returns `gap`: fewer pfns without a page than this do not part two ranges; 1 when each range is without any
+   * Returns ranges of pages, ascending, at most `most` of them. If there would be more, those closest to each
+   * other are joined.
+   * @returns `gap`: fewer missing pfns than this do not separate two ranges; 1 if no range has any
    */
   ranges(most: number): { readonly gap: number; readonly ranges: readonly PageRange[] } {
     for (let gap = 1; ; gap *= 2) {
@@ -145,7 +156,7 @@ export class PageMap {
 
   #grow(index: number, pfn: number, offset: number): Uint8Array {
     if (this.#chunks.size >= MAX_CHUNKS) {
-      throw new RecordError('PFN_SPREAD', `pfn ${hex(pfn)} and others are too far apart for a map of them`, {
+      throw new RecordError('PFN_SPREAD', `pfn ${hex(pfn)} and others are too far apart for a map`, {
         record: 'PAGE_DATA',
         offset,
       });

@@ -1,3 +1,4 @@
+/** Reads a stream item by item, in bounded memory. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSource } from '../core/byte-source.ts';
 import { throwIfAborted } from '../core/errors.ts';
@@ -49,29 +50,30 @@ import {
   xlWords,
 } from './xl-header.ts';
 
-/** Bytes of page data handed out at a time. */
+/** Bytes of page data that are handed out at a time. */
 const PAGES_CHUNK = 256 * PAGE_SIZE;
 
 /**
- * Most pfn words in a record that is read, so that a record of nothing but words stays small in memory.
- * libxc writes 1024, and a record full of pages has at most 32703.
+ * Maximum number of pfn words in a record, so that a record of nothing but words stays small in memory. libxc
+ * writes 1024, and a record full of pages has at most 32703.
  */
 const MAX_PFN_WORDS = 1024 * 1024;
 
 export interface ReadOptions {
-  /** The outermost format. Default `xl`. */
+  /** The outermost format. Default: `xl`. */
   readonly format?: StreamFormat;
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * The items of a stream, one after the other, up to the outermost END; the source then stands behind it.
+ * Yields the items of a stream, up to the outermost END, and leaves the source right after it.
  *
- * Holds one record at a time, and never the pages: those of a PAGE_DATA record can be read from its `pages`
- * until the next item is asked for, and are skipped otherwise. Checks all that is needed to go on reading, but
+ * Holds one record at a time, and never the pages. Those of a PAGE_DATA record can be read from its `pages`
+ * until the next item is asked for, and are skipped otherwise. Checks what is needed to continue reading, but
  * neither the order of records nor reserved fields: `verifyStream` does.
- *
- * @throws StreamError, RecordError with the offset of what is wrong; InterruptedError.
+ * @throws {StreamError} If the structure is broken.
+ * @throws {RecordError} If a record is impossible. Both have the offset.
+ * @throws {InterruptedError} If the source was interrupted.
  */
 export async function* readStream(
   source: ByteSource,
@@ -90,8 +92,8 @@ export async function* readStream(
 }
 
 /**
- * The header of xl alone; the source then stands at libxl's stream.
- * @throws StreamError
+ * Reads only xl's header, and leaves the source at libxl's stream.
+ * @throws {StreamError} If it is not a header that can be read.
  */
 export function readXlHeader(source: ByteSource): Promise<XlHeader> {
   return new Reader(source).xlHeader();
@@ -126,7 +128,7 @@ class Reader {
     }
   }
 
-  /** Goes over what nobody read of the last record's pages. */
+  /** Skips the pages of the last record that were not read. */
   async leavePages(): Promise<void> {
     await this.#pages?.leave();
     this.#pages = undefined;
@@ -143,9 +145,9 @@ class Reader {
     const offset = this.offset;
     const bytes = await this.#exactly(XL_FIXED_LENGTH, 'xl header');
     if (!XL_MAGIC.every((byte, i) => byte === bytes[i])) {
-      throw new StreamError('XL_MAGIC', 'not a save file of xl: wrong magic', {
+      throw new StreamError('XL_MAGIC', 'not a save file of xl: wrong magic number', {
         offset,
-        hint: 'give a file that xl save or xlsnap has written',
+        hint: 'give a file that xl save or xlsnap wrote',
       });
     }
     const { byteOrder, mandatoryFlags, optionalFlags, optionalDataLength } = xlWords.parse(
@@ -162,7 +164,7 @@ class Reader {
     if ((mandatoryFlags & ~(XL_FLAG_JSON | XL_FLAG_STREAM_V2)) !== 0) {
       throw new StreamError('XL_FLAGS', 'xl header: unknown mandatory flags', {
         ...flagsAt,
-        expected: 'bits 0 and 1 alone',
+        expected: 'only bits 0 and 1',
         hint: 'the file comes from a newer xl',
       });
     }
@@ -342,7 +344,7 @@ class Reader {
   }
 }
 
-/** The pages of the record that the reader stands in. */
+/** The pages of the record that is being read. */
 class RecordPages implements AsyncIterable<Uint8Array> {
   readonly #source: ByteSource;
   readonly #start: number;

@@ -1,3 +1,4 @@
+/** Checks a whole stream against the specifications, and collects what it says. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSource } from '../core/byte-source.ts';
 import { parseJson } from '../core/json.ts';
@@ -18,9 +19,11 @@ import { hasPageData, PAGE_DATA_FIXED_LENGTH, type PfnWords } from './page-data.
 import { readStream } from './reader.ts';
 import { type XlHeader, xlConfigText } from './xl-header.ts';
 
-/** Something that is not as the specifications want it. */
+/** Something in the stream that does not follow the specifications. */
 export interface Finding extends Problem {
-  /** `error`: Xen's restore refuses the stream or makes no whole guest of it; `warning`: it takes it. */
+  /**
+   * `error`: Xen's restore refuses the stream, or makes an incomplete guest of it; `warning`: it accepts it.
+   */
   readonly severity: 'error' | 'warning';
   /** Bytes from the start of the stream. */
   readonly offset: number;
@@ -31,60 +34,64 @@ export interface RecordCount {
   readonly level: 'libxl' | 'libxc';
   readonly name: string;
   readonly count: number;
-  /** Bytes with headers, pages and padding. */
+  /** Bytes, with headers, pages and padding. */
   readonly bytes: number;
 }
 
-/** What there is to know about a stream without restoring it. */
+/** What can be learned from a stream without restoring it. */
 export interface StreamFacts {
   /** Whether the outermost END was reached. */
   readonly complete: boolean;
-  /** Bytes up to the outermost END; when it is missing, those of sound items (but for a last PAGE_DATA record). */
+  /**
+   * Bytes up to the outermost END. If it is missing: bytes of all sound items, without a last PAGE_DATA
+   * record.
+   */
   readonly length: number;
   readonly guestType?: StreamGuestType;
-  /** Of libxc's stream: 2 or 3. */
+  /** Version of libxc's stream: 2 or 3. */
   readonly version?: number;
-  /** The Xen that saved it. */
+  /** Version of the Xen that saved it. */
   readonly xen?: { readonly major: number; readonly minor: number };
-  /** libxl's JSON, as text without padding, and parsed. */
+  /** libxl's JSON as text, without padding. `config` is the same, parsed. */
   readonly configText?: string;
   readonly config?: unknown;
-  /** Pages with data; one that stands in the stream n times counts n times. */
+  /** Number of pages with data; one that is in the stream n times counts n times. */
   readonly pages: number;
-  /** Entries of PAGE_DATA records, with data or not. */
+  /** Number of entries in PAGE_DATA records, with or without data. */
   readonly entries: number;
-  /** The highest pfn with data; -1 when there is none. */
+  /** The highest pfn with data; -1 if there is none. */
   readonly maxPfn: number;
-  /** In the order of their first appearance. */
+  /** The records, in the order of their first appearance. */
   readonly records: readonly RecordCount[];
 }
 
 export interface VerifyReport {
-  /** No finding is an error. */
+  /** True if no finding is an error. */
   readonly ok: boolean;
   readonly findings: readonly Finding[];
-  /** Findings beyond the limit, not listed. */
+  /** Number of findings beyond the limit, which are not listed. */
   readonly omitted: number;
   readonly facts: StreamFacts;
 }
 
 export interface VerifyOptions {
-  /** The outermost format. Default `xl`. */
+  /** The outermost format. Default: `xl`. */
   readonly format?: StreamFormat;
-  /** Most findings to list. Default 100. */
+  /** Maximum number of findings to list. Default: 100. */
   readonly maxFindings?: number;
   readonly signal?: AbortSignal | undefined;
   /**
-   * Gets each item, and is waited for: for who wants to know more than the facts. The pages of a PAGE_DATA record can be
-   * read in the meantime.
+   * Called with each item, and awaited: for callers that need more than the facts. It may read the pages of a
+   * PAGE_DATA record.
    */
   readonly onItem?: (item: LocatedItem) => void | Promise<void>;
 }
 
 /**
- * Reads a stream to its end, without the pages' content, and checks all that the specifications say about it.
- * Damage is a finding, not an exception.
- * @throws InterruptedError, and what the source and `onItem` throw; a StreamError or RecordError of `onItem` is a finding.
+ * Reads a stream to its end, without the pages' content, and checks it against all rules of the
+ * specifications. Damage is a finding, not an exception.
+ * @throws {InterruptedError} If the source was interrupted. What the source and `onItem` throw is passed on,
+ * except that a StreamError or RecordError of `onItem` becomes a finding.
  */
 export async function verifyStream(source: ByteSource, options: VerifyOptions = {}): Promise<VerifyReport> {
   const { format = 'xl', maxFindings = 100, signal, onItem } = options;
@@ -127,7 +134,7 @@ class Pass {
   #pages = 0;
   #entries = 0;
   #maxPfn = -1;
-  /** Of a PV guest. */
+  /** Width of a PV guest's words in bytes. */
   #width: number | undefined;
   #endPfn = Number.POSITIVE_INFINITY;
 
@@ -142,7 +149,7 @@ class Pass {
     else this.#findings.push({ severity, code, message, offset, hint });
   }
 
-  /** The item before ends at `offset`. */
+  /** Notes that the previous item ends at `offset`. */
   endItem(offset: number): void {
     if (this.#open !== undefined) this.#open.line.bytes += offset - this.#open.offset;
     this.#open = undefined;

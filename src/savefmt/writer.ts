@@ -1,3 +1,4 @@
+/** Writes a stream item by item. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { ByteSink } from '../core/byte-sink.ts';
 import { StreamError } from './errors.ts';
@@ -9,7 +10,7 @@ import { encodePageDataHead, pageDataLength } from './page-data.ts';
 import { MAX_RECORD_LENGTH } from './record.ts';
 import { encodeXlHeader } from './xl-header.ts';
 
-/** Appends items to a sink: what a reader gave, byte for byte, or a stream of one's own. */
+/** Appends items to a sink: what a reader yielded, byte for byte, or a stream of the caller's own. */
 export class StreamWriter {
   readonly #sink: ByteSink;
   readonly #order: OrderRules;
@@ -25,9 +26,11 @@ export class StreamWriter {
   }
 
   /**
-   * Writes the next item; the pages of a PAGE_DATA record as they come.
-   * @throws StreamError RECORD_ORDER and others of `OrderRules` for an item that Xen's restore would refuse here;
-   * RangeError when a value does not fit its field or the pages are not those that the words call for.
+   * Writes the next item, and the pages of a PAGE_DATA record as they come.
+   * @throws {StreamError} RECORD_ORDER, or another code of `OrderRules`, if Xen's restore would refuse the
+   * item here.
+   * @throws {RangeError} If a value does not fit its field, or the pages are not those that the words call
+   * for.
    */
   async write(item: StreamItem): Promise<void> {
     const problem = this.#order.check(item).find(({ severity }) => severity === 'error');

@@ -1,17 +1,18 @@
+/** xl's header of a save file, and the domain configuration in it. */
 import { RecordError, StreamError } from './errors.ts';
 import { concat, fixed } from './fixed.ts';
 
 /**
- * What xl puts before libxl's stream: magic, four words in the host's byte order, optional data.
+ * What xl writes before libxl's stream: magic number, four words in the host's byte order, optional data.
  * Source: struct save_file_header in tools/xl/xl.h; written by save_domain_core_writeconfig
  * (tools/xl/xl_saverestore.c), read by create_domain (tools/xl/xl_vmcontrol.c).
  */
 export interface XlHeader {
   readonly mandatoryFlags: number;
   readonly optionalFlags: number;
-  /** The domain's configuration with its NUL; absent when the optional data is empty. */
+  /** The domain's configuration with its NUL; absent if the optional data is empty. */
   readonly config?: Uint8Array;
-  /** Optional data behind the configuration; xl skips it. */
+  /** Optional data after the configuration; xl skips it. */
   readonly tail: Uint8Array;
 }
 
@@ -21,7 +22,7 @@ export const XL_BYTE_ORDER = 0x01020304;
 /** XL_MANDATORY_FLAG_*. */
 export const XL_FLAG_JSON = 1;
 export const XL_FLAG_STREAM_V2 = 2;
-/** Longest optional data that is read; xl has no limit, a configuration has some ten KiB. */
+/** The longest optional data that can be read. xl has no limit; a configuration has a few dozen KiB. */
 export const MAX_XL_OPTIONAL_DATA = 4 * 1024 * 1024;
 
 export const xlWords = fixed('little', {
@@ -33,10 +34,10 @@ export const xlWords = fixed('little', {
 
 const lengthWord = fixed('little', { length: 'u32' });
 
-/** Bytes before the optional data. */
+/** Number of bytes before the optional data. */
 export const XL_FIXED_LENGTH = XL_MAGIC.length + xlWords.size;
 
-/** The header as bytes. */
+/** Encodes the header. */
 export function encodeXlHeader(header: XlHeader): Uint8Array {
   const { config, tail, mandatoryFlags, optionalFlags } = header;
   const data =
@@ -54,9 +55,9 @@ export function encodeXlHeader(header: XlHeader): Uint8Array {
 }
 
 /**
- * The header that `xl save` writes.
- * @param configJson libxl's JSON as text, without the NUL.
- * @param padding spaces between the JSON and its NUL; they move what follows to where it should stand.
+ * Makes the header that `xl save` writes.
+ * @param configJson libxl's JSON as text, without the NUL
+ * @param padding number of spaces between the JSON and its NUL; they move what follows to the offset wanted
  */
 export function makeXlHeader(configJson: string, padding = 0): XlHeader {
   return {
@@ -68,9 +69,9 @@ export function makeXlHeader(configJson: string, padding = 0): XlHeader {
 }
 
 /**
- * The beginning of a save file with another configuration in it, which takes the room of the one that is there.
- * @param file a file of `makeXlHeader`'s, at least up to the end of its header
- * @returns as many bytes as the header has; `undefined` when the room is too small
+ * Replaces the configuration at the beginning of a save file, within the space that the old one takes.
+ * @param file a file with a header from `makeXlHeader`, at least up to the end of that header
+ * @returns as many bytes as the header has, or `undefined` if the space is too small
  */
 export function replaceConfig(file: Uint8Array, configJson: string): Uint8Array | undefined {
   const start = XL_FIXED_LENGTH + lengthWord.size;
@@ -84,9 +85,9 @@ export function replaceConfig(file: Uint8Array, configJson: string): Uint8Array 
 }
 
 /**
- * Takes the optional data apart.
- * @param offset of the optional data in the file, for errors.
- * @throws StreamError XL_CONFIG_LENGTH
+ * Splits the optional data.
+ * @param offset of the optional data in the file, for errors
+ * @throws {StreamError} XL_CONFIG_LENGTH if the lengths do not fit together.
  */
 export function splitOptionalData(
   data: Uint8Array,
@@ -113,8 +114,9 @@ export function splitOptionalData(
 }
 
 /**
- * The configuration as text, without NUL and the spaces before it.
- * @throws RecordError XL_NO_CONFIG, XL_CONFIG_FORMAT (not JSON by its flag), XL_CONFIG_TEXT (not UTF-8).
+ * Returns the configuration as text, without its NUL and the spaces before that.
+ * @throws {RecordError} XL_NO_CONFIG if there is none, XL_CONFIG_FORMAT if its flag says that it is not JSON,
+ * XL_CONFIG_TEXT if it is not UTF-8.
  */
 export function xlConfigText(header: XlHeader): string {
   const { config } = header;
@@ -123,7 +125,7 @@ export function xlConfigText(header: XlHeader): string {
   }
   if ((header.mandatoryFlags & XL_FLAG_JSON) === 0) {
     throw new RecordError('XL_CONFIG_FORMAT', 'xl header: the domain configuration is not JSON', {
-      hint: 'only files of xl 4.5 and later can be read',
+      hint: 'xlsnap reads files of xl 4.5 and later',
     });
   }
   const nul = config.indexOf(0);

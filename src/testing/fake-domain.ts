@@ -1,4 +1,4 @@
-/** One domain of the fake host: what Xen, xl and its QEMU know of it. */
+/** One domain of the fake host, with what Xen, xl and its QEMU know about it. */
 import type { Domid } from '../core/brand.ts';
 import { DomainError } from '../core/errors.ts';
 import type { GuestType } from '../core/xen.ts';
@@ -7,22 +7,22 @@ import type { DomainState } from '../snapshot/ports.ts';
 import { readImage, writeImage } from './fake-image.ts';
 
 export class FakeDomain {
-  /** `undefined` while it does not exist. */
+  /** `undefined` while the domain does not exist. */
   domid: Domid | undefined;
   config: LibxlConfig;
   type: GuestType;
   pauses = 0;
   suspended = false;
-  /** What has become of a request to suspend that no one waits for. */
+  /** State of a request to suspend that no one waits for. */
   request: 'none' | 'made' | 'acknowledged' = 'none';
   dying = false;
   shutdown: DomainState['shutdown'];
-  /** Where its disks write: vdev to image. */
+  /** The images that its disks write to: vdev to path. */
   readonly inUse = new Map<string, string>();
   machineStopped = false;
-  /** Whether QEMU reports what it writes to Xen's dirty log. */
+  /** Whether QEMU reports its own writes to Xen's dirty log. */
   machineLogs = false;
-  /** Whether its QEMU has aborted: what it did is not done any more. */
+  /** Whether its QEMU has aborted. The devices do nothing then. */
   qemuDead = false;
 
   constructor(domid: Domid, config: LibxlConfig, type: GuestType) {
@@ -51,17 +51,17 @@ export class FakeDomain {
     );
   }
 
-  /** As Xen has it now. */
+  /** The reason of its shutdown, as Xen reports it now. */
   get reason(): DomainState['shutdown'] {
     return this.suspended ? 'suspend' : this.shutdown;
   }
 
-  /** The guest writes to all its disks. */
+  /** Writes to all disks, as the guest. */
   write(content: string): void {
     for (const path of this.inUse.values()) writeImage(path, { ...readImage(path), content });
   }
 
-  /** It is gone, with all that it was. */
+  /** Ends the domain, and forgets everything about it. */
   end(): void {
     this.domid = undefined;
     this.inUse.clear();
@@ -77,7 +77,10 @@ export class FakeDomain {
     });
   }
 
-  /** @throws DomainError when QEMU cannot be asked any more */
+  /**
+   * Checks that QEMU answers.
+   * @throws {DomainError} QEMU_DIED if it has aborted.
+   */
   requireQemu(): void {
     if (this.qemuDead) throw new DomainError('QEMU_DIED', `the QEMU of ${this.name} has exited`);
   }

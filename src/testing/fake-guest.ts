@@ -1,3 +1,4 @@
+/** A guest with simulated memory and a simulated dirty log. */
 import { write } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Bitmap } from '../core/bitmap.ts';
@@ -8,47 +9,47 @@ import type { Guest } from '../snapshot/ports.ts';
 
 const PAGE = 4096;
 
-/** What happened to a FakeGuest. */
+/** The calls that a FakeGuest has received. */
 export interface FakeGuestCalls {
   /** pfns of each `packPages`, in the order of the calls. */
   readonly packed: Uint32Array[];
   /** pfns of each `readPages`. */
   readonly read: Uint32Array[];
-  /** Most `packPages` that ran at once. */
+  /** Maximum number of `packPages` that ran at once. */
   mostAtOnce: number;
-  /** `packPages` that run now. */
+  /** Number of `packPages` that are running. */
   running: number;
-  /** Most pfns that `pageTypes` was asked for at once. */
+  /** Maximum number of pfns that `pageTypes` was asked for at once. */
   mostTypes: number;
 }
 
 /**
- * A guest whose memory is made up: `types` is its p2m, and a page holds its pfn in each word, or only zeros
- * where `zero` says so, until it is written to. Its dirty log works as Xen's does.
+ * A guest with simulated memory. `types` is its p2m. Until it is written to, a page has its pfn in each word,
+ * or only zeros if `zero` says so. The dirty log works as Xen's does.
  */
 export class FakeGuest implements Guest {
   p2mSize: number;
   maxBatch = 1024;
   readonly calls: FakeGuestCalls = { packed: [], read: [], mostAtOnce: 0, running: 0, mostTypes: 0 };
-  /** What happens before pages are copied: errors, delays. */
+  /** Called before pages are copied, to cause errors or delays. */
   beforeCopy: (pfns: Uint32Array) => Promise<void> = () => Promise.resolve();
   streamType: 'pv' | 'hvm' = 'hvm';
-  /** Of a PV guest: where its p2m is. */
+  /** Where the p2m is, for a PV guest. */
   p2mFrame = 1n;
-  /** Whether its dirty log is on, and how often it was taken. */
+  /** Whether the dirty log is on. */
   logging = false;
   taken = 0;
-  /** Another program has restarted the log since it was taken last. */
+  /** Whether another program has restarted the log since it was last taken. */
   logLost = false;
   #types: Uint8Array;
-  /** Pages that it has got above its p2m, found by `settle`. */
+  /** Pages that were added above the p2m, which `settle` finds. */
   #grown: Uint8Array = new Uint8Array(0);
   readonly #zero: (pfn: number) => boolean;
-  /** What was written to a page since it was made up. */
+  /** The word that was last written to each page. */
   readonly #written = new Map<number, number>();
   readonly #dirty = new Set<number>();
 
-  /** By default a small guest: 200 pages, a hole, 100 pages of which some are zeros, nothing above. */
+  /** Creates a guest. Default: a small one, with 200 pages, a hole, and 100 pages of which some are zeros. */
   constructor(
     types: Uint8Array = new Uint8Array(400).fill(15, 200, 232).fill(15, 332),
     zero: (pfn: number) => boolean = (pfn) => pfn % 10 === 0,
@@ -58,25 +59,25 @@ export class FakeGuest implements Guest {
     this.#zero = zero;
   }
 
-  /** Memory it has, bytes. */
+  /** The guest's memory in bytes. */
   get memoryBytes(): number {
     return this.#types.filter((type) => type !== 15).length * PAGE;
   }
 
-  /** Content of a page. */
+  /** Returns the content of a page. */
   page(pfn: number): Uint8Array {
     const page = new Uint8Array(PAGE);
     new Uint32Array(page.buffer).fill(this.#word(pfn));
     return page;
   }
 
-  /** The guest fills a page with a word. */
+  /** Fills a page with a word, as the guest. */
   write(pfn: number, word: number): void {
     this.#written.set(pfn, word);
     this.#dirty.add(pfn);
   }
 
-  /** The guest gives a page away, or gets one: 15 is none. */
+  /** Changes the type of a page: the guest gives it away or gets it. 15 means no page. */
   setType(pfn: number, type: number): void {
     this.#types[pfn] = type;
     this.#dirty.add(pfn);
@@ -117,7 +118,7 @@ export class FakeGuest implements Guest {
       });
       const head = makeHead(kinds);
       const data = [...pfns].filter((_, i) => kinds[i] === PAGE_KIND.data).map((pfn) => this.page(pfn));
-      // In a thread, as the real one writes: this one must go on when the file system hangs.
+      // In a thread, as the real one writes: this thread must continue if the file system hangs.
       const bytes = Buffer.concat([head, ...data]);
       await promisify(write)(fd, bytes, 0, bytes.length, position);
       return kinds;
@@ -159,7 +160,7 @@ export class FakeGuest implements Guest {
     this.logging = false;
   }
 
-  /** The guest gets pages of these types above all others. */
+  /** Adds pages of these types above all others. */
   grow(types: Uint8Array): void {
     this.#grown = types;
   }
@@ -178,7 +179,7 @@ export class FakeGuest implements Guest {
     return [
       ...(this.streamType === 'pv' ? [pv] : []),
       { name: 'X86_CPUID_POLICY', leaves: [leaf] },
-      // Reserved bits are set: a warning of verify and inspect.
+      // Reserved bits are set, of which verify and inspect warn.
       { name: 'X86_MSR_POLICY', entries: [{ index: 1, flags: 2, value: 2n }] },
     ];
   }

@@ -1,3 +1,4 @@
+/** A simulated host with domains, in which any call can be made to fail. */
 import { existsSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
@@ -35,7 +36,7 @@ import {
 export { contentOf, type FakeImage, readImage, writeImage } from './fake-image.ts';
 
 export interface FakeOptions {
-  /** Where its images are made, and memory files whose cfgfile names no place: an empty directory of the test's. */
+  /** An empty directory, for images, and for memory files whose cfgfile says no path. */
   readonly directory: string;
   readonly type?: GuestType;
   readonly paused?: boolean;
@@ -43,65 +44,65 @@ export interface FakeOptions {
   readonly disks?: readonly { vdev: string; format?: string; internal?: readonly Problem[] }[];
 }
 
-/** Of `guest1`. */
+/** Uuid of `guest1`. */
 export const FAKE_UUID = '3f8d2c1e-1111-4222-8333-444455556666';
 
-/** Methods that answer at once, and are not recorded. */
+/** Methods that answer at once and are not recorded. */
 const HERE: readonly string[] = ['guard', 'imageOf'];
 
-/** The key that excludes every other. */
+/** The key that excludes all others. */
 const EVERY_KEY = '*';
 
 /**
- * A host, all of it simulated, with a domain `guest1` and others that a test adds. Every port call is in `calls`; `fault`
- * may throw or wait in any of them, before the call takes effect.
+ * A simulated host with a domain `guest1`, and others that a test adds. Every port call is in `calls`.
+ * `fault` may throw or wait in any of them, before the call takes effect.
  *
- * It refuses nothing that real Xen and QEMU would not refuse. What would harm a guest or an image is noted in `harm`,
- * which must be empty in the end.
+ * It refuses only what real Xen and QEMU would refuse. Whatever would harm a guest or an image is noted in
+ * `harm`, which must be empty in the end.
  */
 export class FakeHost implements Host {
-  /** Called whenever something is noted in a host's `harm`, so that a test run can look at every host. */
+  /** Called whenever a host notes something in its `harm`, so that a test run can watch every host. */
   static onHarm: ((host: FakeHost) => void) | undefined;
   readonly calls: string[] = [];
-  /** What was done that corrupts an image, kills a QEMU, or harms a guest otherwise. */
+  /** Everything done that corrupts an image, kills a QEMU, or harms a guest in another way. */
   readonly harm: string[] = [];
-  /** Called before each port call takes effect, with its name. */
+  /** Called before each port call takes effect, with the method's name. */
   fault: (call: string) => void | Promise<void> = () => {};
   /** Called after each port call has taken effect, with the method's name. */
   after: (call: string) => void | Promise<void> = () => {};
-  /** The process is gone: whatever it still calls does nothing. */
+  /** Whether the process is dead: whatever it still calls has no effect. */
   dead = false;
   readonly directory: string;
   readonly snapshotDir: string;
   readonly runDirectory: string;
-  /** Whether a domain was resumed, and xenstored does not know. */
+  /** Whether a domain was resumed without xenstored being informed. */
   unannounced = false;
   readonly guest: FakeGuest;
-  /** The domain that most tests are about, which shares its state with the host's own fields. */
+  /** The domain that most tests use; it shares its state with the host's own fields. */
   readonly own: FakeDomain;
-  /** All domains, those that are gone too. */
+  /** All domains, including those that no longer exist. */
   readonly domains: FakeDomain[] = [];
-  /** Images that others have open: another domain that is not simulated. */
+  /** Images that a domain outside the simulation has open. */
   readonly othersUse: string[] = [];
   /** Loop devices: device to image. */
   readonly loops = new Map<string, string>();
-  /** Pids of what works on an image, by its path. */
+  /** Pids of the programs that work on an image, by its path. */
   readonly workers = new Map<string, number>();
   readonly obstacles = new Map<string, readonly Problem[]>();
-  /** The pid of a restore that outlives its xlsnap. */
+  /** Pid of a restore that outlives its xlsnap. */
   restorer: number | undefined;
-  /** The process of another program that saves the domain. */
+  /** Process of another program that saves the domain. */
   saver: number | undefined;
   disposed = 0;
-  /** Memory that a domain to come could have, bytes. */
+  /** Memory in bytes that a new domain could have. */
   freeMemory = 2 ** 32;
-  /** Memory of dom0 for pages that wait to be written, bytes. */
+  /** Memory of dom0 in bytes for pages that wait to be written. */
   spareMemory: () => number = () => 2 ** 26;
-  /** Whether pages of a running guest may be read: to estimate something from them, not for a snapshot. */
+  /** Whether pages of a running guest may be read, which is right for estimates but not for a snapshot. */
   peeking = false;
   /** Why the guest's memory cannot be read. */
   memoryObstacle: Problem | undefined;
-  /** What the toolstack says of a create, of a restore, and of a restored domain's disks. */
+  /** What the toolstack finds about a create, a restore, and a restored domain's disks. */
   createFindings: CreateFindings = { obstacles: [], unknownDrives: [], qemu: '10.0.13' };
   restoreFindings: (facts: RestoreFacts) => RestoreFindings = () => ({
     obstacles: [],
@@ -110,11 +111,11 @@ export class FakeHost implements Host {
     qemus: ['10.0.13'],
   });
   unconnectedDisks: readonly { readonly vdev: string; readonly path: string | undefined }[] = [];
-  /** Why no memory can be copied while the guest runs. */
+  /** Why memory cannot be copied while the guest runs. */
   liveObstacle: Problem | undefined;
   /** Whether the domain has booted. */
   booted = true;
-  /** Who watches over this process, each with the journal that it was given. */
+  /** The guardians of this process, each with the journal that it was given. */
   readonly guarded = new Set<{ readonly journal?: string }>();
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
@@ -135,13 +136,13 @@ export class FakeHost implements Host {
     this.images = this.#told(this.#makeImages());
   }
 
-  /** Another domain; its disks are made unless it shares them. */
+  /** Adds a domain. Its images are created unless it shares them. */
   addDomain(options: {
     readonly name: string;
     readonly uuid?: string;
     readonly type?: GuestType;
     readonly disks?: FakeOptions['disks'];
-    /** Images of its disks, vdev to path, in place of images of its own. */
+    /** Images that its disks use instead of images of their own: vdev to path. */
     readonly images?: Readonly<Record<string, string>>;
   }): FakeDomain {
     const uuid = options.uuid ?? this.#newUuid();
@@ -178,13 +179,16 @@ export class FakeHost implements Host {
     return domain;
   }
 
-  /** The guest reboots by itself: xl's monitor builds it again, as another domid. Its configuration stays. */
+  /** Reboots the guest: xl's monitor rebuilds it, with another domid. Its configuration stays. */
   reboot(domain: FakeDomain = this.own): void {
     domain.end();
     this.#build(domain);
   }
 
-  /** `xl create` of a configuration without `uuid=` and `mac=`: as another domid, with another uuid and another MAC. */
+  /**
+   * Does what `xl create` does with a configuration without `uuid=` and `mac=`: the domain gets another
+   * domid, uuid and MAC.
+   */
   recreate(domain: FakeDomain = this.own): void {
     domain.end();
     const info = domain.config['c_info'] as Record<string, unknown>;
@@ -269,7 +273,7 @@ export class FakeHost implements Host {
     this.own.shutdown = shutdown;
   }
 
-  /** Where the domain's disks write: vdev to image. */
+  /** The images that the domain's disks write to: vdev to path. */
   get inUse(): Map<string, string> {
     return this.own.inUse;
   }
@@ -279,12 +283,12 @@ export class FakeHost implements Host {
     return this.own.runs;
   }
 
-  /** The running guest writes to all its disks. */
+  /** Writes to all disks, as the running guest. */
   write(content: string): void {
     this.own.write(content);
   }
 
-  /** Whether a create or revert is under way; setting it has another process hold every lock, or none. */
+  /** Whether a create or revert is under way. Setting it makes another process hold every lock, or none. */
   get locked(): boolean {
     return this.#locks.size > 0;
   }
@@ -294,7 +298,7 @@ export class FakeHost implements Host {
     if (locked) this.#locks.add(EVERY_KEY);
   }
 
-  /** The living domain with that domid. */
+  /** Returns the living domain with a domid. */
   #domain(domid: number): FakeDomain | undefined {
     return this.domains.find((domain) => domain.domid === domid);
   }
@@ -305,7 +309,7 @@ export class FakeHost implements Host {
     return domain;
   }
 
-  /** Who has an image open, or one above it. */
+  /** Names everyone who has an image open, or one above it. */
   #usersOf(path: string): readonly string[] {
     const has = (top: string): boolean => chainOf(top).includes(path);
     return [
@@ -317,13 +321,16 @@ export class FakeHost implements Host {
     ];
   }
 
-  /** qemu-img changes an image: nothing refuses that under Xen, whoever has it open. */
+  /** Notes that qemu-img changes an image. Under Xen nothing refuses that, whoever has the image open. */
   #touch(what: string, path: string): void {
     const users = this.#usersOf(path);
     if (users.length > 0) this.#harmed(`${what} of ${path}, which ${users.join(' and ')} has open`);
   }
 
-  /** An image is opened with a format; with another than its own, what a guest has written is believed. */
+  /**
+   * Notes that an image is opened with a format. With a wrong format, data that a guest has written is taken
+   * for a header.
+   */
   #opened(path: string, format: string): void {
     const own = readImage(path).format;
     if (own !== format) this.#harmed(`${path}, which is ${own}, was opened as ${format}`);
@@ -339,13 +346,13 @@ export class FakeHost implements Host {
   }
 
   async #call(name: string): Promise<void> {
-    if (this.dead) throw new Error('the process is gone');
+    if (this.dead) throw new Error('the process is dead');
     this.calls.push(name);
     await this.fault(name);
-    if (this.dead) throw new Error('the process is gone');
+    if (this.dead) throw new Error('the process is dead');
   }
 
-  /** The same port, telling `after` of each call. */
+  /** Returns the same port, with a call of `after` for each method. */
   #told<T extends object>(port: T): T {
     return new Proxy(port, {
       get: (target, name, receiver) => {
@@ -455,7 +462,7 @@ export class FakeHost implements Host {
       throw new Error('memory copied while the guest runs');
   }
 
-  /** The guest, with its calls in the list too. */
+  /** Returns the guest with its calls recorded too. */
   #watched(guest: Guest): Guest {
     return {
       streamType: guest.streamType,
@@ -546,7 +553,7 @@ export class FakeHost implements Host {
         return {
           [Symbol.asyncDispose]: () => {
             for (const key of taken) this.#locks.delete(key);
-            // Unless a record was left in it, so that this shows.
+            // Stays if it holds a record, so that a test notices.
             try {
               rmdirSync(this.runDirectory);
             } catch {}
@@ -651,7 +658,7 @@ export class FakeHost implements Host {
       destroy: async (domid) => {
         await this.#call('destroy');
         const domain = this.#domain(domid);
-        // As xl has it.
+        // In xl's words.
         if (domain === undefined)
           throw new DomainError('DESTROY', `xl destroy ${domid} failed: no such domain`);
         domain.end();
@@ -680,7 +687,7 @@ export class FakeHost implements Host {
 
   #deviceModel(domain: FakeDomain): DeviceModel {
     const domid = domain.domid;
-    /** Its QEMU is there no longer once the domain has gone or QEMU has aborted. */
+    /** Asks the domain's QEMU. It no longer exists once the domain has ended or QEMU has aborted. */
     const ask = async (call: string): Promise<void> => {
       await this.#call(call);
       if (domain.domid !== domid) throw new DomainError('QMP', `the QEMU of domid ${domid} has gone`);

@@ -3,28 +3,30 @@ import { existsSync, readFileSync, statSync, utimesSync, writeFileSync } from 'n
 import { DiskError } from '../core/errors.ts';
 import type { ImageInfo } from '../snapshot/ports.ts';
 
-/** What an image holds. */
+/** The contents of an image. */
 export interface FakeImage {
   format: string;
   /** What the guest has written. */
   content: string;
   /** Internal snapshots: name to content. */
   tags: Record<string, string>;
-  /** What tells tags of one name apart: name to a number that no other tag of any image has. */
+  /** Distinguishes tags of the same name: name to a number that no other tag of any image has. */
   tagNumbers?: Record<string, number>;
   backing?: string;
-  /** The backing file's format as this image states it; empty: not stated. Default: that file's own. */
+  /**
+   * The backing file's format that this image states; empty if not stated. Default: that file's real format.
+   */
   backingFormat?: string;
-  /** What the guest has written into its raw disk: it looks like another image. */
+  /** What a guest has written to its raw disk to make it look like another image. */
   pretends?: FakeImage;
-  /** In bytes. */
+  /** Size in bytes. */
   virtualSize?: number;
 }
 
 const DEFAULT_SIZE = 1 << 20;
 let tagNumber = 0;
 
-/** Makes an image, or writes to it. Its time of modification always changes, however soon that is. */
+/** Creates an image, or writes to it. Its modification time always changes, however soon that is. */
 export function writeImage(path: string, image: FakeImage): void {
   const before = existsSync(path) ? statSync(path).mtimeMs : 0;
   writeFileSync(path, JSON.stringify(image));
@@ -32,32 +34,35 @@ export function writeImage(path: string, image: FakeImage): void {
   if (now <= before) utimesSync(path, new Date(), new Date(Math.floor(before) + 1));
 }
 
-/** What an image is, and what is in it. */
+/** Reads an image. */
 export function readImage(path: string): FakeImage {
   return JSON.parse(readFileSync(path, 'utf8')) as FakeImage;
 }
 
-/** What the guest reads from a disk: an overlay that has nothing of its own shows its backing file. */
+/** Returns what the guest reads from a disk: an overlay without data of its own shows its backing file. */
 export function contentOf(path: string): string {
   const image = readImage(path);
   return image.content !== '' || image.backing === undefined ? image.content : contentOf(image.backing);
 }
 
-/** The image and all that it stands on. */
+/** Returns the image and all images below it. */
 export function chainOf(path: string): readonly string[] {
   if (!existsSync(path) || !statSync(path).isFile()) return [path];
   const { backing } = readImage(path);
   return backing === undefined ? [path] : [path, ...chainOf(backing)];
 }
 
-/** Snapshots an image inside itself. */
+/** Takes an internal snapshot of an image. */
 export function tagImage(path: string, tag: string): void {
   const image = readImage(path);
   const tags = { ...image.tags, [tag]: image.content };
   writeImage(path, { ...image, tags, tagNumbers: { ...image.tagNumbers, [tag]: ++tagNumber } });
 }
 
-/** Removes an internal snapshot. @returns whether there was one */
+/**
+ * Removes an internal snapshot.
+ * @returns whether there was one
+ */
 export function untagImage(path: string, tag: string): boolean {
   const image = readImage(path);
   if (!(tag in image.tags)) return false;
@@ -69,14 +74,20 @@ export function untagImage(path: string, tag: string): boolean {
   return true;
 }
 
-/** Merges an overlay into the image below it. @returns that */
+/**
+ * Merges an overlay into the image below it.
+ * @returns the path of that image
+ */
 export function mergeImage(path: string): string | undefined {
   const { content, backing } = readImage(path);
   if (backing !== undefined && content !== '') writeImage(backing, { ...readImage(backing), content });
   return backing;
 }
 
-/** What an image is to whoever opens it with a format. @throws DiskError */
+/**
+ * Returns what an image is to a program that opens it with a format.
+ * @throws {DiskError} IMAGE_FORMAT if it does not have that format.
+ */
 function asFormat(path: string, image: FakeImage, format: string): FakeImage {
   if (format === 'raw') return { format, content: '', tags: {} };
   if (image.format === format) return image;
@@ -90,8 +101,8 @@ function statedFormat(backing: string, stated: string | undefined): string | und
 }
 
 /**
- * As `qemu-img info -f FORMAT` describes an image.
- * @throws DiskError
+ * Describes an image as `qemu-img info -f FORMAT` does.
+ * @throws {DiskError} IMAGE_FORMAT if it does not have that format, or is not a file.
  */
 export function describeImage(path: string, format: string): ImageInfo | undefined {
   if (!existsSync(path)) return undefined;

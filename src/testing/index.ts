@@ -1,6 +1,6 @@
 /**
- * Stand-ins for tests: a host with domains, all of it simulated, in which any call may be made to fail; a QEMU that talks
- * QMP, and a xenstored. They need no Xen. The tests of xlsnap itself use them.
+ * Simulates, for tests without Xen, a host with domains in which any call can be made to fail, QEMU's end of QMP, and
+ * xenstored. xlsnap's own tests use these stand-ins.
  *
  * @example
  * ```ts

@@ -1,6 +1,7 @@
 /**
- * The guardian's program. Its standard input tells the journal, a JSON string on a line. When that ends without the line
- * `done`, whoever held the other end is gone: all is undone by the journal.
+ * The guardian's program. Its standard input gives it the journal, as a JSON string on a line. If the input
+ * ends without the line `done`, the process at the other end has died, and the guardian undoes everything by
+ * the journal.
  */
 import { readdir, writeFile } from 'node:fs/promises';
 import { setPriority } from 'node:os';
@@ -12,14 +13,17 @@ import type { Host } from '../snapshot/ports.ts';
 import { recoverSnapshot } from '../snapshot/recover.ts';
 import { openHost } from './host.ts';
 
-/** Another create may have begun at once; it will not get far. */
+/** Time limit for the locks, in milliseconds. Another create may have begun at once; it will not get far. */
 const LOCK_TIMEOUT_MS = 60_000;
 const ATTEMPTS = 20;
 const PAUSE_MS = 3000;
-/** Before others: a guest stands still. */
+/** Ahead of other processes, since a guest is stopped. */
 const PRIORITY = -10;
 
-/** What the guest waits for must not fail for good since something was busy just now. */
+/**
+ * Recovers, and tries again after a failure: what the guest waits for must not fail for good because
+ * something was busy.
+ */
 async function persist(path: string, first: Promise<Host | undefined>): Promise<unknown> {
   let problem: unknown;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
@@ -35,12 +39,12 @@ async function persist(path: string, first: Promise<Host | undefined>): Promise<
   return problem;
 }
 
-/** Every thread has its own priority. */
+/** Raises the priority of all threads; each has its own. */
 async function hurry(): Promise<void> {
   for (const thread of await readdir('/proc/self/task')) setPriority(Number(thread), PRIORITY);
 }
 
-/** The last to be killed when memory runs out: then it is needed. */
+/** The last process to be killed when memory runs out, since that is when it is needed. */
 const spared = writeFile('/proc/self/oom_score_adj', '-1000').catch(() => {});
 const host = openHost().catch(() => undefined);
 const [journal, end] = (await text(process.stdin)).split('\n');
@@ -49,7 +53,7 @@ await Promise.all([spared, hurry().catch(() => {})]);
 const path: string = JSON.parse(journal);
 const problem = await persist(path, host);
 if (problem !== undefined) {
-  // There is nobody to tell; whoever finds the journal can read it there.
+  // There is nobody to report to; whoever finds the journal can read it there.
   const left = problem instanceof XlsnapError ? problem.undoFailures : [];
   await noteProblem(path, [describeError(problem), ...left].join('; ')).catch(() => {});
 }

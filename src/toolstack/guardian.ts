@@ -5,10 +5,11 @@ import { EnvironmentError } from '../core/errors.ts';
 import type { Guardian } from '../snapshot/ports.ts';
 
 /**
- * Has a process of its own session and without any of our files wait for our end. It is a node that has loaded all that it
- * needs before it is needed: the guest must not wait for that, nor for memory when that has run out.
- * @param program what waits; for tests
- * @throws EnvironmentError when no process can be started
+ * Starts a process, in a session of its own and without any of our files, that waits for our end. It is a
+ * node that has loaded everything before it is needed: the guest must not wait for that, nor for memory when
+ * that has run out.
+ * @param program what is run; for tests
+ * @throws {EnvironmentError} If no process can be started.
  */
 export function startGuardian(
   program: readonly [string, ...string[]] = [process.execPath, guardianScript()],
@@ -16,11 +17,11 @@ export function startGuardian(
   const [command, ...args] = program;
   const child = spawn(command, args, {
     cwd: '/',
-    // Out of reach of a Ctrl-C, and of whoever waits for the end of a pipe.
+    // Out of reach of Ctrl-C, and of programs that wait for the end of our pipes.
     detached: true,
     stdio: ['pipe', 'ignore', 'ignore'],
   });
-  // Neither it nor its end may stop or hold us.
+  // Neither the guardian nor its end may stop us or keep us running.
   child.on('error', () => {});
   child.stdin.on('error', () => {});
   child.unref();

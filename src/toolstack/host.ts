@@ -17,17 +17,18 @@ import { readXlConf, takesFromDom0 } from './xl/conf.ts';
 import { xlRestore } from './xl/restore.ts';
 import { isOfDeviceModel, lastOfQemuLog } from './xl/restore-failure.ts';
 
-/** How long removing a half-built domain may take. */
+/** Time limit for removing a partly built domain, in milliseconds. */
 const REMOVE_TIMEOUT_MS = 60_000;
 
 export interface HostOptions {
-  /** Makes the toolstack; without it `xl` is used. Extend `LibxlToolstack` for one of your own. */
+  /** Creates the toolstack. Default: `xl`. For one of your own, extend `LibxlToolstack`. */
   readonly toolstack?: (hypervisor: Hypervisor, xenstore: XenstoreClient) => Toolstack;
 }
 
 /**
- * The host this runs on: Xen's dom0 with QEMU, and xl unless the caller brings another toolstack.
- * @throws EnvironmentError, XenstoreConnectError when this is no dom0, or something of it is missing
+ * Opens this machine as a host: a dom0 of Xen, with QEMU, and xl unless the caller brings another toolstack.
+ * @throws {EnvironmentError} If this is not a dom0, or something is missing.
+ * @throws {XenstoreConnectError} If xenstored cannot be reached.
  */
 export async function openHost(options: HostOptions = {}): Promise<Host> {
   const xenstore = await XenstoreClient.connect();
@@ -62,7 +63,7 @@ class XenHost implements Host {
   }
 }
 
-/** The toolstack port on xl. */
+/** Implements the port `Toolstack` with xl. */
 export class XlToolstack extends LibxlToolstack {
   domainConfig(domid: Domid): Promise<LibxlConfig> {
     return domainConfig(domid);
@@ -97,19 +98,19 @@ export class XlToolstack extends LibxlToolstack {
     }
     const domid = await this.findByName(name);
     if (domid === undefined)
-      throw new EnvironmentError('XL_RESTORE', `xl restore did not create a domain ${name}`);
+      throw new EnvironmentError('XL_RESTORE', `xl restore did not create the domain ${name}`);
     return domid;
   }
 
-  /** xl.conf(5): autoballoon. */
+  /** Returns whether xl takes memory from dom0 (xl.conf(5): autoballoon). */
   protected override async takesFromDom0(): Promise<boolean> {
     return await takesFromDom0(await readXlConf(), xenCommandLine);
   }
 
   /**
-   * xl removes what it began to build, unless it was killed. Ours has never run; one that another program
-   * has started under the same name since stays.
-   * @throws DomainError when it cannot be removed
+   * Removes the partly built domain: xl does so itself, unless it was killed. Ours has never run; a domain
+   * that another program has started under that name since then stays.
+   * @throws {DomainError} If it cannot be removed.
    */
   async #removeHalfBuilt(name: string, uuid: string, error: unknown): Promise<void> {
     const left = await this.findByName(name);
@@ -127,7 +128,10 @@ export class XlToolstack extends LibxlToolstack {
   }
 }
 
-/** If xl complains about the device model, adds that one's own last error, which says why. */
+/**
+ * Adds the last line of QEMU's log to an error in which xl complains about the device model; that line says
+ * why.
+ */
 async function withQemusWords(error: unknown, domain: string, since: number): Promise<unknown> {
   if (!(error instanceof EnvironmentError) || error.code !== 'XL_RESTORE') return error;
   if (!isOfDeviceModel(String(error.data['stderr'] ?? ''))) return error;
@@ -140,7 +144,7 @@ async function withQemusWords(error: unknown, domain: string, since: number): Pr
   });
 }
 
-/** The offset of libxl's stream in a save file, and the configuration before it. */
+/** Returns the offset of libxl's stream in a save file, and the configuration before it. */
 async function readHeader(path: string): Promise<{ start: number; stored: LibxlConfig }> {
   await using source = await FileSource.open(path);
   const stored = parseLibxlConfig(xlConfigText(await readXlHeader(source)));

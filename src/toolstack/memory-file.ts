@@ -1,12 +1,13 @@
-/** Looking into save files, with what the file system tells of their holes. Needs no Xen. */
+/** Inspects and compares save files, with the holes that the file system reports. Needs no Xen. */
 import { type CompareOptions, type Comparison, compareFiles } from '../memfile/compare.ts';
 import { type Inspection, type InspectOptions, inspectFile } from '../memfile/inspect.ts';
 import { fileExtents } from '../xenctrl/extents.ts';
 
 /**
- * Tells what a save file, xl's or ours, holds: header, configuration, records, memory map, and the manifest beside it.
- * Works on any machine. Damage does not make it fail: see `sound` and `findings`.
- * @throws MemoryFileError when the file cannot be opened, InterruptedError
+ * Reads what a save file, of xl or xlsnap, contains: header, configuration, records, memory map, and the
+ * manifest beside it. Works on any machine. Damage is not an error: see `sound` and `findings`.
+ * @throws {MemoryFileError} If the file cannot be opened.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export function inspectMemoryFile(
   path: string,
@@ -16,8 +17,9 @@ export function inspectMemoryFile(
 }
 
 /**
- * Compares the guest's memory in two save files, xl's or ours, page by page.
- * @throws MemoryFileError when a file cannot be opened or is damaged, InterruptedError
+ * Compares the guest's memory in two save files, of xl or xlsnap, page by page.
+ * @throws {MemoryFileError} If a file cannot be opened or is damaged.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export function compareMemoryFiles(
   pathA: string,

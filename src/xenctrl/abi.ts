@@ -1,9 +1,9 @@
 /**
- * The part of Xen's binary interface that depends on headers, as data: one table for all tested releases. Each number is
- * compared with the C headers of its release through fixtures/abi (test/unit/xenctrl/abi.test.ts).
+ * The part of Xen's binary interface that depends on headers, as data: one table for all tested releases.
+ * test/unit/xenctrl/abi.test.ts compares each number with the C headers of its release, through fixtures/abi.
  */
 
-/** Offsets in bytes in xc_domaininfo_t, that is struct xen_domctl_getdomaininfo (xen/domctl.h). */
+/** Offsets in bytes within xc_domaininfo_t, which is struct xen_domctl_getdomaininfo (xen/domctl.h). */
 export interface DomainInfoLayout {
   readonly size: number;
   readonly domain: number;
@@ -14,10 +14,10 @@ export interface DomainInfoLayout {
   readonly handle: number;
 }
 
-/** Size and offsets in bytes of a C struct; nested fields with dots. */
+/** Size and field offsets of a C struct, in bytes. Names of nested fields have dots. */
 export type StructLayout<Field extends string> = Readonly<Record<Field | 'size', number>>;
 
-/** Structs of the calls for PV vCPUs, which have no wrapper in libxenctrl (xen/domctl.h, xen/memory.h). */
+/** Structs of the calls for PV vCPUs, which libxenctrl does not wrap (xen/domctl.h, xen/memory.h). */
 export interface PvCallLayouts {
   readonly xen_domctl: StructLayout<
     | 'cmd'
@@ -36,15 +36,15 @@ export interface PvCallLayouts {
   readonly xen_domctl_vcpu_msr: StructLayout<never>;
   readonly xen_domctl_getvcpuinfo: StructLayout<'online'>;
   readonly xen_machphys_mfn_list: StructLayout<'max_extents' | 'extent_start' | 'nr_extents'>;
-  /** xen/sysctl.h */
+  /** See xen/sysctl.h. */
   readonly xen_sysctl_physinfo: StructLayout<
     'capabilities' | 'free_pages' | 'scrub_pages' | 'outstanding_pages'
   >;
 }
 
-/** What a PV guest's words look like, by its width (xen/foreign/x86_64.h, xen/foreign/x86_32.h). */
+/** Layouts that depend on the word width of a PV guest (xen/foreign/x86_64.h, xen/foreign/x86_32.h). */
 export interface PvGuestLayout {
-  /** Bytes of a word. */
+  /** Bytes in a word. */
   readonly width: 4 | 8;
   readonly ptLevels: 3 | 4;
   readonly shared_info: StructLayout<
@@ -57,7 +57,7 @@ export interface PvGuestLayout {
   readonly vcpu_guest_context: StructLayout<'user_regs.edx' | 'gdt_frames' | 'gdt_ents' | 'ctrlreg'>;
 }
 
-/** One release of Xen. */
+/** The binary interface of one release of Xen. */
 export interface Abi {
   /** `major.minor`, as in the sonames of libxenctrl and libxenguest. */
   readonly release: string;
@@ -100,7 +100,7 @@ const PV_CALLS: PvCallLayouts = {
   },
 };
 
-/** The guests' own interface never changes. */
+/** The interface of PV guests, which never changes. */
 export const PV_GUESTS: readonly PvGuestLayout[] = [
   {
     width: 8,
@@ -188,7 +188,7 @@ export const SHUTDOWN = {
   SHUTDOWN_soft_reset: 5,
 } as const;
 
-/** Page types are in these bits of what getpageframeinfo3 answers (xen/domctl.h). */
+/** The bits of getpageframeinfo3's answer that hold the page type (xen/domctl.h). */
 export const PFINFO = {
   XEN_DOMCTL_PFINFO_LTAB_SHIFT: 28,
   XEN_DOMCTL_PFINFO_XTAB: 0xf0000000,
@@ -202,19 +202,19 @@ export const SHADOW_OP = {
   XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL: 1 << 0,
 } as const;
 
-/** The parts of a PV vCPU's state that are read by raw domctl (xen/domctl.h). */
+/** Raw domctls that read parts of a PV vCPU's state (xen/domctl.h). */
 export const DOMCTL = {
   XEN_DOMCTL_get_ext_vcpucontext: 43,
   XEN_DOMCTL_getvcpuextstate: 63,
   XEN_DOMCTL_get_vcpu_msrs: 72,
 } as const;
 
-/** What a host can do (xen/sysctl.h). */
+/** Capabilities of a host (xen/sysctl.h). */
 export const PHYSCAP = {
   XEN_SYSCTL_PHYSCAP_shadow: 1 << 4,
 } as const;
 
-/** Suboperation of memory_op (xen/memory.h). */
+/** A suboperation of memory_op (xen/memory.h). */
 export const XENMEM = {
   XENMEM_machphys_compat_mfn_list: 25,
 } as const;
@@ -225,15 +225,15 @@ export const XENVER = {
   XENVER_extraversion: 1,
 } as const;
 
-/** Length in bytes of a xen_extraversion_t (xen/version.h). */
+/** Length of a xen_extraversion_t in bytes (xen/version.h). */
 export const EXTRAVERSION_SIZE = 16;
 
-/** Levels of libxentoollog (xentoollog.h). */
+/** Log levels of libxentoollog (xentoollog.h). */
 export const XTL = {
   XTL_CRITICAL: 9,
 } as const;
 
-/** Indices of HVM params (xen/hvm/params.h). */
+/** Indices of HVM parameters (xen/hvm/params.h). */
 export const HVM_PARAM = {
   HVM_PARAM_CALLBACK_IRQ: 0,
   HVM_PARAM_STORE_PFN: 1,

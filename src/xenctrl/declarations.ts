@@ -1,20 +1,21 @@
 /**
- * The C functions that are called, in the words of their headers. test/unit/xenctrl/abi.test.ts lets the C compiler
- * compare each prototype with the headers of every tested release.
+ * The C functions that are called, as their headers declare them. test/unit/xenctrl/abi.test.ts makes the C
+ * compiler compare each prototype with the headers of every tested release.
  *
- * Unless noted: `int` is 0 or more on success and -1 on failure with errno set by the hypercall (EPERM: not
- * privileged, ESRCH: no such domain, EINVAL: not in this state); nothing is allocated for the caller; any thread may
- * call (libxenctrl is reentrant unless opened with XC_OPENFLAG_NON_REENTRANT), and a handle stays usable in all.
+ * Unless noted: `int` is 0 or more on success, and -1 on failure with errno set by the hypercall (EPERM: not
+ * privileged, ESRCH: no such domain, EINVAL: not in this state). Nothing is allocated for the caller. Any
+ * thread may call: libxenctrl is reentrant unless opened with XC_OPENFLAG_NON_REENTRANT, and a handle can be
+ * used in all threads.
  */
 
-/** A prototype: result and parameters, C types. */
+/** A prototype: C types of the result and the parameters. */
 export interface Declaration {
   readonly name: string;
   readonly result: string;
   readonly parameters: readonly string[];
 }
 
-/** A library and what is called in it. */
+/** A library and the functions that are called in it. */
 export interface LibraryDeclaration<Name extends string> {
   /** `%` stands for the release. */
   readonly soname: string;
@@ -26,12 +27,12 @@ function declare<Name extends string>(declaration: LibraryDeclaration<Name>): Li
   return declaration;
 }
 
-/** libxentoollog: only to keep libxenctrl from writing to stderr. */
+/** libxentoollog, which is used only to keep libxenctrl from writing to stderr. */
 export const TOOLLOG = declare({
   soname: 'libxentoollog.so.1',
   headers: ['stdio.h', 'xentoollog.h'],
   functions: {
-    // NULL without memory. Freed by xtl_logger_destroy; the FILE stays the caller's.
+    // NULL if out of memory. Freed by xtl_logger_destroy; the FILE remains the caller's.
     xtl_createlogger_stdiostream: {
       result: 'xentoollog_logger_stdiostream *',
       parameters: ['FILE *', 'xentoollog_level', 'unsigned'],
@@ -57,16 +58,16 @@ export const XENCTRL = declare({
     },
     // XENVER_version: major << 16 | minor; XENVER_extraversion: fills 16 bytes.
     xc_version: { result: 'int', parameters: ['xc_interface *', 'int', 'void *'] },
-    // Number of domains written, from the first domid on.
+    // Returns the number of domains written, from the first domid on.
     xc_domain_getinfolist: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'unsigned int', 'xc_domaininfo_t *'],
     },
-    // Counted: each pause needs its unpause.
+    // Pauses are counted: each needs its unpause.
     xc_domain_pause: { result: 'int', parameters: ['xc_interface *', 'uint32_t'] },
     xc_domain_unpause: { result: 'int', parameters: ['xc_interface *', 'uint32_t'] },
     xc_domain_shutdown: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'int'] },
-    // Bytes of a guest's word: 4 or 8.
+    // Fills in the bytes of a guest's word: 4 or 8.
     xc_domain_get_guest_width: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'unsigned int *'],
@@ -80,14 +81,14 @@ export const XENCTRL = declare({
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint32_t', 'vcpu_guest_context_any_t *'],
     },
-    // The struct is copied to and fro; buffers it points to must be hypercall buffers.
+    // The struct is copied in and out; buffers that it points to must be hypercall buffers.
     xc_domctl: { result: 'int', parameters: ['xc_interface *', 'struct xen_domctl *'] },
     xc_physinfo: { result: 'int', parameters: ['xc_interface *', 'xc_physinfo_t *'] },
     // The highest mfn of the host.
     xc_maximum_ram_page: { result: 'int', parameters: ['xc_interface *', 'unsigned long *'] },
     xc_domain_nr_gpfns: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'xen_pfn_t *'] },
-    // Pages that the domain has, those of them that are set apart for pages to come, and pages that it believes to have and that
-    // are still to come. EINVAL: a PV guest.
+    // Fills in the pages that the domain has, those of them reserved for pages to come, and the pages that
+    // the domain believes to have but does not have yet. EINVAL: a PV guest.
     xc_domain_get_pod_target: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint64_t *', 'uint64_t *', 'uint64_t *'],
@@ -96,17 +97,17 @@ export const XENCTRL = declare({
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint32_t *', 'uint64_t *', 'uint32_t *', 'uint32_t *'],
     },
-    // Bytes written; with a NULL buffer, the most there can be.
+    // Returns the bytes written; with a NULL buffer, the maximum.
     xc_domain_hvm_getcontext: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'uint8_t *', 'uint32_t'],
     },
-    // Operations OFF and ENABLE_LOGDIRTY take neither mb nor mode. EINVAL: it is on already.
+    // The operations OFF and ENABLE_LOGDIRTY take neither mb nor mode. EINVAL: already on.
     xc_shadow_control: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'unsigned int', 'unsigned int *', 'unsigned int'],
     },
-    // Number of gfns that the bitmap has got, or -1. The stats may be NULL.
+    // Returns the number of gfns written to the bitmap, or -1. The stats may be NULL.
     xc_logdirty_control: {
       result: 'long long',
       parameters: [
@@ -119,7 +120,8 @@ export const XENCTRL = declare({
         'xc_shadow_op_stats_t *',
       ],
     },
-    // Fills the buffer's struct, all zeros before, and gives the memory's address; NULL without memory.
+    // Fills the buffer's struct, which must be zero before, and returns the memory's address; NULL if out of
+    // memory.
     xc__hypercall_buffer_alloc_pages: {
       result: 'void *',
       parameters: ['xc_interface *', 'xc_hypercall_buffer_t *', 'int'],
@@ -135,17 +137,19 @@ export const XENCTRL = declare({
   },
 });
 
-/** Exported by libxenctrl for libxenguest and declared in no installed header (tools/libs/ctrl/xc_private.h). */
+/**
+ * Exported by libxenctrl for libxenguest, and declared in no installed header (tools/libs/ctrl/xc_private.h).
+ */
 export const XENCTRL_PRIVATE = declare({
   soname: 'libxenctrl.so.%',
   headers: [],
   functions: {
-    // gfns in, types in bits 28-31 out; E2BIG above 1024 of them.
+    // gfns in, types in bits 28-31 out. E2BIG: more than 1024.
     xc_get_pfn_type_batch: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'unsigned int', 'xen_pfn_t *'],
     },
-    // The struct is copied to and fro; buffers it points to must be hypercall buffers.
+    // The struct is copied in and out; buffers that it points to must be hypercall buffers.
     xc_memory_op: {
       result: 'long long',
       parameters: ['xc_interface *', 'unsigned int', 'void *', 'size_t'],
@@ -159,22 +163,22 @@ export const XENGUEST = declare({
   functions: {
     // EINVAL: the domain is not suspended.
     xc_domain_resume: { result: 'int', parameters: ['xc_interface *', 'uint32_t', 'int'] },
-    // Maps the m2p of Xen up to the mfn, in whole 2 MiB; NULL with errno. Undone by xenforeignmemory_unmap. The mfn0 may
-    // be NULL.
+    // Maps Xen's m2p up to the mfn, in whole 2 MiB. NULL with errno on failure. Undone by
+    // xenforeignmemory_unmap. The mfn0 may be NULL.
     xc_map_m2p: {
       result: 'xen_pfn_t *',
       parameters: ['xc_interface *', 'unsigned long', 'int', 'unsigned long *'],
     },
-    // NULL without memory. Freed by xc_cpu_policy_destroy.
+    // NULL if out of memory. Freed by xc_cpu_policy_destroy.
     xc_cpu_policy_init: { result: 'xc_cpu_policy_t *', parameters: [] },
     xc_cpu_policy_destroy: { result: 'void', parameters: ['xc_cpu_policy_t *'] },
-    // Most leaves and MSRs that any policy has on this host.
+    // Fills in the maximum number of leaves and MSRs of any policy on this host.
     xc_cpu_policy_get_size: { result: 'int', parameters: ['xc_interface *', 'uint32_t *', 'uint32_t *'] },
     xc_cpu_policy_get_domain: {
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'xc_cpu_policy_t *'],
     },
-    // Counts in: room; out: entries written. ENOBUFS when the room is too small.
+    // Counts in: space; counts out: entries written. ENOBUFS: too little space.
     xc_cpu_policy_serialise: {
       result: 'int',
       parameters: [
@@ -193,13 +197,14 @@ export const FOREIGNMEMORY = declare({
   soname: 'libxenforeignmemory.so.1',
   headers: ['xenforeignmemory.h'],
   functions: {
-    // With an err array never NULL for single pages' failures: err[i] is 0 or a negated errno, and touching a page
-    // whose err is set is SIGBUS. NULL with errno for all others. Undone by xenforeignmemory_unmap.
+    // With an err array, never NULL for failures of single pages: err[i] is 0 or a negated errno, and
+    // touching a page whose err is set raises SIGBUS. NULL with errno for all other failures. Undone by
+    // xenforeignmemory_unmap.
     xenforeignmemory_map: {
       result: 'void *',
       parameters: ['xenforeignmemory_handle *', 'uint32_t', 'int', 'size_t', 'const xen_pfn_t *', 'int *'],
     },
-    // Any pointer or view into the mapping is deadly afterwards.
+    // Using any pointer or view into the mapping afterwards kills the process.
     xenforeignmemory_unmap: {
       result: 'int',
       parameters: ['xenforeignmemory_handle *', 'void *', 'size_t'],
@@ -215,12 +220,12 @@ export const LIBC = declare({
     // NULL with errno. Freed by fclose.
     fopen: { result: 'FILE *', parameters: ['const char *', 'const char *'] },
     fclose: { result: 'int', parameters: ['FILE *'] },
-    // 0 when they are the same.
+    // Returns 0 if they are equal.
     memcmp: { result: 'int', parameters: ['const void *', 'const void *', 'size_t'] },
     memcpy: { result: 'void *', parameters: ['void *', 'const void *', 'size_t'] },
-    // Bytes written, or -1: ENOSPC, EIO, EINTR, …; at most IOV_MAX pieces.
+    // Returns the bytes written, or -1: ENOSPC, EIO, EINTR, … At most IOV_MAX pieces.
     pwritev: { result: 'ssize_t', parameters: ['int', 'const struct iovec *', 'int', 'off_t'] },
-    // The offset, or -1: with SEEK_DATA and SEEK_HOLE ENXIO at or behind the end of the file.
+    // Returns the offset, or -1. SEEK_DATA and SEEK_HOLE: ENXIO at or after the end of the file.
     lseek: { result: 'off_t', parameters: ['int', 'off_t', 'int'] },
   },
 });

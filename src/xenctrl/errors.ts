@@ -1,8 +1,9 @@
+/** Errors of calls into Xen's libraries. */
 import { getSystemErrorName } from 'node:util';
 import { EnvironmentError, type ErrorDetails, EXIT, type ExitCode, XlsnapError } from '../core/errors.ts';
 import { ABIS } from './abi.ts';
 
-/** A call of a Xen library that failed. */
+/** A call into a Xen library failed. */
 export class XenCallError extends XlsnapError {
   override readonly exitCode: ExitCode = EXIT.xen;
   /** Name of the function. */
@@ -10,7 +11,10 @@ export class XenCallError extends XlsnapError {
   /** Name of the errno: `EPERM`, `ESRCH`, … */
   readonly errno: string;
 
-  /** @param errno positive number */
+  /**
+   * Makes the error of a call.
+   * @param errno positive number
+   */
   constructor(call: string, errno: number, details: ErrorDetails = {}) {
     const name = errnoName(errno);
     super('XEN_CALL', `${call}: ${name}`, {
@@ -30,12 +34,12 @@ const HINTS: Readonly<Record<string, string>> = {
   ESRCH: 'the domain no longer exists: see `xl list`',
 };
 
-/** `ENOENT` for 2. */
+/** Returns the name of an errno: `ENOENT` for 2. */
 export function errnoName(errno: number): string {
   return errno > 0 ? getSystemErrorName(-errno) : 'no errno';
 }
 
-/** No libraries of a tested Xen. */
+/** Makes the error for a Xen whose libraries are missing or not tested. */
 export function untestedXen(problem: string, cause?: unknown): EnvironmentError {
   const tested = ABIS.map(({ release }) => release).join(' and ');
   return new EnvironmentError('XEN_UNTESTED', `${problem}; tested with Xen ${tested}`, {

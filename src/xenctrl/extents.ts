@@ -1,3 +1,4 @@
+/** Finds out where a file has data and where it has holes. */
 import { statfsSync } from 'node:fs';
 import { EnvironmentError } from '../core/errors.ts';
 import type { Extents } from '../core/extents.ts';
@@ -9,16 +10,18 @@ const SEEK_HOLE = 4;
 const ENXIO = 6;
 
 /**
- * Magic numbers (statfs(2)) of file systems that tell holes rightly while what was written is still in the page cache: tmpfs,
- * ext4, xfs, btrfs. Others have called such data a hole (ZFS), or ask a server that does not have it yet (FUSE).
+ * Magic numbers (statfs(2)) of file systems that report holes correctly while written data is still in the
+ * page cache: tmpfs, ext4, xfs, btrfs. Others have reported such data as a hole (ZFS), or ask a server that
+ * does not have the data yet (FUSE).
  */
 const TRUSTED: readonly number[] = [0x0102_1994, 0xef53, 0x5846_5342, 0x9123_683e];
 
 /**
- * Where a regular file has data, as its file system tells (lseek(2), SEEK_DATA). One that knows no holes says that
- * all of it is data. Moves the offset of `fd`, which pread(2) does not use.
- * @param fd stays the caller's, and open as long as this is used
- * @throws EnvironmentError when the C library cannot be called; from the answer, when the file cannot be asked
+ * Returns where a regular file has data, as its file system reports (lseek(2), SEEK_DATA). A file system
+ * without holes reports all of it as data. Moves the offset of `fd`, which pread(2) does not use.
+ * @param fd remains the caller's, and must stay open while the result is used
+ * @throws {EnvironmentError} If the C library cannot be called. The result's function throws it if the file
+ * system refuses.
  */
 export async function fileExtents(fd: number): Promise<Extents> {
   const { lseek } = bind(await loadKoffi(), LIBC);
@@ -38,9 +41,9 @@ export async function fileExtents(fd: number): Promise<Extents> {
 }
 
 /**
- * The same for a file that has just been written: where the file system is not known to tell rightly of what is not on
- * the disk yet, all is data.
- * @throws as `fileExtents`
+ * Does the same for a file that has just been written. Unless the file system is known to report correctly
+ * what is not on disk yet, everything counts as data.
+ * @throws {EnvironmentError} As `fileExtents` does.
  */
 export async function writtenExtents(fd: number): Promise<Extents> {
   if (TRUSTED.includes(statfsSync(`/proc/self/fd/${fd}`).type)) return await fileExtents(fd);

@@ -1,4 +1,4 @@
-/** File locks as libxl takes them. */
+/** Takes file locks the way libxl does. */
 import { constants } from 'node:fs';
 import { lstat, open, unlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -7,29 +7,31 @@ import { EnvironmentError, errnoCode } from '../core/errors.ts';
 const LOCK_EX_NB = 2 | 4;
 const EWOULDBLOCK = 11;
 const POLL_MS = 20;
-/** Of `FileLock.note`. */
+/** Length of `FileLock.note`'s line in bytes. */
 const NOTE_BYTES = 64;
 
-/** Never truncated, never through a link. libuv adds O_CLOEXEC to every open. */
+/** Never truncates, never follows a link. libuv adds O_CLOEXEC to every open. */
 const OPEN_FLAGS = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
 
-/** A held lock file; disposing of it removes the file and lets go, as libxl does. */
+/** A lock file that is held. Disposing of it removes the file and releases the lock, as libxl does. */
 export interface FileLock extends AsyncDisposable {
   readonly path: string;
   /**
-   * Writes a line about its holder into the file, in place of an earlier one.
-   * @param line at most 63 bytes; spaces are added at its end
+   * Writes a line about the holder into the file, replacing an earlier one.
+   * @param line at most 63 bytes; padded with spaces
    */
   note(line: string): Promise<void>;
 }
 
 /**
- * Takes a lock file the way libxl does (tools/libs/light/libxl_internal.c: libxl__lock_file): flock(2) on a file that
- * whoever lets go removes, so the file locked must still be the one at the path.
+ * Takes a lock file the way libxl does (tools/libs/light/libxl_internal.c: libxl__lock_file): flock(2) on a
+ * file that its holder removes when it releases the lock, so the locked file must still be the one at the
+ * path.
  *
- * FFI: `int flock(int fd, int operation)`, sys/file.h of libc; called with LOCK_NB on this thread, so it never blocks;
- * errno EWOULDBLOCK when another holds it.
- * @throws EnvironmentError after `timeoutMs`, or when the file cannot be made, or is a symbolic link
+ * FFI: `int flock(int fd, int operation)`, sys/file.h of libc. Called with LOCK_NB on this thread, so it
+ * never blocks; errno is EWOULDBLOCK if another process holds the lock.
+ * @throws {EnvironmentError} If the lock is not free within `timeoutMs`, or the file cannot be created, or is
+ * a symbolic link.
  */
 export async function lockFile(path: string, timeoutMs: number): Promise<FileLock> {
   const koffi = (await import('koffi')).default;

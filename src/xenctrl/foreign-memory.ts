@@ -1,4 +1,4 @@
-/** libxenforeignmemory: maps and reads the memory of guests. */
+/** Maps and reads the memory of guests, by libxenforeignmemory. */
 import { type Domid, PAGE_SIZE } from '../core/brand.ts';
 import { OutputError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
@@ -10,16 +10,16 @@ import { toWords } from './words.ts';
 
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
-/** What the stretch of a file begins with, made when the kinds of its pages are known; at least 64 bytes. */
+/** Makes the head of a stretch of the file, at least 64 bytes, once the kinds of its pages are known. */
 export type HeadMaker = (kinds: Uint8Array) => Uint8Array;
 
-/** Pages that do not go into a file as they are. */
+/** Changes pages that must not go into a file unchanged. */
 export interface PageRewriter {
-  /** Their indices. */
+  /** Indices of these pages. */
   readonly pages: readonly number[];
   /**
    * Changes a copy of the page, 1024 words.
-   * @returns false when it cannot be had now: then it counts as unmapped
+   * @returns false if the page cannot be read now; then it counts as unmapped
    */
   rewrite(words: Uint32Array, index: number): boolean;
 }
@@ -27,7 +27,7 @@ export interface PageRewriter {
 /** Guest pages while they are mapped. Touching them afterwards kills the process. */
 interface MappedPages {
   readonly address: number;
-  /** Negated errnos; touching a page whose error is not 0 kills the process too. */
+  /** Negated errnos. Touching a page whose error is not 0 kills the process too. */
   readonly errors: Int32Array;
 }
 
@@ -40,8 +40,8 @@ type MemoryFunctions = Readonly<
 >;
 
 /**
- * Foreign memory of guests. JavaScript never sees it: the C library looks at it, copies and writes it, and no pointer
- * leaves this class.
+ * Foreign memory of guests. JavaScript never sees it: the C library compares, copies and writes it, and no
+ * pointer leaves this class.
  */
 export class ForeignMemory {
   readonly #koffi: Awaited<ReturnType<typeof loadKoffi>>;
@@ -60,7 +60,7 @@ export class ForeignMemory {
     this.#handle = handle;
   }
 
-  /** See `XenControl.packPages`. */
+  /** Does what `XenControl.packPages` says. */
   async packPages(
     domid: Domid,
     gfns: Uint32Array,
@@ -86,7 +86,7 @@ export class ForeignMemory {
     });
   }
 
-  /** See `XenControl.readPages`. */
+  /** Does what `XenControl.readPages` says. */
   async readPages(
     domid: Domid,
     gfns: Uint32Array,
@@ -112,14 +112,14 @@ export class ForeignMemory {
     });
   }
 
-  /** A copy of memory that the C library has handed out. */
+  /** Copies memory that the C library has returned. */
   copyOut(address: number | bigint, length: number): Uint8Array {
     return new Uint8Array(this.#koffi.view(address, length)).slice();
   }
 
   /**
-   * Maps the pages, runs `use`, and unmaps them when its promise is settled. Mapping, looking at pages and unmapping go on
-   * in this thread while another one writes: handed over as well, they cost more than they win.
+   * Maps the pages, runs `use`, and unmaps them when its promise is settled. Mapping, examining and unmapping
+   * run in this thread while another thread writes: handing them over too would cost more than it gains.
    */
   async #withMapped<T>(domid: Domid, gfns: Uint32Array, use: (pages: MappedPages) => Promise<T>): Promise<T> {
     const { xenforeignmemory_map: map, xenforeignmemory_unmap: unmap } = this.#functions;
@@ -130,27 +130,30 @@ export class ForeignMemory {
       throw new XenCallError('xenforeignmemory_map', mapped.errno, { domid });
     }
     try {
-      // An address of user space has 47 bits.
+      // An address in user space has 47 bits.
       return await use({ address: Number(address), errors });
     } finally {
       unmap.callHere(this.#handle, address, gfns.length);
     }
   }
 
-  /** Looks at the pages; those that are not mapped are not touched. */
+  /** Determines the kinds of the pages. Pages that are not mapped are not touched. */
   #classify(address: number, errors: Int32Array): Uint8Array {
     const { memcmp } = this.#functions;
     const zeros = this.#addressOf(this.#zeros);
     const kinds = new Uint8Array(errors.length);
     for (let i = 0; i < kinds.length; i++) {
       if (errors[i] !== 0) kinds[i] = PAGE_KIND.unmapped;
-      // It stops at the first byte that differs: in most pages with data that is the first.
+      // memcmp stops at the first byte that differs; in most pages with data that is the first byte.
       else if (memcmp.callFast(address + i * PAGE_SIZE, zeros, PAGE_SIZE) === 0) kinds[i] = PAGE_KIND.zero;
     }
     return kinds;
   }
 
-  /** Copies of the pages with data that the rewriter wants, changed; those that it refuses become unmapped in `kinds`. */
+  /**
+   * Returns changed copies of those pages with data that the rewriter handles. Pages that it refuses become
+   * unmapped in `kinds`.
+   */
   #rewritten(
     address: number,
     kinds: Uint8Array,
@@ -161,7 +164,7 @@ export class ForeignMemory {
     const buffer = new ArrayBuffer(rewriter.pages.length * PAGE_SIZE);
     const target = this.#addressOf(new Uint8Array(buffer));
     for (const [at, i] of rewriter.pages.entries()) {
-      // A page of zeros has no entries that could be changed.
+      // A page of zeros has no entries to change.
       if (kinds[i] !== PAGE_KIND.data) continue;
       this.#functions.memcpy.callFast(target + at * PAGE_SIZE, address + i * PAGE_SIZE, PAGE_SIZE);
       if (rewriter.rewrite(new Uint32Array(buffer, at * PAGE_SIZE, PAGE_SIZE / 4), i)) {
@@ -171,15 +174,15 @@ export class ForeignMemory {
     return copies;
   }
 
-  /** Where an array of at least 64 bytes lies: smaller ones may move. */
+  /** Returns the address of an array of at least 64 bytes. V8 may move smaller ones. */
   #addressOf(bytes: Uint8Array): number {
-    if (bytes.length < 64) throw new RangeError(`${bytes.length} bytes may move`);
+    if (bytes.length < 64) throw new RangeError(`${bytes.length} bytes are too few: V8 may move them`);
     return Number(this.#koffi.address(bytes));
   }
 
   /**
-   * One batch after the other: a file system lets one thread at a time write to a file anyway, and those that wait
-   * for it spin. In the meantime others are mapped and examined.
+   * Writes one batch at a time: a file system lets only one thread write to a file anyway, and threads that
+   * wait for it spin. In the meantime other batches are mapped and examined.
    */
   async #inTurn(write: () => Promise<void>): Promise<void> {
     const mine = this.#turn.then(write);
@@ -202,7 +205,7 @@ export class ForeignMemory {
           data: { errno: name },
           hint:
             name === 'ENOSPC' || name === 'EDQUOT'
-              ? 'free some space on the file system, or write the memory elsewhere (memory_path)'
+              ? 'free space on the file system, or write the memory elsewhere (memory_path)'
               : 'check the file system of the memory file',
         });
       }

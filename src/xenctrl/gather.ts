@@ -1,18 +1,23 @@
-/** 32-bit halves of a struct iovec (sys/uio.h): address and length, 64 bits each. */
+/** Builds the array of struct iovec for one gathering write. */
+
+/** Words of 32 bits in a struct iovec (sys/uio.h): address and length, 64 bits each. */
 const WORDS = 4;
 const HALF = 2 ** 32;
 
-/** Pieces of memory that one write takes together: an array of struct iovec. */
+/** Pieces of memory that one write takes together, as an array of struct iovec. */
 export class Gather {
-  /** For `pwritev`: the pieces not yet written. */
+  /** The pieces not yet written, for `pwritev`. */
   entries: Uint32Array;
-  /** Bytes not yet written. */
+  /** Number of bytes not yet written. */
   bytes = 0;
   #end = 0;
-  /** Memory that must not go before this does. */
+  /** Memory that must not be freed before this object. */
   readonly #kept: Uint8Array[] = [];
 
-  /** @param most pieces; IOV_MAX is 1024 (linux/uio.h: UIO_MAXIOV) */
+  /**
+   * Allocates the array.
+   * @param most maximum number of pieces; IOV_MAX is 1024 (linux/uio.h: UIO_MAXIOV)
+   */
   constructor(most: number) {
     this.entries = new Uint32Array(WORDS * most);
   }
@@ -21,7 +26,10 @@ export class Gather {
     return this.#end / WORDS;
   }
 
-  /** Adds memory at an address of this process, joining it to the piece before where it follows that in memory. */
+  /**
+   * Adds memory at an address of this process, and joins it to the previous piece if it follows that in
+   * memory.
+   */
   add(address: number, length: number): void {
     this.bytes += length;
     const last = this.#end - WORDS;
@@ -34,13 +42,13 @@ export class Gather {
     this.#end += WORDS;
   }
 
-  /** Adds memory of JavaScript's, which is kept. */
+  /** Adds an array of JavaScript, and keeps it. */
   addBytes(bytes: Uint8Array, address: number): void {
     this.#kept.push(bytes);
     this.add(address, bytes.length);
   }
 
-  /** Takes away what has been written. */
+  /** Removes what has been written. */
   advance(bytes: number): void {
     this.bytes -= bytes;
     let rest = bytes;

@@ -1,18 +1,18 @@
-/** The HVM context of a domain: xen/include/public/arch-x86/hvm/save.h. */
+/** Reads the HVM context of a domain: xen/include/public/arch-x86/hvm/save.h. */
 
 /** `struct hvm_save_descriptor`: u16 typecode, u16 instance, u32 length of what follows. */
 const DESCRIPTOR_BYTES = 8;
 /** HVM_SAVE_CODE(CPU). */
 const CPU = 2;
-/** In `struct hvm_hw_cpu`: fpu_regs[512], sixteen registers, rip, rflags. */
+/** In `struct hvm_hw_cpu`, after fpu_regs[512], sixteen registers, rip and rflags. */
 const CR0_OFFSET = 512 + 18 * 8;
 const CR0_PG = 1n << 31n;
 
 /**
- * Whether vCPU 0 has paging on. It is off in a domain that has never run, and in its firmware; each operating system for
- * which Xen has drivers turns it on.
- * @param context whole, as `XenControl.hvmContext` gives it
- * @returns `undefined` when it has no vCPU 0
+ * Returns whether vCPU 0 has paging on. Paging is off in a domain that has never run, and while firmware
+ * runs; every operating system for which Xen has drivers turns it on.
+ * @param context the whole context, as `XenControl.hvmContext` returns it
+ * @returns `undefined` if there is no vCPU 0
  */
 export function pagingIsOn(context: Uint8Array): boolean | undefined {
   const view = new DataView(context.buffer, context.byteOffset, context.byteLength);

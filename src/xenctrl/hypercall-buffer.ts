@@ -1,9 +1,10 @@
+/** Allocates memory for hypercalls. */
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { XENCTRL } from './declarations.ts';
 import { XenCallError } from './errors.ts';
 import type { NativeFunction } from './native.ts';
 
-/** Memory that Xen can write to while it serves a call. */
+/** Memory that Xen can write to during a call. */
 export interface HypercallBuffer {
   /** The xc_hypercall_buffer_t. */
   readonly struct: BigUint64Array;
@@ -21,8 +22,8 @@ type BufferFunctions = Readonly<
 >;
 
 /**
- * Runs `use` with a buffer of at least so many bytes, and frees it when its promise is settled.
- * @throws XenCallError without memory
+ * Runs `use` with a buffer of at least the given size, and frees the buffer when its promise is settled.
+ * @throws {XenCallError} If there is no memory.
  */
 export async function withHypercallBuffer<T>(
   ctrl: BufferFunctions,

@@ -1,7 +1,7 @@
 /**
- * Xen's libraries by FFI: hypercalls and foreign memory. Needs dom0.
+ * Calls Xen's libraries by FFI: hypercalls and foreign memory. Needs dom0.
  *
- * Unstable: may change in any release. What is promised is in docs/scripting.md and docs/library.md.
+ * Unstable: may change in any release. docs/scripting.md and docs/library.md say what is promised.
  *
  * @example
  * ```ts

@@ -4,17 +4,17 @@ import { ABIS } from './abi.ts';
 import { FOREIGNMEMORY, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { bind, loadKoffi } from './native.ts';
 
-/** Which of Xen's libraries can be used here. */
+/** Xen's libraries on this machine. */
 export interface LibrariesFound {
-  /** Releases of which libxenctrl and libxenguest have all functions that are called. */
+  /** Releases whose libxenctrl and libxenguest have all functions that are called. */
   readonly usable: readonly string[];
-  /** Releases of which a libxenctrl is in the usual directories, tested or not. */
+  /** Releases whose libxenctrl is in the usual directories, tested or not. */
   readonly installed: readonly string[];
   /** Libraries that cannot be used, each with the reason. */
   readonly missing: readonly { readonly library: string; readonly error: unknown }[];
 }
 
-/** Where distributions put libraries; the loader's own search decides what is usable. */
+/** Where distributions put libraries. The loader's own search decides what is usable. */
 const DIRECTORIES: readonly string[] = [
   '/usr/lib/x86_64-linux-gnu',
   '/usr/lib64',
@@ -24,12 +24,12 @@ const DIRECTORIES: readonly string[] = [
   '/usr/local/lib64',
 ];
 
-/** The version of koffi. @throws when its binary cannot be loaded here */
+/** Returns koffi's version. Throws if koffi's binary cannot be loaded here. */
 export async function koffiVersion(): Promise<string> {
   return (await loadKoffi()).version;
 }
 
-/** Loads Xen's libraries one by one, and calls nothing in them. */
+/** Loads Xen's libraries one by one, without calling any function. */
 export async function findLibraries(): Promise<LibrariesFound> {
   const koffi = await loadKoffi();
   const missing: { library: string; error: unknown }[] = [];
@@ -49,7 +49,10 @@ export async function findLibraries(): Promise<LibrariesFound> {
   return { usable: common.every(Boolean) ? usable : [], installed: await installedReleases(), missing };
 }
 
-/** What the kernel says of the Xen below it, such as `4.20.4-pre`; undefined when there is none. */
+/**
+ * Returns the version of the running Xen as the kernel reports it, such as `4.20.4-pre`; undefined if there
+ * is no Xen.
+ */
 export async function runningXen(): Promise<string | undefined> {
   try {
     const [major, minor, extra] = await Promise.all(

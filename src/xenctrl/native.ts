@@ -2,42 +2,49 @@
 import { EnvironmentError } from '../core/errors.ts';
 import type { Declaration, LibraryDeclaration } from './declarations.ts';
 
-/** More calls than this are never under way at once for long. */
+/** Number of calls for which koffi keeps memory. More are rarely in flight at once. */
 const ASYNC_POOLS = 32;
 
 type Koffi = typeof import('koffi').default;
 
-/** What goes into C: numbers, pointers (0n is NULL), strings, and memory that must not move or go until the call is over. */
+/**
+ * An argument of a C function: a number, a pointer (0n is NULL), a string, or memory that must not move or be
+ * freed until the call returns.
+ */
 export type NativeArgument = number | bigint | string | ArrayBufferView;
 
-/** What came back, with the errno of the call's own thread. */
+/** The result of a call, with the errno of the thread that made it. */
 export interface NativeResult {
-  /** Pointers are addresses, NULL is 0n; void is 0. */
+  /** A pointer is its address, NULL is 0n; void is 0. */
   readonly value: number | bigint;
   readonly errno: number;
 }
 
-/** One C function. */
+/** A C function. */
 export interface NativeFunction {
   readonly name: string;
-  /** Calls in a thread of libuv's pool. */
+  /** Calls the function in a thread of libuv's pool. */
   call(...args: NativeArgument[]): Promise<NativeResult>;
-  /** Calls in this thread. */
+  /** Calls the function in this thread. */
   callHere(...args: NativeArgument[]): NativeResult;
-  /** Calls in this thread with plain numbers, an address as one too, in a fraction of a microsecond; no errno. */
+  /**
+   * Calls the function in this thread with plain numbers, addresses included. Takes a fraction of a
+   * microsecond; there is no errno.
+   */
   callFast(...args: number[]): number | bigint;
 }
 
-/** Loads koffi when the first library is needed: it costs 50 ms, which `xlsnap --help` need not pay. */
+/** Loads koffi when the first library is needed: it takes 50 ms, which `xlsnap --help` need not spend. */
 export async function loadKoffi(): Promise<Koffi> {
   const koffi = (await import('koffi')).default;
-  // Each call in flight needs a stack and a heap. Those beyond the resident ones are mapped and unmapped for the call,
-  // which waits for the mapping of guest pages in other threads.
+  // Each call in flight needs a stack and a heap. Those beyond the resident ones are mapped and unmapped for
+  // the call, which waits for the mapping of guest pages in other threads.
   if (koffi.config().resident_async_pools !== ASYNC_POOLS) {
     try {
       koffi.config({ resident_async_pools: ASYNC_POOLS });
     } catch {
-      // koffi takes no configuration once the program that uses xlsnap has loaded a library; it is only a little slower.
+      // koffi cannot be configured once the program that uses xlsnap has loaded a library. It is only a
+      // little slower then.
     }
   }
   return koffi;
@@ -45,7 +52,7 @@ export async function loadKoffi(): Promise<Koffi> {
 
 /**
  * Opens a library and binds its declared functions.
- * @throws EnvironmentError when the library, or a function in it, is missing.
+ * @throws {EnvironmentError} If the library, or a function in it, is missing.
  */
 export function bind<Name extends string>(
   koffi: Koffi,
@@ -83,7 +90,7 @@ function bindFunction(
     call: (...args) =>
       new Promise((resolve, reject) => {
         native.async(...args.map(toNative), (error: unknown, value: unknown) => {
-          // Only inside of this callback is errno that of the call: koffi keeps one for each call in flight.
+          // Only inside this callback is errno that of the call: koffi keeps one for each call in flight.
           const errno = koffi.errno();
           if (error) reject(error);
           else resolve({ value: fromNative(value), errno });
@@ -106,7 +113,7 @@ function fromNative(value: unknown): number | bigint {
   return value === null ? 0n : 0;
 }
 
-/** C scalars of the declarations in koffi's words, for x86-64 Linux. */
+/** The koffi names of the C scalars in the declarations, for x86-64 Linux. */
 const SCALARS: Readonly<Record<string, string>> = {
   void: 'void',
   int: 'int',

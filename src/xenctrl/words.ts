@@ -1,6 +1,6 @@
 /**
- * gfns as an array of xen_pfn_t (64 bits, little-endian): the low and the high half of each word.
- * @param words where they go, if not to an array of their own
+ * Writes gfns as an array of xen_pfn_t (64 bits, little-endian): the low and the high half of each word.
+ * @param words the array to write to. Default: a new one.
  */
 export function toWords(
   gfns: Uint32Array,

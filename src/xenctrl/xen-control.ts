@@ -1,4 +1,4 @@
-/** libxenctrl: hypercalls on domains. */
+/** Hypercalls on domains, by libxenctrl. */
 import { readFile } from 'node:fs/promises';
 import { allOnes } from '../core/bitmap.ts';
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
@@ -28,36 +28,39 @@ import { PvDomain } from './pv/pv-domain.ts';
 import { TableMaps } from './pv/table-maps.ts';
 import { toWords } from './words.ts';
 
-/** Most gfns that getpageframeinfo3 takes in one call (xen/arch/x86/domctl.c). */
+/** Maximum number of gfns that getpageframeinfo3 takes in one call (xen/arch/x86/domctl.c). */
 const PAGE_TYPE_CHUNK = 1024;
 const XTAB = PFINFO.XEN_DOMCTL_PFINFO_XTAB >>> PFINFO.XEN_DOMCTL_PFINFO_LTAB_SHIFT;
-/** What getpageframeinfo3 answers for gfns without a page. */
+/** getpageframeinfo3's answer for gfns without a page. */
 const XTAB_WORDS = Uint32Array.from({ length: 2 * PAGE_TYPE_CHUNK }, (_, at) =>
   at % 2 === 0 ? PFINFO.XEN_DOMCTL_PFINFO_XTAB : 0,
 );
-/** What handing a call over to another thread costs about, when the threads sleep or the processors are busy. */
+/**
+ * Approximate cost in milliseconds of handing a call to another thread, if the threads sleep or the
+ * processors are busy.
+ */
 const HANDOVER_MS = 0.1;
 
-/** What struct xen_domctl_getdomaininfo tells. */
+/** A domain, as struct xen_domctl_getdomaininfo describes it. */
 export interface DomainInfo {
-  /** Lower case, with dashes. */
+  /** In lower case, with dashes. */
   readonly uuid: string;
   readonly hvm: boolean;
   readonly paused: boolean;
   readonly dying: boolean;
-  /** SHUTDOWN_* when it has shut down. */
+  /** SHUTDOWN_* if the domain has shut down. */
   readonly shutdownReason: number | undefined;
   readonly memoryBytes: number;
-  /** mfn of a PV guest's shared info page; of no meaning for others. */
+  /** mfn of a PV guest's shared info page; meaningless for other guests. */
   readonly sharedInfoFrame: bigint;
   readonly maxVcpuId: number;
 }
 
-/** Populate on demand, in pages. */
+/** Numbers of pages for populate on demand. */
 export interface PodCounts {
-  /** Set apart for the guest. */
+  /** Reserved for the guest. */
   readonly cachePages: number;
-  /** That it believes to have, and that it will be given when it touches them. */
+  /** Pages that the guest believes to have, and gets when it touches them. */
   readonly entries: number;
 }
 
@@ -84,8 +87,8 @@ interface Handles {
 }
 
 /**
- * libxenctrl, opened. Calls may run side by side.
- * Unless it says otherwise, each method throws XenCallError.
+ * Makes hypercalls through libxenctrl. Calls may run side by side.
+ * @throws {XenCallError} If a call fails; by each method, unless it says otherwise.
  */
 export class XenControl implements AsyncDisposable {
   readonly version: XenVersion;
@@ -93,9 +96,9 @@ export class XenControl implements AsyncDisposable {
   readonly #maps: TableMaps;
   readonly #libraries: Libraries;
   #handles: Handles | undefined;
-  /** How long asking for a page's type has taken, milliseconds. */
+  /** How long asking for one page's type has taken, in milliseconds. */
   #typeMs = 0;
-  /** For calls in this thread. */
+  /** Buffer for calls in this thread. */
   readonly #words = new Uint32Array(2 * PAGE_TYPE_CHUNK);
 
   private constructor(
@@ -116,8 +119,8 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Finds the libraries of the Xen that runs and opens it.
-   * @throws EnvironmentError when this is no dom0, when libraries are missing, or when this Xen is not a tested one.
+   * Finds the libraries of the running Xen and opens its control interface.
+   * @throws {EnvironmentError} If this is not a dom0, libraries are missing, or this Xen is not a tested one.
    */
   static async open(): Promise<XenControl> {
     const koffi = await loadKoffi();
@@ -140,7 +143,7 @@ export class XenControl implements AsyncDisposable {
       const version = await readVersion(ctrl, handles.xch);
       running = `${version.major}.${version.minor}`;
       if (running !== abi.release) {
-        // Several releases' libraries may be installed; only those of the Xen that runs can talk to it.
+        // Libraries of several releases may be installed; only those of the running Xen can talk to it.
         await closeInterface(libc, toollog, ctrl, handles);
         continue;
       }
@@ -151,7 +154,7 @@ export class XenControl implements AsyncDisposable {
     throw untestedXen(`no libxenctrl for the running Xen (${running}) is installed`, missing);
   }
 
-  /** `undefined` when there is no such domain. */
+  /** Returns what Xen knows about a domain, or `undefined` if there is no such domain. */
   async domainInfo(domid: Domid): Promise<DomainInfo | undefined> {
     const layout = this.#libraries.abi.domainInfo;
     const info = new DataView(new ArrayBuffer(layout.size));
@@ -176,13 +179,13 @@ export class XenControl implements AsyncDisposable {
     };
   }
 
-  /** Whether the running Xen has shadow paging. */
+  /** Returns whether the running Xen has shadow paging. */
   shadowPaging(): boolean {
     const { info, fields } = this.#physinfo();
     return (info.getUint32(fields.capabilities, true) & PHYSCAP.XEN_SYSCTL_PHYSCAP_shadow) !== 0;
   }
 
-  /** Memory that Xen can give to a domain now, bytes: what is free and not promised to another. */
+  /** Returns the memory in bytes that Xen can give to a domain now: free, and not promised to another. */
   freeMemory(): number {
     const { info, fields } = this.#physinfo();
     const pages = (offset: number, what: string): number =>
@@ -199,7 +202,7 @@ export class XenControl implements AsyncDisposable {
     return { info, fields };
   }
 
-  /** How many of its pages an HVM or PVH guest has yet to be given (populate on demand). */
+  /** Counts the pages that an HVM or PVH guest has yet to be given (populate on demand). */
   async podCounts(domid: Domid): Promise<PodCounts> {
     const [total, cache, entries] = [new BigUint64Array(1), new BigUint64Array(1), new BigUint64Array(1)];
     this.#quick(this.#libraries.ctrl.xc_domain_get_pod_target, domid, total, cache, entries);
@@ -209,10 +212,11 @@ export class XenControl implements AsyncDisposable {
     };
   }
 
-  // All that stops a guest or lets it go on, and what comes in between, in this thread: files that hang could hold every
-  // thread of libuv's pool. And a shutdown that waits for one could come when nobody is there to resume the guest.
+  // Everything that stops or resumes a guest, and what happens in between, runs in this thread: files that
+  // hang could hold every thread of libuv's pool. Also, a shutdown that waits for a thread could take effect
+  // when nothing is left that resumes the guest.
 
-  /** Pauses count: each needs its unpause. */
+  /** Pauses a domain. Pauses are counted: each needs its unpause. */
   async pause(domid: Domid): Promise<void> {
     this.#quick(this.#libraries.ctrl.xc_domain_pause, domid);
   }
@@ -227,28 +231,28 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Resumes a suspended domain as after a cancelled suspend: the guest's suspend call returns 1
-   * (xenguest.h, xc_domain_resume with fast = 1).
+   * Resumes a suspended domain as after a cancelled suspend: the guest's suspend call returns 1 (xenguest.h,
+   * xc_domain_resume with fast = 1).
    */
   async resume(domid: Domid): Promise<void> {
     this.#quick(this.#libraries.guest.xc_domain_resume, domid, 1);
   }
 
-  /** Number of gfns, one more than the highest. */
+  /** Returns the number of gfns, one more than the highest. */
   async nrGpfns(domid: Domid): Promise<number> {
     const count = new BigUint64Array(1);
     this.#quick(this.#libraries.ctrl.xc_domain_nr_gpfns, domid, count);
     return toSafeNumber(count[0] ?? 0n, 'number of gfns');
   }
 
-  /** The page type of each gfn, 0 … 15. */
+  /** Returns the page type of each gfn, 0 to 15. */
   pageTypes(domid: Domid, gfns: Uint32Array): Promise<Uint8Array> {
     return this.#pageTypes(domid, gfns.length, (words, from) => {
       toWords(gfns.subarray(from, from + words.length / 2), words);
     });
   }
 
-  /** The page type of each of `count` gfns from `first` on. */
+  /** Returns the page type of each of `count` gfns from `first` on. */
   pageTypesFrom(domid: Domid, first: number, count: number): Promise<Uint8Array> {
     return this.#pageTypes(domid, count, (words, from) => {
       for (let at = 0; at < words.length; at += 2) {
@@ -258,7 +262,10 @@ export class XenControl implements AsyncDisposable {
     });
   }
 
-  /** @param fill puts the gfns from the given index on into an array of xen_pfn_t */
+  /**
+   * Asks for page types in batches.
+   * @param fill writes the gfns from the given index on to an array of xen_pfn_t
+   */
   async #pageTypes(
     domid: Domid,
     count: number,
@@ -288,18 +295,19 @@ export class XenControl implements AsyncDisposable {
         asked.push(this.#call(xc_get_pfn_type_batch, domid, length, words).then(take));
       }
     }
-    // All have to end, so that none is under way when the interface is closed.
+    // All must end, so that none is in flight when the interface is closed.
     const failure = (await Promise.allSettled(asked)).find((outcome) => outcome.status === 'rejected');
     if (failure !== undefined) throw failure.reason;
     return types;
   }
 
   /**
-   * Writes one stretch of the file `fd`, from `position` on, straight from the guest's memory: what `makeHead` gives,
-   * then the pages with data, back to back. Stretches are written one at a time.
-   * @param rewriter for pages that do not go into the file as they are
+   * Writes one stretch of the file `fd`, from `position` on, directly from the guest's memory: the head from
+   * `makeHead`, then the pages with data, back to back. Stretches are written one at a time.
+   * @param rewriter for pages that must not go into the file unchanged
    * @returns the kind of each page (`PAGE_KIND`)
-   * @throws XenCallError when nothing can be mapped, OutputError when the write fails.
+   * @throws {XenCallError} If nothing can be mapped.
+   * @throws {OutputError} If the write fails.
    */
   async packPages(
     domid: Domid,
@@ -314,10 +322,10 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Copies pages into `into`, page i to byte 4096 * i.
-   * @param rewriter for pages that are wanted otherwise than they are
+   * Copies pages to `into`, page i to byte 4096 * i.
+   * @param rewriter for pages that must be changed in the copy
    * @returns the kind of each page, which is `data` or `unmapped`
-   * @throws XenCallError when nothing can be mapped
+   * @throws {XenCallError} If nothing can be mapped.
    */
   async readPages(
     domid: Domid,
@@ -330,8 +338,11 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Opens the tables of a PV domain; `info` is the domain's. It has to be closed before this is.
-   * @throws XenCallError, DomainError when the guest's tables make no sense, EnvironmentError
+   * Opens the tables of a PV domain. The result must be closed before this object.
+   * @param info the domain's, from `domainInfo`
+   * @throws {XenCallError} If a call fails.
+   * @throws {DomainError} If the guest's tables make no sense.
+   * @throws {EnvironmentError} If this host or this width of guest is not supported.
    */
   async openPv(domid: Domid, info: DomainInfo): Promise<PvDomain> {
     return await PvDomain.open({ calls: this.#pvCalls(), maps: this.#maps }, domid, info);
@@ -349,9 +360,10 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Whether a domain that does not run has come as far as an operating system: an HVM or PVH guest has turned paging on, a PV
-   * guest has set its GDT. Neither has been done to a domain that has never run.
-   * @throws XenCallError, EnvironmentError
+   * Returns whether a domain that does not run has reached an operating system: an HVM or PVH guest has
+   * turned paging on, a PV guest has set its GDT. A domain that has never run has done neither.
+   * @throws {XenCallError} If a call fails.
+   * @throws {EnvironmentError} If the guest's width is not supported.
    */
   async hasBooted(domid: Domid, hvm: boolean): Promise<boolean> {
     if (!hvm) return this.#pvCalls().hasGdt(domid);
@@ -359,8 +371,9 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Turns log-dirty mode on. One that is on already, for example to track a screen, is taken over and restarts.
-   * @param gfns how many will be asked for
+   * Turns log-dirty mode on. If it is on already, for example to track a screen, it is taken over and
+   * restarted.
+   * @param gfns how many gfns later calls will ask for
    */
   async startDirtyLog(domid: Domid, gfns: number): Promise<void> {
     try {
@@ -370,7 +383,7 @@ export class XenControl implements AsyncDisposable {
       await this.stopDirtyLog(domid);
       await this.#enableDirtyLog(domid);
     }
-    // Xen's count goes on from a former log's until it is taken.
+    // As in tools/libs/guest/xg_sr_save.c: enable_logdirty.
     await this.#clean(domid, gfns, false);
   }
 
@@ -385,11 +398,11 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * The bitmap of gfns written since the last call, or since the log was started; Xen's own is cleared. All are set, and
-   * `whole` is false, when another program has restarted the log in the meantime, and with that lost some.
-   * @param gfns how many the bitmap covers
-   * @param final also what Xen's emulation of devices holds mapped: for a guest that is suspended
-   * @throws DomainError DIRTY_LOG_LOST instead, at the final one, and also when the log is off
+   * Returns the bitmap of gfns written since the last call, or since the log was started, and clears Xen's
+   * own. If another program has restarted the log since, and so lost some, all are set and `whole` is false.
+   * @param gfns how many gfns the bitmap covers
+   * @param final includes what Xen's emulation of devices holds mapped: for a suspended guest
+   * @throws {DomainError} DIRTY_LOG_LOST if `final`, and the log was restarted or is off.
    */
   async takeDirty(
     domid: Domid,
@@ -403,13 +416,17 @@ export class XenControl implements AsyncDisposable {
     return { bitmap: allOnes(gfns), whole: false };
   }
 
-  /** @returns also how many gfns Xen has counted since the last call (xen/arch/x86/mm/paging.c: paging_mark_pfn_dirty) */
+  /**
+   * Takes and clears Xen's bitmap.
+   * @returns also how many gfns Xen has counted since the last call (xen/arch/x86/mm/paging.c:
+   * paging_mark_pfn_dirty)
+   */
   async #clean(domid: Domid, gfns: number, final: boolean): Promise<CleanedLog> {
     const { abi, ctrl } = this.#libraries;
     const length = Math.ceil(gfns / 64) * 8;
     const xch = this.#open('takeDirty');
-    // xen/include/public/domctl.h: struct xen_domctl_shadow_op_stats, fault_count and dirty_count. Of an ArrayBuffer of its
-    // own, since it must not move.
+    // xen/include/public/domctl.h: struct xen_domctl_shadow_op_stats, fault_count and dirty_count. In an
+    // ArrayBuffer of its own, since it must not move.
     const stats = new Uint32Array(new ArrayBuffer(8));
     const bitmap = await withHypercallBuffer(
       ctrl,
@@ -430,8 +447,9 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Whether log-dirty mode is on. Xen has no question for it, and gives an empty bitmap where it is off; but what is on
-   * cannot be turned on (xen/arch/x86/mm/paging.c: paging_log_dirty_enable). What was off is on afterwards.
+   * Returns whether log-dirty mode is on; afterwards it is on in any case. Xen cannot be asked, and returns
+   * an empty bitmap if the mode is off; but turning it on fails if it is on already
+   * (xen/arch/x86/mm/paging.c: paging_log_dirty_enable).
    */
   async #logsDirty(domid: Domid): Promise<boolean> {
     try {
@@ -458,7 +476,7 @@ export class XenControl implements AsyncDisposable {
     };
   }
 
-  /** The whole HVM context: save descriptors and their data. */
+  /** Returns the whole HVM context: save descriptors and their data. */
   async hvmContext(domid: Domid): Promise<Uint8Array> {
     const { xc_domain_hvm_getcontext } = this.#libraries.ctrl;
     const room = this.#quick(xc_domain_hvm_getcontext, domid, 0n, 0);
@@ -473,7 +491,7 @@ export class XenControl implements AsyncDisposable {
     return value[0] ?? 0n;
   }
 
-  /** The domain's CPU policy: xen_cpuid_leaf_t and xen_msr_entry_t, one after the other. */
+  /** Returns the domain's CPU policy: arrays of xen_cpuid_leaf_t and xen_msr_entry_t. */
   async cpuPolicy(domid: Domid): Promise<{ leaves: Uint8Array; msrs: Uint8Array }> {
     const { abi, guest } = this.#libraries;
     const leafCount = new Uint32Array(1);
@@ -495,7 +513,7 @@ export class XenControl implements AsyncDisposable {
     };
   }
 
-  /** No call may be under way any more. */
+  /** Closes the control interface. No call may be in flight. */
   async [Symbol.asyncDispose](): Promise<void> {
     const handles = this.#handles;
     if (handles === undefined) return;
@@ -504,12 +522,15 @@ export class XenControl implements AsyncDisposable {
     await closeInterface(libc, toollog, ctrl, handles);
   }
 
-  /** Calls with the interface as first argument, in a thread; -1 is an error. */
+  /**
+   * Calls a function with the interface as its first argument, in a thread of the pool. A result of -1 is an
+   * error.
+   */
   async #call(fn: NativeFunction, ...args: NativeArgument[]): Promise<number> {
     return succeeded(fn, args, await fn.call(this.#open(fn.name), ...args));
   }
 
-  /** The same in this thread, for calls that take some microseconds. */
+  /** Does the same in this thread, for calls that take a few microseconds. */
   #quick(fn: NativeFunction, ...args: NativeArgument[]): number {
     return succeeded(fn, args, fn.callHere(this.#open(fn.name), ...args));
   }
@@ -535,7 +556,7 @@ function openInterface(
   toollog: Libraries['toollog'],
   ctrl: Libraries['ctrl'],
 ): Handles {
-  // Without a logger of ours libxenctrl writes to stderr; what it would say there is in our errors.
+  // Without our logger libxenctrl writes to stderr. Our errors say the same.
   const file = pointer(libc.fopen.callHere('/dev/null', 'w').value);
   const logger = pointer(toollog.xtl_createlogger_stdiostream.callHere(file, XTL.XTL_CRITICAL, 0).value);
   const { value, errno } = ctrl.xc_interface_open.callHere(logger, logger, 0);
@@ -574,7 +595,7 @@ function closed(what: string): TypeError {
   return new TypeError(`${what} after XenControl was closed`);
 }
 
-/** What the kernel says about the Xen below it. */
+/** Returns the version of the Xen below the kernel, as the kernel reports it. */
 async function releaseFromSysfs(): Promise<string> {
   try {
     const read = async (name: string) => (await readFile(`/sys/hypervisor/version/${name}`, 'utf8')).trim();
@@ -608,7 +629,7 @@ function formatUuid(handle: Uint8Array): string {
 }
 
 function logLost(domid: Domid): DomainError {
-  return new DomainError('DIRTY_LOG_LOST', 'another program has turned log-dirty mode off in the meantime', {
+  return new DomainError('DIRTY_LOG_LOST', 'another program has turned log-dirty mode off', {
     domid,
     hint: 'is another program migrating the domain? try again when that has finished',
   });

@@ -1,15 +1,19 @@
+/** Reads and writes nodes of xenstore, inside or outside a transaction. */
 import type { Limits } from '../core/deadline.ts';
 import { UsageError } from '../core/errors.ts';
 import type { XenstoreConnection, XenstoreRequest } from './connection.ts';
 import { isXenstoreErrno, XenstoreProtocolError } from './errors.ts';
 import { join, joinStrings, MESSAGE, splitStrings } from './wire.ts';
 
-/** How often a long list that changes while it is read is begun again. */
+/** How often to restart reading a long list that changes while it is read. */
 const MAX_LISTINGS = 20;
 
 /**
- * Reading and writing nodes, inside a transaction or outside. Paths are absolute.
- * All methods throw XenstoreRequestError (with errno), XenstoreTimeoutError, XenstoreClosedError, InterruptedError.
+ * Reads and writes nodes, inside or outside a transaction. Paths are absolute.
+ * @throws {XenstoreRequestError} If xenstored refuses the request; it has the errno.
+ * @throws {XenstoreTimeoutError} If xenstored does not answer in time.
+ * @throws {XenstoreClosedError} If the connection ends.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export class XenstoreAccess {
   readonly #connection: XenstoreConnection;
@@ -22,14 +26,14 @@ export class XenstoreAccess {
     this.#limits = limits;
   }
 
-  /** The value of a node; ENOENT when there is none. */
+  /** Returns the value of a node; ENOENT if there is none. */
   async readBytes(path: string, limits: Limits = this.#limits): Promise<Uint8Array> {
     return await this.#ask(MESSAGE.read, 'read', path, new Uint8Array(0), limits);
   }
 
   /**
-   * The value of a node as text.
-   * @throws XenstoreProtocolError when it is not UTF-8.
+   * Returns the value of a node as text.
+   * @throws {XenstoreProtocolError} If it is not UTF-8.
    */
   async read(path: string, limits: Limits = this.#limits): Promise<string> {
     const value = await this.readBytes(path, limits);
@@ -41,8 +45,8 @@ export class XenstoreAccess {
   }
 
   /**
-   * The value as text, `undefined` if there is no such node. What is not UTF-8 becomes U+FFFD: one domain's strange name must not
-   * break a search among all of them.
+   * Returns the value of a node as text, or `undefined` if there is no such node. Bytes that are not UTF-8
+   * become U+FFFD: a strange name of one domain must not break a search among all of them.
    */
   async readMaybe(path: string, limits: Limits = this.#limits): Promise<string | undefined> {
     try {
@@ -53,13 +57,13 @@ export class XenstoreAccess {
     }
   }
 
-  /** Sets a value; makes the node and its parents when they are missing. */
+  /** Sets a value, and creates the node and its parents if they are missing. */
   async write(path: string, value: string | Uint8Array, limits: Limits = this.#limits): Promise<void> {
     const bytes = typeof value === 'string' ? new TextEncoder().encode(value) : value;
     await this.#ask(MESSAGE.write, 'write', path, bytes, limits);
   }
 
-  /** Names of the children; ENOENT if there is no such node. */
+  /** Returns the names of the children; ENOENT if there is no such node. */
   async list(path: string, limits: Limits = this.#limits): Promise<string[]> {
     try {
       return splitStrings(await this.#ask(MESSAGE.directory, 'list', path, new Uint8Array(0), limits));
@@ -70,8 +74,9 @@ export class XenstoreAccess {
   }
 
   /**
-   * Lists more children than one message holds. Each answer is a generation, and names from an offset on; the last one ends with
-   * an empty name. Another generation means that the list has changed (Xen: docs/misc/xenstore.txt, DIRECTORY_PART).
+   * Lists more children than one message holds. Each answer has a generation, and the names from an offset
+   * on; the last answer ends with an empty name. Another generation means that the list has changed (Xen:
+   * docs/misc/xenstore.txt, DIRECTORY_PART).
    */
   async #listInParts(path: string, limits: Limits): Promise<string[]> {
     for (let attempt = 0; attempt < MAX_LISTINGS; attempt++) {
@@ -99,15 +104,18 @@ export class XenstoreAccess {
         offset += names.length;
       }
     }
-    throw new XenstoreProtocolError(`xenstore: the list of ${path} changes all the time`);
+    throw new XenstoreProtocolError(`xenstore: the list of ${path} keeps changing`);
   }
 
-  /** Removes a node and all below it; none there is no error, unless its parent is missing too (ENOENT). */
+  /**
+   * Removes a node and everything below it. A missing node is not an error, unless its parent is missing too
+   * (ENOENT).
+   */
   async remove(path: string, limits: Limits = this.#limits): Promise<void> {
     await this.#ask(MESSAGE.remove, 'remove', path, new Uint8Array(0), limits);
   }
 
-  /** Makes an empty node; one that is there is left as it is. */
+  /** Creates an empty node. An existing one stays as it is. */
   async mkdir(path: string, limits: Limits = this.#limits): Promise<void> {
     await this.#ask(MESSAGE.mkdir, 'mkdir', path, new Uint8Array(0), limits);
   }
@@ -124,7 +132,10 @@ export class XenstoreAccess {
   }
 }
 
-/** @throws UsageError for a path that is relative, or would change the meaning of the message. */
+/**
+ * Checks a path.
+ * @throws {UsageError} If it is relative, or would change the meaning of the message.
+ */
 export function checkPath(path: string): string {
   if (!/^[/@]/.test(path) || path.includes('\0')) {
     throw new UsageError('XENSTORE_PATH', `not an absolute xenstore path: ${JSON.stringify(path)}`);

@@ -1,3 +1,4 @@
+/** A client for xenstored: nodes, watches, transactions. */
 import { existsSync } from 'node:fs';
 import { join as joinPath } from 'node:path';
 import type { Limits } from '../core/deadline.ts';
@@ -7,15 +8,15 @@ import { isXenstoreErrno, XenstoreClosedError, XenstoreError, XenstoreProtocolEr
 import { XenstoreWatch } from './watch.ts';
 import { joinStrings, MESSAGE, splitStrings } from './wire.ts';
 
-/** How often a transaction is tried when others keep changing the same nodes. */
+/** How often to try a transaction while others keep changing the same nodes. */
 const TRANSACTION_ATTEMPTS = 32;
 
 export interface XenstoreOptions extends Limits {
-  /** The socket; by default as `xenstoreSocketPath` says. */
+  /** Path of the socket. Default: what `xenstoreSocketPath` returns. */
   readonly path?: string;
 }
 
-/** A connection with xenstored. `timeoutMs` and `signal` of `connect` hold for the connecting only. */
+/** A connection to xenstored. `timeoutMs` and `signal` of `connect` apply to connecting only. */
 export class XenstoreClient extends XenstoreAccess implements AsyncDisposable {
   readonly #connection: XenstoreConnection;
 
@@ -24,15 +25,19 @@ export class XenstoreClient extends XenstoreAccess implements AsyncDisposable {
     this.#connection = connection;
   }
 
-  /** @throws XenstoreConnectError, InterruptedError */
+  /**
+   * Connects to xenstored.
+   * @throws {XenstoreConnectError} If it cannot be reached.
+   * @throws {InterruptedError} If the signal aborted.
+   */
   static async connect(options: XenstoreOptions = {}): Promise<XenstoreClient> {
     const path = options.path ?? xenstoreSocketPath(process.env);
     return new XenstoreClient(await XenstoreConnection.open(path, options));
   }
 
   /**
-   * Watches a path, or one of xenstored's own (`@releaseDomain`, `@introduceDomain`).
-   * Dispose of the watch to end it.
+   * Watches a path, or one of xenstored's special paths (`@releaseDomain`, `@introduceDomain`). Dispose of
+   * the watch to end it.
    */
   async watch(path: string, limits: Limits = {}): Promise<XenstoreWatch> {
     const token = this.#connection.nextToken();
@@ -45,7 +50,7 @@ export class XenstoreClient extends XenstoreAccess implements AsyncDisposable {
           {},
         );
       } catch (error) {
-        // With the connection its watches are gone.
+        // A watch ends with its connection.
         if (!(error instanceof XenstoreClosedError || error instanceof XenstoreProtocolError)) throw error;
       }
     });
@@ -64,9 +69,10 @@ export class XenstoreClient extends XenstoreAccess implements AsyncDisposable {
   }
 
   /**
-   * Runs `work` in a transaction: all its writes happen at once, or none. When other changes got in between, it is
-   * run again, so it must have no other effects. When it throws, the transaction is dropped.
-   * @throws what `work` throws; XenstoreRequestError with EAGAIN after 32 attempts.
+   * Runs `work` in a transaction: all its writes take effect at once, or none does. If other changes got in
+   * between, `work` runs again, so it must have no other effects. If it throws, the transaction is dropped
+   * and the error is passed on.
+   * @throws {XenstoreRequestError} EAGAIN if 32 attempts were in vain.
    */
   async transaction<T>(work: (access: XenstoreAccess) => Promise<T>, limits: Limits = {}): Promise<T> {
     for (let attempt = 1; ; attempt++) {
@@ -79,8 +85,8 @@ export class XenstoreClient extends XenstoreAccess implements AsyncDisposable {
   }
 
   /**
-   * Lets xenstored announce the domain's next shutdown on `@releaseDomain` again; due after a suspended domain was
-   * resumed.
+   * Makes xenstored announce the domain's next shutdown on `@releaseDomain` again. Needed after a suspended
+   * domain was resumed.
    */
   async resumeDomain(domid: number, limits: Limits = {}): Promise<void> {
     await this.#connection.request(
@@ -120,7 +126,7 @@ export class XenstoreClient extends XenstoreAccess implements AsyncDisposable {
     try {
       result = await work(new XenstoreAccess(this.#connection, transactionId, limits));
     } catch (error) {
-      // The first error counts; xenstored drops the transaction with the connection at the latest.
+      // The first error counts. xenstored drops the transaction with the connection at the latest.
       await this.#endTransaction(transactionId, false, {}).catch((second: unknown) => {
         if (!(second instanceof XenstoreError)) throw second;
       });
@@ -145,7 +151,7 @@ export class XenstoreClient extends XenstoreAccess implements AsyncDisposable {
 }
 
 /**
- * Where xenstored listens: $XENSTORED_PATH, $XENSTORED_RUNDIR/socket, or Xen's default directories
+ * Returns where xenstored listens: $XENSTORED_PATH, $XENSTORED_RUNDIR/socket, or in Xen's default directories
  * (tools/libs/store/xs.c, xs_daemon_socket).
  */
 export function xenstoreSocketPath(env: Readonly<Record<string, string | undefined>>): string {

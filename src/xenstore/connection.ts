@@ -19,20 +19,20 @@ import {
   type XenstoreMessage,
 } from './wire.ts';
 
-/** Milliseconds for the connection and for each answer, unless told otherwise. */
+/** Time limit for connecting and for each answer, in milliseconds. Overridden by `timeoutMs`. */
 export const REQUEST_TIMEOUT_MS = 10_000;
 
 /** One request. */
 export interface XenstoreRequest {
   readonly type: number;
-  /** What it does and to what, for error messages. */
+  /** What the request does and to what, for error messages. */
   readonly operation: string;
   readonly subject: string;
   readonly transactionId?: number;
   readonly payload: Uint8Array;
 }
 
-/** What a watch receives. */
+/** The receiver of a watch's events. */
 export interface WatchTarget {
   event(path: string): void;
   end(error: Error): void;
@@ -44,7 +44,7 @@ interface Pending {
   readonly reject: (error: XenstoreError) => void;
 }
 
-/** Whatever ends the connection fails all that is pending on it with the same error. */
+/** A connection to xenstored. Whatever ends it fails everything that is pending on it with the same error. */
 export class XenstoreConnection {
   readonly path: string;
   readonly #socket: Socket;
@@ -59,14 +59,16 @@ export class XenstoreConnection {
     this.#socket = socket;
     socket.on('data', (chunk: Uint8Array) => this.#receive(chunk));
     socket.on('error', (cause) =>
-      this.#finish(
-        new XenstoreClosedError(`the connection with xenstored broke: ${cause.message}`, { cause }),
-      ),
+      this.#finish(new XenstoreClosedError(`the connection to xenstored broke: ${cause.message}`, { cause })),
     );
     socket.on('close', () => this.#finish(new XenstoreClosedError('xenstored closed the connection')));
   }
 
-  /** @throws XenstoreConnectError, InterruptedError */
+  /**
+   * Opens a connection.
+   * @throws {XenstoreConnectError} If xenstored cannot be reached.
+   * @throws {InterruptedError} If the signal aborted.
+   */
   static async open(path: string, limits: Limits): Promise<XenstoreConnection> {
     const { timeoutMs = REQUEST_TIMEOUT_MS, signal } = limits;
     throwIfAborted(signal);
@@ -89,7 +91,7 @@ export class XenstoreConnection {
       await within(
         connected,
         { timeoutMs, signal },
-        () => new XenstoreConnectError(`no connection with xenstored at ${path} within ${timeoutMs} ms`),
+        () => new XenstoreConnectError(`no connection to xenstored at ${path} within ${timeoutMs} ms`),
       );
     } catch (error) {
       socket.destroy();
@@ -99,14 +101,18 @@ export class XenstoreConnection {
   }
 
   /**
-   * The payload of the answer.
-   * @throws XenstoreRequestError, XenstoreTimeoutError, XenstoreClosedError, InterruptedError, UsageError
+   * Sends a request, and returns the payload of the answer.
+   * @throws {XenstoreRequestError} If xenstored refuses the request.
+   * @throws {XenstoreTimeoutError} If it does not answer in time.
+   * @throws {XenstoreClosedError} If the connection ends.
+   * @throws {InterruptedError} If the signal aborted.
+   * @throws {UsageError} If the payload is too long.
    */
   async request(request: XenstoreRequest, limits: Limits): Promise<Uint8Array> {
     const { timeoutMs = REQUEST_TIMEOUT_MS, signal } = limits;
     throwIfAborted(signal);
     if (this.#end !== undefined) throw this.#end;
-    // xenstored cuts the connection of a client that sends more.
+    // xenstored closes the connection of a client that sends more.
     if (request.payload.length > MAX_PAYLOAD) {
       throw new UsageError(
         'XENSTORE_TOO_LONG',
@@ -133,7 +139,7 @@ export class XenstoreConnection {
     }
   }
 
-  /** From now on, events with this token go to `target`. */
+  /** Directs events with this token to `target` from now on. */
   addWatch(token: string, target: WatchTarget): void {
     if (this.#end !== undefined) target.end(this.#end);
     else this.#watches.set(token, target);
@@ -143,18 +149,18 @@ export class XenstoreConnection {
     this.#watches.delete(token);
   }
 
-  /** A number not used before on this connection, for tokens. */
+  /** Returns a number that was not used before on this connection, for tokens. */
   nextToken(): string {
     return `xlsnap-${this.#nextId()}`;
   }
 
   async close(): Promise<void> {
-    this.#finish(new XenstoreClosedError('the connection with xenstored was closed'));
+    this.#finish(new XenstoreClosedError('the connection to xenstored was closed'));
     if (this.#socket.closed) return;
     await new Promise<void>((resolve) => this.#socket.once('close', () => resolve()));
   }
 
-  /** Wraps at 2^32; 0 is left to events. */
+  /** Returns the next request id. It wraps at 2^32; 0 is reserved for events. */
   #nextId(): number {
     do {
       this.#serial = (this.#serial % 0xffff_ffff) + 1;

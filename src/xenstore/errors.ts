@@ -24,14 +24,14 @@ export class XenstoreConnectError extends XenstoreError {
   }
 }
 
-/** The peer is no xenstored. */
+/** The peer is not a xenstored. */
 export class XenstoreProtocolError extends XenstoreError {
   constructor(message: string, details: ErrorDetails = {}) {
     super('XENSTORE_PROTOCOL', message, details);
   }
 }
 
-/** xenstored's refusal. */
+/** xenstored refused a request. */
 export class XenstoreRequestError extends XenstoreError {
   /** Name of the errno: `ENOENT`, `EACCES`, `EAGAIN`, … (xs_wire.h, xsd_errors). */
   readonly errno: string;
@@ -44,7 +44,7 @@ export class XenstoreRequestError extends XenstoreError {
   }
 }
 
-/** No answer or event in time. */
+/** No answer or event came in time. */
 export class XenstoreTimeoutError extends XenstoreError {
   constructor(message: string, details: ErrorDetails = {}) {
     super('XENSTORE_TIMEOUT', message, details);
@@ -58,7 +58,7 @@ export class XenstoreClosedError extends XenstoreError {
   }
 }
 
-/** Whether an error is xenstored's refusal with this errno name. */
+/** Returns whether an error is a refusal by xenstored with this errno. */
 export function isXenstoreErrno(error: unknown, errno: string): error is XenstoreRequestError {
   return error instanceof XenstoreRequestError && error.errno === errno;
 }

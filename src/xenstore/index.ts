@@ -1,7 +1,7 @@
 /**
- * A client for xenstored, by its socket; works wherever that is.
+ * A client for xenstored. Works wherever its socket is.
  *
- * Unstable: may change in any release. What is promised is in docs/scripting.md and docs/library.md.
+ * Unstable: may change in any release. docs/scripting.md and docs/library.md say what is promised.
  *
  * @example
  * ```ts

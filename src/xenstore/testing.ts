@@ -1,4 +1,4 @@
-/** A stand-in for xenstored, for tests of whatever talks to it. */
+/** A stand-in for xenstored, for tests. */
 import { createServer, type Server, type Socket } from 'node:net';
 import {
   encodeMessage,
@@ -11,7 +11,7 @@ import {
 
 type Tree = Map<string, Uint8Array>;
 
-/** Answers with ERROR and this errno name. */
+/** Makes the stand-in answer with ERROR and this errno. */
 class Refusal extends Error {}
 
 interface Watch {
@@ -25,7 +25,7 @@ export class FakeXenstored implements AsyncDisposable {
   readonly path: string;
   /** Types of the requests received, in order. */
   readonly received: number[] = [];
-  /** Looks at each request first; true: the fake stays silent. */
+  /** Sees each request first. If it returns true, the stand-in stays silent. */
   intercept: (request: XenstoreMessage, answer: (message: XenstoreMessage) => void) => boolean = () => false;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
@@ -58,18 +58,18 @@ export class FakeXenstored implements AsyncDisposable {
     this.#fire(path);
   }
 
-  /** The value of a node as text. */
+  /** Returns the value of a node as text. */
   get(path: string): string | undefined {
     const value = this.#tree.get(path);
     return value === undefined ? undefined : new TextDecoder().decode(value);
   }
 
-  /** Tells the watches on a special path. */
+  /** Fires the watches on a special path. */
   announce(special: string): void {
     this.#fire(special);
   }
 
-  /** Drops all connections. */
+  /** Closes all connections. */
   hangUp(): void {
     for (const socket of this.#sockets) socket.destroy();
   }
@@ -137,7 +137,7 @@ export class FakeXenstored implements AsyncDisposable {
         const offset = Number(cut(rest)[0]);
         const room = MAX_PAYLOAD - generation.length - 1;
         const isLast = names.length - offset <= room;
-        // Whole names only; behind the last one of all there is an empty one.
+        // Whole names only; after the last name of all comes an empty one.
         const end = isLast ? names.length : names.lastIndexOf(0, offset + room - 1) + 1;
         return Buffer.concat([generation, names.subarray(offset, end), new Uint8Array(isLast ? 1 : 0)]);
       }

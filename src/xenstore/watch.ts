@@ -1,15 +1,16 @@
+/** A watch on a xenstore path, as a queue of events. */
 import type { Limits } from '../core/deadline.ts';
 import { EventQueue } from '../core/event-queue.ts';
 import type { WatchTarget } from './connection.ts';
 import { XenstoreClosedError, XenstoreTimeoutError } from './errors.ts';
 
 /**
- * Tells when something changes at or below a path. The first event comes at once, for the path itself. Events say
- * that something may have changed, not what it is now: read it. Equal events that wait to be taken are one.
- * Made by `XenstoreClient.watch`.
+ * Reports when something changes at or below a path. Created by `XenstoreClient.watch`. The first event comes
+ * at once, for the path itself. An event means that something may have changed, not what it is now: read it.
+ * Equal events that are waiting to be taken are merged.
  */
 export class XenstoreWatch implements WatchTarget, AsyncIterable<string>, AsyncDisposable {
-  /** What is watched. */
+  /** The path that is watched. */
   readonly path: string;
   readonly #queue = new EventQueue<string>();
   readonly #unwatch: () => Promise<void>;
@@ -20,19 +21,21 @@ export class XenstoreWatch implements WatchTarget, AsyncIterable<string>, AsyncD
     this.#unwatch = unwatch;
   }
 
-  /** Called by the connection. */
+  /** Adds an event. Called by the connection. */
   event(path: string): void {
     if (!this.#queue.pending.includes(path)) this.#queue.push(path);
   }
 
-  /** Called by the connection. */
+  /** Ends the watch. Called by the connection. */
   end(error: Error): void {
     this.#queue.end(error);
   }
 
   /**
-   * The path of the next change.
-   * @throws XenstoreTimeoutError after `timeoutMs` (no limit by default), XenstoreClosedError, InterruptedError.
+   * Waits for a change, and returns its path.
+   * @throws {XenstoreTimeoutError} If nothing changes within `timeoutMs`. Default: no limit.
+   * @throws {XenstoreClosedError} If the connection ends.
+   * @throws {InterruptedError} If the signal aborted.
    */
   next(limits: Limits = {}): Promise<string> {
     return this.#queue.next(
@@ -41,7 +44,7 @@ export class XenstoreWatch implements WatchTarget, AsyncIterable<string>, AsyncD
     );
   }
 
-  /** Ends when the watch is disposed of; throws when the connection ends. */
+  /** Yields the path of each change. Ends when the watch is disposed of; throws when the connection ends. */
   async *[Symbol.asyncIterator](): AsyncGenerator<string> {
     while (!this.#disposed) {
       let path: string;

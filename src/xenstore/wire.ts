@@ -1,16 +1,16 @@
 /**
- * Messages on a xenstore connection: a header of four 32-bit words (type, request id, transaction id, length),
- * then the payload (xen/include/public/io/xs_wire.h, docs/misc/xenstore.txt). The words are in the host's order,
- * which is little-endian wherever Xen runs.
+ * Messages on a xenstore connection: a header of four 32-bit words (type, request id, transaction id,
+ * length), then the payload (xen/include/public/io/xs_wire.h, docs/misc/xenstore.txt). The words are in the
+ * host's byte order, which is little-endian wherever Xen runs.
  */
 import { XenstoreProtocolError } from './errors.ts';
 
-/** Bytes of a header. */
+/** Length of a header in bytes. */
 export const HEADER_LENGTH = 16;
-/** Longest payload in either direction (XENSTORE_PAYLOAD_MAX). */
+/** Maximum length of a payload in either direction (XENSTORE_PAYLOAD_MAX). */
 export const MAX_PAYLOAD = 4096;
 
-/** Message types (enum xsd_sockmsg_type) that are used here. */
+/** The message types that are used here (enum xsd_sockmsg_type). */
 export const MESSAGE = {
   directory: 1,
   read: 2,
@@ -34,7 +34,7 @@ export interface XenstoreMessage {
   readonly payload: Uint8Array;
 }
 
-/** The bytes of a message. The payload must not be longer than PAYLOAD_MAX. */
+/** Encodes a message. The payload must not be longer than PAYLOAD_MAX. */
 export function encodeMessage(message: XenstoreMessage): Uint8Array {
   const { type, requestId, transactionId, payload } = message;
   const bytes = new Uint8Array(HEADER_LENGTH + payload.length);
@@ -47,16 +47,16 @@ export function encodeMessage(message: XenstoreMessage): Uint8Array {
   return bytes;
 }
 
-/** Cuts what arrives into messages, however it was chopped on the way. */
+/** Splits what arrives into messages, however it is chunked. */
 export class MessageSplitter {
   #rest: Uint8Array = new Uint8Array(0);
 
   /**
-   * The messages that `chunk` completes.
-   * @throws XenstoreProtocolError when a header announces more than PAYLOAD_MAX bytes.
+   * Yields the messages that `chunk` completes.
+   * @throws {XenstoreProtocolError} If a header announces more than PAYLOAD_MAX bytes.
    */
   *push(chunk: Uint8Array): Generator<XenstoreMessage> {
-    // Never more than one unfinished message is kept, so joining costs little.
+    // At most one incomplete message is kept, so joining costs little.
     this.#rest = join(this.#rest, chunk);
     while (this.#rest.length >= HEADER_LENGTH) {
       const view = new DataView(this.#rest.buffer, this.#rest.byteOffset, HEADER_LENGTH);
@@ -80,19 +80,19 @@ export class MessageSplitter {
   }
 }
 
-/** Strings, each followed by a NUL. */
+/** Joins strings, each followed by NUL. */
 export function joinStrings(...strings: readonly string[]): Uint8Array {
   return new TextEncoder().encode(strings.map((string) => `${string}\0`).join(''));
 }
 
-/** Undoes `joinStrings`; a missing last NUL is taken as given. */
+/** Splits what `joinStrings` joined; the last NUL may be missing. */
 export function splitStrings(payload: Uint8Array): string[] {
   const strings = new TextDecoder().decode(payload).split('\0');
   if (strings.at(-1) === '') strings.pop();
   return strings;
 }
 
-/** One array after the other. */
+/** Concatenates two arrays. */
 export function join(first: Uint8Array, second: Uint8Array): Uint8Array {
   if (first.length === 0) return second;
   const both = new Uint8Array(first.length + second.length);

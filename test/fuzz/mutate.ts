@@ -1,4 +1,4 @@
-/** Numbers that are the same for the same seed: xorshift of 32 bits, of which each run has its own. */
+/** Numbers that are the same for the same seed: xorshift of 32 bits. Each run has its own sequence. */
 export class Random {
   #state: number;
 
@@ -7,7 +7,7 @@ export class Random {
     for (let i = 0; i < 8; i++) this.below(2);
   }
 
-  /** A whole number from 0 up to, but not including, `limit`, at most 2^32. */
+  /** Returns a whole number from 0 up to, but not including, `limit`, which is at most 2^32. */
   below(limit: number): number {
     this.#state ^= this.#state << 13;
     this.#state ^= this.#state >>> 17;
@@ -22,7 +22,7 @@ export class Random {
   }
 }
 
-/** Numbers at which programs stumble. */
+/** Numbers that often break programs. */
 const EDGES: readonly bigint[] = [
   0n,
   1n,
@@ -42,19 +42,19 @@ const EDGES: readonly bigint[] = [
   2n ** 64n - 1n,
 ];
 
-/** What the changes may make use of. */
+/** What the changes may use. */
 export interface Material {
   /** Good inputs. */
   readonly seeds: readonly Uint8Array[];
-  /** Words of the language; empty for binary formats. */
+  /** Tokens of the language; empty for binary formats. */
   readonly words: readonly Uint8Array[];
-  /** Where changes tell most: offsets below this are chosen half of the time. */
+  /** Offsets below this, where changes matter most, are chosen half of the time. */
   readonly head: number;
-  /** Longest input, bytes. */
+  /** Maximum length of an input in bytes. */
   readonly longest: number;
 }
 
-/** A good input with one to five changes, most of them small. */
+/** Returns a good input with one to five changes, most of them small. */
 export function mutate(random: Random, material: Material): Uint8Array {
   let bytes: Uint8Array = random.pick(material.seeds).slice();
   for (let left = 1 + random.below(random.below(3) === 0 ? 5 : 2); left > 0; left--) {
@@ -84,7 +84,7 @@ function change(random: Random, bytes: Uint8Array, { seeds, words, head }: Mater
     case 6:
       return join(bytes.subarray(0, at), bytes.subarray(at + length()));
     case 7: {
-      // Twice the same, or the same elsewhere.
+      // The same part twice, or the same part elsewhere.
       const from = place();
       return join(bytes.subarray(0, at), bytes.subarray(from, from + length()), bytes.subarray(at));
     }
@@ -105,7 +105,7 @@ function change(random: Random, bytes: Uint8Array, { seeds, words, head }: Mater
   }
 }
 
-/** Puts an edge, or one beside it, into 1, 2, 4 or 8 bytes, in either order. */
+/** Writes an edge value, or one next to it, to 1, 2, 4 or 8 bytes, in either byte order. */
 function setNumber(random: Random, bytes: Uint8Array, at: number): Uint8Array {
   const width = random.pick([1, 2, 4, 8]);
   const aligned = at - (random.below(4) === 0 ? 0 : at % width);
@@ -123,7 +123,7 @@ function join(...parts: Uint8Array[]): Uint8Array {
   return new Uint8Array(Buffer.concat(parts));
 }
 
-/** A text in bytes of UTF-8. */
+/** Encodes a text as UTF-8. */
 export function bytes(text: string): Uint8Array {
   return new TextEncoder().encode(text);
 }

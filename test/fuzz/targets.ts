@@ -1,4 +1,4 @@
-/** Everything that reads what others wrote, with good inputs to begin with and what must hold for any input. */
+/** Everything that reads what others wrote, with good inputs, and what must hold for any input. */
 import { deepStrictEqual, ok } from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
@@ -45,7 +45,7 @@ import { CFGFILE_WORDS, MANIFEST } from '../support/samples.ts';
 import { bytes, type Material, type Random } from './mutate.ts';
 
 export interface Target extends Material {
-  /** @throws whatever is a bug: all but the typed errors that an input may give */
+  /** Runs a target. Throws anything that is a bug: all but the typed errors that an input may cause. */
   run(input: Uint8Array, random: Random): Promise<void> | void;
 }
 
@@ -57,12 +57,12 @@ function fixture(name: string): Uint8Array {
   return gunzipSync(readFileSync(new URL(`../../fixtures/savefmt/${name}.xlsave.gz`, import.meta.url)));
 }
 
-/** Any typed error; of one kind, and with an offset in the input, where the format has them. */
+/** Accepts a typed error: of one kind, and with an offset in the input, where the format has that. */
 function mustBe(error: unknown, Kind: abstract new (...args: never[]) => Error): void {
   if (!(error instanceof Kind)) throw error;
 }
 
-/** Cuts an input as a socket might. */
+/** Splits an input as a socket might. */
 function* chopped(input: Uint8Array, random: Random): Generator<Uint8Array> {
   const most = random.pick([1, 7, 100, input.length + 1]);
   for (let at = 0; at < input.length; ) {
@@ -77,7 +77,7 @@ const withoutPages = saveFile(
 );
 
 const stream: Target = {
-  // The small ones more often: a copy of each is made for each run.
+  // Small inputs more often: each run makes a copy.
   seeds: [
     ...new Array<Uint8Array>(3).fill(withoutPages),
     ...new Array<Uint8Array>(3).fill(hvmFile()),
@@ -270,7 +270,7 @@ const qmp: Target = {
   },
 };
 
-/** Every question of ours, answered with one value. */
+/** Answers every query with one value. */
 async function askWith(value: unknown): Promise<void> {
   const client = { execute: () => Promise.resolve(value) } as unknown as QmpClient;
   const facts: { -readonly [K in keyof BlockFacts]: BlockFacts[K] } = { devices: [], nodes: [], jobs: [] };
@@ -324,7 +324,7 @@ const xenstore: Target = {
     } catch (error) {
       mustBe(error, XenstoreProtocolError);
     }
-    // What was read stands in the nodes of two disks, in any order.
+    // What was read is in the nodes of two disks, in any order.
     const text = (): string | undefined => (texts.length === 0 ? undefined : random.pick(texts));
     const access = {
       list: () => Promise.resolve(texts.slice(0, 4)),
@@ -392,7 +392,7 @@ const xlList: Target = {
 export const targets = { stream, cfgfile, manifest, qmp, xenstore, 'xl-list': xlList } as const;
 export type TargetName = keyof typeof targets;
 
-/** Throws when some input has changed what all objects are made of. */
+/** Throws if an input has changed the prototypes that all objects share. */
 export function checkPrototypes(): void {
   for (const prototype of [Object.prototype, Array.prototype]) {
     for (const key in prototype) throw new Error(`a prototype was polluted: ${key}`);

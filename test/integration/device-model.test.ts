@@ -62,7 +62,7 @@ async function ask<T>(question: (client: QmpClient) => Promise<T>): Promise<T> {
 const tops = (): Promise<(BlockNode | undefined)[]> =>
   ask(async (client) => (await queryBlock(client)).map(({ inserted }) => inserted));
 
-/** The disks as another process finds them now. */
+/** Returns the disks as another process finds them now. */
 const resolved = (): Promise<readonly ResolvedDisk[]> =>
   ask(async (client) =>
     matchDisks(
@@ -72,7 +72,7 @@ const resolved = (): Promise<readonly ResolvedDisk[]> =>
     ),
   );
 
-/** The guest writes to the first or the second disk. */
+/** Writes to the first or the second disk, as the guest. */
 const write = (disk: 0 | 1, byte: number): Promise<unknown> =>
   ask((client) =>
     client.execute('human-monitor-command', {
@@ -80,7 +80,7 @@ const write = (disk: 0 | 1, byte: number): Promise<unknown> =>
     }),
   );
 
-/** Both disks are as they were, no file or job is left, and the first image is sound. */
+/** Checks that both disks are as they were, no file or job is left, and the first image is sound. */
 async function expectAsBefore(): Promise<void> {
   expect(await tops()).toMatchObject([{ nodeName: 'xvda-qcow2', tags: [] }, { nodeName: 'xvdb-raw' }]);
   expect(await ask(queryBlockJobs)).toEqual([]);
@@ -89,14 +89,14 @@ async function expectAsBefore(): Promise<void> {
   expect(await output('qemu-img', 'check', at('first.qcow2'))).toContain('No errors');
 }
 
-it('stops and lets go on', async () => {
+it('stops and continues the machine', async () => {
   await (await open()).cont();
   expect(await ask(queryStatus)).toMatchObject({ status: 'running' });
   await (await open()).stop();
   expect(await ask(queryStatus)).toMatchObject({ status: 'paused' });
 });
 
-describe('the devices’ state', () => {
+describe('the state of the devices', () => {
   const leftovers = async (): Promise<string[]> =>
     (await readdir(directory.path)).filter((name) => name.startsWith('xlsnap-'));
 
@@ -108,7 +108,7 @@ describe('the devices’ state', () => {
     expect(await leftovers()).toEqual([]);
   });
 
-  it('leaves none either when QEMU refuses', async () => {
+  it('leaves no file when QEMU refuses either', async () => {
     // A directory that QEMU cannot reach by that name.
     await using own = await openFile(directory.path);
     const model = await open(`/proc/self/fd/${own.fd}/qmp`);
@@ -117,8 +117,8 @@ describe('the devices’ state', () => {
   });
 });
 
-describe('snapshots', () => {
-  it('of both kinds are taken at once, and nobody else may read the overlay', async () => {
+describe('disk snapshots', () => {
+  it('of both kinds are taken at once, and no one else can read the overlay', async () => {
     await (await open()).snapshotDisks(mixed());
     expect(await tops()).toMatchObject([
       { nodeName: 'xvda-qcow2', tags: ['s1'] },
@@ -127,7 +127,7 @@ describe('snapshots', () => {
     expect((await stat(overlay())).mode & 0o777).toBe(0o600);
   });
 
-  it('leave nothing when the second one is refused', async () => {
+  it('leave nothing behind if the second one is refused', async () => {
     const one = await open();
     await one.snapshotDisks([{ kind: 'internal', vdev: 'xvda', tag: 's1' }]);
     await expect(one.snapshotDisks([...mixed()].reverse())).rejects.toThrow(/s1.*already exists/);
@@ -135,7 +135,7 @@ describe('snapshots', () => {
     await expectAsBefore();
   });
 
-  it('of a disk that is on an overlay already are merged into that, and not into its base', async () => {
+  it('that are undone are merged into the overlay that the disk was on, not into its base', async () => {
     await (await open()).snapshotDisks(mixed());
     await write(1, 7);
     const base = await readFile(at('second.raw'));
@@ -167,12 +167,12 @@ describe('snapshots', () => {
   });
 });
 
-describe('snapshots taken back', () => {
+describe('undoing disk snapshots', () => {
   it.each<[string, () => DiskAction[]]>([
     ['internal', () => mixed().slice(0, 1)],
     ['external', () => mixed().slice(1)],
     ['mixed', mixed],
-  ])('%s: what was written since stays', async (_, actions) => {
+  ])('%s: what was written since is kept', async (_, actions) => {
     await (await open()).snapshotDisks(actions());
     await write(0, 6);
     await write(1, 7);
@@ -184,7 +184,7 @@ describe('snapshots taken back', () => {
   });
 });
 
-describe('a transaction that is not answered', () => {
+describe('a transaction without an answer', () => {
   it('is not even sent to a QEMU that does not answer', async () => {
     const one = await open(qemu.socket, 500);
     process.kill(qemu.pid, 'SIGSTOP');
@@ -196,7 +196,7 @@ describe('a transaction that is not answered', () => {
     await expectAsBefore();
   });
 
-  /** Stands between us and QEMU, and looks at each command before QEMU gets it. */
+  /** A proxy between us and QEMU that sees each command before QEMU gets it. */
   async function listen(look: (command: string) => 'lose the answer' | undefined): Promise<Server> {
     const server = createServer((client) => {
       const peer = createConnection(qemu.socket);
@@ -221,7 +221,7 @@ describe('a transaction that is not answered', () => {
     return server;
   }
 
-  it('is taken back when QEMU was slow to carry it out', async () => {
+  it('is undone if QEMU was slow to carry it out', async () => {
     let stopped = false;
     const server = await listen((command) => {
       if (command.includes('"transaction"')) {
@@ -231,7 +231,8 @@ describe('a transaction that is not answered', () => {
       return undefined;
     });
     try {
-      // Also how long QEMU may take for the transaction and the next answer, once it goes on: several fsyncs.
+      // Also how long QEMU may take for the transaction and the next answer once it continues: several
+      // fsyncs.
       const one = await open(at('proxy'), 8000);
       await expect(one.snapshotDisks(mixed())).rejects.toBeInstanceOf(QmpTimeoutError);
       expect(stopped).toBe(true);
@@ -241,14 +242,14 @@ describe('a transaction that is not answered', () => {
     await expectAsBefore();
   });
 
-  it('is taken back when the session broke', async () => {
+  it('is undone if the session broke', async () => {
     const server = await listen((command) =>
       command.includes('"transaction"') ? 'lose the answer' : undefined,
     );
     try {
       const one = await open(at('proxy'));
       await expect(one.snapshotDisks(mixed())).rejects.toBeInstanceOf(QmpClosedError);
-      // The guest can go on over another session.
+      // The guest can resume over another session.
       await one.cont();
       expect(await ask(queryStatus)).toMatchObject({ running: true });
     } finally {
@@ -257,7 +258,7 @@ describe('a transaction that is not answered', () => {
     await expectAsBefore();
   });
 
-  it('by a QEMU that has died tells what may be left', async () => {
+  it('reports what may be left if QEMU has died', async () => {
     const server = await listen((command) => {
       if (command.includes('"transaction"')) process.kill(qemu.pid, 'SIGKILL');
       return undefined;

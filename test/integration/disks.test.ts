@@ -31,7 +31,7 @@ afterEach(async () => {
 
 const at = (name: string): string => join(directory.path, name);
 
-/** Notes a disk in xenstore as libxl does; its entry in the configuration. */
+/** Notes a disk in xenstore as libxl does, and returns its entry in the configuration. */
 function attach(vdev: string, file: string, format = 'qcow2'): Record<string, unknown> {
   const devid = vdevToDevid(vdev);
   const backend = `/local/domain/0/backend/qdisk/5/${devid}`;
@@ -50,7 +50,7 @@ function actions(...some: (TransactionAction | undefined)[]): TransactionAction[
   });
 }
 
-it('snapshots of both kinds go where the guest writes, again and again', async () => {
+it('snapshots of both kinds are taken of what the guest writes to, repeatedly', async () => {
   const first = await makeImage(at('first, 1:1.qcow2'));
   const second = await makeImage(at('second.raw'), 'raw');
   await using qemu = await startQemu(directory.path, [
@@ -90,7 +90,7 @@ it('snapshots of both kinds go where the guest writes, again and again', async (
   }
 });
 
-it('an image that an emulated drive holds too is found out', async () => {
+it('an image that an emulated drive has open too is noticed', async () => {
   const image = await makeImage(at('image.qcow2'));
   const drive = ['-drive', `file=${image},if=ide,index=0,media=disk,format=qcow2,file.locking=off`];
   const config = { disks: [attach('hda', image)] };
@@ -115,7 +115,7 @@ it('an image that an emulated drive holds too is found out', async () => {
   ]);
 });
 
-it('a block job, a second writer and a missing disk are told together', async () => {
+it('a block job, a second writer and a missing disk are reported together', async () => {
   const image = await makeImage(at('image.qcow2'));
   const target = await makeImage(at('target.qcow2'));
   const disks = [...xenDisk('xvda', image), ...xenDisk('xvdb', image)];
@@ -125,7 +125,7 @@ it('a block job, a second writer and a missing disk are told together', async ()
     JSON.stringify({ driver: 'qcow2', 'node-name': 'target', file: { driver: 'file', filename: target } }),
   ]);
   await using qmp = await QmpClient.connect(qemu.socket);
-  // Stays until it is told to complete.
+  // Stays until it gets the command to complete.
   await qmp.execute('blockdev-mirror', {
     'job-id': 'm0',
     device: 'xvda-qcow2',

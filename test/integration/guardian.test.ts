@@ -1,4 +1,4 @@
-/** The guardian as a process: what ends it, what starts its program, what it keeps open. */
+/** The guardian as a process: what ends it, what starts its program, which files it keeps open. */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,11 +16,11 @@ afterEach(() => directory[Symbol.asyncDispose]());
 const root = join(import.meta.dirname, '../..');
 const mark = (): string => join(directory.path, 'mark');
 
-/** Without any process or file of its own before its input ends. */
+/** Waits until the guardian has no process or file of its own left. */
 const WRITE_DOWN =
   'while IFS= read -r line; do set -- "$@" "$line"; done; printf "%s\\n" "$@" > "$0".new && mv "$0".new "$0"';
 
-/** A process with a guardian whose program writes down what it was told; `then` is what the process does. */
+/** A process with a guardian whose program writes down its input; `then` is what the process does. */
 function script(then: string): string {
   return `
     import { startGuardian } from ${JSON.stringify(join(root, 'src/toolstack/guardian.ts'))};
@@ -47,7 +47,7 @@ it('acts when its process ends without a word', async () => {
   await expect.poll(told, { timeout: 20_000 }).toBe(ALONE);
 });
 
-it('hears that it is dismissed, and does not hold its process', async () => {
+it('notices that it is dismissed, and does not keep its process running', async () => {
   const { status, stdout } = spawnSync(
     process.execPath,
     node(script("guardian.dismiss(); process.on('exit', () => console.log('ends by itself'));")),
@@ -57,11 +57,11 @@ it('hears that it is dismissed, and does not hold its process', async () => {
   await expect.poll(told, { timeout: 20_000 }).toBe(`${ALONE}done\n`);
 });
 
-it('without a program there is no guardian', () => {
+it('is not started without a program', () => {
   expect(() => startGuardian([join(directory.path, 'none')])).toThrow(EnvironmentError);
 });
 
-/** The program itself, told `input`; gives its exit code. */
+/** Runs the program itself with `input`, and returns its exit code. */
 function guardianMain(input: string): number | null {
   return spawnSync(process.execPath, ['--import', 'tsx', 'src/toolstack/guardian-main.ts'], {
     cwd: root,
@@ -72,9 +72,9 @@ function guardianMain(input: string): number | null {
 
 it.each([
   ['it is dismissed', `${JSON.stringify('/x.journal')}\ndone\n`],
-  ['it is dismissed before it is told a journal', 'done\n'],
+  ['it is dismissed before it gets a journal', 'done\n'],
   ['its process ends before there is a journal', ''],
-])('its program does nothing when %s', (_, input) => {
+])('does nothing if %s', (_, input) => {
   expect(guardianMain(input)).toBe(0);
 });
 
@@ -94,7 +94,7 @@ it('outlives a Ctrl-C, and keeps no file of its process open', async () => {
     spawnSync('pgrep', ['-P', String(child.pid), '-f', 'while IFS'], { encoding: 'utf8' }).stdout,
   );
   expect(pid).toBeGreaterThan(1);
-  // Node keeps the first sixteen from children; who ran this test may have left others open.
+  // Node keeps the first sixteen descriptors from children; whoever ran this test may have left others open.
   const files = readdirSync(`/proc/${pid}/fd`)
     .filter((fd) => Number(fd) < 16)
     .map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));

@@ -40,7 +40,7 @@ describe('lock', () => {
   const what = { what: 'snapshot-create' };
   const mine = `a ${process.pid}/../%`;
 
-  it('keeps others away from a domain by each of its names and uuids, and takes all or none', async () => {
+  it('keeps others away from a domain by each of its names and uuids, and takes all keys or none', async () => {
     const held = await toolstack.lock(['uuid-1', mine], what);
     expect(statSync(at('run')).mode & 0o777).toBe(0o700);
     await expect(toolstack.lock(['uuid-2', mine], what)).rejects.toMatchObject({
@@ -89,7 +89,7 @@ describe('repointDisks', () => {
     ['raw', 'aio', 'raw'],
     ['vpc', 'vhd', 'vhd'],
   ])(
-    'names an image of format %s as libxl does, and leaves the other disk',
+    'names an image of format %s as libxl does, and does not change the other disk',
     async (format, word, inConfig) => {
       await toolstack.repointDisks(toDomid(7), [{ vdev: 'xvdb', path: '/o:1, 2', format }]);
       expect(params(51728)).toEqual([`${word}:/o:1, 2`, `${word}:/o:1, 2`]);
@@ -101,7 +101,7 @@ describe('repointDisks', () => {
     },
   );
 
-  it('does it again when somebody else wrote to xenstore meanwhile', async () => {
+  it('starts over when another program has written to xenstore', async () => {
     let once = true;
     xenstored.intercept = ({ type, transactionId }) => {
       // WRITE in the transaction.
@@ -116,7 +116,7 @@ describe('repointDisks', () => {
     expect(params(51712)).toEqual(['qcow2:/o', 'qcow2:/o']);
   });
 
-  it('says that the domain is gone', async () => {
+  it('reports that the domain no longer exists', async () => {
     host.domid = undefined;
     await expect(toolstack.repointDisks(toDomid(7), [])).rejects.toMatchObject({ code: 'DOMAIN_GONE' });
   });
@@ -125,7 +125,7 @@ describe('repointDisks', () => {
 describe('emulatorXenstoreData', () => {
   const root = '/local/domain/0/device-model/7';
 
-  it('is empty where QEMU keeps nothing in xenstore', async () => {
+  it('is empty if QEMU stores nothing in xenstore', async () => {
     expect(await toolstack.emulatorXenstoreData(toDomid(7))).toHaveLength(0);
   });
 
@@ -143,7 +143,7 @@ describe('emulatorXenstoreData', () => {
     );
   });
 
-  it('is not made of half an entry', async () => {
+  it('ignores half an entry', async () => {
     xenstored.set(`${root}/physmap/f1/size`, '800000');
     await expect(toolstack.emulatorXenstoreData(toDomid(7))).rejects.toMatchObject({
       message: expect.stringContaining('start_addr'),
@@ -161,7 +161,7 @@ describe('a restore that fails', () => {
       memory(),
       encodeXlHeader(makeXlHeader(JSON.stringify({ c_info: { name: 'guest1', uuid: FAKE_UUID } }))),
     );
-    // The restore fails once the domain has come, while xl works.
+    // The restore fails once the domain exists, while xl is working.
     takeAway = fakeProgram(
       directory.path,
       'xl',
@@ -184,7 +184,7 @@ describe('a restore that fails', () => {
     return await work;
   };
 
-  it('has what is left of the domain removed, and says why it failed', async () => {
+  it('removes the partly built domain, and says why the restore failed', async () => {
     const destroyed = called('destroy 7').then(() => {
       host.domid = undefined;
     });
@@ -200,14 +200,14 @@ describe('a restore that fails', () => {
       () =>
         (host.config = { ...host.config, c_info: { name: 'guest1', uuid: FAKE_UUID.replaceAll('4', '5') } }),
     ],
-  ])('leaves a domain of that name that %s: it is somebody else’s', async (_, change) => {
+  ])('leaves a domain of that name that %s: it belongs to another program', async (_, change) => {
     change();
     const error = await restore(() => xenstored.set('/local/domain/7/name', 'guest1'));
     expect(error).toMatchObject({ code: 'XL_RESTORE' });
     expect(script()).not.toContain('destroy');
   });
 
-  it('is not tried when there is such a domain', async () => {
+  it('is not tried if there is such a domain', async () => {
     xenstored.set('/local/domain/7/name', 'guest1');
     await expect(toolstack.restore(memory(), undefined, {})).rejects.toMatchObject({ code: 'DOMAIN_EXISTS' });
   });

@@ -1,6 +1,6 @@
 /**
- * QEMU's dirty log with the QEMU that Debian has for Xen, without Xen below it: the machine `none` has memory regions, and
- * that is all the log is about. (A plain QEMU has only a stub of the command.)
+ * Tests the dirty log of the QEMU that Debian has for Xen, without Xen: the machine `none` has memory
+ * regions, and the log needs nothing else. (A plain QEMU has only a stub of the command.)
  */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qmp/client.ts';
@@ -27,7 +27,7 @@ afterEach(async () => {
   await directory[Symbol.asyncDispose]();
 });
 
-/** Whether it still answers: QEMU takes one command after the other. */
+/** Returns whether QEMU still answers: it takes one command after the other. */
 const lives = async (): Promise<boolean> => (await queryStatus(client)).status !== '';
 
 describe('QEMU for Xen', () => {
@@ -43,7 +43,7 @@ describe('QEMU for Xen', () => {
     await expect(qemu.ended).rejects.toThrow(/memory_global_dirty_log_do_stop: Assertion/);
   });
 
-  it('lives through a dirty log that is started, stopped, and stopped again by another process', async () => {
+  it('survives a dirty log that is started, stopped, and stopped again by another process', async () => {
     const deviceModel = new QemuDeviceModel(client, []);
     const log = new DirtyLog(new FakeGuest(), deviceModel);
     await log.start();
@@ -54,7 +54,7 @@ describe('QEMU for Xen', () => {
     expect(await lives()).toBe(true);
   });
 
-  it('lives through the stop of a dirty log that another program has stopped', async () => {
+  it('survives the stop of a dirty log that another program has stopped', async () => {
     const log = new DirtyLog(new FakeGuest(), new QemuDeviceModel(client, []));
     await log.start();
     await setGlobalDirtyLog(client, false);
@@ -63,7 +63,7 @@ describe('QEMU for Xen', () => {
   });
 });
 
-it('a QEMU that has died is reported as that, and its dirty log is over', async () => {
+it('a QEMU that has died is reported as dead, and its dirty log as over', async () => {
   const guest = new FakeGuest();
   const log = new DirtyLog(guest, new QemuDeviceModel(client, []));
   await log.start();

@@ -40,7 +40,7 @@ function xl(script: string): void {
   takeAway = fakeProgram(directory, 'xl', `cd ${directory}\n${script}`);
 }
 
-/** Limits that nobody should reach, on a machine as busy as may be. */
+/** Limits that should never be reached, even on a very busy machine. */
 const limits = { timeoutMs: 50_000 };
 
 const pid = (): number => Number(read('pid'));
@@ -51,8 +51,8 @@ async function until(condition: () => boolean): Promise<void> {
 }
 
 /**
- * The error of a program that runs for ever, after a short limit. A busy machine may not have come to the script's
- * first line by then, which writes `pid`; then it is given more time.
+ * Returns the error of a program that runs forever, after a short limit. On a busy machine, the script's
+ * first line, which writes `pid`, may not have run by then; the program then gets more time.
  */
 async function timedOut(args: readonly string[] = []): Promise<unknown> {
   for (let timeoutMs = 300; ; timeoutMs *= 2) {
@@ -65,7 +65,7 @@ async function timedOut(args: readonly string[] = []): Promise<unknown> {
 }
 
 describe('runProgram', () => {
-  it('gives status, output and complaints, and passes arguments as they are', async () => {
+  it('returns status and output, and passes arguments unchanged', async () => {
     xl(`printf '<%s>' "$@"; echo "$LC_ALL" >&2; exit 3`);
     expect(await runProgram('xl', ['a b', '$HOME', '*', "'"], limits)).toEqual({
       status: 3,
@@ -74,7 +74,7 @@ describe('runProgram', () => {
     });
   });
 
-  it('gives -1 when a signal ended it', async () => {
+  it('returns -1 if a signal ended the program', async () => {
     xl('kill -9 $$');
     expect((await runProgram('xl', [], limits)).status).toBe(-1);
   });
@@ -86,7 +86,7 @@ describe('runProgram', () => {
     });
   });
 
-  it('says what cannot be run', async () => {
+  it('says why a program cannot be run', async () => {
     writeFileSync(at('data'), '', { mode: 0o600 });
     await expect(runProgram(at('data'), [], limits)).rejects.toMatchObject({
       code: 'PROGRAM',
@@ -94,12 +94,12 @@ describe('runProgram', () => {
     });
   });
 
-  it('does not call too much output a time-out', async () => {
+  it('distinguishes too much output from a time-out', async () => {
     xl('head -c 70000000 /dev/zero');
     await expect(runProgram('xl', [], limits)).rejects.toMatchObject({ code: 'PROGRAM' });
   });
 
-  it('ends one that takes too long', async () => {
+  it('ends a program that takes too long', async () => {
     xl('echo $$ > pid; exec sleep 100');
     expect(await timedOut(['list'])).toMatchObject({
       code: 'PROGRAM_TIMEOUT',
@@ -108,13 +108,13 @@ describe('runProgram', () => {
     expect(() => process.kill(pid(), 0)).toThrow('ESRCH');
   });
 
-  it('does not wait for ever for what it leaves behind', async () => {
+  it('does not wait forever for what a program leaves behind', async () => {
     xl('setsid sleep 100 & echo $! > pid');
     expect(await timedOut()).toMatchObject({ code: 'PROGRAM_TIMEOUT' });
     process.kill(pid());
   });
 
-  it('keeps a Ctrl-C of ours away from it', async () => {
+  it('keeps our Ctrl-C away from the program', async () => {
     // proc(5): the fifth field is the process group.
     xl('set -- $(cat /proc/$$/stat); echo $5 $$');
     const { stdout } = await runProgram('xl', [], limits);
@@ -123,13 +123,13 @@ describe('runProgram', () => {
     expect(group).toBe(own);
   });
 
-  it('ends one that does not want to end', async () => {
+  it('ends a program that ignores SIGTERM', async () => {
     xl('trap "" TERM; echo $$ > pid; while :; do sleep 0.05; done');
     expect(await timedOut()).toMatchObject({ code: 'PROGRAM_TIMEOUT' });
     expect(() => process.kill(pid(), 0)).toThrow('ESRCH');
   });
 
-  it('ends when aborted', async () => {
+  it('ends the program when the signal aborts', async () => {
     xl('echo $$ > pid; exec sleep 100');
     const abort = new AbortController();
     const work = runProgram('xl', [], { ...limits, signal: abort.signal }).catch((error: unknown) => error);
@@ -138,7 +138,7 @@ describe('runProgram', () => {
     expect(await work).toBeInstanceOf(InterruptedError);
   });
 
-  it('starts nothing when aborted before', async () => {
+  it('starts nothing if the signal aborted before', async () => {
     xl('touch started');
     const work = runProgram('xl', [], { ...limits, signal: AbortSignal.abort() });
     await expect(work).rejects.toThrow(InterruptedError);
@@ -147,7 +147,7 @@ describe('runProgram', () => {
 });
 
 describe('runUnkilled', () => {
-  it('starts nothing when aborted before the program begins', async () => {
+  it('starts nothing if the signal aborts before the program begins', async () => {
     xl('touch started');
     const abort = new AbortController();
     const work = runUnkilled('xl', ['destroy', '7'], { signal: abort.signal });
@@ -162,7 +162,7 @@ describe('domainConfig', () => {
   it.each([
     ['a list', JSON.stringify([{ domid: 7, config }])],
     ['an object', JSON.stringify({ domid: 7, config })],
-  ])('takes %s', async (_what, answer) => {
+  ])('accepts %s', async (_what, answer) => {
     xl(`[ "$*" = "list -l 7" ] && echo '${answer}'`);
     expect(await domainConfig(toDomid(7))).toEqual(config);
   });
@@ -194,7 +194,7 @@ describe('domainConfig', () => {
   });
 });
 
-describe('with a xenstored', () => {
+describe("xl's commands, with a xenstored", () => {
   let xenstored: FakeXenstored;
   let xenstore: XenstoreClient;
   let host: FakeHost;
@@ -226,11 +226,11 @@ describe('with a xenstored', () => {
     ['3f8d2c1e-1111-4222-8333-444455556667', undefined],
     ['b0c49775-7d00-4b98-8ecd-e83645368a6e', 10],
     ['99999999', undefined],
-  ])('finds %s', async (name, domid) => {
+  ])('find %s', async (name, domid) => {
     expect(await findDomain(xenstore, name)).toBe(domid);
   });
 
-  it('finds a stored name or uuid as such, and never takes a name for a domid', async () => {
+  it('find a stored name or uuid as such, and never take a name for a domid', async () => {
     expect(await findByName(xenstore, 'guest1')).toBe(7);
     expect(await findByName(xenstore, '7')).toBe(9);
     expect(await findByName(xenstore, '3f8d2c1e-1111-4222-8333-444455556666')).toBeUndefined();
@@ -244,7 +244,7 @@ describe('with a xenstored', () => {
       ...(signal === undefined ? {} : { signal }),
     });
 
-  it('waits until the domain and its QEMU are gone', async () => {
+  it('wait until the domain and its QEMU no longer exist', async () => {
     const qemu = spawn('sleep', ['100']);
     xenstored.set('/local/domain/7/image/device-model-pid', String(qemu.pid));
     xl('echo "$*" > args');
@@ -262,10 +262,10 @@ describe('with a xenstored', () => {
     expect(readFileSync(at('args'), 'utf8')).toBe('destroy 7\n');
   });
 
-  /** The limit holds for xl too, and it is not xl that should be too slow. */
+  /** The limit applies to xl too, and xl is not what should be too slow. */
   const ENOUGH_FOR_XL_MS = 3000;
 
-  it('says when QEMU stays', async () => {
+  it('report a QEMU that stays', async () => {
     xenstored.set('/local/domain/7/image/device-model-pid', String(process.pid));
     xl('sleep 1');
     const failure = destroy(ENOUGH_FOR_XL_MS);
@@ -276,12 +276,12 @@ describe('with a xenstored', () => {
     });
   });
 
-  it('says when the domain stays', async () => {
+  it('report a domain that stays', async () => {
     xl('exit 0');
     await expect(destroy(ENOUGH_FOR_XL_MS)).rejects.toThrow('the domain still exists');
   });
 
-  it('says what xl said when it failed, unless the domain is gone all the same', async () => {
+  it('report what xl said if it failed, unless the domain no longer exists anyway', async () => {
     xl('echo "libxl: error: no way" >&2; exit 1');
     const failure = destroy();
     await expect(failure).rejects.toThrow(DomainError);
@@ -292,7 +292,7 @@ describe('with a xenstored', () => {
     await done;
   });
 
-  it('of a domain that was not there to begin with is an error: it may run as another domid', async () => {
+  it('report a domain that did not exist to begin with: it may run with another domid', async () => {
     xl('exit 0');
     host.domid = undefined;
     await expect(destroy()).rejects.toMatchObject({
@@ -301,7 +301,7 @@ describe('with a xenstored', () => {
     });
   });
 
-  it('never kills xl, neither when aborted nor when it takes too long', async () => {
+  it('never kill xl, neither when aborted nor when it takes too long', async () => {
     xl('echo $$ > pid; sleep 1; touch over');
     const over = (): boolean => existsSync(at('over'));
     const work = destroy(limits.timeoutMs, AbortSignal.timeout(300)).catch((error: unknown) => error);
@@ -316,7 +316,7 @@ describe('with a xenstored', () => {
     await until(over);
   });
 
-  it('ends when aborted', async () => {
+  it('end when aborted', async () => {
     xl('exit 0');
     const abort = new AbortController();
     const work = destroy(limits.timeoutMs, abort.signal).catch((error: unknown) => error);
@@ -326,7 +326,7 @@ describe('with a xenstored', () => {
   });
 });
 
-/** Another program that holds a lock file, as libxl would, until it is told to let go. */
+/** Another program that holds a lock file, as libxl would, until it is asked to release it. */
 async function holdLock(path: string): Promise<{ letGo: (remove: boolean) => Promise<void> }> {
   const holder = spawn('flock', [
     path,
@@ -346,7 +346,7 @@ async function holdLock(path: string): Promise<{ letGo: (remove: boolean) => Pro
 
 describe('lockFile', () => {
   it.each([true, false])(
-    'waits for another program, which removes the file (%s) as it lets go',
+    'waits for another program, which removes the file (%s) as it releases the lock',
     async (remove) => {
       const holder = await holdLock(at('lock'));
       let held = false;
@@ -371,7 +371,7 @@ describe('lockFile', () => {
     await holder.letGo(false);
   });
 
-  it('lets one after the other through', async () => {
+  it('admits one holder after the other', async () => {
     let inside = 0;
     const one = async (): Promise<void> => {
       await using _lock = await lockFile(at('lock'), limits.timeoutMs);
@@ -383,7 +383,7 @@ describe('lockFile', () => {
     expect(readdirSync(directory)).toEqual([]);
   });
 
-  it('says when the file cannot be made', async () => {
+  it('reports a file that cannot be created', async () => {
     await expect(lockFile(at('none/lock'), 100)).rejects.toMatchObject({ code: 'LOCK' });
   });
 });
@@ -393,14 +393,14 @@ describe('editStoredConfig', () => {
   const name = (kind: string, what: string): string => `userdata-${kind}.7.${domain.uuid}.${what}`;
   const stored = (): string => readFileSync(at(name('d', 'libxl-json')), 'utf8');
 
-  it('changes what libxl keeps, whole integers and trailing NUL included, and leaves no other file', async () => {
+  it('changes what libxl stores, whole integers and trailing NUL included, and leaves no other file', async () => {
     writeFileSync(at(name('d', 'libxl-json')), '{"a": 18446744073709551615}\n\0');
     await editStoredConfig(domain, (config) => ({ ...config, b: 1 }), { directory });
     expect(stored()).toBe('{\n    "a": 18446744073709551615,\n    "b": 1\n}\n\0');
     expect(readdirSync(directory)).toEqual([name('d', 'libxl-json')]);
   });
 
-  it('waits for libxl, and reads what libxl wrote meanwhile', async () => {
+  it('waits for libxl, and reads what libxl wrote by then', async () => {
     writeFileSync(at(name('d', 'libxl-json')), '{"a": 1}');
     const holder = await holdLock(at(name('l', 'domain-userdata-lock')));
     const done = editStoredConfig(domain, (config) => ({ ...config, b: 1 }), { directory });
@@ -412,7 +412,7 @@ describe('editStoredConfig', () => {
     expect(JSON.parse(stored().replace('\0', ''))).toEqual({ a: 2, b: 1 });
   });
 
-  it('gives up after the time that a guest may stand still, and leaves it', async () => {
+  it('gives up after the time that a guest may be stopped, and changes nothing', async () => {
     writeFileSync(at(name('d', 'libxl-json')), '{"a": 1}');
     const holder = await holdLock(at(name('l', 'domain-userdata-lock')));
     const edit = editStoredConfig(domain, (config) => ({ ...config, b: 1 }), {
@@ -427,7 +427,7 @@ describe('editStoredConfig', () => {
   it.each([
     ['there is none', undefined],
     ['it is no JSON', '{'],
-  ])('says that %s, and leaves it', async (_what, text) => {
+  ])('reports that %s, and changes nothing', async (_what, text) => {
     if (text !== undefined) writeFileSync(at(name('d', 'libxl-json')), text);
     const before = readdirSync(directory);
     await expect(editStoredConfig(domain, (config) => config, { directory })).rejects.toMatchObject({

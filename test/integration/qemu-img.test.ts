@@ -31,7 +31,7 @@ const chain = async (path: string): Promise<readonly string[]> => {
   return below;
 };
 
-/** A tag that qemu-img has just made: no machine's state, no machine's clock. */
+/** A tag that qemu-img has just created: without a machine's state or clock. */
 const aTag = {
   dateSec: expect.closeTo(Date.now() / 1000, -3),
   dateNsec: expect.any(Number),
@@ -40,7 +40,7 @@ const aTag = {
 };
 
 describe('info', () => {
-  it('tells format, size, snapshots and base', async () => {
+  it('returns format, size, snapshots and base', async () => {
     const base = await makeImage(at('base.raw'), 'raw');
     const image = await makeImage(at('image.qcow2'), 'qcow2', '-b', base, '-F', 'raw');
     await images.createTag(image, 'before the upgrade');
@@ -72,18 +72,18 @@ describe('info', () => {
     await expect(images.createTag(image, 's')).rejects.toThrow(/lock/);
   });
 
-  it('sees encryption and external data files', async () => {
+  it('recognises encryption and external data files', async () => {
     const data = await makeImage(at('data.qcow2'), 'qcow2', '-o', `data_file=${at('data.raw')}`);
     expect(await images.info(data, 'qcow2')).toMatchObject({ externalData: true });
     const secret = at('locked.qcow2');
-    // Not LUKS: qemu-img measures the processor's speed for it, and gives up on a busy machine ("Unable to get
-    // accurate CPU usage"). To us it is all one.
+    // Not LUKS: for it, qemu-img measures the processor's speed, and gives up on a busy machine ("Unable to
+    // get accurate CPU usage"). For this test it makes no difference.
     const key = ['--object', 'secret,id=k,data=x', '-o', 'encrypt.format=aes,encrypt.key-secret=k'];
     await output('qemu-img', 'create', '-q', '-f', 'qcow2', ...key, secret, '1M');
     expect(await images.info(secret, 'qcow2')).toMatchObject({ encrypted: true });
   });
 
-  it('says in whose words it failed', async () => {
+  it('fails with the words of qemu-img', async () => {
     const image = await makeImage(at('image.raw'), 'raw');
     await expect(images.info(image, 'no-format')).rejects.toMatchObject({
       name: 'DiskError',
@@ -93,7 +93,7 @@ describe('info', () => {
     });
   });
 
-  it('does not believe what a guest has written into its raw disk', async () => {
+  it('ignores what a guest has written to its raw disk', async () => {
     const secret = await makeImage(at('secret.qcow2'));
     const disk = await makeImage(at('disk.raw'), 'qcow2', '-b', secret, '-F', 'qcow2');
     expect(await images.info(disk, 'raw')).toMatchObject({ format: 'raw', tags: [], backing: undefined });
@@ -133,7 +133,7 @@ describe('info', () => {
   it('does not open an image whose format the one above does not state', async () => {
     const base = await makeImage(at('base.qcow2'));
     const overlay = await makeImage(at('overlay.qcow2'), 'qcow2', '-b', base, '-F', 'qcow2');
-    // As older versions of qemu-img made them.
+    // As older versions of qemu-img created them.
     const bytes = await readFile(overlay);
     // The header extension that names the format becomes one that QEMU does not know.
     bytes.writeUInt32BE(0x6661_6b65, bytes.indexOf(Buffer.from('e2792aca', 'hex')));
@@ -141,7 +141,7 @@ describe('info', () => {
     expect(await images.info(overlay, 'qcow2')).toMatchObject({ backing: base, backingFormat: undefined });
     const top = await makeImage(at('top.qcow2'), 'qcow2', '-b', overlay, '-F', 'qcow2');
     await expect(chain(top)).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
-    // Nevertheless whoever has it open has all of these, and no other image.
+    // Nevertheless, whoever has it open has all of these open, and no other image.
     const lowest = await makeImage(at('lowest.qcow2'));
     await output('qemu-img', 'rebase', '-u', '-f', 'qcow2', '-b', lowest, '-F', 'qcow2', base);
     const used = { path: top, format: 'qcow2' };
@@ -162,7 +162,7 @@ describe('info', () => {
 });
 
 describe('tags', () => {
-  it('keep a content, which comes back', async () => {
+  it('keep a content, which can be restored', async () => {
     const image = await makeImage(at('a, b:c "d".qcow2'));
     await write(image, 1);
     await images.createTag(image, 'one');
@@ -178,7 +178,7 @@ describe('tags', () => {
     expect(await images.check(image)).toEqual({ corruptions: 0, leaks: 0 });
   });
 
-  it('are refused when they would be two, or mean another', async () => {
+  it('are refused if they would exist twice, or mean another', async () => {
     const image = await makeImage(at('image.qcow2'));
     await images.createTag(image, 'one');
     await expect(images.createTag(image, 'one')).rejects.toMatchObject({ code: 'TAG_EXISTS' });
@@ -196,7 +196,7 @@ describe('tags', () => {
     expect((await images.info(image, 'qcow2'))?.tags).toEqual(['one', 'one', '1']);
   });
 
-  it('are not written into what only looks like qcow2, nor into raw images', async () => {
+  it('are not written to what only looks like qcow2, nor to raw images', async () => {
     const raw = await makeImage(at('image.raw'), 'raw');
     await expect(images.createTag(raw, 's')).rejects.toBeInstanceOf(DiskError);
     await expect(images.createTag(at('none'), 's')).rejects.toMatchObject({ code: 'NO_IMAGE' });
@@ -204,7 +204,7 @@ describe('tags', () => {
 });
 
 describe('overlays', () => {
-  it('read as their base until written', async () => {
+  it('read as their base until they are written to', async () => {
     const base = await makeImage(at('base, 1:2.qcow2'));
     await write(base, 5);
     const overlay = at('-o, ver:lay.qcow2');
@@ -219,7 +219,7 @@ describe('overlays', () => {
     expect(await holds(base, 5)).toBe(true);
   });
 
-  it('never replace a file, and leave none when they fail', async () => {
+  it('never replace a file, and leave none if they fail', async () => {
     const base = await makeImage(at('base.qcow2'));
     await writeFile(at('there'), 'mine');
     await symlink(at('elsewhere'), at('link'));
@@ -234,12 +234,12 @@ describe('overlays', () => {
   });
 });
 
-describe('the program', () => {
+describe('qemu-img', () => {
   it('finds damage', async () => {
     const image = await makeImage(at('image.qcow2'));
     await write(image, 1);
     const bytes = await readFile(image);
-    // The L1 table's offset is at 40; an entry that points beyond the end.
+    // The L1 table's offset is at 40; an entry points beyond the end.
     const l1 = Number(bytes.readBigUInt64BE(40));
     bytes.writeBigUInt64BE(0x8000_0000_0fff_0000n, l1);
     await writeFile(image, bytes);
@@ -248,7 +248,7 @@ describe('the program', () => {
     await expect(images.check(image)).rejects.toMatchObject({ code: 'IMAGE_FORMAT' });
   });
 
-  it('is named with its package when it is missing', async () => {
+  it('is named with its package if it is missing', async () => {
     const image = await makeImage(at('image.qcow2'));
     const { PATH } = process.env;
     process.env['PATH'] = directory.path;
@@ -261,7 +261,7 @@ describe('the program', () => {
     }
   });
 
-  /** In place of qemu-img: it describes an image at once, and takes a second for everything else. */
+  /** Replaces qemu-img: describes an image at once, and takes a second for everything else. */
   const slow = (): (() => void) =>
     fakeProgram(
       directory.path,
@@ -275,7 +275,7 @@ describe('the program', () => {
       () => 0,
     );
 
-  it('is never killed while it writes: an interruption waits for it, or says that it still runs', async () => {
+  it('is never killed while it writes: an interruption waits for it, or says that it is still running', async () => {
     await writeFile(at('image'), '');
     const takeAway = slow();
     try {
@@ -289,7 +289,7 @@ describe('the program', () => {
         message: expect.stringMatching(/qemu-img commit \(pid \d+\) is still working on/),
       });
       expect(await timesDone()).toBe(1);
-      // Whoever comes next waits for it.
+      // The next one waits for it.
       await images.commitOverlay(at('image'));
       expect(await timesDone()).toBe(3);
     } finally {
@@ -297,7 +297,7 @@ describe('the program', () => {
     }
   });
 
-  it('is waited for as long as it works, however short an undo may take', async () => {
+  it('is waited for as long as it works, however short the time for an undo', async () => {
     await writeFile(at('image'), '');
     const takeAway = fakeProgram(
       directory.path,
@@ -318,7 +318,7 @@ describe('the program', () => {
     }
   });
 
-  it('is ended by the signal', async () => {
+  it('is ended by the signal if it only reads', async () => {
     const image = await makeImage(at('image.qcow2'));
     const stopped = new QemuImages({ signal: AbortSignal.abort() });
     await expect(stopped.info(image, 'qcow2')).rejects.toBeInstanceOf(InterruptedError);

@@ -52,7 +52,7 @@ const external = (node: string, file: string, overlayNode: string): TransactionA
 const tops = async (): Promise<(string | undefined)[]> =>
   (await queryBlock(client)).map(({ inserted }) => inserted?.nodeName);
 
-it('answers the questions we have', async () => {
+it('answers the queries that we need', async () => {
   expect((await queryVersion(client)).major).toBeGreaterThan(6);
   expect(client.version).toEqual(await queryVersion(client));
   expect(await queryStatus(client)).toEqual({ status: 'prelaunch', running: false });
@@ -87,7 +87,7 @@ it.each([
     () => external('xvdb-qcow2', '/nonexistent/o', 'xlsnap-xvdb-1'),
     /nonexistent/,
   ],
-])('leaves nothing of a transaction with %s', async (_, bad, message) => {
+])('leaves nothing behind of a transaction with %s', async (_, bad, message) => {
   await transaction(client, [internal('xvdb-qcow2', 'taken')]);
   const failure = transaction(client, [
     internal('xvda-qcow2', 's1'),
@@ -98,7 +98,7 @@ it.each([
   await expect(failure).rejects.toThrow(message);
   expect(await tops()).toEqual(['xvda-qcow2', 'xvdb-qcow2']);
   expect((await queryBlock(client)).map(({ inserted }) => inserted?.tags)).toEqual([[], ['taken']]);
-  // QEMU makes the overlay's file before it knows whether the rest will do, and does not remove it.
+  // QEMU creates the overlay's file before it knows whether the rest succeeds, and does not remove it.
   expect(existsSync(overlay)).toBe(true);
   await client.close();
   await qemu.quit();
@@ -122,22 +122,22 @@ it('merges an overlay into its base', async () => {
   await expect(output('qemu-img', 'compare', first, second)).rejects.toThrow();
 });
 
-it('refuses to merge what is no overlay', async () => {
+it('refuses to merge what is not an overlay', async () => {
   await expect(commitOverlay(client, 'xvda-qcow2', second)).rejects.toBeInstanceOf(QmpCommandError);
   expect(await tops()).toEqual(['xvda-qcow2', 'xvdb-qcow2']);
 });
 
-it('says that a socket is in use, and serves the next client when it is free', async () => {
+it('reports that a socket is in use, and serves the next client when it is free', async () => {
   await expect(QmpClient.connect(qemu.socket, { timeoutMs: 200 })).rejects.toMatchObject({
     code: 'QMP_BUSY',
   });
   await client.close();
-  // QEMU still has the connection before this one to greet and to see closed.
+  // QEMU still has to greet the connection before this one, and to notice that it is closed.
   client = await QmpClient.connectFirst([join(directory.path, 'none'), qemu.socket], { timeoutMs: 30_000 });
   expect(client.path).toBe(qemu.socket);
 });
 
-it('knows a QEMU that has gone', async () => {
+it('reports a QEMU that has exited', async () => {
   using listener = client.listen(['SHUTDOWN']);
   const pending = client.execute('quit');
   await pending;
@@ -146,7 +146,7 @@ it('knows a QEMU that has gone', async () => {
   await expect(QmpClient.connect(qemu.socket)).rejects.toBeInstanceOf(QmpConnectError);
 });
 
-it('says which devices it cannot save', async () => {
+it('reports which devices it cannot save', async () => {
   expect(await queryBlockedReasons(client)).toEqual([]);
   const path = join(directory.path, 'other');
   await mkdir(path);

@@ -1,4 +1,7 @@
-/** A revert that is killed by SIGKILL while qemu-img works, which goes on; and recover, which comes at once. */
+/**
+ * A revert that is killed by SIGKILL while qemu-img works, which continues, and a recover that starts at
+ * once.
+ */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
@@ -29,7 +32,7 @@ const write = (path: string, pattern: number): Promise<string> =>
 const holds = async (path: string, pattern: number): Promise<boolean> =>
   !(await output('qemu-io', '-r', '-f', 'qcow2', '-c', `read -P ${pattern} 0 64k`, path)).includes('failed');
 
-/** qemu-img that takes its time before it opens the image for one of its works. */
+/** A qemu-img that waits before it opens the image for one of its commands. */
 async function slowQemuImg(work: string): Promise<void> {
   const real = (await output('which', 'qemu-img')).trim();
   const late = `exec -a qemu-img sh -c 'sleep 1; exec "$0" "$@"' ${real} "$@"`;
@@ -60,7 +63,7 @@ const script = (): string => `
 `;
 
 it.each(['snapshot -q -c xlsnap-before', 'snapshot -q -a s1', 'create -q'])(
-  'killed in qemu-img %s, it is undone, and stays so',
+  'a revert killed in qemu-img %s is undone, and stays undone',
   async (work) => {
     const image = await makeImage(at('a.qcow2'));
     const base = await makeImage(at('b.qcow2'));
@@ -86,7 +89,7 @@ it.each(['snapshot -q -c xlsnap-before', 'snapshot -q -a s1', 'create -q'])(
         toolstack: { findByUuid: async () => undefined, imagesInUse: async () => [] },
       };
     expect(await recoverRevert(host as Host, found, {})).toMatchObject({ outcome: 'undone', guest: 'gone' });
-    // Nothing is under way any more that could change this.
+    // Nothing is running any more that could change this.
     for (const path of [image, `${at('o.qcow2')}.fresh-m-1`]) {
       expect(await images.worker(path)).toBeUndefined();
     }

@@ -35,13 +35,13 @@ function judge(format: string, path: string): { status: number | null; said: str
   return { status, said: stdout + stderr };
 }
 
-/** The rest of a file behind xl's and libxl's headers and LIBXC_CONTEXT, up to libxc's END. */
+/** Returns the rest of a file after xl's and libxl's headers and LIBXC_CONTEXT, up to libxc's END. */
 async function libxcPart(path: string): Promise<Uint8Array> {
   const bytes = await readFile(path);
   return bytes.subarray(bytes.indexOf(Buffer.from('ffffffffffffffff58454e46', 'hex')));
 }
 
-describe.skipIf(xen === undefined)('Xen takes what is written', () => {
+describe.skipIf(xen === undefined)('Xen accepts what is written', () => {
   test.each([
     ['pv', undefined],
     ['pvh', undefined],

@@ -13,7 +13,9 @@ const create = `${process.execPath} --import tsx ${join(root, 'test/support/slow
 const node = `${process.execPath} --import tsx --input-type=module -e "$CODE"`;
 const TIMEOUT_MS = 100_000;
 
-/** Starts bash in a session of its own; with `terminal` on a terminal that `stdin` types on and `stdout` shows. */
+/**
+ * Starts bash in a session of its own. With `terminal`, on a terminal that gets `stdin` and shows `stdout`.
+ */
 function bash(command: string, options: { terminal?: boolean; code?: string } = {}) {
   const [program, args] =
     options.terminal === true ? ['script', ['-qefc', command, '/dev/null']] : ['bash', ['-c', command]];
@@ -66,13 +68,13 @@ async function until(what: () => boolean): Promise<void> {
   expect(what()).toBe(true);
 }
 
-/** The state of a process as `ps` has it: `T` is stopped. */
+/** Returns the state of a process as `ps` shows it: `T` means stopped. */
 function stateOf(pid: number): string | undefined {
   return readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ').at(-1)?.[0];
 }
 
 test(
-  'a pipe that nobody reads keeps no guest stopped: the create ends, and signals are heard',
+  'a pipe that nobody reads keeps no guest stopped: the create ends, and signals arrive',
   async () => {
     await using at = await place();
     // The reader of the FIFO keeps it open, and reads nothing.
@@ -87,7 +89,7 @@ test(
 );
 
 test(
-  'nor does a terminal that was stopped by Ctrl-S',
+  'a terminal stopped by Ctrl-S keeps no guest stopped either',
   async () => {
     await using at = await place();
     // Not stdout: the result waits for its reader, and the guest runs by then.
@@ -103,7 +105,7 @@ test(
 );
 
 test(
-  'Ctrl-Z while the guest stands still stops xlsnap when the guest runs again',
+  'Ctrl-Z while the guest is stopped stops xlsnap once the guest runs again',
   async () => {
     await using at = await place();
     const command = `set -m; ${create} ${at.path} 2> /dev/null & echo "pid $!"; wait $!; read -r`;
@@ -124,7 +126,7 @@ test(
 );
 
 test(
-  'a terminal that stops what writes to it from the background does so when the guest runs',
+  'a terminal that stops background output stops xlsnap once the guest runs again',
   async () => {
     await using at = await place();
     const command = `set -m; FLUSH=1 ${create} ${at.path} & echo "pid $!"; read -r; stty tostop; echo set; read -r; stty -tostop; kill -CONT $!; read -r`;
@@ -144,7 +146,7 @@ test(
 );
 
 test(
-  'what is written to a pipe that is read slowly arrives whole',
+  'all output arrives on a pipe that is read slowly',
   async () => {
     await using at = await place();
     at.go();
@@ -158,7 +160,7 @@ test(
 );
 
 test(
-  'and what is written to a file',
+  'all output arrives in a file',
   async () => {
     await using at = await place();
     at.go();
@@ -179,7 +181,7 @@ const says = `
 `;
 
 test(
-  'a hang-up of its terminal is heard',
+  'a hang-up of the terminal ends a create',
   async () => {
     await using terminal = bash(node, { terminal: true, code: says });
     await until(() => terminal.shown().includes('still there'));

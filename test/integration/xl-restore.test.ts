@@ -15,7 +15,7 @@ import { EnvironmentError, InterruptedError } from '../../src/core/errors.ts';
 import { type PipedStream, xlRestore } from '../../src/toolstack/xl/restore.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 
-// What xl does to the stream it restores from, played by a shell script called xl.
+// A shell script called xl does what xl does to the stream that it restores from.
 
 let directory: string;
 let content: PipedStream;
@@ -23,9 +23,9 @@ let body: Buffer;
 let takeAway = (): void => {};
 const header = new TextEncoder().encode('another header');
 const fifos = (): string[] => readdirSync(run()).filter((name) => name.startsWith('fifo-'));
-/** Stands for /run/xlsnap. */
+/** Used instead of /run/xlsnap. */
 const run = (): string => join(directory, 'run');
-/** Number that a script has written into a file; 0 until it is there. */
+/** Returns the number that a script has written to a file; 0 until it exists. */
 const pid = (name: string): number => {
   const path = join(directory, name);
   return existsSync(path) ? Number(readFileSync(path, 'utf8')) : 0;
@@ -56,7 +56,7 @@ describe('xlRestore', () => {
     expect(readFileSync(join(directory, 'stdin'))).toHaveLength(0);
   });
 
-  it('gives another header and then the file from behind its own, by a name that xl can open', async () => {
+  it('gives xl another header and the rest of the file, by a name that xl can open', async () => {
     const before = fifos();
     xl('cat "$3" > got');
     await xlRestore(content, undefined, run());
@@ -69,7 +69,7 @@ describe('xlRestore', () => {
     ['reads nothing', 'exit 1'],
     ['hangs up early', 'head -c 100000 "$3" > /dev/null; exit 1'],
     ['reads all and fails', 'cat "$3" > /dev/null; exit 1'],
-  ])('tells what an xl that %s said', async (_what, script) => {
+  ])('reports what an xl that %s said', async (_what, script) => {
     xl(`echo "progress 10%" >&2; echo "libxl: error: no memory" >&2; ${script}`);
     const failure = xlRestore(content, undefined, run());
     await expect(failure).rejects.toThrow(EnvironmentError);
@@ -77,7 +77,7 @@ describe('xlRestore', () => {
     await expect(failure).rejects.toHaveProperty('hint', expect.stringContaining('/var/log/xen'));
   });
 
-  it('loses none of the last words of an xl that dies at once', async () => {
+  it('loses nothing of the last output of an xl that dies at once', async () => {
     xl(
       'i=0; while [ $i -lt 900 ]; do echo "line $i of many that fill the pipe"; i=$((i+1)); done >&2; echo "error: the last" >&2; exit 3',
     );
@@ -90,7 +90,7 @@ describe('xlRestore', () => {
     xl('cat "$3" > got; (sleep 100; echo) & echo $! > monitor');
     await xlRestore(content, undefined, run());
     expect(readFileSync(join(directory, 'got'))).toHaveLength(header.length + body.length);
-    // Throws when it has ended.
+    // Throws if it has ended.
     process.kill(pid('monitor'));
   });
 
@@ -103,7 +103,7 @@ describe('xlRestore', () => {
   it.each([
     ['reads', 'exec 3< "$3"; echo $$ > pid; exec sleep 100'],
     ['has not opened it yet', 'echo $$ > pid; exec sleep 100'],
-  ])('when aborted ends an xl that %s and is back only when it is dead', async (_what, script) => {
+  ])('ends an xl that %s when aborted, and returns only when it is dead', async (_what, script) => {
     const before = fifos();
     xl(script);
     const abort = new AbortController();
@@ -116,19 +116,19 @@ describe('xlRestore', () => {
     expect(fifos()).toEqual(before);
   });
 
-  it('starts nothing when aborted before', async () => {
+  it('starts nothing if the signal aborted before', async () => {
     xl('touch started');
     await expect(xlRestore(content, AbortSignal.abort(), run())).rejects.toThrow(InterruptedError);
     expect(existsSync(join(directory, 'started'))).toBe(false);
   });
 
-  it('tells when the memory file cannot be read', async () => {
+  it('reports a memory file that cannot be read', async () => {
     xl('cat "$3" > got; [ $(wc -c < got) -gt 100 ] || { echo "error: short" >&2; exit 1; }');
     const failure = xlRestore({ ...content, path: join(directory, 'gone') }, undefined);
     await expect(failure).rejects.toMatchObject({ cause: { code: 'ENOENT' } });
   });
 
-  it('tells when there is no xl', async () => {
+  it('reports that there is no xl', async () => {
     const path = process.env['PATH'];
     process.env['PATH'] = directory;
     takeAway = () => {

@@ -1,6 +1,6 @@
 /**
- * What happens on an administrator's ordinary day, on real Xen: another domain has the image, the guest reboots while a
- * revert checks, a base was written to, snapshots stand on each other, xl saves in between.
+ * What happens on an ordinary day, on real Xen: another domain has the image, the guest reboots while a
+ * revert checks, a base was written to, snapshots are on top of each other, xl saves in between.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
@@ -22,7 +22,7 @@ const NAME = guest.name;
 const CFG = `/lab/guests/${NAME}/${NAME}.cfg`;
 const IMAGE = `/lab/guests/${NAME}/xvda.qcow2`;
 
-/** A snapshot whose disk xvdb gets an overlay of this name. */
+/** Returns a cfgfile for a snapshot that puts an overlay of this name on disk xvdb. */
 async function create(name: string, args = ''): Promise<void> {
   const text = `name="${name}"\nmemory_path="${guest.folder}/${name}.save"\ndisks=[',,xvda', '${guest.folder}/${name}.qcow2,qcow2,xvdb']\n`;
   await dom0.result(`snapshot-create ${NAME} ${await guest.configure(text)} ${args}`);
@@ -32,7 +32,7 @@ async function revert(name: string, args = ''): Promise<Said> {
   return await dom0.xlsnap(`snapshot-revert ${NAME} ${guest.folder}/${name}.save.cfg --json ${args}`);
 }
 
-/** The names of the risks for which a revert was refused. */
+/** Returns the names of the risks for which a revert was refused. */
 function risksOf(said: Said): readonly unknown[] {
   const error = errorOf(said);
   expect(error.code).toBe('RISKY');
@@ -41,7 +41,7 @@ function risksOf(said: Said): readonly unknown[] {
   return (risks ?? []).map(({ risk }) => risk);
 }
 
-/** xl does not wait until a domain that it destroys is gone. */
+/** xl does not wait until a domain that it destroys no longer exists. */
 async function destroy(name: string): Promise<void> {
   await dom0.lab.run(`xl destroy ${name}; while xl domid ${name} 2>/dev/null; do sleep 0.2; done`, {
     timeoutMs: 120_000,
@@ -54,7 +54,7 @@ async function expectTicks(name: string): Promise<void> {
   expect((await dom0.lab.guestReport(name)).complaints).toEqual([]);
 }
 
-/** A case with a guest of its own making: what the last one did to its images is undone. */
+/** Runs a case with a guest of its own: what the previous one did to its images is undone. */
 const steadily = (body: () => Promise<void>) => () =>
   guest.steadily(async () => {
     try {
@@ -66,7 +66,7 @@ const steadily = (body: () => Promise<void>) => () =>
 
 describe.runIf(wanted)('an ordinary day', () => {
   it(
-    'another running domain has the image: the revert is refused, with --force too, and that domain goes on',
+    'a revert is refused, even with --force, if another running domain has the image; that domain keeps running',
     steadily(async () => {
       await create('s1');
       await destroy(NAME);
@@ -90,7 +90,7 @@ describe.runIf(wanted)('an ordinary day', () => {
   );
 
   it(
-    'the guest reboots while a revert checks: it is refused, and nothing is touched',
+    'a revert is refused, and nothing is touched, if the guest reboots while it checks',
     steadily(async () => {
       await create('s1');
       const before = guest.domid;
@@ -110,7 +110,7 @@ describe.runIf(wanted)('an ordinary day', () => {
   );
 
   it(
-    'the base of an overlay was written to: a risk with a name',
+    'a base that was written to is a risk with a name',
     steadily(async () => {
       await create('s1');
       await destroy(NAME);
@@ -123,7 +123,7 @@ describe.runIf(wanted)('an ordinary day', () => {
   );
 
   it(
-    'a later snapshot stands on the overlay: a risk with a name, with the domain down',
+    'a later snapshot on the overlay is a risk with a name, with the domain down',
     steadily(async () => {
       await create('s1');
       await dom0.lab.waitForTicks(NAME, 3);
@@ -139,7 +139,7 @@ describe.runIf(wanted)('an ordinary day', () => {
   );
 
   it(
-    'memory is taken from the guest, then it is snapshotted live, and reverted',
+    'a guest from which memory was taken is snapshotted live, and reverted',
     steadily(async () => {
       await dom0.lab.run(`xl mem-set ${NAME} 72`);
       await create('s1', '--live');
@@ -186,7 +186,7 @@ describe.runIf(wanted)('an HVM guest', () => {
     () => dom0,
   );
 
-  it('is saved by xl within a live create: its QEMU lives, and it goes on', () =>
+  it('keeps running, and its QEMU too, when xl saves it during a live create', () =>
     hvm.steadily(async () => {
       const cfg = await hvm.configure(`name="s1"\nmemory_path="${hvm.folder}/s1.save"\ndisks=[',,xvda']\n`);
       const said = await dom0.during(
@@ -195,7 +195,7 @@ describe.runIf(wanted)('an HVM guest', () => {
         `until grep -q '"phase":"precopy","done"' err; do sleep 0.02; done; sleep 1; kill -STOP $pid; xl save -c ${hvm.name} ${hvm.folder}/xl.save; acted=$?; kill -CONT $pid; exit $acted`,
       );
       expect(said.action).toMatchObject({ code: 0 });
-      // Started over with a whole copy, or given up with all undone: both leave the guest alone.
+      // Restarted with a whole copy, or given up with everything undone: both leave the guest alone.
       if (said.code !== 0) expect(errorOf(said)).toMatchObject({ code: 'DIRTY_LOG_LOST' });
       else await dom0.verifyByXen(`${hvm.folder}/s1.save`);
       await dom0.lab.run(`pgrep -f 'xen-domid ${hvm.domid} '`);
@@ -203,8 +203,8 @@ describe.runIf(wanted)('an HVM guest', () => {
     }));
 });
 
-describe.runIf(wanted)('a guest that still waits for a part of its memory', () => {
-  it('is refused, and lives', async () => {
+describe.runIf(wanted)('a guest that still waits for part of its memory', () => {
+  it('is refused, and keeps running', async () => {
     const name = 'e2e-pod';
     await dom0.steadily(name, async () => {
       await dom0.lab.removeGuest(name);

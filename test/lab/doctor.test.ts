@@ -1,4 +1,4 @@
-/** What the host's doctor says on real Xen, and the wrapper around the real xl. */
+/** What `xlsnap doctor` reports on real Xen, and the wrapper around the real xl. */
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
 import { Dom0 } from './host.ts';
@@ -14,7 +14,7 @@ afterAll(() => dom0?.close());
 
 const guest = new SharedGuest(smallGuest(NAME), () => dom0);
 
-it('all is well, and a raw disk needs an overlay', () =>
+it('all checks pass, and a raw disk needs an overlay', () =>
   guest.steadily(async () => {
     const { code, stdout, stderr } = await dom0.xlsnap(`doctor ${NAME} --json`);
     expect({ code, stderr }, stdout).toEqual({ code: EXIT.ok, stderr: '' });
@@ -33,7 +33,7 @@ it('all is well, and a raw disk needs an overlay', () =>
             { vdev: 'xvda', format: 'qcow2', internal: true, external: true },
             { vdev: 'xvdb', format: 'raw', internal: false, external: true },
           ],
-          // Linux says that it can suspend.
+          // Linux announces that it can suspend.
           warnings: [],
         },
       ],
@@ -46,13 +46,13 @@ it('all is well, and a raw disk needs an overlay', () =>
     await guest.expectGoesOn();
   }));
 
-it('a domain that is not there is exit code 5', async () => {
+it('a missing domain gives exit code 5', async () => {
   const { code, stdout } = await dom0.xlsnap('doctor nobody');
   expect(stdout).toContain('there is no domain nobody');
   expect(code).toBe(EXIT.preflight);
 });
 
-it('the wrapper hands two commands to xlsnap, and the rest to the real xl', async () => {
+it('the wrapper passes two commands to xlsnap, and all others to the real xl', async () => {
   const run = (command: string) => dom0.lab.run(command, { check: false, timeoutMs: 300_000 });
   await run('mkdir -p /usr/local/sbin');
   const before = await run('xl list; xl domid nobody; xl nonsense; xl');

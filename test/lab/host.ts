@@ -1,3 +1,4 @@
+/** The lab's dom0 with xlsnap installed, for the tests on real Xen. */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +7,9 @@ import { installXlsnap } from '../../lab/install.ts';
 import { Lab } from '../../lab/lab.ts';
 import { defaultXen } from '../../lab/releases.ts';
 
-/** Node needs seconds to start under software emulation, and memory is copied at some 15 MiB/s. */
+/**
+ * Time limits: node needs seconds to start under software emulation, and memory is copied at some 15 MiB/s.
+ */
 const COMMAND_TIMEOUT_MS = 600_000;
 
 /** The release of Xen that the tests run on. */
@@ -15,7 +18,7 @@ export const XEN = process.env['XLSNAP_LAB_XEN'] ?? defaultXen;
 /** Whether that Xen can copy PV guests while they run: Debian 13's was built without shadow paging. */
 export const PV_LIVE = XEN === '4.17';
 
-/** What the command line said. */
+/** What the command line printed. */
 export interface Said {
   readonly code: number;
   readonly stdout: string;
@@ -64,7 +67,7 @@ export class Dom0 {
     await this.lab.run('rm -rf /var/lib/xen/snapshots');
   }
 
-  /** See Lab.steadily. */
+  /** Does what Lab.steadily says. */
   async steadily(what: string, job: () => Promise<void>): Promise<void> {
     await this.lab.steadily(what, job, () => this.#prepare());
   }
@@ -74,21 +77,21 @@ export class Dom0 {
     return await this.lab.run(`xlsnap ${args}`, { check: false, timeoutMs: COMMAND_TIMEOUT_MS });
   }
 
-  /** Runs xlsnap, which must succeed; gives its result, parsed. */
+  /** Runs xlsnap, which must succeed, and returns its result, parsed. */
   async result(args: string): Promise<Record<string, unknown>> {
     const { code, stdout, stderr } = await this.xlsnap(`${args} --json`);
     if (code !== 0) {
-      // Its error first: of a long message the summary of all tests has only the beginning.
+      // The error first, since the summary of all tests has only the beginning of a long message.
       throw new Error(`xlsnap ${args}: exit code ${code}\n${errorLine(stderr) ?? ''}\n${stdout}${stderr}`);
     }
     return JSON.parse(stdout) as Record<string, unknown>;
   }
 
   /**
-   * Runs xlsnap, and something else in dom0 once a phase of it has begun.
-   * @param phase one that `--json` tells of
+   * Runs xlsnap, and something else in dom0 once a phase has begun.
+   * @param phase a phase that `--json` reports
    * @param action shell commands; `$pid` is the process of xlsnap
-   * @returns what both said
+   * @returns the output of both
    */
   async during(args: string, phase: string, action: string): Promise<Said & { readonly action: Said }> {
     const at = '/tmp/during';
@@ -113,12 +116,12 @@ export class Dom0 {
     };
   }
 
-  /** Xen's own verifier takes a memory file. */
+  /** Checks a memory file with Xen's own verifier. */
   async verifyByXen(path: string): Promise<void> {
     await this.lab.run(`verify-stream-v2 -f xl -i ${path}`, { timeoutMs: 120_000 });
   }
 
-  /** The counter that a memory file holds: exactly one page has it. */
+  /** Returns the counter in a memory file: exactly one page has it. */
   async memoryCounter(path: string): Promise<MemoryCounter> {
     const local = join(this.#scratch, 'memory');
     await this.lab.copyOut(path, local);
@@ -130,7 +133,7 @@ export class Dom0 {
     return page;
   }
 
-  /** The counter's part of an image that nobody writes to; of one of its snapshots with `tag`. */
+  /** Returns the counter's part of an image that nobody writes to, or of one of its snapshots with `tag`. */
   async diskCounter(path: string, format: 'qcow2' | 'raw', tag?: string): Promise<DiskReport> {
     const head = '/lab/head.raw';
     const from = tag === undefined ? '' : `-l snapshot.name=${tag}`;

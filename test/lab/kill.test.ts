@@ -1,4 +1,4 @@
-/** xlsnap killed outright on real Xen: the guest goes on, and the guardian leaves nothing behind. */
+/** xlsnap killed by SIGKILL on real Xen: the guest keeps running, and the guardian leaves nothing behind. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Dom0 } from './host.ts';
 import { SharedGuest, smallGuest } from './shared-guest.ts';
@@ -9,12 +9,14 @@ beforeAll(async () => {
 });
 afterAll(() => dom0?.close());
 
-/** As long as libxl waits for a guest that has acknowledged a suspend: the guardian may have to. */
+/**
+ * How long libxl waits for a guest that has acknowledged a suspend: the guardian may have to wait as long.
+ */
 const GUARDIAN_MS = 120_000;
-/** Far more than it takes: how long that was is told, for machines are noisy. */
+/** Far more than it takes. The actual time is printed, since machines are noisy. */
 const GOES_ON_MS = 30_000;
 
-/** Where a create is killed: so many seconds after the phase began. */
+/** When a create is killed: this many seconds after the phase began. */
 interface Kill {
   readonly phase: string;
   readonly seconds: number;
@@ -26,7 +28,7 @@ const all = process.env['XLSNAP_LAB_KILLS'] === '1';
 if (!all)
   console.log('skipped: most kills in the lab; XLSNAP_LAB_KILLS=1 does all 26, in a quarter of an hour');
 
-/** What is killed always, and what only when asked for. */
+/** Kills that always run, and those that run only on request. */
 const PAUSED: readonly Kill[] = [
   kill('suspend', 0),
   kill('memory', 1),
@@ -65,35 +67,37 @@ describe.each([
   const guest = new SharedGuest(smallGuest(name, more), () => dom0);
   let number = 0;
 
-  it.skipIf(kills.length === 0).each(kills)('in $phase, after $seconds s', ({ phase, seconds }) =>
-    guest.steadily(async () => {
-      const path = await guest.configure(guest.cfgOf(`k${++number}`));
-      const { code, action } = await dom0.during(
-        `snapshot-create ${name} ${path} ${args}`,
-        phase,
-        `sleep ${seconds}; kill -9 $pid; from=$(date +%s%3N)
+  it.skipIf(kills.length === 0).each(kills)(
+    'leaves a running guest and nothing else when killed in $phase, after $seconds s',
+    ({ phase, seconds }) =>
+      guest.steadily(async () => {
+        const path = await guest.configure(guest.cfgOf(`k${++number}`));
+        const { code, action } = await dom0.during(
+          `snapshot-create ${name} ${path} ${args}`,
+          phase,
+          `sleep ${seconds}; kill -9 $pid; from=$(date +%s%3N)
         until xl list ${name} | grep -qE ' [r-][b-]---- '; do
           [ $(($(date +%s%3N) - from)) -gt 60000 ] && break
         done; echo $(($(date +%s%3N) - from))`,
-      );
-      expect(code).toBe(128 + 9);
-      console.log(`  it goes on ${action.stdout.trim()} ms after the kill`);
-      expect(Number(action.stdout)).toBeLessThan(GOES_ON_MS);
-      await expect
-        .poll(async () => (await dom0.lab.run('pgrep -f guardian-main', { check: false })).code, {
-          timeout: GUARDIAN_MS,
-          interval: 500,
-        })
-        .toBe(1);
-      await guest.expectGoesOn();
-      await guest.expectNothingLeft();
-      expect(await logDirty(guest.domid)).toBe(false);
-      const { stdout } = await dom0.lab.run(`xl list -l ${name}`);
-      expect(stdout).not.toContain(guest.overlay);
-    }),
+        );
+        expect(code).toBe(128 + 9);
+        console.log(`  it runs ${action.stdout.trim()} ms after the kill`);
+        expect(Number(action.stdout)).toBeLessThan(GOES_ON_MS);
+        await expect
+          .poll(async () => (await dom0.lab.run('pgrep -f guardian-main', { check: false })).code, {
+            timeout: GUARDIAN_MS,
+            interval: 500,
+          })
+          .toBe(1);
+        await guest.expectGoesOn();
+        await guest.expectNothingLeft();
+        expect(await logDirty(guest.domid)).toBe(false);
+        const { stdout } = await dom0.lab.run(`xl list -l ${name}`);
+        expect(stdout).not.toContain(guest.overlay);
+      }),
   );
 
-  it.skipIf(kills.length === 0)('and then one that is not: nothing stands in its way', () =>
+  it.skipIf(kills.length === 0)('does not prevent the next create', () =>
     guest.steadily(async () => {
       await dom0.result(`snapshot-create ${name} ${await guest.configure(guest.cfgOf('last'))} ${args}`);
       await guest.expectGoesOn();
@@ -122,7 +126,7 @@ describe('a revert that is killed', () => {
   ];
 
   it.each(kills)(
-    'in $phase, after $seconds s: recover says how the disks are, and the same command goes on',
+    'can be recovered and continued when killed in $phase, after $seconds s, and recover says how the disks are',
     (kill) =>
       guest.steadily(async () => {
         const cfg = await guest.configure(guest.cfgOf('s'));
@@ -141,7 +145,7 @@ describe('a revert that is killed', () => {
         await dom0.lab.waitForTicks(name, 3);
         const report = await dom0.lab.guestReport(name);
         expect(report.complaints).toEqual([]);
-        // Not booted: it goes on from the snapshot.
+        // Not booted: it continues from the snapshot.
         expect(report.up).toHaveLength(told);
         expect(await journals()).toBe('');
         const { stdout } = await dom0.lab.run(
@@ -153,7 +157,7 @@ describe('a revert that is killed', () => {
   );
 });
 
-/** Whether Xen keeps a dirty log of the domain, by its own dump of it. */
+/** Returns whether Xen keeps a dirty log of the domain, according to Xen's own dump of it. */
 async function logDirty(domid: number): Promise<boolean> {
   const { stdout } = await dom0.lab.run('xl dmesg -c >/dev/null; xl debug-keys q; xl dmesg');
   const dump = stdout.split('General information for domain ').find((part) => part.startsWith(`${domid}:`));

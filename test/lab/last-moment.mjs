@@ -1,5 +1,5 @@
-// In dom0, beside an installed xlsnap: NAME. Suspends a domain and lets it go on, again and again, with time-outs about as
-// long as it takes to answer. Tells each outcome, and the state that the domain was left in.
+// In dom0, beside an installed xlsnap: NAME. Suspends a domain and resumes it, repeatedly, with time-outs
+// about as long as it takes to answer. Prints each outcome, and the state that the domain was left in.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openHost } from 'xlsnap';
 

@@ -1,4 +1,4 @@
-/** The library under a toolstack of one's own, as in examples/: on real Xen, where no xl is to be found. */
+/** The library with a toolstack of one's own, as in examples/: on real Xen, without any xl. */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -17,7 +17,9 @@ beforeAll(async () => {
 });
 afterAll(() => dom0?.close());
 
-/** Puts the compiled examples beside the installed package, and makes a PATH that has everything but xl. */
+/**
+ * Copies the compiled examples next to the installed package, and creates a PATH that has everything but xl.
+ */
 async function installExample(): Promise<void> {
   const scratch = mkdtempSync(join(tmpdir(), 'xlsnap-example-'));
   try {
@@ -47,7 +49,7 @@ async function example(command: 'create' | 'revert', cfgfile: string): Promise<R
   return JSON.parse(stdout) as Record<string, unknown>;
 }
 
-it('takes a snapshot and goes back to it without xl', async () => {
+it('takes a snapshot and reverts to it without xl', async () => {
   await dom0.steadily(NAME, async () => {
     await installExample();
     await dom0.lab.removeGuest(NAME);

@@ -1,4 +1,4 @@
-/** A PV guest's stream against that of xl, both of one instant. */
+/** Compares a PV guest's stream with that of xl, both of one instant. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -30,7 +30,7 @@ async function fetchContents(path: string): Promise<Contents> {
   }
 }
 
-/** The guest of both tests; 96 MiB, two vCPUs, and something going on. */
+/** The guest of both tests: 96 MiB, two vCPUs, and a process that writes. */
 async function startGuest(): Promise<void> {
   await dom0.lab.removeGuest(NAME);
   await dom0.lab.run(`rm -rf ${FOLDER}; mkdir -p ${FOLDER}`);
@@ -44,19 +44,22 @@ async function startGuest(): Promise<void> {
   });
 }
 
-it.runIf(!PV_LIVE)('live is refused where Xen has no shadow paging, and the guest goes on', async () => {
-  await dom0.steadily(NAME, async () => {
-    await startGuest();
-    const { code, stderr } = await dom0.xlsnap(`snapshot-create ${NAME} --live -q`);
-    expect(stderr).toMatch(/without shadow paging.*without --live/s);
-    expect(code).toBe(EXIT.preflight);
-    await dom0.lab.waitForTicks(NAME, 3);
-    expect((await dom0.lab.guestReport(NAME)).complaints).toEqual([]);
-  });
-});
+it.runIf(!PV_LIVE)(
+  'a live create is refused if Xen has no shadow paging, and the guest keeps running',
+  async () => {
+    await dom0.steadily(NAME, async () => {
+      await startGuest();
+      const { code, stderr } = await dom0.xlsnap(`snapshot-create ${NAME} --live -q`);
+      expect(stderr).toMatch(/without shadow paging.*without --live/s);
+      expect(code).toBe(EXIT.preflight);
+      await dom0.lab.waitForTicks(NAME, 3);
+      expect((await dom0.lab.guestReport(NAME)).complaints).toEqual([]);
+    });
+  },
+);
 
 it.each(PV_LIVE ? ['', '--live'] : [''])(
-  "our stream and xl's of the same instant are the same %s",
+  "xlsnap's stream and xl's of the same instant are identical %s",
   async (live) => {
     await dom0.steadily(NAME, async () => {
       await startGuest();
@@ -75,7 +78,7 @@ it.each(PV_LIVE ? ['', '--live'] : [''])(
       console.log(describeDifference(difference));
       expect(difference).toMatchObject({ onlyFirst: [], onlySecond: [], types: [] });
       expect(difference.sameTables).toBeGreaterThan(50);
-      // dom0 goes on: its programs write to their rings, Xen to the clocks in the shared info.
+      // dom0 keeps running: its programs write to their rings, Xen to the clocks in the shared info.
       expect(difference.pages.filter(({ known }) => known === undefined)).toEqual([]);
       expect(difference.records.filter((name) => !/^(SHARED_INFO|X86_TSC_INFO)$/.test(name))).toEqual([]);
     });

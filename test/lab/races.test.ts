@@ -1,4 +1,4 @@
-/** What others do to a guest while a create is under way on real Xen: the snapshot is whole or there is none. */
+/** What others do to a guest during a create on real Xen: the snapshot is complete, or there is none. */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
@@ -19,7 +19,7 @@ const guest = new SharedGuest(
 );
 const MEMORY = `${guest.folder}/s.save`;
 
-/** In dom0: makes a domain crash, as Xen does it to one that has run into a wall. */
+/** Makes a domain crash, from dom0, as Xen does to a faulty one. */
 const CRASH = '/opt/xlsnap/crash.mjs';
 const CRASH_SCRIPT = `
   import { SHUTDOWN, toDomid, XenControl } from 'xlsnap/xenctrl';
@@ -27,7 +27,7 @@ const CRASH_SCRIPT = `
   await xen.shutdown(toDomid(Number(process.argv[2])), SHUTDOWN.SHUTDOWN_crash);
   process.exit();`;
 
-/** Creates, and has `action` done as soon as `phase` has begun; xlsnap goes on meanwhile. */
+/** Creates, and runs `action` as soon as `phase` has begun, while xlsnap continues. */
 async function during(phase: string, action: string, args = '') {
   return await dom0.during(
     `snapshot-create ${NAME} ${await guest.configure(guest.cfgOf('s'))} ${args}`,
@@ -36,7 +36,7 @@ async function during(phase: string, action: string, args = '') {
   );
 }
 
-/** The same, with xlsnap standing still until it is done, from the moment on that `first` ends. */
+/** Does the same, with xlsnap stopped from the end of `first` until the action is done. */
 async function stopped(phase: string, action: string, args = '', first = 'true') {
   return await during(
     phase,
@@ -48,23 +48,23 @@ async function stopped(phase: string, action: string, args = '', first = 'true')
 const all = process.env['XLSNAP_LAB_RACES'] === '1';
 if (!all) console.log('skipped: most races in the lab; XLSNAP_LAB_RACES=1 runs all 15, in eleven minutes');
 
-/** Some cases always, the others when asked for. */
+/** Some cases always run, the others on request. */
 function some<Case>(always: readonly Case[], others: readonly Case[]): readonly Case[] {
   return all ? [...always, ...others] : always;
 }
 
-/** The error's code, of a create that must have undone everything. */
+/** Returns the error's code of a create that must have undone everything. */
 function failure(said: Said): string {
   const error = errorOf(said);
   expect(error.undo_failures).toBeUndefined();
   return error.code;
 }
 
-/** Until `xl list` shows such flags of it. */
+/** Waits until `xl list` shows such flags of the domain. */
 const until = (flags: string): string =>
   `until xl list ${NAME} | tail -n 1 | grep -qE ' ${flags} '; do sleep 0.2; done`;
 
-describe('a guest that comes to its end', () => {
+describe('a guest that ends during a create', () => {
   it.each(
     some(
       [['is destroyed between its memory and its disks', 'contexts', 'true', ''] as const],
@@ -83,14 +83,14 @@ describe('a guest that comes to its end', () => {
     }),
   );
 
-  it('is destroyed while its disks are snapshotted: a whole snapshot, or none', () =>
+  it('is destroyed while its disks are snapshotted: the snapshot is complete, or there is none', () =>
     guest.steadily(async () => {
       const said = await during('disks', `xl destroy ${NAME}`);
       if (said.code === 0) {
         await dom0.verifyByXen(MEMORY);
         await dom0.lab.run(`rm -r ${guest.folder}; mkdir ${guest.folder}`);
       } else {
-        // Its QEMU goes first: what needed one, and was tried between the two, is left to the journal.
+        // Its QEMU ends first: what needed a QEMU, and was tried in between, is left to the journal.
         if (errorOf(said).undo_failures !== undefined) await dom0.result(`recover ${MEMORY}`);
         await guest.expectNothingLeft();
       }
@@ -100,11 +100,11 @@ describe('a guest that comes to its end', () => {
     ['shuts down', `xl shutdown ${NAME} && ${until('[r-][b-]-s--')}`, 'SUSPEND_OTHER'],
     ['crashes', `node ${CRASH} $domid && ${until('[r-][b-]-.c-')}`, 'SUSPEND_OTHER'],
     [
-      'is started anew',
+      'is started again',
       `xl reboot ${NAME} && until [ "$(xl domid ${NAME})" -gt $domid ]; do sleep 0.5; done`,
       'DOMAIN_GONE',
     ],
-  ])('%s before it is suspended', (_, action, code) =>
+  ])('%s before it is suspended: nothing is left of the create', (_, action, code) =>
     guest.steadily(async () => {
       await dom0.lab.run(`cat >${CRASH}`, { input: CRASH_SCRIPT });
       const said = await stopped('precopy', `domid=${guest.domid}; ${action}`, '--live');
@@ -115,7 +115,7 @@ describe('a guest that comes to its end', () => {
   );
 });
 
-describe('a guest that somebody else pauses', () => {
+describe('a guest that another program pauses', () => {
   it.each(
     some([['while its memory is copied', 'memory', ''] as const], [['while it runs', 'precopy', '--live']]),
   )('%s stays paused', (_, phase, args) =>
@@ -132,7 +132,7 @@ describe('a guest that somebody else pauses', () => {
   );
 });
 
-describe('a guest whose devices are taken away', () => {
+describe('a guest that loses its devices', () => {
   it.runIf(all).each([
     ['a disk is detached', 'precopy', `xl block-detach ${NAME} xvdb --force`, '--live'],
     ['its QEMU dies', 'memory', 'kill -9 $(pgrep -f "xen-domid $domid ")', ''],
@@ -142,7 +142,7 @@ describe('a guest whose devices are taken away', () => {
       guest.discard();
       expect(said.action).toMatchObject({ code: 0 });
       failure(said);
-      // Its disks are gone, but it is not left standing.
+      // Its disks no longer exist, but it is not left stopped.
       expect((await dom0.lab.domains()).get(NAME)?.flags).not.toMatch(/[psc]/);
       await guest.expectNothingLeft();
     }),
@@ -150,16 +150,20 @@ describe('a guest whose devices are taken away', () => {
 });
 
 describe('a guest that xl migrates at the same time', () => {
-  /** A live migration whose other side goes away in the middle: the guest goes on here. A session of its own outlives ours. */
+  /**
+   * A live migration whose other side goes away in the middle: the guest keeps running here. It has a session
+   * of its own, which outlives ours.
+   */
   const migrate =
     `setsid xl migrate -s '' ${NAME} 'echo "xl migration receiver ready, send binary domain data."; head -c 60000000 >/dev/null'` +
     ' </dev/null >/tmp/xl-migrate 2>&1';
 
   it('is left to xl, before and during a create', () =>
     guest.steadily(async () => {
-      // One that stands still since emulation killed the guest of an earlier try is not the one to wait for.
+      // A helper that is stopped since emulation killed the guest of an earlier try is not the one to wait
+      // for.
       await dom0.lab.run('pkill -KILL libxl-save-help; while pgrep libxl-save-help; do sleep 0.2; done');
-      // The helper of xl stands still, so that both are under way for as long as it takes.
+      // xl's helper is stopped, so that both are in progress as long as needed.
       const said = await stopped(
         'precopy',
         `${migrate} & until pkill -STOP libxl-save-help; do sleep 0.1; done`,
@@ -178,7 +182,7 @@ describe('a guest that xl migrates at the same time', () => {
       await guest.expectNothingLeft();
     }));
 
-  it.runIf(all)('is copied whole once more when the migration has taken its dirty log', () =>
+  it.runIf(all)('is copied once more, completely, if the migration has taken its dirty log', () =>
     guest.steadily(async () => {
       // Not before ours is on.
       const copying = `until grep -q '"phase":"precopy","done"' err; do sleep 0.02; done; sleep 1`;
@@ -209,31 +213,31 @@ describe('a dirty log', () => {
     await xen.stopDirtyLog(domid);
     const off = await take(true);
     await sleep(2000);
-    // The last one has turned it on: one that goes off and on again.
+    // The last one has turned it on: one that turns it off and on again.
     await xen.stopDirtyLog(domid);
     await take(true);
-    const anew = await take(false);
+    const again = await take(false);
     await xen.stopDirtyLog(domid);
-    console.log(JSON.stringify({ own, off, anew, all: gfns }));
+    console.log(JSON.stringify({ own, off, again, all: gfns }));
     process.exit();`;
 
-  it('that is off, or was begun anew by others, is not believed', () =>
+  it('is not trusted if another program has turned it off or restarted it', () =>
     guest.steadily(async () => {
       await dom0.lab.run('cat >/opt/xlsnap/log.mjs', { input: SCRIPT });
       const { stdout } = await dom0.lab.run(`cd /opt/xlsnap && node log.mjs ${guest.domid}`, {
         timeoutMs: 120_000,
       });
       console.log(`  ${stdout}`);
-      const told = JSON.parse(stdout) as { own: number[]; off: unknown; anew: number; all: number };
+      const told = JSON.parse(stdout) as { own: number[]; off: unknown; again: number; all: number };
       expect(told.off).toBe('DIRTY_LOG_LOST');
-      expect(told.anew).toBe(told.all);
+      expect(told.again).toBe(told.all);
       expect(told.own[0]).toBeGreaterThan(0);
       for (const count of told.own) expect(count).toBeLessThan(told.all);
     }));
 });
 
 describe('a guest that suspends at the last moment', () => {
-  it('has suspended, or goes on', () =>
+  it('has either suspended, or is running again', () =>
     guest.steadily(async () => {
       await dom0.lab.copyIn(join(import.meta.dirname, 'last-moment.mjs'), '/opt/xlsnap/last-moment.mjs');
       const { stdout } = await dom0.lab.run(`cd /opt/xlsnap && node last-moment.mjs ${NAME}`, {

@@ -1,4 +1,4 @@
-/** What cannot be done on real Xen: a clear error, the guest unharmed, nothing left behind. */
+/** What cannot succeed on real Xen: a clear error, the guest unharmed, nothing left behind. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/core/errors.ts';
 import { Dom0, type Said } from './host.ts';
@@ -28,7 +28,7 @@ async function expectUnharmed(folder = FOLDER): Promise<void> {
   await guest.expectNothingLeft(folder);
 }
 
-describe('a create that cannot be', () => {
+describe('a create that cannot succeed', () => {
   it.each([
     ['an unknown key', 'memorypath="/x"\n', '', EXIT.config, /memorypath.*memory_path/s],
     [
@@ -57,7 +57,7 @@ describe('a create that cannot be', () => {
   );
 
   it(
-    'a target file that exists, which stays as it is',
+    'is refused if a target file exists, and the file stays unchanged',
     steadily(async () => {
       await dom0.lab.run(`echo precious >${FOLDER}/s.save`);
       const { code, stderr } = await create(`${memory()}disks=[]\n`);
@@ -69,7 +69,7 @@ describe('a create that cannot be', () => {
   );
 
   it(
-    'a domain that is not there',
+    'is refused if the domain does not exist',
     steadily(async () => {
       const { code, stderr } = await dom0.xlsnap('snapshot-create nobody');
       expect(stderr).toContain('no domain nobody');
@@ -78,7 +78,7 @@ describe('a create that cannot be', () => {
   );
 
   it(
-    'a QMP socket that is gone',
+    'is refused if the QMP socket is missing',
     steadily(async () => {
       const sockets = `/var/run/xen/qmp-libxenstat-${guest.domid} /var/run/xen/qmp-libxl-${guest.domid}`;
       await dom0.lab.run(`mkdir /var/run/xen/away; mv ${sockets} /var/run/xen/away`);
@@ -91,7 +91,7 @@ describe('a create that cannot be', () => {
   );
 
   it(
-    'a file system that is too small, seen before the guest is stopped',
+    'is refused before the guest is stopped if the file system is too small',
     steadily(async () => {
       await dom0.lab.run(`mkdir -p ${FOLDER}/small; mount -t tmpfs -o size=20M small ${FOLDER}/small`);
       const { code, stderr } = await create(`${memory(`${FOLDER}/small`)}disks=[]\n`);
@@ -103,7 +103,7 @@ describe('a create that cannot be', () => {
   );
 
   it(
-    'a file system that becomes full while memory is written',
+    'is undone completely if a file system becomes full while memory is written',
     steadily(async () => {
       const folder = `${FOLDER}/full`;
       await dom0.lab.run(`mkdir -p ${folder}; mount -t tmpfs -o size=110M full ${folder}`);
@@ -121,7 +121,7 @@ describe('a create that cannot be', () => {
   );
 
   it(
-    'a tag that exists already',
+    'is refused if the tag exists already',
     steadily(async () => {
       const first = await create(`name="t1"\nmemory_path="${FOLDER}/t1.save"\ndisks=[',,xvda']\n`);
       expect(first.stderr).toContain('xvdb');
@@ -131,7 +131,7 @@ describe('a create that cannot be', () => {
       expect(code).toBe(EXIT.preflight);
       expect((await dom0.lab.run(`ls ${FOLDER}`)).stdout).not.toContain('t2');
       await dom0.lab.waitForTicks(NAME, 3);
-      // The snapshot leaves the raw xvdb out, so going back to it is a risk that has to be asked for.
+      // The snapshot leaves the raw xvdb out, so a revert to it is a risk that must be accepted.
       const revert = await dom0.xlsnap(`snapshot-revert ${NAME} ${FOLDER}/t1.save.cfg`);
       expect(revert.stderr).toMatch(/xvdb.*--force/s);
       expect(revert.code).toBe(EXIT.risk);
@@ -142,7 +142,7 @@ describe('a create that cannot be', () => {
 
 describe('a paused guest', () => {
   it(
-    'stays paused, and its snapshot is of a paused guest',
+    'stays paused, and so it does after a revert',
     steadily(async () => {
       await dom0.lab.run(`xl pause ${NAME}`);
       const before = await dom0.lab.counter(NAME);
@@ -162,12 +162,12 @@ describe('a paused guest', () => {
 
 describe('a guest that cannot suspend', () => {
   it(
-    'is not booted for it when it has never run; else it is left as it was, after the time-out',
+    'is not booted if it has never run, and is otherwise left as it was after the time-out',
     steadily(async () => {
       const name = 'e2e-deaf';
       await dom0.lab.removeGuest(name);
       await dom0.lab.run(`mkdir -p /lab/guests/${name}; cat >/lab/guests/${name}/deaf.cfg`, {
-        // Some seconds after it was unpaused its kernel is far from the drivers that answer.
+        // A few seconds after it was unpaused, its kernel has not reached the drivers that answer.
         input: `name="${name}"\ntype="pvh"\nmemory=84\nvcpus=1\nkernel="/lab/vmlinux"\ncmdline="panic=0"\n`,
       });
       await dom0.lab.run(`xl create -p /lab/guests/${name}/deaf.cfg`, { timeoutMs: 120_000 });

@@ -1,5 +1,5 @@
 // In dom0, beside an installed xlsnap: NAME OURS THEIRS [--live]. Takes a snapshot of a domain without its disks; before
-// the domain goes on, xl saves it too: two files of one instant.
+// the domain resumes, xl saves it too: two files of one instant.
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createSnapshot, openHost } from 'xlsnap';
@@ -20,7 +20,7 @@ function run(command, ...args) {
   });
 }
 
-/** xl asks the guest to suspend, which it has done already: so somebody else has to say that it was heard. */
+/** xl asks the guest to suspend, which it has done already, so this has to acknowledge the request. */
 async function saveByXl(domid) {
   const request = `/local/domain/${domid}/control/shutdown`;
   let saved = false;
@@ -37,7 +37,7 @@ async function saveByXl(domid) {
   await save;
 }
 
-/** The same object, with some methods of ours. */
+/** Returns the same object with some methods replaced. */
 function withMethods(target, methods) {
   return new Proxy(target, {
     get(_, key) {

@@ -1,8 +1,9 @@
+/** A guest in the lab that several test cases use. */
 import { expect } from 'vitest';
 import type { GuestSpec } from '../../lab/guests.ts';
 import type { Dom0 } from './host.ts';
 
-/** A small guest with a disk that can hold internal snapshots, and one that cannot. */
+/** A small guest with a disk that supports internal snapshots, and one that does not. */
 export function smallGuest(name: string, more: Partial<GuestSpec> = {}): GuestSpec {
   return {
     type: 'pvh',
@@ -17,10 +18,10 @@ export function smallGuest(name: string, more: Partial<GuestSpec> = {}): GuestSp
   };
 }
 
-/** A guest that several cases use one after the other, with a folder for what they make. */
+/** A guest that several cases use one after the other, with a folder for their files. */
 export class SharedGuest {
   readonly name: string;
-  /** In dom0. */
+  /** Folder in dom0. */
   readonly folder: string;
   readonly #spec: GuestSpec;
   readonly #dom0: () => Dom0;
@@ -33,7 +34,7 @@ export class SharedGuest {
     this.#dom0 = dom0;
   }
 
-  /** One case, with the guest running; done anew when emulation killed the guest meanwhile. */
+  /** Runs one case, with the guest running; repeats it if emulation killed the guest in the meantime. */
   async steadily(body: () => Promise<void>): Promise<void> {
     await this.#dom0().steadily(this.name, async () => {
       console.log(`  ${expect.getState().currentTestName}`);
@@ -42,12 +43,12 @@ export class SharedGuest {
     });
   }
 
-  /** The next case gets another one. */
+  /** Makes the next case get another guest. */
   discard(): void {
     this.domid = -1;
   }
 
-  /** The guest of a former case, or a new one. */
+  /** Returns the guest of an earlier case, or a new one. */
   async #ensure(): Promise<void> {
     const { lab } = this.#dom0();
     const there = (await lab.domains()).get(this.name);
@@ -59,7 +60,7 @@ export class SharedGuest {
     );
   }
 
-  /** It ticks on as the same domain, and its disks hold what it expects. */
+  /** Checks that it still ticks as the same domain, and that its disks have what it expects. */
   async expectGoesOn(): Promise<void> {
     const { lab } = this.#dom0();
     await lab.waitForTicks(this.name, 3);
@@ -67,7 +68,7 @@ export class SharedGuest {
     expect((await lab.domains()).get(this.name)?.domid).toBe(this.domid);
   }
 
-  /** There are no files but the cfgfile, and no snapshots in its qcow2 image. */
+  /** Checks that there are no files but the cfgfile, and no snapshots in its qcow2 image. */
   async expectNothingLeft(folder = this.folder): Promise<void> {
     const { stdout } = await this.#dom0().lab.run(
       `ls -A ${folder} | grep -vx x.cfg; qemu-img snapshot -U -l /lab/guests/${this.name}/xvda.qcow2; ls /var/lib/xen/snapshots 2>/dev/null`,
@@ -81,7 +82,7 @@ export class SharedGuest {
     return `${this.folder}/ov.qcow2`;
   }
 
-  /** A snapshot to `NAME.save`, of one disk inside its image, of the other by an overlay. */
+  /** Returns a cfgfile for a snapshot to `NAME.save`: one disk internal, the other external. */
   cfgOf(name: string): string {
     return `name="${name}"\nmemory_path="${this.folder}/${name}.save"\ndisks=[',,xvda', '${this.overlay},qcow2,xvdb']\n`;
   }

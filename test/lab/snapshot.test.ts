@@ -1,11 +1,11 @@
-/** create and revert of real guests on real Xen: the guest's own counter is the judge. */
+/** create and revert of real guests on real Xen, checked by the guest's own counter. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { GuestUp } from '../../lab/counter.ts';
 import type { GuestType } from '../../lab/guests.ts';
 import type { LabGuest } from '../../lab/lab.ts';
 import { Dom0, PV_LIVE, XEN } from './host.ts';
 
-/** With Debian 12's QEMU below, no HVM guest comes up on Xen 4.17. */
+/** With Debian 12's QEMU below, HVM guests do not start on Xen 4.17. */
 const TYPES: readonly GuestType[] = XEN === '4.17' ? ['pv', 'pvh'] : ['pv', 'pvh', 'hvm'];
 
 let dom0: Dom0;
@@ -14,7 +14,7 @@ beforeAll(async () => {
 });
 afterAll(() => dom0?.close());
 
-/** A snapshot of a guest: one disk inside its image, the other by an overlay. */
+/** A snapshot of a guest: one disk internal, the other external. */
 interface Taken {
   readonly memory: string;
   readonly overlay: string;
@@ -22,7 +22,7 @@ interface Taken {
   readonly base: string;
   /** The number at the snapshot's instant. */
   readonly instant: number;
-  /** The longest time between two ticks, by the guest's own clock, while the snapshot was taken. */
+  /** The longest time between two ticks, by the guest's own clock, during the snapshot. */
   readonly downtimeMs: number;
 }
 
@@ -58,7 +58,7 @@ class Scenario {
     });
   }
 
-  /** Snapshots it; memory and both disks must be of one instant, and it goes on. */
+  /** Snapshots it; memory and both disks must be of one instant, and it continues. */
   async create(name: string, live = false): Promise<void> {
     const memory = this.#memory(name);
     const overlay = `${this.folder}/xvdb-${name}.qcow2`;
@@ -106,7 +106,7 @@ class Scenario {
     expect(stdout).not.toContain(`"pdev_path": "${this.taken.base}"`);
   }
 
-  /** Reverts it: it goes on from the snapshot's instant, without a boot, and nothing is left behind. */
+  /** Reverts it: it continues from the snapshot's instant, without a boot, and nothing is left behind. */
   async revert(): Promise<void> {
     const { memory, instant } = this.taken;
     const before = await dom0.lab.waitForTicks(this.name, 10);
@@ -118,8 +118,8 @@ class Scenario {
     expect(stdout).not.toMatch(/before-|fresh-|partial/);
   }
 
-  /** Shuts it down, and creates it anew from its file, which names the overlay by then: Xen gives it another uuid. */
-  async createAnew(): Promise<void> {
+  /** Shuts it down, and creates it again from its file, which names the overlay by then: xl generates another uuid. */
+  async createAgain(): Promise<void> {
     const cfg = this.#guest?.cfg ?? '';
     const before = await this.#domain();
     const lives = (await dom0.lab.guestReport(this.name)).up.length;
@@ -135,7 +135,7 @@ class Scenario {
     expect(after.uuid).not.toBe(before.uuid);
   }
 
-  /** Reboots it: it goes on with the overlay's number, and the base stays as it was. */
+  /** Reboots it: it continues with the overlay's number, and the base stays as it was. */
   async reboot(): Promise<void> {
     const before = await dom0.lab.counter(this.name);
     const lives = (await dom0.lab.guestReport(this.name)).up.length;
@@ -146,7 +146,10 @@ class Scenario {
     expect(base.head.number).toBeLessThanOrEqual(this.taken.instant + 1);
   }
 
-  /** Plain `xl restore`. The disks are the user's part; the file names the base, which nobody has written to. */
+  /**
+   * Runs plain `xl restore`. The user takes care of the disks; the file names the base, which nobody has
+   * written to.
+   */
   async restoreByXl(name: string): Promise<void> {
     await dom0.lab.run(`xl destroy ${this.name}; qemu-img snapshot -a ${name} ${this.#image('xvda')}`, {
       timeoutMs: 60_000,
@@ -161,7 +164,7 @@ class Scenario {
     expect((await dom0.lab.guestReport(this.name)).complaints).toEqual([]);
   }
 
-  /** Waits for a life after so many others. */
+  /** Waits for a life after a given number of others. */
   async #comesUp(lives: number): Promise<GuestUp | undefined> {
     await expect
       .poll(async () => (await dom0.lab.guestReport(this.name)).up.length, {
@@ -180,7 +183,7 @@ class Scenario {
     await this.goOn();
     const after = await dom0.lab.guestReport(this.name);
     expect(after.up).toHaveLength(before.up.length);
-    // Ticks told between the report and the destroy come first; they are higher than those before them.
+    // Ticks printed between the report and the destroy come first; they are higher than those before them.
     const rest = after.ticks.slice(numbers.length);
     const first = rest.find((tick, at) => tick.n < (rest[at - 1]?.n ?? numbers.at(-1) ?? 0));
     expect(first?.n).toBeGreaterThanOrEqual(this.taken.instant);
@@ -203,7 +206,7 @@ class Scenario {
   }
 }
 
-/** Says how long each step takes. */
+/** Prints how long each step takes. */
 function stepsOf(type: GuestType, scenario: Scenario) {
   const step = async (what: string, job: () => Promise<void>): Promise<void> => {
     const start = performance.now();
@@ -220,8 +223,8 @@ function stepsOf(type: GuestType, scenario: Scenario) {
 }
 
 /**
- * Under emulation a guest may die at any time, and all its steps are done again: two scenarios of some minutes are done sooner
- * than a long one.
+ * Under emulation a guest may die at any time, and then all its steps are repeated: two scenarios of a few
+ * minutes finish sooner than a long one.
  */
 describe.each(TYPES)('a %s guest with an internal and an external snapshot', (type) => {
   const live = type !== 'pv' || PV_LIVE;
@@ -236,16 +239,16 @@ describe.each(TYPES)('a %s guest with an internal and an external snapshot', (ty
   };
 
   it(
-    'is snapshotted and reverted, and goes on with the overlay after a reboot',
+    'is snapshotted and reverted, and continues on the overlay after a reboot',
     steadily(async () => {
       await create('s1');
       await step('its configuration names the overlay', () => scenario.configurationNamesOverlay());
       await step('is reverted', () => scenario.revert());
       if (type === 'pv') {
-        await step('is created anew, without a uuid in its file', () => scenario.createAnew());
+        await step('is created again, without a uuid in its file', () => scenario.createAgain());
         await step('is reverted again, without --force', () => scenario.revert());
       }
-      await step('goes on with the overlay after a reboot', () => scenario.reboot());
+      await step('continues on the overlay after a reboot', () => scenario.reboot());
       if (!live) await step('s1 is restored by plain xl restore', () => scenario.restoreByXl('s1'));
     }),
   );

@@ -8,7 +8,7 @@ import { checksumFile, differing, sumsLength } from '../../src/memfile/checksums
 import { tempDir } from '../support/temp.ts';
 
 const KiB = 1024;
-/** Stretches of a file: so many bytes of zeros or of something else. */
+/** Parts of a file: lengths of zeros or of other data. */
 const parts = fc.array(fc.record({ length: fc.integer({ min: 1, max: 300 * KiB }), zeros: fc.boolean() }), {
   maxLength: 8,
 });
@@ -19,7 +19,7 @@ test.prop(
     numRuns: 60,
   },
 )(
-  'the sums are zlib’s, whether holes are known or not, and one other byte changes one of them',
+  'checksums are those of zlib, with or without known holes, and one changed byte changes only one of them',
   async (list, head, stretch, place) => {
     await using directory = await tempDir();
     const size = list.reduce((sum, { length }) => sum + length, 0);

@@ -7,7 +7,7 @@ const scalar = fc.oneof(fc.integer(), fc.boolean(), fc.stringMatching(/^[a-z/]{1
 const name = fc.stringMatching(/^[a-z_]{1,6}$/);
 const plain = fc.dictionary(name, fc.oneof(scalar, fc.array(scalar, { maxLength: 3 })), { maxKeys: 4 });
 
-/** A configuration with the parts that libxl fills and others of any kind. */
+/** A configuration with the parts that libxl fills in, and others of any kind. */
 const config: fc.Arbitrary<Record<string, Record<string, unknown> | Record<string, unknown>[]>> = fc.record({
   c_info: plain,
   b_info: plain,
@@ -18,7 +18,7 @@ const config: fc.Arbitrary<Record<string, Record<string, unknown> | Record<strin
   other: fc.dictionary(name, plain, { maxKeys: 3 }),
 });
 
-/** What differs from one life of a domain to the next, whoever made it. */
+/** What differs from one life of a domain to the next, whoever created it. */
 const byItself = fc.record({
   uuid: fc.uuid(),
   domid: fc.nat(32751),
@@ -60,7 +60,7 @@ test.prop([
   fc.nat(),
   scalar,
 ])(
-  'any other key that is set, or set otherwise, is the one that is named',
+  'any other key that is added or changed is the one that is named',
   (of, one, other, part, which, value) => {
     const before = lived(of as unknown as Parts, one);
     const now = lived(structuredClone(of) as unknown as Parts, other);

@@ -59,7 +59,7 @@ const stored = fc
   );
 
 test.prop([stored, fc.option(graph, { nil: undefined })])(
-  'what is said to be fit for a snapshot is one writable node of a QEMU disk that nobody else writes',
+  'a disk that can be snapshotted is one writable node of a QEMU disk that nobody else writes to',
   (disks, facts) => {
     for (const disk of matchDisks([], disks, facts)) {
       if (disk.external.length > 0) {

@@ -2,12 +2,12 @@ import { describe, expect, test } from 'vitest';
 import { bytes, mutate, Random } from '../fuzz/mutate.ts';
 import { checkPrototypes, type TargetName, targets } from '../fuzz/targets.ts';
 
-// What `npm run fuzz` does for hours, for a second; the same inputs in each run of the tests.
+// Does for a second what `npm run fuzz` does for hours, with the same inputs in each run of the tests.
 
 const RUNS = 300;
 const names = Object.keys(targets) as TargetName[];
 
-test.each(names)('mutated input of %s gives what was read, or a typed error', async (name) => {
+test.each(names)('mutated input of %s returns a value, or throws a typed error', async (name) => {
   const target = targets[name];
   for (let run = 0; run < RUNS; run++) {
     const random = new Random(4711, run);
@@ -26,18 +26,21 @@ test.each(names)('good input of %s passes', async (name) => {
   for (const seed of target.seeds) await target.run(seed, new Random(1, 1));
 });
 
-// Every byte of the head, which for text is all.
-test.each(names)('input of %s chopped at every byte gives what was read, or a typed error', async (name) => {
-  const target = targets[name];
-  const [seed = new Uint8Array(0)] = [...target.seeds]
-    .sort((a, b) => b.length - a.length)
-    .filter(({ length }) => length < 20_000);
-  for (let end = 0; end < seed.length; end += end < target.head ? 1 : 31) {
-    await target.run(seed.subarray(0, end), new Random(end, 1));
-  }
-});
+// Every byte of the head; for text, that is everything.
+test.each(names)(
+  'input of %s cut off at every byte returns a value, or throws a typed error',
+  async (name) => {
+    const target = targets[name];
+    const [seed = new Uint8Array(0)] = [...target.seeds]
+      .sort((a, b) => b.length - a.length)
+      .filter(({ length }) => length < 20_000);
+    for (let end = 0; end < seed.length; end += end < target.head ? 1 : 31) {
+      await target.run(seed.subarray(0, end), new Random(end, 1));
+    }
+  },
+);
 
-/** Every place in a value: the keys that lead there. */
+/** Yields every place in a value, as the keys that lead there. */
 function places(value: unknown, at: readonly string[] = []): string[][] {
   if (typeof value !== 'object' || value === null) return [[...at]];
   return [[...at], ...Object.entries(value).flatMap(([key, inner]) => places(inner, [...at, key]))];
@@ -70,7 +73,7 @@ const BAD = [
 ];
 
 test.each(['manifest', 'qmp', 'xl-list'] as const)(
-  'input of %s with one field spoilt gives what was read, or a typed error',
+  'input of %s with one damaged field returns a value, or throws a typed error',
   async (name) => {
     const target = targets[name];
     let count = 0;
@@ -91,13 +94,13 @@ test.each(['manifest', 'qmp', 'xl-list'] as const)(
 );
 
 describe('the mutations', () => {
-  test('are the same for the same seed and run, and others for others', () => {
+  test('are the same for the same seed and run, and different for others', () => {
     const input = (seed: number, run: number): Uint8Array => mutate(new Random(seed, run), targets.stream);
     expect(input(3, 5)).toEqual(input(3, 5));
     const different = new Set(
       Array.from({ length: 200 }, (_, run) => Buffer.from(input(3, run)).toString('base64')),
     );
-    // Two may end up the same: cut at once, say.
+    // Two may end up the same, for example if both cut off everything.
     expect(different.size).toBeGreaterThan(170);
   });
 
@@ -110,7 +113,7 @@ describe('the mutations', () => {
         parseConfig(mutate(new Random(1, run), cfgfile));
         good++;
       } catch {
-        // That is what most do.
+        // Most inputs do that.
       }
     }
     expect(good).toBeGreaterThan(25);

@@ -29,7 +29,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ do: fc.constant('revert' as const), which: fc.nat(9), force: fc.boolean() }),
 );
 
-/** What a snapshot was of, and whether a forced revert may have spoilt it since. */
+/** What was snapshotted, and whether a forced revert may have damaged it since. */
 interface Taken {
   request: RevertRequest;
   contents: Record<string, string>;
@@ -39,9 +39,9 @@ interface Taken {
 const contents = (host: FakeHost): Record<string, string> =>
   Object.fromEntries([...host.inUse].map(([vdev, path]) => [vdev, contentOf(path)]));
 
-// Whatever was done before: a revert that is not refused brings every covered disk back to its content.
+// Whatever was done before: a revert that is not refused restores the content of every covered disk.
 test.prop([fc.array(step, { minLength: 4, maxLength: 14 }), fc.integer({ min: 1, max: 3 })], { numRuns: 60 })(
-  'a revert brings back what the disks held at the snapshot',
+  'a revert restores what the disks had at the snapshot',
   async (steps, disks) => {
     const directory = fastDirectory('xlsnap-property-');
     try {

@@ -6,7 +6,7 @@ import { formatLine, LineSplitter, parseLine } from '../../src/qmp/wire.ts';
 import { XenstoreProtocolError } from '../../src/xenstore/errors.ts';
 import { encodeMessage, joinStrings, MessageSplitter, splitStrings } from '../../src/xenstore/wire.ts';
 
-/** `bytes`, cut at these fractions of its length. */
+/** Splits `bytes` at these fractions of their length. */
 function chop(bytes: Uint8Array, cuts: readonly number[]): Uint8Array[] {
   const places = [
     0,
@@ -19,14 +19,14 @@ const cuts = fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { maxLength: 1
 const word = fc.nat({ max: 0xffff_ffff });
 
 describe('QMP lines', () => {
-  test('are each held to the limit alone', () => {
+  test('are each subject to the limit alone', () => {
     const splitter = new LineSplitter(8);
     const lines = new TextEncoder().encode('1234567\n12345678\n\n1234567\n');
     expect([...splitter.push(lines)]).toEqual(['1234567', '12345678', '', '1234567']);
   });
 
   test.prop([fc.array(fc.dictionary(fc.string(), fc.jsonValue()), { maxLength: 6 }), cuts])(
-    'survive any chopping',
+    'survive any chunking',
     (messages, where) => {
       const bytes = new TextEncoder().encode(messages.map(formatLine).join(''));
       const splitter = new LineSplitter();
@@ -46,7 +46,7 @@ describe('QMP lines', () => {
 
   test.prop([
     fc.dictionary(fc.constantFrom('QMP', 'return', 'error', 'event', 'id', 'data'), fc.jsonValue()),
-  ])('of any JSON give a message or a typed error', (value) => {
+  ])('of any JSON are a message or a typed error', (value) => {
     try {
       expect(['greeting', 'return', 'error', 'event']).toContain(classify(value).kind);
     } catch (error) {
@@ -63,7 +63,7 @@ describe('xenstore messages', () => {
     payload: fc.uint8Array({ maxLength: 4096 }),
   });
 
-  test.prop([fc.array(message, { maxLength: 6 }), cuts])('survive any chopping', (messages, where) => {
+  test.prop([fc.array(message, { maxLength: 6 }), cuts])('survive any chunking', (messages, where) => {
     const parts = messages.map(encodeMessage);
     const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
     let at = 0;
@@ -75,7 +75,7 @@ describe('xenstore messages', () => {
     expect(chop(bytes, where).flatMap((chunk) => [...splitter.push(chunk)])).toEqual(messages);
   });
 
-  test.prop([fc.uint8Array({ maxLength: 200 })])('of any bytes give messages or a typed error', (bytes) => {
+  test.prop([fc.uint8Array({ maxLength: 200 })])('of any bytes are messages or a typed error', (bytes) => {
     try {
       for (const { payload } of new MessageSplitter().push(bytes))
         expect(payload.length).toBeLessThanOrEqual(4096);

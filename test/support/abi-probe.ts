@@ -30,7 +30,7 @@ export interface AbiFacts {
   /** Size and offsets of structs, by their names in C. */
   structs: Record<string, Record<string, number>>;
   constants: Record<string, number>;
-  /** Prototypes that the compiler found to be the headers'. */
+  /** Prototypes that match the headers', according to the compiler. */
   prototypes: Record<string, string>;
 }
 
@@ -71,14 +71,14 @@ export function prototypes(): Record<string, string> {
   return all;
 }
 
-/** Why the headers cannot be asked on this machine, if so. */
+/** Why the headers cannot be checked on this machine, if so. */
 export function probeObstacle(include = '/usr/include'): string | undefined {
   if (!existsSync(join(include, 'xenctrl.h'))) return `no ${include}/xenctrl.h: libxen-dev is not installed`;
   if (spawnSync('gcc', ['--version']).error !== undefined) return 'no gcc';
   return undefined;
 }
 
-/** @throws Error with the compiler's words when a name or a prototype is not that of the headers. */
+/** Throws an Error with the compiler's words if a name or a prototype differs from the headers. */
 export function probeAbi(include = '/usr/include'): AbiFacts {
   const directory = mkdtempSync(join(tmpdir(), 'xlsnap-abi-'));
   try {

@@ -1,6 +1,6 @@
 /**
- * Saves a guest of 64 GiB that is made up, live, to nowhere, and prints the process's largest resident set in bytes:
- * what of memory is bookkeeping. Runs as a program of its own.
+ * Saves a simulated guest of 64 GiB, live, to nowhere, and prints the process's largest resident set in bytes, to
+ * measure the memory for bookkeeping. Runs as a program of its own.
  */
 import { peakResident } from '../../src/bench/processes.ts';
 import { Bitmap } from '../../src/core/bitmap.ts';
@@ -39,5 +39,5 @@ await saver.copyLast(dirty, 2);
 const { pages } = await saver.finish();
 await saver.writeKept();
 if (pages !== PAGES) throw new Error(`${pages} pages`);
-// Not getrusage's: that is at least as much as the process had that started this one.
+// Not getrusage's: that is at least the size of the process that started this one.
 console.log(peakResident(process.pid));

@@ -1,11 +1,11 @@
 /**
- * What differs between two save files of one guest: which pfns they have, their types, their contents with page tables
+ * Compares two save files of one guest: which pfns they have, their types, their contents with page tables
  * normalised, and the records around them.
  */
 import type { LibxcStateRecord } from '../../src/savefmt/index.ts';
 import type { Contents } from './relayout.ts';
 
-/** A page that both have, with other content. */
+/** A page that both have, with different content. */
 export interface PageDifference {
   readonly pfn: number;
   readonly type: number;
@@ -13,17 +13,17 @@ export interface PageDifference {
   readonly first: number;
   readonly last: number;
   readonly bytes: number;
-  /** What the page is, if that is known: somebody in dom0 writes to it while the guest is suspended. */
+  /** What the page is, if it is known that programs in dom0 write to it while the guest is suspended. */
   readonly known: string | undefined;
 }
 
 export interface SaveDifference {
-  /** pfns with data that only one has. */
+  /** pfns with data that only one file has. */
   readonly onlyFirst: readonly number[];
   readonly onlySecond: readonly number[];
   readonly types: readonly { readonly pfn: number; readonly first: number; readonly second: number }[];
   readonly pages: readonly PageDifference[];
-  /** Names of records that differ, or that one of them lacks. */
+  /** Names of records that differ, or that one file lacks. */
   readonly records: readonly string[];
   /** Pages that are the same, and how many of them are page tables. */
   readonly same: number;
@@ -65,9 +65,9 @@ function compareBytes(
 }
 
 /**
- * Whether nothing differs but flags of event words (xen/event_channel.h, EVTCHN_FIFO_PENDING, MASKED, LINKED: bits 29 to 31 of
- * 32). No record tells which page they are in: the guest has told Xen alone. Whoever in dom0 writes to a ring of the
- * suspended guest makes one pending.
+ * Returns whether nothing differs but flags of event words (xen/event_channel.h, EVTCHN_FIFO_PENDING, MASKED,
+ * LINKED: bits 29 to 31 of 32). No record says which page they are in: only Xen was told by the guest. A
+ * program in dom0 that writes to a ring of the suspended guest makes one pending.
  */
 function onlyEvents(a: Uint8Array, b: Uint8Array): boolean {
   return a.every((byte, at) => {
@@ -102,8 +102,8 @@ function compareRecords(first: Contents, second: Contents): string[] {
 }
 
 /**
- * Pages of a 64-bit PV guest that its start info names: rings that xenstored and xenconsoled write to. A suspended guest
- * has pfns there.
+ * Returns the pages of a 64-bit PV guest that its start info names: rings that xenstored and xenconsoled
+ * write to. In a suspended guest they are pfns.
  */
 function knownPages(contents: Contents): ReadonlyMap<number, string> {
   const known = new Map<number, string>();

@@ -3,7 +3,7 @@ import { delimiter, join } from 'node:path';
 
 /**
  * Puts a shell script in front of the programs that this process finds by name.
- * @returns takes it away again
+ * @returns a function that removes it
  */
 export function fakeProgram(directory: string, name: string, script: string): () => void {
   const bin = join(directory, 'bin');

@@ -1,4 +1,4 @@
-/** A PvWorld as libxenctrl would show it: mapped tables, calls, and how much is mapped. */
+/** Shows a PvWorld as libxenctrl would: mapped tables, calls, and how much is mapped. */
 
 import { badGuest } from '../../src/xenctrl/pv/errors.ts';
 import type { P2mClaim } from '../../src/xenctrl/pv/p2m.ts';
@@ -17,7 +17,7 @@ export class FakePv {
   /** mfns of the frames of the p2m. */
   readonly leaves: number[];
   claim: P2mClaim;
-  /** Mappings that are there now, and all there were. */
+  /** Current mappings, and all that ever existed. */
   mapped = 0;
   maps = 0;
   compatAsked = 0;
@@ -46,7 +46,7 @@ export class FakePv {
     this.world.publish(this.claim);
   }
 
-  /** The words of a pfn's entry in the p2m. */
+  /** Returns the words of a pfn's entry in the p2m. */
   entryOf(pfn: number): Uint32Array {
     const { perFrame, layout } = this.world;
     const words = layout.width / 4;
@@ -54,7 +54,7 @@ export class FakePv {
     return page.subarray((pfn % perFrame) * words, (pfn % perFrame) * words + words);
   }
 
-  /** Puts a frame into the place of another in the p2m. */
+  /** Replaces a frame of the p2m with another. */
   setLeaf(index: number, mfn: number): void {
     const { world } = this;
     if (this.#kind === 'list') {
@@ -72,7 +72,7 @@ export class FakePv {
     this.leaves[index] = mfn;
   }
 
-  /** The guest puts a part of its p2m elsewhere. */
+  /** Moves a part of the guest's p2m. */
   moveLeaf(index: number): void {
     const old = this.leaves[index] ?? 0;
     const fresh = this.world.takePage();
@@ -106,7 +106,7 @@ export class FakePv {
     },
   };
 
-  /** A page is seen as it is, several of them as they are now. */
+  /** A single page is a view, several pages are a copy. */
   #words(mfns: Uint32Array): Uint32Array {
     const [first = 0] = mfns;
     if (first === SHARED_INFO_MFN) return new Uint32Array(this.world.sharedInfo.buffer);
@@ -114,7 +114,7 @@ export class FakePv {
     return this.#joined(mfns);
   }
 
-  /** Pages side by side: from now on they live there. */
+  /** Maps pages side by side: from now on they live there. */
   #joined(mfns: Uint32Array): Uint32Array {
     const words = new Uint32Array(mfns.length * 1024);
     for (const [i, mfn] of mfns.entries()) {

@@ -1,6 +1,7 @@
 /**
- * A program for a process of its own: every thread of libuv's pool is held by the open of a FIFO that nobody writes to, as a
- * dead file server holds them. Then it makes a call in a thread and one in this thread, and prints which of them ended.
+ * A program for a process of its own: every thread of libuv's pool is held by opening a FIFO that nobody
+ * writes to, as a dead file server holds them. Then it makes a call in a thread and one in this thread, and
+ * prints which of them returned.
  */
 import { open } from 'node:fs/promises';
 import { LIBC } from '../../src/xenctrl/declarations.ts';

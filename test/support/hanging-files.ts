@@ -1,6 +1,6 @@
 /**
- * A file system that hangs: every call on files below a directory can be made one that never ends. Calls in this thread, which
- * would hold all of the process, are told instead. Patches `node:fs` for as long as it is used.
+ * Simulates a file system that hangs: any call on files below a directory can be made to never end. Calls in this
+ * thread, which would block the whole process, are recorded instead. Patches `node:fs` while it is used.
  */
 import fs from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
@@ -31,7 +31,7 @@ const MORE_HERE = [
   'writeFileSync',
 ];
 const HERE_BY_FD = ['closeSync', 'fdatasyncSync', 'fstatSync', 'fsyncSync', 'readSync', 'writeSync'];
-/** With a callback. */
+/** Has a callback. */
 const BY_FD = ['read', 'write'];
 
 type AnyFunction = (...args: never[]) => unknown;
@@ -42,10 +42,10 @@ let restore: (() => void) | undefined;
 export class HangingFiles implements Disposable {
   /** Every call so far: the function, and whether it was made in this thread. */
   readonly calls: { readonly name: string; readonly here: boolean }[] = [];
-  /** The file system hangs from this call on, counted from 0; with `once` only in it. */
+  /** The file system hangs from this call on, counted from 0; with `once`, only in this call. */
   hangsAt = Number.POSITIVE_INFINITY;
   once = false;
-  /** Told of each call that hangs. */
+  /** Called with each call that hangs. */
   onHang: (name: string, here: boolean) => void = () => {};
   readonly #directory: string;
 
@@ -59,7 +59,10 @@ export class HangingFiles implements Disposable {
     return typeof path === 'string' && `${path}/`.startsWith(this.#directory);
   }
 
-  /** @returns whether the call hangs */
+  /**
+   * Records a call.
+   * @returns whether it hangs
+   */
   enter(name: string, here: boolean): boolean {
     const at = this.calls.length;
     this.calls.push({ name, here });
@@ -85,7 +88,7 @@ function patch(): () => void {
     undo.push(() => Reflect.set(of, name, real));
   };
   const { readlinkSync } = fs;
-  /** By its name in /proc: numbers are used again. */
+  /** By its name in /proc, since descriptor numbers are reused. */
   const ofFd = (fd: unknown): HangingFiles | undefined => {
     try {
       return ofPath(readlinkSync(`/proc/self/fd/${fd}`));
@@ -129,7 +132,7 @@ function patch(): () => void {
   };
 }
 
-/** Its own methods from now on. */
+/** The handle's own methods are patched from now on. */
 function watchHandle(handle: FileHandle, system: HangingFiles): void {
   for (const name of OF_HANDLES) {
     const real = Reflect.get(handle, name) as AnyFunction;

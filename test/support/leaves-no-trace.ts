@@ -1,4 +1,4 @@
-/** What holds for every unit test: it harms no guest or image of a fake host, and leaves the process as it was. */
+/** Checks of every unit test: it harms no guest or image of a fake host, and leaves the process as it was. */
 import { afterAll, afterEach, beforeAll, expect, vi } from 'vitest';
 import { FakeHost } from '../../src/testing/fake-host.ts';
 

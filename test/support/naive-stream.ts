@@ -1,6 +1,6 @@
-// A second encoder, written from the specifications alone: it shares nothing with src/savefmt.
+// A second encoder, written from the specifications alone. It shares nothing with src/savefmt.
 
-/** Bytes from hex; blanks are for the reader. */
+/** Parses hexadecimal; blanks are for the reader. */
 export function hexBytes(...text: string[]): Uint8Array {
   return new Uint8Array(Buffer.from(text.join('').replace(/\s/g, ''), 'hex'));
 }
@@ -21,7 +21,7 @@ export function u64(value: bigint): number[] {
   return [...u32(Number(value & 0xffffffffn)), ...u32(Number(value >> 32n))];
 }
 
-/** Type, length, body, zeros. */
+/** Encodes type, length, body, zeros. */
 export function record(type: number, body: Uint8Array | number[] = []): Uint8Array {
   const padding = (8 - (body.length % 8)) % 8;
   return Uint8Array.from([...u32(type), ...u32(body.length), ...body, ...Array(padding).fill(0)]);
@@ -31,7 +31,7 @@ export function page(fill: number): Uint8Array {
   return new Uint8Array(4096).fill(fill);
 }
 
-/** Entries are [pfn, type, page when the type has data]. */
+/** Encodes entries of [pfn, type, page if the type has data]. */
 export function pageData(...entries: [pfn: number, type: number, fill?: number][]): Uint8Array {
   const words = entries.flatMap(([pfn, type]) => u64((BigInt(type) << 60n) | BigInt(pfn)));
   const pages = entries.flatMap(([, , fill]) => (fill === undefined ? [] : [page(fill)]));
@@ -55,7 +55,7 @@ export function xlHeader(json = configJson): Uint8Array {
 
 export const libxlHeader = hexBytes('4c6962786c466d74', '00000002', '00000000');
 
-/** Image header and domain header. */
+/** Encodes the image header and the domain header. */
 export function libxcHeaders(type: 1 | 2, version = 3): Uint8Array {
   return join(
     hexBytes('ffffffffffffffff', '58454e46', `0000000${version}`, '0000', '0000', '00000000'),
@@ -74,7 +74,7 @@ export const cpuPolicy = [
   record(0x12, [...u32(0xce), ...u32(0), ...u64(0x80000000n)]),
 ];
 
-/** libxc's part for an HVM guest of three pages. */
+/** Makes libxc's part for an HVM guest of three pages. */
 export function hvmContext(version = 3): Uint8Array {
   return join(
     libxcHeaders(2, version),
@@ -86,7 +86,7 @@ export function hvmContext(version = 3): Uint8Array {
   );
 }
 
-/** libxc's part for a PV guest of one vCPU. */
+/** Makes libxc's part for a PV guest of one vCPU. */
 export function pvContext(version = 3): Uint8Array {
   return join(
     libxcHeaders(1, version),
@@ -104,12 +104,12 @@ export function pvContext(version = 3): Uint8Array {
   );
 }
 
-/** A whole file of xl. */
+/** Makes a whole file of xl. */
 export function saveFile(context: Uint8Array, ...libxlRecords: Uint8Array[]): Uint8Array {
   return join(xlHeader(), libxlHeader, record(1), context, ...libxlRecords, record(0));
 }
 
-/** An HVM guest with a device model. */
+/** Makes the file of an HVM guest with a device model. */
 export function hvmFile(): Uint8Array {
   const strings = Buffer.from('physmap/1/name\0vga.ram\0physmap/1/size\x00800000\0');
   return saveFile(

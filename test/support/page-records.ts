@@ -11,7 +11,7 @@ export interface PageEntry {
   readonly at: number;
 }
 
-/** PAGE_DATA records in [start, end), read without src/savefmt. */
+/** Reads the PAGE_DATA records in [start, end), without src/savefmt. */
 export function pageEntries(file: Uint8Array, start: number, end: number): PageEntry[] {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const found: PageEntry[] = [];

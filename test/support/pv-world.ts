@@ -1,11 +1,11 @@
-/** A made-up host with one PV guest: pages, m2p, p2m, page tables, in the words that Xen and the guest would have. */
+/** A simulated host with one PV guest: pages, m2p, p2m, page tables, as words of Xen and the guest. */
 import { DomainError } from '../../src/core/errors.ts';
 import { PV_GUESTS, type PvGuestLayout } from '../../src/xenctrl/abi.ts';
 import { FrameTable } from '../../src/xenctrl/pv/frame-table.ts';
 import type { P2mClaim, ReadFrames } from '../../src/xenctrl/pv/p2m.ts';
 
 const WORDS = 1024;
-/** The guest's first mfn; those below are Xen's and other guests'. */
+/** The guest's first mfn; lower ones are Xen's and other guests'. */
 const FIRST_MFN = 0x1000;
 const ALL_ONES = 0xffffffff;
 
@@ -19,14 +19,14 @@ export function pvLayout(width: 4 | 8): PvGuestLayout {
 export const FLAGS = { low: 0x23, high: 0x80000000 } as const;
 
 /**
- * The guest has pfn p at an mfn that is not p plus a constant. Its own pages come first; those that hold its tables are
- * taken from the top.
+ * The guest has pfn p at an mfn that is not p plus a constant. Its own pages come first; those with its
+ * tables are taken from the top.
  */
 export class PvWorld {
   readonly layout: PvGuestLayout;
   readonly pfnCount: number;
   readonly mfnCount: number;
-  /** By mfn. Pages of zeros that nobody has written to are not there. */
+  /** Pages by mfn. Pages of zeros that nobody has written to are absent. */
   readonly pages = new Map<number, Uint32Array>();
   readonly m2p: FrameTable;
   readonly sharedInfo = new Uint8Array(4096);
@@ -41,7 +41,7 @@ export class PvWorld {
     this.pfnCount = pfnCount;
     this.mfnCount = FIRST_MFN + pfnCount + 64;
     this.#m2pWords = new Uint32Array(2 * this.mfnCount).fill(ALL_ONES);
-    // Neighbours are swapped, so that no order can be taken for granted.
+    // Neighbours are swapped, so that no order can be relied on.
     this.#mfns = Uint32Array.from({ length: pfnCount }, (_, pfn) => FIRST_MFN + (pfn ^ 1));
     for (const [pfn, mfn] of this.#mfns.entries()) this.setM2p(mfn, pfn);
     this.m2p = new FrameTable([this.#m2pWords], 2 ** 31, this.mfnCount, 8);
@@ -71,7 +71,7 @@ export class PvWorld {
     return page;
   }
 
-  /** A page of the guest's own for a table of it. */
+  /** Takes a page of the guest for a table. */
   takePage(): number {
     this.#top--;
     return this.mfn(this.#top);
@@ -87,7 +87,7 @@ export class PvWorld {
     this.page(table).set([(frame << 12) | low, (frame >>> 20) | high], 2 * index);
   }
 
-  /** Pages with the p2m's entries, in order. */
+  /** Returns the pages with the p2m's entries, in order. */
   makeLeaves(count = Math.ceil(this.pfnCount / this.perFrame)): number[] {
     const leaves = Array.from({ length: count }, () => this.takePage());
     for (const [i, leaf] of leaves.entries()) {
@@ -104,7 +104,7 @@ export class PvWorld {
     return leaves;
   }
 
-  /** Puts frames into the guest's address space, one page after the other; gives the mfn of the root. */
+  /** Maps frames in the guest's address space, one page after the other, and returns the mfn of the root. */
   mapAt(vaddr: number, frames: readonly number[], root: number = this.takePage()): number {
     const tables = new Map<string, number>();
     for (const [i, frame] of frames.entries()) {
@@ -125,7 +125,7 @@ export class PvWorld {
     return root;
   }
 
-  /** The tree of older kernels over leaves; gives the mfn of the list of lists. */
+  /** Builds the tree of older kernels over leaves, and returns the mfn of the list of lists. */
   makeTree(leaves: readonly number[]): number {
     const set = (list: number, index: number, frame: number): void => {
       const { width } = this.layout;
@@ -165,7 +165,7 @@ export class PvWorld {
     set(fields['arch.p2m_generation'], claim.generation);
   }
 
-  /** The p2m over leaves. */
+  /** Builds the p2m over leaves. */
   p2m(leaves: readonly number[], size: number = this.pfnCount): FrameTable {
     return new FrameTable(
       leaves.map((leaf) => this.page(leaf)),
@@ -175,7 +175,7 @@ export class PvWorld {
     );
   }
 
-  /** Copies frames; only the guest's own can be read, as with Xen. */
+  /** Copies frames. Only the guest's own can be read, as with Xen. */
   readonly read: ReadFrames = async (mfns) => {
     const words = new Uint32Array(mfns.length * WORDS);
     for (const [i, mfn] of mfns.entries()) {
@@ -191,7 +191,7 @@ export class PvWorld {
   }
 }
 
-/** A cr3 for a root, as the guest's registers have it. */
+/** Returns a cr3 for a root, as the guest's registers have it. */
 export function worldCr3(mfn: number, width: 4 | 8): bigint {
   return width === 8 ? BigInt(mfn) << 12n : BigInt(((mfn << 12) | (mfn >>> 20)) >>> 0);
 }

@@ -1,4 +1,4 @@
-/** A real QEMU with disks as Xen's device model has them, but without a guest that runs. */
+/** Runs a real QEMU with disks as Xen's device model has them, but without a running guest. */
 import { execFile, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -11,7 +11,7 @@ const run = promisify(execFile);
 export interface Qemu extends AsyncDisposable {
   readonly socket: string;
   readonly pid: number;
-  /** Rejects once it has ended, with its words. */
+  /** Rejects once QEMU has exited, with its output. */
   readonly ended: Promise<never>;
   /** Waits for the end. */
   quit(): Promise<void>;
@@ -88,12 +88,12 @@ export async function startQemu(
   }
 }
 
-/** Runs a program; its standard output. */
+/** Runs a program, and returns its standard output. */
 export async function output(program: string, ...args: string[]): Promise<string> {
   return (await run(program, args)).stdout;
 }
 
-/** Makes an image of 4 MiB. */
+/** Creates an image of 4 MiB. */
 export async function makeImage(path: string, format = 'qcow2', ...more: string[]): Promise<string> {
   await output('qemu-img', 'create', '-q', '-f', format, ...more, path, '4M');
   return path;

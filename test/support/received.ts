@@ -1,4 +1,4 @@
-/** Readers of a stream of memory, and what they have got of it. */
+/** Readers of a memory stream, and what they have received. */
 import { execFileSync } from 'node:child_process';
 import { constants, openSync } from 'node:fs';
 import { Socket } from 'node:net';
@@ -7,7 +7,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { BufferSource } from '../../src/core/byte-source.ts';
 import { verifyStream } from '../../src/savefmt/index.ts';
 
-/** FIFOs in a directory, made many at a time: starting `mkfifo` takes longer than a whole create. */
+/** FIFOs in a directory, created many at a time: starting `mkfifo` takes longer than a whole create. */
 export class Fifos {
   readonly #directory: string;
   #made = 0;
@@ -26,7 +26,7 @@ export class Fifos {
   }
 }
 
-/** Takes whatever comes. */
+/** Collects whatever comes. */
 export class Received implements Disposable {
   readonly #parts: Uint8Array[] = [];
   #socket: Socket | undefined;
@@ -34,7 +34,7 @@ export class Received implements Disposable {
   /** Reads from a FIFO. */
   static from(fifo: string): Received {
     const received = new Received();
-    // For writing too, so that it does not end while nobody else has opened it.
+    // Opened for writing too, so that it does not end before anyone else has opened it.
     const fd = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
     const socket = new Socket({ fd, readable: true, writable: false });
     socket.on('data', (part) => received.#parts.push(part));
@@ -42,14 +42,14 @@ export class Received implements Disposable {
     return received;
   }
 
-  /** As a sink does. */
+  /** Receives as a sink does. */
   take(part: Uint8Array): void {
     this.#parts.push(part.slice());
   }
 
-  /** Whether it is a whole stream, which ends well. */
+  /** Returns whether the stream is complete, and ends well. */
   async isWhole(): Promise<boolean> {
-    // What is in the pipe still comes in the next turn of the event loop, whatever the one under way is at.
+    // What is in the pipe still arrives in the next turn of the event loop.
     if (this.#socket !== undefined) for (let i = 0; i < 2; i++) await turn();
     return (await verifyStream(new BufferSource(Buffer.concat(this.#parts)))).ok;
   }

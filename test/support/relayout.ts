@@ -13,7 +13,7 @@ import {
   xlConfigText,
 } from '../../src/savefmt/index.ts';
 
-/** What a save file says, with the last word on each page. */
+/** The content of a save file; of repeated pages the last. */
 export interface Contents {
   configJson: string;
   guestType: StreamGuestType;

@@ -22,7 +22,7 @@ export const MANIFEST: Manifest = {
   phases: [{ name: 'memory', seconds: 1.5 }],
 };
 
-/** What a cfgfile is made of, and what it should not be. */
+/** Tokens of a cfgfile, and some that do not belong in one. */
 export const CFGFILE_WORDS = [
   'name',
   'disks',

@@ -1,4 +1,7 @@
-/** What the tests of create, revert and recover share: snapshots of a fake host, and what must hold afterwards. */
+/**
+ * What the tests of create, revert and recover share: snapshots of a fake host, and what must hold
+ * afterwards.
+ */
 import { existsSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,7 +14,7 @@ import type { FakeHost } from '../../src/testing/fake-host.ts';
 
 export type DiskKind = 'internal' | 'external';
 
-/** A kind of create, for the tests that plant faults in all of them. */
+/** A kind of create, for the tests that plant faults in every kind. */
 export interface CreateKind {
   readonly type: 'pvh' | 'hvm' | 'pv';
   readonly paused: boolean;
@@ -21,7 +24,9 @@ export interface CreateKind {
   readonly to?: 'a sink' | 'a FIFO';
 }
 
-/** A directory for many small files, in memory where the system has such a place: tests wait for no disk. */
+/**
+ * A directory for many small files, in memory if the system has such a place: tests do not wait for disks.
+ */
 export function fastDirectory(prefix: string): string {
   return mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), prefix));
 }
@@ -35,7 +40,7 @@ export function snapshotConfig(name: string, directory: string, kinds: readonly 
   return parseConfig(`name="${name}"\nmemory_path="${directory}/${name}.save"\ndisks=[${disks}]`, 'snap.cfg');
 }
 
-/** Runs `body` for each of them, a few at once: what one waits for, another has the processor. */
+/** Runs `body` for each item, a few at once: while one waits, another has the processor. */
 export async function forEachOf<T>(
   items: Iterable<T>,
   body: (item: T) => Promise<void>,
@@ -48,7 +53,7 @@ export async function forEachOf<T>(
   await Promise.all(Array.from({ length: lanes }, lane));
 }
 
-/** The error that a promise rejects with, which must be one of ours. */
+/** Returns the error that a promise rejects with, which must be one of ours. */
 export async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
   try {
     await promise;
@@ -59,16 +64,16 @@ export async function failure(promise: Promise<unknown>): Promise<XlsnapError> {
   throw new Error('did not fail');
 }
 
-/** The guest writes to some pages whenever something is done while it runs. */
+/** Writes to some pages, as the guest, whenever something is done while it runs. */
 export function keepWriting(host: FakeHost, call: string, pages = 60): void {
   if (host.suspended || !/^(pageTypes|packPages|readPages|takeDirty|suspend)$/.test(call)) return;
   for (let pfn = 0; pfn < pages; pfn++) host.guest.write(pfn, host.calls.length);
 }
 
 /**
- * Begins something whose process is killed in a port call, before or after that takes effect.
+ * Begins something whose process is killed in a port call, before or after the call takes effect.
  * @param which the number of the call, or its name
- * @returns ends what the dead process still waits for; the host is of no use then
+ * @returns a function that ends what the dead process still waits for; the host is unusable then
  */
 export async function killed(
   host: FakeHost,
@@ -96,7 +101,7 @@ export async function killed(
   });
   host.fault = () => {};
   host.after = () => {};
-  // What the kernel does.
+  // As the kernel does.
   host.locked = false;
   host.guarded.clear();
   return async () => {
@@ -124,7 +129,7 @@ export function filesIn(directory: string): readonly string[] {
   return readdirSync(directory).sort();
 }
 
-/** How the guest and its disks are, as far as anybody can see. */
+/** Returns the visible state of the guest and its disks. */
 export interface Before {
   readonly files: Record<string, string>;
   readonly pauses: number;
@@ -134,7 +139,7 @@ export function before(host: FakeHost): Before {
   return { files: filesOf(host.directory), pauses: host.pauses };
 }
 
-/** The guarantee's first part: the guest goes on as it was. */
+/** The guarantee's first part: the guest is as it was. */
 export function expectGuestAsBefore(host: FakeHost, { pauses }: Before, where = ''): void {
   expect(
     {
@@ -156,7 +161,10 @@ export function expectGuestAsBefore(host: FakeHost, { pauses }: Before, where = 
   });
 }
 
-/** The whole guarantee of a create that is not done: the guest, its disks, what names them, and all files are as before. */
+/**
+ * Checks the whole guarantee of a create that failed: the guest, its disks, what names them, and all files
+ * are as before.
+ */
 export function expectAsBefore(host: FakeHost, was: Before, where = ''): void {
   expectGuestAsBefore(host, was, where);
   expect(filesOf(host.directory), where).toEqual(was.files);

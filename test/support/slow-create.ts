@@ -1,7 +1,7 @@
 /**
- * A create of the real command line on a fake host, for tests that need a process of its own:
- * `slow-create.ts DIRECTORY`. While the guest stands still it writes much to stderr and waits for DIRECTORY/go; what
- * happens to the guest is noted in DIRECTORY/calls.
+ * Runs a create of the real command line on a fake host, for tests that need a process of its own:
+ * `slow-create.ts DIRECTORY`. While the guest is stopped it writes much to stderr and waits for DIRECTORY/go.
+ * DIRECTORY/calls records what happens to the guest.
  */
 import { appendFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 import { failureLines, type Report } from '../../scripts/failures.ts';
 import { tempDir } from '../support/temp.ts';
 
-test('each failed test is told in one line, from a report of vitest’s', async () => {
+test('each failed test is reported in one line, from a report of vitest’s', async () => {
   await using directory = await tempDir();
   const file = (name: string, text: string): void => writeFileSync(join(directory.path, name), text);
   const lines = [

@@ -21,7 +21,7 @@ beforeEach(async () => {
   directory = await tempDir();
   const log = `${directory.path}/log`;
   writeFileSync(log, '');
-  // As much of xlsnap as the script sees: the files, named by the cfgfile.
+  // As much of xlsnap as the script sees: the files that the cfgfile names.
   const take = `echo "xlsnap $*" >> ${log}; eval "$(cat "$3")"; for end in '' .cfg .json; do echo > "$memory_path$end"; done`;
   undo = [
     fakeProgram(directory.path, 'xlsnap', take),
@@ -45,7 +45,7 @@ function run(...args: string[]) {
   });
 }
 
-/** Snapshots of former nights. */
+/** Snapshots of earlier nights. */
 function former(...days: string[]): void {
   mkdirSync(join(directory.path, 'guest1'));
   for (const day of days) {
@@ -56,7 +56,7 @@ function former(...days: string[]): void {
 }
 
 describe('docs/howto/nightly.md', () => {
-  test('the first night', () => {
+  test('takes a snapshot in the first night', () => {
     expect(run('guest1')).toMatchObject({ status: 0, stderr: '' });
     expect(log()).toEqual([
       expect.stringMatching(/^xlsnap snapshot-create guest1 \S+ --name nightly-\d{8}-\d{6} --live --quiet$/),
@@ -64,7 +64,7 @@ describe('docs/howto/nightly.md', () => {
     expect(snapshots().length).toBe(3);
   });
 
-  test('what is older than the newest ones goes, with its tag', () => {
+  test('removes what is older than the newest ones, with its tag', () => {
     former('01', '02', '03');
     writeFileSync(join(directory.path, 'guest1', 'mine.save'), '');
     expect(run('guest1', '2')).toMatchObject({ status: 0, stderr: '' });
@@ -79,14 +79,14 @@ describe('docs/howto/nightly.md', () => {
     expect(left.length).toBe(7);
   });
 
-  test('nothing old is deleted when the snapshot fails', () => {
+  test('deletes nothing old if the snapshot fails', () => {
     former('01', '02');
     undo.push(fakeProgram(directory.path, 'xlsnap', 'exit 6'));
     expect(run('guest1', '1').status).toBe(6);
     expect(snapshots().length).toBe(6);
   });
 
-  test('files stay when their tags do', () => {
+  test('keeps files whose tags stay', () => {
     former('01', '02');
     undo.push(fakeProgram(directory.path, 'xl', "echo 'Error: no such snapshot'"));
     const { status, stderr } = run('guest1', '2');

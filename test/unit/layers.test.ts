@@ -7,12 +7,12 @@ import { afterAll, describe, expect, it } from 'vitest';
 const root = join(import.meta.dirname, '..', '..');
 const biome = join(root, 'node_modules', '.bin', 'biome');
 
-/** The rules with the folders that they are for, in a place where no other check comes across what is planted. */
+/** The rules and the folders that they are for, in a place where no other check sees what is planted. */
 const copy = mkdtempSync(join(tmpdir(), 'xlsnap-layers-'));
 cpSync(join(root, 'biome.json'), join(copy, 'biome.json'));
 afterAll(() => rmSync(copy, { recursive: true }));
 
-/** Lints one file of a folder of src/. */
+/** Lints a file in a folder of src/. */
 function lintPlanted(folder: string, source: string): { ok: boolean; output: string } {
   const directory = join(copy, 'src', folder, 'planted');
   mkdirSync(directory, { recursive: true });
@@ -48,7 +48,7 @@ describe('the import table', () => {
     expect(ok).toBe(false);
   });
 
-  it('lets src/savefmt import src/core', () => {
+  it('accepts that src/savefmt imports src/core', () => {
     const source = "import { PAGE_SIZE } from '../../core/brand.ts';\nexport const y: number = PAGE_SIZE;\n";
     expect(lintPlanted('savefmt', source)).toMatchObject({ ok: true });
   });

@@ -17,7 +17,7 @@ const pages = {
   'xlsnap.cfg.5': configPage(read('docs/cfgfile.md'), edition),
 };
 
-/** The text as a reader sees it, without the hyphens' markup. */
+/** Returns the text as a reader sees it, without the markup of hyphens. */
 const plain = (page: string): string => page.replaceAll(/\\f[BIR]/g, '').replaceAll('\\-', '-');
 
 describe('xlsnap(1)', () => {
@@ -35,7 +35,7 @@ describe('xlsnap(1)', () => {
     expect(text).toContain('.TP\nxlsnap snapshot-create guest1 --live\n');
   });
 
-  test('a new option and a new command are in it by themselves', () => {
+  test('has a new option and a new command automatically', () => {
     const changed = program();
     changed
       .command('frobnicate')
@@ -57,7 +57,7 @@ test('xlsnap.cfg(5) has every section of docs/cfgfile.md', () => {
   }
 });
 
-test('text that would be taken for markup is not', () => {
+test('text that would be taken for markup is escaped', () => {
   const page = new Roff('t', 1, { date: '2026-01-01', source: 's', manual: 'm' })
     .paragraph('.so /etc/passwd')
     .code("'quoted\n.PP\na\\b -x")

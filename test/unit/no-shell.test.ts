@@ -8,7 +8,7 @@ const files = readdirSync('src', { recursive: true, encoding: 'utf8' })
   .filter((name) => name.endsWith('.ts'))
   .map((name) => ({ name, text: readFileSync(join('src', name), 'utf8') }));
 
-/** Ways to a shell, and to code made of text. */
+/** Ways to run a shell, or code made from text. */
 const ANYWHERE: readonly RegExp[] = [
   /\bexec(?:Sync)?\s*\((?!text\))|\{[^}]*\bexec(?:Sync)?\b[^}]*\}\s*(?:=|from)/,
   /\beval\s*\(|new Function\s*\(|node:vm/,
@@ -27,7 +27,7 @@ test('no file of src/ calls a shell', () => {
   const found = files.flatMap(({ name, text }) =>
     text
       .split('\n')
-      // A method of a regular expression is no program.
+      // A method of a regular expression is not a program.
       .filter((line) =>
         (startsPrograms(text) ? WAYS : ANYWHERE).some((way) =>
           way.test(line.replaceAll(/[\w)/]\.exec\(/g, '.match(')),
@@ -38,7 +38,7 @@ test('no file of src/ calls a shell', () => {
   expect(found).toEqual([]);
 });
 
-test('programs are started in few places, by spawn alone', () => {
+test('programs are started in few places, and only by spawn', () => {
   const importers = files.filter(({ text }) => text.includes('child_process'));
   expect(importers.map(({ name }) => name).sort()).toEqual([
     'bench/command.ts',
@@ -60,6 +60,6 @@ test.each([
   "spawn('sh', ['-c', text]);",
   'spawn("/bin/bash", ["-c", text]);',
   'eval(text);',
-])('it would be noticed: %s', (line) => {
+])('a shell would be noticed: %s', (line) => {
   expect(WAYS.some((way) => way.test(line))).toBe(true);
 });

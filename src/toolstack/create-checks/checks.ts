@@ -1,5 +1,4 @@
-/** What prevents a snapshot of a domain: its device model, and what its kernel says. */
-
+/** Finds what prevents a snapshot of a domain, in its device model and its kernel. */
 import { stat } from 'node:fs/promises';
 import type { Problem } from '../../core/problem.ts';
 import type { GuestType } from '../../core/xen.ts';
@@ -10,9 +9,10 @@ import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { readSuspendFeature } from './suspend-feature.ts';
 
 /**
- * Finds what prevents taking the state of an HVM guest's device model: only a QEMU of dom0 that runs as root can be asked
- * for it, since it gets the path of a file that only root can reach. Beside a device model in a stub domain dom0 may have a
- * QEMU for its disks, which answers as well, and has nothing of the machine.
+ * Finds what prevents taking the state of an HVM guest's device model. It can be taken only from a QEMU in
+ * dom0 that runs as root, since QEMU gets the path of a file that only root can reach. If the device model is
+ * in a stub domain, dom0 may have a QEMU for the domain's disks, which answers too, but has nothing of the
+ * machine.
  */
 export async function deviceModelObstacles(
   domid: number,
@@ -32,7 +32,7 @@ export async function deviceModelObstacles(
       {
         code: 'STUB_DOMAIN',
         message: "the guest's device model is in a stub domain, whose state cannot be read from here",
-        hint: 'write device_model_stubdomain_override=0 into its configuration, then shut it down and start it again',
+        hint: 'set device_model_stubdomain_override=0 in its configuration, then shut it down and start it again',
       },
     ];
   }
@@ -55,7 +55,7 @@ export async function deviceModelObstacles(
   ];
 }
 
-/** User of a process; `undefined` when it is not known. */
+/** Returns the user of a process; `undefined` if it is not known. */
 async function ownerOf(pid: string | undefined, proc: string): Promise<number | undefined> {
   if (pid === undefined || !/^[0-9]+$/.test(pid)) return undefined;
   try {
@@ -65,13 +65,16 @@ async function ownerOf(pid: string | undefined, proc: string): Promise<number | 
   }
 }
 
-/** QEMU's reasons against a migration that are about the format of an image alone: state and images stay here. */
+/**
+ * QEMU's reasons against a migration that are only about the format of an image: state and images stay on
+ * this host.
+ */
 const OF_FORMATS = / format used by node /;
 
 /**
- * Devices whose state QEMU cannot save. It does not look at that itself when it is asked for the state alone
- * (migration/savevm.c: qemu_save_device_state): then it leaves the device out, or dies.
- * @param reasons its `blocked-reasons`
+ * Finds devices whose state QEMU cannot save. QEMU itself does not check that when it is asked for the state
+ * alone (migration/savevm.c: qemu_save_device_state): it leaves the device out, or dies.
+ * @param reasons QEMU's `blocked-reasons`
  */
 export function migrationObstacles(reasons: readonly string[]): Problem[] {
   return reasons

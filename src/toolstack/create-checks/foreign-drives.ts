@@ -1,19 +1,20 @@
-/** Drives of a QEMU that belong to no disk of the domain's configuration. */
+/** Finds drives of a QEMU that are not disks of the domain's configuration. */
 
 import type { UnknownDrive } from '../../memfile/manifest.ts';
 import type { BlockDevice } from '../../qmp/commands.ts';
 import type { ResolvedDisk } from '../qemu/disks.ts';
 import { plainPath } from '../qemu/images.ts';
 
-/** What QEMU calls the emulated drives that libxl gives it (tools/libs/light/libxl_dm.c). */
+/** QEMU's names of the emulated drives that libxl gives it (tools/libs/light/libxl_dm.c). */
 const OF_LIBXL = /^(?:(?:ide|scsi)[0-9]+-hd[0-9]+|ahcidisk-[0-9]+)$/;
 
 /**
- * Those that the guest can write to: of `device_model_args`, of `usbdevice`, attached by QMP. Nobody can name them in a
- * cfgfile, so no snapshot has them.
- * @param devices what QEMU says of all drives
- * @param disks what is known of the domain's own
- * @param scripted whether a script makes the device of one of its disks, whose path then says nothing
+ * Returns drives that the guest can write to and that its configuration does not name: from
+ * `device_model_args` or `usbdevice`, or attached by QMP. A cfgfile cannot name them, so no snapshot contains
+ * them.
+ * @param devices all drives, as QEMU reports them
+ * @param disks the domain's own disks
+ * @param scripted whether a script makes the device of one of its disks, whose path then means nothing
  */
 export function foreignDrives(
   devices: readonly BlockDevice[],

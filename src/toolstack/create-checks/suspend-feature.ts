@@ -1,19 +1,20 @@
-/** What a guest says about itself in xenstore: whether it can suspend. */
+/** Reads what a guest says about itself in xenstore: whether it can suspend. */
 import type { XenstoreAccess } from '../../xenstore/access.ts';
 
 /**
- * `announced`: it can. `missing`: it has announced other things that it can do, and that not: a kernel without hibernation
- * takes a request to suspend for nothing, a unikernel may shut down on it. `silent`: it has not said anything: it boots, has
- * never run, or is one that announces nothing.
+ * Whether a guest can suspend. `announced`: it can. `missing`: it has announced other abilities, but not this
+ * one. A kernel without hibernation ignores the request to suspend; a unikernel may shut down on it.
+ * `silent`: it has announced nothing. It is booting, has never run, or never announces anything.
  */
 export type SuspendFeature = 'announced' | 'missing' | 'silent';
 
-/** What a guest's kernel writes when it watches `control/shutdown` (Linux: drivers/xen/manage.c). */
+/** What a guest's kernel writes while it watches `control/shutdown` (Linux: drivers/xen/manage.c). */
 const OTHERS = ['poweroff', 'reboot', 'halt'] as const;
 
 /**
- * Reads it. libxl makes the nodes empty, so only what the guest has written counts.
- * @throws XenstoreError
+ * Reads whether a guest can suspend. libxl creates the nodes empty, so only what the guest has written
+ * counts.
+ * @throws {XenstoreError} If xenstore cannot be read.
  */
 export async function readSuspendFeature(
   xenstore: Pick<XenstoreAccess, 'readMaybe'>,

@@ -1,4 +1,7 @@
-/** The report of `xlsnap doctor`: what works on the host, and how each domain could be snapshotted. Changes nothing. */
+/**
+ * Makes the report of `xlsnap doctor`: what works on the host, and how each domain could be snapshotted.
+ * Changes nothing.
+ */
 import { describeError, XlsnapError } from '../../core/errors.ts';
 import { type DomainExamination, examineDomain } from '../../snapshot/create/examine.ts';
 import type { Host } from '../../snapshot/ports.ts';
@@ -17,8 +20,8 @@ export interface DoctorReport {
 }
 
 /**
- * Looks at the host and at one domain, or at all.
- * @param nameOrDomid of the only domain to look at
+ * Checks the host, and one domain or all of them.
+ * @param nameOrDomid the only domain to check
  */
 export async function runDoctor(
   openHost: () => Promise<Host>,
@@ -35,7 +38,7 @@ export async function runDoctor(
   return { ok, checks, domains };
 }
 
-/** In the order of xenstore. */
+/** Examines domains, in the order of xenstore. */
 async function examineDomains(
   openHost: () => Promise<Host>,
   nameOrDomid: string | undefined,
@@ -47,7 +50,7 @@ async function examineDomains(
   return reports;
 }
 
-/** Domids of all domains but dom0. */
+/** Returns the domids of all domains except dom0. */
 async function listDomains(): Promise<readonly string[]> {
   await using xenstore = await XenstoreClient.connect();
   return (await xenstore.list('/local/domain')).filter((domid) => /^[1-9]\d*$/.test(domid));
@@ -80,7 +83,10 @@ function unknownDomain(domain: string, error: unknown): DomainExamination {
   };
 }
 
-/** Returns an obstacle if the guest announces only other requests; one that announces nothing may be able to suspend. */
+/**
+ * Warns of a guest that announces nothing, and may be able to suspend. One that announces only other requests
+ * is an obstacle.
+ */
 async function suspendWarnings(domid: number): Promise<readonly string[]> {
   await using xenstore = await XenstoreClient.connect();
   return (await readSuspendFeature(xenstore, domid)) === 'silent'

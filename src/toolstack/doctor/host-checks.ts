@@ -14,20 +14,20 @@ import { runProgram, searchPath } from '../process/run.ts';
 import { findQemus } from '../qemu/programs.ts';
 import { isXlWrapper } from '../xl/wrapper.ts';
 
-/** As package.json has it in `engines`. */
+/** Returns whether xlsnap supports a version of Node, as package.json has it in `engines`. */
 export function isSupportedNode(version: string): boolean {
   const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10));
   return (major === 20 && minor >= 15) || (major === 22 && minor >= 2) || major > 22;
 }
 
-/** A program that only tells something of itself; software emulation is slow. */
+/** Time limit in milliseconds for a program that only reports about itself; software emulation is slow. */
 const PROGRAM_TIMEOUT_MS = 60_000;
-/** Below this, bytes, there is a warning. */
+/** Free space in bytes below which there is a warning. */
 const LITTLE_ROOM = 1024 ** 3;
 
-/** One thing of the host. */
+/** The result of one check. */
 export interface HostCheck {
-  /** A stable word. */
+  /** Stable word. */
   readonly name: string;
   /** `warning`: something works less well, or not for every domain. */
   readonly status: 'ok' | 'warning' | 'failed';
@@ -40,7 +40,7 @@ export interface HostCheck {
 
 type Finding = Omit<HostCheck, 'name'>;
 
-/** In the order of the report: what a later check needs comes first. */
+/** The checks, in the order of the report: what a later check needs comes first. */
 const CHECKS: Readonly<Record<string, () => Promise<Finding>>> = {
   node: checkNode,
   root: checkRoot,
@@ -56,7 +56,7 @@ const CHECKS: Readonly<Record<string, () => Promise<Finding>>> = {
   'lock-directory': checkLockDirectory,
 };
 
-/** Runs all checks. None needs another, and one that throws is a check that failed. */
+/** Runs all checks. None depends on another, and one that throws has failed. */
 export async function checkHost(): Promise<readonly HostCheck[]> {
   return await Promise.all(
     Object.entries(CHECKS).map(async ([name, check]) => ({ name, ...(await runCheck(check)) })),
@@ -186,7 +186,7 @@ async function checkQemuImg(): Promise<Finding> {
   return { status: 'ok', version, message: (await inPath('qemu-img')) ?? 'qemu-img' };
 }
 
-/** The device model of domains to come: that of a domain which runs is asked by QMP. */
+/** Finds the device models for new domains. That of a running domain is asked by QMP. */
 async function checkQemu(): Promise<Finding> {
   const [first, ...others] = await findQemus();
   if (first !== undefined) {
@@ -230,7 +230,7 @@ async function checkLockDirectory(): Promise<Finding> {
   return { status: 'ok', message: `${RUN_DIRECTORY}, to be created in ${directory}` };
 }
 
-/** The first program of that name where runProgram looks, too. */
+/** Returns the first program of that name in the directories that runProgram searches. */
 async function inPath(name: string): Promise<string | undefined> {
   for (const directory of searchPath().split(delimiter)) {
     const path = join(directory, name);

@@ -1,11 +1,12 @@
+/** Finds processes that restore a domain. */
 import { basename } from 'node:path';
 import { findProcess } from '../process/find.ts';
 
 /**
- * An xl that restores a memory file for a revert: one whose xlsnap was killed goes on. So does xl's monitor, which has the
- * same command line, as long as the domain lives.
- * @param uuid of the domain in the file: a FIFO that stands for the file is named after it
- * @returns its pid; `undefined` when there is none
+ * Finds an xl that restores a memory file for a revert: it continues if its xlsnap was killed. So does xl's
+ * monitor, which has the same command line, as long as the domain lives.
+ * @param uuid of the domain in the file; a FIFO used instead of the file is named after it
+ * @returns its pid, or `undefined` if there is none
  */
 export function findRestorer(memoryPath: string, uuid: string, proc = '/proc'): Promise<number | undefined> {
   return findProcess(proc, async (read) => {
@@ -15,7 +16,7 @@ export function findRestorer(memoryPath: string, uuid: string, proc = '/proc'): 
   });
 }
 
-/** Name of the FIFO by which a domain with that uuid is restored. */
+/** Returns the name of the FIFO through which the domain with that uuid is restored. */
 export function fifoName(uuid: string): string {
   return `memory-${uuid}`;
 }

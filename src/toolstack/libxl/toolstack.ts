@@ -34,15 +34,16 @@ import { findByName, findByUuid, findDomain } from '../xl/commands.ts';
 import { findSaver } from './savers.ts';
 import { editStoredConfig } from './userdata.ts';
 
-/** How long a restored domain's disks may take to be served. */
+/** Time limit for a restored domain's disks to connect, in milliseconds. */
 const CONNECT_MS = 5000;
 
 /**
- * The part of a toolstack that all libxl-based ones share: names and disks in xenstore, QEMU by QMP, locks, and
- * the configuration that libxl keeps. The rest is abstract: how a domain is described, destroyed and restored.
+ * The part of a toolstack that all libxl-based ones share: names and disks in xenstore, QEMU by QMP, locks,
+ * and the configuration that libxl stores. The rest is abstract: how a domain is described, destroyed and
+ * restored.
  *
- * For a toolstack of one's own, extend it and give it to `openHost`. One that does without libxl has no configuration
- * in /var/lib/xen, and overrides `repointDisks` too.
+ * For a toolstack of your own, extend this class and pass it to `openHost`. A toolstack without libxl has no
+ * configuration in /var/lib/xen, and overrides `repointDisks` too.
  */
 export abstract class LibxlToolstack implements Toolstack {
   protected readonly hypervisor: Hypervisor;
@@ -51,8 +52,9 @@ export abstract class LibxlToolstack implements Toolstack {
   readonly #runDirectory: string | undefined;
 
   /**
-   * @param userdata where libxl keeps its configurations, if not in its usual place
-   * @param runDirectory where locks are, if not in `/run/xlsnap`
+   * Takes the connections.
+   * @param userdata directory of libxl's configurations. Default: `/var/lib/xen`.
+   * @param runDirectory directory of locks. Default: `/run/xlsnap`.
    */
   constructor(hypervisor: Hypervisor, xenstore: XenstoreClient, userdata?: string, runDirectory?: string) {
     this.hypervisor = hypervisor;
@@ -61,16 +63,16 @@ export abstract class LibxlToolstack implements Toolstack {
     this.#runDirectory = runDirectory;
   }
 
-  /** See `Toolstack.domainConfig`. */
+  /** Does what `Toolstack.domainConfig` says. */
   abstract domainConfig(domid: Domid): Promise<LibxlConfig>;
 
-  /** See `Toolstack.destroy`. */
+  /** Does what `Toolstack.destroy` says. */
   abstract destroy(
     domid: Domid,
     options: { timeoutMs: number; signal?: AbortSignal | undefined },
   ): Promise<void>;
 
-  /** See `Toolstack.restore`. */
+  /** Does what `Toolstack.restore` says. */
   abstract restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
@@ -98,7 +100,7 @@ export abstract class LibxlToolstack implements Toolstack {
       for (const lock of taken.splice(0).reverse()) await lock[Symbol.asyncDispose]();
     };
     try {
-      // In one order for all, so that two that wait for each other's keys cannot block each other.
+      // All processes lock in the same order, so that no two wait for each other's keys.
       for (const key of [...new Set(keys)].sort()) taken.push(await this.#lockKey(key, options));
     } catch (error) {
       await release();
@@ -173,7 +175,7 @@ export abstract class LibxlToolstack implements Toolstack {
     const { domid, type } = domain;
     const model = await deviceModelObstacles(domid, type, config, this.xenstore);
     const suspend = await suspendObstacles(domid, this.xenstore);
-    // The QEMU that answers here has nothing of the guest's machine then.
+    // A QEMU that answers here then has nothing of the guest's machine.
     await using qmp = model.length > 0 ? undefined : await connectQemu(domid);
     if (qmp === undefined) return { obstacles: [...model, ...suspend], unknownDrives: [], qemu: undefined };
     const disks = await resolveDisks(domid, config, this.xenstore, qmp);
@@ -186,7 +188,10 @@ export abstract class LibxlToolstack implements Toolstack {
     };
   }
 
-  /** Memory that is missing is not taken from dom0; override `takesFromDom0` where it is. */
+  /**
+   * Checks what a restore needs. Missing memory is not taken from dom0; override `takesFromDom0` if yours
+   * does so.
+   */
   async restoreFindings(facts: RestoreFacts): Promise<RestoreFindings> {
     const { hypervisor, xenstore } = this;
     const world = { hypervisor, xenstore, takesFromDom0: await this.takesFromDom0() };
@@ -194,7 +199,7 @@ export abstract class LibxlToolstack implements Toolstack {
     return { ...findings, warnings: [...findings.warnings, ...(await serviceWarnings())] };
   }
 
-  /** Whether `restore` takes memory from dom0 where there is too little. */
+  /** Returns whether `restore` takes missing memory from dom0. */
   protected takesFromDom0(): Promise<boolean> {
     return Promise.resolve(false);
   }
@@ -206,7 +211,8 @@ export abstract class LibxlToolstack implements Toolstack {
   }
 
   async emulatorXenstoreData(domid: Domid): Promise<Uint8Array> {
-    // tools/libs/light/libxl_dom_save.c: libxl__save_emulator_xenstore_data. Recent QEMUs keep nothing there.
+    // As in tools/libs/light/libxl_dom_save.c: libxl__save_emulator_xenstore_data. Recent QEMUs store nothing
+    // there.
     const root = `/local/domain/0/device-model/${domid}`;
     const strings: string[] = [];
     for (const entry of await listMaybe(this.xenstore, `${root}/physmap`)) {
@@ -254,12 +260,12 @@ async function listMaybe(xenstore: XenstoreClient, path: string): Promise<readon
   }
 }
 
-/** What libxl calls one of QEMU's formats in its configuration (libxl_types.idl: libxl_disk_format). */
+/** Returns libxl's name of one of QEMU's formats, for configurations (libxl_types.idl: libxl_disk_format). */
 function toConfigFormat(format: string): string {
   return format === 'vpc' ? 'vhd' : format;
 }
 
-/** And in `params` (tools/libs/light/libxl_device.c). */
+/** Returns libxl's name of one of QEMU's formats, for `params` (tools/libs/light/libxl_device.c). */
 function toParamsFormat(format: string): string {
   return format === 'raw' ? 'aio' : toConfigFormat(format);
 }

@@ -1,4 +1,4 @@
-/** The domain configuration that libxl stores below /var/lib/xen. */
+/** Changes the domain configuration that libxl stores below /var/lib/xen. */
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EnvironmentError } from '../../core/errors.ts';
@@ -6,15 +6,18 @@ import { type LibxlConfig, parseLibxlConfig } from '../../memfile/libxl-config.t
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import { lockFile } from '../../xenctrl/flock.ts';
 
-/** XEN_LIB_DIR. */
+/** Default of Xen's XEN_LIB_DIR. */
 const DEFAULT_DIR = '/var/lib/xen';
-/** libxl holds its lock for moments; some of its commands do so while they wait for a guest. */
+/**
+ * Time limit for libxl's lock, in milliseconds. libxl holds it briefly, but some of its commands do so while
+ * they wait for a guest.
+ */
 const LOCK_TIMEOUT_MS = 30_000;
 
 /**
- * Changes the configuration that libxl keeps of a running domain, under libxl's own lock and by a rename as libxl
- * does it (tools/libs/light/libxl_dom.c: libxl__userdata_path, libxl__userdata_store).
- * @throws EnvironmentError when there is none, or libxl's lock stays held
+ * Changes the configuration that libxl stores of a running domain, under libxl's lock and by a rename, as
+ * libxl does (tools/libs/light/libxl_dom.c: libxl__userdata_path, libxl__userdata_store).
+ * @throws {EnvironmentError} If there is none, or libxl's lock does not become free.
  */
 export async function editStoredConfig(
   domain: { readonly domid: number; readonly uuid: string },

@@ -1,16 +1,18 @@
-/** Looks at running processes, in /proc. */
+/** Finds and watches running processes, in /proc. */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Reads one of a process's files below /proc. */
 export type ReadOfProcess = (file: 'comm' | 'cmdline') => Promise<string>;
 
-/** What a process has read, written and computed, as a text to compare; `undefined` when it has ended. */
+/**
+ * Returns what a process has read, written and computed, as a text to compare; `undefined` if it has ended.
+ */
 export async function processActivity(pid: number, proc = '/proc'): Promise<string | undefined> {
   try {
     const io = await readFile(join(proc, String(pid), 'io'), 'utf8');
     const stat = await readFile(join(proc, String(pid), 'stat'), 'utf8');
-    // proc(5): utime and stime are the 14th and 15th field; the name before may hold spaces.
+    // proc(5): utime and stime are the 14th and 15th fields; the name before them may contain spaces.
     const times = stat.slice(stat.lastIndexOf(')')).split(' ').slice(12, 14);
     return `${io}${times.join(' ')}`;
   } catch {
@@ -19,9 +21,9 @@ export async function processActivity(pid: number, proc = '/proc'): Promise<stri
 }
 
 /**
- * The first process of root or of our own user that is such a one. What other users' processes call themselves is
- * not believed: anybody can start one with any name and any arguments.
- * @returns its pid; `undefined` when there is none
+ * Finds the first matching process of root or of our own user. Processes of other users are ignored: anyone
+ * can start one with any name and any arguments.
+ * @returns its pid, or `undefined` if there is none
  */
 export async function findProcess(
   proc: string,
@@ -30,7 +32,7 @@ export async function findProcess(
   for (const pid of await readdir(proc)) {
     if (!/^[0-9]+$/.test(pid)) continue;
     try {
-      // The directory has the effective user of the process, whatever the process did to hide its files.
+      // The directory is owned by the process's effective user, whatever the process did to hide its files.
       const { uid } = await stat(join(proc, pid));
       if (uid !== 0 && uid !== process.getuid?.()) continue;
       if (await matches((file) => readFile(join(proc, pid, file), 'utf8'))) return Number(pid);

@@ -1,4 +1,4 @@
-/** Runs programs, bounded in time and output. */
+/** Runs programs with limits on time and output. */
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -10,32 +10,32 @@ import { isBounded, showProgress } from '../../core/signs-of-life.ts';
 import { processActivity } from './find.ts';
 
 export interface ProgramResult {
-  /** Exit status; -1 when a signal ended it. */
+  /** Exit status; -1 if a signal ended it. */
   readonly status: number;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-/** Bytes of what a program that is never killed complains; the rest is left out. */
+/** Maximum length in bytes of the error output of a program that is never killed; the rest is dropped. */
 const MAX_WORDS = 64 * 1024;
 
-/** Characters of output. */
+/** Maximum length of output in characters. */
 const MAX_OUTPUT = 64 * 1024 * 1024;
 
 /** Directories of system programs: root's crontab and services often have a PATH without them. */
 const SYSTEM_PATH = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
 
 /**
- * The directories in which programs are looked for: those of PATH, then the system's own.
- * @returns them in order, joined by colons, as PATH has them
+ * Returns the directories in which programs are looked for: those of PATH, then the system's own.
+ * @returns the directories in order, joined by colons as in PATH
  */
 export function searchPath(path: string | undefined = process.env['PATH']): string {
-  // An empty entry would mean the current directory, where anybody's program may be.
+  // An empty entry would mean the current directory, where anyone may have put a program.
   const directories = (path ?? '/usr/local/bin:/usr/bin:/bin').split(':').filter((entry) => entry !== '');
   return [...new Set([...directories, ...SYSTEM_PATH])].join(':');
 }
 
-/** Debian packages of the programs we call, for hints. */
+/** Debian packages of the programs that are called, for hints. */
 const PACKAGES: Readonly<Record<string, string>> = {
   xl: 'xen-utils',
   'qemu-img': 'qemu-utils',
@@ -43,9 +43,9 @@ const PACKAGES: Readonly<Record<string, string>> = {
 
 /**
  * Runs a program, never through a shell, and waits for its end.
- * @throws EnvironmentError when there is no such program, it cannot be run, it runs longer than `timeoutMs`, or says
- * more than anybody needs
- * @throws InterruptedError when the signal is aborted
+ * @throws {EnvironmentError} If there is no such program, it cannot be run, runs longer than `timeoutMs`, or
+ * prints too much.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export async function runProgram(
   program: string,
@@ -57,14 +57,15 @@ export async function runProgram(
   const child = spawn(program, [...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
-    // A group of its own: a Ctrl-C is for us, and must not end what puts a disk back.
+    // In its own process group: a Ctrl-C is meant for us, and must not end a program that puts a disk back.
     detached: true,
   });
   let why: 'too long' | 'too much' | undefined;
-  // SIGKILL, since one that ignores SIGTERM would never let us go on; none of ours uses that to tidy up.
+  // SIGKILL, since a program that ignores SIGTERM would block us forever; none of ours uses SIGTERM to clean
+  // up.
   const end = (): void => {
     if (child.pid !== undefined && child.exitCode === null) killGroup(child.pid);
-    // What it left behind in the background may hold them for ever.
+    // What it left in the background may hold them forever.
     child.stdout.destroy();
     child.stderr.destroy();
   };
@@ -100,23 +101,23 @@ export async function runProgram(
   }
 }
 
-/** The outcome of a program that is never killed. */
+/** The result of a program that is never killed. */
 export type UnkilledResult =
   | { readonly ended: true; readonly status: number; readonly stderr: string }
-  /** It still runs: the time was over, or the signal was aborted and it did not end soon after. */
+  /** It is still running: the time was over, or the signal aborted and it did not end soon after. */
   | { readonly ended: false; readonly pid: number };
 
-/** How long to wait for a program after an interruption: less than a phase does. */
+/** How long to wait for a program after an interruption, in milliseconds: less than a phase does. */
 const AFTER_ABORT_MS = 60_000;
 const POLL_MS = 500;
 
 /**
- * Runs a program that changes something, and waits for its end. It is never killed, since what it has half done would be worse
- * than what it has done: when it takes too long it is only waited for no longer. What it says goes to a file, so that
- * it can go on without us.
- * @param options `timeoutMs`: default: no limit; `abortMs`: how long to wait for it after an interruption
- * @throws EnvironmentError when there is no such program, or it cannot be run
- * @throws InterruptedError when the signal was aborted before
+ * Runs a program that changes something, and waits for its end. The program is never killed, since half of
+ * its work would be worse than all of it; if it takes too long, it is only waited for no longer. Its output
+ * goes to a file, so that it can continue without us.
+ * @param options `timeoutMs`: no limit by default; `abortMs`: how long to wait after an interruption
+ * @throws {EnvironmentError} If there is no such program, or it cannot be run.
+ * @throws {InterruptedError} If the signal aborted before.
  */
 export async function runUnkilled(
   program: string,
@@ -130,7 +131,7 @@ export async function runUnkilled(
   const { timeoutMs, signal, abortMs = AFTER_ABORT_MS } = options;
   const words = await openWords();
   try {
-    // Not earlier: an interruption in the meantime would not be heard.
+    // Not earlier: an interruption in the meantime would be missed.
     throwIfAborted(signal);
     const child = spawn(program, [...args], {
       stdio: ['ignore', 'ignore', words?.fd ?? 'ignore'],
@@ -153,7 +154,7 @@ export async function runUnkilled(
     try {
       const outcome = await Promise.race([ended, enough]);
       if (outcome === undefined) {
-        // It must not keep a process that is through with everything else.
+        // It must not keep a process running that has nothing else to do.
         child.unref();
         return { ended: false, pid: child.pid ?? 0 };
       }
@@ -203,7 +204,7 @@ function watchProgress(pid: number | undefined): NodeJS.Timeout | undefined {
   }, POLL_MS);
 }
 
-/** The program and what it has started. */
+/** Kills the program and everything it has started. */
 function killGroup(pid: number): void {
   try {
     process.kill(-pid, 'SIGKILL');

@@ -1,18 +1,19 @@
-/** Checks whether the disks of a restored domain have come up. */
+/** Checks whether the disks of a restored domain have connected. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { readStoredDisks } from './disks.ts';
 
-/** xen/io/xenbus.h: XenbusStateInitialising, the state in which libxl makes a backend. */
+/** The state in which libxl creates a backend (xen/io/xenbus.h: XenbusStateInitialising). */
 const INITIALISING = '1';
 const POLL_MS = 100;
 
 /**
- * The disks whose backend has not got beyond its first state: nobody serves them, for example because the image does not exist, and QEMU runs
- * without. While the domain is paused, the others wait for its frontend.
- * @param patienceMs how long they may take
+ * Finds the disks whose backend has not left its first state: nobody serves them, for example because the
+ * image does not exist, and QEMU runs without it. While the domain is paused, the other backends wait for its
+ * frontend.
+ * @param patienceMs how long to wait for them, in milliseconds
  * @returns their vdevs, with their images
- * @throws XenstoreError
+ * @throws {XenstoreError} If xenstore cannot be read.
  */
 export async function findUnconnected(
   domid: number,
@@ -23,7 +24,7 @@ export async function findUnconnected(
   for (;;) {
     const stuck: { vdev: string; path: string | undefined }[] = [];
     for (const { vdev, backend, image } of await readStoredDisks(domid, xenstore)) {
-      // An empty drive's backend, and another domain's, are not for us to judge.
+      // An empty drive's backend, and another domain's, cannot be judged here.
       if (backend === undefined || backend.domid !== 0 || image === undefined) continue;
       const state = await xenstore.readMaybe(`${backend.path}/state`);
       if (state === INITIALISING) stuck.push({ vdev, path: image.path });

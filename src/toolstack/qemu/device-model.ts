@@ -1,4 +1,4 @@
-/** The port `DeviceModel`, by QMP. */
+/** Implements the port `DeviceModel` by QMP. */
 import { existsSync } from 'node:fs';
 import { mkdir, open, readFile, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -24,22 +24,25 @@ import { externalAction, internalAction, type ResolvedDisk } from './disks.ts';
 import { plainPath } from './images.ts';
 
 /**
- * A session with the domain's QEMU.
- * @returns undefined when there is no QMP socket: a PV or PVH domain without qdisks has no QEMU
- * @throws QmpError when there is one and nobody answers
+ * Opens a session with the domain's QEMU.
+ * @returns `undefined` if there is no QMP socket: a PV or PVH domain without qdisks has no QEMU
+ * @throws {QmpError} If there is a socket and nobody answers.
  */
 export async function connectQemu(domid: Domid): Promise<QmpClient | undefined> {
   const sockets = qmpSocketPaths(domid).filter((path) => existsSync(path));
   return sockets.length === 0 ? undefined : await QmpClient.connectFirst(sockets);
 }
 
-/** The device model port on QMP. Owns the session, and opens another one where it broke. */
+/** Implements the port `DeviceModel` by QMP. Owns the session, and opens another one if it broke. */
 export class QemuDeviceModel implements DeviceModel {
   #qmp: QmpClient;
   readonly #disks: readonly ResolvedDisk[];
   readonly #limits: Limits;
 
-  /** @param limits for the transaction, and for the question what has become of it */
+  /**
+   * Takes a session.
+   * @param limits for the transaction, and for finding out what became of it
+   */
   constructor(
     qmp: QmpClient,
     disks: readonly ResolvedDisk[],
@@ -60,7 +63,7 @@ export class QemuDeviceModel implements DeviceModel {
 
   async cont(): Promise<void> {
     await cont(await this.#session());
-    // A process that was killed may have left it.
+    // A killed process may have left it.
     await rm(this.#stateDirectory, { recursive: true, force: true });
   }
 
@@ -68,14 +71,15 @@ export class QemuDeviceModel implements DeviceModel {
     try {
       await setGlobalDirtyLog(await this.#session(), on);
     } catch (error) {
-      // A session that broke may mean that QEMU has ended, which another one finds out. Not sent again: only pairs are safe.
+      // A session that broke may mean that QEMU has ended; opening another one shows that. The command is not
+      // sent again: only pairs are safe to repeat.
       if (error instanceof QmpClosedError) await this.#session();
       throw error;
     }
   }
 
   async saveState(): Promise<Uint8Array> {
-    // QEMU makes the file with its own umask, so the directory has to keep it private.
+    // QEMU creates the file with its own umask, so the directory must keep it private.
     const directory = this.#stateDirectory;
     await rm(directory, { recursive: true, force: true });
     await mkdir(directory, { mode: 0o700 });
@@ -129,8 +133,8 @@ export class QemuDeviceModel implements DeviceModel {
   }
 
   /**
-   * After a transaction that was not answered: undoes it if it took place.
-   * @throws DiskError when that cannot be found out or done; it tells what may be left
+   * Undoes a transaction that got no answer, if it took place.
+   * @throws {DiskError} If that cannot be found out or done; the message says what may be left.
    */
   async #takeBack(
     actions: readonly DiskAction[],
@@ -161,19 +165,22 @@ export class QemuDeviceModel implements DeviceModel {
     }
   }
 
-  /** Those of the snapshots that are there: the overlay is the disk's top node, the tag is in its image. */
+  /**
+   * Returns those of the snapshots that exist: the overlay is the disk's top node, or the tag is in its
+   * image.
+   */
   async #taken(actions: readonly DiskAction[]): Promise<readonly DiskAction[]> {
     const devices = await queryBlock(await this.#session(), this.#limits);
     return actions.filter((action) => takenOn(devices, this.#disk(action.vdev), action) !== undefined);
   }
 
-  /** A session that broke must not keep the guest stopped, or its disks half-way. */
+  /** Returns a working session: one that broke must not keep the guest stopped, or its disks half changed. */
   async #session(): Promise<QmpClient> {
     if (this.#qmp.state === 'closed') this.#qmp = await QmpClient.connect(this.#qmp.path);
     return this.#qmp;
   }
 
-  /** Beside the sockets, which all are in one directory. */
+  /** A directory beside the sockets, which all are in one. */
   get #stateDirectory(): string {
     const { path } = this.#qmp;
     return join(dirname(path), `xlsnap-state-${basename(path).split('-').at(-1)}`);
@@ -190,13 +197,15 @@ export class QemuDeviceModel implements DeviceModel {
   }
 }
 
-/** The node that holds the action's snapshot, if it was taken: the overlay, or the image with the tag in it. */
+/**
+ * Returns the node that has the action's snapshot, if it was taken: the overlay, or the image with the tag.
+ */
 function takenOn(
   devices: readonly BlockDevice[],
   { node, overlayNode }: ResolvedDisk,
   action: DiskAction,
 ): BlockNode | undefined {
-  // A disk that was resolved after the snapshot has the overlay for its own node.
+  // A disk that was resolved after the snapshot has the overlay as its own node.
   const found = devices.find(({ inserted }) =>
     action.kind === 'external'
       ? inserted !== undefined &&
@@ -208,8 +217,8 @@ function takenOn(
 }
 
 /**
- * Makes the overlays as empty files, which QEMU then writes to: QEMU itself would overwrite what is there, and let
- * everybody read what it makes.
+ * Creates the overlays as empty files, which QEMU then writes to. QEMU itself would overwrite existing files,
+ * and create files that everyone can read.
  */
 async function reserveOverlays(actions: readonly DiskAction[]): Promise<readonly string[]> {
   const made: string[] = [];

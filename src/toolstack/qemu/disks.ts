@@ -1,10 +1,10 @@
 /**
- * Which disks a domain has, and which node of QEMU's block graph each of them is.
+ * Finds a domain's disks, and the node of QEMU's block graph that each of them is.
  *
- * A disk's name (`xvda`) leads to its device number, that to the backend that libxl noted in xenstore. When QEMU
- * serves it (`qdisk`), QEMU's xen-block device holds a node `<vdev>-<driver>`. HVM guests have an emulated drive on the
- * same image beside it, until their kernel's PV drivers unplug it. An external snapshot puts an overlay with another
- * node name on top.
+ * A disk's name (`xvda`) leads to its device number, and that to the backend that libxl noted in xenstore. If
+ * QEMU serves the disk (`qdisk`), QEMU's xen-block device holds a node `<vdev>-<driver>`. HVM guests also
+ * have an emulated drive on the same image, until their kernel's PV drivers unplug it. An external snapshot
+ * puts an overlay with another node name on top.
  */
 
 import type { Limits } from '../../core/deadline.ts';
@@ -25,13 +25,13 @@ import { isXenstoreErrno } from '../../xenstore/errors.ts';
 import { plainPath } from './images.ts';
 import { vdevToDevid } from './vdev.ts';
 
-/** A disk with what the device model and xenstore know of it. */
+/** A disk, with what the device model and xenstore know about it. */
 export interface ResolvedDisk extends DomainDisk {
-  /** Who serves it; undefined when xenstore knows no such disk. */
+  /** What serves the disk; undefined if xenstore has no such disk. */
   readonly backend: DiskBackend | undefined;
-  /** Name of the QEMU node that the guest uses; undefined when there is none, or more than one. */
+  /** Name of the QEMU node that the guest uses; undefined if there is none, or more than one. */
   readonly node: string | undefined;
-  /** A node name that is free, for an overlay on this disk. */
+  /** A free node name for an overlay on this disk. */
   readonly overlayNode: string;
 }
 
@@ -39,24 +39,24 @@ export interface ResolvedDisk extends DomainDisk {
 export interface DiskBackend {
   /** `qdisk`: QEMU; `vbd`: the kernel's blkback; … */
   readonly kind: string;
-  /** Domid of the domain it runs in. */
+  /** Domid of the backend's domain. */
   readonly domid: number;
-  /** Its directory in xenstore. */
+  /** Directory of the backend in xenstore. */
   readonly path: string;
 }
 
-/** What xenstore says about one disk. */
+/** What xenstore says about a disk. */
 export interface StoredDisk {
   readonly vdev: string;
   readonly devid: number;
   readonly backend: DiskBackend | undefined;
-  /** The image, from `params`; undefined when the drive is empty. */
+  /** The image, from `params`; undefined if the drive is empty. */
   readonly image: { readonly path: string; readonly format: string } | undefined;
   readonly writable: boolean;
   readonly cdrom: boolean;
 }
 
-/** What QEMU says about all disks; undefined if the domain has no QEMU. */
+/** What QEMU says about all disks. */
 export interface BlockFacts {
   readonly devices: readonly BlockDevice[];
   readonly nodes: readonly BlockNode[];
@@ -65,10 +65,9 @@ export interface BlockFacts {
 }
 
 /**
- * All disks of a domain, those of the configuration first. What prevents a snapshot is in `internal` and
- * `external`, never thrown.
- * @param qmp undefined when the domain has no QEMU
- * @throws errors of the xenstore and QMP connections
+ * Returns all disks of a domain, those of the configuration first. What prevents a snapshot is in `internal`
+ * and `external`, never thrown. Errors of the xenstore and QMP connections are passed on.
+ * @param qmp `undefined` if the domain has no QEMU
  */
 export async function resolveDisks(
   domid: number,
@@ -82,13 +81,13 @@ export async function resolveDisks(
   return matchDisks(configDisks(config), stored, facts);
 }
 
-/** The part of a transaction that snapshots this disk inside its image. */
+/** Returns the action of a transaction that takes an internal snapshot of this disk. */
 export function internalAction(disk: ResolvedDisk, tag: string): TransactionAction | undefined {
   if (disk.node === undefined) return undefined;
   return { type: 'blockdev-snapshot-internal-sync', data: { device: disk.node, name: tag } };
 }
 
-/** The part of a transaction that puts a new overlay on this disk. */
+/** Returns the action of a transaction that puts a new overlay on this disk. */
 export function externalAction(disk: ResolvedDisk, overlay: string): TransactionAction | undefined {
   if (disk.node === undefined) return undefined;
   return {
@@ -102,7 +101,7 @@ export function externalAction(disk: ResolvedDisk, overlay: string): Transaction
   };
 }
 
-/** The disks below /libxl/<domid>/device/vbd, and what their backends say. */
+/** Reads the disks below /libxl/<domid>/device/vbd, and what their backends say. */
 export async function readStoredDisks(domid: number, xenstore: XenstoreAccess): Promise<StoredDisk[]> {
   const directory = `/libxl/${domid}/device/vbd`;
   const devids = await unlessMissing(xenstore.list(directory), []);
@@ -111,7 +110,7 @@ export async function readStoredDisks(domid: number, xenstore: XenstoreAccess): 
     const own = `${directory}/${name}`;
     const path = await xenstore.readMaybe(`${own}/backend`);
     const backend = path === undefined ? undefined : toBackend(path);
-    // The backend's directory is what the backend reads; libxl's own is the same at creation.
+    // The backend reads its own directory; libxl's is the same at creation.
     const read = async (key: string): Promise<string | undefined> =>
       (path === undefined ? undefined : await xenstore.readMaybe(`${path}/${key}`)) ??
       (await xenstore.readMaybe(`${own}/${key}`));
@@ -127,7 +126,7 @@ export async function readStoredDisks(domid: number, xenstore: XenstoreAccess): 
   return disks;
 }
 
-/** Three questions to QEMU. */
+/** Asks QEMU for drives, nodes and jobs. */
 export async function readBlockFacts(qmp: QmpClient, limits?: Limits): Promise<BlockFacts> {
   const [devices, nodes, jobs] = await Promise.all([
     queryBlock(qmp, limits),
@@ -152,7 +151,7 @@ export function matchDisks(
       devid: devid ?? -1,
       writable: disk.writable && known?.writable !== false,
       cdrom: disk.cdrom || known?.cdrom === true,
-      // A medium may have been changed, an overlay taken, since the configuration was stored.
+      // Since the configuration was stored, a medium may have been changed, or an overlay added.
       image:
         known === undefined
           ? disk.path === undefined
@@ -162,7 +161,7 @@ export function matchDisks(
       backend: known?.backend,
     };
   });
-  // Attached by other means than libxl's configuration; leaving one out would make a snapshot that is none.
+  // Attached without libxl's configuration. Leaving a disk out would make an incomplete snapshot.
   for (const disk of stored) {
     if (!wanted.some(({ devid }) => devid === disk.devid)) wanted.push(disk);
   }
@@ -195,7 +194,7 @@ function resolveOne(disk: StoredDisk, vdevs: readonly string[], facts: BlockFact
   };
 }
 
-/** Reasons in the disk's own nature. */
+/** Finds obstacles in the nature of the disk. */
 function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Problem[] {
   const obstacles: Problem[] = [];
   if (devid < 0) obstacles.push({ code: 'DISK_NAME', message: `${vdev} is not the name of a virtual disk` });
@@ -206,7 +205,7 @@ function ownObstacles({ vdev, cdrom, writable, devid }: StoredDisk): Problem[] {
   return obstacles;
 }
 
-/** Reasons in who serves the disk. */
+/** Finds obstacles in what serves the disk. */
 function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFacts | undefined): Problem[] {
   if (backend === undefined) {
     return [{ code: 'DISK_NO_BACKEND', message: `disk ${vdev}: xenstore has no backend for it` }];
@@ -217,7 +216,7 @@ function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFact
       {
         code: 'DISK_BACKEND',
         message: `disk ${vdev}${where} is served by ${backendName(backend.kind)}, which cannot snapshot it`,
-        hint: 'only disks served by QEMU can be snapshotted: write backendtype=qdisk into its disk= line (with format=qcow2 and a qcow2 image for internal snapshots), then shut the domain down and start it again',
+        hint: 'only disks served by QEMU can be snapshotted: set backendtype=qdisk in its disk= line (with format=qcow2 and a qcow2 image for internal snapshots), then shut the domain down and start it again',
       },
     ];
   }
@@ -236,7 +235,7 @@ function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFact
   return [];
 }
 
-/** Reasons in QEMU's block graph. */
+/** Finds obstacles in QEMU's block graph. */
 function nodeObstacles(
   { vdev, backend, image }: StoredDisk,
   found: readonly Candidate[],
@@ -303,13 +302,13 @@ function nodeObstacles(
     obstacles.push({
       code: 'DISK_BLOCK_JOB',
       message: `disk ${vdev}: QEMU has a block job running: ${facts.jobs.join(', ')}`,
-      hint: 'wait until it exits',
+      hint: 'wait until it ends',
     });
   }
   return obstacles;
 }
 
-/** Reasons in the image, against an internal snapshot only. */
+/** Finds obstacles in the image, to an internal snapshot only. */
 function imageObstacles(vdev: string, node: BlockNode): Problem[] {
   const hint = `take an external one: disks=['/path/of/overlay.qcow2,qcow2,${vdev}']`;
   if (node.driver !== 'qcow2') {
@@ -334,8 +333,9 @@ interface Candidate {
 }
 
 /**
- * The drives that hold this disk: at most one when all is well. xen-block's have no name in `device`, emulated
- * ones do. Among each, the surest sign decides: the node's name, the image, the image's being a base.
+ * Returns the drives that hold this disk, normally at most one of each kind. xen-block's drives have no name
+ * in `device`, emulated ones do. For each kind the surest sign decides: the node's name, the image, or that
+ * the image is a base.
  */
 function candidates(
   disk: StoredDisk,
@@ -351,7 +351,7 @@ function candidates(
   const signs: readonly ((drive: Candidate) => boolean)[] = [
     (drive) => named(drive) === disk.vdev,
     (drive) => named(drive) === undefined && plainPath(drive.inserted.file) === path,
-    // After an external snapshot by a program that left xenstore as it was.
+    // After an external snapshot by a program that did not update xenstore.
     (drive) =>
       named(drive) === undefined &&
       path !== undefined &&
@@ -362,7 +362,7 @@ function candidates(
   );
 }
 
-/** Tells whether the node was named by xen-block, or by us, for this disk. */
+/** Returns whether xen-block, or xlsnap, named the node for this disk. */
 function isNodeOf(vdev: string, { nodeName, driver }: BlockNode): boolean {
   return nodeName === `${vdev}-${driver}` || nodeName.startsWith(`xlsnap-${vdev}-`);
 }
@@ -379,13 +379,13 @@ function backendName(kind: string): string {
   return kind === 'vbd' ? 'the kernel (blkback)' : `a backend of kind ${kind}`;
 }
 
-/** From `/local/domain/0/backend/qdisk/5/51712`. */
+/** Parses `/local/domain/0/backend/qdisk/5/51712`. */
 function toBackend(path: string): DiskBackend | undefined {
   const [, domid, kind] = /^\/local\/domain\/([0-9]+)\/backend\/([^/]+)\//.exec(path) ?? [];
   return kind === undefined ? undefined : { kind, domid: Number(domid), path };
 }
 
-/** From `qcow2:/path`, or a mere path (blkback). */
+/** Parses `qcow2:/path`, or a plain path (blkback). */
 function toImage(params: string | undefined): { path: string; format: string } | undefined {
   const [, format = 'raw', path] = /^(?:([a-z0-9]+):)?(.*)$/s.exec(params ?? '') ?? [];
   return path === undefined || path === '' ? undefined : { path, format: qemuFormat(format) };

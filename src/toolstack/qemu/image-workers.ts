@@ -1,10 +1,11 @@
+/** Finds processes that work on an image. */
 import { basename } from 'node:path';
 import { findProcess } from '../process/find.ts';
 
 /**
- * A qemu-img that has been started on an image: one whose xlsnap was killed goes on.
- * @param names what an image is called on its command line
- * @returns its pid; `undefined` when there is none
+ * Finds a qemu-img that was started on an image: it continues if its xlsnap was killed.
+ * @param names what an image is called on qemu-img's command line
+ * @returns its pid, or `undefined` if there is none
  */
 export function findImageWorker(names: readonly string[], proc = '/proc'): Promise<number | undefined> {
   return findProcess(proc, async (read) => {

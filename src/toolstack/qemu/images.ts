@@ -1,4 +1,4 @@
-/** The program qemu-img, for images that nobody uses (and `info` for all). */
+/** Runs qemu-img, for images that are not in use (and `info` for all). */
 
 import { open, rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
@@ -11,38 +11,51 @@ import type { ImageInfo, Images, ImageTag } from '../../snapshot/ports.ts';
 import { type ProgramResult, runProgram, runUnkilled } from '../process/run.ts';
 import { findImageWorker } from './image-workers.ts';
 
-/** For what only reads: an image's tables may be long, and their disk slow. */
+/**
+ * Time limit for commands that only read, in milliseconds: an image's tables may be long, and its disk slow.
+ */
 const TIMEOUT_MS = 300_000;
-/** How long to wait for another qemu-img that is still working on the same image: one that was given up. */
+/**
+ * How long to wait, in milliseconds, for another qemu-img that was given up and still works on the same
+ * image.
+ */
 const BUSY_MS = 30_000;
 const POLL_MS = 100;
 
-/** Outcome of `qemu-img check`. */
+/** The result of `qemu-img check`. */
 export interface ImageCheck {
   readonly corruptions: number;
-  /** Clusters that are taken but belong to nothing: they waste room, no more. */
+  /** Number of clusters that are allocated but belong to nothing. They only waste space. */
   readonly leaks: number;
 }
 
 /**
- * Images by qemu-img. Paths are made absolute, so no name is taken for an option or a protocol.
- * All methods throw DiskError with qemu-img's own words, EnvironmentError when there is no qemu-img, and InterruptedError.
+ * Implements the port `Images` with qemu-img. Paths are made absolute, so none is taken for an option or a
+ * protocol.
  *
- * One that only reads is killed when it takes too long, or at an interruption. One that writes never is: it would leave the
- * image half changed. It may take as long as it does; after an interruption it is waited for, for a bounded time, and
- * then the error says that it still runs. Whoever changes the image next waits for it.
+ * A qemu-img that only reads is killed when it takes too long, or at an interruption. One that writes is
+ * never killed, since it would leave the image half changed. It may take any time; after an interruption it
+ * is waited for, within a limit, and then the error says that it is still running. Whoever changes the image
+ * next waits for it.
+ * @throws {DiskError} If qemu-img fails; with its own words, by each method.
+ * @throws {EnvironmentError} If there is no qemu-img.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export class QemuImages implements Images {
   readonly #signal: AbortSignal | undefined;
   readonly #abortMs: number | undefined;
 
-  /** @param options `signal`: interrupts; `abortMs`: how long to wait after that for one that writes; default: 60 000 */
+  /**
+   * Takes options.
+   * @param options `signal`: interrupts; `abortMs`: how long to wait after that for one that writes. Default:
+   * 60,000.
+   */
   constructor(options: { signal?: AbortSignal | undefined; abortMs?: number | undefined } = {}) {
     this.#signal = options.signal;
     this.#abortMs = options.abortMs;
   }
 
-  /** See `Images.info`. */
+  /** Does what `Images.info` says. */
   async info(path: string, format: string): Promise<ImageInfo | undefined> {
     const image = resolve(path);
     try {
@@ -59,12 +72,15 @@ export class QemuImages implements Images {
     const answer = await this.#succeed(args, image);
     const info = toInfo(image, jsonOf(answer.stdout));
     if (info === undefined) {
-      throw new DiskError('QEMU_IMG', `qemu-img info ${image} gave no description of an image`);
+      throw new DiskError('QEMU_IMG', `qemu-img info ${image} did not describe an image`);
     }
     return info;
   }
 
-  /** @throws DiskError also when there is no such tag, or it is another snapshot's id. */
+  /**
+   * Applies an internal snapshot.
+   * @throws {DiskError} Also if there is no such tag, or it is another snapshot's id.
+   */
   async applyTag(path: string, tag: string): Promise<void> {
     await this.#free(path);
     await this.#requireStated({ path, format: 'qcow2' });
@@ -72,7 +88,10 @@ export class QemuImages implements Images {
     await this.#change(['snapshot', '-q', '-a', tag, qcow2(path)], path);
   }
 
-  /** @throws DiskError also when the tag exists: qemu-img would make a second one of that name. */
+  /**
+   * Creates an internal snapshot.
+   * @throws {DiskError} Also if the tag exists: qemu-img would create a second one of that name.
+   */
   async createTag(path: string, tag: string): Promise<void> {
     await this.#free(path);
     await this.#requireStated({ path, format: 'qcow2' });
@@ -83,7 +102,10 @@ export class QemuImages implements Images {
     await this.#change(['snapshot', '-q', '-c', tag, qcow2(path)], path);
   }
 
-  /** @throws DiskError also when there is no such tag, or it is another snapshot's id. */
+  /**
+   * Deletes an internal snapshot.
+   * @throws {DiskError} Also if there is no such tag, or it is another snapshot's id.
+   */
   async deleteTag(path: string, tag: string): Promise<void> {
     await this.#free(path);
     await this.#requireStated({ path, format: 'qcow2' });
@@ -92,8 +114,8 @@ export class QemuImages implements Images {
   }
 
   /**
-   * Makes a qcow2 image that reads as `backing` until it is written to.
-   * @throws OutputError when the file is there already or cannot be made.
+   * Creates a qcow2 image that reads as `backing` until it is written to.
+   * @throws {OutputError} If the file exists already or cannot be created.
    */
   async createOverlay(
     path: string,
@@ -102,7 +124,7 @@ export class QemuImages implements Images {
     const overlay = resolve(path);
     await this.#requireStated(backing);
     try {
-      // qemu-img replaces what is there; so make sure that it replaces only what we made.
+      // qemu-img replaces existing files, so make sure that it replaces only what we created.
       await (await open(overlay, 'wx', 0o600)).close();
     } catch (cause) {
       throw new OutputError('OVERLAY', `cannot create ${overlay}`, { cause });
@@ -116,7 +138,7 @@ export class QemuImages implements Images {
     }
   }
 
-  /** The overlay's own clusters go into its backing file; the overlay is then of no use. */
+  /** Merges an overlay into its backing file. The overlay must not be used afterwards. */
   async commitOverlay(path: string): Promise<void> {
     const overlay = resolve(path);
     await this.#free(overlay);
@@ -124,17 +146,17 @@ export class QemuImages implements Images {
     await this.#change(['commit', '-q', '-f', 'qcow2', overlay], overlay);
   }
 
-  /** See `Images.worker`. */
+  /** Does what `Images.worker` says. */
   worker(path: string): Promise<number | undefined> {
     return findImageWorker([resolve(path), qcow2(path)]);
   }
 
-  /** Checks a qcow2 image's tables, changing nothing. */
+  /** Checks a qcow2 image's tables, without changing anything. */
   async check(path: string): Promise<ImageCheck> {
     await this.#requireStated({ path, format: 'qcow2' });
     const args = ['check', '--output=json', qcow2(path)];
     const answer = await this.#run(args);
-    // 2: corruptions, 3: leaks only; both with a report.
+    // 2 means corruption, 3 leaks only; both come with a report.
     if (![0, 2, 3].includes(answer.status)) throw failure('check', path, answer);
     const report = jsonOf(answer.stdout);
     if (!isRecord(report)) throw failure('check', path, answer);
@@ -145,7 +167,10 @@ export class QemuImages implements Images {
     };
   }
 
-  /** qemu-img opens the images below, too, and would guess the format of one that the image above does not state. */
+  /**
+   * Checks that every image states its backing file's format: qemu-img opens the images below too, and would
+   * guess.
+   */
   async #requireStated(image: StatedImage): Promise<void> {
     for await (const _ of chainBelow(this, image));
   }
@@ -159,7 +184,7 @@ export class QemuImages implements Images {
         hint: names === '' ? 'it has no snapshots' : `it has ${names}`,
       });
     }
-    // qemu-img takes an id for a name, and the first of several.
+    // qemu-img takes an id for a name, and uses the first of several.
     if (same.length > 1 || snapshots.some(({ id, name }) => id === tag && name !== tag)) {
       throw new DiskError('TAG_AMBIGUOUS', `"${tag}" matches several snapshots in ${path}`, {
         hint: 'list them with `qemu-img snapshot -l`',
@@ -177,7 +202,10 @@ export class QemuImages implements Images {
     return await runProgram('qemu-img', args, { timeoutMs: TIMEOUT_MS, signal: this.#signal });
   }
 
-  /** @throws DiskError IMAGE_BUSY while another qemu-img works on the image */
+  /**
+   * Waits until no other qemu-img works on the image.
+   * @throws {DiskError} IMAGE_BUSY if one still does after a while.
+   */
   async #free(path: string): Promise<void> {
     const deadline = performance.now() + BUSY_MS;
     for (let pid = await this.worker(path); pid !== undefined; pid = await this.worker(path)) {
@@ -187,7 +215,7 @@ export class QemuImages implements Images {
     }
   }
 
-  /** Runs one that writes. */
+  /** Runs a command that writes. */
   async #change(args: readonly [string, ...string[]], path: string): Promise<void> {
     const result = await runUnkilled('qemu-img', args, { signal: this.#signal, abortMs: this.#abortMs });
     if (!result.ended) {
@@ -207,12 +235,12 @@ export class QemuImages implements Images {
   }
 }
 
-/** The image as qcow2, whatever its content looks like: `qemu-img snapshot` has no `-f`. */
+/** Names the image as qcow2, whatever its content looks like: `qemu-img snapshot` has no `-f`. */
 function qcow2(path: string): string {
   return `json:${JSON.stringify({ driver: 'qcow2', file: { filename: resolve(path) } })}`;
 }
 
-/** Messages of QEMU's drivers about an image whose format is not the stated one. */
+/** Messages of QEMU's drivers about an image that does not have the stated format. */
 const OTHER_FORMAT = /not in \S+ format|invalid VPC image|invalid VMDK/i;
 
 function busy(path: string, pid: number): DiskError {
@@ -289,8 +317,8 @@ function toSnapshot(value: unknown): ImageTag[] {
 }
 
 /**
- * The path in a file name as QEMU writes it: plain, with `file:` before it, or as a `json:` object (which QEMU uses when
- * an image was opened with further options). What is no file stays as it is.
+ * Returns the path in a file name as QEMU writes it: plain, after `file:`, or in a `json:` object, which QEMU
+ * uses if an image was opened with further options. Other names are returned unchanged.
  */
 export function plainPath(name: string): string {
   if (name.startsWith('file:')) return name.slice('file:'.length);

@@ -1,11 +1,11 @@
-/** The QEMU that libxl starts for a domain. */
+/** Finds the QEMU that libxl starts for a domain. */
 import { readdir, realpath } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { textOf } from '../../memfile/libxl-fields.ts';
 import { runProgram, searchPath } from '../process/run.ts';
 
-/** Time-out of a program that only reports about itself; software emulation is slow. */
+/** Time limit in milliseconds for a program that only reports about itself; software emulation is slow. */
 const TIMEOUT_MS = 60_000;
 
 /** A QEMU for Xen. */
@@ -15,8 +15,8 @@ export interface QemuProgram {
 }
 
 /**
- * The device models that libxl may start, those of usual places first: which of them it takes was decided when it was built.
- * That of a domain which runs is asked by QMP.
+ * Finds the device models that libxl may start, the usual places first: which of them it starts was decided
+ * when it was built. That of a running domain is asked by QMP.
  * @param config of a domain that may name its own
  * @returns those that run, each once
  */
@@ -45,7 +45,9 @@ async function versionOf(path: string): Promise<string | undefined> {
   }
 }
 
-/** Where libxl's device model may be (its LIBEXEC_BIN/qemu-system-i386, and distributions' own). */
+/**
+ * Lists where libxl's device model may be (its LIBEXEC_BIN/qemu-system-i386, and distributions' own places).
+ */
 async function qemuPlaces(): Promise<readonly string[]> {
   const versions = await readdir('/usr/lib').catch(() => []);
   const inPath = searchPath().split(delimiter);

@@ -1,12 +1,12 @@
-/** Names of virtual disks and their device numbers (Xen: docs/man/xen-vbd-interface.7). */
+/** Converts names of virtual disks to device numbers (Xen: docs/man/xen-vbd-interface.7). */
 
-/** Most letters of a disk's name: `xvd` counts to 2^20 - 1, which has five. */
+/** The names of disks. They have at most five letters: `xvd` counts to 2^20 - 1. */
 const PATTERN = /^(xvd|hd|sd)([a-z]{1,5})([1-9][0-9]{0,2})?$/;
 const PLAIN = /^d([0-9]+)p([0-9]+)$/;
 
 /**
- * The device number of `vdev`: `xvda` 51712, `hda` 768, `sda` 2048, `xvdq` 268439552 (the extended form), also
- * `d0p1` and numbers. Undefined when it is no virtual disk's name.
+ * Returns the device number of `vdev`: `xvda` 51712, `hda` 768, `sda` 2048, `xvdq` 268439552 (the extended
+ * form); also of `d0p1` and numbers. Undefined if it is not a virtual disk's name.
  */
 export function vdevToDevid(vdev: string): number | undefined {
   const plain = PLAIN.exec(vdev);
@@ -25,7 +25,7 @@ export function vdevToDevid(vdev: string): number | undefined {
     case 'xvd':
       return xenDevid(disk, partition);
     case 'hd':
-      // Two disks on each of the majors 3 and 22.
+      // There are two disks on each of the majors 3 and 22.
       if (disk > 3 || partition > 63) return undefined;
       return ((disk < 2 ? 3 : 22) << 8) | ((disk & 1) << 6) | partition;
     default:

@@ -21,11 +21,11 @@ const DOM0 = toDomid(0);
 export interface RestoreWorld {
   readonly hypervisor: Pick<Hypervisor, 'freeMemory' | 'domainState'>;
   readonly xenstore: Pick<XenstoreAccess, 'list' | 'readMaybe'>;
-  /** Whether memory that is missing is taken from dom0. */
+  /** Whether missing memory is taken from dom0. */
   readonly takesFromDom0: boolean;
 }
 
-/** Runs all of them. Nothing is changed. */
+/** Runs all checks. Changes nothing. */
 export async function checkRestore(world: RestoreWorld, facts: RestoreFacts): Promise<RestoreFindings> {
   const { config, disks, replaced } = facts;
   const programs = await programFindings(config);
@@ -62,17 +62,23 @@ async function memoryOfHost(
   };
 }
 
-/** Memory of dom0 that its programs do not need, bytes, as its kernel sees it; all of it where that says nothing. */
+/**
+ * Returns the memory of dom0 in bytes that its programs do not need, as its kernel sees it; `otherwise` if
+ * the kernel does not say.
+ */
 export async function availableHere(otherwise: number, meminfo = '/proc/meminfo'): Promise<number> {
   const text = await readFile(meminfo, 'latin1').catch(() => '');
   const [, kib] = /^MemAvailable: *([0-9]+) kB$/m.exec(text) ?? [];
   return kib === undefined ? otherwise : Number(kib) * 1024;
 }
 
-/** The pool that Xen starts with. libxl knows its name without xenstore (libxl_utils.c: libxl_cpupoolid_to_name). */
+/**
+ * The pool that Xen starts with. libxl knows its name without xenstore (libxl_utils.c:
+ * libxl_cpupoolid_to_name).
+ */
 const FIRST_POOL: readonly string[] = ['0', 'Pool-0'];
 
-/** The pool of processors that the domain was in, by the names that libxl keeps in xenstore. */
+/** Checks that the domain's CPU pool exists, by the names that libxl stores in xenstore. */
 export async function poolObstacles(
   config: LibxlConfig,
   xenstore: Pick<XenstoreAccess, 'list' | 'readMaybe'>,

@@ -5,9 +5,9 @@ import type { Problem } from '../../core/problem.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { domainType, fieldOf, flagOf, numberOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 
-/** Of display 0. */
+/** Port of display 0. */
 const VNC_PORT = 5900;
-/** libxl's default (libxl_create.c). */
+/** libxl's default address (libxl_create.c). */
 const VNC_ADDRESS = '127.0.0.1';
 /** TCP_LISTEN (include/net/tcp_states.h), as /proc/net/tcp prints it. */
 const LISTENING = '0A';
@@ -16,20 +16,20 @@ const LISTENING = '0A';
 interface FixedPort {
   readonly what: string;
   readonly port: number;
-  /** Where it listens; `undefined`: on all addresses. */
+  /** Address on which it listens; `undefined` for all. */
   readonly address: string | undefined;
 }
 
 /** A socket that waits for connections. */
 export interface Listener {
   readonly port: number;
-  /** An IPv4 address; `undefined` on all of them; `?` where that is not known. */
+  /** An IPv4 address; `undefined` for all; `?` if it is not known. */
   readonly address: string | undefined;
 }
 
 /**
  * Finds the fixed ports that another program listens on.
- * @param current the configuration of the domain that goes before the restore: its ports will be free
+ * @param current configuration of the domain that is destroyed before the restore: its ports will be free
  * @param tables the kernel's tables of sockets
  */
 export async function displayObstacles(
@@ -83,7 +83,7 @@ function addressOf(listen: string): string | undefined {
   return ['', '0.0.0.0', '::', '[::]'].includes(listen) ? undefined : listen;
 }
 
-/** The listening sockets in one of the kernel's tables: `sl local_address rem_address st …`. */
+/** Returns the listening sockets in one of the kernel's tables: `sl local_address rem_address st …`. */
 export function listening(table: string): readonly Listener[] {
   return table.split('\n').flatMap((line) => {
     const [, local, , state] = line.trim().split(/ +/);
@@ -93,7 +93,10 @@ export function listening(table: string): readonly Listener[] {
   });
 }
 
-/** An address as the kernel prints it: a word of hex digits in the processor's own order, or four of them. */
+/**
+ * Parses an address as the kernel prints it: a word of hexadecimal digits in the processor's byte order, or
+ * four of them.
+ */
 function spelledOut(hex: string): string | undefined {
   if (/^0+$/.test(hex)) return undefined;
   if (hex.length !== 8) return '?';

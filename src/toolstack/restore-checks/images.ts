@@ -8,12 +8,12 @@ import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { numberOf, recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 
 /**
- * The images of all disks, those that are only read too. libxl itself looks at those that it serves by blkback; where
- * QEMU serves one that is gone, the domain comes up without that disk, and nobody reports it.
+ * Checks the images of all disks, including read-only ones. libxl itself checks those that it serves by
+ * blkback. If QEMU serves a missing one, the domain comes up without that disk, and nothing reports it.
  *
- * Left out are the images of other domains' backends, what a block script makes its own sense of, and what is no absolute
- * path: a name of QEMU's block layer (`rbd:…`).
- * @param known disks, by their vdev, that other checks cover
+ * Skipped are images of backends in other domains, images that a block script interprets, and anything that
+ * is not an absolute path, such as a name of QEMU's block layer (`rbd:…`).
+ * @param known disks, by vdev, that other checks cover
  */
 export async function imageObstacles(config: LibxlConfig, known: ReadonlySet<string>): Promise<Problem[]> {
   const obstacles: Problem[] = [];
@@ -33,7 +33,7 @@ export async function imageObstacles(config: LibxlConfig, known: ReadonlySet<str
   return obstacles;
 }
 
-/** Tells whether a device is served by a domain other than dom0. */
+/** Returns whether a domain other than dom0 serves a device. */
 export function isElsewhere(device: Readonly<Record<string, unknown>>): boolean {
   const name = textOf(device, 'backend_domname');
   if (name !== undefined && name !== '0' && name !== 'Domain-0') return true;

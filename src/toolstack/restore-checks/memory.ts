@@ -7,18 +7,21 @@ import { domainType, flagOf, numberOf } from '../../memfile/libxl-fields.ts';
 
 const KIB = 1024;
 const MIB = 1024 ** 2;
-/** What libxl adds to a domain's memory (libxl_internal.h: LIBXL_PV_EXTRA_MEMORY, LIBXL_HVM_EXTRA_MEMORY), bytes. */
+/**
+ * What libxl adds to a domain's memory, in bytes (libxl_internal.h: LIBXL_PV_EXTRA_MEMORY,
+ * LIBXL_HVM_EXTRA_MEMORY).
+ */
 const PV_EXTRA = MIB;
 const HVM_EXTRA = 2 * MIB;
-/** Below this xl leaves dom0 its memory (libxl_internal.h: LIBXL_MIN_DOM0_MEM), bytes. */
+/** Memory in bytes that xl leaves to dom0 (libxl_internal.h: LIBXL_MIN_DOM0_MEM). */
 const DOM0_LEAST = 128 * MIB;
 
-/** The host's memory, bytes. */
+/** The host's memory in bytes. */
 export interface MemoryOfHost {
   readonly free: number;
-  /** What the domain has that goes before the restore; 0 without one. */
+  /** Memory of the domain that is destroyed before the restore; 0 if there is none. */
   readonly freed: number;
-  /** Where xl takes what is missing from dom0: what that has. Absent where xl does not. */
+  /** Memory of dom0, from which xl takes what is missing. Absent if xl does not. */
   readonly dom0?: {
     readonly total: number;
     /** What its programs do not need, as its kernel sees it. */
@@ -26,19 +29,19 @@ export interface MemoryOfHost {
   };
 }
 
-/** What prevents it: for certain, or perhaps. */
+/** What prevents the restore, for certain or perhaps. */
 export interface MemoryVerdict {
   readonly obstacle?: Problem;
   readonly risk?: string;
 }
 
 /**
- * Compares what a restore needs with what there is.
+ * Compares the memory that a restore needs with what the host has.
  *
- * xl wants to have all free that the domain may use at its target (libxl_mem.c: libxl_domain_need_memory), where it may
- * take the rest from dom0. Where it may not, it asks for nothing, and the restore fails when a page of the file finds
- * no room: then only the pages count.
- * @param pages in the file
+ * If xl may take memory from dom0, it wants everything free that the domain may use at its target
+ * (libxl_mem.c: libxl_domain_need_memory). If not, it checks nothing, and the restore fails when there is no
+ * memory for a page of the file; then only the pages count.
+ * @param pages number of pages in the file
  */
 export function judgeMemory(config: LibxlConfig, pages: number, host: MemoryOfHost): MemoryVerdict {
   const tables = pagingBytes(config);
@@ -61,9 +64,9 @@ export function judgeMemory(config: LibxlConfig, pages: number, host: MemoryOfHo
 }
 
 /**
- * Memory for its page tables that Xen sets apart for such a domain, bytes. What the configuration leaves to libxl is as
- * libxl has it: 1 MiB for each vCPU, a page for each MiB of memory, and two without the processor's help
- * (libxl_create.c: libxl__get_required_paging_memory).
+ * Returns the memory in bytes that Xen reserves for such a domain's page tables. What the configuration
+ * leaves to libxl follows libxl: 1 MiB for each vCPU, a page for each MiB of memory, and two pages without
+ * the processor's help (libxl_create.c: libxl__get_required_paging_memory).
  */
 export function pagingBytes(config: LibxlConfig): number {
   const iommu = numberOf(config, 'b_info', 'iommu_memkb') ?? 0;
@@ -77,12 +80,12 @@ export function pagingBytes(config: LibxlConfig): number {
 }
 
 function tooLittle(needed: number, { free, freed, dom0 }: MemoryOfHost): Problem {
-  const own = freed === 0 ? '' : ` and ${mib(freed)} are the domain's own`;
+  const own = freed === 0 ? '' : ` and ${mib(freed)} is the domain's own`;
   const rest =
     dom0 === undefined ? '' : `; dom0 has ${mib(dom0.total)}, which is not enough to make up for it`;
   return {
     code: 'NO_MEMORY',
-    message: `the restore needs ${mib(needed)} of memory, but ${mib(free)} are free${own}${rest}`,
+    message: `the restore needs ${mib(needed)} of memory, but ${mib(free)} is free${own}${rest}`,
     hint: 'shut other domains down, or make them smaller (xl mem-set); `xl info` shows free_memory',
   };
 }

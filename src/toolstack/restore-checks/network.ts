@@ -19,15 +19,15 @@ export interface NetworkPlaces {
 }
 
 /**
- * The bridge of each interface that `vif-bridge` connects, and that script or any other that is to connect it. libxl takes
- * the domain back when a script fails (tools/hotplug/Linux/vif-bridge: "Could not find bridge").
+ * Checks the bridge of each interface that `vif-bridge` connects, and the script that is to connect it. libxl
+ * removes the domain again if a script fails (tools/hotplug/Linux/vif-bridge: "Could not find bridge").
  */
 export async function networkObstacles(
   config: LibxlConfig,
   { interfaces = INTERFACES, scripts = SCRIPTS }: NetworkPlaces = {},
 ): Promise<Problem[]> {
   const obstacles: Problem[] = [];
-  // udev calls the scripts then, and its failure is no failure of the restore.
+  // Otherwise udev calls the scripts, and their failure does not fail the restore.
   if (flagOf(config, 'c_info', 'run_hotplug_scripts') === false) return obstacles;
   for (const [at, nic] of recordsOf(config, 'nics').entries()) {
     if (isElsewhere(nic)) continue;
@@ -48,8 +48,8 @@ export async function networkObstacles(
 }
 
 /**
- * A script that libxl would call, and that is not there or cannot be run. One that is given by name alone and is not in the
- * usual place may be in another: Xen's build decides.
+ * Checks that a script that libxl would call exists and can be run. One that is given by name only and is not
+ * in the usual place may be in another, which Xen's build decides.
  */
 export async function scriptObstacle(
   which: string,
@@ -76,7 +76,7 @@ export async function isThere(path: string, mode: number): Promise<boolean> {
   }
 }
 
-/** vif-bridge takes `ethN` in place of `xenbrN` where only that is a bridge. */
+/** Checks a bridge. vif-bridge takes `ethN` instead of `xenbrN` if only that is a bridge. */
 async function bridgeExists(bridge: string, interfaces: string): Promise<boolean> {
   if (bridge.includes('/')) return false;
   if (await isThere(join(interfaces, bridge), constants.F_OK)) return true;

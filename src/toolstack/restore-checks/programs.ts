@@ -1,5 +1,7 @@
-/** Checks whether the other files that a configuration names exist: for the restore itself, or for the guest's next boot. */
-
+/**
+ * Checks whether the other files that a configuration names exist: those for the restore itself, and those
+ * for the guest's next boot.
+ */
 import { constants } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import type { Problem } from '../../core/problem.ts';
@@ -10,15 +12,15 @@ import { isElsewhere } from './images.ts';
 import { isThere, SCRIPTS, scriptObstacle } from './network.ts';
 
 export interface ProgramFindings {
-  /** What a restore fails without. */
+  /** Files without which a restore fails. */
   readonly obstacles: readonly Problem[];
-  /** What the guest boots from: a restore does without, its next reboot does not. */
+  /** Files that the guest boots from: a restore works without them, the guest's next reboot does not. */
   readonly warnings: readonly string[];
 }
 
 /**
- * Kernel and ramdisk, firmware, the device model, and the scripts of disks. A restore takes no kernel from its file, but
- * QEMU opens that of an HVM guest when it starts (tools/libs/light/libxl_dm.c: `-kernel`).
+ * Checks kernel and ramdisk, firmware, the device model, and the scripts of disks. A restore needs no kernel
+ * file, but QEMU opens that of an HVM guest when it starts (tools/libs/light/libxl_dm.c: `-kernel`).
  */
 export async function programFindings(
   config: LibxlConfig,
@@ -59,7 +61,7 @@ export async function programFindings(
       hint: 'install it again, or put a link to another one in its place',
     });
   }
-  // udev calls them otherwise.
+  // Otherwise udev calls them.
   const scripted = flagOf(config, 'c_info', 'run_hotplug_scripts') !== false;
   for (const disk of scripted ? recordsOf(config, 'disks') : []) {
     const script = textOf(disk, 'script');
@@ -70,7 +72,7 @@ export async function programFindings(
   return { obstacles, warnings };
 }
 
-/** Tells whether libxl starts a QEMU for the domain, as far as its configuration shows. */
+/** Returns whether libxl starts a QEMU for the domain, as far as its configuration shows. */
 function needsQemu(config: LibxlConfig): boolean {
   if (domainType(config) === 'hvm') return true;
   if (recordsOf(config, 'vfbs').length > 0) return true;

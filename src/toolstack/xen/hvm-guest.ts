@@ -1,4 +1,4 @@
-/** Memory and state of an HVM or PVH guest. */
+/** Reads the memory and state of an HVM or PVH guest. */
 import type { Bitmap } from '../../core/bitmap.ts';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
@@ -7,15 +7,23 @@ import type { Guest } from '../../snapshot/ports.ts';
 import { HVM_PARAM } from '../../xenctrl/index.ts';
 import { cpuPolicyRecords, tscRecord, type Xen } from './guest-records.ts';
 
-/** Pages of a batch, 4 MiB: larger ones were no faster, smaller ones cost more calls. */
+/** Number of pages in a batch, 4 MiB: larger batches were not faster, smaller ones cost more calls. */
 const MAX_BATCH = 1024;
 
-/** Pages, 4 GiB: growth that is looked through while the guest is stopped, some milliseconds. */
+/**
+ * Maximum growth of the memory map, in pages, that is examined while the guest is stopped: 4 GiB, which takes
+ * some milliseconds.
+ */
 const MAX_GROWTH = 2 ** 20;
-/** The same where the new pages are saved, too: 64 GiB. A guest can have a frame at any place for a device or a grant. */
+/**
+ * The same if the new pages are saved too: 64 GiB. A guest can have a frame for a device or a grant anywhere.
+ */
 const MAX_TAKEN = 2 ** 24;
 
-/** The params that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same in 4.17 and 4.20. */
+/**
+ * The parameters that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same in 4.17 and
+ * 4.20.
+ */
 const SAVED_PARAMS: readonly number[] = [
   HVM_PARAM.HVM_PARAM_STORE_PFN,
   HVM_PARAM.HVM_PARAM_IOREQ_PFN,
@@ -35,7 +43,7 @@ const SAVED_PARAMS: readonly number[] = [
   HVM_PARAM.HVM_PARAM_MCA_CAP,
 ];
 
-/** An HVM or PVH guest on real Xen: its pfns are gfns, nothing has to be translated. */
+/** An HVM or PVH guest on real Xen. Its pfns are gfns, so nothing is translated. */
 export class HvmGuest implements Guest {
   readonly streamType = 'hvm';
   readonly maxBatch = MAX_BATCH;
@@ -53,7 +61,10 @@ export class HvmGuest implements Guest {
     return this.#p2mSize;
   }
 
-  /** @throws XenCallError */
+  /**
+   * Opens a guest.
+   * @throws {XenCallError} If a call fails.
+   */
   static async open(xen: Xen, domid: Domid): Promise<HvmGuest> {
     return new HvmGuest(xen, domid, await xen.nrGpfns(domid));
   }
@@ -94,11 +105,11 @@ export class HvmGuest implements Guest {
   }
 
   /**
-   * Its pfns are gfns: where they are is Xen's business. Memory above the size that the file was laid out for, added by
-   * a balloon driver for example, would be missing from it without an error. Frames of grants and devices are not part
-   * of a file, so a map that has grown by those alone is all right. Where no page has been read yet, the map is taken as it
-   * is now.
-   * @throws DomainError P2M_RESIZED
+   * Checks that the memory map is still the one that the file was laid out for. Memory above that size, for
+   * example added by a balloon driver, would be missing from the file without an error. Frames of grants and
+   * devices are not part of a file, so a map that has grown only by those is fine. If no page has been read
+   * yet, the new map is used.
+   * @throws {DomainError} P2M_RESIZED if the map has grown by memory.
    */
   async settle({ mayGrow }: { mayGrow: boolean }): Promise<void> {
     const size = await this.#xen.nrGpfns(this.#domid);
@@ -144,6 +155,6 @@ export class HvmGuest implements Guest {
     return records;
   }
 
-  /** Nothing stays open between calls. */
+  /** Does nothing, since nothing stays open between calls. */
   async [Symbol.asyncDispose](): Promise<void> {}
 }

@@ -1,5 +1,4 @@
-/** The port `Hypervisor`, by libxenctrl and xenstore. */
-
+/** Implements the port `Hypervisor` by libxenctrl and xenstore. */
 import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError, SuspendError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
@@ -16,9 +15,9 @@ import type { Xen } from './guest-records.ts';
 import { HvmGuest } from './hvm-guest.ts';
 import { PvGuest } from './pv-guest.ts';
 
-/** How long a guest that has acknowledged the request may take to suspend; the same as libxl. */
+/** How long a guest that has acknowledged the request may take to suspend, in milliseconds; as in libxl. */
 const ACKNOWLEDGED_MS = 60_000;
-/** The domain is looked at this often even when xenstored tells nothing. */
+/** Interval in milliseconds at which the domain is checked even if xenstored reports nothing. */
 const POLL_MS = 500;
 
 const SHUTDOWN_NAMES: readonly (readonly [number, NonNullable<DomainState['shutdown']>])[] = [
@@ -39,7 +38,7 @@ export interface SuspendXenstore {
   resumeDomain(domid: number): Promise<void>;
 }
 
-/** The hypervisor port on real Xen. */
+/** Implements the port `Hypervisor` on real Xen. */
 export class XenHypervisor implements Hypervisor, AsyncDisposable {
   readonly #xen: Xen;
   readonly #xenstore: SuspendXenstore;
@@ -47,7 +46,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     | (() => Promise<Pick<SuspendXenstore, 'resumeDomain'> & { close(): Promise<void> }>)
     | undefined;
 
-  /** @param reconnect makes another connection with xenstored, where the first one is broken */
+  /**
+   * Takes the connections.
+   * @param reconnect opens another connection to xenstored if the first one broke
+   */
   constructor(
     xen: Xen,
     xenstore: SuspendXenstore,
@@ -59,8 +61,9 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   }
 
   /**
-   * @param xenstore stays the caller's
-   * @throws EnvironmentError when this is no dom0, or its Xen is not a tested one.
+   * Opens Xen's interface.
+   * @param xenstore remains the caller's
+   * @throws {EnvironmentError} If this is not a dom0, or its Xen is not a tested one.
    */
   static async open(xenstore: SuspendXenstore): Promise<XenHypervisor> {
     return new XenHypervisor(await XenControl.open(), xenstore, () => XenstoreClient.connect());
@@ -110,7 +113,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     try {
       if (await this.#suspended(domid, released, options.timeoutMs, options.signal)) return;
     } catch (error) {
-      // If it no longer exists or has shut down, there is nothing to undo.
+      // If the domain no longer exists or has shut down, there is nothing to undo.
       if (!(error instanceof SuspendError)) await this.#undoSuspend(domid, asked, released);
       throw error;
     }
@@ -136,10 +139,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   async withdrawSuspend(domid: Domid): Promise<void> {
     await using released = await this.#xenstore.watch('@releaseDomain');
     const info = await this.#xen.domainInfo(domid);
-    // It no longer exists or has shut down: there is nothing to undo.
+    // The domain no longer exists or has shut down: there is nothing to undo.
     if (info === undefined || info.dying || info.shutdownReason !== undefined) return;
     if (await this.#takeBack(domid)) return;
-    // An empty node: acknowledged, or never written. Only time tells.
+    // An empty node means acknowledged, or never written. Only waiting shows which.
     try {
       await this.#suspended(domid, released, ACKNOWLEDGED_MS);
     } catch (error) {
@@ -171,8 +174,9 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   }
 
   /**
-   * Asking for the types of an HVM guest's pages gives it those that it has yet to be given, and where there are none left Xen
-   * ends the guest (xen/arch/x86/mm/p2m-pod.c: "out of PoD memory"). As long as there is one for each, it does no harm.
+   * Finds out why an HVM guest's memory must not be read. Asking for the types of its pages gives it those
+   * that it has yet to be given, and if none are left, Xen kills the guest (xen/arch/x86/mm/p2m-pod.c: "out
+   * of PoD memory"). As long as there is one for each, reading does no harm.
    */
   async memoryObstacle(domid: Domid, type: GuestType): Promise<Problem | undefined> {
     if (type === 'pv') return undefined;
@@ -188,17 +192,20 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     };
   }
 
-  /** See `Hypervisor.hasBooted`. */
+  /** Does what `Hypervisor.hasBooted` says. */
   hasBooted(domid: Domid, type: GuestType): Promise<boolean> {
     return this.#xen.hasBooted(domid, type !== 'pv');
   }
 
-  /** See `Hypervisor.stopDirtyLog`. */
+  /** Does what `Hypervisor.stopDirtyLog` says. */
   stopDirtyLog(domid: Domid): Promise<void> {
     return this.#xen.stopDirtyLog(domid);
   }
 
-  /** The dirty log of a PV guest is kept by shadow paging, that of the others by the processor's own tables as well. */
+  /**
+   * Finds out why memory cannot be copied while the guest runs. Shadow paging keeps the dirty log of a PV
+   * guest; for other guests, the processor's own tables can.
+   */
   async liveObstacle(type: GuestType): Promise<Problem | undefined> {
     if (type !== 'pv' || this.#xen.shadowPaging()) return undefined;
     return {
@@ -221,15 +228,18 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     await this.#xen[Symbol.asyncDispose]();
   }
 
-  /** libxl writes `pvh` to /libxl/<domid>/type; without it, what Xen tells has to do. */
+  /**
+   * Returns the guest's type. libxl writes `pvh` to /libxl/<domid>/type; without it, what Xen reports must
+   * do.
+   */
   async #guestType(domid: Domid, info: DomainInfo): Promise<GuestType> {
     if (!info.hvm) return 'pv';
     return (await this.#xenstore.readMaybe(`/libxl/${domid}/type`)) === 'pvh' ? 'pvh' : 'hvm';
   }
 
   /**
-   * PV drivers answer a request in xenstore; an HVM guest without them, or in an ACPI sleep, is stopped from outside
-   * (tools/libs/light/libxl_dom_suspend.c).
+   * Asks the guest to suspend. PV drivers answer a request in xenstore; an HVM guest without them, or in an
+   * ACPI sleep state, is stopped from outside (tools/libs/light/libxl_dom_suspend.c).
    * @returns whether the guest was asked
    */
   async #requestSuspend(domid: Domid): Promise<boolean> {
@@ -249,8 +259,9 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
 
   /**
    * Waits until the guest has suspended.
-   * @returns false when the time is over
-   * @throws SuspendError when it has gone or shut down, InterruptedError.
+   * @returns false if the time is over
+   * @throws {SuspendError} If the guest no longer exists or has shut down.
+   * @throws {InterruptedError} If the signal aborted.
    */
   async #suspended(
     domid: Domid,
@@ -284,10 +295,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     }
   }
 
-  /** Makes the guest run on, whatever has become of the request. */
+  /** Makes the guest keep running, whatever became of the request. */
   async #undoSuspend(domid: Domid, asked: boolean, released: Pick<XenstoreWatch, 'next'>): Promise<void> {
     if (asked && (await this.#takeBack(domid))) return;
-    // Too late to take it back: let it come, and undo it.
+    // Too late to withdraw it: let the suspend happen, and undo it.
     if (!(await this.#suspended(domid, released, ACKNOWLEDGED_MS))) return;
     await this.resume(domid);
     await this.announceResume(domid);

@@ -1,4 +1,4 @@
-/** Memory and state of a PV guest. */
+/** Reads the memory and state of a PV guest. */
 import { Bitmap } from '../../core/bitmap.ts';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
@@ -14,14 +14,14 @@ import {
 } from '../../xenctrl/index.ts';
 import { cpuPolicyRecords, tscRecord, type Xen } from './guest-records.ts';
 
-/** Pages of a batch, as for other guests. */
+/** Number of pages in a batch, as for other guests. */
 const MAX_BATCH = 1024;
-/** Bits of a page type that say of which level a page table is; the fourth says that it is pinned. */
+/** Bits of a page type that give the level of a page table; the fourth bit means pinned. */
 const LEVEL_MASK = 0x7;
 
 /**
- * A PV guest on real Xen. Its pfns are translated by its own p2m, which it may change while it runs, and page tables go
- * into the file with pfns in the place of mfns (tools/libs/guest/xg_sr_save_x86_pv.c).
+ * A PV guest on real Xen. Its own p2m, which it may change while it runs, translates its pfns. Page tables go
+ * to the file with pfns instead of mfns (tools/libs/guest/xg_sr_save_x86_pv.c).
  */
 export class PvGuest implements Guest {
   readonly streamType = 'pv';
@@ -30,11 +30,11 @@ export class PvGuest implements Guest {
   readonly #xen: Xen;
   readonly #domid: Domid;
   readonly #domain: PvDomain;
-  /** Types of the page tables that were seen last. */
+  /** Types of the page tables that were last seen. */
   readonly #tables = new Map<number, number>();
-  /** pfns where there was no page when it was asked for: Xen's log does not tell when one comes. */
+  /** pfns that had no page when Xen was asked: Xen's log does not report when they get one. */
   readonly #absent: Bitmap;
-  /** pfns of which nothing is known any more, since the p2m was moved. */
+  /** pfns about which nothing is known, since the p2m was moved. */
   readonly #moved: Bitmap;
 
   private constructor(xen: Xen, domid: Domid, domain: PvDomain) {
@@ -47,8 +47,10 @@ export class PvGuest implements Guest {
   }
 
   /**
-   * @param info of the domain with this domid
-   * @throws XenCallError, DomainError when the guest's tables make no sense
+   * Opens a guest.
+   * @param info what Xen says about this domid
+   * @throws {XenCallError} If a call fails.
+   * @throws {DomainError} If the guest's tables make no sense.
    */
   static async open(xen: Xen, domid: Domid, info: DomainInfo): Promise<PvGuest> {
     return new PvGuest(xen, domid, await xen.openPv(domid, info));
@@ -64,7 +66,8 @@ export class PvGuest implements Guest {
       const mfn = mfns[i] ?? NO_FRAME;
       let type: number = mfn === NO_FRAME ? PAGE_TYPE.xtab : (found[at++] ?? PAGE_TYPE.xtab);
       if (type !== PAGE_TYPE.xtab && !this.#domain.agrees(pfn, mfn)) {
-        // While the guest runs this may be a change under way: looked at again like a page that is not there.
+        // While the guest runs, this may be a change in progress: the page is looked at again, like one that
+        // does not exist.
         if (await this.#suspended()) throw disagreement(this.#domid, pfn, mfn);
         type = PAGE_TYPE.xtab;
       }
@@ -118,7 +121,7 @@ export class PvGuest implements Guest {
     await this.#xen.stopDirtyLog(this.#domid);
   }
 
-  /** Whatever the guest says, its p2m is looked for again: a tree may have been moved without a word. */
+  /** Looks for the p2m again, whatever the guest says: a tree may have been moved without notice. */
   async settle(): Promise<void> {
     await this.#refresh();
   }
@@ -168,8 +171,8 @@ export class PvGuest implements Guest {
   }
 
   /**
-   * Copies pages with their tables normalised. A table of a running guest that makes no sense is in the middle of a change
-   * and counts as unmapped; of a suspended one it is an error.
+   * Copies pages with their tables normalised. A table of a running guest that makes no sense is being
+   * changed, and counts as unmapped; in a suspended guest it is an error.
    */
   async #withRewriter(
     pfns: Uint32Array,
@@ -177,7 +180,7 @@ export class PvGuest implements Guest {
   ): Promise<Uint8Array> {
     const pages: number[] = [];
     for (let i = 0; i < pfns.length; i++) if (this.#tables.has(pfns[i] ?? NO_FRAME)) pages.push(i);
-    // Asked before: what was read while the guest still ran says nothing.
+    // Asked before: what was read while the guest still ran proves nothing.
     const stopped = pages.length > 0 && (await this.#suspended());
     let bad: (BadEntry & { pfn: number }) | undefined;
     const kinds = await copy(this.#mfnsOf(pfns), {
@@ -203,12 +206,15 @@ function isTable(type: number): boolean {
   return level >= 1 && level <= 4 && type < PAGE_TYPE.broken;
 }
 
-/** Saved as it is, one page could fill the file over and over. */
+/**
+ * Makes the error for a page that Xen has elsewhere. If saved anyway, one page could fill the file over and
+ * over.
+ */
 function disagreement(domid: Domid, pfn: number, mfn: number): DomainError {
   return new DomainError(
     'P2M_DISAGREES',
     `the guest says that its page ${pfn} is at mfn ${mfn}, but Xen has another page there`,
-    { domid, data: { pfn, mfn }, hint: "the guest's kernel wrote this itself: it has to be rebooted" },
+    { domid, data: { pfn, mfn }, hint: "the guest's kernel wrote this itself: reboot the guest" },
   );
 }
 

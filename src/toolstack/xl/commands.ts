@@ -1,4 +1,4 @@
-/** Calls of xl, and what its output means. */
+/** Calls xl, and interprets its output. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Domid, toDomid } from '../../core/brand.ts';
 import {
@@ -15,13 +15,16 @@ import type { Hypervisor } from '../../snapshot/ports.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import { runProgram, runUnkilled } from '../process/run.ts';
 
-/** `xl list` and the like answer in well under a second; software emulation is slow. */
+/**
+ * Time limit in milliseconds. `xl list` and the like answer in well under a second; software emulation is
+ * slow.
+ */
 const XL_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
-/** Domid of a domain given by name, number or uuid, from xenstore. A number is taken as a domid, as xl does. */
+/** Finds a domain by name, number or uuid, in xenstore. A number is taken for a domid, as xl does. */
 export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string): Promise<Domid | undefined> {
   if (/^\d+$/.test(nameOrDomid)) {
     try {
@@ -34,12 +37,12 @@ export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string):
   return found ?? (await findByName(xenstore, nameOrDomid));
 }
 
-/** Domid of the domain with exactly this name, which is not taken for a number. */
+/** Finds the domain with exactly this name, which is not taken for a number. */
 export function findByName(xenstore: XenstoreClient, name: string): Promise<Domid | undefined> {
   return findBy(xenstore, 'name', name);
 }
 
-/** Domid of the domain with this uuid. */
+/** Finds the domain with this uuid. */
 export function findByUuid(xenstore: XenstoreClient, uuid: string): Promise<Domid | undefined> {
   return findBy(xenstore, 'vm', `/vm/${uuid}`);
 }
@@ -57,9 +60,9 @@ async function findBy(
 }
 
 /**
- * The configuration that `xl save` would put into the file's header.
- * @throws {EnvironmentError} If xl fails
- * @throws {DomainError} If the domain has none yet: DOMAIN_STARTING
+ * Returns the configuration that `xl save` would put into the file's header.
+ * @throws {EnvironmentError} If xl fails.
+ * @throws {DomainError} If the domain has none yet: DOMAIN_STARTING.
  */
 export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
   const { status, stdout, stderr } = await runProgram('xl', ['list', '-l', String(domid)], {
@@ -70,9 +73,9 @@ export async function domainConfig(domid: Domid): Promise<LibxlConfig> {
 }
 
 /**
- * The configuration in the answer of `xl list -l`.
- * @throws {EnvironmentError} If that is not JSON
- * @throws {DomainError} If the domain has none yet: DOMAIN_STARTING
+ * Parses the output of `xl list -l`.
+ * @throws {EnvironmentError} If that is not JSON.
+ * @throws {DomainError} If the domain has no configuration yet: DOMAIN_STARTING.
  */
 export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
   let list: unknown;
@@ -95,8 +98,8 @@ export function parseDomainConfig(domid: Domid, answer: string): LibxlConfig {
 }
 
 /**
- * The command line that Xen was started with.
- * @throws EnvironmentError when xl fails
+ * Returns the command line that Xen was started with.
+ * @throws {EnvironmentError} If xl fails.
  */
 export async function xenCommandLine(): Promise<string> {
   const { status, stdout, stderr } = await runProgram('xl', ['info', 'xen_commandline'], {
@@ -109,19 +112,21 @@ export async function xenCommandLine(): Promise<string> {
 function xlError(
   command: string,
   stderr: string,
-  hint = 'try the command by hand; was the domain started by xl?',
+  hint = 'run that command yourself to see more; was the domain started by xl?',
 ): EnvironmentError {
   return new EnvironmentError('XL', `${command} failed: ${lastLines(stderr)}`, { hint });
 }
 
-/** The end of what a program complained, in one line. */
+/** Returns the end of a program's error output, in one line. */
 function lastLines(stderr: string): string {
   return stderr.trim().split('\n').slice(-4).join('; ') || 'it printed nothing';
 }
 
 /**
- * Destroys a domain and waits until Xen has freed it and its QEMU has ended, so that nobody holds its images.
- * @throws DomainError after `timeoutMs`, or when there was no such domain to begin with: it may run as another domid
+ * Destroys a domain, and waits until Xen has freed it and its QEMU has exited, so that nothing holds its
+ * images.
+ * @throws {DomainError} If that takes longer than `timeoutMs`, or there was no such domain to begin with: it
+ * may run with another domid.
  */
 export async function destroyDomain(
   hypervisor: Hypervisor,
@@ -136,7 +141,7 @@ export async function destroyDomain(
     });
   }
   const pid = await xenstore.readMaybe(`/local/domain/${domid}/image/device-model-pid`);
-  // Killed half-way it would leave half a domain, and what it knows of it in xenstore and /var/lib/xen.
+  // If xl were killed half-way, it would leave half a domain, and entries in xenstore and /var/lib/xen.
   const destroyed = await runUnkilled('xl', ['destroy', String(domid)], options);
   if (!destroyed.ended) throw stillDestroying(domid, destroyed.pid, options);
   const { status, stderr } = destroyed;

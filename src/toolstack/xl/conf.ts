@@ -1,17 +1,17 @@
-/** The part of xl's own configuration that matters to a restore. */
+/** Reads the part of xl's own configuration that matters to a restore. */
 import { readFile } from 'node:fs/promises';
 import { errnoCode } from '../../core/errors.ts';
 
 export const XL_CONF = '/etc/xen/xl.conf';
 
-/** As tools/xl/xl.c has it: whether Xen's command line gives dom0 a size. */
+/** Whether Xen's command line gives dom0 a size, as tools/xl/xl.c tests it. */
 const DOM0_MEM =
   /(?:^| )dom0_mem=(?:(?:|min:|max:)(?:-?[0-9]+[bBkKmMgGtT]?|(?:-?[0-9]+[bBkKmMgGtT]?\+)?[0-9]{1,2}%),?)+(?:$| )/;
 
 /**
- * Whether xl takes memory from dom0 when a domain needs more than is free (xl.conf(5): autoballoon).
+ * Returns whether xl takes memory from dom0 if a domain needs more than is free (xl.conf(5): autoballoon).
  * @param conf the text of xl.conf
- * @param commandLine asked for where that depends on how Xen was started: Xen's command line
+ * @param commandLine returns Xen's command line; called if that matters
  */
 export async function takesFromDom0(conf: string, commandLine: () => Promise<string>): Promise<boolean> {
   const settings = [...conf.matchAll(/^[ \t]*autoballoon[ \t]*=[ \t]*(["']?)([a-z0-9]+)\1/gm)];
@@ -21,7 +21,7 @@ export async function takesFromDom0(conf: string, commandLine: () => Promise<str
   return !DOM0_MEM.test(await commandLine());
 }
 
-/** xl's configuration as text; it need not be there. */
+/** Reads xl's configuration as text; the file need not exist. */
 export async function readXlConf(path: string = XL_CONF): Promise<string> {
   try {
     return await readFile(path, 'utf8');

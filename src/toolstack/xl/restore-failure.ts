@@ -1,20 +1,23 @@
-/** Why an `xl restore` failed, in a line. */
+/** Explains in one line why an `xl restore` failed. */
 import { open, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 const LOGS = '/var/log/xen';
-/** The end of QEMU's log that is looked at, bytes. */
+/** Number of bytes at the end of QEMU's log that are read. */
 const TAIL = 16 * 1024;
-/** Errors that are quoted: the first says why, the last what came of it. */
+/** Number of errors that are quoted: the first says why, the last what followed. */
 const FIRST = 2;
 
-/** libxl's word for where in its own source it speaks: `libxl: error: libxl_dm.c:2971:device_model_spawn_outcome: `. */
+/**
+ * The place in libxl's source at the start of its messages: `libxl: error:
+ * libxl_dm.c:2971:device_model_spawn_outcome: `.
+ */
 const PLACE =
   /^(libxl|libxl-save-helper|xc): (?:error|detail|warning): (?:[a-z_]+\.c:[0-9]+:[a-zA-Z0-9_]+: )?/;
 
 /**
- * The first of xl's errors, and its last: libxl names the cause first, and what it cleans up after it.
- * @param complaint all that xl wrote to stderr
+ * Returns xl's first error and its last: libxl reports the cause first, then what it cleans up.
+ * @param complaint everything that xl wrote to stderr
  */
 export function firstCause(complaint: string): string {
   const lines = complaint
@@ -27,15 +30,15 @@ export function firstCause(complaint: string): string {
   return told.join('; ') || 'it printed nothing';
 }
 
-/** Tells whether xl's errors are about the device model. */
+/** Returns whether xl's errors are about the device model. */
 export function isOfDeviceModel(complaint: string): boolean {
   return /device[ -]model|qemu|qmp/i.test(complaint);
 }
 
 /**
- * The last line that a domain's QEMU wrote to its log.
- * @param since when the restore began, milliseconds since 1970: an older log is of another QEMU
- * @returns `undefined` when there is none
+ * Returns the last line that a domain's QEMU wrote to its log.
+ * @param since when the restore began, in milliseconds since 1970: an older log is of another QEMU
+ * @returns `undefined` if there is none
  */
 export async function lastOfQemuLog(
   domain: string,
@@ -46,7 +49,7 @@ export async function lastOfQemuLog(
   const path = join(logs, `qemu-dm-${domain}.log`);
   try {
     const { size, mtimeMs } = await stat(path);
-    // A file system may keep whole seconds only.
+    // A file system may store whole seconds only.
     if (mtimeMs < Math.floor(since / 1000) * 1000) return undefined;
     await using file = await open(path);
     const buffer = Buffer.alloc(Math.min(size, TAIL));

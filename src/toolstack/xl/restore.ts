@@ -13,34 +13,35 @@ import { fifoName } from '../libxl/restorers.ts';
 import { runProgram } from '../process/run.ts';
 import { firstCause } from './restore-failure.ts';
 
-/** The part of a save file that follows xl's header. */
+/** The part of a save file after xl's header. */
 export interface StreamPart {
   readonly path: string;
-  /** Offset in bytes of the libxl stream. */
+  /** Offset of the libxl stream in bytes. */
   readonly start: number;
 }
 
-/** What comes before it. */
+/** A stream with another header before it. */
 export interface PipedStream extends StreamPart {
   readonly header: Uint8Array;
-  /** The domain's. */
+  /** Uuid of the domain. */
   readonly uuid: string;
 }
 
 const MAX_STDERR = 64 * 1024;
-/** Read in pieces of this size; a pipe takes 64 KiB at a time. */
+/** Bytes read at a time; a pipe takes 64 KiB at a time. */
 const CHUNK = 1 << 20;
 const POLL_MS = 10;
-/** How long xl may take to exit on request. */
+/** How long xl may take to exit on request, in milliseconds. */
 const TERM_MS = 10_000;
-/** How long to wait for the last words of an xl that has failed. */
+/** How long to wait for the last output of a failed xl, in milliseconds. */
 const LAST_WORDS_MS = 1000;
 
 /**
- * Runs `xl restore -p`, on a file as it is or on a FIFO that gives another header before the rest of the file.
- * Ends when xl has done its work and left its monitor in the background, or is dead.
- * @param runPath where the FIFO is made, if not in `/run/xlsnap`
- * @throws EnvironmentError with xl's words when it fails, InterruptedError
+ * Runs `xl restore -p`, on an unchanged file, or on a FIFO with another header before the rest of the file.
+ * Returns when xl has done its work and left its monitor in the background, or is dead.
+ * @param runPath where the FIFO is created. Default: `/run/xlsnap`.
+ * @throws {EnvironmentError} If xl fails; with xl's words.
+ * @throws {InterruptedError} If the signal aborted.
  */
 export async function xlRestore(
   from: string | PipedStream,
@@ -49,8 +50,8 @@ export async function xlRestore(
 ): Promise<void> {
   throwIfAborted(signal);
   if (typeof from === 'string') return await runRestore(from, undefined, signal);
-  // xl opens what it restores by its name, and Node's own pipes to a child are sockets, which cannot be opened.
-  // For the locks it was there before the domain was destroyed; TMPDIR may name a directory that does not exist.
+  // xl opens what it restores by name, and Node's own pipes to a child are sockets, which cannot be opened.
+  // The directory is that of the locks, so it existed before the domain was destroyed; TMPDIR may name a missing one.
   const directory = await mkdtemp(join(runDirectory(runPath), 'fifo-'));
   try {
     const fifo = join(directory, fifoName(from.uuid));
@@ -76,7 +77,7 @@ async function runRestore(
     complaint = (complaint + text).slice(-MAX_STDERR);
   });
   const said = once(child.stderr, 'end').catch(() => undefined);
-  // xl and what it has started must be dead before anybody touches the half-built domain.
+  // xl and what it has started must be dead before anyone touches the partly built domain.
   let last: NodeJS.Timeout | undefined;
   const stop = (): void => {
     child.kill();
@@ -95,7 +96,8 @@ async function runRestore(
     if (code === 0) return;
     over.abort();
     const cause = await fed;
-    // On a busy machine the time may be over before what xl said has been read: one more turn reads it.
+    // On a busy machine the time may be over before xl's output has been read: one more turn of the event
+    // loop reads it.
     await Promise.race([said, sleep(LAST_WORDS_MS).then(() => turn())]);
     throw new EnvironmentError(
       'XL_RESTORE',
@@ -116,7 +118,7 @@ async function runRestore(
 }
 
 /**
- * Writes the content into the FIFO once xl has opened it, until xl hangs up or `over` says that it is gone.
+ * Writes the content to the FIFO once xl has opened it, until xl closes it or `over` says that xl has exited.
  * @returns why the content could not be read, if so; xl then sees the stream end early
  */
 async function feed(
@@ -132,12 +134,12 @@ async function feed(
     await pipeline(pieces(content), sink, { signal: over });
     return undefined;
   } catch (error) {
-    // xl hangs up when it does not like what it reads; its own words say more.
+    // xl hangs up when it rejects what it reads; its own words say more.
     return over.aborted || errnoCode(error) === 'EPIPE' ? undefined : error;
   }
 }
 
-/** Without O_NONBLOCK the open would wait for ever when xl ends before it opens its end. */
+/** Opens the FIFO. Without O_NONBLOCK, the open would wait forever if xl exits before it opens its end. */
 async function openForWriting(
   fifo: string,
   child: ChildProcess,

@@ -1,7 +1,8 @@
 /**
- * A program `xl` for those who want to type `xl snapshot-create`: it hands the two snapshot commands to xlsnap and everything
- * else, as it is, to the real xl. It is a shell script that replaces itself by either (exec), so arguments, standard
- * streams, exit codes and signals are the program's own. It is only ever installed on request.
+ * Installs a program `xl` for those who want to type `xl snapshot-create`: it passes the two snapshot
+ * commands to xlsnap, and everything else, unchanged, to the real xl. It is a shell script that replaces
+ * itself with either (exec), so arguments, standard streams, exit codes and signals are those of that
+ * program. It is only installed on request.
  */
 import { constants } from 'node:fs';
 import { access, lstat, open, rename, rm } from 'node:fs/promises';
@@ -9,30 +10,30 @@ import { delimiter, dirname, join, resolve } from 'node:path';
 import { EnvironmentError, errnoCode, OutputError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 
-/** Default prefix: in root's usual PATH, it comes before the system's own programs. */
+/** Default prefix. It is in root's usual PATH, before the system's own programs. */
 export const DEFAULT_PREFIX = '/usr/local';
 
-/** The commands that xlsnap takes. */
+/** The commands that go to xlsnap. */
 const COMMANDS = ['snapshot-create', 'snapshot-revert'] as const;
 
-/** The second line of each wrapper; a file without it is not ours. */
+/** The second line of each wrapper. A file without it is not ours. */
 const MARK = '# xl wrapper of xlsnap';
 
 /** An installed or removed wrapper. */
 export interface XlWrapper {
   readonly path: string;
-  /** Who gets everything else. */
+  /** Path of the program that gets everything else. */
   readonly xl: string;
   readonly xlsnap: string;
   readonly warnings: readonly string[];
 }
 
-/** The file of the wrapper below a prefix. */
+/** Returns the path of the wrapper below a prefix. */
 export function xlWrapperPath(prefix: string): string {
   return join(resolve(prefix), 'sbin', 'xl');
 }
 
-/** Tells whether the file is such a wrapper. */
+/** Returns whether the file is such a wrapper. */
 export async function isXlWrapper(path: string): Promise<boolean> {
   return (await firstLines(path)).includes(MARK);
 }
@@ -40,8 +41,8 @@ export async function isXlWrapper(path: string): Promise<boolean> {
 /**
  * Installs the wrapper, or replaces an older one of ours.
  * @param xlsnap absolute path of the program xlsnap
- * @throws {OutputError} If the file is not a wrapper of ours, or cannot be created
- * @throws EnvironmentError when there is no real xl
+ * @throws {OutputError} If the file exists and is not our wrapper, or cannot be created.
+ * @throws {EnvironmentError} If there is no real xl.
  */
 export async function installXlWrapper(prefix: string, xlsnap: string): Promise<XlWrapper> {
   const path = xlWrapperPath(prefix);
@@ -73,7 +74,7 @@ export async function installXlWrapper(prefix: string, xlsnap: string): Promise<
 /**
  * Removes the wrapper.
  * @returns its path
- * @throws {OutputError} If there is none, or the file is not a wrapper of ours
+ * @throws {OutputError} If there is none, or the file is not our wrapper.
  */
 export async function removeXlWrapper(prefix: string): Promise<string> {
   const path = xlWrapperPath(prefix);
@@ -90,7 +91,7 @@ function script(xl: string, xlsnap: string): string {
   return [
     '#!/bin/sh',
     MARK,
-    '# Made by: xlsnap install-xl-wrapper. To remove it: xlsnap remove-xl-wrapper',
+    '# Installed by: xlsnap install-xl-wrapper. To remove it: xlsnap remove-xl-wrapper',
     `case "\${1-}" in`,
     `${COMMANDS.join('|')}) exec ${shellQuote(xlsnap)} "$@" ;;`,
     `*) exec ${shellQuote(xl)} "$@" ;;`,
@@ -119,7 +120,7 @@ async function findXls(): Promise<readonly { readonly path: string; readonly wra
       await access(path, constants.X_OK);
       found.push({ path, wrapper: await isXlWrapper(path) });
     } catch {
-      // Not there, or no program.
+      // It does not exist, or is not a program.
     }
   }
   return found;

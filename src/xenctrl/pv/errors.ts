@@ -1,6 +1,10 @@
+/** Errors about the tables of a PV guest. */
 import { DomainError } from '../../core/errors.ts';
 
-/** A PV guest whose own tables make no sense: its kernel is broken, hostile, or busy changing them. */
+/**
+ * Makes the error for a PV guest whose own tables make no sense: its kernel is broken, hostile, or busy
+ * changing them.
+ */
 export function badGuest(
   code: string,
   message: string,
@@ -8,7 +12,7 @@ export function badGuest(
 ): DomainError {
   return new DomainError(code, message, {
     data,
-    hint: "the guest's kernel wrote this itself; try again once, and if it stays, the guest has to be rebooted",
+    hint: "the guest's kernel wrote this itself; try again, and reboot the guest if that does not help",
   });
 }
 

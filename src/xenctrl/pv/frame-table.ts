@@ -1,12 +1,15 @@
+/** Looks frame numbers up in mapped tables: a guest's p2m, or Xen's m2p. */
+
 /**
- * No frame: what tables say where nothing is. Frames from 2^32 on, which are 16 TiB up, are none for us either; neither are
- * entries of a p2m that Linux marks as foreign or identity frames in their top bits.
+ * The entry of a table where there is no frame. Frames from 2^32 on, above 16 TiB, count as none too, and so
+ * do entries of a p2m that Linux marks as foreign or identity frames in their top bits.
  */
 export const NO_FRAME = 0xffffffff;
 
 /**
- * Frame numbers by frame number, a p2m or Xen's m2p: little-endian words over mapped memory, seen without copying.
- * The guest may change its p2m at any time: whoever checks a number uses that number, and does not ask twice.
+ * A table of frame numbers indexed by frame number: little-endian words in mapped memory, read without
+ * copying. The guest may change its p2m at any time, so whoever checks a number must use that number and not
+ * read it again.
  */
 export class FrameTable {
   /** Number of entries. */
@@ -17,10 +20,11 @@ export class FrameTable {
   readonly #wide: boolean;
 
   /**
-   * @param pieces the table, cut into pieces of `perPiece` entries; the last may have fewer
+   * Takes the mapped pieces.
+   * @param pieces the table in pieces of `perPiece` entries; the last may have fewer
    * @param perPiece a power of two
    * @param width bytes of an entry
-   * @throws RangeError when the pieces do not hold `size` entries
+   * @throws {RangeError} If the pieces do not hold `size` entries.
    */
   constructor(pieces: readonly Uint32Array[], perPiece: number, size: number, width: 4 | 8) {
     this.#wide = width === 8;
@@ -34,7 +38,7 @@ export class FrameTable {
     }
   }
 
-  /** The frame at an index of 0 … 2^32 - 1; NO_FRAME where there is none, and beyond the end. */
+  /** Returns the frame at an index from 0 to 2^32 - 1; NO_FRAME if there is none, or beyond the end. */
   get(index: number): number {
     if (index >= this.size) return NO_FRAME;
     const piece = this.#pieces[index >>> this.#shift];

@@ -1,6 +1,6 @@
 /**
- * Where a PV guest keeps its p2m (xen/arch-x86/xen.h, struct arch_shared_info): a list in its virtual address space, or a
- * tree of frame lists in older kernels. All of it is written by the guest, and may be anything.
+ * Finds a PV guest's p2m (xen/arch-x86/xen.h, struct arch_shared_info): a list in its virtual address space,
+ * or, in older kernels, a tree of frame lists. The guest writes all of it, so it may contain anything.
  */
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { PvGuestLayout } from '../abi.ts';
@@ -9,33 +9,33 @@ import { NO_FRAME } from './frame-table.ts';
 import { entryFrame, frameOf } from './page-table.ts';
 
 /**
- * Most pfns of a p2m that we follow: 4 TiB of memory. More would be four times what Linux can have as a PV guest, and room
- * is taken in dom0 for what the guest claims.
+ * Maximum number of pfns of a p2m: 4 TiB of memory. That is four times what Linux can have as a PV guest, and
+ * dom0 needs memory for whatever the guest claims.
  */
 export const MAX_P2M_SIZE = 2 ** 30;
 
-/** HYPERVISOR_VIRT_START … END, the low 48 or 32 bits; no guest's p2m can lie there. */
+/** HYPERVISOR_VIRT_START to END, the low 48 or 32 bits. No guest's p2m can be there. */
 const XEN_RANGE = {
   8: { first: 0x8000_0000_0000, last: 0x87ff_ffff_ffff },
   4: { first: 0xf580_0000, last: 0xffff_ffff },
 } as const;
 
-/** What a guest says of its p2m. */
+/** What a guest says about its p2m. */
 export interface P2mClaim {
   /** Number of pfns. */
   readonly maxPfn: bigint;
-  /** 0: there is no list. */
+  /** Root of the address space with the list; 0 if there is no list. */
   readonly p2mCr3: bigint;
   readonly p2mVaddr: bigint;
   /** mfn of the root of the tree. */
   readonly frameListList: bigint;
-  /** Changes before and after each change of the list. */
+  /** Number that changes before and after each change of the list. */
   readonly generation: bigint;
 }
 
-/** A p2m, found. */
+/** A p2m that was found. */
 export interface P2mFrames {
-  /** Number of pfns that are worth looking at. */
+  /** Number of pfns that can have a page. */
   readonly size: number;
   /** The frames that hold the entries, in order. */
   readonly leaves: Uint32Array;
@@ -43,11 +43,11 @@ export interface P2mFrames {
 
 /**
  * Copies frames of the guest, 1024 words each, one after the other.
- * @throws DomainError when one is not the guest's
+ * @throws {DomainError} If one of them is not the guest's.
  */
 export type ReadFrames = (mfns: Uint32Array) => Promise<Uint32Array>;
 
-/** What a shared info page says. */
+/** Reads what a shared info page says about the p2m. */
 export function readP2mClaim(sharedInfo: Uint8Array, layout: PvGuestLayout): P2mClaim {
   const view = new DataView(sharedInfo.buffer, sharedInfo.byteOffset, sharedInfo.byteLength);
   const word = (at: number): bigint =>
@@ -63,10 +63,10 @@ export function readP2mClaim(sharedInfo: Uint8Array, layout: PvGuestLayout): P2m
 }
 
 /**
- * Finds the frames of the p2m. What comes last in it and is one and the same is left out: kernels let the rest of the
- * address space they could have share one table that says "nothing".
+ * Finds the frames of the p2m. Identical tables at its end are left out: for the rest of the address space
+ * that they could have, kernels share one table that says "nothing".
  * @param mfnCount number of mfns that the host has
- * @throws DomainError
+ * @throws {DomainError} If the guest's tables make no sense.
  */
 export async function findP2m(
   claim: P2mClaim,
@@ -82,7 +82,7 @@ export async function findP2m(
   const size = Number(claim.maxPfn);
   const check = (mfn: number, where: string): number => {
     if (mfn === 0 || mfn >= mfnCount || mfn === NO_FRAME) {
-      throw badGuest('P2M_FRAME', `the guest's p2m: mfn ${hexFrame(mfn)} in ${where} cannot be`, { mfn });
+      throw badGuest('P2M_FRAME', `the guest's p2m: mfn ${hexFrame(mfn)} in ${where} is impossible`, { mfn });
     }
     return mfn;
   };
@@ -93,7 +93,10 @@ export async function findP2m(
 
 type Check = (mfn: number, where: string) => number;
 
-/** A list at `p2mVaddr` in the address space of `p2mCr3`; levels of page tables, from the root down. */
+/**
+ * Follows a list at `p2mVaddr` in the address space of `p2mCr3`, through the levels of page tables, from the
+ * root down.
+ */
 async function walkList(
   claim: P2mClaim,
   layout: PvGuestLayout,
@@ -133,7 +136,7 @@ async function walkList(
   return { size, leaves: tables };
 }
 
-/** Where a list of so many bytes begins: the low 48 or 32 bits of its address. */
+/** Returns where a list of the given length begins: the low 48 or 32 bits of its address. */
 function listStart(vaddr: bigint, { width }: PvGuestLayout, bytes: number): number {
   const bits = width === 8 ? 48 : 32;
   const start = Number(BigInt.asUintN(bits, vaddr));
@@ -149,7 +152,10 @@ function listStart(vaddr: bigint, { width }: PvGuestLayout, bytes: number): numb
   return start;
 }
 
-/** How many come before the last ones, which are all the same; all of them when the last is the only one of its kind. */
+/**
+ * Returns how many entries precede the identical ones at the end; all of them if the last one differs from
+ * the one before.
+ */
 function withoutEqualEnd(frames: Uint32Array): number {
   const end = frames.length - 1;
   let from = end;
@@ -157,7 +163,7 @@ function withoutEqualEnd(frames: Uint32Array): number {
   return from === end ? frames.length : from;
 }
 
-/** Three levels of frame lists. */
+/** Follows three levels of frame lists. */
 async function walkTree(
   claim: P2mClaim,
   { width }: PvGuestLayout,
@@ -171,7 +177,7 @@ async function walkTree(
   if (lists > perFrame) throw badGuest('P2M_SIZE', `a tree cannot hold a p2m of ${maxPfn} entries`);
   const top = await read(Uint32Array.of(check(root, 'pfn_to_mfn_frame_list_list')));
   let middle = framesIn(top, lists, width, (mfn, i) => check(mfn, `entry ${i} of the list of lists`));
-  // The first of the equal ones at the end may be real.
+  // The first of the identical ones at the end may be a real one.
   const kept = Math.min(lists, withoutEqualEnd(middle) + 1);
   middle = middle.slice(0, kept);
   const size = Math.min(maxPfn, kept * perFrame ** 2);
@@ -181,7 +187,7 @@ async function walkTree(
   return { size, leaves };
 }
 
-/** The first `count` entries of frame lists. */
+/** Returns the first `count` entries of frame lists. */
 function framesIn(
   words: Uint32Array,
   count: number,
@@ -198,8 +204,8 @@ function framesIn(
 }
 
 /**
- * The frame of a cr3, NO_FRAME from 2^32 on. 32-bit guests have its bits 32 to 43 in the low 12 of the register
- * (xen/arch-x86/xen-x86_32.h, xen_cr3_to_pfn).
+ * Returns the frame in a cr3; NO_FRAME from 2^32 on. 32-bit guests have its bits 32 to 43 in the low 12 bits
+ * of the register (xen/arch-x86/xen-x86_32.h, xen_cr3_to_pfn).
  */
 export function cr3Frame(cr3: bigint, width: 4 | 8): number {
   const low = Number(BigInt.asUintN(32, cr3));
@@ -208,7 +214,7 @@ export function cr3Frame(cr3: bigint, width: 4 | 8): number {
   return high < 2 ** 12 ? frameOf(low, high) : NO_FRAME;
 }
 
-/** The other way round, for a pfn. */
+/** Makes a cr3 from a frame, such as a pfn. */
 export function frameCr3(frame: number, width: 4 | 8): bigint {
   return width === 4 ? BigInt(((frame << 12) | (frame >>> 20)) >>> 0) : BigInt(frame) << 12n;
 }

@@ -1,46 +1,49 @@
 /**
- * Page tables of PV guests: their entries hold mfns, a save file's hold pfns (libxc-migration-stream, "PAGE_DATA", and
- * tools/libs/guest/xg_sr_save_x86_pv.c).
+ * Page tables of PV guests. Their entries hold mfns; those in a save file hold pfns (libxc-migration-stream,
+ * "PAGE_DATA", and tools/libs/guest/xg_sr_save_x86_pv.c).
  */
 import { type FrameTable, NO_FRAME } from './frame-table.ts';
 
-/** 32-bit words of one page of page table entries, each of 64 bits. */
+/** Number of 32-bit words in a page of page table entries, which have 64 bits each. */
 export const TABLE_WORDS = 1024;
 const ENTRIES = 512;
 
 /** Bits in the low word of an entry. */
 const PRESENT = 1 << 0;
 const SUPERPAGE = 1 << 7;
-/** Bits 12 to 51 of an entry are the frame: 20 in the low word, 20 in the high one. */
+/** Bits 12 to 51 of an entry are the frame: 20 in the low word, 20 in the high word. */
 const HIGH_FRAME = 0xfffff;
-/** Those of frames from 2^32 on. */
+/** The bits that are set in frames from 2^32 on. */
 const HIGH_BEYOND = 0xff000;
 
-/** HYPERVISOR_VIRT_START … END of 64-bit guests, 0xffff8000_00000000 … 0xffff87ff_ffffffff, in an L4. */
+/** HYPERVISOR_VIRT_START to END of 64-bit guests, 0xffff8000_00000000 to 0xffff87ff_ffffffff, in an L4. */
 const XEN_L4 = { first: 256, last: 271 } as const;
 /** PAE guests have 4 entries in their L3. */
 const XEN_L3_PAE = { first: 4, last: 511 } as const;
-/** HYPERVISOR_VIRT_START … END of 32-bit guests, 0xf5800000 … 0xffffffff, in that L2 that maps them. */
+/** HYPERVISOR_VIRT_START to END of 32-bit guests, 0xf5800000 to 0xffffffff, in the L2 that maps them. */
 const XEN_L2_PAE = { first: 428, last: 511 } as const;
 const NO_SLOTS = { first: ENTRIES, last: -1 } as const;
 
-/** Why a page table cannot be normalised; of a running guest that may pass. */
+/** Why a page table cannot be normalised. In a running guest that may be temporary. */
 export interface BadEntry {
   readonly level: number;
   readonly index: number;
   readonly reason: 'superpage' | 'mfn out of range' | "not the guest's own page" | 'level';
-  /** The entry's frame; NO_FRAME when it has more than 32 bits. */
+  /** The entry's frame; NO_FRAME if it has more than 32 bits. */
   readonly mfn: number;
 }
 
-/** Translates one guest's frames. */
+/** Translates the frames of one guest. */
 export class PageTables {
   readonly #m2p: FrameTable;
   readonly #p2m: FrameTable;
   readonly #ptLevels: 3 | 4;
   readonly #compatM2pMfn: number;
 
-  /** @param compatM2pMfn the first mfn of the m2p that 32-bit guests see; NO_FRAME for 64-bit guests */
+  /**
+   * Takes the guest's tables.
+   * @param compatM2pMfn the first mfn of the m2p that 32-bit guests see; NO_FRAME for 64-bit guests
+   */
   constructor(m2p: FrameTable, p2m: FrameTable, ptLevels: 3 | 4, compatM2pMfn: number) {
     this.#m2p = m2p;
     this.#p2m = p2m;
@@ -48,7 +51,10 @@ export class PageTables {
     this.#compatM2pMfn = compatM2pMfn;
   }
 
-  /** The pfn of an mfn that the guest's p2m has at that pfn, else NO_FRAME: never one beyond the p2m. */
+  /**
+   * Returns the pfn of an mfn if the guest's p2m has the mfn at that pfn, else NO_FRAME. Never returns a pfn
+   * beyond the p2m.
+   */
   pfnOf(mfn: number): number {
     const pfn = this.#m2p.get(mfn);
     // NO_FRAME is an index beyond any table.
@@ -56,10 +62,10 @@ export class PageTables {
   }
 
   /**
-   * Puts pfns in the place of mfns, in place, and clears the entries that Xen has put there for itself.
-   * @param words a copy of the page, TABLE_WORDS of them: the guest must not be able to change it any more
-   * @param level 1 … 4
-   * @returns what is wrong; then the words are of no use
+   * Replaces mfns with pfns, in place, and clears the entries that belong to Xen.
+   * @param words a copy of the page, TABLE_WORDS of them, which the guest cannot change
+   * @param level 1 to 4
+   * @returns what is wrong; then the words are unusable
    */
   normalise(words: Uint32Array, level: number): BadEntry | undefined {
     if (level < 1 || level > this.#ptLevels) return { level, index: 0, reason: 'level', mfn: NO_FRAME };
@@ -99,12 +105,12 @@ export class PageTables {
   }
 }
 
-/** Bits 12 to 43 of an entry. */
+/** Returns bits 12 to 43 of an entry. */
 export function frameOf(low: number, high: number): number {
   return ((high << 20) | (low >>> 12)) >>> 0;
 }
 
-/** The frame of an entry, NO_FRAME from 2^32 on; whether the entry is present does not matter. */
+/** Returns the frame of an entry, present or not; NO_FRAME from 2^32 on. */
 export function entryFrame(words: Uint32Array, index: number): number {
   const high = words[2 * index + 1] ?? 0;
   return (high & HIGH_BEYOND) === 0 ? frameOf(words[2 * index] ?? 0, high) : NO_FRAME;

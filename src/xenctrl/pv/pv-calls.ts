@@ -1,4 +1,4 @@
-/** Hypercalls about a PV domain and its vCPUs. Nothing of the guest's memory. */
+/** Hypercalls about a PV domain and its vCPUs, except for its memory. */
 import { type Domid, toSafeNumber } from '../../core/brand.ts';
 import { EnvironmentError } from '../../core/errors.ts';
 import { type Abi, DOMCTL, PV_GUESTS, type PvGuestLayout, XENMEM } from '../abi.ts';
@@ -7,7 +7,7 @@ import { withHypercallBuffer } from '../hypercall-buffer.ts';
 import type { NativeArgument, NativeFunction } from '../native.ts';
 import { NO_FRAME } from './frame-table.ts';
 
-/** Most bytes of state of one vCPU that we take: far above what any processor has. */
+/** Maximum number of bytes of state for one vCPU: far above that of any processor. */
 const MAX_STATE = 1024 * 1024;
 
 export interface PvCallsParts {
@@ -15,25 +15,31 @@ export interface PvCallsParts {
   readonly ctrl: Readonly<
     Record<keyof (typeof XENCTRL)['functions'] | keyof (typeof XENCTRL_PRIVATE)['functions'], NativeFunction>
   >;
-  /** The open xc_interface. */
+  /** Returns the open xc_interface. */
   readonly xch: () => bigint;
-  /** Calls with the interface as first argument, in this thread; throws XenCallError. */
+  /** Calls a function with the interface as its first argument, in this thread. Throws XenCallError. */
   readonly call: (fn: NativeFunction, ...args: NativeArgument[]) => number;
-  /** A copy of memory that the C library has handed out. */
+  /** Copies memory that the C library has returned. */
   readonly copyOut: (address: number | bigint, length: number) => Uint8Array;
 }
 
-/** A vCPU's state, each part as the record of its name has it behind the vCPU's number; absent where Xen has none. */
+/**
+ * A vCPU's state. Each part is what the record of its name has after the vCPU's number; absent if Xen has
+ * none.
+ */
 export interface PvVcpu {
   readonly id: number;
-  /** struct vcpu_guest_context with mfns. */
+  /** struct vcpu_guest_context, with mfns. */
   readonly basic: Uint8Array;
   readonly extended: Uint8Array | undefined;
   readonly xsave: Uint8Array | undefined;
   readonly msrs: Uint8Array | undefined;
 }
 
-/** Each method throws XenCallError. */
+/**
+ * Makes the calls.
+ * @throws {XenCallError} If a call fails; by each method.
+ */
 export class PvCalls {
   readonly #parts: PvCallsParts;
 
@@ -52,7 +58,10 @@ export class PvCalls {
     return layout;
   }
 
-  /** @throws EnvironmentError when the host has memory above 16 TiB */
+  /**
+   * Returns the highest mfn of the host.
+   * @throws {EnvironmentError} If the host has memory above 16 TiB.
+   */
   maxMfn(): number {
     const { ctrl, call } = this.#parts;
     const max = new BigUint64Array(1);
@@ -66,7 +75,7 @@ export class PvCalls {
     return mfn;
   }
 
-  /** The first mfn of the m2p that 32-bit guests see. */
+  /** Returns the first mfn of the m2p that 32-bit guests see. */
   async compatM2pMfn(): Promise<number> {
     const { abi, ctrl, call, copyOut } = this.#parts;
     const { xen_machphys_mfn_list: fields } = abi.pvCalls;
@@ -81,7 +90,10 @@ export class PvCalls {
     });
   }
 
-  /** Whether vCPU 0 has a GDT of its own: the builder of a domain gives it none, its kernel sets one early. */
+  /**
+   * Returns whether vCPU 0 has a GDT of its own: the domain builder sets none, the domain's kernel sets one
+   * early.
+   */
   hasGdt(domid: Domid): boolean {
     const layout = this.layout(domid);
     const view = dataView(this.#basic(domid, 0, layout));
@@ -91,7 +103,7 @@ export class PvCalls {
     );
   }
 
-  /** The state of each vCPU of a suspended domain that is online. */
+  /** Returns the state of each online vCPU of a suspended domain. */
   async vcpus(domid: Domid, maxVcpuId: number, layout: PvGuestLayout): Promise<PvVcpu[]> {
     const vcpus: PvVcpu[] = [];
     for (let id = 0; id <= maxVcpuId; id++) {
@@ -117,13 +129,13 @@ export class PvCalls {
 
   #basic(domid: Domid, id: number, { vcpu_guest_context: fields }: PvGuestLayout): Uint8Array {
     const { ctrl, call } = this.#parts;
-    // The C type is a union of both widths'.
+    // The C type is a union for both widths.
     const context = new Uint8Array(Math.max(...PV_GUESTS.map((each) => each.vcpu_guest_context.size)));
     call(ctrl.xc_vcpu_getcontext, domid, id, context);
     return context.slice(0, fields.size);
   }
 
-  /** What Xen calls the extended context stands in the call's struct itself, with the vCPU's number and its length. */
+  /** Reads the extended context. It is in the call's struct itself, with the vCPU's number and its length. */
   #extended(domid: Domid, id: number): Uint8Array | undefined {
     const { xen_domctl: fields } = this.#parts.abi.pvCalls;
     const domctl = this.#domctl(DOMCTL.XEN_DOMCTL_get_ext_vcpucontext, domid);
@@ -140,7 +152,7 @@ export class PvCalls {
     const { xen_domctl: fields } = this.#parts.abi.pvCalls;
     const domctl = this.#domctl(DOMCTL.XEN_DOMCTL_getvcpuextstate, domid);
     domctl.setUint32(fields['u.vcpuextstate.vcpu'], id, true);
-    // Without a buffer it tells the size.
+    // Without a buffer, the call returns the size.
     this.#call(domctl);
     if (domctl.getBigUint64(fields['u.vcpuextstate.xfeature_mask'], true) === 0n) return undefined;
     const length = (): number =>
@@ -152,14 +164,17 @@ export class PvCalls {
     const { xen_domctl: fields, xen_domctl_vcpu_msr } = this.#parts.abi.pvCalls;
     const domctl = this.#domctl(DOMCTL.XEN_DOMCTL_get_vcpu_msrs, domid);
     domctl.setUint32(fields['u.vcpu_msrs.vcpu'], id, true);
-    // Without a buffer it tells the most there can be.
+    // Without a buffer, the call returns the maximum.
     this.#call(domctl);
     const length = (): number =>
       domctl.getUint32(fields['u.vcpu_msrs.msr_count'], true) * xen_domctl_vcpu_msr.size;
     return await this.#state(domctl, fields['u.vcpu_msrs.msrs'], 'vcpu_msrs', length);
   }
 
-  /** Calls again with a buffer of the length that the first call told; the second one tells what it has filled. */
+  /**
+   * Calls again with a buffer of the length that the first call returned. The second call returns how much it
+   * has filled.
+   */
   async #state(
     domctl: DataView<ArrayBuffer>,
     handle: number,

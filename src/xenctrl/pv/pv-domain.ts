@@ -1,4 +1,4 @@
-/** Memory of a PV guest: its p2m and page tables. */
+/** The tables of a PV domain: its p2m and page tables. */
 import { type Domid, PAGE_SIZE, toSafeNumber } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
 import type { PvGuestLayout } from '../abi.ts';
@@ -10,26 +10,26 @@ import type { PvCalls, PvVcpu } from './pv-calls.ts';
 import type { KeptMapping, KeptTable, TableMaps } from './table-maps.ts';
 import { canonicalVcpu } from './vcpu-context.ts';
 
-/** Frames of a p2m that are mapped together; a power of two. */
+/** Number of p2m frames that are mapped together; a power of two. */
 const FRAMES_PER_PIECE = 1024;
-/** How many times to look for the p2m if the guest moves it in the meantime. */
+/** How often to look for the p2m if the guest moves it while we look. */
 const TRIES = 10;
 
-/** What is needed of libxenctrl. */
+/** The parts of libxenctrl that are needed. */
 export interface PvSources {
   readonly calls: Pick<PvCalls, 'layout' | 'maxMfn' | 'compatM2pMfn' | 'vcpus'>;
   readonly maps: Pick<TableMaps, 'm2p' | 'frames'>;
 }
 
-/** What Xen knows of the domain (struct xen_domctl_getdomaininfo). */
+/** What Xen knows about the domain (struct xen_domctl_getdomaininfo). */
 export interface PvDomainFacts {
   readonly sharedInfoFrame: bigint;
   readonly maxVcpuId: number;
 }
 
 /**
- * A PV domain's tables, mapped: its shared info, its p2m, and Xen's m2p. The guest may change the first two at any time,
- * so all that comes from them is checked whenever it is used.
+ * A PV domain's mapped tables: its shared info, its p2m, and Xen's m2p. The guest may change the first two at
+ * any time, so everything that comes from them is checked at each use.
  */
 export class PvDomain implements AsyncDisposable {
   readonly layout: PvGuestLayout;
@@ -44,7 +44,7 @@ export class PvDomain implements AsyncDisposable {
   readonly #perFrame: number;
   #pieces: KeptMapping[];
   #leaves: Uint32Array;
-  /** pfns of the leaves. */
+  /** pfns of the frames that hold the p2m. */
   #leafPfns: Uint32Array;
   #p2m: FrameTable;
   #tables: PageTables;
@@ -82,10 +82,11 @@ export class PvDomain implements AsyncDisposable {
   }
 
   /**
-   * For `XenControl.openPv`.
-   * @internal
-   * @param facts of the domain with this domid
-   * @throws XenCallError, DomainError when the guest's tables make no sense, EnvironmentError
+   * Maps a domain's tables. For `XenControl.openPv`. @internal
+   * @param facts what Xen says about this domid
+   * @throws {XenCallError} If a call fails.
+   * @throws {DomainError} If the guest's tables make no sense.
+   * @throws {EnvironmentError} If this host or this width of guest is not supported.
    */
   static async open(sources: PvSources, domid: Domid, facts: PvDomainFacts): Promise<PvDomain> {
     const { calls, maps } = sources;
@@ -119,31 +120,36 @@ export class PvDomain implements AsyncDisposable {
     return this.#leafPfns;
   }
 
-  /** The mfn of a pfn, now; NO_FRAME where the guest has no page, or says what cannot be. */
+  /**
+   * Returns the current mfn of a pfn; NO_FRAME if the guest has no page there, or gives an impossible mfn.
+   */
   mfnOf(pfn: number): number {
     const mfn = this.#p2m.get(pfn);
     return mfn < this.#m2p.table.size ? mfn : NO_FRAME;
   }
 
-  /** Whether Xen has the mfn at this pfn as well: a page has one pfn, whatever the guest's p2m says. */
+  /** Returns whether Xen too has the mfn at this pfn: a page has one pfn, whatever the guest's p2m says. */
   agrees(pfn: number, mfn: number): boolean {
     return this.#m2p.table.get(mfn) === pfn;
   }
 
-  /** See `PageTables.normalise`. */
+  /** Does what `PageTables.normalise` says. */
   normalise(words: Uint32Array, level: number): BadEntry | undefined {
     return this.#tables.normalise(words, level);
   }
 
-  /** Whether the guest says that it has moved its p2m; a guest whose p2m is a tree does not say. */
+  /**
+   * Returns whether the guest reports that it has moved its p2m. A guest whose p2m is a tree does not report
+   * that.
+   */
   moved(): boolean {
     return readP2mClaim(this.sharedInfo(), this.layout).generation !== this.#generation;
   }
 
   /**
    * Looks for the p2m again.
-   * @returns ranges of pfns whose entries now stand elsewhere: what is known of these pages is worth nothing
-   * @throws DomainError when the p2m is of another size now, or makes no sense
+   * @returns ranges of pfns whose entries have moved: whatever was known about their pages is invalid
+   * @throws {DomainError} If the size of the p2m has changed, or it makes no sense.
    */
   async refresh(): Promise<readonly { readonly from: number; readonly to: number }[]> {
     const found = await findStable(
@@ -156,7 +162,7 @@ export class PvDomain implements AsyncDisposable {
     if (found.size !== this.p2mSize) {
       throw new DomainError(
         'P2M_RESIZED',
-        `the guest's address space has changed from ${this.p2mSize} to ${found.size} pages in the meantime`,
+        `the guest's address space has changed from ${this.p2mSize} to ${found.size} pages`,
         { domid: this.#domid, hint: 'has memory been added to it? try again' },
       );
     }
@@ -183,13 +189,13 @@ export class PvDomain implements AsyncDisposable {
     return changed;
   }
 
-  /** A copy of the shared info page. */
+  /** Returns a copy of the shared info page. */
   sharedInfo(): Uint8Array {
     const { buffer, byteOffset } = this.#sharedInfo.words;
     return new Uint8Array(buffer, byteOffset, PAGE_SIZE).slice();
   }
 
-  /** The online vCPUs of the suspended domain, with pfns in the place of mfns. */
+  /** Returns the online vCPUs of the suspended domain, with pfns instead of mfns. */
   async vcpus(): Promise<PvVcpu[]> {
     const vcpus = await this.#sources.calls.vcpus(this.#domid, this.#facts.maxVcpuId, this.layout);
     const pfnOf = (mfn: number): number => this.#tables.pfnOf(mfn);
@@ -226,7 +232,7 @@ export class PvDomain implements AsyncDisposable {
   }
 }
 
-/** Finds a p2m that is not moved in the meantime. */
+/** Finds a p2m that does not move while it is looked for. */
 async function findStable(
   { maps }: PvSources,
   domid: Domid,

@@ -1,3 +1,4 @@
+/** Maps the tables of a PV domain for as long as they are needed. */
 import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
 import type { FOREIGNMEMORY, XENGUEST } from '../declarations.ts';
 import { XenCallError } from '../errors.ts';
@@ -11,12 +12,12 @@ const PROT_READ = 1;
 /** libxenguest maps the m2p in whole chunks of 2 MiB. */
 const M2P_CHUNK = 2 * 1024 * 1024;
 const M2P_ENTRY = 8;
-/** Entries in one view: 256 MiB, which any JavaScript engine can see at once. */
+/** Entries in one view: 256 MiB, the size that any JavaScript engine supports. */
 const M2P_PER_PIECE = 2 ** 25;
 
-/** Memory that stays mapped until it is closed; its words must not be touched afterwards. */
+/** Memory that stays mapped until it is closed. Its words must not be touched afterwards. */
 export interface KeptMapping {
-  /** 32 bits each, little-endian. */
+  /** The words, 32 bits each, little-endian. */
   readonly words: Uint32Array;
   close(): void;
 }
@@ -38,8 +39,8 @@ export interface TableMapsParts {
 }
 
 /**
- * Maps what is looked things up in all the time: Xen's m2p, and a guest's p2m and shared info. All read-only. The views
- * stay within src/xenctrl/pv.
+ * Maps the tables that are consulted all the time, read-only: Xen's m2p, and a guest's p2m and shared info.
+ * The views stay within src/xenctrl/pv.
  */
 export class TableMaps {
   readonly #parts: TableMapsParts;
@@ -48,7 +49,10 @@ export class TableMaps {
     this.#parts = parts;
   }
 
-  /** @throws XenCallError */
+  /**
+   * Maps Xen's m2p.
+   * @throws {XenCallError} If it cannot be mapped.
+   */
   async m2p(maxMfn: number): Promise<KeptTable> {
     const { mapM2p, xch } = this.#parts;
     const bytes = Math.ceil((maxMfn * M2P_ENTRY) / M2P_CHUNK) * M2P_CHUNK;
@@ -68,7 +72,8 @@ export class TableMaps {
 
   /**
    * Maps frames of a domain, one after the other.
-   * @throws XenCallError, DomainError when one of them is not the domain's
+   * @throws {XenCallError} If they cannot be mapped.
+   * @throws {DomainError} If one of them is not the domain's.
    */
   async frames(domid: Domid, mfns: Uint32Array): Promise<KeptMapping> {
     const { foreign, handle } = this.#parts;

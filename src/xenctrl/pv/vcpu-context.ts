@@ -1,20 +1,22 @@
-/** The registers of a PV guest's vCPU: some hold mfns, which are pfns in a save file (X86_PV_VCPU_BASIC). */
+/**
+ * The registers of a PV guest's vCPU. Some hold mfns, which become pfns in a save file (X86_PV_VCPU_BASIC).
+ */
 import type { PvGuestLayout } from '../abi.ts';
 import { badGuest, hexFrame } from './errors.ts';
 import { NO_FRAME } from './frame-table.ts';
 import { cr3Frame, frameCr3 } from './p2m.ts';
 
-/** Entries of a GDT that a guest can have, FIRST_RESERVED_GDT_ENTRY (xen/arch-x86/xen.h). */
+/** Maximum number of entries in a guest's GDT, FIRST_RESERVED_GDT_ENTRY (xen/arch-x86/xen.h). */
 const MAX_GDT_ENTRIES = 14 * 512;
 const GDT_ENTRIES_PER_FRAME = 512;
 
 /**
- * Puts pfns in the place of mfns: the GDT's frames, cr3, a 64-bit guest's page tables for user mode, and of vCPU 0 the
- * start info, which a guest hands over in edx when it suspends.
+ * Replaces mfns with pfns: the GDT's frames, cr3, a 64-bit guest's page tables for user mode, and for vCPU 0
+ * the start info, which a guest passes in edx when it suspends.
  * @param context struct vcpu_guest_context of a suspended guest
  * @param pfnOf see `PageTables.pfnOf`
  * @returns a new context
- * @throws DomainError when a frame is not the guest's own
+ * @throws {DomainError} If a frame is not the guest's own.
  */
 export function canonicalVcpu(
   context: Uint8Array,
@@ -57,7 +59,7 @@ export function canonicalVcpu(
   set(cr3, frameCr3(pfn(cr3Frame(get(cr3), width), 'cr3'), width));
   const cr1 = fields.ctrlreg + width;
   if (width === 8 && get(cr1) !== 0n) {
-    // Bit 0 says that there are such page tables; a restore looks at it.
+    // Bit 0 means that there are such page tables; a restore checks it.
     set(cr1, frameCr3(pfn(cr3Frame(get(cr1), width), 'cr1'), width) | 1n);
   }
   return copy;

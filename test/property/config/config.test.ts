@@ -44,7 +44,7 @@ const config: fc.Arbitrary<SnapshotConfig> = fc.record(
   { requiredKeys: [] },
 );
 
-/** Parses; an error other than ConfigError goes on. */
+/** Parses; passes on any error other than ConfigError. */
 function taken(input: Uint8Array | string): SnapshotConfig | undefined {
   try {
     return parseConfig(input);
@@ -67,7 +67,7 @@ describe('any input gives a configuration or a ConfigError', () => {
   });
 
   const words = fc.constantFrom(...CFGFILE_WORDS);
-  test.prop([fc.array(words, { maxLength: 60 })], { numRuns: 1000 })('words of the language', (parts) => {
+  test.prop([fc.array(words, { maxLength: 60 })], { numRuns: 1000 })('tokens of the language', (parts) => {
     const result = taken(parts.join(''));
     if (result === undefined) return;
     expect(Object.getPrototypeOf(result)).toBe(Object.prototype);
@@ -78,7 +78,7 @@ describe('any input gives a configuration or a ConfigError', () => {
   });
 
   test.prop([config, fc.nat(), fc.nat(), fc.uint8Array({ maxLength: 3 })])(
-    'good files, chopped and spoilt',
+    'good files, chopped and damaged',
     (value, cut, at, insert) => {
       const bytes = new TextEncoder().encode(printConfig(value, 'head'));
       taken(bytes.subarray(0, cut % (bytes.length + 1)));
@@ -92,7 +92,7 @@ describe('any input gives a configuration or a ConfigError', () => {
   );
 });
 
-describe('bounded time at the greatest length', () => {
+describe('a file of maximum size is parsed in bounded time', () => {
   test.each([
     ['words', 'a '],
     ['quotes', '"'],
@@ -110,7 +110,7 @@ describe('bounded time at the greatest length', () => {
     ['numbers', '1'],
     ['spaces', ' '],
   ])('%s', (_, unit) => {
-    // A hang is told by the test's own limit.
+    // A hang fails the test by its own time limit.
     const text = unit.repeat(MAX_CONFIG_BYTES / unit.length);
     taken(text);
     taken(`disks=['${text.replaceAll(/['\n\\]/g, ',')}']`.slice(0, MAX_CONFIG_BYTES));

@@ -136,7 +136,7 @@ describe('an encoder undoes its parser', () => {
   });
 
   test.prop([fc.constantFrom(...Object.values(LIBXC_TYPE)), fc.uint8Array({ maxLength: 80 })])(
-    'any body is refused, or written back as it was',
+    'any body is refused, or written back unchanged',
     (type, body) => {
       if (type === LIBXC_TYPE.PAGE_DATA) return;
       let record: LibxcStateRecord;
@@ -168,7 +168,7 @@ describe('an encoder undoes its parser', () => {
   });
 });
 
-/** All that a stream says, pages included. */
+/** Everything that a stream says, pages included. */
 async function contents(source: ByteSource): Promise<unknown[]> {
   const all: unknown[] = [];
   for await (const item of readStream(source)) {
@@ -191,7 +191,7 @@ const anyFile = fc.constantFrom(...files);
 
 test.prop([anyFile, fc.array(fc.integer({ min: 1, max: 6000 }), { minLength: 1, maxLength: 20 })], {
   numRuns: 40,
-})('how a source cuts its chunks does not matter', async (bytes, sizes) => {
+})('the chunks of a source do not matter', async (bytes, sizes) => {
   async function* chunks(): AsyncGenerator<Uint8Array> {
     for (let at = 0, i = 0; at < bytes.length; i++) {
       const size = sizes[i % sizes.length] ?? 1;
@@ -228,7 +228,7 @@ test.prop(
 });
 
 test.prop([fc.nat({ max: 3 * 2 ** 24 }), fc.integer({ min: 1, max: 63 }), fc.nat({ max: 1000 }), fc.nat()])(
-  'slots are aligned, apart, and without gaps but the heads',
+  'slots are aligned, disjoint, and without gaps except for the heads',
   (count, k, page, seed) => {
     const layout = SlotLayout.create({ firstRecordOffset: page * 4096, count, perRecord: 512 * k - 2 });
     if (count === 0) {

@@ -16,7 +16,7 @@ let directory: string;
 let host: FakeHost;
 /** The commands that were run. */
 let commands: string[];
-/** Called before a command; may throw or give how it ended. */
+/** Called before a command; may throw, or return how it ended. */
 let before: (command: string) => Partial<CommandRun> | undefined;
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'xlsnap-bench-test-'));
@@ -36,7 +36,7 @@ const runner: CommandRunner = async ([...command]) => {
   const end = before(words);
   if (end !== undefined) return { ...run, wallSeconds: 9, userSeconds: 9, systemSeconds: 9, ...end };
   if (command[0] === 'xl') {
-    // A stream that is sound, by our own hand.
+    // A sound stream, written without the library.
     const file = command.at(-1) ?? '';
     const { plan } = await createSnapshot(host, {
       domain: '7',
@@ -92,7 +92,7 @@ test('each path has its turn in each round, and nothing is left', async () => {
   expectUntouched();
 });
 
-test('the figures are of the rounds that count', async () => {
+test('the figures are from the rounds that count', async () => {
   const result = await runBench(
     host,
     runner,
@@ -109,7 +109,7 @@ test('the figures are of the rounds that count', async () => {
   });
   expect(paused?.cpuRatio?.median).toBeCloseTo(0.5, 9);
   expect(paused?.downtimeSeconds?.min).toBeGreaterThan(0);
-  // What was not sparse takes room for its zeros.
+  // Without holes, zeros take space.
   expect(paused?.allocatedBytes?.median).toBeGreaterThan(live?.allocatedBytes?.median ?? Number.NaN);
   expect(result.runs.find(({ path }) => path === 'live')?.rounds?.length).toBeGreaterThan(0);
   expect(result.runs.find(({ path }) => path === 'live')?.phases.map(({ name }) => name)).toContain(
@@ -131,7 +131,7 @@ test('the figures are of the rounds that count', async () => {
 });
 
 describe('a path that fails', () => {
-  test('is told, tried once more, and the others go on', async () => {
+  test('is reported and tried once more, and the others continue', async () => {
     const error = JSON.stringify({ message_type: 'error', message: 'no log-dirty mode' });
     before = (words) =>
       words.includes('--live') ? { status: 7, stderr: `{"message_type":"phase"}\n${error}\n` } : undefined;
@@ -147,7 +147,7 @@ describe('a path that fails', () => {
     expectUntouched();
   });
 
-  test('whose guest it has left suspended goes on, with a warning', async () => {
+  test('has its guest resumed, with a warning, if it left it suspended', async () => {
     before = (words) => {
       if (!words.startsWith('xl ')) return undefined;
       host.suspended = true;
@@ -163,7 +163,7 @@ describe('a path that fails', () => {
     expectUntouched();
   });
 
-  test('by writing what is no save file', async () => {
+  test('is reported if it writes something other than a save file', async () => {
     before = (words) => {
       if (!words.startsWith('xl ')) return undefined;
       writeFileSync(words.split(' ').at(-1) ?? '', 'rubbish');
@@ -174,7 +174,7 @@ describe('a path that fails', () => {
     expectUntouched();
   });
 
-  test('by a crash of Node', async () => {
+  test('is reported if Node crashes', async () => {
     const stderr =
       "node:internal/modules:1\n\nError: Cannot find module 'koffi'\n    at x {\n}\n\nNode.js v20.20.2\n";
     before = () => ({ status: 1, stderr });
@@ -184,7 +184,7 @@ describe('a path that fails', () => {
     );
   });
 
-  test('by printing no result', async () => {
+  test('is reported if it prints no result', async () => {
     before = (words) => {
       const cfg = words.split(' ')[3] ?? '';
       if (!words.startsWith('xl ')) writeFileSync(cfg.replace(/cfg$/, 'memory'), 'x');
@@ -195,7 +195,7 @@ describe('a path that fails', () => {
   });
 });
 
-test('Ctrl-C ends it after the command that runs, and nothing is left', async () => {
+test('Ctrl-C ends the bench after the current command, and nothing is left', async () => {
   const abort = new AbortController();
   before = () => {
     if (commands.length === 2) abort.abort();
@@ -207,7 +207,7 @@ test('Ctrl-C ends it after the command that runs, and nothing is left', async ()
   expectUntouched();
 });
 
-test('a domain that goes away ends it', async () => {
+test('a domain that no longer exists ends the bench', async () => {
   before = () => {
     host.domid = undefined;
     return { status: 1, stderr: 'gone' };
@@ -222,7 +222,7 @@ test('a paused domain is refused', async () => {
   expect(commands).toEqual([]);
 });
 
-test('a directory that was there, and what somebody else put into one that was not, stay', async () => {
+test('an existing directory stays, and so does what another program has put into a new one', async () => {
   const files = join(directory, 'bench', 'files');
   before = () => {
     writeFileSync(join(files, '..', 'precious'), '');

@@ -27,14 +27,14 @@ function node(
   return measureCommand([process.execPath, '-e', script], { directory, endsTidily: true, ...options });
 }
 
-test('status, output, and nothing left', async () => {
+test('status and output are returned, and nothing is left', async () => {
   const run = await node('console.log("out"); console.error("err"); process.exitCode = 3');
   expect(run).toMatchObject({ status: 3, stdout: 'out\n', stderr: 'err\n' });
   expect(run.wallSeconds).toBeGreaterThan(0);
   expect(readdirSync(directory)).toEqual([]);
 });
 
-test('processor time and memory, those of a grandchild as well', async () => {
+test('processor time and memory include those of a grandchild', async () => {
   const run = await node(
     `require('node:child_process').spawnSync(process.execPath, ['-e', ${JSON.stringify(BUSY)}])`,
   );
@@ -43,14 +43,14 @@ test('processor time and memory, those of a grandchild as well', async () => {
   expect(run.peakBytes).toBeLessThan(1024 * MIB);
 }, 60_000);
 
-test('one that ends tidily is ended', async () => {
+test('a command that ends tidily is ended', async () => {
   const abort = new AbortController();
   const running = node('setTimeout(() => {}, 600_000)', { signal: abort.signal });
   abort.abort();
   expect(await running).toMatchObject({ status: -1 });
 }, 60_000);
 
-test('one that does not is left to come to its end', async () => {
+test('a command that does not is left to finish', async () => {
   const abort = new AbortController();
   const running = node('setTimeout(() => console.log("done"), 100)', {
     signal: abort.signal,
@@ -60,7 +60,7 @@ test('one that does not is left to come to its end', async () => {
   expect(await running).toMatchObject({ status: 0, stdout: 'done\n' });
 }, 60_000);
 
-test('one that is not there', async () => {
+test('a missing command is an error', async () => {
   const none = measureCommand(['/no/such/program'], { directory, endsTidily: true });
   await expect(none).rejects.toThrow(EnvironmentError);
   expect(readdirSync(directory)).toEqual([]);

@@ -3,14 +3,14 @@ import { GuestWatch, type Look, stopOf } from '../../../src/bench/guest-watch.ts
 import { toDomid } from '../../../src/core/brand.ts';
 import type { DomainState } from '../../../src/snapshot/ports.ts';
 
-/** Looks of 2 ms, which begin at the given times; `S` saw the guest stopped. */
+/** Samples of 2 ms that begin at the given times; `S` saw the guest stopped. */
 function looks(...seen: readonly (readonly [number, 'R' | 'S'])[]): Look[] {
   return seen.map(([from, what]) => ({ from, to: from + 2, stopped: what === 'S' }));
 }
 
-test('a stop ends between two looks', () => {
+test('a stop begins and ends between two samples', () => {
   const stop = stopOf(looks([100, 'R'], [110, 'R'], [120, 'S'], [180, 'S'], [200, 'R'], [300, 'R']), 50);
-  // It began at 110 to 122 and ended at 180 to 202.
+  // The stop began at 110 to 122 and ended at 180 to 202.
   expect(stop?.startSeconds).toBeCloseTo(0.066, 9);
   expect(stop?.seconds).toBeCloseTo(0.075, 9);
   expect(stop?.plusMinusSeconds).toBeCloseTo(0.017, 9);
@@ -26,11 +26,11 @@ test.each([
   ['one that began before', looks([0, 'S'], [10, 'R'])],
   ['one that has not ended', looks([0, 'R'], [10, 'S'])],
   ['no look', []],
-])('%s is not told', (_, seen) => {
+])('%s is not reported', (_, seen) => {
   expect(stopOf(seen, 0)).toBeUndefined();
 });
 
-test('a domain is looked at until the watch ends, and only changes are kept', async () => {
+test('a domain is sampled until the watch ends, and only changes are kept', async () => {
   const states = [
     {},
     {},
@@ -58,7 +58,7 @@ test('a domain is looked at until the watch ends, and only changes are kept', as
   expect(at).toBe(looked);
 });
 
-test('a look that fails is told at the end', async () => {
+test('a sample that fails is reported at the end', async () => {
   const domainState = (): Promise<never> => Promise.reject(new Error('no xenstore'));
   await using watch = new GuestWatch({ domainState }, toDomid(7));
   await expect(watch.end()).rejects.toThrow('no xenstore');

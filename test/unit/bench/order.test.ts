@@ -11,20 +11,20 @@ describe.each([1, 2, 3, 4, 5, 8, 9])('%i paths', (count) => {
       expect([...order].sort()).toEqual(Array.from({ length: count }, (_, at) => at));
   });
 
-  test('each stands equally often in each place', () => {
+  test('each is equally often at each place', () => {
     for (let place = 0; place < count; place++) {
       expect(countsOf(rounds.map((order) => order[place]))).toEqual([rounds.length / count]);
     }
   });
 
-  test('each stands equally often behind each other', () => {
+  test('each is equally often after each other', () => {
     const pairs = rounds.flatMap((order) => order.slice(1).map((one, at) => `${order[at]} ${one}`));
     expect(new Set(pairs).size).toBe(count * (count - 1));
     expect(countsOf(pairs).length).toBeLessThan(2);
   });
 });
 
-/** How often values come, each number once. */
+/** Returns how often values occur, each count once. */
 function countsOf(values: readonly unknown[]): number[] {
   return [...new Set(values.map((value) => values.filter((other) => other === value).length))];
 }

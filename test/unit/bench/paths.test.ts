@@ -10,7 +10,7 @@ function command(path: string): string {
   return parsed === undefined ? '' : commandOf(parsed, own, 7, files).join(' ');
 }
 
-test('a path to its command', () => {
+test('a path gives its command', () => {
   expect(command('xl-save')).toBe('xl save -c 7 /d/m');
   expect(command('xl-save+sync')).toBe('xl save -c 7 /d/m');
   expect(command('paused')).toBe('node main.js snapshot-create 7 /d/c --json --no-sync');
@@ -36,13 +36,13 @@ describe('paths that are refused', () => {
   });
 });
 
-test('all has the usual ones and more', () => {
+test('`all` has the default paths and more', () => {
   const all = parsePaths('all').map(({ name }) => name);
   expect(all.slice(0, 3).join(',')).toBe(DEFAULT_PATHS);
   expect(all.length).toBeGreaterThan(6);
 });
 
-test('one that waits for the disk is compared with an xl save that does', () => {
+test('a path that waits for the disk is compared with an xl save that does', () => {
   const baselines = (list: string): (string | undefined)[] => {
     const paths = parsePaths(list);
     return paths.map((path) => baselineOf(path, paths)?.name);

@@ -8,7 +8,7 @@ const style = /<style>([\s\S]*?)<\/style>/.exec(html)?.[1] ?? '';
 const body = html.slice(html.indexOf('<body>'));
 const text = body.replaceAll(/<[^>]*>/g, ' ');
 
-test('needs nothing else: no script, no link, no address', () => {
+test('it needs nothing else: no script, no link, no address', () => {
   expect(html).not.toMatch(/<(script|link|img|iframe|object|embed|base|form)\b/i);
   expect(html).not.toMatch(/https?:|\/\/[a-z]|@import|url\(|\b(src|href|on[a-z]+)=/i);
 });
@@ -24,7 +24,7 @@ test('each element is closed, in order, and each attribute is quoted', () => {
     expect(attributes).not.toContain('<');
   }
   expect(open).toEqual([]);
-  // No angle bracket stands outside of them.
+  // Outside of them there is no angle bracket.
   expect(
     html
       .replace(style, '')
@@ -36,13 +36,13 @@ test('no number is missing', () => {
   expect(body).not.toMatch(/NaN|undefined|Infinity|null/);
 });
 
-test('what comes from outside is text', () => {
+test('texts from outside are escaped', () => {
   expect(text).toContain('Saving guest&lt;1&gt;&amp;&quot;2&quot;');
   expect(text).toContain('&lt;no&gt; answer');
   expect(text).toContain('bench &#39;guest&lt;1&gt;&#39; --rounds 2');
 });
 
-test('has the machine, the versions, the failures and every run', () => {
+test('it has the machine, the versions, the failures and every run', () => {
   for (const fact of [
     'Some CPU',
     '24.0 GiB',
@@ -60,7 +60,7 @@ test('has the machine, the versions, the failures and every run', () => {
   );
 });
 
-test('plots have a dot for each run that counts, inside of them', () => {
+test('plots have a dot, within their area, for each run that counts', () => {
   const plots = [...html.matchAll(/<svg viewBox="0 0 (\d+) (\d+)"[\s\S]*?<\/svg>/g)];
   expect(plots.map(([plot]) => /aria-label="([^"]*)"/.exec(plot)?.[1])).toEqual([
     'The whole command',
@@ -80,7 +80,7 @@ test('plots have a dot for each run that counts, inside of them', () => {
   expect(plots[0]?.[0].match(/<circle/g)).toHaveLength(4);
 });
 
-test('each part of a bar has a colour, in light and in dark', () => {
+test('each part of a bar has a colour, in light and dark mode', () => {
   const used = new Set([...body.matchAll(/class="(?:part|key) (p-[a-z-]+)"/g)].map(([, name]) => name ?? ''));
   expect(used.size).toBeGreaterThan(8);
   for (const name of used) {

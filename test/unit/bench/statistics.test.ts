@@ -13,7 +13,7 @@ test('quartiles are interpolated, in any order of values', () => {
   expect(summarise([10, 30, 20])?.median).toBe(20);
 });
 
-test('one value is all of them, and no value is nothing', () => {
+test('one value is every figure, and no values give nothing', () => {
   expect(summarise([7])).toMatchObject({ count: 1, min: 7, lowerQuartile: 7, median: 7, max: 7 });
   expect(summarise([])).toBeUndefined();
 });

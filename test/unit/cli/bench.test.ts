@@ -60,7 +60,7 @@ test('writes a report, which says what was run', async () => {
   expect(readFileSync(report, 'utf8')).toContain("xlsnap bench 'guest 1' --paths live");
 });
 
-test('a report that is there already is kept, and nothing is measured', async () => {
+test('an existing report is kept, and nothing is measured', async () => {
   const report = join(directory, 'r.html');
   writeFileSync(report, 'precious');
   const { code, stderr, calls } = await xlsnap(['bench', 'guest1', '--report', report]);
@@ -70,7 +70,7 @@ test('a report that is there already is kept, and nothing is measured', async ()
   expect(readFileSync(report, 'utf8')).toBe('precious');
 });
 
-test('paths that are none are refused before anything is opened', async () => {
+test('unknown paths are refused before anything is opened', async () => {
   const { code, stderr, opened } = await xlsnap(['bench', 'guest1', '--paths', 'virsh']);
   expect({ code, opened }).toEqual({ code: EXIT.usage, opened: 0 });
   expect(stderr).toContain('no path "virsh"');

@@ -19,14 +19,14 @@ beforeAll(async () => {
 });
 
 describe('snapshot-create', () => {
-  test('only the domain', async () => {
+  test('needs only the domain', async () => {
     const { calls, code, stderr, opened, closed } = await xlsnap(['snapshot-create', 'guest1']);
     expect(calls).toEqual([{ name: 'createSnapshot', request: { domain: 'guest1' } }]);
     expect({ code, opened, closed }).toEqual({ code: 0, opened: 1, closed: 1 });
     expect(stderr).toBe('warning: disk xvdc moves on\n');
   });
 
-  test('says where the files are, how long the guest was stopped, how to revert', async () => {
+  test('prints where the files are, how long the guest was stopped, and how to revert', async () => {
     const { stdout } = await xlsnap(['snapshot-create', 'guest1']);
     expect(stdout.split('\n')).toEqual([
       'Snapshot "before upgrade" of guest1 taken',
@@ -39,7 +39,7 @@ describe('snapshot-create', () => {
     ]);
   });
 
-  test('cfgfile, --name and --timeout', async () => {
+  test('takes a cfgfile, --name and --timeout', async () => {
     const { calls, stderr } = await xlsnap([
       'snapshot-create',
       '7',
@@ -72,7 +72,7 @@ describe('snapshot-create', () => {
     expect(calls[0]?.request).toEqual({ domain: '7', ...request });
   });
 
-  test('--dry-run prints the plan and makes nothing', async () => {
+  test('prints the plan and creates nothing with --dry-run', async () => {
     const { stdout, calls } = await xlsnap(['snapshot-create', 'guest1', '--dry-run']);
     expect(calls.map((call) => call.name)).toEqual(['planCreate']);
     for (const part of [
@@ -94,7 +94,7 @@ describe('snapshot-create', () => {
     });
   });
 
-  test('--json prints one line', async () => {
+  test('prints one line with --json', async () => {
     const { stdout, stderr } = await xlsnap(['snapshot-create', 'guest1', '--json']);
     expect(stdout.trimEnd().split('\n')).toHaveLength(1);
     expect(JSON.parse(stdout)).toMatchObject({
@@ -110,7 +110,7 @@ describe('snapshot-create', () => {
     });
   });
 
-  test('prints the result on stderr when stdout has the memory', async () => {
+  test('prints the result on stderr if stdout has the memory', async () => {
     const { configPath: _cfg, manifestPath: _manifest, ...rest } = createResult.plan;
     const streamed = { ...createResult, plan: { ...rest, stream: true, memoryPath: '/dev/stdout' } };
     const world = { calls: { createSnapshot: () => Promise.resolve(streamed) } };
@@ -124,7 +124,7 @@ describe('snapshot-create', () => {
     expect(JSON.parse(last)).toMatchObject({ message_type: 'create_result', plan: { stream: true } });
   });
 
-  test('a warning of the plan comes before the work, and once', async () => {
+  test('prints a warning of the plan once, before the work', async () => {
     let before = '';
     const { stderr } = await xlsnap(['snapshot-create', 'guest1'], {
       calls: {
@@ -139,7 +139,7 @@ describe('snapshot-create', () => {
     expect(stderr.match(/xvdc moves on/g)).toHaveLength(1);
   });
 
-  test('what a guest is called cannot steer the terminal', async () => {
+  test("cannot make a guest's name control the terminal", async () => {
     const { stdout } = await xlsnap(['snapshot-create', 'guest1', '--dry-run'], {
       calls: { planCreate: () => Promise.resolve({ ...plan, domain: 'g\x1b[2J' }) },
     });
@@ -148,7 +148,7 @@ describe('snapshot-create', () => {
 });
 
 describe('snapshot-revert', () => {
-  test('all options', async () => {
+  test('takes all options', async () => {
     const { calls, code, stdout, stderr } = await xlsnap([
       'snapshot-revert',
       'guest1',
@@ -191,7 +191,7 @@ describe('snapshot-revert', () => {
   });
 
   test.each(['xen-changed,nonsense', '', 'XEN-CHANGED', 'constructor'])(
-    'an --accept of %j is a usage error that lists the risks',
+    'refuses an --accept of %j as a usage error, and lists the risks',
     async (accept) => {
       const { code, stderr, calls } = await xlsnap([
         'snapshot-revert',
@@ -205,7 +205,7 @@ describe('snapshot-revert', () => {
     },
   );
 
-  test('a risky one ends with the command that accepts the risks, in one line however long', async () => {
+  test('ends a risky revert with the command that accepts the risks, in one line however long', async () => {
     const command = `xlsnap snapshot-revert guest1 /srv/${'long/'.repeat(30)}s.cfg --accept xen-changed`;
     const risks = [{ risk: 'xen-changed', message: 'another Xen' }];
     const { code, stderr } = await xlsnap(['snapshot-revert', 'guest1', cfgfile], {
@@ -218,12 +218,12 @@ describe('snapshot-revert', () => {
     expect(stderr.split('\n')).toContain(`    ${command}`);
   });
 
-  test('the request repeats the options that do not concern the revert', async () => {
+  test('repeats in that command the options that do not concern the revert', async () => {
     const { calls } = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--dry-run', '--json', '-q']);
     expect(calls).toMatchObject([{ request: { otherOptions: ['--dry-run', '--json', '--quiet'] } }]);
   });
 
-  test('--dry-run', async () => {
+  test('prints the plan with --dry-run', async () => {
     const { stdout, calls } = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--dry-run']);
     expect(calls.map((call) => call.name)).toEqual(['planRevert']);
     for (const part of [
@@ -247,7 +247,7 @@ describe('recover', () => {
     return stdout.split('\n').slice(0, -1);
   };
 
-  test('of a create says whether it is undone, and how the guest is', async () => {
+  test('says of a create whether it is undone, and how the guest is', async () => {
     expect(await texts(recoverResult, { ...recoverResult, outcome: 'whole', undone: [] })).toEqual([
       'Snapshot "before upgrade" of guest1: was incomplete, and has been undone; the domain is running',
       '  resumed the guest',
@@ -255,7 +255,7 @@ describe('recover', () => {
     ]);
   });
 
-  test('of a revert says how disks and domain are, and what goes on', async () => {
+  test('says of a revert how disks and domain are, and what continues it', async () => {
     expect(await texts(revertRecovered)).toEqual([
       'Revert of guest1 to "before upgrade": was half done: the disks are as at the snapshot, but the memory has not been restored; the domain is paused',
       '  removed the safety tag of disk xvda',
@@ -275,7 +275,7 @@ describe('recover', () => {
     ]);
   });
 
-  test('says when there is nothing', async () => {
+  test('says when there is nothing to do', async () => {
     expect((await texts())[0]).toMatch(/^Nothing to recover/);
     const path = '/x/a.save';
     const nothing = { journal: `${path}.journal`, outcome: 'nothing', undone: [] } as const;
@@ -318,7 +318,7 @@ describe('wrong arguments open nothing', () => {
     expect(JSON.parse(json.stderr)).toMatchObject({ message_type: 'error', exit_code: code });
   });
 
-  test('a cfgfile with an error shows file, line and column', async () => {
+  test('a cfgfile with an error is shown with file, line and column', async () => {
     const { code, stderr, opened } = await xlsnap(['snapshot-revert', 'guest1', badCfgfile]);
     expect({ code, opened }).toEqual({ code: EXIT.config, opened: 0 });
     expect(stderr).toBe(
@@ -328,7 +328,7 @@ describe('wrong arguments open nothing', () => {
 });
 
 describe('help', () => {
-  test('the main help ends with the exit codes', async () => {
+  test('ends with the exit codes', async () => {
     const { code, stdout, stderr } = await xlsnap(['--help']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     for (const exit of Object.values(EXIT)) expect(stdout).toMatch(new RegExp(`^ +${exit}  \\S`, 'm'));
@@ -340,13 +340,13 @@ describe('help', () => {
     const shown = [...stdout.matchAll(/^ {2}xlsnap (.*?) +# /gm)].map(([, args]) => args?.split(' ') ?? []);
     expect(shown.length).toBeGreaterThan(1);
     for (const args of shown) {
-      // Their cfgfiles are not there; the arguments are good.
+      // Their cfgfiles do not exist; the arguments are valid.
       const outcome = await xlsnap(args);
       expect([EXIT.ok, EXIT.config]).toContain(outcome.code);
     }
   });
 
-  test('--version', async () => {
+  test('and --version prints the version', async () => {
     expect(await xlsnap(['--version'])).toMatchObject({
       code: 0,
       stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/),

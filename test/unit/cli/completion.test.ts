@@ -29,7 +29,7 @@ afterAll(async () => {
   await directory[Symbol.asyncDispose]();
 });
 
-/** What bash would offer for the last of the words. */
+/** Returns what bash would offer for the last word. */
 function offers(...words: string[]): string[] {
   const script = `${bashCompletion(program())}
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _xlsnap; printf '%s\\n' "\${COMPREPLY[@]}"`;
@@ -64,7 +64,7 @@ describe('bash', () => {
     expect(offers('install-xl-wrapper', '--prefix', 'a')).toEqual(['a directory']);
   });
 
-  test('names of risks, also behind a comma', () => {
+  test('names of risks, also after a comma', () => {
     expect(offers('snapshot-revert', 'guest1', 'a file.cfg', '--accept', '')).toEqual(riskNames());
     expect(offers('snapshot-revert', '--accept', 'xen-changed,no-')).toEqual(['xen-changed,no-manifest']);
     expect(zshCompletion(program())).toContain(`_sequence compadd - ${riskNames().join(' ')}`);
@@ -90,7 +90,7 @@ test.skipIf(spawnSync('zsh', ['-c', 'true']).status !== 0)(
 );
 
 test.each([bashCompletion, zshCompletion])(
-  'a new option and a new command are in it by themselves: $name',
+  'a new option and a new command are included automatically: $name',
   (make) => {
     const changed = program();
     changed
@@ -126,7 +126,7 @@ test('every argument of every command has a completion', () => {
   }
 });
 
-test('another shell is a wrong argument', async () => {
+test('another shell is a usage error', async () => {
   const { code, stderr } = await xlsnap(['completion', 'fish']);
   expect(code).toBe(2);
   expect(stderr).toContain('bash, zsh');

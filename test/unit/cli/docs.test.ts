@@ -9,7 +9,7 @@ import { documentedKeys, program, xlsnap } from './support.ts';
 
 const root = join(import.meta.dirname, '../../..');
 const read = (name: string): string => readFileSync(join(root, name), 'utf8');
-/** All Markdown that users read. */
+/** All Markdown files for users. */
 const documents = [
   'README.md',
   ...readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' }).flatMap((name) =>
@@ -30,7 +30,7 @@ describe('docs/scripting.md', () => {
     );
   });
 
-  test('has codes that there are, and those that a script may want to know', () => {
+  test('has existing codes only, and those that a script may need', () => {
     const section = scripting.split('\n### Codes\n')[1]?.split(/\n##/)[0] ?? '';
     const listed = [...section.matchAll(/^\| (`[A-Z0-9_`, ]+) \|/gm)].flatMap(([, cell = '']) =>
       [...cell.matchAll(/`([A-Z0-9_]+)`/g)].map(([, code]) => code),
@@ -91,14 +91,14 @@ function keysOf(value: unknown): string[] {
   return Object.entries(value).flatMap(([key, inner]) => [key, ...keysOf(inner)]);
 }
 
-test('the cfgfiles that are shown are good', () => {
+test('the cfgfiles that are shown are valid', () => {
   for (const name of ['docs/cfgfile.md', 'README.md']) {
     const [shown] = /(?:^ {4}.*\n)*^ {4}memory_path=.*\n(?:^ {4}.*\n)*/m.exec(read(name)) ?? [];
     expect(parseConfig(shown ?? '').disks).toMatchObject([{ kind: 'external' }, { kind: 'internal' }]);
   }
 });
 
-test('the error that is shown is the one that comes', () => {
+test('the error that is shown is the real one', () => {
   const [shown] = /^ {4}error: snap\.cfg(?:.*\n)*/m.exec(read('docs/cfgfile.md')) ?? [];
   const input = `\n\nmemroy_path="/srv/snapshots/guest1.save"`;
   expect(() => parseConfig(input, 'snap.cfg')).toThrow(
@@ -110,13 +110,13 @@ test('the error that is shown is the one that comes', () => {
   );
 });
 
-test.each(documents)('links lead somewhere: %s', (name) => {
+test.each(documents)('links have a target: %s', (name) => {
   const links = [...read(name).matchAll(/\]\(([^)#:]+)\)/g)].map(([, link]) => link ?? '');
   if (name === 'README.md') expect(links.length).toBeGreaterThan(4);
   for (const link of links) expect(read(join(dirname(name), link)).length).toBeGreaterThan(0);
 });
 
-test.each(documents)('commands of xlsnap that are shown have options that exist: %s', (name) => {
+test.each(documents)('commands of xlsnap that are shown have existing options: %s', (name) => {
   const commands = new Map(program().commands.map((command) => [command.name(), command]));
   const shown = [...read(name).matchAll(/(?:^|[#`( ])xlsnap ([a-z][a-z-]+)([^`\n]*)/gm)];
   for (const [line, command = '', rest = ''] of shown) {

@@ -25,7 +25,7 @@ const refused: DomainReport = {
         {
           code: 'DISK_BACKEND',
           message: 'disk xvdb on /dev/vg0/guest2 is served by the kernel (blkback), which cannot snapshot it',
-          hint: 'only disks served by QEMU can be snapshotted: write backendtype=qdisk into its disk= line',
+          hint: 'only disks served by QEMU can be snapshotted: set backendtype=qdisk in its disk= line',
         },
       ],
     },
@@ -46,7 +46,7 @@ const failing: DoctorReport = {
 };
 
 describe('doctor', () => {
-  test('all is well', async () => {
+  test('prints a report in which everything works', async () => {
     const { code, stdout, stderr } = await xlsnap(['doctor']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(stdout).toBe(
@@ -61,7 +61,7 @@ describe('doctor', () => {
     );
   });
 
-  test('something of the host is missing: exit code 13, the report on stdout all the same', async () => {
+  test('exits with 13, with the report on stdout, if something is missing on the host', async () => {
     const { code, stdout, stderr } = await xlsnap(['doctor'], { doctor: failing });
     expect({ code, stderr }).toEqual({ code: EXIT.environment, stderr: '' });
     expect(stdout).toContain('FAILED   Xen: cannot open it?[31m\n           next: run it as root');
@@ -71,12 +71,12 @@ describe('doctor', () => {
     expect(stdout).toMatch(/\n1 of 3 checks of the host failed; cannot be snapshotted: guest2\.\n$/);
   });
 
-  test('a domain cannot be snapshotted: exit code 5', async () => {
+  test('exits with 5 if a domain cannot be snapshotted', async () => {
     const { code } = await xlsnap(['doctor'], { doctor: { ...doctorReport, ok: false, domains: [refused] } });
     expect(code).toBe(EXIT.preflight);
   });
 
-  test.each([40, 80])('on a terminal of %i columns no line is longer', async (columns) => {
+  test.each([40, 80])('prints no line that is longer than a terminal of %i columns', async (columns) => {
     const { stdout } = await xlsnap(['doctor'], { doctor: failing, tty: true, columns });
     const lines = stripVTControlCharacters(stdout).split('\n');
     expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(columns);
@@ -87,7 +87,7 @@ describe('doctor', () => {
     expect((await xlsnap(['doctor'], { tty: true, env })).stdout).not.toContain('\x1b');
   });
 
-  test('the JSON has the keys of docs/scripting.md, and no others', async () => {
+  test('prints JSON with the keys of docs/scripting.md, and no others', async () => {
     const { code, stdout } = await xlsnap(['doctor', '--json'], { doctor: failing });
     const { message_type, ...message } = JSON.parse(stdout) as Record<string, unknown>;
     expect({ code, message_type }).toEqual({ code: EXIT.environment, message_type: 'doctor_result' });

@@ -26,7 +26,7 @@ function suspendError(): SuspendError {
 describe('an error', () => {
   const world = { calls: { createSnapshot: () => Promise.reject(suspendError()) } };
 
-  test('says what failed, in which phase, what was undone, what is next', async () => {
+  test('says what failed, in which phase, what was undone, and what to do next', async () => {
     const { code, stdout, stderr, closed } = await xlsnap(create, world);
     expect({ code, stdout, closed }).toEqual({ code: EXIT.suspend, stdout: '', closed: 1 });
     expect(stderr.split('\n')).toEqual([
@@ -57,7 +57,7 @@ describe('an error', () => {
     });
   });
 
-  test('is red on a terminal, unless NO_COLOR or a dumb one', async () => {
+  test('is red on a terminal, unless NO_COLOR is set or the terminal is dumb', async () => {
     const shown = async (env: Record<string, string>): Promise<string> =>
       (await xlsnap(create, { ...world, tty: true, env })).stderr;
     expect(await shown({})).toContain('\x1b[31merror:\x1b[0m ');
@@ -66,14 +66,14 @@ describe('an error', () => {
     expect(await shown({ TERM: 'dumb' })).not.toContain('\x1b');
   });
 
-  test('cannot steer the terminal', async () => {
+  test('cannot control the terminal', async () => {
     const { stderr } = await xlsnap(create, {
       calls: { createSnapshot: () => Promise.reject(new DiskError('X', 'QEMU said \x1b[2J\r')) },
     });
     expect(stderr).toBe('error: QEMU said ?[2J?\n');
   });
 
-  test('on opening the host', async () => {
+  test('has the same form if the host cannot be opened', async () => {
     const { code, stderr } = await xlsnap(create, {
       openHost: () => Promise.reject(new EnvironmentError('NO_XEN', 'no /dev/xen/privcmd')),
     });
@@ -94,14 +94,14 @@ describe('a bug', () => {
     expect(json['stack']).toMatch(/errors\.test/);
   });
 
-  test('even when something odd is thrown', async () => {
+  test('is reported even if something odd is thrown', async () => {
     const { code, stderr } = await xlsnap(create, { calls: { createSnapshot: () => Promise.reject('odd') } });
     expect(code).toBe(EXIT.bug);
     expect(stderr).toMatch(/^bug: odd\n/);
   });
 });
 
-test('a failure to close hides neither the result nor the first error', async () => {
+test('an error while closing hides neither the result nor the first error', async () => {
   const closeHost = (): Promise<void> => Promise.reject(new Error('EBADF'));
   const good = await xlsnap(create, { closeHost });
   expect(good.code).toBe(0);
@@ -115,7 +115,7 @@ test('a failure to close hides neither the result nor the first error', async ()
 });
 
 describe('signals', () => {
-  /** Runs a create that is sent signals and then ends by `end`. */
+  /** Runs a create that receives signals and then ends by `end`. */
   async function interrupted(names: readonly EndingSignal[], end: (signal: AbortSignal) => Promise<never>) {
     let send: (signal: EndingSignal) => void = () => {};
     return await xlsnap(create, {
@@ -146,7 +146,7 @@ describe('signals', () => {
     expect(outcome.stderr).toMatch(new RegExp(`${name}: stopping.*\\nerror: interrupted\\n`));
   });
 
-  test('a second one is told that it still undoes', async () => {
+  test('a second one is answered: xlsnap is still undoing', async () => {
     const { code, stderr } = await interrupted(['SIGINT', 'SIGINT', 'SIGTERM'], undone);
     expect(code).toBe(130);
     expect(stderr).toContain('SIGINT: still undoing');

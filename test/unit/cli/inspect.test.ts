@@ -61,7 +61,7 @@ test('the JSON has the keys of docs/scripting.md, and no others', async () => {
     total: { same: 289, changed: 10, only_a: 1, only_b: 0 },
     picture,
   });
-  // `a` and `b` are named together, and explained by a word that is no key.
+  // `a` and `b` are named together, and a link explains them.
   expect(documentedKeys('compare_result').filter((key) => key !== 'inspect_result')).toEqual(
     Object.keys(two).slice(1),
   );
@@ -104,7 +104,7 @@ test('a damaged file: what could be read, then the error', async () => {
   expect(await xlsnap(['inspect', path, path])).toMatchObject({ code: EXIT.format, stdout: '' });
 });
 
-test('a file that is no save file, or is not there', async () => {
+test('a file that is missing, or is not a save file, is an error', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'none');
   expect(await xlsnap(['inspect', path])).toMatchObject({ code: EXIT.format, stdout: '' });
@@ -114,7 +114,7 @@ test('a file that is no save file, or is not there', async () => {
   expect(empty.stderr).toContain('TRUNCATED');
 });
 
-test('--picture overwrites no memory file, and needs two', async () => {
+test('--picture overwrites no memory file, and needs two files', async () => {
   await using directory = await tempDir();
   const path = await fixture(directory.path, 'hvm');
   const before = await readFile(path);

@@ -11,7 +11,7 @@ function shell(command: string) {
   return spawnSync('bash', ['-c', command.replaceAll('xlsnap', run)], { cwd: root, encoding: 'utf8' });
 }
 
-test('exit code and streams of a wrong argument', () => {
+test('a wrong argument gives its exit code, and a message on stderr', () => {
   const { status, stdout, stderr } = shell('xlsnap snapshot-create');
   expect({ status, stdout }).toEqual({ status: EXIT.usage, stdout: '' });
   expect(stderr).toMatch(/^error: missing required argument/);
@@ -39,7 +39,7 @@ test('real signals arrive until nobody listens', () => {
     setTimeout(() => {}, 20000);
     process.kill(process.pid, 'SIGHUP');
   `;
-  // On a terminal: without one a hang-up does not count.
+  // On a terminal: without one a hang-up is ignored.
   const command = `${process.execPath} --import tsx --input-type=module -e "$CODE"`;
   const { stdout, status } = spawnSync('script', ['-qefc', command, '/dev/null'], {
     cwd: root,

@@ -30,7 +30,7 @@ async function busy(args: readonly string[], world: World) {
 }
 
 describe('on a terminal', () => {
-  test('a bar, redrawn at most ten times a second, within the width, and gone at the end', async () => {
+  test('prints a bar, redrawn at most ten times a second, within the width, and removed at the end', async () => {
     const { stderr, stdout } = await busy([], { tty: true, columns: 60 });
     const drawn = stderr.split('\r').map((part) => part.replace('\x1b[K', ''));
     expect(drawn.length).toBeGreaterThan(8);
@@ -46,13 +46,13 @@ describe('on a terminal', () => {
     ['a pipe', [], {}],
     ['--quiet', ['--quiet'], { tty: true }],
     ['a dumb terminal', [], { tty: true, env: { TERM: 'dumb' } }],
-  ])('nothing with %s', async (_, args, world) => {
+  ])('prints nothing with %s', async (_, args, world) => {
     expect((await busy(args, world)).stderr).toBe('');
   });
 });
 
 describe('--json', () => {
-  test('lines, at most ten a second and the last', async () => {
+  test('prints lines, at most ten a second and the last', async () => {
     const { stderr } = await busy(['--json'], { tty: true });
     const lines = stderr
       .trimEnd()
@@ -72,7 +72,7 @@ describe('--json', () => {
     expect(lines.at(-1)).toEqual({ message_type: 'log', level: 'info', message: 'not for people' });
   });
 
-  test('and none with --quiet', async () => {
+  test('prints none with --quiet', async () => {
     expect((await busy(['--json', '--quiet'], {})).stderr).toBe('');
   });
 });

@@ -11,7 +11,7 @@ import { xlsnap } from './support.ts';
 
 // The command line with the real create and revert, on a fake host.
 
-test('the command that create prints brings the domain back', async () => {
+test('the command that a create prints restores the domain', async () => {
   await using directory = await tempDir();
   const host = new FakeHost({ directory: directory.path, disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
   const world = { calls: { ...create, ...revert }, openHost: () => Promise.resolve(host) };
@@ -42,7 +42,7 @@ test('the command that create prints brings the domain back', async () => {
   expect(host.runs).toBe(true);
 });
 
-test('all that stands against a create is told, with exit code 5', async () => {
+test('everything that prevents a create is reported, with exit code 5', async () => {
   await using directory = await tempDir();
   const host = new FakeHost({ directory: directory.path });
   const world = { calls: { ...create, ...revert }, openHost: () => Promise.resolve(host) };
@@ -54,7 +54,7 @@ test('all that stands against a create is told, with exit code 5', async () => {
   expect(stderr).toContain(`${cfgfile} already exists`);
 });
 
-test('a domain that is not there is exit code 4', async () => {
+test('a missing domain gives exit code 4', async () => {
   await using directory = await tempDir();
   const host = new FakeHost({ directory: directory.path });
   const world = { calls: { ...create, ...revert }, openHost: () => Promise.resolve(host) };

@@ -164,14 +164,14 @@ export interface Outcome {
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
-  /** Times that the host was opened and closed. */
+  /** How often the host was opened and closed. */
   readonly opened: number;
   readonly closed: number;
   readonly calls: readonly { readonly name: string; readonly request: unknown }[];
 }
 
 export interface World {
-  /** Replaces calls; the others give the samples above. */
+  /** Replaces calls; the others return the samples above. */
   readonly calls?: Partial<SnapshotCalls>;
   readonly env?: Record<string, string>;
   readonly tty?: boolean;
@@ -180,7 +180,7 @@ export interface World {
   readonly openHost?: () => Promise<Host>;
   readonly closeHost?: () => Promise<void>;
   readonly doctor?: DoctorReport;
-  /** Gets the function that delivers a signal. */
+  /** Receives the function that delivers a signal. */
   readonly signals?: (send: (signal: EndingSignal) => void) => void;
 }
 
@@ -247,12 +247,12 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
   return { code, stdout, stderr, opened, closed, calls };
 }
 
-/** The command line's definitions, of a command line that can do nothing. */
+/** The definitions of a command line that can do nothing. */
 export function program(): DocumentedCommand {
   return makeProgram(processContext(), () => {});
 }
 
-/** The keys that docs/scripting.md gives for a `message_type`, from the table below its heading. */
+/** Returns the keys that docs/scripting.md lists for a `message_type`, from the table below its heading. */
 export function documentedKeys(type: string): (string | undefined)[] {
   const document = readFileSync(join(import.meta.dirname, '../../../docs/scripting.md'), 'utf8');
   const section = document.split(`\n#### \`${type}\`\n`)[1]?.split('\n#')[0] ?? '';

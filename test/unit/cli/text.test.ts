@@ -12,7 +12,7 @@ import {
 } from '../../../src/cli/text.ts';
 import { shellQuote } from '../../../src/core/shell-quote.ts';
 
-test('sizes and times', () => {
+test('formats sizes and times', () => {
   expect([0, 9.54 * 2 ** 20, 512 * 2 ** 20, 12 * 2 ** 30].map(formatBytes)).toEqual([
     '0.0 MiB',
     '9.5 MiB',
@@ -30,14 +30,14 @@ test('sizes and times', () => {
 });
 
 test.each(['plain', '/a/b-c.cfg', '', 'a b', "it's", '$HOME', '*', 'a\nb', '~', '"', '\\', '!x', "''"])(
-  'the shell gives %j back',
+  'the shell returns %j unchanged',
   (word) => {
     const { stdout } = spawnSync('sh', ['-c', `printf %s ${shellQuote(word)}`], { encoding: 'utf8' });
     expect(stdout).toBe(word);
   },
 );
 
-test('printable keeps newlines and letters only', () => {
+test('printable keeps only newlines and printable characters', () => {
   expect(printable('é\n\x1b[1m\r\t\x9b\u202eA')).toBe('é\n?[1m????A');
 });
 
@@ -50,7 +50,7 @@ test('snakeKeys', () => {
   expect(snakeKeys({ NOTAB: 1, b_info: 2 })).toEqual({ NOTAB: 1, b_info: 2 });
 });
 
-test('a line of JSON holds nothing that steers a terminal, and says the same', () => {
+test('a line of JSON has nothing that controls a terminal, and says the same', () => {
   const name = 'a\x1b[1m\x7f\x9b31m\u202eb\u2028c é';
   const line = jsonLine('log', { name });
   expect(printable(line)).toBe(line);
@@ -64,7 +64,7 @@ test('plural', () => {
 describe('text in a terminal', () => {
   const text = 'error: the first line is long\n  - and so is the second\nshort';
 
-  test('is broken between words, and goes on further in', () => {
+  test('is broken between words, with further lines indented', () => {
     expect(wrapText(text, 24).split('\n')).toEqual([
       'error: the first line',
       '  is long',
@@ -79,7 +79,7 @@ describe('text in a terminal', () => {
     expect(wrapText(`error: ${path} is there`, 30).split('\n')).toContain(`  ${path}`);
   });
 
-  test('is as it is in a pipe', () => {
+  test('is unchanged in a pipe', () => {
     expect(wrapText(text, undefined)).toBe(text);
   });
 });

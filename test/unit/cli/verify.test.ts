@@ -42,7 +42,7 @@ test('the JSON has the keys of docs/scripting.md, and no others', async () => {
   expect(documentedKeys('verify_result')).toEqual(Object.keys(message));
 });
 
-test('a file that was cut off is refused with the offset, and all findings for a script', async () => {
+test('a truncated file is refused with the offset, and with all findings for a script', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'guest.save');
   const bytes = await fixture('pvh');
@@ -60,7 +60,7 @@ test('a file that was cut off is refused with the offset, and all findings for a
   expect(error.offset).toBeLessThanOrEqual(bytes.length);
 });
 
-test('with a manifest beside it, each byte is compared; other JSON there is none', async () => {
+test('each byte is compared with a manifest beside the file; other JSON there is ignored', async () => {
   await using directory = await tempDir();
   const host = new FakeHost({ directory: directory.path });
   const path = join(directory.path, 's.save');
@@ -89,7 +89,7 @@ test('with a manifest beside it, each byte is compared; other JSON there is none
   }
 });
 
-test('a FIFO is refused, and not waited for', async () => {
+test('a FIFO is refused, without waiting for it', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'fifo');
   execFileSync('mkfifo', [path]);
@@ -100,7 +100,7 @@ test('a FIFO is refused, and not waited for', async () => {
   }
 });
 
-test('a file that is not there, or no save file at all, is exit code 9', async () => {
+test('a file that is missing, or is not a save file, gives exit code 9', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'none');
   const missing = await xlsnap(['verify', path]);

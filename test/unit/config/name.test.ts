@@ -21,7 +21,7 @@ test.each([
   ['\x7f', /control/],
   ['a\0', /control/],
   ['\ud800', /Unicode/],
-  ['é'.repeat(101), /202 bytes; at most 200/],
+  ['é'.repeat(101), /202 bytes; the maximum is 200/],
 ])('bad: %j', (name, why) => {
   expect(checkSnapshotName(name)).toMatchObject({ code: 'BAD_NAME', message: expect.stringMatching(why) });
 });

@@ -13,7 +13,7 @@ function errorOf(input: string | Uint8Array): ConfigError {
   throw new Error('was taken');
 }
 
-/** Codes and places of all findings. */
+/** Returns codes and places of all findings. */
 const found = (input: string): string[] =>
   errorOf(input).findings.map((one) => `${one.line}:${one.column} ${one.code}`);
 
@@ -21,7 +21,7 @@ test('a key of 1 MB is not repeated in the message', () => {
   expect(errorOf('k'.repeat(1_000_000)).message.length).toBeLessThan(1000);
 });
 
-describe('what xl.cfg can say', () => {
+describe('what a cfgfile may contain', () => {
   test('the file of the RFC', () => {
     const text = `
       # a comment; with ' and " and [
@@ -55,7 +55,7 @@ describe('what xl.cfg can say', () => {
     });
   });
 
-  test('empty texts are as good as left out; an empty list is not', () => {
+  test('empty texts count as left out; an empty list does not', () => {
     expect(parseConfig('name=""\ndescription=""\nmemory_path=""\ndisks=[]')).toEqual({
       disks: [],
       source: 'cfgfile',
@@ -75,7 +75,7 @@ describe('what xl.cfg can say', () => {
     });
   });
 
-  test('escapes; a number is a text; a comment may end the file; a BOM goes unseen', () => {
+  test('escapes; a number is a text; a comment may end the file; a BOM is ignored', () => {
     expect(parseConfig('description="\\\\ \\" \\\' \\n\\t"').description).toBe('\\ " \' \n\t');
     expect(parseConfig('description=0x1f # end').description).toBe('0x1f');
     expect(parseConfig(new TextEncoder().encode('\ufeffname="é"')).name).toBe('é');
@@ -138,7 +138,7 @@ describe('what is wrong, and where', () => {
     expect(error.exitCode).toBe(EXIT.config);
   });
 
-  test('a disk in xl’s keywords: the hint is what to write', () => {
+  test('a disk in xl’s keywords: the hint says what to write', () => {
     expect(errorOf("disks=['format=qcow2, vdev=xvda, target=/o.qcow2']").hint).toBe(
       "write '/o.qcow2,qcow2,xvda' for an external snapshot, ',,xvda' for an internal one",
     );
@@ -171,7 +171,7 @@ describe('what is wrong, and where', () => {
     );
   });
 
-  test('a long line is shown in part, and no control reaches the terminal', () => {
+  test('a long line is shown in part, and no control character reaches the terminal', () => {
     const error = errorOf(`description="${'x'.repeat(5000)}\x1b[31m" =`);
     const [line = '', caret = ''] = error.findings[0]?.excerpt?.split('\n') ?? [];
     expect(line.length).toBeLessThan(100);
@@ -190,7 +190,7 @@ describe('what is wrong, and where', () => {
     expect(parseConfig(`memory_path="/${'a'.repeat(4094)}"`).memoryPath).toHaveLength(4095);
   });
 
-  test('files that are no texts', () => {
+  test('files that are not text', () => {
     expect(errorOf(new Uint8Array([0x6e, 0xff])).code).toBe('NOT_UTF8');
     expect(errorOf('name="a\0b"').code).toBe('NOT_TEXT');
     expect(errorOf(new Uint8Array(MAX_CONFIG_BYTES + 1)).code).toBe('TOO_LONG');

@@ -37,6 +37,6 @@ test.each([
   [{ memoryPath: '/a\0' }],
   [{ disks: [{ kind: 'external', path: '/a,b', format: 'qcow2', target: 'xvda' }] as const }],
   [{ disks: [{ kind: 'external', path: '/a ', format: 'qcow2', target: 'xvda' }] as const }],
-])('what no cfgfile can say: %j', (config) => {
+])('is refused if no cfgfile can express it: %j', (config) => {
   expect(() => printConfig(config)).toThrow(ConfigError);
 });

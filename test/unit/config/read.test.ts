@@ -10,13 +10,13 @@ beforeAll(async () => {
 });
 afterAll(() => rm(directory, { recursive: true }));
 
-test('a file, with its path as source', async () => {
+test('a file is read, with its path as source', async () => {
   const path = join(directory, 'a.cfg');
   await writeFile(path, 'name="a"');
   expect(await readConfigFile(path)).toEqual({ name: 'a', source: path });
 });
 
-test('no file, a directory, a huge sparse file, a device without end', async () => {
+test('a missing file, a directory, a huge sparse file and an endless device are errors', async () => {
   const huge = join(directory, 'huge');
   await writeFile(huge, '');
   await truncate(huge, 2 ** 40);

@@ -21,13 +21,13 @@ describe('Bitmap', () => {
     expect(bitmap.count()).toBe(0);
   });
 
-  test('bits stand where Xen has them', () => {
+  test('has its bits where Xen has them', () => {
     const bitmap = new Bitmap(20);
     bitmap.set(9);
     expect([...bitmap.bytes]).toEqual([0, 2, 0, 0, 0, 0, 0, 0]);
   });
 
-  test('counts all, and those below an index', () => {
+  test('counts all bits, and those below an index', () => {
     const bitmap = make();
     expect(bitmap.count()).toBe(BITS.length);
     for (let index = 0; index <= 998; index++) {
@@ -36,13 +36,13 @@ describe('Bitmap', () => {
     expect(bitmap.countBelow(300, 64)).toBe(BITS.filter((bit) => bit >= 64 && bit < 300).length);
   });
 
-  test('full words', () => {
+  test('lists full words', () => {
     const bitmap = new Bitmap(64);
     for (let i = 0; i < 64; i++) bitmap.set(i);
     expect([bitmap.count(), [...bitmap.indices()].length]).toEqual([64, 64]);
   });
 
-  test('a bit cleared when its index has come, and one set behind it, do not disturb', () => {
+  test('is not disturbed by a bit cleared at its index, or one set behind it', () => {
     const bitmap = make();
     const seen: number[] = [];
     for (const bit of bitmap.indices()) {
@@ -54,7 +54,7 @@ describe('Bitmap', () => {
     expect([...bitmap.indices()]).toEqual([0]);
   });
 
-  test('takes the bits of another', () => {
+  test('takes over the bits of another', () => {
     const bitmap = new Bitmap(999);
     bitmap.set(5);
     bitmap.or(make().bytes);

@@ -7,7 +7,7 @@ const late = (): Error => new Error('late');
 const never = new Promise<never>(() => {});
 
 describe('within', () => {
-  it('gives the outcome of the work', async () => {
+  it('returns the outcome of the work', async () => {
     await expect(within(Promise.resolve(7), { timeoutMs: 1000 }, late)).resolves.toBe(7);
     await expect(within(Promise.reject(new Error('own')), {}, late)).rejects.toThrow('own');
   });
@@ -25,7 +25,7 @@ describe('within', () => {
     }
   });
 
-  it('throws the error of the caller when the time is over', async () => {
+  it("throws the caller's error when the time is over", async () => {
     await expect(within(never, { timeoutMs: 5 }, late)).rejects.toThrow('late');
   });
 
@@ -51,7 +51,7 @@ describe('within', () => {
 });
 
 describe('EventQueue', () => {
-  it('keeps the order, and what nobody waited for', async () => {
+  it('keeps the order, and items that nobody waited for', async () => {
     const queue = new EventQueue<number>();
     queue.push(1);
     queue.push(2);
@@ -71,7 +71,7 @@ describe('EventQueue', () => {
     expect(await queue.next({}, late)).toBe('kept');
   });
 
-  it('gives what is there, then its end, to all', async () => {
+  it('yields what it has, then its end, to every reader', async () => {
     const queue = new EventQueue<string>();
     const first = queue.next({}, late);
     const second = queue.next({}, late);

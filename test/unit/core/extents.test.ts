@@ -16,7 +16,7 @@ function extentsOf(parts: readonly Extent[]): Extents & { asked: number } {
   };
 }
 
-test('a piece that touches no data is a hole, in any order of asking', () => {
+test('a piece without data is a hole, in any order of asking', () => {
   const extents = extentsOf([
     { start: 10, end: 20 },
     { start: 30, end: 40 },
@@ -38,7 +38,7 @@ test('a piece that touches no data is a hole, in any order of asking', () => {
   }
 });
 
-test('ascending, the file system is asked once for each part', () => {
+test('the file system is asked once for each part, in ascending order', () => {
   const extents = extentsOf(Array.from({ length: 50 }, (_, i) => ({ start: 100 * i, end: 100 * i + 50 })));
   const finder = new HoleFinder(extents);
   let holes = 0;
@@ -47,7 +47,7 @@ test('ascending, the file system is asked once for each part', () => {
   expect(extents.asked).toBeLessThanOrEqual(52);
 });
 
-test('real files: holes where nothing was written', async () => {
+test('real files have holes where nothing was written', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'xlsnap-extents-'));
   const file = await open(join(directory, 'sparse'), 'w+');
   try {
@@ -57,7 +57,7 @@ test('real files: holes where nothing was written', async () => {
     const extents = await fileExtents(file.fd);
     const finder = new HoleFinder(extents);
     expect(finder.isHole(2 * MIB, 4096)).toBe(false);
-    // tmpfs, ext4, XFS and btrfs all tell; one that does not says that all is data.
+    // tmpfs, ext4, XFS and btrfs all report holes; a file system that does not reports everything as data.
     expect(finder.isHole(0, MIB)).toBe(true);
     expect(finder.isHole(3 * MIB, MIB)).toBe(true);
     expect(extents.from(4 * MIB)).toBeUndefined();
@@ -67,7 +67,7 @@ test('real files: holes where nothing was written', async () => {
   }
 });
 
-test('of a file just written are known where the file system is known to know, elsewhere all is data', async () => {
+test('holes of a file just written are known if the file system reports them correctly; otherwise all is data', async () => {
   await using directory = await tempDir();
   await using file = await open(join(directory.path, 'file'), 'w+');
   await file.write(new Uint8Array(65_536).fill(1), 0, 65_536, 1 << 20);

@@ -11,7 +11,7 @@ async function all(events: AsyncIterable<ProgressEvent>): Promise<ProgressEvent[
   return seen;
 }
 
-test('the events of a create, in order, and its result', async () => {
+test('yields the events of a create, in order, and its result', async () => {
   await using directory = await tempDir();
   const host = new FakeHost({ directory: directory.path });
   const work = observe((reporter) =>
@@ -26,7 +26,7 @@ test('the events of a create, in order, and its result', async () => {
   expect(events.some((event) => event.type === 'progress' && event.phase === 'memory')).toBe(true);
 });
 
-test("the work goes on while nobody looks; of a phase's progress the last is kept", async () => {
+test('the work continues while nobody looks; the last progress of a phase is kept', async () => {
   const work = observe(async (reporter) => {
     reporter.phase('memory', 'start');
     for (let done = 1; done <= 1000; done++) reporter.progress({ phase: 'memory', done, unit: 'pages' });
@@ -58,13 +58,13 @@ test('events come as they happen', async () => {
   const seen: string[] = [];
   for await (const event of work) {
     if (event.type === 'log') seen.push(event.message);
-    // It waits for us: the first event is here before the work is over.
+    // It waits for us: the first event arrives before the work is over.
     go();
   }
   expect(seen).toEqual(['first', 'second']);
 });
 
-test('what the work throws ends the iteration, and may be left alone', async () => {
+test('an error of the work ends the iteration, and may be ignored', async () => {
   const fail = (): ReturnType<typeof observe<number>> =>
     observe(async (reporter) => {
       reporter.log('info', 'before');
@@ -83,7 +83,7 @@ test('what the work throws ends the iteration, and may be left alone', async () 
   await expect(work.result).rejects.toThrow('no');
 });
 
-test('whoever leaves the loop early gets the result all the same', async () => {
+test('leaving the loop early still gives the result', async () => {
   const work = observe(async (reporter) => {
     for (let i = 0; i < 3; i++) {
       reporter.log('info', `${i}`);

@@ -21,7 +21,7 @@ it('waits for work as long as it shows progress', async () => {
   expect(await given(work)).toBe('done');
 });
 
-it('gives up what shows none; one that wants to may tidy up, or end well after all', async () => {
+it('gives up work that shows none; that work may clean up, or still end well', async () => {
   await expect(given(() => new Promise(() => {}))).rejects.toThrow('given up');
   const tidied: string[] = [];
   const stopped = (outcome: () => unknown) => async (): Promise<unknown> => {
@@ -38,7 +38,7 @@ it('gives up what shows none; one that wants to may tidy up, or end well after a
   expect(tidied).toEqual(['tidied', 'tidied']);
 });
 
-it('tells work what bounds it, and other work nothing', async () => {
+it('tells bounded work what bounds it, and other work nothing', async () => {
   expect([isBounded(), givenUpSignal()]).toEqual([false, undefined]);
   showProgress();
   await given(async () => {

@@ -22,6 +22,6 @@ it.each([
   expect(spareMemory(meminfo(mib))).toBe(expected * MIB);
 });
 
-it('this host', () => {
+it('is known for this host', () => {
   expect(spareMemory()).toBeGreaterThanOrEqual(16 * MIB);
 });

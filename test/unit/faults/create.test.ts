@@ -1,6 +1,6 @@
 /**
- * What the guarantee says, for every port call of a create: an error in it, an abort, a call that hangs, and a process that is
- * killed before or after it took effect.
+ * Tests the guarantee for every port call of a create: an error in it, an abort, a call that hangs, and a
+ * process that is killed before or after the call takes effect.
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -29,7 +29,7 @@ import {
 
 const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['external', 'internal']];
 
-/** Each disk kind with each type; running and paused, live and not, among them. */
+/** Each disk kind with each guest type; running and paused, live and not, among them. */
 const kinds: CreateKind[] = DISKS.flatMap((disks, i) =>
   (['pvh', 'hvm'] as const).flatMap((type, j) => [
     { type, disks, paused: (i + j) % 2 === 1, live: false },
@@ -42,7 +42,7 @@ kinds.push({ type: 'pv', disks: ['external'], paused: true, live: true });
 kinds.push({ type: 'pvh', disks: ['external', 'internal'], paused: false, live: true, to: 'a sink' });
 kinds.push({ type: 'hvm', disks: ['internal'], paused: true, live: false, to: 'a FIFO' });
 
-/** Pages of the guest; small, for there are many runs. */
+/** Number of the guest's pages; small, since there are many runs. */
 const PAGES = 20;
 
 let count = 0;
@@ -57,7 +57,7 @@ class Scene implements Disposable {
   readonly host: FakeHost;
   readonly request: CreateRequest;
   readonly was: Before;
-  /** What has come of the memory, where it goes down a stream. */
+  /** What became of the memory, if it goes to a stream. */
   readonly received: Received | undefined;
   /** The memory file, or where it would be. */
   readonly path: string;
@@ -106,12 +106,12 @@ class Scene implements Disposable {
     await host.after('sink');
   }
 
-  /** Who reads a stream must see whether a snapshot belongs to it. */
+  /** The reader of a stream must be able to see whether a snapshot belongs to it. */
   async expectWhole(whole: boolean, where: string): Promise<void> {
     if (this.received !== undefined) expect(await this.received.isWhole(), where).toBe(whole);
   }
 
-  /** Has `act` done in call `at`, before it takes effect or after. */
+  /** Calls `act` in call `at`, before or after that takes effect. */
   plant(at: number, when: 'before' | 'after', act: (name: string) => void | Promise<void>): void {
     let before = 0;
     let after = 0;
@@ -143,7 +143,7 @@ class Scene implements Disposable {
     this.host.after = () => {};
   }
 
-  /** As another process does it, once the one that created is gone. */
+  /** Recovers as another process does once the one that created has died. */
   async recover(): Promise<void> {
     this.calm();
     await recoverSnapshot(this.host, { path: this.path });
@@ -155,7 +155,7 @@ class Scene implements Disposable {
   }
 }
 
-/** Every port call of a create that goes well, in order. */
+/** Returns every port call of a successful create, in order. */
 async function callsOf(kind: CreateKind): Promise<readonly string[]> {
   using scene = new Scene(kind);
   await createSnapshot(scene.host, scene.request);
@@ -185,9 +185,9 @@ const named = kinds.map((kind) => {
 });
 
 describe.each(named)('a create of a %s', (_name, kind) => {
-  it('that fails in any port call leaves all as before', async () => {
+  it('leaves everything as before if any port call fails', async () => {
     await everywhere(kind, async (scene, at, where, calls) => {
-      // The guest goes on, and what comes after that is a warning.
+      // The guest has resumed, and errors after that are warnings.
       if (at > calls.lastIndexOf('resume') && calls[at] !== 'sink') return;
       scene.plant(at, 'before', (name) => {
         throw new Error(`planted in ${name}`);
@@ -200,12 +200,12 @@ describe.each(named)('a create of a %s', (_name, kind) => {
     });
   });
 
-  it('that is interrupted in any port call leaves all as before', async () => {
+  it('leaves everything as before if it is interrupted in any port call', async () => {
     await everywhere(kind, async (scene, at, where, calls) => {
       const abort = new AbortController();
       scene.plant(at, 'before', () => abort.abort());
       const create = createSnapshot(scene.host, scene.request, { signal: abort.signal });
-      // A sink that takes the last bytes all the same has a whole stream, and that is a snapshot.
+      // A sink that still takes the last bytes has a complete stream, and that is a snapshot.
       if (at === calls.lastIndexOf('sink')) {
         await create;
         expectGuestAsBefore(scene.host, scene.was, where);
@@ -220,7 +220,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
     });
   });
 
-  it('that hangs in any port call and is interrupted lets the guest go on', async () => {
+  it('resumes the guest if any port call hangs and the create is interrupted', async () => {
     await everywhere(kind, async (scene, at, where) => {
       const abort = new AbortController();
       const limits = { signal: abort.signal, graceMs: 2, undoTimeoutMs: 300 };
@@ -231,7 +231,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
       const error = await failure(createSnapshot(scene.host, scene.request, limits));
       expect(error.code, where).toBe('INTERRUPTED');
       expectGuestAsBefore(scene.host, scene.was, where);
-      // What hangs may take effect yet, so the journal stays, for `recover`.
+      // What hangs may still take effect, so the journal stays for `recover`.
       await scene.recover();
       expectAsBefore(scene.host, scene.was, where);
       await scene.release();
@@ -241,7 +241,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   });
 
   it.each(['before', 'after'] as const)(
-    'whose process is killed %s any port call takes effect is undone by recover',
+    'is undone by recover if its process is killed %s any port call takes effect',
     async (when) => {
       await everywhere(kind, async (scene, at, where, calls) => {
         const { host } = scene;
@@ -253,17 +253,17 @@ describe.each(named)('a create of a %s', (_name, kind) => {
         });
         const dead = createSnapshot(host, scene.request).catch(() => {});
         await killed;
-        // What the kernel does.
+        // As the kernel does.
         host.locked = false;
         host.guarded.clear();
         await scene.recover();
         expectAsBefore(host, scene.was, where);
         await scene.recover();
         expectAsBefore(host, scene.was, where);
-        // Its last bytes are out, and there was no time to say so: docs/guarantees.md.
+        // Its last bytes are out, and there was no time to record that: docs/guarantees.md.
         const ended = when === 'after' && at === calls.lastIndexOf('sink');
         await scene.expectWhole(ended, where);
-        // The process of this test goes on, though.
+        // The process of this test continues, though.
         host.dead = true;
         await scene.release();
         await dead;

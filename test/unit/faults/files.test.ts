@@ -1,6 +1,6 @@
 /**
- * What the guarantee says when the storage of the memory file hangs: each call on a file there, in turn, never ends, or the
- * storage does not answer from that call on. The guest must run, or go on soon.
+ * Tests the guarantee if the storage of the memory file hangs: each call on a file there, in turn, never
+ * returns, or the storage does not answer from that call on. The guest must keep running, or resume soon.
  */
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -52,9 +52,9 @@ class Scene implements Disposable {
   readonly files: HangingFiles;
   readonly #directory = fastDirectory('xlsnap-hanging-');
   readonly #received: Received | undefined;
-  /** A call in this thread hung: the process does nothing any more. */
+  /** Whether a call in this thread hung: the process does nothing any more. */
   stuck = false;
-  /** Calls in this thread that hung while the guest stood still. */
+  /** Calls in this thread that hung while the guest was stopped. */
   readonly held: string[] = [];
 
   constructor({ type, live, paused, disks, to }: CreateKind) {
@@ -96,7 +96,7 @@ class Scene implements Disposable {
     this.files = new HangingFiles(storage);
   }
 
-  /** The storage hangs in that call, and after it unless `once`. */
+  /** Makes the storage hang in that call, and after it unless `once`. */
   hang(at: number, once: boolean, then: () => void = () => {}): void {
     this.files.hangsAt = at;
     this.files.once = once;
@@ -148,7 +148,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   it.each([
     ['one call', true],
     ['the storage, from one call on,', false],
-  ] as const)('in which %s hangs lets the guest go on when it is interrupted', async (_what, once) => {
+  ] as const)('resumes the guest when %s hangs and the create is interrupted', async (_what, once) => {
     await everywhere(kind, async (scene, at, where) => {
       const { host, was } = scene;
       const abort = new AbortController();
@@ -169,7 +169,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   });
 
   it.runIf(kind.live && kind.to === undefined)(
-    'lets the guest go on by itself when the storage hangs from any call on',
+    'resumes the guest by itself when the storage hangs from any call on',
     async () => {
       await everywhere(kind, async (scene, at, where) => {
         const { host, was } = scene;
@@ -180,9 +180,9 @@ describe.each(named)('a create of a %s', (_name, kind) => {
         });
         const limits = { signal: abort.signal, graceMs: 5, undoTimeoutMs: 50 };
         const outcome = createSnapshot(host, scene.request, limits).catch(() => {});
-        // One create makes a few calls more than the other: how often the disk is told to begin depends on how fast it is.
+        // One create makes a few calls more than the other: how often a flush begins depends on how fast the disk is.
         await Promise.race([outcome, vi.waitUntil(() => hangs, { timeout: 2 * SOON_MS, interval: 2 })]);
-        // Until it waits for nothing but the storage.
+        // Until it waits only for the storage.
         for (let calls = -1; calls < host.calls.length; await sleep(25)) calls = host.calls.length;
         expect(scene.held, where).toEqual([]);
         if (scene.stuck) return;

@@ -1,6 +1,6 @@
 /**
- * What a revert says of the domain and its disks is so, whatever port call fails, is interrupted, or hangs; and where its
- * process is killed, what recover says.
+ * Tests that what a revert says about the domain and its disks is true, whatever port call fails, is
+ * interrupted, or hangs; and what recover says if the process is killed.
  */
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -62,7 +62,7 @@ class Scene implements Disposable {
     return new Scene(host, { domain: 'guest1', config: parseConfig(text, path) });
   }
 
-  /** What a domain reads that is started on the disks of the snapshot. */
+  /** Returns what a domain reads that is started on the disks of the snapshot. */
   contents(): string[] {
     return (this.request.config.disks ?? []).map((disk) =>
       contentOf(disk.kind === 'internal' ? `${this.host.directory}/${disk.target}.img` : disk.path),
@@ -104,7 +104,7 @@ describe.each(cases)(
   'a revert of a %s guest with %s, the domain %s',
   (type, _disks, _state, disks, running) => {
     it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
-      'that %s in any port call leaves what it says, and can be done again',
+      'leaves what it says, and can be run again, if it %s in any port call',
       async (how) => {
         await forEachOf((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
           using scene = await Scene.make(disks, running, type);
@@ -115,14 +115,14 @@ describe.each(cases)(
     );
   },
 );
-// Whether there is a domain to destroy makes a difference to no disk.
+// Whether there is a domain to destroy makes no difference to any disk.
 const killCases = cases.filter(([, , , disks, running]) => running || disks.length === 2);
 
 describe.each(killCases)(
   'a revert of a %s guest with %s, the domain %s,',
   (type, _disks, _state, disks, running) => {
     it.each(['before', 'after'] as const)(
-      'whose process is killed %s any port call takes effect is undone by recover, or goes on with the same command',
+      'is undone by recover, or continued by the same command, if its process is killed %s any port call takes effect',
       async (when) => {
         const seen = new Set<string>();
         await forEachOf((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
@@ -148,7 +148,7 @@ describe.each(killCases)(
   },
 );
 
-/** What recover says is so, and it has nothing more to say then. */
+/** Checks that what recover says is true, and that it has nothing more to do then. */
 async function expectRecovered(scene: Scene, running: boolean, where: string): Promise<string> {
   const { host } = scene;
   const [result] = await recoverAll(host);
@@ -160,7 +160,7 @@ async function expectRecovered(scene: Scene, running: boolean, where: string): P
   }
   expect(result, where).toMatchObject({ kind: 'revert', name: 's1', domain: 'guest1', guest: now });
   const halfBuilt = result.halfBuilt !== undefined;
-  // Nothing of the former disks goes before the domain is back.
+  // Nothing of the former disks is removed before the domain is back.
   const disks = halfBuilt ? (scene.request.config.disks ?? []) : [];
   expect(scene.leftovers().length, where).toBe(halfBuilt ? 1 + disks.length : 0);
   if (halfBuilt) expect(scene.leftovers(), where).toContain(basename(scene.journal));
@@ -186,7 +186,7 @@ function expectContents(scene: Scene, content: string, where: string): void {
   expect(scene.contents(), where).toEqual(scene.contents().map(() => content));
 }
 
-/** Every port call of a revert that goes well, in order. */
+/** Returns every port call of a successful revert, in order. */
 async function callsOf(
   disks: readonly DiskKind[],
   running: boolean,
@@ -208,14 +208,14 @@ async function oneFault(scene: Scene, how: How, at: number, running: boolean, wh
     if (call++ !== at) return;
     if (how === 'fails') throw new Error(`planted in ${name}`);
     abort.abort();
-    // The call that waits longest heeds the signal itself.
+    // The call that waits longest handles the signal itself.
     if (name === 'restore') throwIfAborted(abort.signal);
     if (how === 'is interrupted') return;
     return new Promise<never>((_, reject) => {
       release = () => reject(new Error('it hung'));
     });
   };
-  // What does not hang has all the time it needs.
+  // What does not hang has all the time that it needs.
   const limits =
     how === 'hangs and is interrupted'
       ? { signal: abort.signal, graceMs: 2, undoTimeoutMs: 300 }
@@ -229,13 +229,13 @@ async function oneFault(scene: Scene, how: How, at: number, running: boolean, wh
   }
   expect(host.locked, where).toBe(false);
   if (error === undefined) {
-    // What is left to do after the domain is back, or may be left undone, makes no difference.
+    // What is left to do after the domain is back, or may remain undone, makes no difference.
     expect(host.runs, where).toBe(true);
     expectContents(scene, 'at the snapshot', where);
     return;
   }
   if (how === 'fails') expect(error.message, where).toContain('planted');
-  // Once the domain is back the signal is not heeded.
+  // Once the domain is back, the signal is ignored.
   else if (error.phase !== 'unpause') expect(error, where).toBeInstanceOf(InterruptedError);
   if (how !== 'hangs and is interrupted') expect(error.undoFailures, where).toEqual([]);
   expectAsTold(scene, error, { domid, running }, where);
@@ -291,7 +291,7 @@ function expectAsTold(
   }
 }
 
-/** All as before, and the journal where something hangs that may take effect yet. */
+/** Checks that all is as before, with the journal if something hangs that may still take effect. */
 function expectFiles(scene: Scene, error: XlsnapError, where: string): void {
   const now = filesOf(scene.host.directory);
   const journal = scene.journal in now;

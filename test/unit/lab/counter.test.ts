@@ -20,7 +20,7 @@ function fnv(bytes: Uint8Array): bigint {
   );
 }
 
-it('the sum is the published one', () => {
+it('the checksum is the published one', () => {
   expect(fnv(new TextEncoder().encode('a'))).toBe(0xaf63dc4c8601ec8cn);
 });
 
@@ -65,7 +65,7 @@ function page(...records: { seq: number; started: number; done: number }[]): Buf
 }
 
 describe('a sector', () => {
-  it('is read', () => {
+  it('is decoded', () => {
     expect(decodeSector(sector(7, 3))).toEqual({
       letter: 'b',
       boot: BOOT,
@@ -75,7 +75,7 @@ describe('a sector', () => {
     });
   });
 
-  it('that is torn is none', () => {
+  it('is refused if it is torn', () => {
     for (const at of [0, 32, 300, 511]) {
       const torn = sector(7, 3);
       torn[at] = (torn[at] ?? 0) ^ 1;
@@ -86,18 +86,18 @@ describe('a sector', () => {
 });
 
 describe('a disk', () => {
-  it.each([1, 5, 64, 65, 1000])('after %i ticks is whole', (last) => {
+  it.each([1, 5, 64, 65, 1000])('after %i ticks is complete', (last) => {
     expect(decodeDisk(disk(last))).toMatchObject({ head: { number: last }, problems: [] });
   });
 
-  it('whose last slot is not written yet is whole', () => {
+  it('is complete if its last slot is not written yet', () => {
     const bytes = disk(100);
     const index = 1 + (100 % slotCount);
     sector(100 - slotCount, index).copy(bytes, index * 512);
     expect(decodeDisk(bytes)?.problems).toEqual([]);
   });
 
-  it('that lost a write between is found out', () => {
+  it('has a problem if a write in between was lost', () => {
     const bytes = disk(100);
     const index = 1 + (90 % slotCount);
     sector(90 - slotCount, index).copy(bytes, index * 512);
@@ -106,14 +106,14 @@ describe('a disk', () => {
     expect(decodeDisk(bytes)?.problems).toEqual([`sector ${index} should hold 90, holds nothing`]);
   });
 
-  it('with a write of the future is found out', () => {
+  it('has a problem if it has a write of the future', () => {
     const bytes = disk(100);
     const index = 1 + (101 % slotCount);
     sector(101, index).copy(bytes, index * 512);
     expect(decodeDisk(bytes)?.problems).toEqual([`sector ${index} holds 101, the head sector only 100`]);
   });
 
-  it('is judged by the present life only', () => {
+  it('is judged by its present life only', () => {
     const bytes = disk(100, 'ff'.repeat(16));
     bytes.fill(0, 512 * (1 + (100 % slotCount)), 512 * (2 + (100 % slotCount)));
     for (const n of [101, 102]) sector(n, 1 + (n % slotCount)).copy(bytes, 512 * (1 + (n % slotCount)));
@@ -121,13 +121,13 @@ describe('a disk', () => {
     expect(decodeDisk(bytes)?.problems).toEqual([]);
   });
 
-  it('that is blank is none', () => {
+  it('is refused if it is blank', () => {
     expect(decodeDisk(Buffer.alloc(diskSpan))).toBeUndefined();
   });
 });
 
 describe('the page', () => {
-  it('is that of its newer whole record', () => {
+  it('is decoded from its newer complete record', () => {
     const both = page({ seq: 8, started: 5, done: 5 }, { seq: 9, started: 6, done: 5 });
     expect(decodePage(both)).toEqual({
       boot: BOOT,
@@ -151,7 +151,7 @@ describe('the page', () => {
   });
 });
 
-it('a dirty page is read when it is whole', () => {
+it('a dirty page is decoded if it is complete', () => {
   const bytes = Buffer.alloc(4096, 0x5a);
   bytes.write('XLSNAPDP', 0, 'latin1');
   bytes.writeUInt32LE(17, 12);
@@ -167,7 +167,7 @@ it('a dirty page is read when it is whole', () => {
   expect(decodeDirtyPage(bytes)).toBeUndefined();
 });
 
-it('the console is read', () => {
+it('the console is parsed', () => {
   const report = parseConsole(
     [
       '[    1.0] kernel says TICK n=1',

@@ -9,7 +9,7 @@ const config = (...args: Parameters<typeof guestConfig>): Record<string, string>
       .map((line) => line.split(/ = (.*)/s).slice(0, 2) as [string, string]),
   );
 
-it('a guest has its disks, and its counter waits for those it may write', () => {
+it('a guest has its disks, and its counter waits for those that it may write to', () => {
   const lines = config({
     type: 'pvh',
     name: 'g1',
@@ -50,15 +50,15 @@ it.each([
   expect(() => guestFiles(spec)).toThrow(expect.objectContaining({ code: 'usage' }));
 });
 
-it('disks of the command line', () => {
+it('disks of the command line are parsed', () => {
   expect(parseDisk('xvdc')).toEqual({ vdev: 'xvdc', format: 'qcow2', sizeMiB: 64 });
   expect(parseDisk('xvdc:raw:8')).toEqual({ vdev: 'xvdc', format: 'raw', sizeMiB: 8 });
   for (const bad of ['xvda:vhd:8', 'xvda:raw:0', 'xvda:raw:8:9', 'xvda:raw:8M']) {
-    expect(() => parseDisk(bad)).toThrow('want VDEV:FORMAT:MIB');
+    expect(() => parseDisk(bad)).toThrow('expected VDEV:FORMAT:MIB');
   }
 });
 
-it('what xl list says', () => {
+it('the output of xl list is parsed', () => {
   const list = parseList(
     [
       'Name                                        ID   Mem VCPUs\tState\tTime(s)',

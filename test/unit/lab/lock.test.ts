@@ -19,7 +19,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(directory, { recursive: true }));
 
-it('is held while the job runs, and not after, whatever comes of it', async () => {
+it('is held while the job runs, and not afterwards, however the job ends', async () => {
   const held = await withLock(file, 'a job', say, async () => JSON.parse(readFileSync(file, 'utf8')));
   expect(held).toEqual({ ...processId(process.pid), what: 'a job' });
   expect(readdirSync(directory)).toEqual([]);
@@ -50,7 +50,7 @@ it('is waited for, and given up in time', async () => {
   }
 });
 
-it('of a process that is gone is taken over, also when another has its number', async () => {
+it('is taken over from a process that has exited, even if another has its number', async () => {
   const other = spawn('sleep', ['100']);
   const id = processId(other.pid ?? 0);
   other.kill();
@@ -60,13 +60,13 @@ it('of a process that is gone is taken over, also when another has its number', 
     expect(await withLock(file, 'mine', say, async () => 5)).toBe(5);
   }
   expect(said).toEqual([
-    `took over the lock of process ${other.pid}, which is gone`,
-    `took over the lock of process ${process.pid}, which is gone`,
+    `took over the lock of process ${other.pid}, which has exited`,
+    `took over the lock of process ${process.pid}, which has exited`,
   ]);
   expect(readdirSync(directory)).toEqual([]);
 });
 
-it('that is spoilt is taken over', async () => {
+it('is taken over if it is damaged', async () => {
   writeFileSync(file, '{');
   expect(await withLock(file, 'mine', say, async () => 5)).toBe(5);
 });

@@ -35,7 +35,7 @@ it('remembers how long a step took, beside the others', async () => {
   expect(readdirSync(directory)).toEqual(['timings.json']);
 });
 
-it('of a step that failed keeps no time', async () => {
+it('keeps no time of a step that failed', async () => {
   writeFileSync(file, '{spoilt');
   const steps = new Steps(file, out);
   await expect(steps.run('boot', 'booting', () => Promise.reject(new Error('no')))).rejects.toThrow('no');
@@ -43,7 +43,7 @@ it('of a step that failed keeps no time', async () => {
   expect(steps.last('boot')).toBeUndefined();
 });
 
-it('tells that a long step still runs, and how much is done', async () => {
+it('reports that a long step is still running, and how much is done', async () => {
   vi.useFakeTimers();
   writeFileSync(file, JSON.stringify({ boot: 40_000 }));
   let end = (): void => {};
@@ -62,7 +62,7 @@ it('tells that a long step still runs, and how much is done', async () => {
   ]);
 });
 
-it('is silent without a place to print to', async () => {
+it('is silent without a stream to print to', async () => {
   const steps = new Steps(file, undefined);
   await steps.run('boot', 'booting', async () => {});
   expect(steps.last('boot')).toBeLessThan(5000);

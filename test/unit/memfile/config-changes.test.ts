@@ -6,7 +6,7 @@ import { configChanges, describeChanges } from '../../../src/memfile/config-chan
 import { type LibxlConfig, parseLibxlConfig } from '../../../src/memfile/libxl-config.ts';
 import { readXlHeader, xlConfigText } from '../../../src/savefmt/index.ts';
 
-/** What xl prints of a domain with several kinds of devices. */
+/** A domain with several kinds of devices, as xl prints it. */
 const TEXT = JSON.stringify({
   c_info: { type: 'hvm', name: 'guest1', uuid: '3f8d2c1e-1111-4222-8333-444455556666', domid: 7 },
   b_info: {
@@ -35,7 +35,7 @@ const TEXT = JSON.stringify({
 });
 const CONFIG = parseLibxlConfig(TEXT);
 
-/** The same with each text in the place of another. */
+/** Returns the same with one text replaced by another. */
 function replaced(...pairs: readonly (readonly [string, string])[]): LibxlConfig {
   let text = TEXT;
   for (const [from, to] of pairs) {
@@ -152,7 +152,7 @@ describe('a change', () => {
     );
   });
 
-  it('a disk or a network card less, which does not accuse those behind it', () => {
+  it('a removed disk or network card, without accusing those after it', () => {
     const now = {
       ...CONFIG,
       disks: (CONFIG['disks'] as unknown[]).slice(1),
@@ -164,7 +164,7 @@ describe('a change', () => {
     ]);
   });
 
-  it('devices without a name of their own are told apart by their place', () => {
+  it('devices without a name of their own are distinguished by their index', () => {
     const channels = (...names: string[]): LibxlConfig => ({
       channels: names.map((name) => ({ devid: 0, name })),
     });
@@ -181,7 +181,7 @@ describe('a change', () => {
     expect(configChanges(of('18446744073709551615'), of('18446744073709551615'))).toEqual([]);
   });
 
-  it('of many the first are described and the rest counted', () => {
+  it('the first of many are described and the rest counted', () => {
     const changes = configChanges(CONFIG, {});
     const lines = describeChanges(changes, 3);
     expect(lines).toHaveLength(4);

@@ -34,7 +34,7 @@ import { tempDir } from '../../support/temp.ts';
 
 const MiB = 1 << 20;
 
-/** A snapshot of a made-up guest; its memory file and manifest. */
+/** Takes a snapshot of a simulated guest, and returns its memory file and manifest. */
 async function take(
   directory: string,
   guest = new FakeGuest(),
@@ -57,7 +57,7 @@ function turn(fd: number, at: number, bit: number): void {
   writeSync(fd, byte, 0, 1, at);
 }
 
-/** Turns one bit of a file round, while `body` runs. */
+/** Flips one bit of a file while `body` runs. */
 async function withFlip<T>(path: string, bit: number, body: () => Promise<T>): Promise<T> {
   const fd = openSync(path, 'r+');
   const at = Math.floor(bit / 8);
@@ -72,7 +72,7 @@ async function withFlip<T>(path: string, bit: number, body: () => Promise<T>): P
 }
 
 describe('a snapshot’s manifest', () => {
-  it('has the sum of each stretch of the memory file, up to its last byte', async () => {
+  it('has the checksum of each stretch of the memory file, up to its last byte', async () => {
     await using directory = await tempDir();
     const { path, manifest } = await take(directory.path);
     const bytes = readFileSync(path);
@@ -96,7 +96,7 @@ describe('a snapshot’s manifest', () => {
     expect(statSync(manifestPath).size - others).toBeLessThan(200);
   });
 
-  it('is read without sums too, and then tells the length only', async () => {
+  it('can be read without checksums, and then reveals another length only', async () => {
     await using directory = await tempDir();
     const { path, manifest, manifestPath } = await take(directory.path);
     const { checksums: _, ...old } = manifest;
@@ -109,7 +109,7 @@ describe('a snapshot’s manifest', () => {
   });
 });
 
-describe('a bit that has turned round', () => {
+describe('a flipped bit', () => {
   it('is found wherever it is, in a file without pages', async () => {
     await using directory = await tempDir();
     const path = join(directory.path, 'small.save');
@@ -158,7 +158,7 @@ describe('a bit that has turned round', () => {
     expect(await verifyMemoryFile(path)).toMatchObject({ checksums: 'right' });
   });
 
-  it('is found in a file of 64 MiB, and the others are not accused', async () => {
+  it('is found in a file of 64 MiB, and no other stretch is reported', async () => {
     await using directory = await tempDir();
     const path = join(directory.path, 'large');
     const size = 64 * MiB + 4096 + 100;
@@ -167,7 +167,7 @@ describe('a bit that has turned round', () => {
     ftruncateSync(fd, size);
     const checksums = await checksumFile(fd, size, { head: 4096, stretch: STRETCH });
     const manifest = { memory: { path, bytes: size, pages: 0 }, checksums };
-    // Everywhere, the same places in each run.
+    // Everywhere, at the same places in each run.
     for (let i = 0; i < 10; i++) {
       const at = Math.floor((size - 1) * ((i * 0.618034) % 1));
       turn(fd, at, i % 8);
@@ -181,7 +181,7 @@ describe('a bit that has turned round', () => {
   });
 });
 
-it('at most 100 stretches are told one by one', async () => {
+it('at most 100 stretches are reported one by one', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'file');
   const size = 150 * 65_536;
@@ -193,7 +193,7 @@ it('at most 100 stretches are told one by one', async () => {
   expect(damage.at(-1)?.message).toBe('50 more stretches are not what was written');
 });
 
-it('ends when it is interrupted, and when the file is shorter than it was', async () => {
+it('a check ends if it is interrupted, or the file has become shorter', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'file');
   await writeFile(path, new Uint8Array(3 * MiB));

@@ -16,7 +16,7 @@ import {
 } from '../../support/naive-stream.ts';
 import { tempDir } from '../../support/temp.ts';
 
-/** Two snapshots of one guest, which wrote to some pages, gave some away and got some between them. */
+/** Takes two snapshots of one guest, which wrote to some pages, gave some away and got some in between. */
 async function twoSnapshots(directory: string): Promise<{ a: string; b: string; host: FakeHost }> {
   const host = new FakeHost({ directory });
   const take = async (name: string): Promise<string> => {
@@ -36,7 +36,7 @@ async function twoSnapshots(directory: string): Promise<{ a: string; b: string; 
   return { a, b, host };
 }
 
-test('a snapshot: sizes, domain, memory map, manifest', async () => {
+test('a snapshot has sizes, domain, memory map, manifest', async () => {
   await using directory = await tempDir();
   const { a } = await twoSnapshots(directory.path);
   const inspection = await inspectMemoryFile(a);
@@ -46,7 +46,7 @@ test('a snapshot: sizes, domain, memory map, manifest', async () => {
     bytes: size,
     allocatedBytes: 512 * blocks,
     sound: true,
-    // The fake's MSR policy has odd flags.
+    // The fake's MSR policy has reserved flags.
     findings: [{ severity: 'warning', code: 'RESERVED' }],
     type: 'pvh',
     streamVersion: 3,
@@ -92,7 +92,7 @@ test('two snapshots are compared page by page', async () => {
   expect(self.total).toEqual({ same: 300, changed: 0, onlyA: 0, onlyB: 0 });
 });
 
-test("the layout of the file makes no difference: xl's way of writing it, with pages of zeros and later entries", async () => {
+test("the layout of the file makes no difference, as with xl's: pages of zeros, and later entries", async () => {
   await using directory = await tempDir();
   const file = async (name: string, ...records: Uint8Array[]): Promise<string> => {
     const path = join(directory.path, name);
@@ -110,7 +110,7 @@ test("the layout of the file makes no difference: xl's way of writing it, with p
   expect(read.memory).toMatchObject({ read: true, storedZeros: 1 });
 });
 
-test('a damaged file: what could be read before it', async () => {
+test('a damaged file has what could be read before the damage', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'cut');
   await writeFile(path, gunzipSync(await readFile('fixtures/savefmt/pvh.xlsave.gz')));
@@ -126,7 +126,7 @@ test('a damaged file: what could be read before it', async () => {
   await expect(compareMemoryFiles(path, path)).rejects.toMatchObject({ code: 'DAMAGED', exitCode: 9 });
 });
 
-test('a manifest of another file is told', async () => {
+test('a manifest of another file is reported', async () => {
   await using directory = await tempDir();
   const { a, b } = await twoSnapshots(directory.path);
   await writeFile(`${a}.json`, (await readFile(`${b}.json`, 'utf8')).replace(/"bytes": \d+/, '"bytes": 1'));

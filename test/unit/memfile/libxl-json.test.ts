@@ -10,7 +10,7 @@ describe("libxl's JSON", () => {
     },
   );
 
-  it('leaves strings alone, also those that look like numbers or hold quotes', () => {
+  it('keeps strings unchanged, even if they look like numbers or have quotes', () => {
     const value = { a: '18446744073709551615', b: 'x"18446744073709551615"', c: 'back\\slash 1e999', d: 1.5 };
     expect(parseLibxlJson(printLibxlJson(value))).toEqual(value);
   });
@@ -19,19 +19,19 @@ describe("libxl's JSON", () => {
     expect(() => parseLibxlJson('{"a": 1')).toThrow(SyntaxError);
   });
 
-  it('takes no time to find that quotes are not closed', () => {
-    // With n escaped quotes, each of which might begin a string, n² steps are hours.
+  it('is quick to notice that quotes are not closed', () => {
+    // With n escaped quotes, each of which might begin a string, n² steps would take hours.
     expect(() => parseLibxlJson(`"${'\\"'.repeat(1_000_000)}`)).toThrow(SyntaxError);
   });
 
-  it('takes a string of 4 MiB, the longest configuration, of escapes too', () => {
+  it('accepts a string of 4 MiB, the longest configuration, and one of escapes', () => {
     for (const unit of ['a', '\\"']) {
       const text = JSON.stringify(JSON.parse(`["${unit.repeat(4_000_000 / unit.length)}"]`));
       expect(JSON.stringify(parseLibxlJson(text))).toBe(text);
     }
   });
 
-  it('refuses strings that would be taken for integers of its own, and what is nested too deep', () => {
+  it('refuses strings that look like its own integers, and deep nesting', () => {
     expect(() => parseLibxlJson('["\\u0000integer:1"]')).toThrow(SyntaxError);
     expect(parseLibxlJson('["\\\\u0000integer:1"]')).toEqual(['\\u0000integer:1']);
     expect(() => parseLibxlJson('['.repeat(513) + ']'.repeat(513))).toThrow('nested more than 512 deep');
@@ -39,7 +39,7 @@ describe("libxl's JSON", () => {
     expect(parseLibxlJson(`"${'[{'.repeat(1000)}"`)).toBe('[{'.repeat(1000));
   });
 
-  it('keeps a number that none of ours can be', () => {
+  it('keeps a number that JavaScript cannot represent', () => {
     expect(printLibxlJson(parseLibxlJson('[1e999]')).replace(/\s/g, '')).toBe('[1e999]');
   });
 });

@@ -12,7 +12,7 @@ async function read(text: string): Promise<Manifest | undefined> {
   return await readManifest(path);
 }
 
-/** Paths of all leaves, and of the objects and lists that hold them. */
+/** Yields the paths of all leaves, and of the objects and lists that contain them. */
 function paths(value: unknown, at: readonly string[] = []): string[][] {
   if (typeof value !== 'object' || value === null) return [[...at]];
   const inner = Object.entries(value).flatMap(([key, item]) => paths(item, [...at, key]));
@@ -28,21 +28,21 @@ function spoiled(path: readonly string[], bad: unknown): string {
 }
 
 describe('readManifest', () => {
-  it('takes one with the digest that earlier versions wrote', async () => {
+  it('accepts one with the digest that early versions wrote', async () => {
     expect(parseManifest('m', JSON.stringify({ ...MANIFEST, configDigest: 'ab' }))).toEqual(MANIFEST);
   });
 
-  it('reads what create writes, and takes keys that a later version may add', async () => {
+  it('reads what a create writes, and accepts keys that a later version may add', async () => {
     expect(await read(JSON.stringify(MANIFEST))).toEqual(MANIFEST);
     expect(await read(JSON.stringify({ ...MANIFEST, later: { x: 1 } }))).toEqual(MANIFEST);
   });
 
   it.each(paths(MANIFEST).map((path) => [path.join('.'), path] as const))(
-    'refuses one whose %s is spoilt, and says what to do',
+    'refuses one whose %s is damaged, and says what to do',
     async (_name, path) => {
       for (const bad of [undefined, null, true, 'x'.repeat(3), -1, [[]], {}]) {
         const good = path.reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], MANIFEST);
-        // Other words, and other numbers where any is right, are not spoilt.
+        // Other words, and other numbers where any is right, are not damage.
         if (
           typeof bad === typeof good &&
           typeof bad === 'string' &&
@@ -58,7 +58,7 @@ describe('readManifest', () => {
     },
   );
 
-  it('reads those of the first version, which have no checksums', async () => {
+  it('reads manifests of the first version, which have no checksums', async () => {
     const { checksums: _, ...old } = MANIFEST;
     expect(await read(JSON.stringify(old))).toEqual(old);
   });
@@ -78,7 +78,7 @@ describe('readManifest', () => {
     await expect(read(spoiled(['memory', 'bytes'], bad))).rejects.toThrow('memory.bytes is not a count');
   });
 
-  it('says which version it does not know', async () => {
+  it('reports a version that it does not know', async () => {
     await expect(read(spoiled(['version'], 2))).rejects.toThrow('has version 2; this xlsnap knows 1');
   });
 
@@ -86,14 +86,14 @@ describe('readManifest', () => {
     await expect(read(text)).rejects.toThrow(ManifestError);
   });
 
-  it('gives undefined where there is none, and an error where something else is', async () => {
+  it('returns undefined if there is none, and throws if something else is there', async () => {
     await using directory = await tempDir();
     expect(await readManifest(join(directory.path, 'none'))).toBeUndefined();
     mkdirSync(join(directory.path, 'directory'));
     await expect(readManifest(join(directory.path, 'directory'))).rejects.toThrow(ManifestError);
   });
 
-  it('does not read a file of 1 TiB to find out that it is too large', async () => {
+  it('notices without reading 1 TiB that a file is too large', async () => {
     await using directory = await tempDir();
     const path = join(directory.path, 'huge');
     writeFileSync(path, '{}');

@@ -39,7 +39,7 @@ describe('opening', () => {
     await expect(client.open()).rejects.toBeInstanceOf(QmpClosedError);
   });
 
-  it('says that the socket is in use when a second client is not greeted, and serves it once it is free', async () => {
+  it('reports a socket in use if a second client is not greeted, and serves it once it is free', async () => {
     await using _ = await FakeQmpServer.listen(path, { 'query-name': () => ({}) });
     const first = await QmpClient.connect(path);
     await expect(QmpClient.connect(path, { timeoutMs: 50 })).rejects.toMatchObject({
@@ -52,7 +52,7 @@ describe('opening', () => {
     await expect(second.execute('query-name')).resolves.toEqual({});
   });
 
-  it('names the socket that is not there', async () => {
+  it('names a missing socket', async () => {
     await expect(QmpClient.connect(path)).rejects.toMatchObject({
       name: 'QmpConnectError',
       message: `cannot connect to ${path}: ENOENT`,
@@ -60,7 +60,7 @@ describe('opening', () => {
     });
   });
 
-  it('takes the first socket that answers, and tells of all when none does', async () => {
+  it('takes the first socket that answers, and reports all if none does', async () => {
     await using _ = await FakeQmpServer.listen(path);
     await using client = await QmpClient.connectFirst([`${path}-not`, path]);
     expect(client.path).toBe(path);
@@ -90,7 +90,7 @@ describe('opening', () => {
     await expect(opening).rejects.toThrow(message);
   });
 
-  it('fails as a connection when QEMU hangs up or refuses the negotiation', async () => {
+  it('fails as a connection if QEMU hangs up or refuses the negotiation', async () => {
     await using server = await FakeQmpServer.listen(path, { qmp_capabilities: (_, s) => s.hangUp() });
     await expect(QmpClient.connect(path)).rejects.toBeInstanceOf(QmpConnectError);
     await server[Symbol.asyncDispose]();
@@ -104,7 +104,7 @@ describe('opening', () => {
 });
 
 describe('commands', () => {
-  it('come back to their own caller, in whatever order', async () => {
+  it('get their own answers, in whatever order', async () => {
     let release = (): void => {};
     const gate = new Promise<void>((resolve) => {
       release = resolve;
@@ -145,7 +145,7 @@ describe('commands', () => {
     expect(client.state).toBe('ready');
   });
 
-  it('time out or are interrupted alone; their late answers are dropped', async () => {
+  it('time out or are interrupted individually; their late answers are dropped', async () => {
     const release: (() => void)[] = [];
     await using server = await FakeQmpServer.listen(path, {
       slow: () => new Promise((resolve) => release.push(() => resolve({}))),
@@ -177,7 +177,12 @@ describe('commands', () => {
       QmpProtocolError,
       /malformed JSON/,
     ],
-    ['no object', (server: FakeQmpServer) => server.sendRaw('[1]\n'), QmpProtocolError, /no JSON object/],
+    [
+      'no object',
+      (server: FakeQmpServer) => server.sendRaw('[1]\n'),
+      QmpProtocolError,
+      /something other than a JSON object/,
+    ],
     [
       'no UTF-8',
       (server: FakeQmpServer) => server.sendRaw(new Uint8Array([0xff, 10])),
@@ -203,7 +208,7 @@ describe('commands', () => {
       QmpProtocolError,
       /longer than 10485760/,
     ],
-  ])('all fail with the cause when the session ends: %s', async (_, end, kind, message) => {
+  ])('all fail with the cause if the session ends: %s', async (_, end, kind, message) => {
     await using server = await FakeQmpServer.listen(path, { slow: hang });
     await using client = await QmpClient.connect(path);
     using listener = client.listen(['STOP']);
@@ -220,7 +225,7 @@ describe('commands', () => {
     await expect(client.listen(['STOP']).next()).rejects.toBeInstanceOf(kind);
   });
 
-  it('fail when the client itself closes', async () => {
+  it('fail if the client itself closes', async () => {
     await using _ = await FakeQmpServer.listen(path, { slow: hang });
     const client = await QmpClient.connect(path);
     const pending = expect(client.execute('slow')).rejects.toBeInstanceOf(QmpClosedError);
@@ -231,7 +236,7 @@ describe('commands', () => {
 });
 
 describe('events', () => {
-  it('that come before the answer of their command are not missed', async () => {
+  it('are not missed if they come before the answer of their command', async () => {
     await using _ = await FakeQmpServer.listen(path, {
       stop: (_, server) => {
         server.event('STOP', { reason: 'asked' });
@@ -266,7 +271,7 @@ describe('events', () => {
   });
 });
 
-it('reads a dialogue that arrives byte by byte', async () => {
+it('a dialogue that arrives byte by byte is read', async () => {
   const dialogue = [
     FAKE_GREETING,
     { event: 'STOP', data: { name: 'é€😀' } },

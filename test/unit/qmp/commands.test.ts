@@ -8,7 +8,7 @@ import { QmpProtocolError } from '../../../src/qmp/errors.ts';
 import { FakeQmpServer } from '../../../src/qmp/testing.ts';
 import { tempDir } from '../../support/temp.ts';
 
-/** As a QEMU 7.2 answers for a qdisk after an external snapshot (shortened). */
+/** The answer of QEMU 7.2 for a qdisk after an external snapshot (shortened). */
 const inserted = {
   iops_rd: 0,
   'node-name': 'snap1',
@@ -33,7 +33,7 @@ const inserted = {
   },
 };
 
-it('keeps of the block graph what snapshots need', async () => {
+it('the parts of the block graph that snapshots need are kept', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'qmp');
   await using _ = await FakeQmpServer.listen(path, {
@@ -78,7 +78,7 @@ it.each([
   ['query-block-jobs', commands.queryBlockJobs, [{ type: 'commit' }]],
   ['query-status', commands.queryStatus, { status: 'running' }],
   ['query-version', commands.queryVersion, { qemu: { major: 1, minor: 2 } }],
-] as const)('refuses an answer to %s of another form', async (command, query, answer) => {
+] as const)('an unexpected answer to %s is refused', async (command, query, answer) => {
   await using directory = await tempDir();
   const path = join(directory.path, 'qmp');
   await using _ = await FakeQmpServer.listen(path, { [command]: () => answer });
@@ -86,7 +86,7 @@ it.each([
   await expect(query(client)).rejects.toBeInstanceOf(QmpProtocolError);
 });
 
-it('sends commands as QEMU wants them', async () => {
+it('commands are sent as QEMU expects them', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'qmp');
   const ok = (): unknown => ({});
@@ -169,12 +169,12 @@ describe('commitOverlay', () => {
     ['is ready', { jobs: [{ ...job, status: 'ready' }] }],
     ['becomes ready while it is asked for', { jobs: [{ ...job, status: 'ready' }], becomesReady: true }],
     ['still runs', { jobs: [{ ...job, status: 'running' }], becomesReady: true }],
-  ])('completes the job that an earlier call left, starting no second one, when it %s', async (_, left) => {
+  ])('completes the job that an earlier call left, starting no second one, if it %s', async (_, left) => {
     const sent = await commit(() => expect.unreachable(), {}, left);
     expect(sent).toEqual(['qmp_capabilities', 'query-block-jobs', 'block-job-complete']);
   });
 
-  it('is not given up while its job progresses, and is cancelled by another session where this one is closed', async () => {
+  it('is not given up while its job progresses, and is cancelled by another session if this one is closed', async () => {
     await using directory = await tempDir();
     const path = join(directory.path, 'qmp');
     let offset = 0;
@@ -227,11 +227,11 @@ describe('commitOverlay', () => {
   it.each([
     ['fails', 'BLOCK_JOB_COMPLETED', { ...job, error: 'No space left on device' }, /No space left/],
     ['is cancelled', 'BLOCK_JOB_CANCELLED', job, /cancelled/],
-  ])('tells when the job %s', async (_, event, data, message) => {
+  ])('reports a job that %s', async (_, event, data, message) => {
     await expect(commit((server) => server.event(event, data))).rejects.toThrow(message);
   });
 
-  it('leaves no job behind when it takes too long', async () => {
+  it('leaves no job behind if it takes too long', async () => {
     await expect(commit(() => {}, { timeoutMs: 20 })).rejects.toMatchObject({ code: 'QMP_TIMEOUT' });
   });
 });

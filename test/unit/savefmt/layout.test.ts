@@ -13,7 +13,7 @@ const state = [
   { name: 'HVM_CONTEXT', data: page(3) },
 ] as const;
 
-/** A whole file with slots; page i is full of i + 1, and pfn i is 3 * i. */
+/** Makes a whole file with slots; page i is full of i + 1, and pfn i is 3 * i. */
 function slotFile(count: number, perRecord: number, types?: Uint8Array) {
   const prefix = encodePrefix({ configJson, guestType: 'hvm', xenMajor: 4, xenMinor: 20, staticRecords: [] });
   const layout = SlotLayout.create({ firstRecordOffset: prefix.length, count, perRecord });
@@ -43,7 +43,7 @@ describe('slots', () => {
       expect(at % 4096).toBe(0);
       for (let i = 0; i < words.count; i++) {
         if (words.type(i) === PAGE_TYPE.xtab) {
-          // A filler: its pfn comes again, with data, in the same record.
+          // A filler: its pfn occurs again, with data, in the same record.
           expect(words.pfn(i)).toBe(3 * layout.record(layout.recordCount - 1).firstIndex);
           continue;
         }
@@ -66,7 +66,7 @@ describe('slots', () => {
     });
   });
 
-  test('64 GiB are arithmetic', () => {
+  test('64 GiB are computed, not stored', () => {
     const layout = SlotLayout.create({ firstRecordOffset: 8192, count: 2 ** 24 });
     expect(layout.recordCount).toBe(Math.ceil(2 ** 24 / DEFAULT_PAGES_PER_RECORD));
     expect(layout.slotOffset(2 ** 24 - 1) + 4096).toBe(layout.end);
@@ -98,7 +98,7 @@ describe('slots', () => {
     { firstRecordOffset: 0, count: -1 },
     { firstRecordOffset: 0, count: 1, perRecord: 512 },
     { firstRecordOffset: 0, count: 1, perRecord: -2 },
-    // 128 MiB and a little.
+    // Slightly more than 128 MiB.
     { firstRecordOffset: 0, count: 1, perRecord: 64 * 512 - 2 },
   ])('%o is refused', (options) => {
     expect(() => SlotLayout.create(options)).toThrow(RangeError);
@@ -123,7 +123,7 @@ describe('slots', () => {
 });
 
 test.each([0, 1, 100, 3900, 4095, 4096, 5000])(
-  'a prefix ends at a page, whatever the JSON (%i more)',
+  'a prefix ends at a page boundary, whatever the JSON (%i more)',
   async (more) => {
     const json = `{"x":"${'y'.repeat(more)}"}\n`;
     const prefix = encodePrefix({

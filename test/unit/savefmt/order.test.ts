@@ -42,7 +42,7 @@ async function codes(bytes: Uint8Array, format: 'xl' | 'libxc' = 'libxc'): Promi
   return findings.map(({ severity, code }) => `${severity} ${code}`);
 }
 
-describe('records that are out of place', () => {
+describe('records that are misplaced', () => {
   test.each<[string, Uint8Array, string[]]>([
     ['sound', join(hvm, sde, data, ...hvmState, end), []],
     ['sound, PV', join(pv, pvInfo, sde, frames, data, tsc, shared, vcpu, end), []],
@@ -250,7 +250,7 @@ describe('the writer', () => {
     const before = sink.offset;
     const surplus = (await bare()).write(pageItem(PfnWords.of([1]), page(1), page(2)));
     await expect(surplus).rejects.toThrow(RangeError);
-    // Nothing beyond the record's length has gone out.
+    // Nothing beyond the record's length has been written.
     expect(sink.offset - before).toBe(40 + 8 + 24 + 4096);
     await expect((await bare()).write(pageItem(PfnWords.of([])))).rejects.toThrow(RangeError);
   });

@@ -41,7 +41,7 @@ test('ranges end where a page is missing, in any order of the entries', () => {
   ]);
 });
 
-test('too many ranges: the closest become one', () => {
+test('if there are too many ranges, the closest are joined', () => {
   const map = new PageMap();
   add(map, [0, 2, 4, 100, 102, 5000]);
   const { gap, ranges } = map.ranges(3);
@@ -54,18 +54,18 @@ test('too many ranges: the closest become one', () => {
   expect(map.ranges(1).ranges).toMatchObject([{ firstPfn: 0, lastPfn: 5000, pages: 6 }]);
 });
 
-test('pieces that may have pages', () => {
+test('pieces that may have pages are listed', () => {
   const map = new PageMap();
   add(map, [2 ** 20 + 5, 3, 2 ** 33]);
   expect([...map.pieces(2 ** 20)]).toEqual([0, 2 ** 20, 2 ** 33]);
 });
 
-test('pfns strewn about do not take all memory', () => {
+test('scattered pfns do not use up all memory', () => {
   const map = new PageMap();
   expect(() => {
     for (let i = 0; i < 20_000; i++) add(map, [i * 2 ** 15]);
   }).toThrow(/too far apart/);
-  // What is absent takes nothing.
+  // Absent pages take no memory.
   const absent = new PageMap();
   for (let i = 0; i < 20_000; i++) add(absent, [i * 2 ** 15], [PAGE_TYPE.xtab]);
   expect(absent.counts().pages).toBe(0);

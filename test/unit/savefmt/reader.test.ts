@@ -27,7 +27,7 @@ import {
   xlHeader,
 } from '../../support/naive-stream.ts';
 
-/** What the reader gives, in short, pages included. */
+/** Summarises what the reader yields, pages included. */
 async function names(bytes: Uint8Array, format: StreamFormat = 'xl'): Promise<string[]> {
   const seen: string[] = [];
   for await (const item of readStream(new BufferSource(bytes), { format })) {
@@ -56,14 +56,14 @@ describe.each(streams)('%s', (_, bytes, format) => {
     expect(Buffer.compare(await copy(bytes, format), bytes)).toBe(0);
   });
 
-  test('is without findings', async () => {
+  test('has no findings', async () => {
     const { findings, ok, facts } = await verifyStream(new BufferSource(bytes), { format });
     expect(findings).toEqual([]);
     expect(ok).toBe(true);
     expect(facts).toMatchObject({ complete: true, length: bytes.length });
   });
 
-  test('cut off anywhere, is found truncated', async () => {
+  test('is reported as truncated if it is cut off anywhere', async () => {
     // Every cut near a boundary of items, and some inside the pages.
     const cuts = new Set<number>();
     for await (const { offset } of readStream(new BufferSource(bytes), { format })) {
@@ -83,7 +83,7 @@ describe.each(streams)('%s', (_, bytes, format) => {
   });
 });
 
-test('a small file chopped at every byte', async () => {
+test('a small file can be chunked at every byte', async () => {
   const bytes = saveFile(join(libxcHeaders(2), record(0x10), ...hvmState, record(0)));
   for (let cut = 0; cut < bytes.length; cut++) {
     await expect(names(bytes.subarray(0, cut))).rejects.toMatchObject({ code: 'TRUNCATED' });
@@ -91,7 +91,7 @@ test('a small file chopped at every byte', async () => {
   expect((await names(bytes)).at(-1)).toBe('END');
 });
 
-test('a file that ends in the pages says so', async () => {
+test('a file that ends within the pages says so', async () => {
   const bytes = join(libxcHeaders(2), record(0x10), pageData([0, 0, 1], [1, 0, 2]));
   await expect(names(bytes.subarray(0, -1), 'libxc')).rejects.toMatchObject({
     code: 'TRUNCATED',
@@ -101,7 +101,7 @@ test('a file that ends in the pages says so', async () => {
   });
 });
 
-test('the formats nest', async () => {
+test('the formats are nested', async () => {
   expect(await names(hvmFile())).toEqual([
     'xl-header',
     'libxl-header',
@@ -122,7 +122,7 @@ test('the formats nest', async () => {
   ]);
 });
 
-test('a checkpointed stream goes back and forth between libxl and libxc', async () => {
+test('a checkpointed stream alternates between libxl and libxc', async () => {
   const bytes = saveFile(
     join(
       libxcHeaders(2),
@@ -183,7 +183,7 @@ test('pages cannot be read after the next item', async () => {
   await expect(pages?.[Symbol.asyncIterator]().next()).rejects.toThrow(TypeError);
 });
 
-test('a length that is a lie costs no memory', async () => {
+test('a false length costs no memory', async () => {
   const bytes = join(libxcHeaders(2), Uint8Array.from([...u32(0x9), ...u32(128 * 2 ** 20)]));
   async function* chunks(): AsyncGenerator<Uint8Array> {
     yield bytes;
@@ -197,19 +197,19 @@ test('a length that is a lie costs no memory', async () => {
   expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(2 ** 20);
 });
 
-test('the header alone leaves the source at the stream', async () => {
+test('reading the header alone leaves the source at the stream', async () => {
   const source = new BufferSource(hvmFile());
   expect(xlConfigText(await readXlHeader(source))).toBe(configJson);
   expect(await source.read(16)).toEqual(libxlHeader);
 });
 
-test('an abort ends the reading', async () => {
+test('an abort ends reading', async () => {
   const signal = AbortSignal.abort('enough');
   const items = readStream(new BufferSource(hvmFile()), { signal });
   await expect(items.next()).rejects.toMatchObject({ code: 'INTERRUPTED' });
 });
 
-describe('spoilt fields', () => {
+describe('damaged fields', () => {
   const file = hvmFile();
   const xl = xlHeader().length;
   const libxc = xl + 16 + 8;

@@ -190,7 +190,7 @@ test('unknown mandatory records are refused', () => {
   );
 });
 
-test('a value that does not fit its field is not cut off', () => {
+test('a value that does not fit its field is not truncated', () => {
   expect(() =>
     encodeLibxcRecord({ name: 'X86_TSC_INFO', mode: 2 ** 32, khz: 0, nsec: 0n, incarnation: 0, reserved: 0 }),
   ).toThrow(RangeError);
@@ -200,7 +200,7 @@ test('a value that does not fit its field is not cut off', () => {
   expect(() => encodeLibxcRecord({ name: 'OPTIONAL', type: 1, data: new Uint8Array(0) })).toThrow(RangeError);
 });
 
-test('xenstore data of an emulator', () => {
+test('xenstore data of an emulator is split into pairs', () => {
   const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
   expect(xenstorePairs(bytes(''))).toEqual([]);
   expect(xenstorePairs(bytes('a\0b\0c/d\0\0'))).toEqual([

@@ -6,7 +6,7 @@ import { planRevertDiskUndo } from '../../../src/snapshot/revert/kept.ts';
 
 const EVIL = "/srv/my snaps/a; echo $(echo b) 'c'";
 
-/** The words that a shell makes of a command. */
+/** Splits a command into words as a shell does. */
 function words(command: string): string[] {
   const script = 'for word in "$@"; do printf "%s\\n" "$word"; done';
   const [first = ''] = command.split(' && ');
@@ -23,7 +23,7 @@ it.each([
       void planRevertDiskUndo(phases, { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' }, 'm', fails),
     EVIL,
   ],
-])('what is to be done by hand for %s can be given to a shell', async (_what, plan, path) => {
+])('what is to be done by hand for %s can be pasted into a shell', async (_what, plan, path) => {
   const phases = new Phases({});
   phases.onUndo('was reached', 'nothing', fails);
   plan(phases);

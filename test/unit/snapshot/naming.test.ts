@@ -29,7 +29,7 @@ describe('nameFromTime', () => {
     },
   );
 
-  it('gives no name twice in a year of hours', () => {
+  it('is never the same twice in a year of hours', () => {
     process.env['TZ'] = 'Europe/Berlin';
     const names = Array.from({ length: 366 * 24 }, (_, hour) =>
       nameFromTime(new Date(Date.UTC(2026, 0, 1, hour, 30))),

@@ -6,10 +6,10 @@ import { Phases } from '../../../src/snapshot/phases.ts';
 /** A phase runner with three undos; `broken` fails. */
 function withUndos(did: string[], broken?: string): Phases {
   const phases = new Phases({});
-  for (const what of ['one', 'two', 'three']) {
-    phases.onUndo(`took ${what} back`, `undo ${what}`, () => {
-      did.push(what);
-      return what === broken ? Promise.reject(new Error(`${what} is stuck`)) : Promise.resolve();
+  for (const name of ['one', 'two', 'three']) {
+    phases.onUndo(`undid ${name}`, `undo ${name}`, () => {
+      did.push(name);
+      return name === broken ? Promise.reject(new Error(`${name} is stuck`)) : Promise.resolve();
     });
   }
   return phases;
@@ -37,7 +37,7 @@ describe('Phases', () => {
     ]);
   });
 
-  it('undoes in reverse, and the first error is the one given', async () => {
+  it('undoes in reverse, and throws the first error', async () => {
     const did: string[] = [];
     const phases = withUndos(did);
     const first = new DiskError('TEST', 'the first');
@@ -46,17 +46,17 @@ describe('Phases', () => {
     expect(error).toBe(first);
     expect(did).toEqual(['three', 'two', 'one']);
     expect(error.phase).toBe('disks');
-    expect(error.undone).toEqual(['took three back', 'took two back', 'took one back']);
+    expect(error.undone).toEqual(['undid three', 'undid two', 'undid one']);
     expect(error.undoFailures).toEqual([]);
   });
 
-  it('goes on when an undo fails, and tells what to do by hand', async () => {
+  it('continues when an undo fails, and reports what to do by hand', async () => {
     const did: string[] = [];
     const error = await withUndos(did, 'two').fail(new DiskError('TEST', 'the first'));
     expect(did).toEqual(['three', 'two', 'one']);
     expect(error.message).toBe('the first');
-    expect(error.undone).toEqual(['took three back', 'took one back']);
-    expect(error.undoFailures).toEqual(['not took two back (two is stuck); by hand: undo two']);
+    expect(error.undone).toEqual(['undid three', 'undid one']);
+    expect(error.undoFailures).toEqual(['not undid two (two is stuck); by hand: undo two']);
   });
 
   it('undoes nothing twice, and nothing that was forgotten', async () => {
@@ -70,14 +70,14 @@ describe('Phases', () => {
     expect(did).toEqual(['three', 'two', 'one']);
   });
 
-  it('wraps what is no error of ours, with its cause', async () => {
+  it('wraps an error that is not ours, with its cause', async () => {
     const cause = new TypeError('a bug');
     const error = await new Phases({}).fail(cause);
     expect(error).toMatchObject({ code: 'UNEXPECTED', exitCode: 1, message: 'a bug', cause });
     expect(await new Phases({}).fail('just words')).toMatchObject({ message: 'just words' });
   });
 
-  it('keeps the phase that an error brings along', async () => {
+  it('keeps the phase that an error already has', async () => {
     const error = await new Phases({}).fail(new DiskError('TEST', 'x', { phase: 'preflight' }));
     expect(error.phase).toBe('preflight');
   });
@@ -99,7 +99,7 @@ describe('Phases', () => {
     expect(error.phase).toBe('memory');
   });
 
-  it('heeds no signal behind the shield', async () => {
+  it('ignores the signal behind the shield', async () => {
     const phases = new Phases({ signal: AbortSignal.abort() });
     phases.shield();
     phases.checkpoint();
@@ -107,11 +107,11 @@ describe('Phases', () => {
     expect(await phases.fail(new Error('x'))).not.toBeInstanceOf(InterruptedError);
   });
 
-  it('gives up a phase that hangs after an abort, tells so, and lets the others be undone', async () => {
+  it('gives up a phase that hangs after an abort, reports that, and lets the others be undone', async () => {
     const abort = new AbortController();
     const phases = new Phases({ signal: abort.signal, graceMs: 1 });
     const did: string[] = [];
-    phases.onUndo('took one back', 'undo one', async () => did.push('one'));
+    phases.onUndo('undid one', 'undo one', async () => did.push('one'));
     let release = (): void => {};
     const late = { [Symbol.asyncDispose]: async () => void did.push('disposed of') };
     const run = phases.run('disks', () => {
@@ -121,7 +121,7 @@ describe('Phases', () => {
       });
     });
     const error = await phases.fail(await run.catch((problem: unknown) => problem));
-    expect(error).toMatchObject({ code: 'INTERRUPTED', phase: 'disks', undone: ['took one back'] });
+    expect(error).toMatchObject({ code: 'INTERRUPTED', phase: 'disks', undone: ['undid one'] });
     expect(error.undoFailures).toEqual([expect.stringMatching(/^phase disks did not end.*by hand/)]);
     const over = phases.hanging;
     release();
@@ -141,15 +141,15 @@ describe('Phases', () => {
     expect(phases.hanging).toBeUndefined();
   });
 
-  it('goes on without an undo that hangs', async () => {
+  it('continues without an undo that hangs', async () => {
     const phases = new Phases({ undoTimeoutMs: 1 });
     const did: string[] = [];
-    phases.onUndo('took one back', 'undo one', async (failed) => did.push(`one, after a failure: ${failed}`));
-    phases.onUndo('took two back', 'undo two', () => new Promise(() => {}));
+    phases.onUndo('undid one', 'undo one', async (failed) => did.push(`one, after a failure: ${failed}`));
+    phases.onUndo('undid two', 'undo two', () => new Promise(() => {}));
     const error = await phases.fail(new DiskError('TEST', 'the first'));
     expect(did).toEqual(['one, after a failure: true']);
     expect(error.undoFailures).toEqual([
-      expect.stringMatching(/^not took two back.*made no progress.*undo two$/),
+      expect.stringMatching(/^not undid two.*made no progress.*undo two$/),
     ]);
   });
 });

@@ -18,11 +18,11 @@ describe('processes of other users', () => {
     await writeFile(join(directory, '7', 'comm'), 'xl\n');
   });
 
-  it('finds a process of our own user', async () => {
+  it('can be found if they are of our own user', async () => {
     expect(await find()).toBe(7);
   });
 
-  it.runIf(process.getuid?.() === 0)('does not believe a process of another user', async () => {
+  it.runIf(process.getuid?.() === 0)('are ignored if they are of another user', async () => {
     await chown(join(directory, '7'), 65534, 65534);
     expect(await find()).toBeUndefined();
   });
@@ -34,12 +34,12 @@ describe('where programs are looked for', () => {
     process.env['PATH'] = before;
   });
 
-  it('adds the directories of root to a PATH that lacks them', () => {
+  it("includes root's directories if PATH lacks them", () => {
     expect(searchPath('/usr/bin:/bin')).toBe('/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin');
     expect(searchPath('/sbin::/bin')).toBe('/sbin:/bin:/usr/local/sbin:/usr/sbin');
   });
 
-  it('runs what is in PATH, and says where it looked for what is missing', async () => {
+  it('is PATH first, and is named if a program is missing', async () => {
     const program = join(directory, 'says-its-path');
     await writeFile(program, '#!/bin/sh\necho "$PATH"\n');
     await chmod(program, 0o755);

@@ -45,7 +45,7 @@ const obstacle = probeObstacle();
 if (obstacle !== undefined) console.warn(`fixtures/abi is not compared with installed headers: ${obstacle}`);
 
 describe.skipIf(obstacle !== undefined)('the installed headers', () => {
-  test('say what the fixture of their release says', { timeout: 60_000 }, () => {
+  test('match the fixture of their release', { timeout: 60_000 }, () => {
     const facts = probeAbi();
     const abi = ABIS.find((each) => each.domctlInterfaceVersion === facts.domctlInterfaceVersion);
     expect(abi, 'release of the installed headers').toBeDefined();

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { type CleanedLog, takeBitmap } from '../../../src/xenctrl/dirty-bitmap.ts';
 
-/** Takes from a Xen that answers so; each answer is the bitmap's byte and the count. */
+/** Takes from a Xen with these answers; each has the bitmap's byte and the count. */
 async function take(...answers: readonly (readonly [number, number])[]) {
   const left = answers.map(
     ([byte, count]): CleanedLog => ({ bitmap: Uint8Array.of(byte, 0, 0, 0, 0, 0, 0, 0), count }),
@@ -13,7 +13,7 @@ async function take(...answers: readonly (readonly [number, number])[]) {
   return [taken.bitmap[0], taken.whole];
 }
 
-test('a bitmap with as many pages as were counted, or more, is whole', async () => {
+test('a bitmap with as many pages as were counted, or more, is complete', async () => {
   expect(await take([0b1011, 3])).toEqual([0b1011, true]);
   expect(await take([0b1011, 2])).toEqual([0b1011, true]);
   expect(await take([0, 0])).toEqual([0, true]);

@@ -8,7 +8,7 @@ test('a failed call names the function and the errno', () => {
   expect(error.hint).toContain('xl list');
 });
 
-test('an untested Xen is told together with the tested ones', () => {
+test('an untested Xen is reported together with the tested ones', () => {
   expect(untestedXen('Xen 4.19 runs').message).toBe('Xen 4.19 runs; tested with Xen 4.20 and 4.17');
   expect(untestedXen('Xen 4.19 runs').exitCode).toBe(13);
 });

@@ -12,7 +12,7 @@ beforeEach(async () => {
 afterEach(() => directory[Symbol.asyncDispose]());
 const at = (name: string): string => join(directory.path, name);
 
-it('does not follow a symbolic link, to a file or to nothing', async () => {
+it('a lock does not follow a symbolic link, to a file or to nothing', async () => {
   await writeFile(at('shadow'), 'root:secret\n');
   await symlink(at('shadow'), at('link'));
   await symlink(at('none'), at('dangling'));
@@ -23,7 +23,7 @@ it('does not follow a symbolic link, to a file or to nothing', async () => {
   await expect(stat(at('none'))).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
-it('does not truncate a file that is there, and has room for one line in it', async () => {
+it('a lock does not truncate an existing file, and can write one line to it', async () => {
   await writeFile(
     at('lock'),
     'left by one that was killed, longer than any line that takes its place, as it is\n',
@@ -35,7 +35,7 @@ it('does not truncate a file that is there, and has room for one line in it', as
   expect((await readFile(at('lock'), 'utf8')).split('\n')[0]?.trimEnd()).toBe('12 recover');
 });
 
-it('is not passed on to programs that are started under it', async () => {
+it('a lock is not inherited by programs that are started under it', async () => {
   await using _lock = await lockFile(at('lock'), 0);
   const fd = readdirSync('/proc/self/fd').find((name) => {
     try {

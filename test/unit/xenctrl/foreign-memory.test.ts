@@ -22,7 +22,7 @@ const MAP_PRIVATE_ANONYMOUS = 0x22;
 
 let directory: string;
 let fd: number;
-/** What the "guest" has at a gfn: a fill byte. */
+/** The fill byte of the "guest's" page at a gfn. */
 let fill: (gfn: number) => number;
 /** A gfn whose last byte is 1. */
 let last: number | undefined;
@@ -90,7 +90,7 @@ function memory(pwritev: NativeFunction = libcFunctions.pwritev): ForeignMemory 
 
 const HEAD = 100;
 
-/** A head in which each byte is the kind of a page, 9 behind them. */
+/** Makes a head in which each byte is the kind of a page, followed by 9. */
 function head(kinds: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(HEAD).fill(9);
   bytes.set(kinds.subarray(0, HEAD));
@@ -106,7 +106,7 @@ const ZERO = 1;
 const UNMAPPED = 2;
 
 describe('packPages', () => {
-  test('writes a head that knows the kinds, then the pages with data back to back, and unmaps', async () => {
+  test('writes a head that depends on the kinds, then the pages with data back to back, and unmaps', async () => {
     const gfns = range(0x1000, 300);
     fill = (gfn) => (gfn < 0x101e || gfn % 2 === 1 ? (gfn & 0x7f) + 1 : 0);
     const kinds = await memory().packPages(DOMID, gfns, fd, 8192, head);
@@ -117,7 +117,7 @@ describe('packPages', () => {
     expect(file.equals(Buffer.concat([Buffer.alloc(8192), head(kinds), ...pages]))).toBe(true);
   });
 
-  test('sees an byte anywhere in a page', async () => {
+  test('sees a byte anywhere in a page', async () => {
     fill = () => 0;
     last = 9;
     const kinds = await memory().packPages(DOMID, Uint32Array.of(7, 8, 9), fd, 0, head);
@@ -127,7 +127,7 @@ describe('packPages', () => {
     expect(file.indexOf(1, 3)).toBe(HEAD + PAGE - 1);
   });
 
-  test('batches side by side write one after the other, and one that fails does not stop the next', async () => {
+  test('writes parallel batches one after the other, and one that fails does not stop the next', async () => {
     const real = libcFunctions.pwritev;
     let writing = 0;
     const slow: NativeFunction = {
@@ -147,7 +147,7 @@ describe('packPages', () => {
     expect(mapped).toBe(0);
   });
 
-  test('a page that cannot be mapped is named, never touched, and the others are written', async () => {
+  test('names a page that cannot be mapped, never touches it, and writes the others', async () => {
     failing.set(7, -22);
     const kinds = await memory().packPages(DOMID, Uint32Array.of(6, 7, 8), fd, 0, head);
     expect([...kinds]).toEqual([DATA, UNMAPPED, DATA]);
@@ -157,14 +157,14 @@ describe('packPages', () => {
     expect([file[HEAD], file[HEAD + PAGE]]).toEqual([6, 8]);
   });
 
-  test('a mapping that fails as a whole', async () => {
+  test('throws if a mapping fails as a whole', async () => {
     mapErrno = 3;
     await expect(memory().packPages(DOMID, Uint32Array.of(1), fd, 0, head)).rejects.toMatchObject({
       data: { errno: 'ESRCH' },
     });
   });
 
-  test('a head that cannot be made unmaps, and writes nothing', async () => {
+  test('unmaps, and writes nothing, if the head cannot be made', async () => {
     const failed = memory().packPages(DOMID, Uint32Array.of(1), fd, 0, () => {
       throw new RangeError('no head');
     });
@@ -173,7 +173,7 @@ describe('packPages', () => {
     expect(readFileSync(join(directory, 'f'))).toHaveLength(0);
   });
 
-  test('goes on after short and interrupted writes', async () => {
+  test('continues after short and interrupted writes', async () => {
     const real = libcFunctions.pwritev;
     const whole = Uint32Array.from({ length: 4 });
     let calls = 0;
@@ -194,7 +194,7 @@ describe('packPages', () => {
     expect(calls).toBe(2 * (1 + 5 + 5));
   });
 
-  test('a full disk is an OutputError with the offset', async () => {
+  test('throws an OutputError with the offset if the disk is full', async () => {
     const pwritev = fn('pwritev', () => [-1, ENOSPC]);
     await expect(
       memory(pwritev).packPages(DOMID, Uint32Array.of(5), fd, 3 * PAGE, head),
@@ -203,14 +203,14 @@ describe('packPages', () => {
       exitCode: 12,
       offset: 3 * PAGE,
       data: { errno: 'ENOSPC' },
-      hint: expect.stringContaining('free some space'),
+      hint: expect.stringContaining('free space'),
     });
     expect(mapped).toBe(0);
   });
 });
 
 describe('readPages', () => {
-  test('copies pages to their places, leaves those alone that cannot be mapped, and unmaps', async () => {
+  test('copies pages to their places, skips those that cannot be mapped, and unmaps', async () => {
     const gfns = range(1, 300);
     failing.set(3, -22);
     const into = new Uint8Array(301 * PAGE).fill(255);
@@ -223,7 +223,7 @@ describe('readPages', () => {
     expect(mapped).toBe(0);
   });
 
-  test('refuses less room than the pages need', async () => {
+  test('refuses a buffer that is too small', async () => {
     const small = new Uint8Array(2 * PAGE - 1);
     await expect(memory().readPages(DOMID, Uint32Array.of(1, 2), small)).rejects.toThrow(RangeError);
   });
@@ -253,7 +253,7 @@ describe('pages that are rewritten', () => {
     failing.set(2, -22);
   });
 
-  test('go into the file changed, the others as they are; one that is refused counts as unmapped', async () => {
+  test('are changed in the file, and the others are not; one that is refused counts as unmapped', async () => {
     const kinds = await memory().packPages(DOMID, gfns, fd, 0, head, rewriter);
     expect([...kinds]).toEqual([ZERO, DATA, UNMAPPED, DATA, UNMAPPED]);
     expect(seen).toEqual([1, 4]);
@@ -262,7 +262,7 @@ describe('pages that are rewritten', () => {
     expect(mapped).toBe(0);
   });
 
-  test('are read changed', async () => {
+  test('are changed when read', async () => {
     const into = new Uint8Array(6 * PAGE).subarray(PAGE);
     const kinds = await memory().readPages(DOMID, gfns, into, rewriter);
     expect([...kinds]).toEqual([DATA, DATA, UNMAPPED, DATA, UNMAPPED]);

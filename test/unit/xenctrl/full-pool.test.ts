@@ -18,14 +18,15 @@ test('calls in this thread run although files that hang hold every thread of the
       encoding: 'utf8',
       env,
     });
-    // Were there a thread left, this would show nothing.
+    // If a thread were left, this would prove nothing.
     expect(stdout.trim() || stderr).toBe('this thread, no thread');
   } finally {
     rmSync(directory, { recursive: true });
   }
 });
 
-// Each takes microseconds, and the guest depends on it: it stands still, or would be stopped by a call that comes late.
+// Each takes microseconds, and the guest depends on it: it is stopped, or would be stopped by a call that
+// comes late.
 test.each([
   'domainInfo',
   'pause',

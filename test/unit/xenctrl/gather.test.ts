@@ -7,7 +7,7 @@ function pieces(gather: Gather): [number, number][] {
   return Array.from({ length: gather.count }, (_, i) => [Number(words[2 * i]), Number(words[2 * i + 1])]);
 }
 
-test('joins pieces that follow one another in memory', () => {
+test('pieces that follow one another in memory are joined', () => {
   const gather = new Gather(4);
   const high = 0x7fff_ffff_f000;
   gather.add(high - 0x2000, 0x1000);
@@ -30,14 +30,14 @@ test.each([
   [30, [30]],
   [59, [1]],
   [60, []],
-])('%i bytes are taken away', (bytes, lengths) => {
+])('%i bytes that were written are removed', (bytes, lengths) => {
   const gather = new Gather(3);
   for (const [i, length] of [10, 20, 30].entries()) gather.add(2 ** 40 * (i + 1), length);
   gather.advance(bytes);
   expect(pieces(gather).map(([, length]) => length)).toEqual(lengths);
   expect(gather.bytes).toBe(60 - bytes);
   for (const [address, length] of pieces(gather)) {
-    // Its end stays where it was.
+    // The end of it is where it was.
     expect(((address + length) % 2 ** 40) / 10).toBe(Math.floor((address + length) / 2 ** 40));
   }
 });

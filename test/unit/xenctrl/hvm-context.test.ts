@@ -5,7 +5,7 @@ import { BufferSource } from '../../../src/core/byte-source.ts';
 import { readStream } from '../../../src/savefmt/index.ts';
 import { pagingIsOn } from '../../../src/xenctrl/hvm-context.ts';
 
-/** HVM_CONTEXT of a save file of Xen's own. */
+/** Returns the HVM_CONTEXT of a save file that Xen wrote. */
 async function contextOf(name: string): Promise<Uint8Array> {
   const bytes = gunzipSync(readFileSync(`fixtures/savefmt/${name}.xlsave.gz`));
   for await (const item of readStream(new BufferSource(bytes))) {
@@ -30,7 +30,7 @@ test.each(['hvm', 'pvh'])(
   },
 );
 
-test('a context that is cut off, or empty, says nothing', async () => {
+test('a context that is truncated or empty says nothing', async () => {
   expect(pagingIsOn(new Uint8Array(0))).toBeUndefined();
   expect(pagingIsOn((await contextOf('pvh')).subarray(0, 600))).toBeUndefined();
 });

@@ -38,7 +38,7 @@ describe('nodes', () => {
     expect(await client.readMaybe('/tool/a')).toBeUndefined();
   });
 
-  it('are listed although there are more than one message holds, and others come meanwhile', async () => {
+  it('are listed even if one message cannot hold them, and others are added in the meantime', async () => {
     const domains = Array.from({ length: 1500 }, (_, i) => String(i + 10_000));
     const many = Object.fromEntries(domains.map((domid) => [`/local/domain/${domid}/name`, 'g']));
     await using server = await FakeXenstored.listen(path, many);
@@ -54,14 +54,14 @@ describe('nodes', () => {
     await expect(client.list('/local/none')).rejects.toMatchObject({ errno: 'ENOENT' });
   });
 
-  it('whose value is no text are read leniently where one of many is looked for', async () => {
+  it('are read leniently if one of many is looked for and a value is not text', async () => {
     await using _ = await FakeXenstored.listen(path, nodes);
     await using client = await XenstoreClient.connect({ path });
     await client.write('/local/domain/8/name', new Uint8Array([0x6b, 0xe4, 0x73, 0x65]));
     expect(await client.readMaybe('/local/domain/8/name')).toBe('k\ufffdse');
   });
 
-  it('hold any bytes', async () => {
+  it('may hold any bytes', async () => {
     await using _ = await FakeXenstored.listen(path);
     await using client = await XenstoreClient.connect({ path });
     const bytes = new Uint8Array([0, 1, 0xff, 0, 0x80]);
@@ -72,7 +72,7 @@ describe('nodes', () => {
     expect(await client.read('/x')).toBe('');
   });
 
-  it('that are missing give ENOENT with the path; the connection goes on', async () => {
+  it('give ENOENT with the path if they are missing; the connection continues', async () => {
     await using _ = await FakeXenstored.listen(path, nodes);
     await using client = await XenstoreClient.connect({ path });
     const error = await client.read('/nope').catch((caught: unknown) => caught);
@@ -85,7 +85,7 @@ describe('nodes', () => {
     expect(await client.read('/local/domain/7/name')).toBe('guest');
   });
 
-  it('are not asked for when the request would be wrong or too long', async () => {
+  it('are not asked for if the request would be wrong or too long', async () => {
     await using server = await FakeXenstored.listen(path);
     await using client = await XenstoreClient.connect({ path });
     await expect(client.read('relative')).rejects.toMatchObject({ code: 'XENSTORE_PATH' });
@@ -97,7 +97,7 @@ describe('nodes', () => {
     expect(server.get('/x')?.length).toBe(4093);
   });
 
-  it('tell xenstored of a resumed domain', async () => {
+  it('are untouched when xenstored is informed of a resumed domain', async () => {
     await using server = await FakeXenstored.listen(path);
     await using client = await XenstoreClient.connect({ path });
     await client.resumeDomain(7);
@@ -145,7 +145,7 @@ describe('watches', () => {
     expect(seen).toEqual(['@releaseDomain']);
   });
 
-  it('fail when the connection ends', async () => {
+  it('fail if the connection ends', async () => {
     await using server = await FakeXenstored.listen(path);
     await using client = await XenstoreClient.connect({ path });
     await using watch = await client.watch('/x');
@@ -170,7 +170,7 @@ describe('transactions', () => {
     expect(server.get('/a')).toBe('1');
   });
 
-  it('leave nothing when the work throws', async () => {
+  it('leave nothing if the work throws', async () => {
     await using server = await FakeXenstored.listen(path);
     await using client = await XenstoreClient.connect({ path });
     const failure = new Error('own');
@@ -187,7 +187,7 @@ describe('transactions', () => {
     expect(server.received.at(-1)).toBe(MESSAGE.transactionEnd);
   });
 
-  it('run again on a conflict, but not for ever', async () => {
+  it('run again on a conflict, but not forever', async () => {
     await using server = await FakeXenstored.listen(path, { '/count': '0' });
     await using client = await XenstoreClient.connect({ path });
     let runs = 0;
@@ -218,13 +218,13 @@ describe('the connection', () => {
     expect(xenstoreSocketPath({})).toMatch(/^\/(var\/)?run\/xenstored\/socket$/);
   });
 
-  it('says where it looked', async () => {
+  it('reports where it looked', async () => {
     const failure = XenstoreClient.connect({ path });
     await expect(failure).rejects.toBeInstanceOf(XenstoreConnectError);
     await expect(failure).rejects.toMatchObject({ message: expect.stringContaining(path), exitCode: 13 });
   });
 
-  it('gives up on a request alone; the late answer is dropped', async () => {
+  it('gives up on a single request; the late answer is dropped', async () => {
     await using server = await FakeXenstored.listen(path, nodes);
     await using client = await XenstoreClient.connect({ path });
     let late = (): void => {};
@@ -285,7 +285,7 @@ describe('the connection', () => {
         socket.write(encodeMessage({ type: 15, requestId: 0, transactionId: 0, payload: joinStrings('/x') })),
       XenstoreProtocolError,
     ],
-  ])('fails all that is pending when the peer %s', async (_, misbehave, kind) => {
+  ])('fails everything that is pending if the peer %s', async (_, misbehave, kind) => {
     const server = createServer((socket) => {
       socket.on('error', () => {});
       socket.on('data', () => misbehave(socket));
@@ -300,7 +300,7 @@ describe('the connection', () => {
     server.close();
   });
 
-  it('fails what is pending when it is closed', async () => {
+  it('fails what is pending if it is closed', async () => {
     await using server = await FakeXenstored.listen(path);
     server.intercept = () => true;
     const client = await XenstoreClient.connect({ path });

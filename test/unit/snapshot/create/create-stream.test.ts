@@ -65,7 +65,7 @@ describe.each(kinds)('a stream of a %s guest, live: %s', (type, live) => {
     expect([host.runs, host.guest.logging]).toEqual([true, false]);
   });
 
-  test('whose reader goes away at any time leaves the guest as it was', async () => {
+  test('leaves the guest as it was if its reader goes away at any time', async () => {
     const { sink, parts } = collector();
     await createSnapshot(hostOf(type, live), request({ sink, live }));
     expect(parts.length).toBeGreaterThan(3);
@@ -91,7 +91,7 @@ describe.each(kinds)('a stream of a %s guest, live: %s', (type, live) => {
   });
 });
 
-test('a journal on a full disk does not take back what the reader has whole', async () => {
+test('is not undone for a journal on a full disk once its reader has all of it', async () => {
   const host = hostOf('pvh', false);
   const { sink, parts } = collector();
   const note = vi.spyOn(Journal.prototype, 'note');
@@ -110,13 +110,13 @@ test('a journal on a full disk does not take back what the reader has whole', as
   expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at start' });
 });
 
-test('a sink and a memory_path at once are refused', async () => {
+test('cannot go to a sink and a memory_path at once', async () => {
   const { sink } = collector();
   const both = request({ sink, config: { memoryPath: '/x' } });
   await expect(planCreate(hostOf('pvh', false), both)).rejects.toMatchObject({ code: 'SINK' });
 });
 
-test('a plan to standard output needs no room and no new file', async () => {
+test('needs no free space and no new file when planned to standard output', async () => {
   const plan = await planCreate(hostOf('pvh', false), request({ config: { memoryPath: '/dev/stdout' } }));
   expect(plan).toMatchObject({ stream: true, memoryPath: '/dev/stdout' });
   expect(plan.manifestPath).toBeUndefined();

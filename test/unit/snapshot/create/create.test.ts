@@ -68,22 +68,25 @@ describe('createSnapshot', () => {
     },
   );
 
-  it.each([false, true])("a PV guest's p2m may be elsewhere when it is suspended, live: %s", async (live) => {
-    const host = makeHost({ type: 'pv' });
-    host.guest.p2mFrame = 3n;
-    host.fault = (call) => {
-      if (call === 'settle') host.guest.p2mFrame = 0x77n;
-    };
-    const { plan } = await createSnapshot(host, request({ live }));
-    const file = readFileSync(plan.memoryPath);
-    // X86_PV_P2M_FRAMES for 400 pfns: type 3, 16 bytes, from 0 to 399, one frame.
-    const record = (frame: number): Buffer => Buffer.from(Uint32Array.of(3, 16, 0, 399, frame, 0).buffer);
-    expect(file.includes(record(0x77))).toBe(true);
-    expect(file.includes(record(3))).toBe(false);
-    expect(await verifyMemoryFile(plan.memoryPath)).toMatchObject({ guestType: 'pv' });
-  });
+  it.each([false, true])(
+    "finds a PV guest's p2m elsewhere once the guest is suspended, live: %s",
+    async (live) => {
+      const host = makeHost({ type: 'pv' });
+      host.guest.p2mFrame = 3n;
+      host.fault = (call) => {
+        if (call === 'settle') host.guest.p2mFrame = 0x77n;
+      };
+      const { plan } = await createSnapshot(host, request({ live }));
+      const file = readFileSync(plan.memoryPath);
+      // X86_PV_P2M_FRAMES for 400 pfns: type 3, 16 bytes, from 0 to 399, one frame.
+      const record = (frame: number): Buffer => Buffer.from(Uint32Array.of(3, 16, 0, 399, frame, 0).buffer);
+      expect(file.includes(record(0x77))).toBe(true);
+      expect(file.includes(record(3))).toBe(false);
+      expect(await verifyMemoryFile(plan.memoryPath)).toMatchObject({ guestType: 'pv' });
+    },
+  );
 
-  it('writes a cfgfile that parse takes and that names what was done', async () => {
+  it('writes a cfgfile that the parser accepts and that names what was done', async () => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     const { plan } = await createSnapshot(host, mixed());
     expect(parseConfig(readFileSync(plan.configPath ?? '', 'utf8'), 'x')).toMatchObject({
@@ -119,7 +122,7 @@ describe('createSnapshot', () => {
     expect(plan.state).toBe('paused');
     expect(host.pauses).toBe(2);
     expect(host.suspended).toBe(false);
-    // No instruction of the guest between the suspend and the pause.
+    // The guest executes no instruction between the suspend and the pause.
     expect(host.calls.lastIndexOf('pause')).toBeLessThan(host.calls.indexOf('resume'));
   });
 
@@ -137,7 +140,7 @@ describe('createSnapshot', () => {
   });
 
   it.each(['../up', 'a/b', '..', '.', '-x', 'a\nb', 'x'.repeat(300), '12', ''])(
-    'makes no file of the name %j, whoever calls',
+    'creates no file with the name %j, whoever calls',
     async (name) => {
       const host = makeHost();
       const before = readdirSync(directory, { recursive: true });
@@ -149,7 +152,7 @@ describe('createSnapshot', () => {
   );
 
   it.each(['s.save', '../s.save', '/x/', '/a\0b', `/${'x'.repeat(5000)}`])(
-    'writes to no path like %j',
+    'writes to no path such as %j',
     async (memoryPath) => {
       const attempt = createSnapshot(makeHost(), request({ config: { memoryPath } }));
       await expect(attempt).rejects.toThrow(UsageError);
@@ -182,7 +185,7 @@ const reads = new Set([
   'saver',
 ]);
 
-/** What must hold whenever a create has failed. */
+/** Checks what must hold whenever a create has failed. */
 function expectUntouched(host: FakeHost, before: { images: string; files: string[] }): void {
   expect(host.suspended).toBe(false);
   expect(host.machineStopped).toBe(false);
@@ -230,7 +233,7 @@ describe('a create that is refused', () => {
     expect([error.code, error.exitCode]).toEqual([code, 2]);
   });
 
-  it('external disks without qemu-img, which says at the end what identifies a base', async () => {
+  it('external disks without qemu-img, which is needed at the end to identify a base', async () => {
     const host = makeHost();
     host.fault = (call) => {
       if (call === 'info') throw new EnvironmentError('NO_PROGRAM', 'there is no program qemu-img');
@@ -286,7 +289,7 @@ describe('a create that is refused', () => {
     });
   });
 
-  it('several at once, all told', async () => {
+  it('reports several obstacles at once', async () => {
     writeFileSync(join(directory, 's1.save'), '');
     const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"\ndisks=[',,xvdz']`, 'x');
     const error = await failure(createSnapshot(makeHost(), request({ config })));
@@ -295,8 +298,8 @@ describe('a create that is refused', () => {
   });
 });
 
-describe('one at a time', () => {
-  it('a live one where the host has no dirty log for such a guest', async () => {
+describe('a create that cannot begin', () => {
+  it('is refused live if the host has no dirty log for such a guest', async () => {
     const host = makeHost({ type: 'pv' });
     host.liveObstacle = { code: 'NO_LIVE', message: 'no shadow paging' };
     const before = state();
@@ -310,7 +313,7 @@ describe('one at a time', () => {
     await createSnapshot(host, request());
   });
 
-  it('a create while another holds the lock touches nothing', async () => {
+  it('touches nothing while another operation holds the lock', async () => {
     const host = makeHost();
     const before = state();
     host.locked = true;
@@ -322,7 +325,7 @@ describe('one at a time', () => {
     expectUntouched(host, before);
   });
 
-  it('a guest that somebody else has suspended is left to them', async () => {
+  it('leaves a guest that another program has suspended to that program', async () => {
     const host = makeHost();
     // `xl save` begins between the plan and the suspend.
     host.fault = (call) => {
@@ -334,10 +337,10 @@ describe('one at a time', () => {
   });
 });
 
-describe('a guest that does not stand still until the snapshot is taken', () => {
-  /** The end of another's `xl save -c`, or an `xl destroy`. */
+describe('a guest that does not stay suspended until the snapshot is taken', () => {
+  /** The end of another program's `xl save -c`, or an `xl destroy`. */
   const OTHERS = {
-    'is resumed by somebody else': {
+    'is resumed by another program': {
       code: 'RESUMED_BY_OTHER',
       act: (host: FakeHost) => {
         host.suspended = false;
@@ -353,15 +356,15 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     },
   } as const;
 
-  // The fake guest minds being read while it runs; Xen does not.
+  // The fake guest refuses to be read while it runs; Xen does not.
   it.each([
     ...(['stateRecords', 'snapshotDisks', 'repointDisks'] as const).map(
-      (when) => ['is resumed by somebody else', when] as const,
+      (when) => ['is resumed by another program', when] as const,
     ),
     ...(['saveState', 'settle', 'stateRecords', 'snapshotDisks', 'repointDisks'] as const).map(
       (when) => ['is destroyed', when] as const,
     ),
-  ])('%s during %s: no snapshot, and nothing left of it', async (what, when) => {
+  ])('%s during %s: there is no snapshot, and nothing left of it', async (what, when) => {
     const host = makeHost({ type: 'hvm', disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     const before = readdirSync(directory);
     let acted = false;
@@ -376,16 +379,16 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     const error = await failure(createSnapshot(host, mixed()));
     expect(error.code).toBe(OTHERS[what].code);
     expect(error.undoFailures).toEqual([]);
-    expect(error.undone.includes('resumed the guest')).toBe(what === 'is resumed by somebody else');
+    expect(error.undone.includes('resumed the guest')).toBe(what === 'is resumed by another program');
     expect(readdirSync(directory)).toEqual(before);
     expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({});
-    expect(host.runs).toBe(what === 'is resumed by somebody else');
+    expect(host.runs).toBe(what === 'is resumed by another program');
   });
 
   it.each([
     ['goes on', true],
     ['no longer exists', false],
-  ])('its QEMU breaks off when it has taken the disks, and the domain %s', async (_, lives) => {
+  ])('breaks off when its QEMU dies after it has taken the disks, and the domain %s', async (_, lives) => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     const before = readdirSync(directory);
     host.after = (call) => {
@@ -410,7 +413,7 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     expect(host.runs).toBe(true);
   });
 
-  it('is left to who saves it already', async () => {
+  it('is left to the program that already saves it', async () => {
     const host = makeHost();
     host.saver = 4711;
     const error = await failure(createSnapshot(host, request()));
@@ -419,7 +422,7 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     expect(filesIn(directory)).toEqual(['xvda.img']);
   });
 
-  it('a save that began during a live one has its dirty log', async () => {
+  it('has its dirty log taken over by a save that began during a live create', async () => {
     const host = makeHost();
     host.after = (call) => {
       if (call === 'startDirtyLog') host.saver = 4711;
@@ -427,14 +430,14 @@ describe('a guest that does not stand still until the snapshot is taken', () => 
     const error = await failure(createSnapshot(host, request({ live: true })));
     expect(error).toMatchObject({ code: 'BEING_SAVED', undoFailures: [] });
     expect(host.runs).toBe(true);
-    // It needs it, and turns it off itself.
+    // The other program needs it, and turns it off itself.
     expect(host.calls).not.toContain('stopDirtyLog');
     expect(filesIn(directory)).toEqual(['xvda.img']);
   });
 });
 
 describe('a create that fails', () => {
-  it('has told the guardian its journal before anything takes effect', async () => {
+  it('gives the guardian its journal before anything takes effect', async () => {
     const host = makeHost();
     const told: unknown[] = [];
     host.fault = (call) => {
@@ -445,18 +448,21 @@ describe('a create that fails', () => {
     expect(host.guarded.size).toBe(0);
   });
 
-  it.each(['s1.save', 's1.save.cfg', 's1.save.json'])('leaves a %s that came meanwhile', async (name) => {
-    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
-    host.fault = (call) => {
-      if (call === 'resume') writeFileSync(join(directory, name), 'precious');
-    };
-    const error = await failure(createSnapshot(host, mixed()));
-    expect(error.code).toBe('OUTPUT_EXISTS');
-    expect(readFileSync(join(directory, name), 'utf8')).toBe('precious');
-    expect(filesIn(directory)).toEqual([name, 'xvda.img', 'xvdb.img']);
-  });
+  it.each(['s1.save', 's1.save.cfg', 's1.save.json'])(
+    'leaves a %s that another program created',
+    async (name) => {
+      const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+      host.fault = (call) => {
+        if (call === 'resume') writeFileSync(join(directory, name), 'precious');
+      };
+      const error = await failure(createSnapshot(host, mixed()));
+      expect(error.code).toBe('OUTPUT_EXISTS');
+      expect(readFileSync(join(directory, name), 'utf8')).toBe('precious');
+      expect(filesIn(directory)).toEqual([name, 'xvda.img', 'xvdb.img']);
+    },
+  );
 
-  it('tells the phase and what was undone', async () => {
+  it('reports the phase and what was undone', async () => {
     const host = makeHost();
     host.fault = (call) => {
       if (call === 'snapshotDisks') throw new Error('no');
@@ -470,7 +476,7 @@ describe('a create that fails', () => {
     ]);
   });
 
-  it('tells an undo that fails, with what to do by hand, and does the others', async () => {
+  it('reports an undo that fails, with what to do by hand, and does the others', async () => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     host.fault = (call) => {
       if (call === 'repointDisks' || call === 'undoSnapshots') throw new Error(`no ${call}`);
@@ -497,7 +503,7 @@ describe('a create that fails', () => {
 
 describe('a live create', () => {
   it.each(['pvh', 'hvm'] as const)(
-    'of a %s guest copies while it runs, and the rest when it is stopped',
+    'copies a %s guest while it runs, and the rest while it is stopped',
     async (type) => {
       const host = makeHost({ type });
       host.fault = (call) => keepWriting(host, call);
@@ -553,7 +559,7 @@ describe('a live create', () => {
     expect(downtimeSeconds).toBeLessThan(totalSeconds - (phases[at('suspend')]?.startSeconds ?? 0));
   });
 
-  it('that would stop the guest for too long gives up, and the guest never stopped', async () => {
+  it('gives up if it would stop the guest for too long, without having stopped it', async () => {
     const host = makeHost();
     host.fault = (call) => keepWriting(host, call);
     const before = state();
@@ -570,7 +576,7 @@ describe('a live create', () => {
     expectUntouched(host, before);
   });
 
-  it('is whole, with a warning, when the log cannot be turned off', async () => {
+  it('is complete, with a warning, if the log cannot be turned off', async () => {
     const host = makeHost({ type: 'hvm' });
     host.fault = (call) => {
       if (call === 'stopDirtyLog') throw new Error('no');
@@ -583,7 +589,7 @@ describe('a live create', () => {
   });
 });
 
-describe('the guest goes first', () => {
+describe('the guest resumes first', () => {
   it('when a write hangs and the create is interrupted, long before the write is given up', async () => {
     const host = new FakeHost({ directory, type: 'hvm' });
     const abort = new AbortController();
@@ -610,7 +616,7 @@ describe('the guest goes first', () => {
     expect(filesIn(directory)).toEqual(['xvda.img']);
   });
 
-  it('before the disks are taken back', async () => {
+  it('the guest resumes before the disks are undone', async () => {
     const host = new FakeHost({ directory });
     host.fault = (call) => {
       if (call === 'undoSnapshots') expect(host.runs).toBe(true);
@@ -625,7 +631,7 @@ describe('the guest goes first', () => {
     expect(host.runs).toBe(true);
   });
 
-  it('and a xenstored that does not answer does not take a good snapshot back; recover tells it later', async () => {
+  it('a xenstored that does not answer does not undo a good snapshot; recover informs it later', async () => {
     const host = new FakeHost({ directory });
     host.fault = (call) => {
       if (call === 'announceResume') throw new Error('no xenstore');
@@ -641,7 +647,7 @@ describe('the guest goes first', () => {
   });
 
   it.each(['domainState', 'findByName', 'findDomain', 'announceResume'])(
-    'although xenstore answers nothing any more, as to %s',
+    'the guest resumes although xenstore no longer answers, as to %s',
     async (broken) => {
       const host = new FakeHost({ directory });
       host.fault = (call) => {
@@ -657,7 +663,7 @@ describe('the guest goes first', () => {
     },
   );
 
-  it('and a live file gets nothing at all between suspend and resume, nor does its journal', async () => {
+  it('a live file gets nothing at all between suspend and resume, nor does its journal', async () => {
     const guest = new FakeGuest(new Uint8Array(400).fill(15, 200, 232).fill(15, 332));
     const host = new FakeHost({ directory, guest });
     const sizes = new Map<string, unknown>();
@@ -683,7 +689,7 @@ describe('the guest goes first', () => {
     expect(result).toMatchObject({ pagesWrittenStopped: 0, warnings: [] });
   });
 
-  it('and what a live file gets all the same, for want of memory, is told', async () => {
+  it('a warning says what a live file gets while the guest is stopped, for lack of memory', async () => {
     const host = new FakeHost({ directory });
     host.spareMemory = () => 4096;
     host.fault = (call) => keepWriting(host, call);
@@ -708,7 +714,7 @@ describe('a guest whose memory map grows before it is suspended', () => {
     expect(await readMemoryFacts(plan.memoryPath)).toMatchObject({ pages: 340 });
   });
 
-  it('is sent whole down a stream', async () => {
+  it('is sent completely to a stream', async () => {
     const host = makeHost();
     host.after = (call) => {
       if (call === 'suspend') host.guest.grow(grown);
@@ -717,7 +723,7 @@ describe('a guest whose memory map grows before it is suspended', () => {
     expect(await createSnapshot(host, { domain: 'guest1', name: 's1', sink })).toMatchObject({ pages: 340 });
   });
 
-  it('is refused when some of it has been copied already', async () => {
+  it('is refused if part of it has been copied already', async () => {
     const host = makeHost();
     host.after = (call) => {
       if (call === 'suspend') host.guest.grow(grown);

@@ -52,12 +52,12 @@ describe('a domain that can be snapshotted', () => {
     expect(locked).toBe(false);
   });
 
-  test('paused by its owner', async () => {
+  test('may be paused by its owner', async () => {
     const { examination } = await examine({ paused: true });
     expect(examination).toMatchObject({ state: 'paused', possible: true });
   });
 
-  test('a raw disk needs a cfgfile', async () => {
+  test('needs a cfgfile for a raw disk', async () => {
     const { examination } = await examine({
       disks: [{ vdev: 'xvda' }, { vdev: 'xvdb', format: 'raw', internal: [notQcow2] }],
     });
@@ -68,7 +68,7 @@ describe('a domain that can be snapshotted', () => {
   test.each([
     ['PCI devices', { pcidevs: [{ dev: 0 }] }],
     ['the IOMMU', { c_info: { type: 'pvh', name: 'guest1', uuid: FAKE_UUID, passthrough: 'sync_pt' } }],
-  ])('with %s, but not live', async (_what, config) => {
+  ])('can be snapshotted with %s, but not live', async (_what, config) => {
     const { examination } = await examine({}, (host) => {
       host.config = { ...host.config, ...config };
     });
@@ -80,7 +80,7 @@ describe('a domain that can be snapshotted', () => {
   });
 });
 
-test('a PV guest where Xen has no dirty log for it: not live', async () => {
+test('a PV guest cannot be snapshotted live if Xen has no dirty log for it', async () => {
   const { examination } = await examine({ type: 'pv' }, (host) => {
     host.liveObstacle = { code: 'NO_LIVE', message: 'no shadow paging' };
   });
@@ -92,17 +92,17 @@ test('a PV guest where Xen has no dirty log for it: not live', async () => {
   });
 });
 
-describe('one that cannot', () => {
+describe('a domain that cannot be snapshotted', () => {
   test.each([
     ['that is not there', () => {}, 'guest2', 'DOMAIN_NOT_FOUND'],
     ['that is dying', (host: FakeHost) => (host.dying = true), 'guest1', 'DOMAIN_NOT_RUNNING'],
     ['that crashed', (host: FakeHost) => (host.shutdown = 'crash'), 'guest1', 'DOMAIN_NOT_RUNNING'],
-  ])('a domain %s', async (_what, change, name, code) => {
+  ])('is a domain %s', async (_what, change, name, code) => {
     const { examination } = await examine({}, change, name);
     expect(examination).toMatchObject({ possible: false, live: false, obstacles: [{ code }] });
   });
 
-  test('a disk that neither way can take is with the disk, and not said twice', async () => {
+  test("has its disk's obstacles with the disk, and not repeated", async () => {
     const { examination } = await examine({}, (host) => {
       const { disks } = host.toolstack;
       const gone: Problem = { code: 'DISK_BACKEND', message: 'served by the kernel' };
@@ -116,7 +116,7 @@ describe('one that cannot', () => {
     ]);
   });
 
-  test('an HVM guest without a QEMU that answers', async () => {
+  test('is an HVM guest without a QEMU that answers', async () => {
     const { examination } = await examine({ type: 'hvm' }, (host) => {
       host.toolstack.openDeviceModel = () => Promise.resolve(undefined);
     });

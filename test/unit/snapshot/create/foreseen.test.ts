@@ -1,4 +1,4 @@
-/** What is known before anything is done to the domain. */
+/** Tests what is known before anything is done to the domain. */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -40,7 +40,7 @@ async function take(host: FakeHost): Promise<RevertRequest> {
   };
 }
 
-/** The guest has 300 pages: 1200 KiB, more than such a target and libxl's 1024 KiB on top of it. */
+/** The guest has 300 pages: 1200 KiB, more than such a target plus libxl's 1024 KiB. */
 const withTarget = (host: FakeHost, target: number): LibxlConfig => ({
   ...host.config,
   b_info: { ...(host.config['b_info'] as object), target_memkb: target, max_memkb: target },
@@ -48,7 +48,7 @@ const withTarget = (host: FakeHost, target: number): LibxlConfig => ({
 const targetOf = (made: LibxlConfig): number | undefined => numberOf(made, 'b_info', 'target_memkb');
 
 describe('a guest with more memory than its target', () => {
-  test.each([false, true])('gives a file whose target has room for it (live: %s)', async (live) => {
+  test.each([false, true])('gets a file whose target has room for all its pages (live: %s)', async (live) => {
     const host = makeHost();
     host.config = withTarget(host, 16);
     const { plan, warnings } = await createSnapshot(host, { domain: 'guest1', config: config(), live });
@@ -58,7 +58,7 @@ describe('a guest with more memory than its target', () => {
     expect(warnings).toEqual([expect.stringContaining('more than its target of 1 MiB')]);
   });
 
-  test('is written as it is where its target has room', async () => {
+  test('gets an unchanged file if its target has room', async () => {
     const host = makeHost();
     host.config = withTarget(host, 200);
     const { plan, warnings } = await createSnapshot(host, { domain: 'guest1', config: config() });
@@ -66,7 +66,7 @@ describe('a guest with more memory than its target', () => {
     expect(warnings).toEqual([]);
   });
 
-  test('is restored with room for it from a file that does not say so', async () => {
+  test('is restored with room for its pages from a file that does not say so', async () => {
     const host = makeHost();
     host.config = withTarget(host, 1200);
     const request = await take(host);
@@ -93,7 +93,7 @@ describe('before a create', () => {
     expectAsBefore(host, was);
   });
 
-  test('a paused guest that has never run does not boot for it', async () => {
+  test('a paused guest that has never run is not booted for it', async () => {
     const host = makeHost({ paused: true });
     host.booted = false;
     const was = stateOf(host);
@@ -108,7 +108,7 @@ describe('before a create', () => {
     expect((await host.hypervisor.domainState(toDomid(7)))?.paused).toBe(true);
   });
 
-  test('what the toolstack has against it is refused, and doctor says the same', async () => {
+  test('an obstacle of the toolstack is refused, and doctor says the same', async () => {
     const host = makeHost();
     const was = stateOf(host);
     const nvme = { code: 'DEVICE_NOT_SAVED', message: 'nvme' };
@@ -130,7 +130,7 @@ describe('before a create', () => {
     await take(host);
   });
 
-  test('a drive that no disk entry names is warned of, and is a risk of the revert', async () => {
+  test('a drive that no disk entry names causes a warning, and is a risk of the revert', async () => {
     const host = makeHost();
     host.createFindings = { ...host.createFindings, unknownDrives: [{ name: 'usb1', path: '/d/stick.img' }] };
     const request = await take(host);
@@ -168,7 +168,7 @@ describe('before a revert', () => {
     expect((await examineDomain(host, 'guest1')).warnings).toEqual([`a revert would fail: ${gone.message}`]);
   });
 
-  test('it is asked about the configuration, the pages and the domain that goes', async () => {
+  test('the toolstack is asked about the configuration, the pages and the domain to be destroyed', async () => {
     const host = makeHost();
     const request = await take(host);
     const asked: RestoreFacts[] = [];
@@ -208,7 +208,7 @@ describe('before a revert', () => {
     ['several, one of them the same', 'hvm', ['7.2.0', '10.0.13']],
     ['none that is known', 'hvm', []],
     ['another, but the guest has no machine of QEMU’s', 'pvh', ['7.2.0']],
-  ] as const)('QEMU: %s is no risk', async (_, type, qemus) => {
+  ] as const)('QEMU: %s is not a risk', async (_, type, qemus) => {
     const host = makeHost({ type });
     const request = await take(host);
     finds(host, { qemus });

@@ -50,7 +50,7 @@ afterEach(async () => {
   rmSync(host.directory, { recursive: true });
 });
 
-/** A create whose process is killed before a port call takes effect. */
+/** Starts a create whose process is killed before a port call takes effect. */
 async function killedIn(call: string, more: object = {}): Promise<void> {
   const { directory } = host;
   let release = (): void => {};
@@ -78,7 +78,7 @@ async function killedIn(call: string, more: object = {}): Promise<void> {
   };
 }
 
-/** The journal as if the host had gone down since. */
+/** Changes the journal as if the host had gone down since. */
 function reboot(): void {
   writeFileSync(journal(), readFileSync(journal(), 'utf8').replace(/"boot":"[^"]*"/, '"boot":"another"'));
   rmSync(host.runDirectory, { recursive: true, force: true });
@@ -89,7 +89,7 @@ function reboot(): void {
 const files = (): string[] => readdirSync(host.directory).sort();
 
 describe('recoverSnapshot', () => {
-  it('tells what it found and did', async () => {
+  it('reports what it found and did', async () => {
     await killedIn('resume');
     expect(host.suspended).toBe(true);
     expect(await recoverSnapshot(host, { path: memory() })).toEqual({
@@ -110,7 +110,7 @@ describe('recoverSnapshot', () => {
     expect(await recoverSnapshot(host, { path: journal() })).toMatchObject({ outcome: 'nothing' });
   });
 
-  it('leaves a create alone that is under way', async () => {
+  it('leaves a create alone that is still running', async () => {
     await killedIn('settle');
     host.locked = true;
     expect(await failure(recoverSnapshot(host, { path: memory() }))).toMatchObject({ code: 'DOMAIN_BUSY' });
@@ -121,7 +121,7 @@ describe('recoverSnapshot', () => {
     expectAsBefore(host, was);
   });
 
-  it('keeps a snapshot that is whole', async () => {
+  it('keeps a snapshot that is complete', async () => {
     let kept = '';
     host.fault = (call) => {
       if (call === 'resume') kept = readFileSync(journal(), 'utf8');
@@ -135,7 +135,7 @@ describe('recoverSnapshot', () => {
     expect(readImage(at('xvdb.img')).tags).toHaveProperty('s1');
   });
 
-  it('leaves a memory file, a cfgfile and an overlay of somebody else', async () => {
+  it('leaves a memory file, a cfgfile and an overlay of another program', async () => {
     await killedIn('snapshotDisks');
     for (const name of ['s1.save', 's1.save.cfg', 's1-xvda.qcow2']) {
       writeFileSync(at(name), JSON.stringify({ format: 'raw', content: 'precious', tags: {} }));
@@ -144,7 +144,7 @@ describe('recoverSnapshot', () => {
     expect(files()).toEqual(['s1-xvda.qcow2', 's1.save', 's1.save.cfg', 'xvda.img', 'xvdb.img']);
   });
 
-  it('takes a request to suspend back that nobody waits for, before a paused guest is paused again', async () => {
+  it('withdraws a request to suspend that nobody waits for, before a paused guest is paused again', async () => {
     host.pauses = 1;
     was = before(host);
     await killedIn('suspend');
@@ -154,7 +154,7 @@ describe('recoverSnapshot', () => {
     expectAsBefore(host, was);
   });
 
-  it('goes on without the undo that fails, and does that the next time', async () => {
+  it('continues without an undo that fails, and does that one the next time', async () => {
     await killedIn('resume');
     host.fault = (call) => {
       if (call === 'undoSnapshots') throw new Error('QEMU does not answer');
@@ -169,7 +169,7 @@ describe('recoverSnapshot', () => {
     expectAsBefore(host, was);
   });
 
-  it('lets a guest go on whose QEMU does not answer', async () => {
+  it('resumes a guest whose QEMU does not answer', async () => {
     await killedIn('resume');
     host.fault = (call) => {
       if (call === 'openDeviceModel') throw new Error('no answer');
@@ -184,7 +184,7 @@ describe('log-dirty mode', () => {
   const hvm = (): FakeHost => new FakeHost({ directory: host.directory, type: 'hvm' });
   const live = { live: true };
 
-  it('is turned off without opening the guest, which may take more memory than there is', async () => {
+  it('is turned off without opening the guest, which may need more memory than there is', async () => {
     host = hvm();
     await killedIn('settle', live);
     expect([host.guest.logging, host.machineLogs]).toEqual([true, true]);
@@ -195,7 +195,7 @@ describe('log-dirty mode', () => {
     expect([host.guest.logging, host.machineLogs]).toEqual([false, false]);
   });
 
-  it('that QEMU could not be asked to turn off is turned off the next time', async () => {
+  it('is turned off the next time if QEMU could not be asked', async () => {
     host = hvm();
     await killedIn('settle', live);
     host.fault = (call) => {
@@ -208,7 +208,7 @@ describe('log-dirty mode', () => {
     expect([host.guest.logging, host.machineLogs]).toEqual([false, false]);
   });
 
-  it('of a QEMU that has died is off, and that it has died is reported', async () => {
+  it('is off if QEMU has died, which is reported', async () => {
     host = hvm();
     await killedIn('settle', live);
     host.own.qemuDead = true;
@@ -219,7 +219,7 @@ describe('log-dirty mode', () => {
     expect(host.guest.logging).toBe(false);
   });
 
-  it('that the create itself has turned off is not touched later', async () => {
+  it('is not touched later if the create itself has turned it off', async () => {
     host = hvm();
     host.fault = (call) => {
       if (call === 'settle') throw new Error('planted');
@@ -235,24 +235,24 @@ describe('log-dirty mode', () => {
   });
 });
 
-describe('the guest goes first', () => {
+describe('the guest resumes first', () => {
   it('although the storage with the journal hangs', async () => {
     host.pauses = 1;
     was = before(host);
     await killedIn('settle');
     const text = readFileSync(journal(), 'utf8');
     rmSync(journal());
-    // Whoever opens it waits until another process opens its other end.
+    // An open waits until another process opens the other end.
     execFileSync('mkfifo', ['-m', '600', journal()]);
     const recovered = recoverSnapshot(host, { path: memory() }).catch(() => {});
     await vi.waitFor(() => expect([host.suspended, host.pauses]).toEqual([false, 1]));
     expect(existsSync(`${memory()}.partial`)).toBe(true);
-    // Not in this thread: the reader may not be there yet.
+    // Not in this thread: the reader may not exist yet.
     await writeFile(journal(), text);
     await recovered;
   });
 
-  it('and the guest of another create, too, in recoverAll', async () => {
+  it('as does the guest of another create, in recoverAll', async () => {
     await killedIn('settle');
     rmSync(journal());
     execFileSync('mkfifo', ['-m', '600', journal()]);
@@ -262,7 +262,7 @@ describe('the guest goes first', () => {
     await recovered;
   });
 
-  it('also where a former xlsnap has noted it in the journal', async () => {
+  it('also if an earlier xlsnap has noted it in the journal', async () => {
     await killedIn('settle');
     const [record = ''] = readdirSync(host.runDirectory);
     const lines = readFileSync(join(host.runDirectory, record), 'utf8').trim().split('\n').slice(1);
@@ -280,7 +280,7 @@ describe('the guest goes first', () => {
     expectAsBefore(host, was);
   });
 
-  it('and one whose domid means another domain by now is left alone', async () => {
+  it('but not if its domid means another domain by then', async () => {
     await killedIn('settle');
     const name = readdirSync(host.runDirectory)[0] ?? '';
     const record = join(host.runDirectory, name);
@@ -292,8 +292,8 @@ describe('the guest goes first', () => {
   });
 });
 
-describe('after the host went down', () => {
-  it('the domain gone: tag and overlay are taken back by qemu-img, with what the guest wrote since', async () => {
+describe('after a crash of the host', () => {
+  it('a tag and an overlay are undone by qemu-img, without a domain, and what the guest wrote since is kept', async () => {
     await killedIn('resume');
     host.suspended = false;
     host.write('written on the overlay');
@@ -331,7 +331,7 @@ describe('after the host went down', () => {
     expect(error.undoFailures.join()).toMatch(/xvda\.img was written to at .*, after its overlay/);
     expect(contentOf(at('xvda.img'))).toBe('newer');
     expect(contentOf(at('s1-xvda.qcow2'))).toBe('written on the overlay');
-    // As the error says: what the base holds is to be kept.
+    // As the error says: the base's content is to be kept.
     rmSync(at('s1-xvda.qcow2'));
     await recoverSnapshot(host, { path: memory() });
     expect(files()).toEqual(['xvda.img', 'xvdb.img']);
@@ -350,7 +350,7 @@ describe('after the host went down', () => {
   });
 
   it('a journal that never got its first line is removed with the empty file beside it', async () => {
-    // At once, for each of them waits a second for its first line.
+    // In parallel, since each of them waits a second for its first line.
     const left = ['', '\0\0\0\0', '{"format":"xlsnap-jour'].map(async (text, i) => {
       const path = at(`left${i}.save`);
       writeFileSync(`${path}.journal`, text, { mode: 0o600 });
@@ -373,7 +373,7 @@ describe('after the host went down', () => {
   });
 });
 
-describe('a journal that is refused', () => {
+describe('a journal that others could have written', () => {
   it.each<[string, () => void, RegExp]>([
     ['others may write to it', () => chmodSync(journal(), 0o666), /another user/],
     [
@@ -398,7 +398,7 @@ describe('a journal that is refused', () => {
       /damaged/,
     ],
     ['it is too large', () => appendFileSync(journal(), ' '.repeat(5 << 20)), /larger/],
-  ])('since %s', async (_what, change, message) => {
+  ])('is refused because %s', async (_what, change, message) => {
     await killedIn('resume');
     change();
     const path = existsSync(journal()) ? journal() : at('other/s1.save.journal');
@@ -408,7 +408,7 @@ describe('a journal that is refused', () => {
     expect(existsSync(`${memory()}.partial`)).toBe(true);
   });
 
-  it('an unknown step is left out, and nothing is taken for certain then', async () => {
+  it('with an unknown step is read without that step, and nothing is taken for certain', async () => {
     await killedIn('resume');
     appendFileSync(journal(), '{"step":"hold","hold":{"pauses":-1}}\n{"step":"new"}\nnull\n');
     expect(await readJournal(journal())).toMatchObject({ lossy: true });
@@ -418,7 +418,7 @@ describe('a journal that is refused', () => {
 });
 
 describe('recoverAll', () => {
-  it('finds the journals of a directory, and tells of those that could not be undone once all were tried', async () => {
+  it('finds the journals of a directory, tries all, then reports those that could not be undone', async () => {
     expect(await recoverAll(host, at('none'))).toEqual([]);
     await killedIn('resume');
     mkdirSync(at('a'));

@@ -10,7 +10,7 @@ import { failure, fastDirectory } from '../../../support/scene.ts';
 
 let free = 0;
 const { statfs } = fs;
-// Not by a mock: other test files may have loaded the module already that imports it.
+// Not by a mock: other test files may have loaded the importing module already.
 function pretend(how: unknown): void {
   Object.assign(fs, { statfs: how });
   syncBuiltinESMExports();
@@ -37,7 +37,7 @@ const plan = () => {
 };
 
 describe('room for the memory file', () => {
-  test('a share of zeros is estimated with bounds', async () => {
+  test('is estimated from the share of zeros, with bounds', async () => {
     const { least, most } = await sampleData(quarterFull());
     expect(least).toBeGreaterThan(0.15);
     expect(least).toBeLessThan(0.26);
@@ -45,16 +45,16 @@ describe('room for the memory file', () => {
     expect(most).toBeLessThan(0.35);
   });
 
-  test('a guest that has no pages may have any share', async () => {
+  test('may be any share of a guest that has no pages', async () => {
     expect(await sampleData(new FakeGuest(new Uint8Array(64).fill(15)))).toEqual({ least: 0, most: 1 });
   });
 
-  test('for what is not zeros is enough', async () => {
+  test('is enough if all but the zeros fits', async () => {
     free = 150 * MIB;
     expect((await plan()).warnings).toEqual([]);
   });
 
-  test('for less than that is refused', async () => {
+  test('is refused if less is free', async () => {
     free = 40 * MIB;
     expect(await failure(plan())).toMatchObject({
       code: 'NO_ROOM',
@@ -62,7 +62,7 @@ describe('room for the memory file', () => {
     });
   });
 
-  test('that may just do is warned of', async () => {
+  test('causes a warning if it may just be enough', async () => {
     free = 80 * MIB;
     expect((await plan()).warnings).toEqual([expect.stringContaining('everything is undone')]);
   });

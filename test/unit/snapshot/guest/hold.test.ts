@@ -24,7 +24,7 @@ async function deviceModel(): Promise<DeviceModel> {
 }
 
 describe('GuestHold', () => {
-  it.each([0, 1, 3])('puts a guest that was paused %d times back as it was', async (pauses) => {
+  it.each([0, 1, 3])('pauses a guest again that was paused %d times', async (pauses) => {
     host.pauses = pauses;
     await hold.suspend(limits);
     await hold.stop(await deviceModel());
@@ -34,12 +34,12 @@ describe('GuestHold', () => {
     expect(host.runs).toBe(pauses === 0);
   });
 
-  it('does nothing to a guest it has not held', async () => {
+  it('does nothing to a guest that it has not held', async () => {
     await hold.release();
     expect(host.calls).toEqual([]);
   });
 
-  it('pauses again before it lets go on', async () => {
+  it('pauses the guest again before it resumes', async () => {
     host.pauses = 1;
     await hold.suspend(limits);
     await hold.stop(await deviceModel());
@@ -60,7 +60,7 @@ describe('GuestHold', () => {
     expect(host).toMatchObject({ pauses: 2, suspended: false, machineStopped: false });
   });
 
-  it('resumes a guest that suspended although the call said no', async () => {
+  it('resumes a guest that suspended although the call failed', async () => {
     host.hypervisor.suspend = () => {
       host.suspended = true;
       return Promise.reject(new Error('timed out'));
@@ -87,7 +87,7 @@ describe('GuestHold', () => {
     expect(host.calls.filter((call) => call === 'resume')).toHaveLength(broken === 'resume' ? 2 : 1);
   });
 
-  it('lets a guest go on whose QEMU never answers', async () => {
+  it('resumes a guest whose QEMU never answers', async () => {
     await hold.suspend(limits);
     await hold.stop(await deviceModel());
     host.fault = (call) => (call === 'cont' ? new Promise<never>(() => {}) : undefined);
@@ -102,7 +102,7 @@ describe('GuestHold', () => {
     expect(host.suspended).toBe(false);
   });
 
-  it('asks neither xenstore nor names on its way', async () => {
+  it('resumes without xenstore or names', async () => {
     await hold.suspend(limits);
     await hold.stop(await deviceModel());
     host.calls.length = 0;

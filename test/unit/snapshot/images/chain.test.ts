@@ -28,21 +28,21 @@ const chain = async (name: string, format = 'qcow2'): Promise<readonly string[]>
 const asks = (): number => host.calls.filter((call) => call === 'info').length;
 
 describe('a chain of images', () => {
-  it('goes down by the formats that are stated', async () => {
+  it('is followed by the formats that are stated', async () => {
     const base = image('base', { format: 'vpc' });
     const middle = image('middle', { backing: base });
     image('top', { backing: middle });
     expect(await chain('top')).toEqual([middle, base]);
   });
 
-  it('does not go on below a raw image, whatever its guest has written there', async () => {
+  it('ends at a raw image, whatever its guest has written to it', async () => {
     const victim = image('victim');
     const pretends = { format: 'qcow2', content: '', tags: { s1: '' }, backing: victim };
     const disk = image('disk', { format: 'raw', pretends });
     image('top', { backing: disk });
     expect(await chain('top')).toEqual([disk]);
     expect(await chain('disk', 'raw')).toEqual([]);
-    // So nobody can keep another domain's image from being recovered.
+    // So nobody can prevent another domain's image from being recovered.
     host.addDomain({ name: 'hostile', images: { xvda: disk } });
     expect(await userOf(host, victim)).toBeUndefined();
     expect(host.harm).toEqual([]);
@@ -56,11 +56,12 @@ describe('a chain of images', () => {
     await expect(chain('middle')).rejects.toMatchObject(failure);
     host.othersUse.push(middle);
     expect(await userOf(host, base)).toMatchObject({ path: middle });
-    // The fake's images have no magic of qcow2, so the chain of the one that is in use ends there for its owner's check.
+    // The fake's images lack qcow2's magic number, so the chain of the image in use ends there for this
+    // check.
     expect(await userOf(host, lowest)).toBeUndefined();
   });
 
-  it('ends at what is missing or is not a file here, and refuses what is neither a file nor a block device', async () => {
+  it('ends at what is missing or is not a file here, and is refused if something is neither a file nor a block device', async () => {
     image('on-nothing', { backing: at('none') });
     expect(await chain('on-nothing')).toEqual([at('none')]);
     image('on-nbd', { backing: 'nbd://server/export' });
@@ -76,7 +77,7 @@ describe('a chain of images', () => {
     expect(await chain('299')).toEqual(images.slice(0, -1).reverse());
   });
 
-  it('may be made to loop', async () => {
+  it('may be a loop', async () => {
     const one = image('one');
     const two = image('two', { backing: one });
     image('one', { backing: two });
@@ -98,12 +99,12 @@ describe('a chain of images', () => {
     await free.applyTag(alone, 's1');
     await free.deleteTag(alone, 's1');
     expect(asks()).toBe(first);
-    // It stands on another one by now.
+    // It is on another base by now.
     image('over0', { backing: alone });
     await expect(free.createTag(alone, 's2')).rejects.toMatchObject({ code: 'IMAGE_IN_USE' });
   });
 
-  it('is asked for again where a file has only just been written to', async () => {
+  it('is asked for again if a file has only just been written to', async () => {
     image('base');
     host.othersUse.push(image('top', { backing: at('base') }));
     await userOf(host, at('alone'));

@@ -29,7 +29,7 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
-/** A p2m with RAM, a hole, RAM, and emptiness above. */
+/** A p2m with RAM, a hole, RAM, and nothing above. */
 function p2m(): Uint8Array {
   return new Uint8Array(20_000).fill(NOTAB).fill(XTAB, 160, 192).fill(XTAB, 9000);
 }
@@ -49,13 +49,13 @@ async function save(guest: FakeGuest, options: CallOptions = {}): Promise<Memory
   return await saver.finish();
 }
 
-/** The whole file; a hole at its end is made part of it. */
+/** Returns the whole file; a hole at its end is included. */
 async function read(end: number): Promise<Buffer> {
   await output.writeAt(Uint8Array.of(0), end);
   return readFileSync(output.partialPath);
 }
 
-/** Later entries win: what a restore would make of the file. */
+/** Returns what a restore would make of the file: later entries win. */
 async function expectGuest(guest: FakeGuest, end: number): Promise<Map<number, PageEntry>> {
   const file = await read(end);
   const final = new Map<number, PageEntry>();
@@ -92,7 +92,7 @@ describe('copyAll', () => {
     expect(new Set(seen.map(({ pfn }) => pfn)).size).toBe(seen.length);
   });
 
-  test('asks for types in bounded pieces and stops between them when told to', async () => {
+  test('asks for types in bounded pieces and stops between them when interrupted', async () => {
     const guest = new FakeGuest(new Uint8Array(200_000).fill(XTAB));
     expect((await save(guest)).pages).toBe(0);
     expect(guest.calls.mostTypes).toBe(16_384);
@@ -104,7 +104,7 @@ describe('copyAll', () => {
     await expect(save(guest)).rejects.toMatchObject({ code: 'DOMAIN_P2M' });
   });
 
-  test('copies record by record, several at once', async () => {
+  test('copies several records at once', async () => {
     const guest = new FakeGuest(p2m());
     guest.beforeCopy = () => sleep(1);
     const { pages } = await save(guest);
@@ -114,7 +114,7 @@ describe('copyAll', () => {
     expect(guest.calls.mostAtOnce).toBe(4);
   });
 
-  test('in each record pages with data stand before those of zeros', async () => {
+  test('puts pages with data before those of zeros in each record', async () => {
     const guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
     const { end } = await save(guest);
     const all = pageEntries(await read(end), START, end).filter(({ type }) => type < BROKEN);
@@ -126,7 +126,7 @@ describe('copyAll', () => {
     }
   });
 
-  test('a guest without memory gives no records', async () => {
+  test('writes no records for a guest without memory', async () => {
     const guest = new FakeGuest(new Uint8Array(10).fill(XTAB));
     expect(await save(guest)).toEqual({
       pages: 0,
@@ -137,7 +137,7 @@ describe('copyAll', () => {
     });
   });
 
-  test('a page of a suspended guest that cannot be mapped is an error', async () => {
+  test('fails for a page of a suspended guest that cannot be mapped', async () => {
     const guest = new FakeGuest(p2m());
     guest.beforeCopy = async (pfns) => {
       if (pfns.includes(300)) guest.setType(300, XTAB);
@@ -145,7 +145,7 @@ describe('copyAll', () => {
     await expect(save(guest)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE', data: { pfns: [300] } });
   });
 
-  test('an error ends it when no batch runs any more, with no further ones', async () => {
+  test('ends at an error, once no batch is running, and starts no further ones', async () => {
     const guest = new FakeGuest(p2m());
     let begun = 0;
     guest.beforeCopy = async () => {
@@ -161,7 +161,7 @@ describe('copyAll', () => {
     expect(begun).toBeLessThan(10);
   });
 
-  test('an error of the types ends it when no batch runs any more', async () => {
+  test('ends at an error of the types, once no batch is running', async () => {
     const guest = new FakeGuest(new Uint8Array(40_000));
     guest.beforeCopy = () => sleep(20);
     const real = guest.pageTypes.bind(guest);
@@ -173,7 +173,7 @@ describe('copyAll', () => {
     expect(guest.calls.running).toBe(0);
   });
 
-  test('an aborted signal ends it between batches', async () => {
+  test('ends between batches when the signal aborts', async () => {
     const guest = new FakeGuest(p2m());
     const controller = new AbortController();
     guest.beforeCopy = async () => {
@@ -185,12 +185,12 @@ describe('copyAll', () => {
     expect(guest.calls.packed.length).toBeLessThan(9);
   });
 
-  test('tells its progress now and then, and the end', async () => {
+  test('reports its progress now and then, and the end', async () => {
     const guest = new FakeGuest(new Uint8Array(100_000));
     guest.beforeCopy = () => sleep(5);
     const told: Progress[] = [];
     const reporter = { ...silentReporter, progress: (progress: Progress) => told.push(progress) };
-    // A clock of its own: on a loaded machine each piece takes longer than the time between two reports.
+    // A clock of its own: on a loaded machine each piece takes longer than the interval of reports.
     let clock = 0;
     vi.spyOn(performance, 'now').mockImplementation(() => (clock += 5));
     onTestFinished(() => void vi.restoreAllMocks());
@@ -226,7 +226,7 @@ describe('copyDirty', () => {
     return outcome;
   }
 
-  test('pages that changed are in their old places, also those that have become zeros', async () => {
+  test('writes changed pages to their old places, also those that have become zeros', async () => {
     guest.write(1, 0);
     guest.write(2, 77);
     guest.write(3, 78);
@@ -241,8 +241,8 @@ describe('copyDirty', () => {
     await expectGuest(guest, end);
   });
 
-  test('pages that come, go, and come again', async () => {
-    // 170 and 9100 were not there before; 9100 … make more than one batch.
+  test('handles pages that come, go, and come again', async () => {
+    // 170 and 9100 did not exist before; 9100 and up make more than one batch.
     guest.setType(170, NOTAB);
     for (let pfn = 9100; pfn < 9300; pfn++) guest.setType(pfn, NOTAB);
     guest.setType(10, XTAB);
@@ -261,8 +261,9 @@ describe('copyDirty', () => {
     expect(pages).toBe(9000 - 32 + 1 + 200 + 1 - 3);
   });
 
-  test('a restore gives the guest those pages alone that it has in the end', async () => {
-    // The first page of all, neighbours, the last one of a record and of the last record; one of them comes again.
+  test('gives a restore only those pages that the guest has in the end', async () => {
+    // The first page of all, neighbours, the last one of a record and of the last record; one of them occurs
+    // again.
     for (const pfn of [0, 1, 2, 500, 501, 1053, 8999]) guest.setType(pfn, XTAB);
     guest.setType(700, BROKEN);
     guest.setType(9100, NOTAB);
@@ -282,13 +283,13 @@ describe('copyDirty', () => {
     expect([pages, populated]).toEqual([has.length, has.length]);
   });
 
-  test('a guest that has given all of its pages away', async () => {
+  test('handles a guest that has given all of its pages away', async () => {
     for (let pfn = 0; pfn < 9000; pfn++) guest.setType(pfn, XTAB);
     await round(true);
     await expectGuest(guest, (await finish()).end);
   });
 
-  test('a page that becomes a page table, and ceases to be one, changes its word', async () => {
+  test('changes the word of a page that becomes a page table, and ceases to be one', async () => {
     guest.setType(20, 1);
     guest.setType(9100, 2);
     await round(false);
@@ -301,7 +302,7 @@ describe('copyDirty', () => {
     await expectGuest(guest, (await finish()).end);
   });
 
-  test('a page that cannot be mapped is left for later, and is an error in the last round', async () => {
+  test('leaves a page that cannot be mapped for later, and fails for it in the last round', async () => {
     guest.write(30, 1);
     guest.write(31, 1);
     guest.beforeCopy = async () => guest.setType(30, XTAB);
@@ -315,7 +316,7 @@ describe('copyDirty', () => {
     await expect(round(true)).rejects.toMatchObject({ code: 'PAGE_UNMAPPABLE' });
   });
 
-  test('nothing that the suspended guest did goes to the file before writeKept: pages, new pages, types', async () => {
+  test('writes nothing that the suspended guest did before writeKept: pages, new pages, types', async () => {
     guest.setType(20, 1);
     await round(false);
     for (let pfn = 200; pfn < 8900; pfn++) guest.write(pfn, 9);
@@ -342,7 +343,7 @@ describe('copyDirty', () => {
     expect(write).not.toHaveBeenCalled();
   });
 
-  test('pages for which the host has no memory are written at once, and counted', async () => {
+  test('writes pages at once for which the host has no memory, and counts them', async () => {
     guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
     saver = saverOf(guest, {}, 4000 * PAGE);
     await guest.startDirtyLog();
@@ -354,7 +355,8 @@ describe('copyDirty', () => {
     const write = vi.spyOn(output, 'writeAt');
     expect(await saver.copyLast(dirty, 1)).toBe(6300);
     const bytes = (): number => write.mock.calls.reduce((sum, [bytes]) => sum + bytes.length, 0);
-    // The 4300 old pages come in batches of 1024: the first and the last are in the room of 2000, the second in that of 2000 more.
+    // The 4300 old pages come in batches of 1024: the first and the last fit the first 2000, the second fits
+    // 2000 more.
     const atOnce = bytes() / PAGE;
     expect(atOnce).toBe(4300 - 1024 - 1024 - 204);
     const { end, writtenStopped } = await saver.finish();
@@ -365,7 +367,7 @@ describe('copyDirty', () => {
     await expectGuest(guest, end);
   });
 
-  test('what waits is not written any more once it is interrupted', async () => {
+  test('writes nothing that waits once it is interrupted', async () => {
     const controller = new AbortController();
     saver = saverOf(guest, { signal: controller.signal });
     await saver.copyAll(dirty);
@@ -375,7 +377,7 @@ describe('copyDirty', () => {
     await expect(saver.writeKept()).rejects.toThrow(InterruptedError);
   });
 
-  test('how long the last copy would take is known once pages were copied again', async () => {
+  test('can estimate the last copy once pages were copied again', async () => {
     expect(saver.lastCopyMs(100)).toBeUndefined();
     guest.write(200, 9);
     guest.beforeCopy = () => sleep(5);
@@ -386,7 +388,7 @@ describe('copyDirty', () => {
   });
 });
 
-test('the disk begins while the guest runs, and never while it is stopped', async () => {
+test('the disk begins to write while the guest runs, and never while it is stopped', async () => {
   const begin = vi.spyOn(output, 'beginSync');
   const guest = new FakeGuest(p2m());
   await save(guest);
@@ -404,12 +406,12 @@ test('clean pages between dirty ones are copied with them, if there are any', as
   for (const pfn of [10, 13, 20, 24, 38, 40, 159, 192]) guest.write(pfn, 9);
   await guest.takeDirty(dirty);
   expect(await saver.copyDirty(dirty, 1)).toBe(8);
-  // 40 stands among the zeros, away from its neighbours.
+  // 40 is among the zeros, away from its neighbours.
   expect(guest.calls.read.flatMap((pfns) => [...pfns])).toEqual([10, 11, 12, 13, 20, 24, 38, 40, 159, 192]);
   await expectGuest(guest, (await saver.finish()).end);
 });
 
-test('all counts as written to: what there is is copied again', async () => {
+test('if all pages count as dirty, all existing ones are copied again', async () => {
   const guest = new FakeGuest(p2m(), (pfn) => pfn % 3 === 0);
   const saver = saverOf(guest);
   const dirty = new Bitmap(guest.p2mSize);
@@ -422,7 +424,7 @@ test('all counts as written to: what there is is copied again', async () => {
   await expectGuest(guest, (await saver.finish()).end);
 });
 
-test('a page given away while all are copied is left for later', async () => {
+test('a page given away during the first copy is left for later', async () => {
   const guest = new FakeGuest(p2m());
   const saver = saverOf(guest);
   const dirty = new Bitmap(guest.p2mSize);

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { Lanes } from '../../../../src/snapshot/memory/lanes.ts';
 
-test('runs so many at once and waits for all', async () => {
+test('a bounded number of jobs runs at once, and all are waited for', async () => {
   const lanes = new Lanes(3);
   let running = 0;
   let most = 0;
@@ -19,7 +19,7 @@ test('runs so many at once and waits for all', async () => {
   expect([most, done]).toEqual([3, 10]);
 });
 
-test('starts nothing after a failure, and gives the first when all have ended', async () => {
+test('nothing starts after a failure, and the first one is thrown when all have ended', async () => {
   const lanes = new Lanes(2);
   let ended = false;
   await lanes.start(async () => {

@@ -23,7 +23,7 @@ test('a guest of 64 GiB takes less than 150 MiB of memory', async () => {
       },
     });
     const peak = Number(execFileSync(process.execPath, [outfile], { encoding: 'utf8' }));
-    // Pages that are mapped come on top, at most 4 batches of 4 MiB, and Xen's libraries with some 8 MiB.
+    // Mapped pages come on top, at most 4 batches of 4 MiB, and Xen's libraries with some 8 MiB.
     expect(peak / MIB).toBeLessThan(150 - 16 - 8);
   } finally {
     rmSync(directory, { recursive: true });

@@ -25,7 +25,7 @@ afterEach(() => {
   rmSync(directory, { recursive: true });
 });
 
-/** The guest has written so many pages each time the log is taken. */
+/** The number of pages that the guest has written each time the log is taken. */
 function writesPerRound(...counts: readonly number[]): void {
   const take = guest.takeDirty.bind(guest);
   guest.takeDirty = async (pages) => {
@@ -62,7 +62,7 @@ describe('the rounds end', () => {
     expect(dirtyAfter(await run())).toEqual([1000, 300, 49]);
   });
 
-  test('when they do not get better', async () => {
+  test('when they no longer get better', async () => {
     writesPerRound(1000, 300, 290);
     expect(dirtyAfter(await run())).toEqual([1000, 300, 290]);
   });
@@ -110,7 +110,7 @@ describe('the rounds end', () => {
   });
 });
 
-test('gives up when it would take too long, with the numbers', async () => {
+test('a create gives up if it would take too long, with the numbers', async () => {
   writesPerRound(1000, 999);
   guest.beforeCopy = () => new Promise((resolve) => setTimeout(resolve, 2));
   const error = await run({ maxDowntimeMs: 0.1 }).catch((reason: unknown) => reason);
@@ -132,7 +132,7 @@ test('pages that could not be copied are not forgotten', async () => {
   expect(precopy.rounds.at(-1)?.pages).toBe(1);
 });
 
-test('tells each round', async () => {
+test('each round is reported', async () => {
   writesPerRound(1000, 40);
   const told: Progress[] = [];
   await (await run({}, told)).finish();

@@ -4,7 +4,7 @@ import { FakeGuest } from '../../../../src/testing/fake-guest.ts';
 
 const XEN = { major: 4, minor: 20, extra: '' };
 
-/** Types and lengths of the records from `at` on: libxc's to END, then libxl's to END. */
+/** Returns types and lengths of the records from `at` on: libxc's to END, then libxl's to END. */
 function recordTypes(bytes: Uint8Array, at = 0): number[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const types: number[] = [];
@@ -16,7 +16,10 @@ function recordTypes(bytes: Uint8Array, at = 0): number[] {
   return types;
 }
 
-/** Records behind libxc's domain header; an byte pattern, not a parser, finds it: 0xff * 8, "XENF". */
+/**
+ * Returns the records after libxc's domain header, which is found by a byte pattern, not a parser: 0xff * 8,
+ * "XENF".
+ */
 function afterLibxcHeaders(prefix: Uint8Array): number {
   const marker = Buffer.from('ffffffffffffffff58454e46', 'hex');
   const at = Buffer.from(prefix.buffer, prefix.byteOffset, prefix.byteLength).indexOf(marker);
@@ -30,7 +33,7 @@ test('the prefix ends at a page boundary with the CPU policy and STATIC_DATA_END
   expect(recordTypes(prefix, afterLibxcHeaders(prefix))).toEqual([0x11, 0x12, 0x10]);
 });
 
-test('a PV guest has its info before STATIC_DATA_END, and its p2m frames behind it', async () => {
+test('a PV guest has its info before STATIC_DATA_END, and its p2m frames after it', async () => {
   const guest = new FakeGuest(new Uint8Array(1000));
   guest.streamType = 'pv';
   const prefix = await guestPrefix(guest, '{}', XEN);
@@ -39,7 +42,7 @@ test('a PV guest has its info before STATIC_DATA_END, and its p2m frames behind 
   expect(recordTypes(await guestSuffix(guest))).toEqual([8, 7, 4, 0, 0]);
 });
 
-test('a PVH guest ends with TSC, context, params and both ENDs', async () => {
+test('a PVH guest ends with TSC, context, parameters and both ENDs', async () => {
   const guest = new FakeGuest(new Uint8Array(0));
   expect(recordTypes(await guestSuffix(guest))).toEqual([8, 9, 10, 0, 0]);
 });

@@ -9,7 +9,7 @@ const PAGE = 4096;
 const START = 24;
 const XTAB = 15;
 
-/** Takes bytes in order, some of them slowly, and none after it was told to fail. */
+/** Takes bytes in order, some of them slowly, and none once it is to fail. */
 class SlowOutput {
   readonly parts: Buffer[] = [];
   end = START;
@@ -55,7 +55,7 @@ function expectGuest(guest: FakeGuest, output: SlowOutput): PageEntry[] {
   return all;
 }
 
-test('a suspended guest: each page once, zeros too', async () => {
+test('a stream has each page of a suspended guest once, zeros too', async () => {
   const types = new Uint8Array(5000).fill(XTAB, 160, 192).fill(XTAB, 4000);
   types[7] = 13;
   const guest = new FakeGuest(types);
@@ -66,11 +66,11 @@ test('a suspended guest: each page once, zeros too', async () => {
   expect(outcome).toEqual({ pages: 3967, populated: 3967, zeroPages: 0, writtenStopped: 0, end: output.end });
   const all = expectGuest(guest, output);
   expect(all).toHaveLength(3968);
-  // One that has no data stands behind the others.
+  // A page without data comes after the others.
   expect(all.at(-1)).toMatchObject({ pfn: 7, type: 13 });
 });
 
-test('a live guest: what it writes, gives away and gets stands there again', async () => {
+test('a stream has those pages of a live guest again that it writes, gives away or gets', async () => {
   const guest = new FakeGuest(new Uint8Array(3000).fill(XTAB, 2500));
   const output = new SlowOutput();
   const saver = saverOf(guest, output);
@@ -102,7 +102,7 @@ test('a live guest: what it writes, gives away and gets stands there again', asy
   expect(all.filter(({ type }) => type === 0)).toHaveLength(pages);
 });
 
-test('all counts as written to: what there is stands there again', async () => {
+test('if all pages count as dirty, all existing ones are appended again', async () => {
   const guest = new FakeGuest(new Uint8Array(3000).fill(XTAB, 2500));
   const output = new SlowOutput();
   const saver = saverOf(guest, output);
@@ -115,7 +115,7 @@ test('all counts as written to: what there is stands there again', async () => {
   expectGuest(guest, output);
 });
 
-test('a page that the suspended guest is without is an error, and writes have ended', async () => {
+test('a page that the suspended guest lacks is an error, and writing has ended', async () => {
   const guest = new FakeGuest(new Uint8Array(3000));
   const output = new SlowOutput();
   guest.beforeCopy = async (pfns) => {
@@ -127,7 +127,7 @@ test('a page that the suspended guest is without is an error, and writes have en
   expect(output.end).toBe(end);
 });
 
-test('an output that fails ends it', async () => {
+test('an output that fails ends the stream', async () => {
   const guest = new FakeGuest(new Uint8Array(3000));
   const output = new SlowOutput();
   guest.beforeCopy = async (pfns) => {

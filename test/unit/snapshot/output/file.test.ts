@@ -19,7 +19,7 @@ const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const names = (): string[] => readdirSync(directory.path);
 
 describe('OutputFile', () => {
-  it('has its name only when it is whole, and is for its owner alone', async () => {
+  it('has its name only once it is complete, and is for its owner alone', async () => {
     const before = process.umask(0);
     try {
       const file = await OutputFile.create(path);
@@ -38,7 +38,7 @@ describe('OutputFile', () => {
     expect(statSync(path).mode & 0o777).toBe(0o600);
   });
 
-  it('leaves holes, and tells how much room it takes', async () => {
+  it('leaves holes, and reports how much space it takes', async () => {
     const file = await OutputFile.create(path);
     await file.writeAt(bytes('far'), 1 << 24);
     const { fileBytes, allocatedBytes } = await file.sizes();
@@ -47,8 +47,8 @@ describe('OutputFile', () => {
     await file.discard();
   });
 
-  describe('and the disk', () => {
-    /** `datasync` of all files, seen. */
+  describe('and flushing', () => {
+    /** Spies on `datasync` of all files. */
     async function datasync() {
       await using probe = await open(join(directory.path, 'probe'), 'w');
       const prototype: { datasync(): Promise<void> } = Object.getPrototypeOf(probe);
@@ -56,7 +56,7 @@ describe('OutputFile', () => {
     }
     afterEach(() => vi.restoreAllMocks());
 
-    it('begins early, once at a time, and is waited for at the end', async () => {
+    it('begins early, one flush at a time, and is waited for at the end', async () => {
       const sync = await datasync();
       const file = await OutputFile.create(path);
       file.beginSync();
@@ -66,14 +66,14 @@ describe('OutputFile', () => {
       expect(sync).toHaveBeenCalledTimes(2);
     });
 
-    it('is not waited for when nobody wants that', async () => {
+    it('is not waited for if nobody wants that', async () => {
       const sync = await datasync();
       await (await OutputFile.create(path)).commit({ sync: false });
       expect(sync).not.toHaveBeenCalled();
       expect(names()).toContain('file');
     });
 
-    it('that failed early is told at the end', async () => {
+    it('is reported at the end if it failed early', async () => {
       (await datasync()).mockRejectedValueOnce(new Error('EIO'));
       const file = await OutputFile.create(path);
       file.beginSync();
@@ -83,7 +83,7 @@ describe('OutputFile', () => {
     });
   });
 
-  it('never opens a partial file that is there', async () => {
+  it('never opens an existing partial file', async () => {
     writeFileSync(partialOf(path), 'of another');
     await expect(OutputFile.create(path)).rejects.toMatchObject({
       code: 'OUTPUT_CREATE',
@@ -92,7 +92,7 @@ describe('OutputFile', () => {
     expect(readFileSync(partialOf(path), 'utf8')).toBe('of another');
   });
 
-  it('never replaces a file that has come meanwhile, nor removes it', async () => {
+  it('never replaces nor removes a file that another program created since', async () => {
     const file = await OutputFile.create(path);
     writeFileSync(path, 'precious');
     await expect(file.commit()).rejects.toMatchObject({ code: 'OUTPUT_EXISTS' });
@@ -101,7 +101,7 @@ describe('OutputFile', () => {
     expect(readFileSync(path, 'utf8')).toBe('precious');
   });
 
-  it('is gone when discarded, before or after it has its name, and twice does no harm', async () => {
+  it('no longer exists when discarded, before or after it has its name, even twice', async () => {
     const early = await OutputFile.create(path);
     await early.writeAt(bytes('x'), 0);
     await early.discard();
@@ -113,7 +113,7 @@ describe('OutputFile', () => {
     expect(names()).toEqual([]);
   });
 
-  it('says what cannot be made or written', async () => {
+  it('reports what cannot be created or written', async () => {
     await expect(OutputFile.create(join(directory.path, 'no', 'file'))).rejects.toThrow(OutputError);
     const file = await OutputFile.create(path);
     await file.discard();
@@ -123,12 +123,12 @@ describe('OutputFile', () => {
 });
 
 describe('writeWhole', () => {
-  it('writes', async () => {
+  it('writes a file', async () => {
     await writeWhole(path, 'für alle');
     expect(readFileSync(path, 'utf8')).toBe('für alle');
   });
 
-  it('leaves nothing of its own where it fails', async () => {
+  it('leaves nothing of its own if it fails', async () => {
     writeFileSync(path, 'precious');
     await expect(writeWhole(path, 'x')).rejects.toThrow(OutputError);
     expect(names()).toEqual(['file']);
@@ -137,20 +137,20 @@ describe('writeWhole', () => {
 });
 
 describe('makeDirectory', () => {
-  it('makes those above as well, for the owner alone, and names the highest it made', async () => {
+  it('creates parents too, for the owner alone, and names the highest that it created', async () => {
     const deep = join(directory.path, 'a', 'b');
     expect(await makeDirectory(deep)).toBe(join(directory.path, 'a'));
     expect(statSync(deep).mode & 0o777).toBe(0o700);
     expect(await makeDirectory(deep)).toBeUndefined();
   });
 
-  it('says when a file is in the way', async () => {
+  it('reports a file that is in the way', async () => {
     writeFileSync(path, '');
     await expect(makeDirectory(join(path, 'x'))).rejects.toMatchObject({ code: 'OUTPUT_DIRECTORY' });
   });
 });
 
-it('what cannot be looked at counts as there', async () => {
+it('a path that cannot be examined counts as existing', async () => {
   expect(await exists(path)).toBe(false);
   writeFileSync(path, '');
   expect(await exists(path)).toBe(true);

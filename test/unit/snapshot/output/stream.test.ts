@@ -30,7 +30,7 @@ afterEach(() => {
   rmSync(directory, { recursive: true });
 });
 
-test('what is a stream', async () => {
+test('paths that are streams are recognised', async () => {
   const file = join(directory, 'file');
   writeFileSync(file, '');
   const paths = [
@@ -69,14 +69,14 @@ describe('a FIFO', () => {
     expect(await output.sizes()).toEqual({ fileBytes: 12 * MIB, allocatedBytes: 0 });
   }, 60_000);
 
-  test('that nobody reads can be given up', async () => {
+  test('can be given up if nobody reads from it', async () => {
     const abort = new AbortController();
     const opening = StreamOutput.open(fifo, abort.signal);
     abort.abort();
     await expect(opening).rejects.toMatchObject({ code: 'INTERRUPTED' });
   });
 
-  test('whose reader stands still can be given up', async () => {
+  test('can be given up if its reader stops', async () => {
     const abort = new AbortController();
     const reader = spawn('sh', ['-c', `exec 3< ${fifo}; sleep 600`], { detached: true });
     const output = await StreamOutput.open(fifo, abort.signal);
@@ -88,11 +88,11 @@ describe('a FIFO', () => {
     await once(reader, 'close');
   }, 60_000);
 
-  test('whose last bytes nobody takes can be given up, and then nobody gets them', async () => {
+  test('can be given up if nobody takes its last bytes, which then nobody gets', async () => {
     const abort = new AbortController();
     const reader = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
     const output = await StreamOutput.open(fifo, abort.signal);
-    // As many as a pipe holds (pipe(7)).
+    // As many as a pipe can hold (pipe(7)).
     await output.writeAt(new Uint8Array(65_536).fill(1), 0);
     const last = output.writeLast(new Uint8Array(16).fill(2));
     abort.abort();
@@ -104,13 +104,13 @@ describe('a FIFO', () => {
     closeSync(reader);
   });
 
-  test('that has its last bytes is ended, whatever the signal says', async () => {
+  test('ends well once it has its last bytes, whatever the signal says', async () => {
     const abort = new AbortController();
     const reader = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
     const output = await StreamOutput.open(fifo, abort.signal);
     await output.writeAt(new Uint8Array(16), 0);
     const last = output.writeLast(new Uint8Array(16));
-    // The pipe has them already, though nobody has heard of it.
+    // The pipe has them already, though nobody has noticed.
     abort.abort();
     await last;
     await output.commit();
@@ -119,7 +119,7 @@ describe('a FIFO', () => {
     closeSync(reader);
   });
 
-  test('whose reader has gone is an error with its offset', async () => {
+  test('gives an error with the offset if its reader has gone', async () => {
     const reader = spawn('sh', ['-c', `head -c 4096 ${fifo} > /dev/null`]);
     const output = await StreamOutput.open(fifo, undefined);
     await output.writeAt(new Uint8Array(4096), 0);
@@ -134,7 +134,7 @@ describe('a FIFO', () => {
 });
 
 describe('a sink', () => {
-  test('that is a function gets each piece', async () => {
+  test('gets each piece if it is a function', async () => {
     const got: number[] = [];
     const output = StreamOutput.of(async (bytes) => {
       got.push(...bytes);
@@ -146,7 +146,7 @@ describe('a sink', () => {
     await expect(output.writeAt(Uint8Array.of(4), 9)).rejects.toThrow(RangeError);
   });
 
-  test('that is a Writable may keep what it gets, and is left open', async () => {
+  test('may keep what it gets if it is a Writable, and is left open', async () => {
     const through = new PassThrough({ highWaterMark: 1024 });
     const output = StreamOutput.of(through, undefined);
     const buffer = new Uint8Array(16).fill(1);
@@ -158,7 +158,7 @@ describe('a sink', () => {
     expect([...(through.read() as Buffer)]).toEqual(Array(16).fill(1));
   });
 
-  test('that takes the last bytes, although interrupted, has them', async () => {
+  test('has the last bytes if it takes them, although interrupted', async () => {
     const abort = new AbortController();
     let take = (): void => {};
     const slow = (): Promise<void> =>
@@ -175,7 +175,7 @@ describe('a sink', () => {
     await expect(output.writeLast(new Uint8Array(4))).rejects.toMatchObject({ code: 'INTERRUPTED' });
   });
 
-  test('that throws ends it', async () => {
+  test('ends the stream if it throws', async () => {
     const output = StreamOutput.of(() => Promise.reject(new Error('full')), undefined);
     await expect(output.writeAt(new Uint8Array(1), 0)).rejects.toMatchObject({
       code: 'OUTPUT_WRITE',
@@ -224,12 +224,12 @@ describe('standard output', () => {
     60_000,
   );
 
-  test('a socket, as of a child of Node', () => {
+  test('may be a socket, as of a child of Node', () => {
     const { stdout, stderr } = shell('RUN');
     expect([stdout.length, stderr]).toEqual([4 * MIB, 'done\n']);
   }, 60_000);
 
-  test('a reader that goes away', () => {
+  test('may lose its reader', () => {
     const { stderr } = shell('RUN | head -c 100 > /dev/null');
     expect(stderr).toBe('OUTPUT_WRITE\n');
   }, 60_000);

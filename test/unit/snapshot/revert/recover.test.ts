@@ -1,4 +1,4 @@
-/** Odd cases of a revert that was killed; every port call in test/unit/faults/revert.test.ts. */
+/** Tests unusual cases of a killed revert. test/unit/faults/revert.test.ts tests every port call. */
 import {
   appendFileSync,
   chmodSync,
@@ -76,7 +76,7 @@ function externalFirst(): void {
   request = { ...request, config: { ...request.config, disks } };
 }
 
-/** What the dead process had done besides. */
+/** What else the dead process had done. */
 function note(step: Record<string, unknown>): void {
   appendFileSync(journal(), `${JSON.stringify({ at: Date.now(), ...step })}\n`);
 }
@@ -101,7 +101,7 @@ describe('disks that are half reverted', () => {
     const between = filesOf(host.directory);
     expect(await recover()).toMatchObject({ outcome: 'undone', guest: 'gone' });
     expect(filesOf(host.directory)).toEqual(files);
-    // Once more, and one step further.
+    // Again, and one step further.
     rmSync(overlay());
     for (const [path, text] of Object.entries(between)) {
       writeFileSync(path, text, { encoding: 'latin1', mode: 0o600 });
@@ -125,7 +125,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('stay where another file has come in the place of the overlay; the others are as before', async () => {
+  it("stay as they are if another file has taken the overlay's place; the others are as before", async () => {
     await kill('after', 'createOverlay');
     const fresh = readdirSync(host.directory).find((name) => name.includes('.fresh-')) ?? '';
     renameSync(overlay(), at(fresh.replace('.fresh-', '.before-')));
@@ -152,7 +152,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('stay in the place of the former while a domain uses them', async () => {
+  it('stay in the place of the former ones while a domain uses them', async () => {
     externalFirst();
     await kill('before', 'createTag');
     host.othersUse.push(overlay());
@@ -165,7 +165,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('are left as they are where a domain has written to them since, unless that is not to be kept', async () => {
+  it('are left as they are if a domain has written to them since, unless that is to be discarded', async () => {
     await kill('after', 'applyTag');
     const later = Date.now() / 1000 + 3600;
     utimesSync(at('xvda.img'), later, later);
@@ -181,7 +181,7 @@ describe('disks that are half reverted', () => {
     expect(diskContents()[0]).toBe('at the snapshot');
   });
 
-  it('so is a fresh overlay', async () => {
+  it('are left as they are if a fresh overlay was written to', async () => {
     externalFirst();
     await kill('before', 'createTag');
     const later = Date.now() / 1000 + 3600;
@@ -201,7 +201,7 @@ describe('disks that are half reverted', () => {
     expect((await failure(recover())).undoFailures[0]).toContain('was written to at');
   });
 
-  it('are as before where only the note failed that all are reverted', async () => {
+  it('are as before if only the note failed that all are reverted', async () => {
     await kill('before', 'createOverlay');
     note({ step: 'reverted' });
     note({ step: 'undoing', vdev: 'xvda' });
@@ -209,7 +209,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('are tried again where the revert itself could not put them back', async () => {
+  it('are tried again if the revert itself could not put them back', async () => {
     host.fault = (call) => {
       if (/createOverlay|deleteTag/.test(call)) throw new Error(`no ${call}`);
     };
@@ -225,7 +225,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('are tried again where an undo failed, though that has written to them', async () => {
+  it('are tried again if an undo failed, though that has written to them', async () => {
     await kill('before', 'createOverlay');
     edit((text) =>
       text.replaceAll(/"at":\d+/g, '"at":1').replace(/"created":"[^"]*"/, '"created":"1970-01-01"'),
@@ -241,7 +241,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('a tag of which nothing more is known than that it is there is removed, and not applied', async () => {
+  it('lose a tag of which only its existence is known, without its being applied', async () => {
     await kill('after', 'createTag');
     writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), content: 'written since' });
     await recover();
@@ -296,14 +296,14 @@ describe('disks that are half reverted', () => {
   });
 });
 
-describe('a domain', () => {
-  it('that was being restored is told of, and the journal stays until it is gone or runs', async () => {
+describe('a domain of a killed revert', () => {
+  it('is reported if it was being restored, and the journal stays until it no longer exists or runs', async () => {
     await kill('after', 'restore');
     const found = await recover();
     expect(found).toMatchObject({ outcome: 'reverted', guest: 'paused', halfBuilt: 8 });
     expect(found.next).toContain('snapshot-revert guest1');
     expect(host.pauses).toBe(1);
-    // Nobody knows whether it is whole: nothing of the former disks goes.
+    // It is unknown whether it is complete, so nothing of the former disks is removed.
     expect(safetyTags()).toHaveLength(1);
     expect(found.kept).toEqual([`snapshot ${safetyTags()[0]} of ${at('xvda.img')}`, at(aside() ?? '')]);
     expect(existsSync(journal())).toBe(true);
@@ -321,7 +321,7 @@ describe('a domain', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('that an xl is about to make, though its xlsnap was killed, is waited for: its disks stay as they are', async () => {
+  it('is waited for, with its disks unchanged, if an xl is about to create it though its xlsnap was killed', async () => {
     await kill('before', 'restore');
     host.restorer = 4711;
     let asked = 0;
@@ -333,7 +333,7 @@ describe('a domain', () => {
     expect(asked).toBe(3);
     expect(diskContents()).toEqual(half);
     host.own.end();
-    // It ends, and has made none.
+    // It ends without having created one.
     host.after = (call) => {
       if (call === 'restorer' && ++asked === 6) host.restorer = undefined;
     };
@@ -342,7 +342,7 @@ describe('a domain', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('that is never made, nor given up, is reported, and nothing is touched', async () => {
+  it('is reported, and nothing is touched, if it is neither created nor given up', async () => {
     await kill('before', 'restore');
     host.restorer = 4711;
     const half = filesOf(host.directory);
@@ -356,7 +356,7 @@ describe('a domain', () => {
     host.restorer = undefined;
   });
 
-  it('that was being restored need not have a configuration yet when the revert is run again', async () => {
+  it('need not have a configuration yet when the revert is run again during the restore', async () => {
     await kill('after', 'restore');
     host.fault = (call) => {
       if (call === 'domainConfig') throw new Error('it has none');
@@ -365,12 +365,12 @@ describe('a domain', () => {
     expect(host.calls.lastIndexOf('destroy')).toBeGreaterThan(host.calls.indexOf('restore'));
     expect(host.runs).toBe(true);
     expect(existsSync(journal())).toBe(false);
-    // Any other has to have one.
+    // Any other must have one.
     const error = await failure(revertSnapshot(host, request));
     expect(error).toMatchObject({ phase: 'check', message: 'it has none' });
   });
 
-  it('that was restored is made to run', async () => {
+  it('is made to run if it was restored', async () => {
     await kill('before', 'unpause');
     expect(await recover()).toMatchObject({
       outcome: 'whole',
@@ -382,14 +382,11 @@ describe('a domain', () => {
   });
 
   it.each<[string, () => void]>([
-    ['it was made to run before, and somebody has paused it', () => note({ step: 'unpaused' })],
+    ['it was made to run before, and someone has paused it', () => note({ step: 'unpaused' })],
     ['it is another life of it', () => (host.domid = toDomid(9))],
-    [
-      'the host was started anew since',
-      () => edit((text) => text.replace(/"boot":"[^"]*"/, '"boot":"another"')),
-    ],
+    ['the host was rebooted since', () => edit((text) => text.replace(/"boot":"[^"]*"/, '"boot":"another"'))],
     ['it is to be paused', () => edit((text) => text.replace('"state":"running"', '"state":"paused"'))],
-  ])('that was restored stays paused when %s', async (_what, change) => {
+  ])('stays paused after its restore if %s', async (_what, change) => {
     await kill('before', 'unpause');
     change();
     expect(await recover()).toMatchObject({ outcome: 'whole', guest: 'paused' });
@@ -397,7 +394,7 @@ describe('a domain', () => {
     expect(existsSync(journal())).toBe(false);
   });
 
-  it('that runs is noted before what is left to do', async () => {
+  it('is noted as running before the remaining work', async () => {
     let noted = '';
     const phase = (name: string): void => {
       if (name === 'finish' && noted === '') noted = readFileSync(journal(), 'utf8');
@@ -406,7 +403,7 @@ describe('a domain', () => {
     expect(noted).toMatch(/"step":"restored","domid":8,.*\n.*"step":"unpaused".*\n$/);
   });
 
-  it('that was restored is noted on the disk before anything goes that was kept', async () => {
+  it('is noted as restored, on disk, before anything that was kept is removed', async () => {
     await kill('before', 'undoSnapshots');
     const [, ...lines] = readFileSync(journal(), 'utf8').trim().split('\n');
     const steps = lines.map((line) => (JSON.parse(line) as { step: string }).step);
@@ -416,7 +413,7 @@ describe('a domain', () => {
     expect([safetyTags(), aside()]).toEqual([[], undefined]);
   });
 
-  it('that cannot be made to run is told of', async () => {
+  it('is reported if it cannot be made to run', async () => {
     await kill('before', 'unpause');
     host.fault = (call) => {
       if (call === 'unpause') throw new Error('no unpause');
@@ -451,7 +448,7 @@ describe('what was kept of the former disks', () => {
     expect(existsSync(journal())).toBe(false);
   });
 
-  it('stays in the image where another domain uses it', async () => {
+  it('stays in the image if another domain uses it', async () => {
     await kill('after', 'unpause');
     host.own.end();
     host.othersUse.push(at('xvda.img'));
@@ -465,7 +462,7 @@ describe('what was kept of the former disks', () => {
     expect(existsSync(journal())).toBe(false);
   });
 
-  it('stays and is named when it was to be kept', async () => {
+  it('stays and is named if it was to be kept', async () => {
     await kill('after', 'unpause', { keep: true });
     const { kept } = await recover();
     expect(kept).toEqual([at(aside() ?? '')]);
@@ -493,7 +490,7 @@ describe('the disks of a revert whose restore fails', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('are as before also after it has failed twice', async () => {
+  it('are as before even after it has failed twice', async () => {
     await failRestore();
     await failRestore();
     expect(await recover()).toMatchObject({ outcome: 'undone', guest: 'gone' });
@@ -520,7 +517,7 @@ describe('the disks of a revert whose restore fails', () => {
       },
       /disk xvda: .* was written to at .* To keep what it holds now: qemu-img snapshot -d/,
     ],
-  ])('stay all as they are when a domain %s', async (_what, change, message) => {
+  ])('all stay as they are if a domain %s', async (_what, change, message) => {
     await failRestore();
     change();
     const half = filesOf(host.directory);
@@ -528,7 +525,7 @@ describe('the disks of a revert whose restore fails', () => {
     expect(error).toMatchObject({ code: 'NOT_RECOVERED', undone: [] });
     expect(error.undoFailures[0]).toMatch(message);
     expect(filesOf(host.directory)).toEqual(half);
-    // The next revert starts from what there is now, and says where the former disks are.
+    // The next revert starts from the present state, and says where the former disks are.
     const told: string[] = [];
     const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
     const former = safetyTags()[0] ?? '';
@@ -542,7 +539,7 @@ describe('the disks of a revert whose restore fails', () => {
 });
 
 describe('the revert that comes next', () => {
-  it('says what it found', async () => {
+  it('reports what it found', async () => {
     await kill('before', 'createOverlay');
     const told: string[] = [];
     const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
@@ -558,7 +555,7 @@ describe('the revert that comes next', () => {
   it.each([
     ['before', 'restore', 'the disks are as before it, and the domain is gone'],
     ['after', 'unpause', 'it was done, and the domain is running'],
-  ] as const)('says how far the killed one came: %s %s', async (when, call, how) => {
+  ] as const)('reports how far the killed one came: %s %s', async (when, call, how) => {
     await kill(when, call);
     const told: string[] = [];
     const reporter = { ...silentReporter, log: (_level: string, text: string) => told.push(text) };
@@ -566,7 +563,7 @@ describe('the revert that comes next', () => {
     expect(told).toEqual([`an earlier revert of guest1 to "s1" did not finish; ${how}`]);
   });
 
-  it('touches nothing else when the disks cannot be put back', async () => {
+  it('touches nothing else if the disks cannot be put back', async () => {
     await kill('before', 'createOverlay');
     host.othersUse.push(at('xvda.img'));
     const half = filesOf(host.directory);
@@ -583,7 +580,7 @@ describe('the revert that comes next', () => {
     expect(existsSync(journal())).toBe(false);
   });
 
-  it('goes on although the options of the killed one were others, and those are in the command that is told', async () => {
+  it('continues with other options than the killed one, and names those in the command that it prints', async () => {
     await kill('before', 'restore', { running: true, force: true });
     expect((await recover()).next).toMatch(/ --running --force$/);
     const { source: _, ...config } = request.config;
@@ -600,7 +597,7 @@ it('a create warns of a revert that was killed', async () => {
   expect(warnings.join()).toContain(`xlsnap recover ${journal()}`);
 });
 
-it('a revert that is under way is left alone', async () => {
+it('a revert that is running is left alone', async () => {
   await kill('before', 'createOverlay');
   host.locked = true;
   const half = filesOf(host.directory);
@@ -630,7 +627,7 @@ describe('a qemu-img that the dead process has started', () => {
     expect(safetyTags()).toEqual([]);
   });
 
-  it('is told of when it does not end', async () => {
+  it('is reported if it does not end', async () => {
     await kill('before', 'applyTag');
     host.workers.set(at('xvda.img'), 4711);
     let now = 0;
@@ -656,7 +653,7 @@ describe('a journal that cannot be written', () => {
   });
 });
 
-it('a directory that was made for the journal goes with it', async () => {
+it('takes the directory with it that was created for it', async () => {
   const elsewhere = at('elsewhere');
   Object.defineProperty(host, 'snapshotDir', { value: elsewhere });
   await revertSnapshot(host, request);
@@ -675,7 +672,7 @@ it('a directory that was made for the journal goes with it', async () => {
   expect(existsSync(elsewhere)).toBe(false);
 });
 
-describe('a journal that is refused', () => {
+describe('a journal of a revert', () => {
   const change = (key: string, value: unknown) => () =>
     edit((text) => {
       const [head = '', ...rest] = text.split('\n');
@@ -704,7 +701,7 @@ describe('a journal that is refused', () => {
       ]),
       /disks\[0\]/,
     ],
-  ])('since %s', async (_what, act, message) => {
+  ])('is refused because %s', async (_what, act, message) => {
     await kill('before', 'createOverlay');
     act();
     const half = filesOf(host.directory);

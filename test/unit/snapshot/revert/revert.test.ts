@@ -63,13 +63,13 @@ function files(): Record<string, string> {
   );
 }
 
-/** The files of a revert under way. */
+/** Returns the files of a revert in progress. */
 const leftovers = (): string[] => readdirSync(directory).filter((name) => /before-|fresh-/.test(name));
 const tagsOf = (vdev: string): string[] => Object.keys(readImage(at(`${vdev}.img`)).tags);
 /** What the guest reads from its disks. */
 const contents = (host: FakeHost): string[] => [...host.inUse.values()].map(contentOf);
 
-/** A revert that is refused: the domain runs on, no file has changed. */
+/** Checks a revert that is refused: the domain keeps running, no file has changed. */
 async function refused(host: FakeHost, request: RevertRequest): Promise<XlsnapError> {
   const before = files();
   const { domid, runs } = host;
@@ -98,7 +98,7 @@ describe('revertSnapshot', () => {
     [['external', 'external']],
     [['internal', 'external']],
     [['external', 'internal']],
-  ] as const)('of %s brings memory and disks back, any number of times', async (kinds) => {
+  ] as const)('restores memory and disks of %s, any number of times', async (kinds) => {
     const host = makeHost();
     host.write('at the snapshot');
     const request = await take(host, kinds);
@@ -132,7 +132,7 @@ describe('revertSnapshot', () => {
     ['paused', true, false, false],
     ['paused', true, true, true],
   ])(
-    'a domain %s at the snapshot (--running: %3$s) is then as it should',
+    'leaves a domain that was %s at the snapshot (--running: %3$s) in the right state',
     async (_was, paused, running, runs) => {
       const host = makeHost({ paused });
       const request = await take(host);
@@ -154,7 +154,7 @@ describe('revertSnapshot', () => {
     expect(contents(host)).toEqual(['at start', 'at start']);
   });
 
-  it('finds a memory file that the cfgfile does not name where the host has them', async () => {
+  it("finds a memory file that the cfgfile does not name in the host's directories", async () => {
     const host = makeHost();
     const { plan } = await createSnapshot(host, { domain: 'guest1', name: 's1' });
     expect(plan.memoryPath).toBe(at(`${FAKE_UUID}/s1.save`));
@@ -162,14 +162,14 @@ describe('revertSnapshot', () => {
     expect(host.domid).toBe(8);
   });
 
-  it('takes the domid of the running domain', async () => {
+  it('takes a domain by the domid of a running one', async () => {
     const host = makeHost();
     const request = await take(host);
     await revertSnapshot(host, { ...request, domain: '7' });
     expect(host.domid).toBe(8);
   });
 
-  it('takes a domain that has been renamed by its domid, since its uuid is the same', async () => {
+  it('takes a renamed domain by its domid, since its uuid is the same', async () => {
     const host = makeHost();
     const request = await take(host);
     host.config = { ...host.config, c_info: { name: 'renamed', uuid: FAKE_UUID.toUpperCase() } };
@@ -185,14 +185,14 @@ describe('revertSnapshot', () => {
     expect(host.runs).toBe(true);
   });
 
-  it('keeps what it replaces when asked to, and says where', async () => {
+  it('keeps what it replaces if asked to, and says where', async () => {
     const host = makeHost();
     const request = await take(host);
     host.write('later');
     const { kept } = await revertSnapshot(host, { ...request, keep: true });
     expect(kept).toEqual([expect.stringMatching(/s1-xvdb\.qcow2\.before-/)]);
     expect(contentOf(kept[0] ?? '')).toBe('later');
-    // A safety tag takes room in the image itself; it is not kept.
+    // A safety tag takes space in the image itself, so it is not kept.
     expect(tagsOf('xvda')).toEqual(['s1']);
   });
 
@@ -207,7 +207,7 @@ describe('revertSnapshot', () => {
     expect(files()).toEqual(before);
   });
 
-  it('warns of what it could not remove, and is done all the same', async () => {
+  it('warns of what it could not remove, and succeeds', async () => {
     const host = makeHost();
     const request = await take(host);
     host.fault = (call) => {
@@ -316,7 +316,7 @@ describe('a revert that is refused', () => {
     expect(error.code).toBe('NO_SUCH_DISK');
   });
 
-  it('for all that stands against it at once', async () => {
+  it('for everything that prevents it at once', async () => {
     const host = makeHost();
     const request = await take(host);
     rmSync(at('xvdb.img'));
@@ -326,18 +326,15 @@ describe('a revert that is refused', () => {
     expect(error.message).toContain('xvdb.img no longer exists');
   });
 
-  it.each(['xvdb.img', 'below.img'])(
-    'for an overlay that would replace what it is to lie on, %s',
-    async (name) => {
-      const host = makeHost();
-      writeImage(at('below.img'), { format: 'qcow2', content: 'below', tags: {} });
-      writeImage(at('xvdb.img'), { ...readImage(at('xvdb.img')), backing: at('below.img') });
-      const request = await take(host);
-      const disks = [{ kind: 'external', target: 'xvdb', path: at(name), format: 'qcow2' } as const];
-      const error = await refused(host, { ...request, force: true, config: { ...request.config, disks } });
-      expect(error.code).toBe('OVERLAY_IS_BASE');
-    },
-  );
+  it.each(['xvdb.img', 'below.img'])('for an overlay that would replace its own base, %s', async (name) => {
+    const host = makeHost();
+    writeImage(at('below.img'), { format: 'qcow2', content: 'below', tags: {} });
+    writeImage(at('xvdb.img'), { ...readImage(at('xvdb.img')), backing: at('below.img') });
+    const request = await take(host);
+    const disks = [{ kind: 'external', target: 'xvdb', path: at(name), format: 'qcow2' } as const];
+    const error = await refused(host, { ...request, force: true, config: { ...request.config, disks } });
+    expect(error.code).toBe('OVERLAY_IS_BASE');
+  });
 
   it('for two disks with one overlay', async () => {
     const host = makeHost();
@@ -349,7 +346,7 @@ describe('a revert that is refused', () => {
     expect(error.code).toBe('PATH_TWICE');
   });
 
-  it('for a tag that a guest has written into its raw disk', async () => {
+  it('for a tag that a guest has written to its raw disk', async () => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb', format: 'raw' }] });
     const request = await take(host, ['internal', 'external']);
     const pretends = { format: 'qcow2', content: '', tags: { s1: 'of its own making' } };
@@ -377,7 +374,7 @@ describe('a revert that is refused', () => {
   });
 });
 
-it('an image is the same under the name of a symbolic link', async () => {
+it('an image is recognised under the name of a symbolic link', async () => {
   const host = makeHost();
   const request = await take(host, ['external', 'external']);
   symlinkSync(at('xvda.img'), at('link'));
@@ -526,7 +523,7 @@ describe('a risky revert', () => {
     ],
   ];
 
-  it.each(cases)('is refused when %s', async (_what, kinds, change, risk, message) => {
+  it.each(cases)('is refused if %s', async (_what, kinds, change, risk, message) => {
     const host = makeHost();
     const request = await take(host, kinds);
     host.write('later');
@@ -541,7 +538,7 @@ describe('a risky revert', () => {
     expect(error.hint).toContain('--force');
   });
 
-  it.each(cases)('is done with --accept when %s', async (_what, kinds, change, risk) => {
+  it.each(cases)('is done with --accept if %s', async (_what, kinds, change, risk) => {
     const host = makeHost();
     const request = await take(host, kinds);
     await change(host);
@@ -579,7 +576,7 @@ describe('a risky revert', () => {
     expect((await refused(host, { ...request, config: unnamed })).data['command']).toBeUndefined();
   });
 
-  it.each(cases)('goes on with --force when %s', async (_what, kinds, change, risk, message) => {
+  it.each(cases)('is done with --force if %s', async (_what, kinds, change, risk, message) => {
     const host = makeHost();
     const request = await take(host, kinds);
     host.write('later');
@@ -634,7 +631,7 @@ describe('a revert that fails', () => {
     expect(contentOf(at('s1-xvdb.qcow2'))).toBe('later');
   });
 
-  it('tells of a destroy that did not work', async () => {
+  it('reports a destroy that did not work', async () => {
     const { host, request } = await scene(true);
     host.fault = (call) => {
       if (call === 'destroy') throw new DiskError('TEST', 'no destroy');

@@ -32,7 +32,7 @@ function addOther(domid: number, name: string): FakeDomain {
   return other;
 }
 
-/** A snapshot of the domain under the name that it has. */
+/** Takes a snapshot of the domain under its current name. */
 async function take(name = 's1'): Promise<RevertRequest> {
   const domain = String(host.domid);
   const { plan } = await createSnapshot(host, {
@@ -43,7 +43,7 @@ async function take(name = 's1'): Promise<RevertRequest> {
   return { domain: plan.domain, config: parseConfig(readFileSync(path, 'utf8'), path) };
 }
 
-/** A revert that destroys and changes nothing, whatever risks are accepted. */
+/** Plans a revert that destroys and changes nothing, whatever risks are accepted. */
 async function refused(request: RevertRequest): Promise<Awaited<ReturnType<typeof failure>>> {
   const before = filesOf(directory);
   const from = host.calls.length;
@@ -54,7 +54,7 @@ async function refused(request: RevertRequest): Promise<Awaited<ReturnType<typeo
 }
 
 describe('the domain of a snapshot', () => {
-  it('is the one of its name after xl create, which made a new uuid and MAC: that is not a risk', async () => {
+  it('is found by name after xl create, which generated another uuid and MAC: that is not a risk', async () => {
     host.config = { ...host.config, nics: [{ devid: 0, mac: '00:16:3e:00:00:01', bridge: 'xenbr0' }] };
     const request = await take();
     call('guest1', NEW_UUID);
@@ -94,7 +94,7 @@ describe('the domain of a snapshot', () => {
     expect((await revertSnapshot(host, request)).warnings).toEqual([]);
   });
 
-  it('with a changed configuration is named with each key that differs', async () => {
+  it('is reported with each key that differs if its configuration has changed', async () => {
     const request = await take();
     host.config = { ...host.config, b_info: { max_memkb: 65536, kernel: '/boot/new' }, on_crash: 'restart' };
     const error = await failure(revertSnapshot(host, request));
@@ -111,7 +111,7 @@ describe('the domain of a snapshot', () => {
   });
 
   it.each(['101', '20240101', '32752'])(
-    'may have a name of digits only, %s: created by domid, reverted by domid and by name',
+    'may have a name of digits only, %s: snapshotted by domid, reverted by domid and by name',
     async (name) => {
       call(name);
       const request = await take();
@@ -124,7 +124,7 @@ describe('the domain of a snapshot', () => {
     },
   );
 
-  it('whose name is the domid of another domain: that one is never touched', async () => {
+  it('is never the domain whose domid equals its name', async () => {
     call('101');
     const request = await take();
     const other = addOther(101, 'other');
@@ -136,14 +136,14 @@ describe('the domain of a snapshot', () => {
     expect(other.domid).toBe(101);
   });
 
-  it('is not created by a name of digits, as for xl; the error gives its domid', async () => {
+  it('is not snapshotted by a name of digits, as with xl; the error gives its domid', async () => {
     call('101');
     const error = await failure(createSnapshot(host, { domain: '101' }));
     expect(error).toMatchObject({ code: 'DOMAIN_NOT_FOUND', hint: expect.stringContaining('domid 7') });
   });
 
   it.each(['guest', 'guest11', 'Guest1', 'guest1 ', 'guest1abc', '07x', '0x7', '7e0'])(
-    'is no other one whose name is like it: %j',
+    'is never another one whose name is similar: %j',
     async (domain) => {
       const request = await take();
       addOther(9, domain);
@@ -157,7 +157,7 @@ describe('the domain of a snapshot', () => {
   });
 
   it.each(['guest1', '7', 'renamed', '9'])(
-    'is not destroyed when another domain has taken its name since, given as %s',
+    'is not destroyed if another domain has taken its name since, given as %s',
     async (domain) => {
       const request = await take();
       call('renamed');
@@ -168,7 +168,7 @@ describe('the domain of a snapshot', () => {
     },
   );
 
-  it('has its new name named as a change when it was renamed and is given by domid', async () => {
+  it('is reported with its new name as a change if it was renamed and is given by domid', async () => {
     const request = await take();
     call('renamed');
     expect(await refused(request)).toMatchObject({ code: 'RENAMED', hint: 'use its domid, 7' });
@@ -187,7 +187,7 @@ describe('a snapshot whose cfgfile does not say where it is', () => {
   const request = (domain: string): RevertRequest => ({ domain, config: { name: 's1' } });
 
   it.each([true, false])(
-    'is found under the uuid that its domain had then; domain running: %s',
+    'is found by the uuid that its domain had then; domain running: %s',
     async (running) => {
       const { plan } = await createSnapshot(host, { domain: 'guest1', name: 's1' });
       call('guest1', NEW_UUID);
@@ -198,7 +198,7 @@ describe('a snapshot whose cfgfile does not say where it is', () => {
     },
   );
 
-  it('is not one of that name of another domain, nor a file that is not a memory file', async () => {
+  it('is neither one of that name of another domain, nor a file that is not a memory file', async () => {
     const { plan } = await createSnapshot(host, { domain: 'guest1', name: 's1' });
     mkdirSync(join(directory, 'odd'));
     writeFileSync(join(directory, 'odd/s1.save'), 'odd');
@@ -212,7 +212,7 @@ describe('a snapshot whose cfgfile does not say where it is', () => {
     expect((await planRevert(host, request('guest1'))).memoryPath).toBe(plan.memoryPath);
   });
 
-  it('is none of two: the error lists them', async () => {
+  it('is ambiguous if there are two: the error lists them', async () => {
     const first = await createSnapshot(host, { domain: 'guest1', name: 's1' });
     call('guest1', NEW_UUID);
     const second = await createSnapshot(host, { domain: 'guest1', config: { name: 's1', disks: [] } });
@@ -223,7 +223,7 @@ describe('a snapshot whose cfgfile does not say where it is', () => {
   });
 });
 
-it('snapshots whose names begin alike, or look like numbers, are told apart', async () => {
+it('snapshots whose names begin alike, or look like numbers, are distinguished', async () => {
   const names = ['a b', 'ab', 'a', '1e3', '0x1f', '1e3-2'];
   for (const name of names) {
     host.write(`as of ${name}`);
@@ -272,14 +272,14 @@ describe('locks', () => {
     expect(host.runs).toBe(true);
   });
 
-  it('are taken once more for a domain that became another while they were waited for', async () => {
+  it('are taken once more if the domain became another while they were waited for', async () => {
     const keys = watchLocks(() => call('guest1', NEW_UUID));
     await createSnapshot(host, { domain: 'guest1', config: snapshotConfig('s1', directory, ['internal']) });
     expect(keys).toEqual([[FAKE_UUID, 'guest1'].sort(), [NEW_UUID, 'guest1'].sort()]);
     expect(host.locked).toBe(false);
   });
 
-  it('are given up for a domain that is another one each time', async () => {
+  it('are given up if the domain is another one each time', async () => {
     let lives = 0;
     watchLocks(() => call('guest1', NEW_UUID.replace(/^b./, `b${lives++ % 10}`)));
     const error = await failure(createSnapshot(host, { domain: 'guest1' }));
@@ -287,7 +287,7 @@ describe('locks', () => {
     expect(host.locked).toBe(false);
   });
 
-  it('are released when the domain is gone by then', async () => {
+  it('are released if the domain no longer exists by then', async () => {
     watchLocks(() => {
       host.domid = undefined;
     });
@@ -296,7 +296,7 @@ describe('locks', () => {
   });
 
   it.each(['create', 'revert'])(
-    'that do not hold what the domain has become end a %s before it touches anything',
+    'end a %s before it touches anything if they do not cover what the domain has become',
     async (what) => {
       const request = await take();
       const before = filesOf(directory);
@@ -320,7 +320,7 @@ describe('locks', () => {
     },
   );
 
-  it('of a domain that restarts while its configuration is read: that is the error, whatever its toolstack says', async () => {
+  it('lead to the right error if a domain restarts while its configuration is read, whatever its toolstack says', async () => {
     const request = await take();
     const before = filesOf(directory);
     const { domainConfig } = host.toolstack;
@@ -338,7 +338,7 @@ describe('locks', () => {
 
 describe('the journal of a revert that was killed', () => {
   const other = '11111111-2222-4333-8444-555555555555';
-  /** As a revert leaves it that was killed before it had done anything. */
+  /** Leaves what a revert leaves that was killed before it had done anything. */
   async function leaveJournal(head: Record<string, unknown> = {}): Promise<string> {
     const { openRevertJournal, revertJournalPath } = await import(
       '../../../../src/snapshot/revert/journal.ts'
@@ -404,7 +404,7 @@ describe('the journal of a revert that was killed', () => {
   ];
 
   it.each(cases)(
-    'is about the domain when it has %s of it: create warns, revert undoes it',
+    'is noticed if the domain has %s of it: a create warns, a revert undoes it',
     async (what, head) => {
       if (!/uuid/.test(what)) call('guest1', NEW_UUID);
       const request = await take();
@@ -426,7 +426,7 @@ describe('the journal of a revert that was killed', () => {
     },
   );
 
-  it('of another domain and other images is left alone', async () => {
+  it('is left alone if it is of another domain and other images', async () => {
     const request = await take();
     const path = await leaveJournal({ uuid: other, domain: 'former' });
     expect((await planCreate(host, { domain: 'guest1', name: 's2' })).warnings).toEqual([]);
@@ -451,7 +451,7 @@ describe('the journal of a revert that was killed', () => {
     expect(keys.sort()).toEqual([other, 'former', 'guest1', FAKE_UUID].sort());
   });
 
-  it('that cannot be read keeps only its own domain from being reverted', async () => {
+  it('keeps only its own domain from being reverted if it cannot be read', async () => {
     const request = await take();
     writeFileSync(join(directory, `${other}.revert.journal`), 'damaged\n');
     const { warnings } = await planCreate(host, { domain: 'guest1', name: 's2' });

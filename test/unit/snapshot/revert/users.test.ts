@@ -46,7 +46,7 @@ describe.each(['internal', 'external'] as const)('an image of an %s snapshot', (
         host.addDomain({ name: 'web1', images: { xvda: at('clone.qcow2') } });
       },
     ],
-  ])('that %s is refused before anything is touched, even with force', async (_what, use) => {
+  ])('a disk that %s is refused before anything is touched, even with --force', async (_what, use) => {
     for (const down of [false, true]) {
       const { host, request } = await scene(kind);
       if (down) host.own.end();
@@ -68,7 +68,7 @@ describe.each(['internal', 'external'] as const)('an image of an %s snapshot', (
     ['reboots', (host: FakeHost) => host.reboot()],
     ['is created again under another uuid', (host: FakeHost) => host.recreate()],
   ])(
-    'is not written to when the domain %s at any moment, and the error is true',
+    'a disk is not written to if the domain %s at any moment, and the error is true',
     async (_what, change) => {
       const whole = await scene(kind);
       await revertSnapshot(whole.host, whole.request);
@@ -81,7 +81,7 @@ describe.each(['internal', 'external'] as const)('an image of an %s snapshot', (
         host.calls.length = 0;
         let count = 0;
         host.fault = (name) => {
-          // What happens while qemu-img is already at work cannot be prevented.
+          // What happens while qemu-img is already working cannot be prevented.
           if (count++ !== call || WRITES.has(name)) return;
           seen.add(name);
           change(host);

@@ -21,19 +21,19 @@ describe('the device model of an HVM guest', () => {
   test.each([
     ['by its configuration', { b_info: { device_model_stubdomain: 'True' } }, {}],
     ['by xenstore', {}, { 'image/device-model-domid': '6' }],
-  ])('in a stub domain, %s, is refused', async (_, config, nodes) => {
+  ])('is refused in a stub domain, %s', async (_, config, nodes) => {
     expect(codes(await deviceModelObstacles(5, 'hvm', config, store(nodes)))).toEqual(['STUB_DOMAIN']);
   });
 
   test.each([
     ['device_model_user=qemu-g1', { device_model_user: 'qemu-g1' }],
     ['dm_restrict=1', { dm_restrict: 'True' }],
-  ])('with %s is refused', async (why, build) => {
+  ])('is refused with %s', async (why, build) => {
     const [found] = await deviceModelObstacles(5, 'hvm', { b_info: build }, store());
     expect(found).toMatchObject({ code: 'DEVICE_MODEL_USER', message: expect.stringContaining(why) });
   });
 
-  test('that runs as another user than root is refused, whatever the configuration says', async () => {
+  test('is refused if it runs as a user other than root, whatever the configuration says', async () => {
     await using proc = await tempDir();
     mkdirSync(join(proc.path, '77'));
     const found = () =>
@@ -49,7 +49,7 @@ describe('the device model of an HVM guest', () => {
     ]);
   });
 
-  test('with device_model_user=root is as without', async () => {
+  test('is accepted with device_model_user=root', async () => {
     expect(await deviceModelObstacles(5, 'hvm', { b_info: { device_model_user: 'root' } }, store())).toEqual(
       [],
     );
@@ -61,7 +61,7 @@ describe('the device model of an HVM guest', () => {
   });
 });
 
-test('what QEMU cannot save is refused, what it cannot migrate for an image’s sake is not', () => {
+test('a device whose state QEMU cannot save is refused, unlike an image that it cannot migrate', () => {
   expect(
     migrationObstacles([
       'non-migratable device: 0000:00:04.0/nvme',
@@ -74,7 +74,7 @@ test('what QEMU cannot save is refused, what it cannot migrate for an image’s 
   ]);
 });
 
-describe('what a guest says of suspending', () => {
+describe('what a guest announces about suspending', () => {
   test.each([
     ['a Linux that can', { 'control/feature-suspend': '1', 'control/feature-poweroff': '1' }, 'announced'],
     [
@@ -97,7 +97,7 @@ describe('what a guest says of suspending', () => {
   });
 });
 
-describe('drives that no disk of the configuration is', () => {
+describe("drives that are not in the domain's configuration", () => {
   const drive = (fields: Partial<BlockNode>, device = 'n0'): BlockDevice => ({
     device,
     qdev: undefined,
@@ -105,14 +105,14 @@ describe('drives that no disk of the configuration is', () => {
   });
   const disk = { vdev: 'xvda', node: 'xvda-qcow2', path: '/srv/a.qcow2' };
 
-  test('those that the guest writes to are named', () => {
+  test('are named if the guest writes to them', () => {
     expect(foreignDrives([drive({})], [disk])).toEqual([{ name: 'n0', path: '/srv/n.img' }]);
     expect(foreignDrives([drive({ nodeName: 'own' }, '')], [disk])).toEqual([
       { name: 'own', path: '/srv/n.img' },
     ]);
   });
 
-  test('where a script makes the device of a disk, its emulated drive is not', () => {
+  test('are not the emulated drives of disks whose device a script makes', () => {
     const drbd = [{ vdev: 'hda', node: undefined, path: 'r0' }];
     const emulated = drive({ file: '/dev/drbd0' }, 'ide0-hd0');
     expect(foreignDrives([emulated], drbd, true)).toEqual([]);
@@ -126,7 +126,7 @@ describe('drives that no disk of the configuration is', () => {
     ['the disk itself', drive({ nodeName: 'xvda-qcow2', driver: 'qcow2', file: '/elsewhere' }, '')],
     ['its emulated drive', drive({ file: '/srv/a.qcow2' }, 'ide0-hd0')],
     ['an overlay on it', drive({ file: '/srv/o.qcow2', backingFiles: ['/srv/a.qcow2'] }, '')],
-  ])('%s are not', (_, one) => {
+  ])('are not %s', (_, one) => {
     expect(foreignDrives([one], [disk])).toEqual([]);
   });
 });

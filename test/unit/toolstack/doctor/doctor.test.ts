@@ -7,7 +7,7 @@ import { runProgram } from '../../../../src/toolstack/process/run.ts';
 import { fakeProgram } from '../../../support/fake-program.ts';
 import { tempDir } from '../../../support/temp.ts';
 
-// On whatever machine this is: xenstored is where nobody listens, xl and qemu-img are scripts.
+// On any machine: nobody listens on xenstored's path, and xl and qemu-img are scripts.
 
 let directory: Awaited<ReturnType<typeof tempDir>>;
 let undo: (() => void)[] = [];
@@ -34,7 +34,7 @@ afterEach(async () => {
 const find = async (name: string) => (await checkHost()).find((check) => check.name === name);
 
 describe('the checks of the host', () => {
-  test('one that fails does not stop the others', async () => {
+  test('do not stop at one that fails', async () => {
     const checks = await checkHost();
     const status = Object.fromEntries(checks.map((check) => [check.name, check.status]));
     expect(status).toMatchObject({ node: 'ok', koffi: 'ok', xenstore: 'failed', xl: 'ok', 'qemu-img': 'ok' });
@@ -45,7 +45,7 @@ describe('the checks of the host', () => {
     }
   });
 
-  test('versions are those that the programs tell', async () => {
+  test('have the versions that the programs report', async () => {
     expect(await find('xl')).toMatchObject({ version: '4.20.9', message: `${directory.path}/bin/xl` });
     expect(await find('qemu-img')).toMatchObject({
       version: '9.1.2',
@@ -55,7 +55,7 @@ describe('the checks of the host', () => {
     expect((await find('koffi'))?.version).toMatch(/^\d+\.\d+\.\d+$/);
   });
 
-  test('an xl that fails is told in its own words', async () => {
+  test('report an xl that fails in its own words', async () => {
     undo.push(fakeProgram(directory.path, 'xl', "echo 'no hypervisor' >&2; exit 3"));
     expect(await find('xl')).toMatchObject({
       status: 'failed',
@@ -63,8 +63,8 @@ describe('the checks of the host', () => {
     });
   });
 
-  test('a program that is not there, with what to install', async () => {
-    // By paths: where programs are looked for by name, this machine may have them.
+  test('report a missing program, with what to install', async () => {
+    // By path: where programs are looked for by name, this machine may have them.
     const find = async (name: string) =>
       asFailure(
         await runProgram(`${directory.path}/none/${name}`, [], { timeoutMs: 10_000 }).catch((e) => e),
@@ -81,7 +81,7 @@ describe('the checks of the host', () => {
 });
 
 describe('the report', () => {
-  test('a host that cannot be opened is a failed check, with its hint', async () => {
+  test('has a failed check, with its hint, if the host cannot be opened', async () => {
     const { ok, checks, domains } = await runDoctor(() => {
       throw new EnvironmentError('XEN_INTERFACE', 'no interface', { hint: 'be in dom0' });
     }, undefined);
@@ -96,13 +96,13 @@ describe('the report', () => {
     expect(checks.length).toBe(13);
   });
 
-  test('one domain, although xenstore does not answer us', async () => {
+  test('has one domain although xenstore does not answer us', async () => {
     const host = new FakeHost({ directory: directory.path });
     const { domains } = await runDoctor(() => Promise.resolve(host), 'guest1');
     expect(domains).toMatchObject([{ domain: 'guest1', domid: 7, type: 'pvh', disks: [{ vdev: 'xvda' }] }]);
   });
 
-  test('a bug in the examination of one domain is in its report', async () => {
+  test('has a bug in the examination of one domain', async () => {
     const host = new FakeHost({ directory: directory.path });
     host.fault = (call) => {
       if (call === 'disks') throw new TypeError('surprise');

@@ -10,7 +10,7 @@ function process(proc: string, pid: string, comm: string, ...args: string[]): vo
   writeFileSync(join(proc, pid, 'cmdline'), args.map((arg) => `${arg}\0`).join(''));
 }
 
-it('finds the process that saves a domain by libxl, and no other', async () => {
+it('the process that saves a domain by libxl is found, and no other', async () => {
   await using proc = await tempDir();
   const helper = '/usr/lib/xen-4.20/bin/libxl-save-helper';
   mkdirSync(join(proc.path, 'self'));

@@ -4,7 +4,7 @@ import type { XenstoreAccess } from '../../../../src/xenstore/access.ts';
 
 const BACKEND = '/local/domain/0/backend/qdisk/9/51744';
 
-/** xenstore with one disk, xvdc, whose backend has this state each time it is asked. */
+/** Simulates xenstore with one disk, xvdc, whose backend has these states, one for each time it is asked. */
 function xenstore(states: readonly string[], fields: Record<string, string> = {}): XenstoreAccess {
   const nodes: Record<string, string> = {
     '/libxl/9/device/vbd/51744/backend': BACKEND,
@@ -22,7 +22,7 @@ function xenstore(states: readonly string[], fields: Record<string, string> = {}
   } as unknown as XenstoreAccess;
 }
 
-test('a disk that nobody serves is found when its time is over', async () => {
+test('a disk that nobody serves is found when the time is over', async () => {
   expect(await findUnconnected(9, xenstore(['1']), 0)).toEqual([{ vdev: 'xvdc', path: '/srv/cd.iso' }]);
 });
 

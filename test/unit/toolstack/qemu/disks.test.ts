@@ -19,7 +19,7 @@ import { blockNode } from '../../../support/block-node.ts';
 import { tempDir } from '../../../support/temp.ts';
 
 it.each(['json:{', 'json:', 'json:[]', 'json:{"file":{"file":{}}}', `json:${'['.repeat(100_000)}`])(
-  'a file name of QEMU’s that is no JSON, %.20s, is the name of no path of ours',
+  'a file name of QEMU’s that is not JSON, %.20s, is not the name of any path',
   (name) => expect(plainPath(name)).toBe(name),
 );
 
@@ -45,7 +45,7 @@ const stored = (vdev: string, more: Partial<StoredDisk> = {}, kind = 'qdisk', do
   };
 };
 
-/** What QEMU says of drives: xen-block's have no device name, emulated ones have. */
+/** QEMU's drives: xen-block's have no device name, emulated ones have. */
 const facts = (
   drives: readonly (BlockNode | [string, BlockNode])[],
   more: Partial<BlockFacts> = {},
@@ -68,7 +68,7 @@ const codes = (disk: ResolvedDisk | undefined): [string[], string[]] => [
 const xvda = blockNode('xvda-qcow2', '/g/xvda.qcow2');
 
 describe('a disk that can be snapshotted', () => {
-  it('is the node that xen-block made', () => {
+  it('is the node that xen-block created', () => {
     const [disk] = matchDisks([configured('xvda')], [stored('xvda')], facts([xvda]));
     expect(disk).toEqual({
       vdev: 'xvda',
@@ -98,7 +98,7 @@ describe('a disk that can be snapshotted', () => {
     });
   });
 
-  it('is the emulated drive when there is no other', () => {
+  it('is the emulated drive if there is no other', () => {
     const drive = blockNode('#block159', '/g/hda.qcow2');
     const [disk] = matchDisks([configured('hda')], [stored('hda')], facts([['ide0-hd0', drive]]));
     expect(disk).toMatchObject({ node: '#block159', devid: 768, internal: [], external: [] });
@@ -109,7 +109,7 @@ describe('a disk that can be snapshotted', () => {
     ['our overlay, and xenstore follows', 'xlsnap-xvda-1', '/g/over.qcow2'],
     ["another tool's overlay", 'snap1', '/g/xvda.qcow2'],
     ["another tool's overlay, and xenstore follows", 'snap1', '/g/over.qcow2'],
-  ])('goes on with %s', (_, name, params) => {
+  ])('can have %s', (_, name, params) => {
     const base = blockNode('xvda-qcow2', '/g/xvda.qcow2', { readOnly: true });
     const overlay = blockNode(name, '/g/over.qcow2', { backingFiles: ['/g/xvda.qcow2'] });
     const { devices, nodes } = facts([overlay]);
@@ -123,7 +123,7 @@ describe('a disk that can be snapshotted', () => {
     expect(disk?.overlayNode).toBe(name === 'snap1' ? 'xlsnap-xvda-1' : 'xlsnap-xvda-2');
   });
 
-  it('is told from another on the same base', () => {
+  it('is distinguished from another on the same base', () => {
     const drives = [
       blockNode('xvda-qcow2', '/g/xvda.qcow2', { backingFiles: ['/g/gold.qcow2'] }),
       blockNode('xvdb-qcow2', '/g/xvdb.qcow2', { backingFiles: ['/g/gold.qcow2'] }),
@@ -143,7 +143,7 @@ describe('a disk that can be snapshotted', () => {
     ]);
   });
 
-  it('is listed even when only xenstore knows it', () => {
+  it('is listed even if only xenstore knows it', () => {
     const disks = matchDisks([], [stored('xvdb')], facts([blockNode('xvdb-qcow2', '/g/xvdb.qcow2')]));
     expect(disks).toMatchObject([{ vdev: 'xvdb', writable: true, node: 'xvdb-qcow2', internal: [] }]);
   });
@@ -154,7 +154,7 @@ describe('a disk that can be snapshotted', () => {
   });
 });
 
-describe('what stands against a snapshot', () => {
+describe('what prevents a snapshot', () => {
   const one = (drives: Parameters<typeof facts>[0], more?: Partial<BlockFacts>): ResolvedDisk | undefined =>
     matchDisks([configured('xvda')], [stored('xvda')], facts(drives, more))[0];
 
@@ -194,7 +194,7 @@ describe('what stands against a snapshot', () => {
     ]);
   });
 
-  it('a block job', () => {
+  it('a running block job', () => {
     expect(codes(one([xvda], { jobs: ['mirror0'] }))).toEqual([['DISK_BLOCK_JOB'], ['DISK_BLOCK_JOB']]);
   });
 
@@ -219,7 +219,7 @@ describe('what stands against a snapshot', () => {
     expect(codes(matchDisks([configured('xvda')], [disk], facts([]))[0])).toEqual([[code], [code]]);
   });
 
-  it('no QEMU, or nothing in xenstore', () => {
+  it('a missing QEMU, or nothing in xenstore', () => {
     expect(codes(matchDisks([configured('xvda')], [stored('xvda')], undefined)[0])[0]).toEqual([
       'DISK_NO_QEMU',
     ]);
@@ -261,7 +261,7 @@ describe('what stands against a snapshot', () => {
   });
 });
 
-it('reads from xenstore what libxl and the backends wrote', async () => {
+it('what libxl and the backends wrote to xenstore is read', async () => {
   await using directory = await tempDir();
   const path = join(directory.path, 'socket');
   const backend = '/local/domain/0/backend';

@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { findImageWorker } from '../../../../src/toolstack/qemu/image-workers.ts';
 import { tempDir } from '../../../support/temp.ts';
 
-it('finds the qemu-img that was started on an image, and no other', async () => {
+it('the qemu-img that was started on an image is found, and no other', async () => {
   await using proc = await tempDir();
   const run = (pid: string, ...args: string[]): void => {
     mkdirSync(join(proc.path, pid));

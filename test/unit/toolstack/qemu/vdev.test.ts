@@ -57,6 +57,6 @@ it.each([
   'xvda\n',
   '51712x',
   '010',
-])('%j is no virtual disk', (vdev) => {
+])('%j is not a virtual disk', (vdev) => {
   expect(vdevToDevid(vdev)).toBeUndefined();
 });

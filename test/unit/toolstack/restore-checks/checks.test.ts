@@ -42,7 +42,7 @@ function touch(path: string, mode = 0o644): string {
 describe('images', () => {
   const disk = (fields: object) => ({ disks: [{ vdev: 'xvdc', ...fields }] });
 
-  test('an ISO image that is gone is named with its drive', async () => {
+  test('an ISO image that no longer exists is named with its drive', async () => {
     const iso = at('x.iso');
     const config = disk({ pdev_path: iso, is_cdrom: 1, backend: 'qdisk', format: 'raw' });
     expect(await imageObstacles(config, none)).toEqual([
@@ -56,12 +56,12 @@ describe('images', () => {
     expect(await imageObstacles(config, none)).toEqual([]);
   });
 
-  test('a directory in the place of an image is no image', async () => {
+  test('a directory in the place of an image is not an image', async () => {
     const [found] = await imageObstacles(disk({ pdev_path: directory.path }), none);
     expect(found?.message).toContain('neither a file nor a block device');
   });
 
-  test('an image below what is not a directory cannot be reached', async () => {
+  test('an image below something that is not a directory cannot be reached', async () => {
     const [found] = await imageObstacles(disk({ pdev_path: join(touch(at('file')), 'x') }), none);
     expect(found?.message).toContain('cannot be reached: ENOTDIR');
   });
@@ -72,11 +72,11 @@ describe('images', () => {
     ['what a script makes sense of', { pdev_path: '/gone', script: 'block-iscsi' }],
     ['an image of another domain, by number', { pdev_path: '/gone', backend_domid: 3 }],
     ['an image of another domain, by name', { pdev_path: '/gone', backend_domname: 'storage' }],
-  ])('%s is not looked at', async (_, fields) => {
+  ])('%s is not checked', async (_, fields) => {
     expect(await imageObstacles(disk(fields), none)).toEqual([]);
   });
 
-  test('a disk that the revert itself looks after is left to it', async () => {
+  test('a disk that the revert itself checks is left to it', async () => {
     expect(await imageObstacles(disk({ pdev_path: '/gone' }), new Set(['xvdc']))).toEqual([]);
   });
 });
@@ -86,7 +86,7 @@ describe('network interfaces', () => {
   const nic = (fields: object, info: object = {}): LibxlConfig => ({ c_info: info, nics: [fields] });
   const bridged = { bridge: 'xenbr0', script: 'vif-bridge' };
 
-  test('a bridge that is gone is named, and one that is there is not', async () => {
+  test('a missing bridge is named, and an existing one is not', async () => {
     touch(at('scripts', 'vif-bridge'), 0o755);
     mkdirSync(at('net'));
     const [found, ...others] = await networkObstacles(nic(bridged), places());
@@ -99,7 +99,7 @@ describe('network interfaces', () => {
     expect(await networkObstacles(nic(bridged), places())).toEqual([]);
   });
 
-  test('xenbr0 may be eth0, as the script has it, if that is a bridge', async () => {
+  test('xenbr0 may be eth0, as for the script, if that is a bridge', async () => {
     touch(at('scripts', 'vif-bridge'), 0o755);
     mkdirSync(at('net', 'eth0'), { recursive: true });
     expect(codes(await networkObstacles(nic(bridged), places()))).toEqual(['BRIDGE_GONE']);
@@ -107,7 +107,7 @@ describe('network interfaces', () => {
     expect(await networkObstacles(nic(bridged), places())).toEqual([]);
   });
 
-  test('a script that is gone, or cannot be run, is named', async () => {
+  test('a script that is missing or not executable is named', async () => {
     const script = at('vif-own');
     const config = nic({ bridge: 'ovs0.5:7', script });
     expect(await networkObstacles(config, places())).toMatchObject([
@@ -128,7 +128,7 @@ describe('network interfaces', () => {
   test.each([
     ['one that another domain connects', nic({ ...bridged, backend_domid: 2 })],
     ['one whose script udev calls', nic(bridged, { run_hotplug_scripts: 'False' })],
-  ])('%s is not looked at', async (_, config) => {
+  ])('%s is not checked', async (_, config) => {
     expect(await networkObstacles(config, places())).toEqual([]);
   });
 });
@@ -136,7 +136,7 @@ describe('network interfaces', () => {
 describe('programs', () => {
   const guest = (type: string, build: object): LibxlConfig => ({ c_info: { type }, b_info: build });
 
-  test('a kernel that is gone stops the QEMU of an HVM guest, and only the next reboot of others', async () => {
+  test('a missing kernel stops the QEMU of an HVM guest, but only the next reboot of others', async () => {
     const kernel = at('vmlinuz');
     const hvm = await programFindings(guest('hvm', { kernel }));
     expect(codes(hvm.obstacles)).toEqual(['KERNEL_GONE']);
@@ -152,7 +152,7 @@ describe('programs', () => {
     expect((await programFindings(guest('hvm', { kernel }))).obstacles).toEqual([]);
   });
 
-  test('firmware by path is for the next reboot', async () => {
+  test('missing firmware matters to the next reboot', async () => {
     const path = at('ovmf.bin');
     const config = guest('hvm', { 'type.hvm': { system_firmware: path } });
     expect((await programFindings(config)).warnings).toEqual([
@@ -160,7 +160,7 @@ describe('programs', () => {
     ]);
   });
 
-  test('a device model that is gone, or cannot be run, stops the restore', async () => {
+  test('a device model that is missing or not executable stops the restore', async () => {
     const model = at('qemu');
     const config = guest('hvm', { device_model: model });
     expect(codes((await programFindings(config)).obstacles)).toEqual(['DEVICE_MODEL_GONE']);
@@ -173,7 +173,7 @@ describe('programs', () => {
     expect((await programFindings(config)).obstacles).toEqual([]);
   });
 
-  test('the script of a disk stops the restore', async () => {
+  test('the missing script of a disk stops the restore', async () => {
     const config = { c_info: { type: 'pvh' }, disks: [{ vdev: 'xvda', script: at('block-own') }] };
     expect((await programFindings(config)).obstacles).toMatchObject([
       { code: 'SCRIPT_GONE', message: expect.stringContaining('disk xvda') },
@@ -234,12 +234,15 @@ describe('displays', () => {
     ['0501A8C0', '192.168.1.5:3', 1],
     ['0501A8C0', '127.0.0.1', 0],
     ['B80D0120000067452301EFCDAB890000', '127.0.0.1', 0],
-  ])('a program that listens on %s and a screen on %s meet %i times', async (address, listen, expected) => {
-    const config = vnc({ ...fixed, listen });
-    expect(await displayObstacles(config, undefined, tables(5903, '0A', address))).toHaveLength(expected);
-  });
+  ])(
+    'a program that listens on %s and a screen on %s conflict %i times',
+    async (address, listen, expected) => {
+      const config = vnc({ ...fixed, listen });
+      expect(await displayObstacles(config, undefined, tables(5903, '0A', address))).toHaveLength(expected);
+    },
+  );
 
-  test('a table that makes no sense has no ports', () => {
+  test('a malformed table has no ports', () => {
     expect(listening('')).toEqual([]);
     expect(listening('x\n\n 0: 1 2')).toEqual([]);
   });
@@ -257,24 +260,24 @@ describe('memory', () => {
   });
   const host = (free: number, freed = 0): MemoryOfHost => ({ free: free * MIB, freed: freed * MIB });
 
-  test('without help of dom0 a restore that does not fit is refused', () => {
+  test('a restore that does not fit is refused without help from dom0', () => {
     const { obstacle, risk } = judgeMemory(config(), pages, host(108));
     expect(risk).toBeUndefined();
     expect(obstacle).toMatchObject({
       code: 'NO_MEMORY',
-      message: 'the restore needs 202 MiB of memory, but 108 MiB are free',
+      message: 'the restore needs 202 MiB of memory, but 108 MiB is free',
     });
     expect(judgeMemory(config(), pages, host(202)).obstacle).toBeUndefined();
   });
 
-  test('the memory of the domain that goes counts', () => {
+  test('the memory of the domain to be destroyed counts', () => {
     expect(judgeMemory(config(), pages, host(0, 202))).toEqual({});
     expect(judgeMemory(config(), pages, host(10, 64)).obstacle?.message).toContain(
-      "64 MiB are the domain's own",
+      "64 MiB is the domain's own",
     );
   });
 
-  test('xl takes from dom0 what its programs do not need; what they do is a risk, and its last 128 MiB are out of reach', () => {
+  test('xl takes from dom0 what its programs do not need; the rest is a risk, and its last 128 MiB are out of reach', () => {
     expect(judgeMemory(config(), pages, { ...host(4), ...dom0(1024, 600) })).toEqual({});
     const { risk, obstacle } = judgeMemory(config(), pages, { ...host(4), ...dom0(1024, 150) });
     expect(obstacle).toBeUndefined();
@@ -285,7 +288,7 @@ describe('memory', () => {
     });
   });
 
-  test('the page tables are as libxl reckons them, or as the configuration says', () => {
+  test('page tables are counted as libxl does, or as the configuration says', () => {
     expect(pagingBytes(config())).toBe(MIB + 200 * 4096);
     expect(pagingBytes(config({ shadow_memkb: 4096, iommu_memkb: 1024 }))).toBe(5 * MIB);
     expect(pagingBytes({ ...config(), c_info: { type: 'hvm', hap: 'False' } })).toBe(MIB + 400 * 4096);
@@ -305,7 +308,7 @@ describe('memory', () => {
     expect(await takesFromDom0(conf, () => Promise.resolve(commandLine))).toBe(expected);
   });
 
-  test('what dom0 has left over is what its kernel says', async () => {
+  test('what dom0 can spare is what its kernel says', async () => {
     writeFileSync(at('meminfo'), 'MemTotal: 1 kB\nMemAvailable:     2048 kB\n');
     expect(await availableHere(7, at('meminfo'))).toBe(2 * MIB);
     expect(await availableHere(7, at('none'))).toBe(7);
@@ -335,7 +338,7 @@ describe('CPU pools', () => {
   });
 });
 
-test('all of them together say everything that stands against a restore', async () => {
+test('all of them together report everything that prevents a restore', async () => {
   const config: LibxlConfig = {
     c_info: { type: 'pvh', pool_name: 'gone' },
     b_info: { kernel: at('vmlinux'), target_memkb: 8192, max_memkb: 8192, max_vcpus: 1 },

@@ -4,7 +4,7 @@ import { PAGE_TYPE } from '../../../../src/savefmt/index.ts';
 import type { Xen } from '../../../../src/toolstack/xen/guest-records.ts';
 import { HvmGuest } from '../../../../src/toolstack/xen/hvm-guest.ts';
 
-/** A Xen that only knows how large the guest's memory map is, and what is above its first 1000 pages. */
+/** A Xen that only knows the size of the guest's memory map, and what is above its first 1000 pages. */
 function xenWith(sizes: number[], above: number = PAGE_TYPE.notab): Xen {
   const xen: Partial<Xen> = {
     nrGpfns: () => Promise.resolve(sizes.shift() ?? 0),
@@ -16,33 +16,33 @@ function xenWith(sizes: number[], above: number = PAGE_TYPE.notab): Xen {
   return xen as Xen;
 }
 
-it('refuses a memory map that has grown since the snapshot began', async () => {
+it('a memory map that has grown since the snapshot began is refused', async () => {
   await using guest = await HvmGuest.open(xenWith([1000, 2000]), toDomid(7));
   await expect(guest.settle({ mayGrow: false })).rejects.toMatchObject({ code: 'P2M_RESIZED', exitCode: 4 });
 });
 
-it('refuses a memory map that has grown by more than can be looked through', async () => {
+it('a memory map that has grown by more than can be examined is refused', async () => {
   await using guest = await HvmGuest.open(xenWith([1000, 2 ** 32]), toDomid(7));
   await expect(guest.settle({ mayGrow: false })).rejects.toMatchObject({ code: 'P2M_RESIZED' });
 });
 
-it('accepts a memory map that has grown by frames without memory of the guest', async () => {
+it('a memory map that has grown by frames without memory of the guest is accepted', async () => {
   await using guest = await HvmGuest.open(xenWith([1000, 2000], PAGE_TYPE.xtab), toDomid(7));
   await expect(guest.settle({ mayGrow: false })).resolves.toBeUndefined();
 });
 
-it.each([1000, 900])('accepts a memory map of 1000 pages that has %i later', async (size) => {
+it.each([1000, 900])('a memory map of 1000 pages that has %i later is accepted', async (size) => {
   await using guest = await HvmGuest.open(xenWith([1000, size]), toDomid(7));
   await expect(guest.settle({ mayGrow: false })).resolves.toBeUndefined();
 });
 
-it('takes a memory map that has grown as it is where no page has been read yet', async () => {
+it('a memory map that has grown is used if no page has been read yet', async () => {
   await using guest = await HvmGuest.open(xenWith([1000, 2000]), toDomid(7));
   await guest.settle({ mayGrow: true });
   expect(guest.p2mSize).toBe(2000);
 });
 
-it('does not look through a memory map that has grown to an absurd size', async () => {
+it('a memory map that has grown to an absurd size is not examined', async () => {
   await using guest = await HvmGuest.open(xenWith([1000, 2 ** 32]), toDomid(7));
   await expect(guest.settle({ mayGrow: true })).rejects.toMatchObject({ code: 'P2M_RESIZED' });
 });

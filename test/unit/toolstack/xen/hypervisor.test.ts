@@ -17,7 +17,7 @@ class FakeDomain {
   reason: number | undefined;
   dying = false;
   there = true;
-  /** Xen refuses to tell of it. */
+  /** Whether Xen refuses to report the domain. */
   broken = false;
   pauses = 0;
   shadow = false;
@@ -142,7 +142,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** The outcome of a suspend, with all timers run. */
+/** Returns the outcome of a suspend, with all timers run. */
 async function suspend(options: { timeoutMs: number; signal?: AbortSignal } = { timeoutMs: 60_000 }) {
   const outcome = domain
     .hypervisor()
@@ -173,7 +173,7 @@ describe('domainState', () => {
     });
   });
 
-  test('tells the three types apart', async () => {
+  test('distinguishes the three types', async () => {
     const typeNow = async () => (await domain.hypervisor().domainState(DOMID))?.type;
     expect(await typeNow()).toBe('pvh');
     domain.type = 'hvm';
@@ -197,7 +197,7 @@ describe('suspend', () => {
     expect(domain.log).toEqual(['watch @releaseDomain', `${REQUEST}=suspend`]);
   });
 
-  test('notices a suspend that xenstored does not tell of', async () => {
+  test('notices a suspend that xenstored does not report', async () => {
     domain.answer = () => {
       domain.acknowledge();
       domain.reason = SHUTDOWN.SHUTDOWN_suspend;
@@ -226,18 +226,18 @@ describe('suspend', () => {
     expect(domain.log).toContain(`${REQUEST}=suspend`);
   });
 
-  test('takes the request back when the guest does not react in time', async () => {
+  test('withdraws the request if the guest does not react in time', async () => {
     const { outcome } = await suspend({ timeoutMs: 1000 });
     expect(outcome).toMatchObject({ code: 'SUSPEND_TIMEOUT', exitCode: 6, domid: 5 });
     expect(domain.nodes.get(REQUEST)).toBe('');
   });
 
-  test('waits on for a guest that has acknowledged', async () => {
+  test('keeps waiting for a guest that has acknowledged', async () => {
     domain.answer = () => domain.suspendsAfter(30_000);
     expect((await suspend({ timeoutMs: 1000 })).outcome).toBe('suspended');
   });
 
-  test('gives up on one that acknowledges and runs on', async () => {
+  test('gives up on a guest that acknowledges and keeps running', async () => {
     domain.answer = () => domain.acknowledge();
     expect((await suspend({ timeoutMs: 1000 })).outcome).toMatchObject({ code: 'SUSPEND_STUCK' });
   });
@@ -246,17 +246,17 @@ describe('suspend', () => {
     [SHUTDOWN.SHUTDOWN_poweroff, 'poweroff'],
     [SHUTDOWN.SHUTDOWN_crash, 'crash'],
     [SHUTDOWN.SHUTDOWN_reboot, 'reboot'],
-  ])('tells that the guest shut down instead (reason %i)', async (reason, shutdown) => {
+  ])('reports that the guest shut down instead (reason %i)', async (reason, shutdown) => {
     domain.answer = () => domain.stop(reason);
     expect((await suspend()).outcome).toMatchObject({ code: 'SUSPEND_SHUTDOWN', data: { shutdown } });
   });
 
-  test('tells that the domain was destroyed', async () => {
+  test('reports that the domain was destroyed', async () => {
     domain.answer = () => setTimeout(() => (domain.there = false), 100);
     expect((await suspend()).outcome).toMatchObject({ code: 'SUSPEND_GONE' });
   });
 
-  test('an abort takes the request back', async () => {
+  test('withdraws the request when the signal aborts', async () => {
     const controller = new AbortController();
     setTimeout(() => controller.abort(), 300);
     const { outcome } = await suspend({ timeoutMs: 60_000, signal: controller.signal });
@@ -265,7 +265,7 @@ describe('suspend', () => {
     expect(domain.log).not.toContain('resume');
   });
 
-  test('takes the request back when Xen cannot be asked', async () => {
+  test('withdraws the request if Xen cannot be asked', async () => {
     domain.answer = () => {
       domain.broken = true;
     };
@@ -273,7 +273,7 @@ describe('suspend', () => {
     expect(domain.nodes.get(REQUEST)).toBe('');
   });
 
-  test('an abort that comes too late lets the guest suspend and resumes it', async () => {
+  test('lets the guest suspend and resumes it if an abort comes too late', async () => {
     const controller = new AbortController();
     domain.answer = () => domain.suspendsAfter(5000);
     setTimeout(() => controller.abort(), 300);
@@ -284,7 +284,7 @@ describe('suspend', () => {
   });
 });
 
-test('resume is by Xen alone, and xenstored is told in a call of its own', async () => {
+test('a guest resumes by Xen alone, and xenstored is informed in a call of its own', async () => {
   domain.reason = SHUTDOWN.SHUTDOWN_suspend;
   await domain.hypervisor().resume(DOMID);
   expect(domain.log).toEqual(['resume']);
@@ -292,7 +292,7 @@ test('resume is by Xen alone, and xenstored is told in a call of its own', async
   expect(domain.log).toEqual(['resume', 'xenstore resume 5']);
 });
 
-test('xenstored is told by a new connection where the first one is broken', async () => {
+test('xenstored is informed by a new connection if the first one is broken', async () => {
   const told: string[] = [];
   const broken = { resumeDomain: () => Promise.reject(new Error('the connection is closed')) };
   const hypervisor = new XenHypervisor({} as never, broken as never, async () => ({
@@ -303,13 +303,13 @@ test('xenstored is told by a new connection where the first one is broken', asyn
   expect(told).toEqual(['resume 5', 'close']);
 });
 
-test('a failed resume is not told to xenstored', async () => {
+test('xenstored is not informed of a failed resume', async () => {
   await expect(domain.hypervisor().resume(DOMID)).rejects.toMatchObject({ code: 'XEN_CALL' });
   expect(domain.log).toEqual([]);
 });
 
 describe('openGuest', () => {
-  test('knows the size of the p2m and the params that are set, in libxc order', async () => {
+  test("knows the size of the p2m and the parameters that are set, in libxc's order", async () => {
     domain.params.set(HVM_PARAM.HVM_PARAM_IDENT_PT, 3n);
     domain.params.set(HVM_PARAM.HVM_PARAM_CONSOLE_PFN, 4n);
     domain.params.set(HVM_PARAM.HVM_PARAM_CALLBACK_IRQ, 5n);
@@ -352,7 +352,7 @@ describe('openGuest', () => {
     ]);
   });
 
-  test('a PV guest goes by its own tables; one that is not there is refused', async () => {
+  test("uses a PV guest's own tables, and refuses a guest that does not exist", async () => {
     domain.hvm = false;
     await expect(domain.hypervisor().openGuest(DOMID)).rejects.toMatchObject({
       code: 'XEN_CALL',
@@ -363,7 +363,7 @@ describe('openGuest', () => {
   });
 });
 
-test('live: a PV guest needs shadow paging, others do not', async () => {
+test('a live create of a PV guest needs shadow paging, that of others does not', async () => {
   const hypervisor = domain.hypervisor();
   expect(await hypervisor.liveObstacle('pv')).toMatchObject({
     code: 'NO_LIVE',
@@ -380,7 +380,7 @@ test.each([
   [512, 512, false],
   [513, 512, true],
 ])(
-  '%i pages to be given to a guest, %i of them set apart: refused is %s',
+  '%i pages to be given to a guest, %i of them reserved: refused is %s',
   async (entries, cachePages, refused) => {
     const hypervisor = domain.hypervisor();
     domain.pod = { entries, cachePages };

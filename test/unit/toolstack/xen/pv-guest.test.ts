@@ -17,7 +17,7 @@ const XTAB = 0xf;
 
 let pv: FakePv;
 let suspended: boolean;
-/** Types that Xen tells, by mfn; NOTAB for the others. */
+/** Types that Xen reports, by mfn; NOTAB for the others. */
 let types: Map<number, number>;
 let dirty: number[];
 /** mfns that Xen was asked about. */
@@ -111,7 +111,7 @@ beforeEach(() => {
 });
 
 describe('page types', () => {
-  test('are those of the mfns; where there is no page Xen is not asked', async () => {
+  test('are those of the mfns; Xen is not asked where there is no page', async () => {
     pv.entryOf(12).fill(NO_FRAME);
     pv.entryOf(13).set([pv.world.mfn(13), 0x80000000]);
     await using guest = await open();
@@ -122,7 +122,7 @@ describe('page types', () => {
   });
 });
 
-test('one page at many pfns: nothing while the guest runs, an error once it is suspended', async () => {
+test('one page at many pfns is ignored while the guest runs, and an error once it is suspended', async () => {
   await using guest = await open();
   const mfn = pv.world.mfn(100);
   for (const pfn of [101, 102]) pv.entryOf(pfn).set([mfn, 0]);
@@ -154,7 +154,7 @@ describe('page tables', () => {
     expect(pv.world.page(pv.world.mfn(TABLE))[14]).toBe((pv.world.mfn(55) << 12) | 0x23);
   });
 
-  test('a page that is no page table is not touched', async () => {
+  test('of a page that is not a page table are not touched', async () => {
     types.clear();
     await using guest = await open();
     await guest.pageTypes(Uint32Array.of(TABLE));
@@ -163,7 +163,7 @@ describe('page tables', () => {
     expect(new Uint32Array(into.buffer)[14]).toBe((pv.world.mfn(55) << 12) | 0x23);
   });
 
-  test('one that is being changed counts as unmapped while the guest runs', async () => {
+  test('that are being changed count as unmapped while the guest runs', async () => {
     await using guest = await open();
     const pfns = Uint32Array.of(TABLE, 3);
     await guest.pageTypes(pfns);
@@ -174,7 +174,7 @@ describe('page tables', () => {
     ]);
   });
 
-  test('of a suspended guest that is an error which names the entry', async () => {
+  test('of a suspended guest cause an error that names the entry', async () => {
     await using guest = await open();
     const pfns = Uint32Array.of(3, TABLE);
     await guest.pageTypes(pfns);
@@ -198,7 +198,7 @@ describe('what has to be copied again', () => {
     expect(await taken(guest)).toEqual([]);
   });
 
-  test('and a page that was not there when it was asked for, and is there now', async () => {
+  test('includes a page that did not exist when it was asked for, and does now', async () => {
     const mfn = pv.entryOf(12).slice();
     pv.entryOf(12).fill(NO_FRAME);
     await using guest = await open();
@@ -210,7 +210,7 @@ describe('what has to be copied again', () => {
     expect(await taken(guest)).toEqual([]);
   });
 
-  test('and all pages whose part of the p2m was moved', async () => {
+  test('includes all pages whose part of the p2m was moved', async () => {
     await using guest = await open();
     await guest.pageTypes(all());
     pv.moveLeaf(1);
@@ -218,7 +218,7 @@ describe('what has to be copied again', () => {
     expect(await taken(guest)).toEqual([]);
   });
 
-  test('also when it was moved without a word: settling looks for it', async () => {
+  test('includes those of a p2m that was moved without notice: settling looks for it', async () => {
     pv = new FakePv(8, PFNS, 'tree');
     await using guest = await open();
     await guest.pageTypes(all());
@@ -229,14 +229,14 @@ describe('what has to be copied again', () => {
     expect(await taken(guest, true)).toEqual(Array.from({ length: PFNS - 2560 }, (_, i) => 2560 + i));
   });
 
-  test('a p2m of another size ends the snapshot', async () => {
+  test('is undefined for a p2m of another size, which ends the snapshot', async () => {
     await using guest = await open();
     pv.publish({ maxPfn: 2000n });
     await expect(guest.settle()).rejects.toMatchObject({ code: 'P2M_RESIZED' });
   });
 });
 
-test('its records', async () => {
+test('the records of a PV guest are those of libxc', async () => {
   await using guest = await open();
   expect(await guest.staticRecords()).toEqual([
     { name: 'X86_PV_INFO', guestWidth: 8, ptLevels: 4, reserved1: 0, reserved2: 0 },

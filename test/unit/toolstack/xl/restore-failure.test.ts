@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { firstCause, isOfDeviceModel, lastOfQemuLog } from '../../../../src/toolstack/xl/restore-failure.ts';
 import { tempDir } from '../../../support/temp.ts';
 
-/** As xl 4.20 says it when memory runs out while a domain is restored. */
+/** What xl 4.20 prints when memory runs out during a restore. */
 const NO_MEMORY = `Loading new save file i1.save (new xl fmt info 0x3/0x0/1530)
  Savefile contains xl domain config in JSON format
 Parsing config from <saved>
@@ -28,7 +28,7 @@ describe('why xl failed', () => {
     );
   });
 
-  test('a single error is told once, and words without one as they are', () => {
+  test('is a single error only once, and lines without one unchanged', () => {
     expect(firstCause('x\nfailed to free memory for the domain\n')).toBe(
       'failed to free memory for the domain',
     );
@@ -48,7 +48,7 @@ describe('why xl failed', () => {
 });
 
 describe('the log of a QEMU', () => {
-  test('gives its last line that is not empty', async () => {
+  test('yields its last line that is not empty', async () => {
     await using logs = await tempDir();
     const path = join(logs.path, 'qemu-dm-web1.log');
     writeFileSync(path, `${'x\n'.repeat(20000)}qemu: -vnc 0.0.0.0:3: Failed to find an available port\n\n`);
@@ -58,7 +58,7 @@ describe('the log of a QEMU', () => {
     });
   });
 
-  test('of an earlier QEMU, an empty one, or none at all gives nothing', async () => {
+  test('yields nothing if it is of an earlier QEMU, empty, or missing', async () => {
     await using logs = await tempDir();
     const path = join(logs.path, 'qemu-dm-web1.log');
     expect(await lastOfQemuLog('web1', 0, logs.path)).toBeUndefined();

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { installXlWrapper, isXlWrapper, removeXlWrapper } from '../../../../src/toolstack/xl/wrapper.ts';
 import { tempDir } from '../../../support/temp.ts';
 
-// A real sh runs the wrapper; the real xl and xlsnap are scripts that tell what they got.
+// A real sh runs the wrapper; the real xl and xlsnap are scripts that print what they got.
 
 let directory: Awaited<ReturnType<typeof tempDir>>;
 let prefix = '';
@@ -24,7 +24,7 @@ beforeEach(async () => {
   directory = await tempDir();
   prefix = join(directory.path, 'local');
   wrapper = join(prefix, 'sbin', 'xl');
-  // A name that the shell would break into words.
+  // A name that the shell would split into words.
   await mkdir(join(directory.path, "the real 'ones'"));
   real = join(directory.path, "the real 'ones'", 'xl');
   xlsnap = join(directory.path, "the real 'ones'", 'xlsnap');
@@ -41,7 +41,7 @@ afterEach(async () => {
 });
 
 describe('an installed wrapper', () => {
-  test('says who gets what', async () => {
+  test('reports which program gets what', async () => {
     expect(await installXlWrapper(prefix, xlsnap)).toEqual({ path: wrapper, xl: real, xlsnap, warnings: [] });
     expect(await isXlWrapper(wrapper)).toBe(true);
     expect((await stat(wrapper)).mode & 0o777).toBe(0o755);
@@ -56,7 +56,7 @@ describe('an installed wrapper', () => {
     ['xl', ['-v', 'snapshot-create']],
     ['xl', ['help', 'snapshot-create']],
     ['xl', ['snapshot-created']],
-  ])('%s gets %j, standard input, and gives its exit code', async (who, args) => {
+  ])('passes to %s %j and standard input, and returns its exit code', async (who, args) => {
     await installXlWrapper(prefix, xlsnap);
     const { status, stdout, stderr } = spawnSync('xl', args, { input: 'input', encoding: 'utf8' });
     expect({ status, stdout, stderr }).toEqual({
@@ -66,7 +66,7 @@ describe('an installed wrapper', () => {
     });
   });
 
-  test('a signal reaches the program, which is the process itself', async () => {
+  test('passes a signal on, since it is the process itself', async () => {
     await program(real, `trap 'exit 7' TERM; echo $$; while :; do sleep 0.05; done`);
     await installXlWrapper(prefix, xlsnap);
     const child: ChildProcess = spawn('xl', ['console', 'g'], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -76,35 +76,35 @@ describe('an installed wrapper', () => {
     expect(await once(child, 'close')).toEqual([7, null]);
   });
 
-  test('is replaced by a newer one, and then wraps the real xl still', async () => {
+  test('is replaced by a newer one, and still wraps the real xl', async () => {
     await installXlWrapper(prefix, '/bin/true');
     expect(await installXlWrapper(prefix, xlsnap)).toMatchObject({ xl: real, xlsnap });
     expect(spawnSync('xl', ['snapshot-create']).status).toBe(42);
   });
 
-  test('goes again', async () => {
+  test('can be removed', async () => {
     await installXlWrapper(prefix, xlsnap);
     expect(await removeXlWrapper(prefix)).toBe(wrapper);
     expect(await readdir(join(prefix, 'sbin'))).toEqual([]);
     await expect(removeXlWrapper(prefix)).rejects.toMatchObject({ code: 'NOT_OURS', exitCode: 12 });
   });
 
-  test('that PATH does not find first is warned of', async () => {
+  test('causes a warning if PATH does not find it first', async () => {
     process.env['PATH'] = `${join(directory.path, "the real 'ones'")}:${path}`;
     const { warnings } = await installXlWrapper(prefix, xlsnap);
     expect(warnings).toEqual([`in PATH ${real} comes first: put ${join(prefix, 'sbin')} before it`]);
   });
 });
 
-describe('refused', () => {
-  test("a file that is somebody else's is neither replaced nor removed", async () => {
+describe('an installation', () => {
+  test('neither replaces nor removes a file of another program', async () => {
     await program(wrapper, 'echo mine');
     await expect(installXlWrapper(prefix, xlsnap)).rejects.toMatchObject({ code: 'NOT_OURS', exitCode: 12 });
     await expect(removeXlWrapper(prefix)).rejects.toMatchObject({ code: 'NOT_OURS' });
     expect(await readFile(wrapper, 'utf8')).toBe('#!/bin/sh\necho mine\n');
   });
 
-  test('without a real xl', async () => {
+  test('is refused without a real xl', async () => {
     process.env['PATH'] = join(prefix, 'sbin');
     await expect(installXlWrapper(prefix, xlsnap)).rejects.toMatchObject({
       code: 'NO_PROGRAM',
@@ -113,13 +113,13 @@ describe('refused', () => {
     expect(await readdir(join(prefix, 'sbin'))).toEqual([]);
   });
 
-  test('without an xlsnap that can be run', async () => {
+  test('is refused without an xlsnap that can be run', async () => {
     await expect(installXlWrapper(prefix, join(directory.path, 'none'))).rejects.toMatchObject({
       code: 'NO_PROGRAM',
     });
   });
 
-  test('where there is no directory', async () => {
+  test('is refused without a directory', async () => {
     const nowhere = join(directory.path, 'nowhere');
     await expect(installXlWrapper(nowhere, xlsnap)).rejects.toMatchObject({
       code: 'WRAPPER',

@@ -3,7 +3,7 @@ import { FrameTable, NO_FRAME } from '../../../../src/xenctrl/pv/frame-table.ts'
 import { cr3Frame, findP2m, frameCr3, type P2mClaim, readP2mClaim } from '../../../../src/xenctrl/pv/p2m.ts';
 import { PvWorld, worldCr3 } from '../../../support/pv-world.ts';
 
-/** Where a guest's list begins: as Linux has it, above Xen; a 32-bit guest's below it. */
+/** Where a guest's list begins: in Linux above Xen; a 32-bit guest's below it. */
 const VADDR = { 8: 0xc900_0000_0000, 4: 0xc000_0000 } as const;
 const CANONICAL = 0xffff_0000_0000_0000n;
 
@@ -27,7 +27,7 @@ function find(world: PvWorld, claim: P2mClaim) {
 }
 
 describe('FrameTable', () => {
-  test('wide entries: what does not fit 32 bits is no frame', () => {
+  test('wide entries beyond 32 bits are not frames', () => {
     const table = new FrameTable([Uint32Array.of(7, 0, 8, 1, 9, 0x80000000, 5, 0)], 4, 4, 8);
     expect([0, 1, 2, 3, 4, NO_FRAME].map((i) => table.get(i))).toEqual([
       7,
@@ -39,7 +39,7 @@ describe('FrameTable', () => {
     ]);
   });
 
-  test('narrow entries, over several pieces', () => {
+  test('narrow entries may be in several pieces', () => {
     const table = new FrameTable(
       [Uint32Array.of(1, 2), Uint32Array.of(3, NO_FRAME), Uint32Array.of(5)],
       2,
@@ -75,7 +75,7 @@ test.each([4, 8] as const)('cr3 and back, %i bytes', (width) => {
   expect(cr3Frame(frameCr3(0x123abcd, width), width)).toBe(0x123abcd);
 });
 
-test('frames from 2^32 on are none', () => {
+test('a cr3 from 2^32 on has no frame', () => {
   expect(cr3Frame(1n << 44n, 8)).toBe(NO_FRAME);
   expect(cr3Frame(1n << 32n, 4)).toBe(NO_FRAME);
   expect(cr3Frame(0xffffffffn << 12n, 8)).toBe(0xffffffff);
@@ -93,14 +93,14 @@ describe.each([4, 8] as const)('the p2m of a guest with words of %i bytes', (wid
     expect(await find(world, claim)).toEqual({ size: pfns, leaves: Uint32Array.from(leaves) });
   });
 
-  test('a list that begins in the middle of a table', async () => {
+  test('a list may begin in the middle of a table', async () => {
     const world = new PvWorld(width, 4000);
     const leaves = world.makeLeaves();
     const claim = withList(world, leaves, VADDR[width] + 511 * 4096);
     expect(await find(world, claim)).toEqual({ size: 4000, leaves: Uint32Array.from(leaves) });
   });
 
-  test('a tree', async () => {
+  test('a tree is followed', async () => {
     const world = new PvWorld(width, 4000);
     const leaves = world.makeLeaves();
     const claim = world.claim({ frameListList: BigInt(world.makeTree(leaves)) });
@@ -133,7 +133,7 @@ describe.each([4, 8] as const)('the p2m of a guest with words of %i bytes', (wid
     expect([...found.leaves.subarray(0, leaves.length)]).toEqual(leaves);
   });
 
-  test('a tree whose rest is one list that says nothing ends behind the first of them', async () => {
+  test('a tree whose rest is one list that says nothing ends after the first of them', async () => {
     const world = new PvWorld(width, 3000);
     const leaves = world.makeLeaves();
     const missing = world.takePage();
@@ -152,7 +152,7 @@ describe.each([4, 8] as const)('the p2m of a guest with words of %i bytes', (wid
   });
 });
 
-describe('what a hostile guest may say of its p2m', () => {
+describe('a hostile guest is refused or bounded', () => {
   const world = (): PvWorld => new PvWorld(8, 3000);
   const list = (change: (claim: P2mClaim, world: PvWorld) => P2mClaim) => {
     const host = world();

@@ -24,12 +24,12 @@ function entry(words: Uint32Array, index: number): [number, number] {
   return [words[2 * index] ?? -1, words[2 * index + 1] ?? -1];
 }
 
-/** The entry of full(), normalised: its pfn, its flags as they were. */
+/** The entry of full(), normalised: its pfn, with its flags unchanged. */
 function normal(pfn: number): [number, number] {
   return [((pfn << 12) | FLAGS.low) >>> 0, FLAGS.high];
 }
 
-/** Which entries of a normalised full() hold their pfn, and which nothing. */
+/** Which entries of a normalised full() hold their pfn, and which are empty. */
 function slots(words: Uint32Array): { normal: number[]; cleared: number[] } {
   const found = { normal: [] as number[], cleared: [] as number[] };
   for (let i = 0; i < 512; i++) {
@@ -55,7 +55,7 @@ describe('a 64-bit guest', () => {
   test("level 4: Xen's own slots are cleared", () => {
     const { world, tables } = make(8);
     const words = full(world);
-    // What Xen has there may be anything, a frame of its own to begin with.
+    // Xen's entries may be anything, such as a frame of its own.
     words.set([0x00003163, 0x00fff000], 2 * 260);
     expect(tables.normalise(words, 4)).toBeUndefined();
     expect(slots(words)).toEqual({
@@ -64,7 +64,7 @@ describe('a 64-bit guest', () => {
     });
   });
 
-  test('entries that are not present stay as they are, whatever is in them', () => {
+  test('entries that are not present stay unchanged, whatever is in them', () => {
     const { tables } = make(8);
     const words = new Uint32Array(1024).fill(0xfffffffe);
     const before = words.slice();
@@ -119,7 +119,7 @@ describe('a PAE guest', () => {
   });
 });
 
-describe('entries that cannot be', () => {
+describe('impossible entries', () => {
   test.each([
     ['beyond the host', 'mfn out of range', (world: PvWorld) => [(world.mfnCount << 12) | 1, 0]],
     ['far beyond the host', 'mfn out of range', () => [0xfffff001, 0x000ff]],
@@ -160,7 +160,7 @@ describe('entries that cannot be', () => {
   });
 });
 
-test('anything at all is either normalised or refused', () => {
+test('any page is either normalised or refused', () => {
   const { tables } = make(8);
   let seed = 12345;
   const random = (): number => {

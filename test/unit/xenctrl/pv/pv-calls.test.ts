@@ -11,13 +11,13 @@ const GET_EXT = 43;
 const GET_XSAVE = 63;
 const GET_MSRS = 72;
 
-/** What Xen answers, of one release. */
+/** The answers of Xen, of one release. */
 interface Answers {
   width: number;
   online: (vcpu: number) => boolean;
   extendedSize: number;
   xfeatureMask: bigint;
-  /** Sizes of the xsave state: asked without a buffer, and filled. */
+  /** Sizes of the xsave state: reported without a buffer, and written. */
   xsave: [bigint, bigint];
   msrs: [number, number];
   maxMfn: bigint;
@@ -128,7 +128,7 @@ function domctl(view: DataView): void {
   }
 }
 
-test('the layout goes by the width', () => {
+test('the layout depends on the width', () => {
   expect(calls().layout(DOMID)).toBe(pvLayout(8));
   answers.width = 4;
   expect(calls().layout(DOMID)).toBe(pvLayout(4));
@@ -136,19 +136,19 @@ test('the layout goes by the width', () => {
   expect(() => calls().layout(DOMID)).toThrow(expect.objectContaining({ code: 'PV_WIDTH' }));
 });
 
-test('a host with memory above 16 TiB', () => {
+test('a host with memory above 16 TiB is refused', () => {
   expect(calls().maxMfn()).toBe(0xfffff);
   answers.maxMfn = 2n ** 32n;
   expect(() => calls().maxMfn()).toThrow(expect.objectContaining({ code: 'PV_HOST', exitCode: 13 }));
 });
 
-test('the m2p of 32-bit guests', async () => {
+test('the m2p of 32-bit guests is found', async () => {
   expect(await calls().compatM2pMfn()).toBe(0x0101);
   expect(buffers).toBe(0);
 });
 
 describe('vCPUs', () => {
-  test('those that are online have all their state', async () => {
+  test('have all their state if they are online', async () => {
     answers.online = (vcpu) => vcpu !== 1;
     const vcpus = await calls().vcpus(DOMID, 2, pvLayout(8));
     expect(vcpus.map(({ id }) => id)).toEqual([0, 2]);
@@ -162,7 +162,7 @@ describe('vCPUs', () => {
     expect(new Set(domctls.map(String))).toEqual(new Set([`${abi?.domctlInterfaceVersion},${DOMID}`]));
   });
 
-  test('what Xen has nothing of is left out', async () => {
+  test('lack what Xen does not have', async () => {
     Object.assign(answers, { extendedSize: 0, xfeatureMask: 0n, msrs: [0, 0] });
     const [vcpu] = await calls().vcpus(DOMID, 0, pvLayout(8));
     expect(vcpu).toMatchObject({ extended: undefined, xsave: undefined, msrs: undefined });
@@ -171,7 +171,7 @@ describe('vCPUs', () => {
     expect(again).toMatchObject({ xsave: undefined, msrs: undefined });
   });
 
-  test("a 32-bit guest's context is shorter", async () => {
+  test('have a shorter context in a 32-bit guest', async () => {
     const [vcpu] = await calls().vcpus(DOMID, 0, pvLayout(4));
     expect(vcpu?.basic).toHaveLength(2800);
   });
@@ -181,7 +181,7 @@ describe('vCPUs', () => {
     ['xsave', { xsave: [2n ** 40n, 0n] }],
     ['xsave that grows', { xsave: [832n, 833n] }],
     ['MSRs', { msrs: [2 ** 31, 0] }],
-  ])('lengths that cannot be: %s', async (_what, changes) => {
+  ])('are refused with impossible lengths: %s', async (_what, changes) => {
     Object.assign(answers, changes);
     await expect(calls().vcpus(DOMID, 0, pvLayout(8))).rejects.toThrow(RangeError);
     expect(buffers).toBe(0);

@@ -12,7 +12,7 @@ describe.each(['list', 'tree'] as const)('a domain whose p2m is a %s', (kind) =>
     pv = new FakePv(8, 3000, kind);
   });
 
-  test('translates pfns, knows its frames, and lets go of all it has mapped', async () => {
+  test('translates pfns, knows its frames, and unmaps everything it has mapped', async () => {
     {
       await using domain = await PvDomain.open(pv.sources, DOMID, pv.facts);
       expect(domain.p2mSize).toBe(3000);
@@ -25,7 +25,7 @@ describe.each(['list', 'tree'] as const)('a domain whose p2m is a %s', (kind) =>
     expect(pv.mapped).toBe(0);
   });
 
-  test('a page that is ballooned out, and in', async () => {
+  test('follows a page that is ballooned out, and in', async () => {
     await using domain = await PvDomain.open(pv.sources, DOMID, pv.facts);
     const entry = pv.entryOf(700);
     const mfn = domain.mfnOf(700);
@@ -40,13 +40,13 @@ describe.each(['list', 'tree'] as const)('a domain whose p2m is a %s', (kind) =>
     expect(domain.mfnOf(700)).toBe(NO_FRAME);
   });
 
-  test('a p2m that stays where it is', async () => {
+  test('keeps a p2m that is not moved', async () => {
     await using domain = await PvDomain.open(pv.sources, DOMID, pv.facts);
     expect(domain.moved()).toBe(false);
     expect(await domain.refresh()).toEqual([]);
   });
 
-  test('a part of the p2m that was moved is found again, and nothing stays mapped of the old one', async () => {
+  test('finds a part of the p2m again that was moved, and unmaps the old one', async () => {
     await using domain = await PvDomain.open(pv.sources, DOMID, pv.facts);
     const before = pv.mapped;
     const frames = [...domain.p2mFrames];
@@ -61,33 +61,33 @@ describe.each(['list', 'tree'] as const)('a domain whose p2m is a %s', (kind) =>
     expect(pv.mapped).toBe(before);
   });
 
-  test('a p2m that has grown is no longer the one that was written', async () => {
+  test('refuses a p2m that has grown, which is no longer the one that was written', async () => {
     await using domain = await PvDomain.open(pv.sources, DOMID, pv.facts);
     pv.publish({ maxPfn: 2999n });
     await expect(domain.refresh()).rejects.toMatchObject({ code: 'P2M_RESIZED', exitCode: 4 });
     expect(domain.p2mSize).toBe(3000);
   });
 
-  test('a frame of the p2m that the p2m does not know', async () => {
+  test('refuses a frame of the p2m that the p2m does not know', async () => {
     pv.entryOf(pv.world.m2p.get(pv.leaves[3] ?? 0)).fill(NO_FRAME);
     await expect(PvDomain.open(pv.sources, DOMID, pv.facts)).rejects.toMatchObject({ code: 'P2M_FRAME' });
   });
 
-  test("a frame of the p2m that is another domain's: all is unmapped again", async () => {
+  test("refuses a frame of the p2m that is another domain's, and unmaps everything", async () => {
     pv.setLeaf(1, 5);
     await expect(PvDomain.open(pv.sources, DOMID, pv.facts)).rejects.toMatchObject({ code: 'P2M_FRAME' });
     expect(pv.mapped).toBe(0);
   });
 });
 
-test('a guest that moves its p2m all the time while it is looked for', async () => {
+test('a guest that keeps moving its p2m while it is looked for is refused', async () => {
   const pv = new FakePv(8, 3000, 'list');
   pv.onMap = () => pv.publish({ generation: BigInt(pv.maps) });
   await expect(PvDomain.open(pv.sources, DOMID, pv.facts)).rejects.toMatchObject({ code: 'P2M_MOVES' });
   expect(pv.mapped).toBe(0);
 });
 
-test('a guest that is caught in the middle of a change once', async () => {
+test('a guest that is moving its p2m once is waited for', async () => {
   const pv = new FakePv(8, 3000, 'list');
   const { claim } = pv;
   pv.publish({ p2mVaddr: 0xffff_c900_4000_0000n, generation: 1n });
@@ -96,7 +96,7 @@ test('a guest that is caught in the middle of a change once', async () => {
   expect(domain.p2mSize).toBe(3000);
 });
 
-test('the vCPUs have pfns', async () => {
+test('vCPUs have pfns', async () => {
   const pv = new FakePv(8, 3000, 'list');
   await using domain = await PvDomain.open(pv.sources, DOMID, pv.facts);
   const [vcpu] = await domain.vcpus();

@@ -43,13 +43,13 @@ function make(width: 4 | 8): Context {
 describe.each([4, 8] as const)('a context with words of %i bytes', (width) => {
   const { vcpu_guest_context: fields } = pvLayout(width);
 
-  test('start info, GDT and cr3 are pfns; nothing else changes', () => {
+  test('has pfns for start info, GDT and cr3, and is otherwise unchanged', () => {
     const context = make(width);
     const canonical = new Context(width, canonicalVcpu(context.bytes, context.layout, 0, pfnOf));
     expect(canonical.get(fields['user_regs.edx'])).toBe(0x77n);
     expect(canonical.get(fields.gdt_frames)).toBe(0x100n);
     expect(canonical.get(fields.gdt_frames + width)).toBe(0x101n);
-    // 513 entries are two frames; what stands behind them is not looked at.
+    // 513 entries are two frames; what follows them is ignored.
     expect(canonical.get(fields.gdt_frames + 2 * width)).toBe(0x10102n);
     expect(canonical.get(fields.ctrlreg + 3 * width)).toBe(0x42n << 12n);
     expect(canonical.get(fields.ctrlreg + width)).toBe(0n);
@@ -63,7 +63,7 @@ describe.each([4, 8] as const)('a context with words of %i bytes', (width) => {
     expect(changed.every((at) => places.some((place) => at >= place && at < place + width))).toBe(true);
   });
 
-  test('only vCPU 0 has the start info', () => {
+  test('has the start info of vCPU 0 only', () => {
     const context = make(width).set(fields['user_regs.edx'], 3n);
     const canonical = new Context(width, canonicalVcpu(context.bytes, context.layout, 1, pfnOf));
     expect(canonical.get(fields['user_regs.edx'])).toBe(3n);
