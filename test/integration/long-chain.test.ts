@@ -33,7 +33,7 @@ afterAll(async () => {
   await directory[Symbol.asyncDispose]();
 });
 
-it('is snapshotted by one more overlay, and that is taken back', async () => {
+it('is snapshotted by one more overlay, and that is undone', async () => {
   const action: DiskAction = { kind: 'external', vdev: 'xvda', path: at('top.qcow2') };
   await using client = await QmpClient.connect(qemu.socket);
   const stored = {

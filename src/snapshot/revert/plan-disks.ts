@@ -259,13 +259,15 @@ async function planExternal(
       });
     }
   }
+  // Where its name is a symbolic link, the file is replaced, and the link stays.
+  const file = await truePath(overlay);
   const disk: RevertDisk = {
     kind: 'external',
     vdev,
     base,
     baseFormat: format,
-    overlay,
-    replaced: replaced === undefined ? undefined : overlay,
+    overlay: file,
+    replaced: replaced === undefined ? undefined : file,
   };
   return { disk, problems: [], risks };
 }

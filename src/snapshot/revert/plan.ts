@@ -54,8 +54,25 @@ export async function makeRevertContext(
   held?: { readonly keys: readonly string[]; readonly halfBuilt: number | undefined },
 ): Promise<RevertContext> {
   const target = await findTarget(host, request, (text) => options.reporter?.log('warning', text));
-  const { memoryPath, stored, running, journals } = target;
+  const { running } = target;
   if (held !== undefined) checkHeld(held.keys, running);
+  try {
+    return await checkTarget(host, request, target, options, held?.halfBuilt);
+  } catch (error) {
+    // Its next life has the images open by now, which is not what prevents the revert.
+    throw running === undefined || running.domid === held?.halfBuilt
+      ? error
+      : await explainGone(host, running.domid, error, (cause) => restartedError(running, cause));
+  }
+}
+
+async function checkTarget(
+  host: Host,
+  request: RevertRequest,
+  { memoryPath, stored, running, journals }: RevertTarget,
+  options: CallOptions,
+  halfBuilt: number | undefined,
+): Promise<RevertContext> {
   const facts = await readMemoryFacts(memoryPath, options);
   const manifest = await readManifest(manifestPathOf(memoryPath));
   const findings: Problem[] = [];
@@ -64,7 +81,7 @@ export async function makeRevertContext(
   checkManifest(manifest, memoryPath, risks);
   const name = request.config.name ?? manifest?.name ?? '';
   const wanted = wantedDisks(request, name, facts.config, manifest);
-  const current = await currentConfig(host, running, held?.halfBuilt);
+  const current = await currentConfig(host, running, halfBuilt);
   const disks: RevertDisk[] = [];
   const overlayPaths = new Set<string>();
   for (const disk of wanted) {
@@ -157,7 +174,7 @@ async function currentConfig(
     return await host.toolstack.domainConfig(running.domid);
   } catch (error) {
     if (running.domid === halfBuilt) return undefined;
-    throw await explainGone(host, running.domid, error, (cause) => restartedError(running, cause));
+    throw error;
   }
 }
 

@@ -11,6 +11,11 @@ import { cpuPolicyRecords, tscRecord, type Xen } from './guest-records.ts';
 const MAX_BATCH = 1024;
 
 /**
+ * Maximum size of a memory map: 4 TiB. A guest can have Xen map a grant or a device at any place, and dom0 needs
+ * memory, and time while the guest is stopped, for each pfn below it.
+ */
+const MAX_P2M_SIZE = 2 ** 30;
+/**
  * Maximum growth of the memory map, in pages, that is examined while the guest is stopped: 4 GiB, which takes
  * some milliseconds.
  */
@@ -64,9 +69,18 @@ export class HvmGuest implements Guest {
   /**
    * Opens a guest.
    * @throws {XenCallError} If a call fails.
+   * @throws {DomainError} If its memory map is larger than that of any real guest: P2M_SIZE.
    */
   static async open(xen: Xen, domid: Domid): Promise<HvmGuest> {
-    return new HvmGuest(xen, domid, await xen.nrGpfns(domid));
+    const size = await xen.nrGpfns(domid);
+    if (size > MAX_P2M_SIZE) {
+      throw new DomainError('P2M_SIZE', `the guest's memory map ends at pfn ${size}`, {
+        domid,
+        data: { most: MAX_P2M_SIZE },
+        hint: 'dom0 would need memory for each of these pfns: a driver in the guest has mapped a page there',
+      });
+    }
+    return new HvmGuest(xen, domid, size);
   }
 
   pageTypes(pfns: Uint32Array): Promise<Uint8Array> {

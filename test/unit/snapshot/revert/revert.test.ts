@@ -3,6 +3,8 @@ import {
   existsSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -114,6 +116,21 @@ describe('revertSnapshot', () => {
       expect(result.warnings).toEqual([]);
       expect(configDisks(host.config).map((disk) => disk.path)).toEqual([...host.inUse.values()]);
     }
+  });
+
+  it('replaces the file that an overlay links to, and leaves the link', async () => {
+    const host = makeHost();
+    host.write('at the snapshot');
+    const request = await take(host, ['external', 'external']);
+    const overlay = host.inUse.get('xvda') ?? '';
+    renameSync(overlay, at('elsewhere'));
+    symlinkSync(at('elsewhere'), overlay);
+    host.write('later');
+    const names = readdirSync(directory);
+    await revertSnapshot(host, request);
+    expect(contents(host)).toEqual(['at the snapshot', 'at the snapshot']);
+    expect(readlinkSync(overlay)).toBe(at('elsewhere'));
+    expect(readdirSync(directory)).toEqual(names);
   });
 
   it('writes to no base', async () => {

@@ -320,18 +320,41 @@ describe('locks', () => {
     },
   );
 
-  it('lead to the right error if a domain restarts while its configuration is read, whatever its toolstack says', async () => {
+  it.each<[string, (reboot: () => void) => void]>([
+    [
+      'its configuration is read',
+      (reboot) => {
+        const { domainConfig } = host.toolstack;
+        host.toolstack.domainConfig = (domid) => {
+          reboot();
+          return domainConfig(domid);
+        };
+      },
+    ],
+    [
+      // Its next life uses the images by then.
+      'its images are examined',
+      (reboot) => {
+        const { info } = host.images;
+        host.images.info = (...args) => {
+          reboot();
+          return info(...args);
+        };
+      },
+    ],
+  ])('lead to the right error if a domain restarts while %s', async (_what, onCall) => {
     const request = await take();
     const before = filesOf(directory);
-    const { domainConfig } = host.toolstack;
-    host.toolstack.domainConfig = async (domid) => {
-      host.reboot();
-      return await domainConfig(domid);
-    };
+    let isRebooted = false;
+    onCall(() => {
+      if (!isRebooted) host.reboot();
+      isRebooted = true;
+    });
     expect(await failure(revertSnapshot(host, request))).toMatchObject({
       code: 'DOMAIN_CHANGED',
       exitCode: 4,
     });
+    expect(isRebooted).toBe(true);
     expect(filesOf(directory)).toEqual(before);
   });
 });

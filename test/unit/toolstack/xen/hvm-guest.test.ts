@@ -46,3 +46,12 @@ it('a memory map that has grown to an absurd size is not examined', async () => 
   await using guest = await HvmGuest.open(xenWith([1000, 2 ** 32]), toDomid(7));
   await expect(guest.settle({ mayGrow: true })).rejects.toMatchObject({ code: 'P2M_RESIZED' });
 });
+
+it('a memory map larger than that of any real guest is refused at once', async () => {
+  await expect(HvmGuest.open(xenWith([2 ** 30 + 1]), toDomid(7))).rejects.toMatchObject({
+    code: 'P2M_SIZE',
+    exitCode: 4,
+  });
+  await using guest = await HvmGuest.open(xenWith([2 ** 30]), toDomid(7));
+  expect(guest.p2mSize).toBe(2 ** 30);
+});
