@@ -1,16 +1,19 @@
-/** Domains by libxl itself: what xl does, without xl. A program in C or Go would call the same functions. */
+/** Manages domains with libxl itself, as xl does. A program in C or Go would call the same functions. */
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import koffi from 'koffi';
 import { type LibxlConfig, parseLibxlConfig, printLibxlJson } from 'xlsnap';
 import { FileSource, readXlHeader, xlConfigText } from 'xlsnap/savefmt';
 import type { Domains } from './own-toolstack.ts';
 
-/** More than sizeof(libxl_domain_config), which no program needs to know otherwise. */
+/** More than sizeof(libxl_domain_config); C programs have the exact size from the header. */
 const CONFIG_SIZE = 64 * 1024;
 const STREAM_VERSION_AT = 4;
 const STREAM_VERSION = 2;
 
-/** @param release of the libraries, `4.20` */
+/**
+ * Loads libxl.
+ * @param release of the libraries, such as `4.20`
+ */
 export function libxlDomains(release: string = runningRelease()): Domains {
   const xl = koffi.load(`libxenlight.so.${release}`);
   const toollog = koffi.load('libxentoollog.so.1');
@@ -62,7 +65,7 @@ export function libxlDomains(release: string = runningRelease()): Domains {
           new DataView(params.buffer).setUint32(STREAM_VERSION_AT, STREAM_VERSION, true);
           check('libxl_domain_config_from_json', fromJson(ctx, config, printLibxlJson(given ?? stored)));
           const domid = [0];
-          // The domain stays paused until somebody unpauses it.
+          // The domain stays paused until someone unpauses it.
           check('libxl_domain_create_restore', restore(ctx, config, domid, fd, -1, params, null, null));
           return domid[0] ?? -1;
         });
@@ -88,7 +91,7 @@ async function readHeader(path: string): Promise<{ stored: LibxlConfig; start: n
   return { stored, start: source.offset };
 }
 
-/** libxl reads on from where the descriptor stands. */
+/** Moves the descriptor to the stream: libxl reads from the descriptor's position on. */
 function openAt(path: string, offset: number): number {
   const fd = openSync(path, 'r');
   for (let left = offset; left > 0; ) left -= readSync(fd, new Uint8Array(left), 0, left, null);

@@ -21,7 +21,7 @@ for await (const event of work) {
 }
 console.log(JSON.stringify(await work.result));
 
-/** Ctrl-C undoes what was begun. */
+/** Makes Ctrl-C undo what was begun. */
 function interruption(): { signal: AbortSignal; abort: () => void } {
   const controller = new AbortController();
   return { signal: controller.signal, abort: () => controller.abort() };

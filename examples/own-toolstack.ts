@@ -1,12 +1,12 @@
-/** Snapshots under a toolstack of one's own: it says how its domains are described, ended and restored. */
+/** Snapshots with your own toolstack, which says how its domains are described, destroyed and restored. */
 import { type Domid, type Host, type LibxlConfig, LibxlToolstack, openHost, toDomid } from 'xlsnap';
 
-/** What a toolstack can do already. */
+/** What the toolstack can already do. */
 export interface Domains {
-  /** Its configuration, in libxl's JSON. */
+  /** Returns the domain's configuration, in libxl's JSON. */
   describe(domid: number): Promise<LibxlConfig>;
   destroy(domid: number): Promise<void>;
-  /** Leaves the domain paused, and gives its domid. A `config` takes the place of the one in the file. */
+  /** Restores a domain, leaves it paused, and returns its domid. A `config` replaces the one in the file. */
   restore(memoryPath: string, config: LibxlConfig | undefined): Promise<number>;
 }
 

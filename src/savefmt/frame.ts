@@ -52,14 +52,14 @@ export function encodePrefix(options: PrefixOptions): Uint8Array {
 /**
  * Encodes the rest of the file, after the last PAGE_DATA record: state, the END of libxc's stream, libxl's
  * records, END.
- * @param records HVM: X86_TSC_INFO, HVM_CONTEXT, HVM_PARAMS; PV: X86_TSC_INFO, SHARED_INFO, vCPUs
- * @param libxlRecords HVM: EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT
  */
 export function encodeSuffix({
   records,
   libxlRecords = [],
 }: {
+  /** HVM: X86_TSC_INFO, HVM_CONTEXT, HVM_PARAMS; PV: X86_TSC_INFO, SHARED_INFO, vCPUs. */
   readonly records: readonly LibxcStateRecord[];
+  /** HVM: EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT. */
   readonly libxlRecords?: readonly LibxlRecord[];
 }): Uint8Array {
   return concat(

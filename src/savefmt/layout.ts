@@ -65,18 +65,18 @@ export class SlotLayout {
 
   /**
    * Creates the layout.
-   * @param firstRecordOffset a multiple of 4096, such as the length of `encodePrefix`'s result
-   * @param count number of pages with data
-   * @param perRecord 512 * k - 2, at most 32254 (a record of 126 MiB)
-   * @throws {RangeError} If a number is none of these.
+   * @throws {RangeError} If a number is not as described.
    */
   static create({
     firstRecordOffset,
     count,
     perRecord = DEFAULT_PAGES_PER_RECORD,
   }: {
+    /** A multiple of 4096, such as the length of `encodePrefix`'s result. */
     readonly firstRecordOffset: number;
+    /** Number of pages with data. */
     readonly count: number;
+    /** 512 * k - 2, at most 32254 (a record of 126 MiB). Default: 1022. */
     readonly perRecord?: number | undefined;
   }): SlotLayout {
     if (

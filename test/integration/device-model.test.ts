@@ -135,7 +135,7 @@ describe('disk snapshots', () => {
     await expectAsBefore();
   });
 
-  it('that are undone are merged into the overlay that the disk was on, not into its base', async () => {
+  it('an overlay that is undone is merged into the overlay that the disk was on, not into its base', async () => {
     await (await open()).snapshotDisks(mixed());
     await write(1, 7);
     const base = await readFile(at('second.raw'));

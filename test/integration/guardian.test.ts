@@ -36,11 +36,14 @@ const node = (text: string): string[] => ['--import', 'tsx', '--input-type=modul
 const ALONE = `${JSON.stringify(JOURNAL)}\n`;
 const told = (): string | undefined => (existsSync(mark()) ? readFileSync(mark(), 'utf8') : undefined);
 
-it.each(['SIGKILL', 'SIGSEGV', 'SIGABRT'])('acts when its process ends by %s', async (signal) => {
-  const text = script(`process.kill(process.pid, '${signal}'); setInterval(() => {}, 1000);`);
-  expect(spawnSync(process.execPath, node(text), { cwd: root }).signal).toBe(signal);
-  await expect.poll(told, { timeout: 20_000 }).toBe(ALONE);
-});
+it.each(['SIGKILL', 'SIGSEGV', 'SIGABRT'])(
+  'the guardian acts when its process ends by %s',
+  async (signal) => {
+    const text = script(`process.kill(process.pid, '${signal}'); setInterval(() => {}, 1000);`);
+    expect(spawnSync(process.execPath, node(text), { cwd: root }).signal).toBe(signal);
+    await expect.poll(told, { timeout: 20_000 }).toBe(ALONE);
+  },
+);
 
 it('acts when its process ends without a word', async () => {
   spawnSync(process.execPath, node(script('process.exit(1);')), { cwd: root });
@@ -78,7 +81,7 @@ it.each([
   expect(guardianMain(input)).toBe(0);
 });
 
-it('outlives a Ctrl-C, and keeps no file of its process open', async () => {
+it('the guardian outlives a Ctrl-C, and keeps no file of its process open', async () => {
   const text = script("console.log('ready'); setInterval(() => {}, 1000);");
   const child = spawn(
     '/bin/sh',

@@ -43,7 +43,7 @@ describe('QEMU for Xen', () => {
     await expect(qemu.ended).rejects.toThrow(/memory_global_dirty_log_do_stop: Assertion/);
   });
 
-  it('survives a dirty log that is started, stopped, and stopped again by another process', async () => {
+  it('QEMU survives a dirty log that is started, stopped, and stopped again by another process', async () => {
     const deviceModel = new QemuDeviceModel(client, []);
     const log = new DirtyLog(new FakeGuest(), deviceModel);
     await log.start();

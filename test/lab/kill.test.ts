@@ -68,7 +68,7 @@ describe.each([
   let number = 0;
 
   it.skipIf(kills.length === 0).each(kills)(
-    'leaves a running guest and nothing else when killed in $phase, after $seconds s',
+    'a kill in $phase, after $seconds s, leaves a running guest and nothing else',
     ({ phase, seconds }) =>
       guest.steadily(async () => {
         const path = await guest.configure(guest.cfgOf(`k${++number}`));
@@ -126,7 +126,7 @@ describe('a revert that is killed', () => {
   ];
 
   it.each(kills)(
-    'can be recovered and continued when killed in $phase, after $seconds s, and recover says how the disks are',
+    'after a kill in $phase, after $seconds s, recover says how the disks are, and the same command continues',
     (kill) =>
       guest.steadily(async () => {
         const cfg = await guest.configure(guest.cfgOf('s'));

@@ -104,7 +104,7 @@ describe('a guest that ends during a create', () => {
       `xl reboot ${NAME} && until [ "$(xl domid ${NAME})" -gt $domid ]; do sleep 0.5; done`,
       'DOMAIN_GONE',
     ],
-  ])('%s before it is suspended: nothing is left of the create', (_, action, code) =>
+  ])('a guest %s before it is suspended: nothing is left of the create', (_, action, code) =>
     guest.steadily(async () => {
       await dom0.lab.run(`cat >${CRASH}`, { input: CRASH_SCRIPT });
       const said = await stopped('precopy', `domid=${guest.domid}; ${action}`, '--live');
@@ -118,7 +118,7 @@ describe('a guest that ends during a create', () => {
 describe('a guest that another program pauses', () => {
   it.each(
     some([['while its memory is copied', 'memory', ''] as const], [['while it runs', 'precopy', '--live']]),
-  )('%s stays paused', (_, phase, args) =>
+  )('a guest that is paused %s stays paused', (_, phase, args) =>
     guest.steadily(async () => {
       const said = await stopped(phase, `xl pause ${NAME}`, args);
       expect(said.action).toMatchObject({ code: 0 });
@@ -158,7 +158,7 @@ describe('a guest that xl migrates at the same time', () => {
     `setsid xl migrate -s '' ${NAME} 'echo "xl migration receiver ready, send binary domain data."; head -c 60000000 >/dev/null'` +
     ' </dev/null >/tmp/xl-migrate 2>&1';
 
-  it('is left to xl, before and during a create', () =>
+  it('a guest that xl migrates is left to xl, before and during a create', () =>
     guest.steadily(async () => {
       // A helper that is stopped since emulation killed the guest of an earlier try is not the one to wait
       // for.
@@ -221,7 +221,7 @@ describe('a dirty log', () => {
     console.log(JSON.stringify({ own, off, again, all: gfns }));
     process.exit();`;
 
-  it('is not trusted if another program has turned it off or restarted it', () =>
+  it('a dirty log that another program has turned off or restarted is not trusted', () =>
     guest.steadily(async () => {
       await dom0.lab.run('cat >/opt/xlsnap/log.mjs', { input: SCRIPT });
       const { stdout } = await dom0.lab.run(`cd /opt/xlsnap && node log.mjs ${guest.domid}`, {
@@ -237,7 +237,7 @@ describe('a dirty log', () => {
 });
 
 describe('a guest that suspends at the last moment', () => {
-  it('has either suspended, or is running again', () =>
+  it('a guest that suspends at the last moment has either suspended, or is running again', () =>
     guest.steadily(async () => {
       await dom0.lab.copyIn(join(import.meta.dirname, 'last-moment.mjs'), '/opt/xlsnap/last-moment.mjs');
       const { stdout } = await dom0.lab.run(`cd /opt/xlsnap && node last-moment.mjs ${NAME}`, {

@@ -103,7 +103,7 @@ describe('a create that cannot succeed', () => {
   );
 
   it(
-    'is undone completely if a file system becomes full while memory is written',
+    'a create is undone completely if a file system becomes full while memory is written',
     steadily(async () => {
       const folder = `${FOLDER}/full`;
       await dom0.lab.run(`mkdir -p ${folder}; mount -t tmpfs -o size=110M full ${folder}`);
@@ -162,7 +162,7 @@ describe('a paused guest', () => {
 
 describe('a guest that cannot suspend', () => {
   it(
-    'is not booted if it has never run, and is otherwise left as it was after the time-out',
+    'a guest that has never run is not booted, and any other is left as it was after the time-out',
     steadily(async () => {
       const name = 'e2e-deaf';
       await dom0.lab.removeGuest(name);

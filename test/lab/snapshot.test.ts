@@ -239,7 +239,7 @@ describe.each(TYPES)('a %s guest with an internal and an external snapshot', (ty
   };
 
   it(
-    'is snapshotted and reverted, and continues on the overlay after a reboot',
+    'a guest is snapshotted and reverted, and continues on the overlay after a reboot',
     steadily(async () => {
       await create('s1');
       await step('its configuration names the overlay', () => scenario.configurationNamesOverlay());
@@ -254,7 +254,7 @@ describe.each(TYPES)('a %s guest with an internal and an external snapshot', (ty
   );
 
   it.runIf(live)(
-    'is snapshotted live, reverted to that, and restored by plain xl',
+    'a guest is snapshotted live, reverted to that, and restored by plain xl',
     steadily(async () => {
       await create('s2', true);
       await step('is reverted to the live snapshot', () => scenario.revert());

@@ -66,7 +66,7 @@ function compareBytes(
 
 /**
  * Returns whether nothing differs but flags of event words (xen/event_channel.h, EVTCHN_FIFO_PENDING, MASKED,
- * LINKED: bits 29 to 31 of 32). No record says which page they are in: only Xen knows it, from the guest. A
+ * LINKED: bits 29 to 31 of 32). No record says which page they are in: only Xen knows it from the guest. A
  * program in dom0 that writes to a ring of the suspended guest makes one pending.
  */
 function onlyEvents(a: Uint8Array, b: Uint8Array): boolean {

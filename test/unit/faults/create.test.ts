@@ -185,7 +185,7 @@ const named = kinds.map((kind) => {
 });
 
 describe.each(named)('a create of a %s', (_name, kind) => {
-  it('leaves everything as before if any port call fails', async () => {
+  it('everything is left as before if any port call fails', async () => {
     await everywhere(kind, async (scene, at, where, calls) => {
       // The guest has resumed, and errors after that are warnings.
       if (at > calls.lastIndexOf('resume') && calls[at] !== 'sink') return;
@@ -200,7 +200,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
     });
   });
 
-  it('leaves everything as before if it is interrupted in any port call', async () => {
+  it('everything is left as before if the create is interrupted in any port call', async () => {
     await everywhere(kind, async (scene, at, where, calls) => {
       const abort = new AbortController();
       scene.plant(at, 'before', () => abort.abort());
@@ -220,7 +220,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
     });
   });
 
-  it('resumes the guest if any port call hangs and the create is interrupted', async () => {
+  it('the guest resumes if any port call hangs and the create is interrupted', async () => {
     await everywhere(kind, async (scene, at, where) => {
       const abort = new AbortController();
       const limits = { signal: abort.signal, graceMs: 2, undoTimeoutMs: 300 };
@@ -241,7 +241,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   });
 
   it.each(['before', 'after'] as const)(
-    'is undone by recover if its process is killed %s any port call takes effect',
+    'recover undoes a create whose process is killed %s any port call takes effect',
     async (when) => {
       await everywhere(kind, async (scene, at, where, calls) => {
         const { host } = scene;

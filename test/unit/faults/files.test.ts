@@ -148,7 +148,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   it.each([
     ['one call', true],
     ['the storage, from one call on,', false],
-  ] as const)('resumes the guest when %s hangs and the create is interrupted', async (_what, once) => {
+  ] as const)('the guest resumes when %s hangs and the create is interrupted', async (_what, once) => {
     await everywhere(kind, async (scene, at, where) => {
       const { host, was } = scene;
       const abort = new AbortController();
@@ -169,7 +169,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
   });
 
   it.runIf(kind.live && kind.to === undefined)(
-    'resumes the guest by itself when the storage hangs from any call on',
+    'the guest resumes by itself when the storage hangs from any call on',
     async () => {
       await everywhere(kind, async (scene, at, where) => {
         const { host, was } = scene;

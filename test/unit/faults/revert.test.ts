@@ -104,7 +104,7 @@ describe.each(cases)(
   'a revert of a %s guest with %s, the domain %s',
   (type, _disks, _state, disks, running) => {
     it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
-      'leaves what it says, and can be run again, if it %s in any port call',
+      'a revert that %s in any port call leaves what it says, and can be run again',
       async (how) => {
         await forEachOf((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
           using scene = await Scene.make(disks, running, type);
@@ -122,7 +122,7 @@ describe.each(killCases)(
   'a revert of a %s guest with %s, the domain %s,',
   (type, _disks, _state, disks, running) => {
     it.each(['before', 'after'] as const)(
-      'is undone by recover, or continued by the same command, if its process is killed %s any port call takes effect',
+      'a revert whose process is killed %s any port call takes effect is undone by recover, or continued by the same command',
       async (when) => {
         const seen = new Set<string>();
         await forEachOf((await callsOf(disks, running, type)).entries(), async ([at, name]) => {

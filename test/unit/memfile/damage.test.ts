@@ -96,7 +96,7 @@ describe('a snapshot’s manifest', () => {
     expect(statSync(manifestPath).size - others).toBeLessThan(200);
   });
 
-  it('can be read without checksums, and then reveals another length only', async () => {
+  it('a manifest can be read without checksums, and then reveals another length only', async () => {
     await using directory = await tempDir();
     const { path, manifest, manifestPath } = await take(directory.path);
     const { checksums: _, ...old } = manifest;
@@ -110,7 +110,7 @@ describe('a snapshot’s manifest', () => {
 });
 
 describe('a flipped bit', () => {
-  it('is found wherever it is, in a file without pages', async () => {
+  it('a flipped bit is found wherever it is, in a file without pages', async () => {
     await using directory = await tempDir();
     const path = join(directory.path, 'small.save');
     const context = concat(
@@ -137,7 +137,7 @@ describe('a flipped bit', () => {
     expect(bytes.length).toBeGreaterThan(300);
   });
 
-  it('is found by verify in every part of a snapshot, with the record that it is in', async () => {
+  it('a flipped bit is found by verify in every part of a snapshot, with the record that it is in', async () => {
     await using directory = await tempDir();
     const { path, manifest } = await take(directory.path);
     const size = manifest.memory.bytes;

@@ -141,7 +141,7 @@ describe('Phases', () => {
     expect(phases.hanging).toBeUndefined();
   });
 
-  it('continues without an undo that hangs', async () => {
+  it('undoing continues without an undo that hangs', async () => {
     const phases = new Phases({ undoTimeoutMs: 1 });
     const did: string[] = [];
     phases.onUndo('undid one', 'undo one', async (failed) => did.push(`one, after a failure: ${failed}`));

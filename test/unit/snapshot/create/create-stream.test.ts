@@ -91,7 +91,7 @@ describe.each(kinds)('a stream of a %s guest, live: %s', (type, live) => {
   });
 });
 
-test('is not undone for a journal on a full disk once its reader has all of it', async () => {
+test("a stream that its reader has completely is not undone if the journal's disk is full", async () => {
   const host = hostOf('pvh', false);
   const { sink, parts } = collector();
   const note = vi.spyOn(Journal.prototype, 'note');

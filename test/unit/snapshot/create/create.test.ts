@@ -313,7 +313,7 @@ describe('a create that cannot begin', () => {
     await createSnapshot(host, request());
   });
 
-  it('touches nothing while another operation holds the lock', async () => {
+  it('a create touches nothing while another operation holds the lock', async () => {
     const host = makeHost();
     const before = state();
     host.locked = true;
@@ -325,7 +325,7 @@ describe('a create that cannot begin', () => {
     expectUntouched(host, before);
   });
 
-  it('leaves a guest that another program has suspended to that program', async () => {
+  it('a guest that another program has suspended is left to that program', async () => {
     const host = makeHost();
     // `xl save` begins between the plan and the suspend.
     host.fault = (call) => {
@@ -388,7 +388,7 @@ describe('a guest that does not stay suspended until the snapshot is taken', () 
   it.each([
     ['goes on', true],
     ['no longer exists', false],
-  ])('breaks off when its QEMU dies after it has taken the disks, and the domain %s', async (_, lives) => {
+  ])('a create breaks off if QEMU dies after it has taken the disks, and the domain %s', async (_, lives) => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     const before = readdirSync(directory);
     host.after = (call) => {
@@ -449,7 +449,7 @@ describe('a create that fails', () => {
   });
 
   it.each(['s1.save', 's1.save.cfg', 's1.save.json'])(
-    'leaves a %s that another program created',
+    'a create leaves a %s that another program created',
     async (name) => {
       const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
       host.fault = (call) => {
@@ -476,7 +476,7 @@ describe('a create that fails', () => {
     ]);
   });
 
-  it('reports an undo that fails, with what to do by hand, and does the others', async () => {
+  it('a create reports an undo that fails, with what to do by hand, and does the others', async () => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     host.fault = (call) => {
       if (call === 'repointDisks' || call === 'undoSnapshots') throw new Error(`no ${call}`);
@@ -590,7 +590,7 @@ describe('a live create', () => {
 });
 
 describe('the guest resumes first', () => {
-  it('when a write hangs and the create is interrupted, long before the write is given up', async () => {
+  it('the guest resumes when a write hangs and the create is interrupted, long before the write is given up', async () => {
     const host = new FakeHost({ directory, type: 'hvm' });
     const abort = new AbortController();
     let end = (): void => {};
@@ -704,7 +704,7 @@ describe('a guest whose memory map grows before it is suspended', () => {
   const grown = new Uint8Array(50).fill(15, 0, 10);
   const config = () => parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'c');
 
-  it('is saved with its new pages', async () => {
+  it('a guest whose memory map has grown is saved with its new pages', async () => {
     const host = makeHost();
     host.after = (call) => {
       if (call === 'suspend') host.guest.grow(grown);

@@ -48,15 +48,18 @@ const withTarget = (host: FakeHost, target: number): LibxlConfig => ({
 const targetOf = (made: LibxlConfig): number | undefined => numberOf(made, 'b_info', 'target_memkb');
 
 describe('a guest with more memory than its target', () => {
-  test.each([false, true])('gets a file whose target has room for all its pages (live: %s)', async (live) => {
-    const host = makeHost();
-    host.config = withTarget(host, 16);
-    const { plan, warnings } = await createSnapshot(host, { domain: 'guest1', config: config(), live });
-    const { config: stored, pages } = await readMemoryFacts(plan.memoryPath);
-    expect(pages).toBe(300);
-    expect(stored).toEqual(withTarget(host, 1200));
-    expect(warnings).toEqual([expect.stringContaining('more than its target of 1 MiB')]);
-  });
+  test.each([false, true])(
+    'a guest gets a file whose target has room for all its pages (live: %s)',
+    async (live) => {
+      const host = makeHost();
+      host.config = withTarget(host, 16);
+      const { plan, warnings } = await createSnapshot(host, { domain: 'guest1', config: config(), live });
+      const { config: stored, pages } = await readMemoryFacts(plan.memoryPath);
+      expect(pages).toBe(300);
+      expect(stored).toEqual(withTarget(host, 1200));
+      expect(warnings).toEqual([expect.stringContaining('more than its target of 1 MiB')]);
+    },
+  );
 
   test('gets an unchanged file if its target has room', async () => {
     const host = makeHost();

@@ -110,7 +110,7 @@ describe('recoverSnapshot', () => {
     expect(await recoverSnapshot(host, { path: journal() })).toMatchObject({ outcome: 'nothing' });
   });
 
-  it('leaves a create alone that is still running', async () => {
+  it('recover leaves a create alone that is still running', async () => {
     await killedIn('settle');
     host.locked = true;
     expect(await failure(recoverSnapshot(host, { path: memory() }))).toMatchObject({ code: 'DOMAIN_BUSY' });
@@ -121,7 +121,7 @@ describe('recoverSnapshot', () => {
     expectAsBefore(host, was);
   });
 
-  it('keeps a snapshot that is complete', async () => {
+  it('recover keeps a snapshot that is complete', async () => {
     let kept = '';
     host.fault = (call) => {
       if (call === 'resume') kept = readFileSync(journal(), 'utf8');
@@ -135,7 +135,7 @@ describe('recoverSnapshot', () => {
     expect(readImage(at('xvdb.img')).tags).toHaveProperty('s1');
   });
 
-  it('leaves a memory file, a cfgfile and an overlay of another program', async () => {
+  it('recover leaves a memory file, a cfgfile and an overlay of another program', async () => {
     await killedIn('snapshotDisks');
     for (const name of ['s1.save', 's1.save.cfg', 's1-xvda.qcow2']) {
       writeFileSync(at(name), JSON.stringify({ format: 'raw', content: 'precious', tags: {} }));
@@ -169,7 +169,7 @@ describe('recoverSnapshot', () => {
     expectAsBefore(host, was);
   });
 
-  it('resumes a guest whose QEMU does not answer', async () => {
+  it('recover resumes a guest whose QEMU does not answer', async () => {
     await killedIn('resume');
     host.fault = (call) => {
       if (call === 'openDeviceModel') throw new Error('no answer');
@@ -184,7 +184,7 @@ describe('log-dirty mode', () => {
   const hvm = (): FakeHost => new FakeHost({ directory: host.directory, type: 'hvm' });
   const live = { live: true };
 
-  it('is turned off without opening the guest, which may need more memory than there is', async () => {
+  it('log-dirty mode is turned off without opening the guest, which may need more memory than there is', async () => {
     host = hvm();
     await killedIn('settle', live);
     expect([host.guest.logging, host.machineLogs]).toEqual([true, true]);
@@ -236,7 +236,7 @@ describe('log-dirty mode', () => {
 });
 
 describe('the guest resumes first', () => {
-  it('although the storage with the journal hangs', async () => {
+  it('the guest resumes although the storage with the journal hangs', async () => {
     host.pauses = 1;
     was = before(host);
     await killedIn('settle');
@@ -398,7 +398,7 @@ describe('a journal that others could have written', () => {
       /damaged/,
     ],
     ['it is too large', () => appendFileSync(journal(), ' '.repeat(5 << 20)), /larger/],
-  ])('is refused because %s', async (_what, change, message) => {
+  ])('a journal is refused because %s', async (_what, change, message) => {
     await killedIn('resume');
     change();
     const path = existsSync(journal()) ? journal() : at('other/s1.save.journal');

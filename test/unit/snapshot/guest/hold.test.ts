@@ -87,7 +87,7 @@ describe('GuestHold', () => {
     expect(host.calls.filter((call) => call === 'resume')).toHaveLength(broken === 'resume' ? 2 : 1);
   });
 
-  it('resumes a guest whose QEMU never answers', async () => {
+  it('a guest resumes whose QEMU never answers', async () => {
     await hold.suspend(limits);
     await hold.stop(await deviceModel());
     host.fault = (call) => (call === 'cont' ? new Promise<never>(() => {}) : undefined);

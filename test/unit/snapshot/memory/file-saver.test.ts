@@ -261,7 +261,7 @@ describe('copyDirty', () => {
     expect(pages).toBe(9000 - 32 + 1 + 200 + 1 - 3);
   });
 
-  test('gives a restore only those pages that the guest has in the end', async () => {
+  test('a restore gets only those pages that the guest has in the end', async () => {
     // The first page of all, neighbours, the last one of a record and of the last record; one of them occurs
     // again.
     for (const pfn of [0, 1, 2, 500, 501, 1053, 8999]) guest.setType(pfn, XTAB);

@@ -88,7 +88,7 @@ describe('a FIFO', () => {
     await once(reader, 'close');
   }, 60_000);
 
-  test('can be given up if nobody takes its last bytes, which then nobody gets', async () => {
+  test('a FIFO whose last bytes nobody takes can be given up, and then nobody gets them', async () => {
     const abort = new AbortController();
     const reader = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
     const output = await StreamOutput.open(fifo, abort.signal);

@@ -125,7 +125,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it("stay as they are if another file has taken the overlay's place; the others are as before", async () => {
+  it("disks stay as they are if another file has taken an overlay's place; the others are as before", async () => {
     await kill('after', 'createOverlay');
     const fresh = readdirSync(host.directory).find((name) => name.includes('.fresh-')) ?? '';
     renameSync(overlay(), at(fresh.replace('.fresh-', '.before-')));
@@ -141,7 +141,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('are not written to while a domain uses one', async () => {
+  it('disks are not written to while a domain uses one', async () => {
     await kill('after', 'createOverlay');
     host.othersUse.push(at('xvda.img'));
     const error = await failure(recover());
@@ -165,7 +165,7 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('are left as they are if a domain has written to them since, unless that is to be discarded', async () => {
+  it('disks are left as they are if a domain has written to them since, unless that is to be discarded', async () => {
     await kill('after', 'applyTag');
     const later = Date.now() / 1000 + 3600;
     utimesSync(at('xvda.img'), later, later);
@@ -266,14 +266,14 @@ describe('disks that are half reverted', () => {
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('are as before after a crash of the host', async () => {
+  it('disks are as before after a crash of the host', async () => {
     await kill('before', 'createOverlay');
     edit((text) => text.replace(/"boot":"[^"]*"/, '"boot":"another"'));
     await recover();
     expect(filesOf(host.directory)).toEqual(files);
   });
 
-  it('are as before although recover was killed too, in any port call', async () => {
+  it('disks are as before although recover was killed too, in any port call', async () => {
     await kill('after', 'createOverlay');
     const half = filesOf(host.directory);
     host.calls.length = 0;
@@ -386,7 +386,7 @@ describe('a domain of a killed revert', () => {
     ['it is another life of it', () => (host.domid = toDomid(9))],
     ['the host was rebooted since', () => edit((text) => text.replace(/"boot":"[^"]*"/, '"boot":"another"'))],
     ['it is to be paused', () => edit((text) => text.replace('"state":"running"', '"state":"paused"'))],
-  ])('stays paused after its restore if %s', async (_what, change) => {
+  ])('a restored domain stays paused if %s', async (_what, change) => {
     await kill('before', 'unpause');
     change();
     expect(await recover()).toMatchObject({ outcome: 'whole', guest: 'paused' });
@@ -480,7 +480,7 @@ describe('the disks of a revert whose restore fails', () => {
     return error;
   };
 
-  it('are as before once recover is given its journal, as the error says', async () => {
+  it('disks are as before once recover is given the journal, as the error says', async () => {
     const error = await failRestore();
     expect(error).toMatchObject({ code: 'RESTORE_FAILED', phase: 'restore', undoFailures: [] });
     expect(error.hint).toContain('run the same command again');
@@ -517,7 +517,7 @@ describe('the disks of a revert whose restore fails', () => {
       },
       /disk xvda: .* was written to at .* To keep what it holds now: qemu-img snapshot -d/,
     ],
-  ])('all stay as they are if a domain %s', async (_what, change, message) => {
+  ])('all disks stay as they are if a domain %s', async (_what, change, message) => {
     await failRestore();
     change();
     const half = filesOf(host.directory);
@@ -642,15 +642,18 @@ describe('a qemu-img that the dead process has started', () => {
 });
 
 describe('a journal that cannot be written', () => {
-  it.each(['/dev/null', '/proc/self'])('ends the revert before anything is touched: %s', async (place) => {
-    Object.defineProperty(host, 'snapshotDir', { value: place });
-    const error = await failure(revertSnapshot(host, request));
-    expect(error).toMatchObject({ code: 'JOURNAL', exitCode: 12, phase: 'open', undoFailures: [] });
-    expect(error.hint).toBeDefined();
-    expect(host.calls).not.toContain('destroy');
-    expect(host.runs).toBe(true);
-    expect(filesOf(host.directory)).toEqual(files);
-  });
+  it.each(['/dev/null', '/proc/self'])(
+    'a journal that cannot be written ends the revert before anything is touched: %s',
+    async (place) => {
+      Object.defineProperty(host, 'snapshotDir', { value: place });
+      const error = await failure(revertSnapshot(host, request));
+      expect(error).toMatchObject({ code: 'JOURNAL', exitCode: 12, phase: 'open', undoFailures: [] });
+      expect(error.hint).toBeDefined();
+      expect(host.calls).not.toContain('destroy');
+      expect(host.runs).toBe(true);
+      expect(filesOf(host.directory)).toEqual(files);
+    },
+  );
 });
 
 it('takes the directory with it that was created for it', async () => {

@@ -313,7 +313,7 @@ describe('a revert that is refused', () => {
     ['a base that is gone', () => rmSync(at('xvdb.img')), 'NO_IMAGE'],
     ['a damaged manifest', () => writeFileSync(at('s1.save.json'), '{"format":'), 'MANIFEST'],
     ['a later manifest', () => edit((manifest) => (manifest['version'] = 2)), 'MANIFEST'],
-  ])('for %s, even with --force', async (_what, change, code) => {
+  ])('a revert is refused for %s, even with --force', async (_what, change, code) => {
     const host = makeHost();
     const request = await take(host);
     change();
@@ -540,7 +540,7 @@ describe('a risky revert', () => {
     ],
   ];
 
-  it.each(cases)('is refused if %s', async (_what, kinds, change, risk, message) => {
+  it.each(cases)('a revert is refused if %s', async (_what, kinds, change, risk, message) => {
     const host = makeHost();
     const request = await take(host, kinds);
     host.write('later');
@@ -555,7 +555,7 @@ describe('a risky revert', () => {
     expect(error.hint).toContain('--force');
   });
 
-  it.each(cases)('is done with --accept if %s', async (_what, kinds, change, risk) => {
+  it.each(cases)('a revert is done with --accept if %s', async (_what, kinds, change, risk) => {
     const host = makeHost();
     const request = await take(host, kinds);
     await change(host);
@@ -626,7 +626,7 @@ describe('a revert that fails', () => {
     return { host, request };
   }
 
-  it('reports an undo that fails, with what to do by hand, and does the others', async () => {
+  it('a revert reports an undo that fails, with what to do by hand, and does the others', async () => {
     const { host, request } = await scene(true);
     let applied = 0;
     host.fault = (call) => {

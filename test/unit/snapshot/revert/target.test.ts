@@ -54,7 +54,7 @@ async function refused(request: RevertRequest): Promise<Awaited<ReturnType<typeo
 }
 
 describe('the domain of a snapshot', () => {
-  it('is found by name after xl create, which generated another uuid and MAC: that is not a risk', async () => {
+  it('the domain is found by name after xl create, which generated another uuid and MAC: that is not a risk', async () => {
     host.config = { ...host.config, nics: [{ devid: 0, mac: '00:16:3e:00:00:01', bridge: 'xenbr0' }] };
     const request = await take();
     call('guest1', NEW_UUID);
@@ -124,7 +124,7 @@ describe('the domain of a snapshot', () => {
     },
   );
 
-  it('is never the domain whose domid equals its name', async () => {
+  it('the domain of a snapshot is never the one whose domid equals its name', async () => {
     call('101');
     const request = await take();
     const other = addOther(101, 'other');
@@ -252,7 +252,7 @@ describe('locks', () => {
     return keys;
   }
 
-  it('are on name and uuid for a create, and on those of the snapshot and of the domain for a revert', async () => {
+  it('locks are on name and uuid for a create, and on those of the snapshot and of the domain for a revert', async () => {
     const keys = watchLocks();
     const request = await take();
     call('guest1', NEW_UUID);
@@ -427,7 +427,7 @@ describe('the journal of a revert that was killed', () => {
   ];
 
   it.each(cases)(
-    'is noticed if the domain has %s of it: a create warns, a revert undoes it',
+    'a journal is noticed if the domain has %s of it: a create warns, a revert undoes it',
     async (what, head) => {
       if (!/uuid/.test(what)) call('guest1', NEW_UUID);
       const request = await take();
