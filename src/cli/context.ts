@@ -12,7 +12,8 @@ import type {
   RevertResult,
   SnapshotPlan,
 } from '../snapshot/api.ts';
-import type { Host } from '../snapshot/ports.ts';
+import type { ListRequest, SnapshotList } from '../snapshot/list/list.ts';
+import type { Host, ImageHost } from '../snapshot/ports.ts';
 import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
 import { PatientStream } from './patient-stream.ts';
 
@@ -49,6 +50,7 @@ export interface SnapshotCalls {
   createSnapshot(host: Host, request: CreateRequest, options: CallOptions): Promise<CreateResult>;
   planRevert(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertPlan>;
   revertSnapshot(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertResult>;
+  listSnapshots(host: ImageHost, request: ListRequest, options: CallOptions): Promise<SnapshotList>;
   recoverSnapshot(host: Host, request: RecoverRequest, options: CallOptions): Promise<RecoverResult>;
   recoverAll(
     host: Host,
@@ -78,6 +80,8 @@ export interface CliContext {
   /** Defers Ctrl-Z and the like; returns a function that ends this, and then stops the process if one came. */
   deferStops(): () => void;
   openHost(): Promise<Host>;
+  /** What `snapshot-list` needs; works without Xen. */
+  openImages(signal: AbortSignal): Promise<ImageHost>;
   loadCalls(): Promise<SnapshotCalls>;
   /** @param domain the only one to look at */
   runDoctor(domain: string | undefined): Promise<DoctorReport>;
@@ -120,13 +124,18 @@ export function processContext(): CliContext {
       const { openHost } = await import('../toolstack/host.ts');
       return await openHost();
     },
+    async openImages(signal) {
+      const { imageHost } = await import('../toolstack/image-host.ts');
+      return imageHost({ signal });
+    },
     async loadCalls() {
-      const [create, revert, recover] = await Promise.all([
+      const [create, revert, recover, list] = await Promise.all([
         import('../snapshot/create/create.ts'),
         import('../snapshot/revert/revert.ts'),
         import('../snapshot/recover.ts'),
+        import('../snapshot/list/list.ts'),
       ]);
-      return { ...create, ...revert, ...recover };
+      return { ...create, ...revert, ...recover, ...list };
     },
     async runDoctor(domain) {
       const { runDoctor } = await import('../toolstack/doctor/doctor.ts');

@@ -4,7 +4,7 @@
  */
 import { stat } from 'node:fs/promises';
 import type { DiskIdentity, FileIdentity, SnapshotDisk, TagIdentity } from '../../memfile/manifest.ts';
-import type { Host, ImageInfo } from '../ports.ts';
+import type { Host, ImageHost, ImageInfo } from '../ports.ts';
 import type { Risk } from '../risks.ts';
 
 /**
@@ -22,7 +22,7 @@ export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<Disk
  * The image that has a disk's tag, or is its base.
  * @throws DiskError
  */
-export async function infoOf({ images }: Host, disk: SnapshotDisk): Promise<ImageInfo | undefined> {
+export async function infoOf({ images }: ImageHost, disk: SnapshotDisk): Promise<ImageInfo | undefined> {
   return disk.kind === 'internal'
     ? await images.info(disk.image, 'qcow2')
     : await images.info(disk.base, disk.baseFormat);

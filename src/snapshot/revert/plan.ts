@@ -14,10 +14,10 @@ import { checkHeld, restartedError } from '../domain-lock.ts';
 import { explainGone } from '../guest/state.ts';
 import { standsOn, truePath } from '../images/chain.ts';
 import { findChanged, infoOf } from '../images/identity.ts';
-import type { DomainState, Host, ImageInfo, Obstacle } from '../ports.ts';
+import type { DomainState, Host, ImageHost, ImageInfo, Obstacle } from '../ports.ts';
 import { describeRisk, type Risk } from '../risks.ts';
 import { revertCommand } from './command.ts';
-import { findLaterSnapshots } from './later-snapshots.ts';
+import { findLaterSnapshots, type Known } from './later-snapshots.ts';
 import { checkRestore } from './restore-check.ts';
 import { findTarget, type RevertTarget } from './target.ts';
 import { findOtherUser } from './users.ts';
@@ -83,14 +83,7 @@ export async function makeRevertContext(
     disks.push(resolved);
   }
   for (const risk of await findLaterSnapshots(host, memoryPath, disks)) addRisk(risks, risk);
-  for (const disk of configDisks(facts.config)) {
-    if (!disk.writable || disk.cdrom || wanted.some((one) => one.vdev === disk.vdev)) continue;
-    risks.push({
-      risk: 'disk-uncovered',
-      message: `disk ${disk.vdev} is not part of the snapshot: the memory would not match its newer data`,
-      vdev: disk.vdev,
-    });
-  }
+  risks.push(...uncoveredDisks(facts.config, wanted));
   await checkRunning(host, current, facts, risks);
   const { config, warnings } = await checkRestore(
     host,
@@ -191,7 +184,7 @@ interface WantedDisk {
 }
 
 function wantedDisks(
-  request: RevertRequest,
+  request: Pick<RevertRequest, 'config'>,
   name: string,
   config: LibxlConfig,
   manifest: Manifest | undefined,
@@ -243,19 +236,61 @@ function wantedDisks(
   });
 }
 
+function uncoveredDisks(config: LibxlConfig, wanted: readonly WantedDisk[]): readonly Risk[] {
+  return configDisks(config).flatMap(({ writable, cdrom, vdev }): Risk[] => {
+    if (!writable || cdrom || wanted.some((one) => one.vdev === vdev)) return [];
+    const message = `disk ${vdev} is not part of the snapshot: the memory would not match its newer data`;
+    return [{ risk: 'disk-uncovered', message, vdev }];
+  });
+}
+
+/**
+ * Makes the checks of a snapshot's disks that need no Xen: what a revert by the cfgfile that was written with it would find,
+ * the domain being down. Changes nothing.
+ * @param known the other snapshots; its own is ignored
+ * @throws DiskError
+ */
+export async function checkDisksAtRest(
+  host: ImageHost,
+  snapshot: { readonly memoryPath: string; readonly config: LibxlConfig; readonly manifest: Manifest },
+  known: readonly Known[],
+): Promise<{ readonly findings: readonly Obstacle[]; readonly risks: readonly Risk[] }> {
+  const { memoryPath, config, manifest } = snapshot;
+  const findings: Obstacle[] = [];
+  const risks: Risk[] = [];
+  const wanted = wantedDisks({ config: {} }, manifest.name, config, manifest);
+  const disks: RevertDisk[] = [];
+  for (const disk of wanted) {
+    const resolved = await resolveDisk(host, disk, undefined, findings, risks);
+    if (resolved === undefined) continue;
+    const then = manifest.identities?.find((one) => one.vdev === resolved.vdev);
+    if (then !== undefined) await checkIdentity(host, resolved, then, risks);
+    disks.push(resolved);
+  }
+  const others = known.filter((one) => one.memoryPath !== memoryPath);
+  for (const risk of await findLaterSnapshots(host, memoryPath, disks, others)) addRisk(risks, risk);
+  risks.push(...uncoveredDisks(config, wanted));
+  return { findings, risks };
+}
+
 /** Adds a risk, unless it has already been found in another way. */
 function addRisk(risks: Risk[], risk: Risk): void {
   if (!risks.some((one) => one.risk === risk.risk && one.vdev === risk.vdev)) risks.push(risk);
 }
 
-async function checkIdentity(host: Host, disk: RevertDisk, then: DiskIdentity, risks: Risk[]): Promise<void> {
+async function checkIdentity(
+  host: ImageHost,
+  disk: RevertDisk,
+  then: DiskIdentity,
+  risks: Risk[],
+): Promise<void> {
   const info = await infoOf(host, disk);
   if (info === undefined) return;
   for (const risk of await findChanged(disk, info, then)) addRisk(risks, risk);
 }
 
 async function resolveDisk(
-  host: Host,
+  host: ImageHost,
   disk: WantedDisk,
   current: LibxlConfig | undefined,
   findings: Obstacle[],
@@ -381,7 +416,7 @@ async function resolveDisk(
 
 /** What the file at an overlay's place says as qcow2, which an overlay is. What is of another format says nothing. */
 async function qcow2Info(
-  { images }: Host,
+  { images }: ImageHost,
   path: string,
 ): Promise<Pick<ImageInfo, 'tags' | 'backing'> | undefined> {
   try {

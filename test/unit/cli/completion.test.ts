@@ -43,7 +43,7 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _xlsnap; printf '%s\\n' "\${COMPREPLY
 
 describe('bash', () => {
   test('commands', () => {
-    expect(offers('snap')).toEqual(['snapshot-create', 'snapshot-revert']);
+    expect(offers('snap')).toEqual(['snapshot-create', 'snapshot-list', 'snapshot-revert']);
     expect(offers('')).toContain('doctor');
   });
 

@@ -54,6 +54,7 @@ describe('docs/scripting.md', () => {
   test.each([
     ['create_plan', ['snapshot-create', 'a', '--dry-run', '--json']],
     ['create_result', ['snapshot-create', 'a', '--json']],
+    ['snapshot_list', ['snapshot-list', '--json']],
     ['bench_result', ['bench', 'a', '--json']],
     ['revert_plan', ['snapshot-revert', 'a', '/dev/null', '--dry-run', '--json']],
     ['revert_result', ['snapshot-revert', 'a', '/dev/null', '--json']],
@@ -75,6 +76,7 @@ describe('every key that is printed, at any depth, is described in docs/scriptin
     ['snapshot-revert', 'a', '/dev/null', '--json'],
     ['snapshot-create', 'a', '--json', '--name', '1'],
     ['recover', '--json'],
+    ['snapshot-list', '--json'],
     ['doctor', '--json'],
   ])('%s %s %s', async (...args) => {
     const { stdout, stderr } = await xlsnap(args);

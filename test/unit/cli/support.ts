@@ -16,7 +16,8 @@ import type {
   RevertResult,
   SnapshotPlan,
 } from '../../../src/snapshot/api.ts';
-import type { Host } from '../../../src/snapshot/ports.ts';
+import type { SnapshotList } from '../../../src/snapshot/list/list.ts';
+import type { Host, ImageHost } from '../../../src/snapshot/ports.ts';
 import type { DoctorReport } from '../../../src/toolstack/doctor/doctor.ts';
 import { benchResult } from '../bench/samples.ts';
 
@@ -101,6 +102,68 @@ export const revertResult: RevertResult = {
   totalSeconds: 3.4,
   kept: ['/d/b1.qcow2.kept'],
   warnings: ['config-changed: the configuration changed', 'a safety tag is left'],
+};
+
+const listed = {
+  description: '',
+  domain: 'guest1',
+  uuid: plan.uuid,
+  type: 'pvh',
+  fileBytes: 512 * 2 ** 20,
+  disks: plan.disks,
+} as const;
+
+export const snapshotList: SnapshotList = {
+  directories: ['/var/lib/xen/snapshots', '/srv'],
+  snapshots: [
+    {
+      ...listed,
+      name: 'gone',
+      created: '2026-11-23T20:15:30.000Z',
+      state: 'running',
+      memoryPath: '/srv/gone.save',
+      manifestPath: '/srv/gone.save.json',
+      revert: 'impossible',
+      problems: [{ code: 'NO_TAG', message: 'disk xvda: there is no such tag', hint: 'it has none' }],
+      risks: [],
+    },
+    {
+      ...listed,
+      name: plan.name,
+      created: '2026-11-24T20:15:30.000Z',
+      state: 'paused',
+      memoryPath: plan.memoryPath,
+      configPath: plan.configPath ?? '',
+      manifestPath: plan.manifestPath ?? '',
+      allocatedBytes: 201 * 2 ** 20,
+      revert: 'risky',
+      problems: [],
+      risks: [{ risk: 'base-written', message: '/d/b.raw was written to', vdev: 'xvdb' }],
+    },
+    {
+      ...listed,
+      name: 'new',
+      created: '2026-11-25T20:15:30.000Z',
+      state: 'running',
+      memoryPath: '/srv/new.save',
+      configPath: '/srv/new.save.cfg',
+      manifestPath: '/srv/new.save.json',
+      allocatedBytes: 300 * 1024,
+      disks: [],
+      revert: 'possible',
+      problems: [],
+      risks: [],
+    },
+  ],
+  damaged: [
+    {
+      name: 'torn',
+      domain: 'guest1',
+      memoryPath: '/srv/torn.save',
+      manifestPath: '/srv/torn.save.json',
+      message: 'the manifest /srv/torn.save.json is not JSON',
+    },
+  ],
 };
 
 export const doctorReport: DoctorReport = {
@@ -223,6 +286,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         },
       } as Partial<Host> as Host);
     },
+    openImages: () => Promise.resolve({ images: {} } as Partial<ImageHost> as ImageHost),
     runDoctor: () => Promise.resolve(world.doctor ?? doctorReport),
     loadCalls: () =>
       Promise.resolve({
@@ -230,6 +294,10 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         createSnapshot: note('createSnapshot', createResult),
         planRevert: note('planRevert', revertPlan),
         revertSnapshot: note('revertSnapshot', revertResult),
+        listSnapshots: async (_host, request) => {
+          calls.push({ name: 'listSnapshots', request });
+          return world.calls?.listSnapshots?.(_host, request, {}) ?? snapshotList;
+        },
         recoverSnapshot: note('recoverSnapshot', recoverResult),
         recoverAll: note('recoverAll', [recoverResult, revertRecovered]),
       }),
