@@ -89,6 +89,7 @@ export {
   listSnapshots,
   type SnapshotList,
 } from './snapshot/list/list.ts';
+export { findSnapshotConfig, type NamedRequest } from './snapshot/list/named.ts';
 export type {
   CreateFindings,
   DeviceModel,

@@ -8,6 +8,7 @@ const KINDS: Readonly<Record<string, 'domain' | 'file' | 'directory'>> = {
   domain: 'domain',
   file: 'file',
   cfgfile: 'file',
+  snapshot: 'file',
   files: 'file',
   other: 'file',
   path: 'file',

@@ -1,6 +1,7 @@
 /** Everything that the command line uses of its process, so that tests can replace it. */
 import { isatty } from 'node:tty';
 import type { BenchRequest, BenchResult } from '../bench/types.ts';
+import type { SnapshotConfig } from '../config/config.ts';
 import type { CallOptions } from '../core/call-options.ts';
 import type {
   CreateRequest,
@@ -13,6 +14,7 @@ import type {
   SnapshotPlan,
 } from '../snapshot/api.ts';
 import type { ListRequest, SnapshotList } from '../snapshot/list/list.ts';
+import type { NamedRequest } from '../snapshot/list/named.ts';
 import type { Host, ImageHost } from '../snapshot/ports.ts';
 import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
 import { PatientStream } from './patient-stream.ts';
@@ -50,6 +52,7 @@ export interface SnapshotCalls {
   createSnapshot(host: Host, request: CreateRequest, options: CallOptions): Promise<CreateResult>;
   planRevert(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertPlan>;
   revertSnapshot(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertResult>;
+  findSnapshotConfig(host: Host, request: NamedRequest): Promise<SnapshotConfig>;
   listSnapshots(host: ImageHost, request: ListRequest, options: CallOptions): Promise<SnapshotList>;
   recoverSnapshot(host: Host, request: RecoverRequest, options: CallOptions): Promise<RecoverResult>;
   recoverAll(
@@ -129,13 +132,14 @@ export function processContext(): CliContext {
       return imageHost({ signal });
     },
     async loadCalls() {
-      const [create, revert, recover, list] = await Promise.all([
+      const [create, revert, recover, list, named] = await Promise.all([
         import('../snapshot/create/create.ts'),
         import('../snapshot/revert/revert.ts'),
         import('../snapshot/recover.ts'),
         import('../snapshot/list/list.ts'),
+        import('../snapshot/list/named.ts'),
       ]);
-      return { ...create, ...revert, ...recover, ...list };
+      return { ...create, ...revert, ...recover, ...list, ...named };
     },
     async runDoctor(domain) {
       const { runDoctor } = await import('../toolstack/doctor/doctor.ts');

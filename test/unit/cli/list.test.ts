@@ -93,3 +93,26 @@ describe('the table', () => {
     expect(text).toBe('No snapshots in /a, /b. For another place: xlsnap snapshot-list --dir DIR');
   });
 });
+
+describe('snapshot-revert by name', () => {
+  test('asks for the snapshot of that name, and reverts to it', async () => {
+    const { calls, code } = await xlsnap(['snapshot-revert', 'guest1', 'by name', '--dir', '/srv']);
+    expect(code).toBe(0);
+    expect(calls).toMatchObject([
+      {
+        name: 'findSnapshotConfig',
+        request: { domain: 'guest1', name: 'by name', directories: ['/srv'] },
+      },
+      {
+        name: 'revertSnapshot',
+        request: { domain: 'guest1', config: { name: 'by name', memoryPath: '/srv/by name.save' } },
+      },
+    ]);
+  });
+
+  test.each(['package.json', '/nonexistent', './nonexistent'])('%s is a cfgfile', async (path) => {
+    const { calls, code } = await xlsnap(['snapshot-revert', 'guest1', path]);
+    expect(calls).toEqual([]);
+    expect(code).toBe(3);
+  });
+});

@@ -298,6 +298,10 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
           calls.push({ name: 'listSnapshots', request });
           return world.calls?.listSnapshots?.(_host, request, {}) ?? snapshotList;
         },
+        findSnapshotConfig: (_host, request) => {
+          calls.push({ name: 'findSnapshotConfig', request });
+          return Promise.resolve({ name: request.name, memoryPath: `/srv/${request.name}.save` });
+        },
         recoverSnapshot: note('recoverSnapshot', recoverResult),
         recoverAll: note('recoverAll', [recoverResult, revertRecovered]),
       }),
