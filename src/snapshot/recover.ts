@@ -1,4 +1,4 @@
-/** Recovers from creates and reverts that were killed: finds their journals, and undoes creates. */
+/** Recovers from creates, reverts and deletes that were killed: finds their journals, and undoes creates. */
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,6 +9,7 @@ import type { SnapshotDisk } from '../memfile/manifest.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
 import { type CreateHead, type CreateStep, journalPathOf } from './create/journal.ts';
 import { undoDirectory, undoDisk, undoDisks, undoJournal, undoPartial, undoText } from './create/undo.ts';
+import { recoverDelete } from './delete/recover.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
 import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
 import { recoverGuest } from './guest/recover.ts';
@@ -29,7 +30,7 @@ const HEADLESS_MS = 1000;
 /**
  * Undoes what is left of a create whose process was killed, or whose host went down: the guest is as it was before, and
  * nothing is left that looks like a snapshot. A complete snapshot stays. After a revert the disks are all as
- * before, or all as at the snapshot; see `RecoverResult`. May be called any number of times.
+ * before, or all as at the snapshot; see `RecoverResult`. A delete is finished. May be called any number of times.
  *
  * @throws DomainError DOMAIN_BUSY when the create or revert is still under way; JournalError; RecoverError when something could not
  * be undone: `undoFailures` tells what to do by hand, and the journal stays
@@ -65,6 +66,8 @@ export async function recoverSnapshot(
       return await recoverCreate(host, found, options);
     case 'revert':
       return await recoverRevert(host, found, options);
+    case 'delete':
+      return await recoverDelete(host, found, options);
     default:
       return { journal: path, outcome: 'nothing', undone: [] };
   }
@@ -103,6 +106,7 @@ async function goOn(
 
 /** Returns what its writer locks, or locked. */
 function keysOf(found: Exclude<FoundJournal, { kind: 'headless' }>): readonly string[] {
+  if (found.kind === 'delete') return found.head.keys;
   return found.kind === 'revert' ? revertKeys(found.head) : [found.head.uuid, found.head.domain];
 }
 

@@ -84,7 +84,8 @@ export async function findChanged(
   return risks;
 }
 
-function isSameTag(then: TagIdentity, now: TagIdentity | undefined): boolean {
+/** Whether a tag is the one that was taken then, and not another one of its name. */
+export function isSameTag(then: TagIdentity, now: TagIdentity | undefined): boolean {
   return (
     now !== undefined &&
     now.id === then.id &&

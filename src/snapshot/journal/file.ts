@@ -21,7 +21,7 @@ export class JournalError extends XlsnapError {
 export interface JournalHead {
   readonly format: 'xlsnap-journal';
   readonly version: 1;
-  readonly kind: 'create' | 'revert';
+  readonly kind: 'create' | 'revert' | 'delete';
   readonly pid: number;
   /** The kernel's id of this boot: steps of another one may be lost, and domids mean other domains. */
   readonly boot: string;

@@ -2,7 +2,13 @@
 import type { SnapshotConfig } from '../../config/config.ts';
 import { readConfigFile } from '../../config/read.ts';
 import { UsageError } from '../../core/errors.ts';
-import { byAge, type FoundManifest, findManifests, nameOfFile } from '../../memfile/find-manifests.ts';
+import {
+  byAge,
+  type DamagedManifest,
+  type FoundManifest,
+  findManifests,
+  nameOfFile,
+} from '../../memfile/find-manifests.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import { exists } from '../output/file.ts';
 import type { Host } from '../ports.ts';
@@ -36,11 +42,26 @@ export async function findSnapshotConfig(host: Host, request: NamedRequest): Pro
 
 /** @throws as `findSnapshotConfig` */
 export async function findNamed(host: Host, request: NamedRequest): Promise<FoundManifest> {
-  const { domain, name } = request;
   const directories = await searched(host, request.directories);
   const { found, damaged } = await findManifests(directories);
-  const { keys } = await givenDomain(host, domain);
-  const own = byAge(ofDomain(found, keys));
+  const { keys } = await givenDomain(host, request.domain);
+  return pickNamed(request, directories, ofDomain(found, keys), damaged);
+}
+
+/**
+ * Picks the snapshot of that name.
+ * @param directories for the message
+ * @param some the domain's snapshots
+ * @throws {UsageError} as `findSnapshotConfig`
+ */
+export function pickNamed(
+  request: Pick<NamedRequest, 'domain' | 'name'>,
+  directories: readonly string[],
+  some: readonly FoundManifest[],
+  damaged: readonly DamagedManifest[],
+): FoundManifest {
+  const { domain, name } = request;
+  const own = byAge(some);
   const named = own.filter(({ manifest }) => manifest.name === name);
   const [first] = named;
   if (first !== undefined && named.length === 1) return first;
@@ -57,7 +78,10 @@ export async function findNamed(host: Host, request: NamedRequest): Promise<Foun
   throw unknown(request, directories, own);
 }
 
-function ambiguous({ domain, name }: NamedRequest, named: readonly FoundManifest[]): UsageError {
+function ambiguous(
+  { domain, name }: Pick<NamedRequest, 'domain' | 'name'>,
+  named: readonly FoundManifest[],
+): UsageError {
   const lines = named.map(
     ({ memoryPath, manifest }) => `  - ${configPathOf(memoryPath)}, of ${manifest.created}`,
   );
@@ -69,7 +93,7 @@ function ambiguous({ domain, name }: NamedRequest, named: readonly FoundManifest
 }
 
 function unknown(
-  { domain, name }: NamedRequest,
+  { domain, name }: Pick<NamedRequest, 'domain' | 'name'>,
   directories: readonly string[],
   own: readonly FoundManifest[],
 ): UsageError {

@@ -138,7 +138,7 @@ function summed({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): Don
  * Waits for what the dead process started: it must have finished before its results are looked at.
  * @throws RecoverError
  */
-async function waitForWorker({ images }: Host, path: string): Promise<void> {
+export async function waitForWorker({ images }: Host, path: string): Promise<void> {
   const deadline = performance.now() + WORKER_MS;
   for (let pid = await images.worker(path); pid !== undefined; pid = await images.worker(path)) {
     if (performance.now() > deadline) {
