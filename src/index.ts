@@ -82,6 +82,15 @@ export type {
 } from './snapshot/api.ts';
 export { createSnapshot, planCreate } from './snapshot/create/create.ts';
 export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/create/examine.ts';
+export { deleteSnapshots, planDelete } from './snapshot/delete/delete.ts';
+export type {
+  DeleteDisk,
+  DeletePlan,
+  DeleteRequest,
+  DeleteResult,
+  PlannedDelete,
+  RefusedDelete,
+} from './snapshot/delete/types.ts';
 export {
   type DamagedSnapshot,
   type ListedSnapshot,

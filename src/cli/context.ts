@@ -13,6 +13,7 @@ import type {
   RevertResult,
   SnapshotPlan,
 } from '../snapshot/api.ts';
+import type { DeletePlan, DeleteRequest, DeleteResult } from '../snapshot/delete/types.ts';
 import type { ListRequest, SnapshotList } from '../snapshot/list/list.ts';
 import type { NamedRequest } from '../snapshot/list/named.ts';
 import type { Host, ImageHost } from '../snapshot/ports.ts';
@@ -52,7 +53,10 @@ export interface SnapshotCalls {
   createSnapshot(host: Host, request: CreateRequest, options: CallOptions): Promise<CreateResult>;
   planRevert(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertPlan>;
   revertSnapshot(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertResult>;
+  planDelete(host: Host, request: DeleteRequest, options: CallOptions): Promise<DeletePlan>;
+  deleteSnapshots(host: Host, request: DeleteRequest, options: CallOptions): Promise<DeleteResult>;
   findSnapshotConfig(host: Host, request: NamedRequest): Promise<SnapshotConfig>;
+  snapshotNames(host: ImageHost, request: ListRequest): Promise<readonly string[]>;
   listSnapshots(host: ImageHost, request: ListRequest, options: CallOptions): Promise<SnapshotList>;
   recoverSnapshot(host: Host, request: RecoverRequest, options: CallOptions): Promise<RecoverResult>;
   recoverAll(
@@ -132,14 +136,15 @@ export function processContext(): CliContext {
       return imageHost({ signal });
     },
     async loadCalls() {
-      const [create, revert, recover, list, named] = await Promise.all([
+      const [create, revert, recover, list, named, remove] = await Promise.all([
         import('../snapshot/create/create.ts'),
         import('../snapshot/revert/revert.ts'),
         import('../snapshot/recover.ts'),
         import('../snapshot/list/list.ts'),
         import('../snapshot/list/named.ts'),
+        import('../snapshot/delete/delete.ts'),
       ]);
-      return { ...create, ...revert, ...recover, ...list, ...named };
+      return { ...create, ...revert, ...recover, ...list, ...named, ...remove };
     },
     async runDoctor(domain) {
       const { runDoctor } = await import('../toolstack/doctor/doctor.ts');

@@ -8,6 +8,8 @@ import { columnsOf, jsonLine, printable } from '../text.ts';
 export interface ListOptions {
   readonly dir?: readonly string[];
   readonly json?: boolean;
+  /** Only names, one a line. */
+  readonly names?: boolean;
 }
 
 /** Runs `xlsnap snapshot-list`; needs Xen only where the domain is given by its domid. Returns the exit code. */
@@ -25,6 +27,11 @@ export async function snapshotList(
       ...(domain === undefined ? {} : { domain, keys: await keysOf(context, domain) }),
       ...(options.dir === undefined ? {} : { directories: options.dir }),
     };
+    if (options.names === true) {
+      const names = await calls.snapshotNames(await context.openImages(signal), request);
+      context.stdout.write(names.map((name) => `${printable(name)}\n`).join(''));
+      return 0;
+    }
     const list = await calls.listSnapshots(await context.openImages(signal), request, { signal });
     const text = json
       ? jsonLine('snapshot_list', list)

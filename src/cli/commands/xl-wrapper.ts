@@ -1,4 +1,9 @@
-import { DEFAULT_PREFIX, installXlWrapper, removeXlWrapper } from '../../toolstack/xl/wrapper.ts';
+import {
+  DEFAULT_PREFIX,
+  installXlWrapper,
+  removeXlWrapper,
+  WRAPPED_COMMANDS,
+} from '../../toolstack/xl/wrapper.ts';
 import type { CliContext } from '../context.ts';
 import { makeReporter } from '../progress.ts';
 import { reportError } from '../report-error.ts';
@@ -18,7 +23,7 @@ export function installWrapper(
     const reporter = makeReporter(context, { json: false, quiet: true });
     for (const warning of warnings) reporter.log('warning', warning);
     return [
-      `${path} passes snapshot-create and snapshot-revert to ${context.program}, everything else to ${xl}`,
+      `${path} passes ${WRAPPED_COMMANDS.join(', ')} to ${context.program}, everything else to ${xl}`,
       'Shells that are already running may have to forget where xl was: hash -r',
     ];
   });

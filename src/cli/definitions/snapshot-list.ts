@@ -17,6 +17,7 @@ export const defineSnapshotList: Define = (program, context, finish) => {
       'look in this directory too, and in those right below; may be given several times (default: only /var/lib/xen/snapshots)',
       several,
     )
+    .option('--names', 'only the names, newest first, one a line, without any check')
     .option('--json', 'JSON: the list on stdout, errors on stderr')
     .addExamples(
       ['xlsnap snapshot-list', 'all snapshots in /var/lib/xen/snapshots'],

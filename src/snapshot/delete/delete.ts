@@ -1,4 +1,5 @@
 /** Deletes snapshots: their tags, then their files. */
+import { rm } from 'node:fs/promises';
 import type { CallOptions } from '../../core/call-options.ts';
 import { PreflightError, RecoverError, throwIfAborted } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
@@ -172,8 +173,11 @@ async function deleteOne(
   throwFindings(examined.problems, target.given.running?.domid);
   const { planned, tags, files } = examined;
   const { memoryPath, name } = planned;
+  const path = journalPathOf(memoryPath);
   const head = makeDeleteHead(planned, { memoryPath, keys, tags, files });
   phases.checkpoint();
+  // One without a first line: its writer was killed before it had begun, since we hold the locks.
+  if ((await readJournal(path))?.kind === 'headless') await rm(path, { force: true });
   const journal = await openDeleteJournal(head);
   const forget = phases.onUndo(
     `kept snapshot "${name}" as it was`,

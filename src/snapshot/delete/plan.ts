@@ -16,12 +16,14 @@ import { journalPathOf } from '../create/journal.ts';
 import { asFinding } from '../create/plan.ts';
 import { truePath } from '../images/chain.ts';
 import { identifyFile, isSameFile, isSameTag } from '../images/identity.ts';
+import { JournalError } from '../journal/file.ts';
 import { searched } from '../list/list.ts';
 import { type GivenDomain, givenDomain, ofDomain } from '../list/match.ts';
 import { pickNamed } from '../list/named.ts';
 import { snapshotDirOf } from '../naming.ts';
 import { exists } from '../output/file.ts';
 import type { Host, Obstacle } from '../ports.ts';
+import { readJournal } from '../read-journal.ts';
 import { imagesOf, relatedReverts } from '../revert/related.ts';
 import { type FoundDelete, findDeletes } from './find.ts';
 import type { DoomedFile, DoomedTag } from './journal.ts';
@@ -176,7 +178,7 @@ export async function examine(
 ): Promise<Examined> {
   const problems: Obstacle[] = [];
   const { name, domain, uuid, created } = manifest;
-  if (await exists(journalPathOf(memoryPath))) {
+  if (await isUnfinished(journalPathOf(memoryPath))) {
     problems.push({
       code: 'UNFINISHED',
       message: `a create of "${name}" was killed, or is under way`,
@@ -207,6 +209,17 @@ export async function examine(
     files,
     problems,
   };
+}
+
+/** Tells whether a journal says that something was begun. One without a first line does not. */
+async function isUnfinished(path: string): Promise<boolean> {
+  try {
+    const journal = await readJournal(path);
+    return journal !== undefined && journal.kind !== 'headless';
+  } catch (error) {
+    if (error instanceof JournalError) return true;
+    throw error;
+  }
 }
 
 /** Says why a snapshot cannot be deleted. */

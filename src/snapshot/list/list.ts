@@ -98,11 +98,7 @@ export async function listSnapshots(
   request: ListRequest = {},
   options: CallOptions = {},
 ): Promise<SnapshotList> {
-  const directories = await searched(host, request.directories);
-  const all = await findManifests(directories);
-  const { domain } = request;
-  const keys = domain === undefined ? undefined : [...keysOf(domain, undefined), ...(request.keys ?? [])];
-  const wanted = keys === undefined ? all.found : ofDomain(all.found, keys);
+  const { directories, all, wanted, keys } = await findWanted(host, request);
   const once: ImageHost = { ...place(host), images: remembering(host.images) };
   const snapshots: ListedSnapshot[] = [];
   for (const one of byAge(wanted)) {
@@ -110,6 +106,25 @@ export async function listSnapshots(
     snapshots.push(await listed(once, one, all));
   }
   return { directories, snapshots, damaged: await damagedOf(all.damaged, keys) };
+}
+
+/**
+ * The names of the snapshots, newest first, each once, without any check.
+ * @throws as `listSnapshots`
+ */
+export async function snapshotNames(host: ImageHost, request: ListRequest): Promise<readonly string[]> {
+  const { wanted } = await findWanted(host, request);
+  const names = byAge(wanted).map(({ manifest }) => manifest.name);
+  return [...new Set(names.reverse())];
+}
+
+async function findWanted(host: ImageHost, request: ListRequest) {
+  const directories = await searched(host, request.directories);
+  const all = await findManifests(directories);
+  const { domain } = request;
+  const keys = domain === undefined ? undefined : [...keysOf(domain, undefined), ...(request.keys ?? [])];
+  const wanted = keys === undefined ? all.found : ofDomain(all.found, keys);
+  return { directories, all, wanted, keys };
 }
 
 /**

@@ -1,5 +1,5 @@
 /**
- * A program `xl` for those who want to type `xl snapshot-create`: it hands the two snapshot commands to xlsnap and everything
+ * A program `xl` for those who want to type `xl snapshot-create`: it hands the snapshot commands to xlsnap and everything
  * else, as it is, to the real xl. It is a shell script that replaces itself by either (exec), so arguments, standard
  * streams, exit codes and signals are the program's own. It is only ever installed on request.
  */
@@ -13,7 +13,12 @@ import { shellQuote } from '../../core/shell-quote.ts';
 export const DEFAULT_PREFIX = '/usr/local';
 
 /** The commands that xlsnap takes. */
-const COMMANDS = ['snapshot-create', 'snapshot-revert'] as const;
+export const WRAPPED_COMMANDS = [
+  'snapshot-create',
+  'snapshot-list',
+  'snapshot-revert',
+  'snapshot-delete',
+] as const;
 
 /** The second line of each wrapper; a file without it is not ours. */
 const MARK = '# xl wrapper of xlsnap';
@@ -92,7 +97,7 @@ function script(xl: string, xlsnap: string): string {
     MARK,
     '# Made by: xlsnap install-xl-wrapper. To remove it: xlsnap remove-xl-wrapper',
     `case "\${1-}" in`,
-    `${COMMANDS.join('|')}) exec ${shellQuote(xlsnap)} "$@" ;;`,
+    `${WRAPPED_COMMANDS.join('|')}) exec ${shellQuote(xlsnap)} "$@" ;;`,
     `*) exec ${shellQuote(xl)} "$@" ;;`,
     'esac',
     '',

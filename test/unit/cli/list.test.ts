@@ -51,6 +51,12 @@ describe('snapshot-list', () => {
     });
   });
 
+  test('--names prints names only, for completions', async () => {
+    const { calls, stdout } = await xlsnap(['snapshot-list', 'guest1', '--names']);
+    expect(calls.map(({ name }) => name)).toEqual(['snapshotNames']);
+    expect(stdout).toBe('new\nbefore upgrade\n');
+  });
+
   test('an error has its exit code', async () => {
     const listSnapshots = () => Promise.reject(new UsageError('NO_DIRECTORY', 'there is no directory /x'));
     const { code, stderr } = await xlsnap(['snapshot-list', '--dir', '/x'], { calls: { listSnapshots } });

@@ -260,7 +260,7 @@ describe('what others need is refused', () => {
 
   test('a snapshot whose create or revert was killed', async () => {
     const path = await take('i1');
-    writeFileSync(`${path}.journal`, '', { mode: 0o600 });
+    writeFileSync(`${path}.journal`, 'x\n', { mode: 0o600 });
     await expectRefused({ snapshots: ['i1'] }, 'UNFINISHED', 'was killed');
     rmSync(`${path}.journal`);
     const journal = join(host.directory, `${FAKE_UUID}.revert.journal`);
@@ -377,6 +377,14 @@ describe('all but the newest', () => {
     await remove('i1');
     expect(tags()).toEqual([]);
   });
+});
+
+test('a journal whose writer was killed at once is no obstacle', async () => {
+  const path = await take('s1');
+  writeFileSync(`${path}.journal`, '{"for', { mode: 0o600 });
+  await remove('s1');
+  expect(existsSync(`${path}.journal`)).toBe(false);
+  expect(await names()).toEqual([]);
 });
 
 test('a dry run says what would go, and changes nothing', async () => {
