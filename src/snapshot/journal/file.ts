@@ -101,7 +101,7 @@ export class Journal<Step extends object> {
         cause,
         hint:
           errnoCode(cause) === 'EEXIST'
-            ? `an earlier ${head.kind} was killed: run xlsnap recover ${shellQuote(recover)}`
+            ? `an earlier command was killed: run xlsnap recover ${shellQuote(recover)}`
             : 'check the directory and its permissions',
       });
     }
