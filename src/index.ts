@@ -86,6 +86,23 @@ export type {
 } from './snapshot/api.ts';
 export { createSnapshot, planCreate } from './snapshot/create/create.ts';
 export { type DiskExamination, type DomainExamination, examineDomain } from './snapshot/create/examine.ts';
+export { deleteSnapshots, planDelete } from './snapshot/delete/delete.ts';
+export type {
+  DeleteDisk,
+  DeletePlan,
+  DeleteRequest,
+  DeleteResult,
+  PlannedDelete,
+  RefusedDelete,
+} from './snapshot/delete/types.ts';
+export {
+  type DamagedSnapshot,
+  type ListedSnapshot,
+  type ListRequest,
+  listSnapshots,
+  type SnapshotList,
+} from './snapshot/list/list.ts';
+export { findSnapshotConfig, type NamedRequest } from './snapshot/list/named.ts';
 export type {
   CreateFindings,
   DeviceModel,
@@ -97,6 +114,7 @@ export type {
   Guest,
   Host,
   Hypervisor,
+  ImageHost,
   ImageInfo,
   Images,
   ImageTag,
@@ -111,5 +129,6 @@ export { RISKS, type Risk, type RiskName } from './snapshot/risks.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor/doctor.ts';
 export { checkHost, type HostCheck } from './toolstack/doctor/host-checks.ts';
 export { type HostOptions, openHost, XlToolstack } from './toolstack/host.ts';
+export { imageHost } from './toolstack/image-host.ts';
 export { LibxlToolstack } from './toolstack/libxl/toolstack.ts';
 export { compareMemoryFiles, inspectMemoryFile } from './toolstack/memory-file.ts';

@@ -44,6 +44,11 @@ export function risks(text: string, former: readonly RiskName[] = []): readonly 
   }
 }
 
+/** An option that may be given several times. */
+export function several(text: string, former: readonly string[] = []): readonly string[] {
+  return [...former, notEmpty(text)];
+}
+
 export function notEmpty(text: string): string {
   if (text === '') throw new InvalidArgumentError('Must not be empty.');
   return text;

@@ -3,11 +3,16 @@ import type { Argument, Command, Option } from 'commander';
 import { shellQuote } from '../core/shell-quote.ts';
 import { riskNames } from '../snapshot/risks.ts';
 
+/** `snapshot`: the name of one of the domain's snapshots, or a file. */
+type Kind = 'domain' | 'file' | 'directory' | 'snapshot';
+
 /** What an argument or an option's value is, by its name. Names that are not here have no completion. */
-const KINDS: Readonly<Record<string, 'domain' | 'file' | 'directory'>> = {
+const KINDS: Readonly<Record<string, Kind>> = {
   domain: 'domain',
   file: 'file',
   cfgfile: 'file',
+  snapshot: 'snapshot',
+  snapshots: 'snapshot',
   files: 'file',
   other: 'file',
   path: 'file',
@@ -21,7 +26,7 @@ const LISTS: Readonly<Record<string, readonly string[]>> = { risks: riskNames() 
 type Completion =
   | { readonly choices: readonly string[] }
   | { readonly list: readonly string[] }
-  | { readonly kind: 'domain' | 'file' | 'directory' };
+  | { readonly kind: Kind };
 
 function completionOf(name: string, choices: readonly string[] | undefined): Completion | undefined {
   if (choices !== undefined) return { choices };
@@ -52,6 +57,11 @@ function flagsOf(option: Option): readonly string[] {
 /** Without dom0, which cannot be snapshotted. */
 const DOMAINS = `xl list 2>/dev/null | awk 'NR > 1 && $1 != "Domain-0" { print $1 }'`;
 
+/** Lists a domain's snapshots, one name a line. */
+function namesOf(name: string, domain: string): string {
+  return `${name} snapshot-list ${domain} --names 2>/dev/null`;
+}
+
 /** A script for bash 4.4 or later; it needs nothing of the package bash-completion. */
 export function bashCompletion(program: Command): string {
   const name = program.name();
@@ -69,8 +79,15 @@ export function bashCompletion(program: Command): string {
     `_${name}_domains() { _${name}_words "$(${DOMAINS})" "$1"; }`,
     `_${name}_files() { compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$1"); }`,
     `_${name}_directories() { compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$1"); }`,
+    `_${name}_snapshots() {`,
+    `  _${name}_files "$1"`,
+    '  local one',
+    '  while IFS= read -r one; do',
+    `    if [[ $one == "$1"* ]]; then COMPREPLY+=("$one"); fi`,
+    `  done < <(${namesOf(name, '"$domain"')})`,
+    '}',
     `_${name}() {`,
-    `  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD - 1]} command= options= takes= position=0 skip= i`,
+    `  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD - 1]} command= options= takes= domain= position=0 skip= i`,
     '  COMPREPLY=()',
     '  if ((COMP_CWORD == 1)); then',
     `    _${name}_words ${quotedWords([...commands.map((command) => command.name()), ...visibleOptions(program).flatMap(flagsOf)])} "$cur"`,
@@ -86,7 +103,7 @@ export function bashCompletion(program: Command): string {
     '    if [[ $skip ]]; then skip=; continue; fi',
     `    case \${COMP_WORDS[i]} in`,
     '    -*) if [[ " $takes " == *" $' + '{COMP_WORDS[i]} "* ]]; then skip=1; fi ;;',
-    '    *) ((position += 1)) ;;',
+    '    *) if ((position == 0)); then domain=$' + '{COMP_WORDS[i]}; fi; ((position += 1)) ;;',
     '    esac',
     '  done',
     '  case $command:$position in',
@@ -124,7 +141,12 @@ function bashOptions(name: string, command: Command): readonly string[] {
 function bashCall(name: string, completion: Completion): string {
   if ('choices' in completion) return `_${name}_words ${quotedWords(completion.choices)} "$cur"`;
   if ('list' in completion) return `_${name}_list ${quotedWords(completion.list)} "$cur"`;
-  const functions = { domain: 'domains', file: 'files', directory: 'directories' } as const;
+  const functions = {
+    domain: 'domains',
+    file: 'files',
+    directory: 'directories',
+    snapshot: 'snapshots',
+  } as const;
   return `_${name}_${functions[completion.kind]} "$cur"`;
 }
 
@@ -143,6 +165,14 @@ export function zshCompletion(program: Command): string {
     '  local -a domains',
     `  domains=(\${(f)"$(${DOMAINS})"})`,
     `  compadd -a domains`,
+    '}',
+    `_${name}_snapshots() {`,
+    '  local -a operands names',
+    // The command comes first, then the domain.
+    '  operands=($' + '{words:#-*})',
+    `  names=(\${(f)"$(${namesOf(name, '"$operands[2]"')})"})`,
+    '  compadd -a names',
+    '  _files',
     '}',
     `_${name}() {`,
     '  local -a commands',
@@ -201,7 +231,12 @@ function zshAction(name: string, completion: Completion | undefined): string {
   if (completion === undefined) return ' ';
   if ('choices' in completion) return `(${completion.choices.join(' ')})`;
   if ('list' in completion) return `_sequence compadd - ${completion.list.join(' ')}`;
-  const actions = { domain: `_${name}_domains`, file: '_files', directory: '_files -/' } as const;
+  const actions = {
+    domain: `_${name}_domains`,
+    file: '_files',
+    directory: '_files -/',
+    snapshot: `_${name}_snapshots`,
+  } as const;
   return actions[completion.kind];
 }
 

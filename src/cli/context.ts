@@ -1,6 +1,7 @@
 /** Everything that the command line uses of its process, so that tests can replace it. */
 import { isatty } from 'node:tty';
 import type { BenchRequest, BenchResult } from '../bench/types.ts';
+import type { SnapshotConfig } from '../config/config.ts';
 import type { CallOptions } from '../core/call-options.ts';
 import type {
   CreateRequest,
@@ -12,7 +13,10 @@ import type {
   RevertResult,
   SnapshotPlan,
 } from '../snapshot/api.ts';
-import type { Host } from '../snapshot/ports.ts';
+import type { DeletePlan, DeleteRequest, DeleteResult } from '../snapshot/delete/types.ts';
+import type { ListRequest, SnapshotList } from '../snapshot/list/list.ts';
+import type { NamedRequest } from '../snapshot/list/named.ts';
+import type { Host, ImageHost } from '../snapshot/ports.ts';
 import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
 import { PatientStream } from './patient-stream.ts';
 
@@ -49,6 +53,11 @@ export interface SnapshotCalls {
   createSnapshot(host: Host, request: CreateRequest, options: CallOptions): Promise<CreateResult>;
   planRevert(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertPlan>;
   revertSnapshot(host: Host, request: RevertRequest, options: CallOptions): Promise<RevertResult>;
+  planDelete(host: Host, request: DeleteRequest, options: CallOptions): Promise<DeletePlan>;
+  deleteSnapshots(host: Host, request: DeleteRequest, options: CallOptions): Promise<DeleteResult>;
+  findSnapshotConfig(host: Host, request: NamedRequest): Promise<SnapshotConfig>;
+  snapshotNames(host: ImageHost, request: ListRequest): Promise<readonly string[]>;
+  listSnapshots(host: ImageHost, request: ListRequest, options: CallOptions): Promise<SnapshotList>;
   recoverSnapshot(host: Host, request: RecoverRequest, options: CallOptions): Promise<RecoverResult>;
   recoverAll(
     host: Host,
@@ -78,6 +87,8 @@ export interface CliContext {
   /** Defers Ctrl-Z and the like; returns a function that ends this, and then stops the process if one came. */
   deferStops(): () => void;
   openHost(): Promise<Host>;
+  /** What `snapshot-list` needs; works without Xen. */
+  openImages(signal: AbortSignal): Promise<ImageHost>;
   loadCalls(): Promise<SnapshotCalls>;
   /** @param domain the only one to look at */
   runDoctor(domain: string | undefined): Promise<DoctorReport>;
@@ -120,13 +131,20 @@ export function processContext(): CliContext {
       const { openHost } = await import('../toolstack/host.ts');
       return await openHost();
     },
+    async openImages(signal) {
+      const { imageHost } = await import('../toolstack/image-host.ts');
+      return imageHost({ signal });
+    },
     async loadCalls() {
-      const [create, revert, recover] = await Promise.all([
+      const [create, revert, recover, list, named, remove] = await Promise.all([
         import('../snapshot/create/create.ts'),
         import('../snapshot/revert/revert.ts'),
         import('../snapshot/recover.ts'),
+        import('../snapshot/list/list.ts'),
+        import('../snapshot/list/named.ts'),
+        import('../snapshot/delete/delete.ts'),
       ]);
-      return { ...create, ...revert, ...recover };
+      return { ...create, ...revert, ...recover, ...list, ...named, ...remove };
     },
     async runDoctor(domain) {
       const { runDoctor } = await import('../toolstack/doctor/doctor.ts');

@@ -127,6 +127,9 @@ function recoveredLines(result: RecoverResult, path: string | undefined): readon
   if (outcome === 'nothing')
     return [`Nothing to undo: there is no journal ${path === journal ? path : journal}`];
   if (kind === 'revert') return revertRecoveredLines(result);
+  if (kind === 'delete') {
+    return [`Snapshot "${name}" of ${domain}: its delete is finished`, ...undone.map((step) => `  ${step}`)];
+  }
   const what = name === undefined ? `A create that had barely started` : `Snapshot "${name}" of ${domain}`;
   const now = guest === undefined ? '' : `; the domain is ${guest}`;
   const how = outcome === 'whole' ? 'is complete, and stays' : 'was incomplete, and has been undone';
@@ -140,6 +143,7 @@ function revertRecoveredLines(result: RecoverResult): readonly (string | undefin
     undone: 'has been undone: the disks are as they were before',
     reverted: 'was half done: the disks are as at the snapshot, but the memory has not been restored',
     nothing: '',
+    deleted: '',
   }[outcome];
   return [
     `Revert of ${domain} to "${name}": ${how}; the domain is ${guest}`,

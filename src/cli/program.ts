@@ -8,6 +8,8 @@ import { defineDoctor } from './definitions/doctor.ts';
 import { defineInspect } from './definitions/inspect.ts';
 import { defineRecover } from './definitions/recover.ts';
 import { defineSnapshotCreate } from './definitions/snapshot-create.ts';
+import { defineSnapshotDelete } from './definitions/snapshot-delete.ts';
+import { defineSnapshotList } from './definitions/snapshot-list.ts';
 import { defineSnapshotRevert } from './definitions/snapshot-revert.ts';
 import { defineVerify } from './definitions/verify.ts';
 import { defineInstallXlWrapper, defineRemoveXlWrapper } from './definitions/xl-wrapper.ts';
@@ -18,7 +20,9 @@ import { version } from './version.ts';
 /** All commands, in the order of the help. */
 const DEFINITIONS: readonly Define[] = [
   defineSnapshotCreate,
+  defineSnapshotList,
   defineSnapshotRevert,
+  defineSnapshotDelete,
   defineRecover,
   defineInspect,
   defineVerify,

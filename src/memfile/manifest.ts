@@ -195,18 +195,23 @@ function toChecksums(fields: Fields, bytes: number): Checksums {
   return { algorithm: fields.oneOf('algorithm', ['crc32']), head, stretch, sums };
 }
 
+/** Reads what identifies a tag, in a manifest or a journal. */
+export function toTagIdentity(fields: Fields): TagIdentity {
+  return {
+    id: fields.text('id'),
+    dateSec: fields.count('dateSec'),
+    dateNsec: fields.count('dateNsec'),
+    vmClockNsec: fields.text('vmClockNsec'),
+  };
+}
+
 function toIdentity(fields: Fields): DiskIdentity {
   const tag = fields.optional('tag', (key) => fields.fields(key));
   const base = fields.optional('base', (key) => fields.fields(key));
   return omitUndefined({
     vdev: fields.text('vdev'),
     virtualSize: fields.count('virtualSize'),
-    tag: tag && {
-      id: tag.text('id'),
-      dateSec: tag.count('dateSec'),
-      dateNsec: tag.count('dateNsec'),
-      vmClockNsec: tag.text('vmClockNsec'),
-    },
+    tag: tag && toTagIdentity(tag),
     base: base && { bytes: base.count('bytes'), mtimeMs: base.number('mtimeMs') },
   });
 }

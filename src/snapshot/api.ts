@@ -209,7 +209,7 @@ export interface RecoverRequest {
 export interface RecoverResult {
   readonly journal: string;
   /** What was killed. Absent when there is no journal, or it does not say. */
-  readonly kind?: 'create' | 'revert';
+  readonly kind?: 'create' | 'revert' | 'delete';
   /**
    * `nothing`: there is no journal.
    *
@@ -218,8 +218,10 @@ export interface RecoverResult {
    *
    * Of a revert: `whole`: the domain had been restored. `undone`: the disks are as before it. `reverted`: the disks are as
    * at the snapshot, and what they were before is kept: the domain may be restored, but only in part.
+   *
+   * Of a delete: `deleted`: it is finished, and nothing of the snapshot is left.
    */
-  readonly outcome: 'nothing' | 'whole' | 'undone' | 'reverted';
+  readonly outcome: 'nothing' | 'whole' | 'undone' | 'reverted' | 'deleted';
   /** The snapshot's name. */
   readonly name?: string;
   /** The domain's name. */

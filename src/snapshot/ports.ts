@@ -411,6 +411,13 @@ export interface Images {
   worker(path: string): Promise<number | undefined>;
 }
 
+/** The part of a host that needs no Xen: its image files, and where its snapshots are. */
+export interface ImageHost {
+  readonly images: Pick<Images, 'info'>;
+  /** As in `Host`. */
+  readonly snapshotDir?: string;
+}
+
 /** All ports together. */
 export interface Host extends AsyncDisposable {
   readonly hypervisor: Hypervisor;

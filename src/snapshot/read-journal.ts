@@ -1,5 +1,6 @@
 /** Journals as they are found. */
 import { type CreateHead, type CreateStep, toCreateJournal } from './create/journal.ts';
+import { type DeleteHead, type DeleteStep, toDeleteJournal } from './delete/journal.ts';
 import { type FoundSteps, journalError, readJournalLines } from './journal/file.ts';
 import { type RevertHead, type RevertStep, toRevertJournal } from './revert/journal.ts';
 
@@ -7,7 +8,8 @@ export type FoundJournal =
   /** Its writer was killed before anything else was done. */
   | { readonly kind: 'headless'; readonly path: string }
   | ({ readonly kind: 'create' } & FoundSteps<CreateHead, CreateStep>)
-  | ({ readonly kind: 'revert' } & FoundSteps<RevertHead, RevertStep>);
+  | ({ readonly kind: 'revert' } & FoundSteps<RevertHead, RevertStep>)
+  | ({ readonly kind: 'delete' } & FoundSteps<DeleteHead, DeleteStep>);
 
 /**
  * Reads a journal.
@@ -24,7 +26,9 @@ export async function readJournal(path: string): Promise<FoundJournal | undefine
       return { kind, ...(await toCreateJournal(path, lines)) };
     case 'revert':
       return { kind, ...(await toRevertJournal(path, lines)) };
+    case 'delete':
+      return { kind, ...(await toDeleteJournal(path, lines)) };
     default:
-      throw journalError(path, 'is damaged: it belongs to neither a create nor a revert');
+      throw journalError(path, 'is damaged: it belongs to no create, revert or delete');
   }
 }

@@ -1,4 +1,4 @@
-/** Recovers from creates and reverts that were killed: finds their journals, and undoes creates. */
+/** Recovers from creates, reverts and deletes that were killed: finds their journals, and undoes creates. */
 
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
@@ -18,6 +18,7 @@ import {
   planTextUndo,
   undoDisk,
 } from './create/undo.ts';
+import { recoverDelete } from './delete/recover.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
 import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
 import { recoverGuest } from './guest/recover.ts';
@@ -38,7 +39,7 @@ const HEADLESS_MS = 1000;
 /**
  * Undoes what is left of a create whose process was killed, or whose host went down: the guest is as it was before, and
  * nothing is left that looks like a snapshot. A complete snapshot stays. After a revert the disks are all as
- * before, or all as at the snapshot; see `RecoverResult`. May be called any number of times.
+ * before, or all as at the snapshot; see `RecoverResult`. A delete is finished. May be called any number of times.
  *
  * @throws {DomainError} If the create or revert is still under way (`DOMAIN_BUSY`)
  * @throws {JournalError} If the journal cannot be read, or must not be trusted
@@ -75,6 +76,8 @@ export async function recoverSnapshot(
       return await recoverCreate(host, found, options);
     case 'revert':
       return await recoverRevert(host, found, options);
+    case 'delete':
+      return await recoverDelete(host, found, options);
     default:
       return { journal: path, outcome: 'nothing', undone: [] };
   }
@@ -113,6 +116,7 @@ async function recoverRest(
 
 /** Returns what its writer locks, or locked. */
 function keysOf(found: Exclude<FoundJournal, { kind: 'headless' }>): readonly string[] {
+  if (found.kind === 'delete') return found.head.keys;
   return found.kind === 'revert' ? revertKeys(found.head) : [found.head.uuid, found.head.domain];
 }
 

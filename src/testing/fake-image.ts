@@ -118,7 +118,8 @@ export function describeImage(path: string, format: string): ImageInfo | undefin
     snapshots: Object.keys(tags).map((name, at) => {
       const number = tagNumbers?.[name] ?? 0;
       return {
-        id: String(at + 1),
+        // It stays the same when other tags are deleted.
+        id: String(tagNumbers?.[name] ?? at + 1),
         name,
         dateSec: 1_700_000_000 + number,
         dateNsec: number,

@@ -5,6 +5,7 @@ import type { RiskName } from '../../snapshot/risks.ts';
 import type { CliContext } from '../context.ts';
 import { revertPlanText, revertResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';
+import { isSnapshotName } from '../snapshot-name.ts';
 import { jsonLine } from '../text.ts';
 
 export interface RevertOptions extends CommonOptions {
@@ -13,11 +14,12 @@ export interface RevertOptions extends CommonOptions {
   readonly accept?: readonly RiskName[];
   readonly keep?: boolean;
   readonly dryRun?: boolean;
+  readonly dir?: readonly string[];
   /** Seconds. */
   readonly timeout?: number;
 }
 
-/** Runs `xlsnap snapshot-revert`; returns the exit code. */
+/** Runs `xlsnap snapshot-revert`, with a cfgfile or the name of a snapshot; returns the exit code. */
 export function snapshotRevert(
   context: CliContext,
   domain: string,
@@ -27,9 +29,9 @@ export function snapshotRevert(
   return runSession(
     context,
     options,
-    async (): Promise<RevertRequest> => ({
+    async (): Promise<Omit<RevertRequest, 'config'> & Partial<RevertRequest>> => ({
       domain,
-      config: await readConfigFile(cfgfile),
+      ...((await isSnapshotName(cfgfile)) ? {} : { config: await readConfigFile(cfgfile) }),
       running: options.running === true,
       force: options.force === true,
       accept: options.accept,
@@ -41,7 +43,11 @@ export function snapshotRevert(
         ...(options.quiet === true ? ['--quiet'] : []),
       ],
     }),
-    async (session, request) => {
+    async (session, given) => {
+      const directories = options.dir === undefined ? {} : { directories: options.dir };
+      const named = { domain, name: cfgfile, ...directories };
+      const config = given.config ?? (await session.calls.findSnapshotConfig(session.host, named));
+      const request = { ...given, config };
       if (options.dryRun === true) {
         const plan = await session.calls.planRevert(session.host, request, session.options);
         return options.json === true ? jsonLine('revert_plan', plan) : revertPlanText(plan);

@@ -1,6 +1,11 @@
 /** Runs `xlsnap install-xl-wrapper` and `xlsnap remove-xl-wrapper`. */
 import { EXIT } from '../../core/errors.ts';
-import { DEFAULT_PREFIX, installXlWrapper, removeXlWrapper } from '../../toolstack/xl/wrapper.ts';
+import {
+  DEFAULT_PREFIX,
+  installXlWrapper,
+  removeXlWrapper,
+  WRAPPED_COMMANDS,
+} from '../../toolstack/xl/wrapper.ts';
 import type { CliContext } from '../context.ts';
 import { runLocal } from '../local.ts';
 
@@ -18,7 +23,7 @@ export function installWrapper(
     const { path, xl, warnings } = installed;
     for (const warning of warnings) reporter.log('warning', warning);
     const lines = [
-      `${path} passes snapshot-create and snapshot-revert to ${context.program}, everything else to ${xl}`,
+      `${path} passes ${WRAPPED_COMMANDS.join(', ')} to ${context.program}, everything else to ${xl}`,
       'Shells that are already running may have to forget where xl was: hash -r',
     ];
     print('install_xl_wrapper_result', installed, () => lines.join('\n'));

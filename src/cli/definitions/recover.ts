@@ -6,12 +6,13 @@ import type { Define } from './define.ts';
 export const defineRecover: Define = (program, context, finish) => {
   program
     .command('recover')
-    .summary('undo what a killed snapshot-create or snapshot-revert left behind')
+    .summary('undo or finish what a killed command left behind')
     .description(
-      'Looks for the journals of creates and reverts that were killed, or whose host went down. Undoes a create: ' +
+      'Looks for the journals of creates, reverts and deletes that were killed, or whose host went down. Undoes a create: ' +
         'the guest is as it was before, and no partial snapshot is left. A complete snapshot stays. ' +
         'Normally the guardian has done this already, moments after the kill. ' +
         'Undoes a revert: the disks are as they were before it, unless all of them had been reverted already; then they stay reverted. ' +
+        'Finishes a delete. ' +
         'Reports the state of the domain, and the command to continue with.',
     )
     .argument(

@@ -1,5 +1,5 @@
 /** Describes `xlsnap snapshot-revert` to commander. */
-import { notEmpty, risks, seconds } from '../arguments.ts';
+import { notEmpty, risks, seconds, several } from '../arguments.ts';
 import type { RevertOptions } from '../commands/snapshot-revert.ts';
 import type { Define } from './define.ts';
 
@@ -12,7 +12,15 @@ export const defineSnapshotRevert: Define = (program, context, finish) => {
         'running or paused. Everything is checked before the domain is destroyed.',
     )
     .argument('<domain>', 'name or domid; the domain need not be running', notEmpty)
-    .argument('<cfgfile>', 'the cfgfile that snapshot-create wrote beside the memory file')
+    .argument(
+      '<snapshot>',
+      'its name, or the cfgfile that snapshot-create wrote beside the memory file; a word with a slash, or that is a file, is a cfgfile',
+    )
+    .option(
+      '--dir <dir>',
+      'look for the name in this directory too; may be given several times (default: only /var/lib/xen/snapshots)',
+      several,
+    )
     .option('--running', 'leave the domain running, whatever its state at the snapshot')
     .option('--accept <risks>', 'revert despite these risks, such as config-changed,xen-changed', risks)
     .option('--force', 'revert despite all risks')
@@ -22,9 +30,10 @@ export const defineSnapshotRevert: Define = (program, context, finish) => {
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(
-      ['xlsnap snapshot-revert guest1 before.save.cfg', 'revert the domain'],
-      ['xlsnap snapshot-revert guest1 before.save.cfg --dry-run', 'only show the plan'],
-      ['xlsnap snapshot-revert guest1 before.save.cfg --running', 'leave it running'],
+      ['xlsnap snapshot-revert guest1 before-upgrade', 'revert the domain'],
+      ['xlsnap snapshot-revert guest1 before-upgrade --dry-run', 'only show the plan'],
+      ['xlsnap snapshot-revert guest1 /srv/s1.save.cfg', 'by its cfgfile'],
+      ['xlsnap snapshot-revert guest1 before-upgrade --running', 'leave it running'],
     )
     .action(async (domain: string, cfgfile: string, options: RevertOptions) => {
       const { snapshotRevert } = await import('../commands/snapshot-revert.ts');

@@ -7,9 +7,10 @@ const PREFIX = ['--prefix <dir>', 'install to DIR/sbin/xl (default: /usr/local)'
 export const defineInstallXlWrapper: Define = (program, context, finish) => {
   program
     .command('install-xl-wrapper')
-    .summary('make `xl snapshot-create` and `xl snapshot-revert` work')
+    .summary('make `xl snapshot-create` and the like work')
     .description(
-      'Installs a small program called xl ahead of the real one in PATH. It passes snapshot-create and snapshot-revert to xlsnap, ' +
+      'Installs a small program called xl ahead of the real one in PATH. It passes snapshot-create, snapshot-list, snapshot-revert and ' +
+        'snapshot-delete to xlsnap, ' +
         'and everything else to the real xl unchanged. An existing file is not replaced, unless it is such a wrapper.',
     )
     .option(...PREFIX)

@@ -52,7 +52,11 @@ export async function* chainBelow(
  * @param below its true name
  * @throws what `Images.info` throws
  */
-export async function standsOn(images: Images, top: StatedImage, below: string): Promise<boolean> {
+export async function standsOn(
+  images: Pick<Images, 'info'>,
+  top: StatedImage,
+  below: string,
+): Promise<boolean> {
   for await (const path of chainBelow(images, top, formatByMagic)) if (path === below) return true;
   return false;
 }

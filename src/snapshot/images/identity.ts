@@ -6,7 +6,7 @@
 import { stat } from 'node:fs/promises';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { DiskIdentity, FileIdentity, SnapshotDisk, TagIdentity } from '../../memfile/manifest.ts';
-import type { Host, ImageInfo } from '../ports.ts';
+import type { Host, ImageHost, ImageInfo } from '../ports.ts';
 import type { Risk } from '../risks.ts';
 
 /**
@@ -24,7 +24,7 @@ export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<Disk
  * The image that has a disk's tag, or is its base.
  * @throws {DiskError} If the image cannot be read
  */
-export async function infoOf({ images }: Host, disk: SnapshotDisk): Promise<ImageInfo | undefined> {
+export async function infoOf({ images }: ImageHost, disk: SnapshotDisk): Promise<ImageInfo | undefined> {
   return disk.kind === 'internal'
     ? await images.info(disk.image, 'qcow2')
     : await images.info(disk.base, disk.baseFormat);
@@ -86,7 +86,8 @@ export async function findChanged(
   return risks;
 }
 
-function isSameTag(then: TagIdentity, now: TagIdentity | undefined): boolean {
+/** Whether a tag is the one that was taken then, and not another one of its name. */
+export function isSameTag(then: TagIdentity, now: TagIdentity | undefined): boolean {
   return (
     now !== undefined &&
     now.id === then.id &&

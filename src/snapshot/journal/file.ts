@@ -22,7 +22,7 @@ export class JournalError extends XlsnapError {
 export interface JournalHead {
   readonly format: 'xlsnap-journal';
   readonly version: 1;
-  readonly kind: 'create' | 'revert';
+  readonly kind: 'create' | 'revert' | 'delete';
   readonly pid: number;
   /** The kernel's id of this boot: steps of another one may be lost, and domids mean other domains. */
   readonly boot: string;
@@ -102,7 +102,7 @@ export class Journal<Step extends object> {
         cause,
         hint:
           errnoCode(cause) === 'EEXIST'
-            ? `an earlier ${head.kind} was killed: run xlsnap recover ${shellQuote(recover)}`
+            ? `an earlier command was killed: run xlsnap recover ${shellQuote(recover)}`
             : 'check the directory and its permissions',
       });
     }

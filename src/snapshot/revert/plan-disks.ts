@@ -6,7 +6,7 @@ import { configDisks, isVolume, type LibxlConfig, qemuFormat } from '../../memfi
 import type { Manifest } from '../../memfile/manifest.ts';
 import type { RevertDisk, RevertRequest } from '../api.ts';
 import { standsOn, truePath } from '../images/chain.ts';
-import type { Host, ImageInfo } from '../ports.ts';
+import type { ImageHost, ImageInfo } from '../ports.ts';
 import type { Risk } from '../risks.ts';
 
 /** A disk that the cfgfile asks for, with what the manifest or the stored configuration says about it. */
@@ -37,7 +37,7 @@ interface SnapshotImage {
 
 /** Lists the disks to revert: those of the cfgfile, or of the manifest, or all that the guest wrote to. */
 export function wantedDisks(
-  request: RevertRequest,
+  request: Pick<RevertRequest, 'config'>,
   name: string,
   config: LibxlConfig,
   manifest: Manifest | undefined,
@@ -80,7 +80,7 @@ export function wantedDisks(
  * @throws {DiskError} If an image cannot be read
  */
 export async function planDisk(
-  host: Host,
+  host: ImageHost,
   wanted: WantedDisk,
   current: LibxlConfig | undefined,
 ): Promise<PlannedDisk> {
@@ -96,7 +96,7 @@ export async function planDisk(
 }
 
 /** Finds the image that a disk had at the snapshot. @returns what is wrong with it instead, if something is */
-async function findImage(host: Host, wanted: WantedDisk): Promise<SnapshotImage | Problem> {
+async function findImage(host: ImageHost, wanted: WantedDisk): Promise<SnapshotImage | Problem> {
   const { vdev, kind, image, imageFormat, tag } = wanted;
   if (image === undefined) {
     return { code: 'NO_SUCH_DISK', message: `disk ${vdev}: the domain had no such disk` };
@@ -134,11 +134,11 @@ async function findImage(host: Host, wanted: WantedDisk): Promise<SnapshotImage 
 class CurrentImage {
   /** Path of the image in use, if the domain runs and has that disk. */
   readonly path: string | undefined;
-  readonly #host: Host;
+  readonly #host: ImageHost;
   readonly #image: SnapshotImage;
   readonly #format: string;
 
-  constructor(host: Host, vdev: string, image: SnapshotImage, current: LibxlConfig | undefined) {
+  constructor(host: ImageHost, vdev: string, image: SnapshotImage, current: LibxlConfig | undefined) {
     const own = current === undefined ? undefined : configDisks(current).find((disk) => disk.vdev === vdev);
     this.path = own?.path;
     this.#format = qemuFormat(own?.format);
@@ -214,7 +214,7 @@ async function planInternal(
 
 /** Plans a fresh overlay on the image. */
 async function planExternal(
-  host: Host,
+  host: ImageHost,
   { vdev, overlay }: WantedDisk,
   { path: base, format }: SnapshotImage,
   use: CurrentImage,
@@ -274,7 +274,7 @@ async function planExternal(
 
 /** Reads the file at an overlay's place as qcow2, which an overlay is. A file of another format says nothing. */
 async function qcow2Info(
-  { images }: Host,
+  { images }: ImageHost,
   path: string,
 ): Promise<Pick<ImageInfo, 'tags' | 'backing'> | undefined> {
   try {

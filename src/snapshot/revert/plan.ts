@@ -15,11 +15,11 @@ import { checkHeld, restartedError } from '../domain-lock.ts';
 import { explainGone } from '../guest/state.ts';
 import { truePath } from '../images/chain.ts';
 import { findChanged, infoOf } from '../images/identity.ts';
-import type { DomainState, Host } from '../ports.ts';
+import type { DomainState, Host, ImageHost } from '../ports.ts';
 import { describeRisk, type Risk } from '../risks.ts';
 import { revertCommand } from './command.ts';
-import { findLaterSnapshots } from './later-snapshots.ts';
-import { planDisk, wantedDisks } from './plan-disks.ts';
+import { findLaterSnapshots, type KnownSnapshot } from './later-snapshots.ts';
+import { planDisk, type WantedDisk, wantedDisks } from './plan-disks.ts';
 import { checkRestore } from './restore-check.ts';
 import { findTarget, type RevertTarget } from './target.ts';
 import { findOtherUser } from './users.ts';
@@ -107,14 +107,7 @@ async function checkTarget(
     disks.push(resolved);
   }
   for (const risk of await findLaterSnapshots(host, memoryPath, disks)) addRisk(risks, risk);
-  for (const disk of configDisks(facts.config)) {
-    if (!isVolume(disk) || wanted.some(({ vdev }) => vdev === disk.vdev)) continue;
-    risks.push({
-      risk: 'disk-uncovered',
-      message: `disk ${disk.vdev} is not part of the snapshot: the memory would not match its newer data`,
-      vdev: disk.vdev,
-    });
-  }
+  risks.push(...uncoveredDisks(facts.config, wanted));
   await checkRunning(host, current, facts, risks);
   const { config, warnings } = await checkRestore(
     host,
@@ -202,12 +195,57 @@ function checkManifest(manifest: Manifest | undefined, memoryPath: string, risks
   });
 }
 
+function uncoveredDisks(config: LibxlConfig, wanted: readonly WantedDisk[]): readonly Risk[] {
+  return configDisks(config).flatMap((disk): Risk[] => {
+    if (!isVolume(disk) || wanted.some(({ vdev }) => vdev === disk.vdev)) return [];
+    const message = `disk ${disk.vdev} is not part of the snapshot: the memory would not match its newer data`;
+    return [{ risk: 'disk-uncovered', message, vdev: disk.vdev }];
+  });
+}
+
+/**
+ * Makes the checks of a snapshot's disks that need no Xen: what a revert by the cfgfile that was written with it would find,
+ * the domain being down. Changes nothing.
+ * @param known the other snapshots; its own is ignored
+ * @throws {DiskError} If an image cannot be read
+ */
+export async function checkDisksAtRest(
+  host: ImageHost,
+  snapshot: { readonly memoryPath: string; readonly config: LibxlConfig; readonly manifest: Manifest },
+  known: readonly KnownSnapshot[],
+): Promise<{ readonly findings: readonly Problem[]; readonly risks: readonly Risk[] }> {
+  const { memoryPath, config, manifest } = snapshot;
+  const findings: Problem[] = [];
+  const risks: Risk[] = [];
+  const wanted = wantedDisks({ config: {} }, manifest.name, config, manifest);
+  const disks: RevertDisk[] = [];
+  for (const disk of wanted) {
+    const planned = await planDisk(host, disk, undefined);
+    findings.push(...planned.problems);
+    risks.push(...planned.risks);
+    const { disk: resolved } = planned;
+    if (resolved === undefined) continue;
+    const then = manifest.identities?.find(({ vdev }) => vdev === resolved.vdev);
+    if (then !== undefined) await checkIdentity(host, resolved, then, risks);
+    disks.push(resolved);
+  }
+  const others = known.filter((other) => other.memoryPath !== memoryPath);
+  for (const risk of await findLaterSnapshots(host, memoryPath, disks, others)) addRisk(risks, risk);
+  risks.push(...uncoveredDisks(config, wanted));
+  return { findings, risks };
+}
+
 /** Adds a risk, unless it has already been found in another way. */
 function addRisk(risks: Risk[], risk: Risk): void {
   if (!risks.some(({ risk: name, vdev }) => name === risk.risk && vdev === risk.vdev)) risks.push(risk);
 }
 
-async function checkIdentity(host: Host, disk: RevertDisk, then: DiskIdentity, risks: Risk[]): Promise<void> {
+async function checkIdentity(
+  host: ImageHost,
+  disk: RevertDisk,
+  then: DiskIdentity,
+  risks: Risk[],
+): Promise<void> {
   const info = await infoOf(host, disk);
   if (info === undefined) return;
   for (const risk of await findChanged(disk, info, then)) addRisk(risks, risk);

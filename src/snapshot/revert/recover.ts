@@ -143,7 +143,7 @@ function sumSteps({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): R
  * Waits for what the dead process started: it must have finished before its results are looked at.
  * @throws {RecoverError} If it takes too long
  */
-async function waitForWorker({ images }: Host, path: string): Promise<void> {
+export async function waitForWorker({ images }: Host, path: string): Promise<void> {
   const deadline = performance.now() + WORKER_MS;
   for (let pid = await images.worker(path); pid !== undefined; pid = await images.worker(path)) {
     if (performance.now() > deadline) {

@@ -188,6 +188,7 @@ async function recoverFormer(
         'the disks are as at its snapshot, and their former contents are kept' +
         (kept.length === 0 ? '' : ` (${kept.join(', ')})`),
       whole: 'it was done',
+      deleted: '',
     }[result.outcome];
     phases.reporter.log(
       'warning',

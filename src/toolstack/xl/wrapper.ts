@@ -1,5 +1,5 @@
 /**
- * Installs a program `xl` for those who want to type `xl snapshot-create`: it passes the two snapshot
+ * Installs a program `xl` for those who want to type `xl snapshot-create`: it passes the snapshot
  * commands to xlsnap, and everything else, unchanged, to the real xl. It is a shell script that replaces
  * itself with either (exec), so arguments, standard streams, exit codes and signals are those of that
  * program. It is only installed on request.
@@ -14,7 +14,12 @@ import { shellQuote } from '../../core/shell-quote.ts';
 export const DEFAULT_PREFIX = '/usr/local';
 
 /** The commands that go to xlsnap. */
-const COMMANDS = ['snapshot-create', 'snapshot-revert'] as const;
+export const WRAPPED_COMMANDS = [
+  'snapshot-create',
+  'snapshot-list',
+  'snapshot-revert',
+  'snapshot-delete',
+] as const;
 
 /** The second line of each wrapper. A file without it is not ours. */
 const MARK = '# xl wrapper of xlsnap';
@@ -93,7 +98,7 @@ function script(xl: string, xlsnap: string): string {
     MARK,
     '# Installed by: xlsnap install-xl-wrapper. To remove it: xlsnap remove-xl-wrapper',
     `case "\${1-}" in`,
-    `${COMMANDS.join('|')}) exec ${shellQuote(xlsnap)} "$@" ;;`,
+    `${WRAPPED_COMMANDS.join('|')}) exec ${shellQuote(xlsnap)} "$@" ;;`,
     `*) exec ${shellQuote(xl)} "$@" ;;`,
     'esac',
     '',

@@ -305,7 +305,7 @@ describe('wrong arguments open nothing', () => {
     [['snapshot-create', 'a', '--timeout', '1e3'], EXIT.usage, /Expected seconds/],
     [['snapshot-create', 'a', '--timeout', '99999999'], EXIT.usage, /Expected seconds/],
     [['snapshot-create', 'a', '/nowhere/x.cfg'], EXIT.config, /\/nowhere\/x\.cfg: there is no such file/],
-    [['snapshot-revert', 'a'], EXIT.usage, /missing required argument 'cfgfile'/],
+    [['snapshot-revert', 'a'], EXIT.usage, /missing required argument 'snapshot'/],
     [['snapshot-crate', 'a'], EXIT.usage, /unknown command 'snapshot-crate'[\s\S]*snapshot-create/],
     [[], EXIT.usage, /Usage: xlsnap/],
   ])('%j', async (args, code, message) => {

@@ -43,7 +43,12 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _xlsnap; printf '%s\\n' "\${COMPREPLY
 
 describe('bash', () => {
   test('commands', () => {
-    expect(offers('snap')).toEqual(['snapshot-create', 'snapshot-revert']);
+    expect(offers('snap')).toEqual([
+      'snapshot-create',
+      'snapshot-list',
+      'snapshot-revert',
+      'snapshot-delete',
+    ]);
     expect(offers('')).toContain('doctor');
   });
 
@@ -51,6 +56,22 @@ describe('bash', () => {
     expect(offers('snapshot-create', '--ma')).toEqual(['--max-rounds', '--max-downtime']);
     expect(offers('snapshot-create', '--d')).toEqual(['--dry-run']);
     expect(offers('snapshot-revert', 'guest1', '--ru')).toEqual(['--running']);
+  });
+
+  test('names of the snapshots of the domain, and files', () => {
+    // The one of the domain that is on the command line.
+    const names = `[ "$1 $2 $3" = 'snapshot-list guest1 --names' ] && printf 'new\nbefore upgrade\nnone\n'`;
+    const forget = fakeProgram(directory.path, 'xlsnap', names);
+    try {
+      expect(offers('snapshot-revert', 'guest1', 'n')).toEqual(['new', 'none']);
+      expect(offers('snapshot-revert', '--dir', 'x', 'guest1', 'be')).toEqual(['before upgrade']);
+      expect(offers('snapshot-delete', 'guest1', 'new', 'no')).toEqual(['none']);
+      expect(offers('snapshot-delete', 'guest1', 'a ').sort()).toEqual(['a directory', 'a file.cfg']);
+      expect(offers('snapshot-delete', 'web', 'n')).toEqual([]);
+      expect(offers('snapshot-list', '')).toEqual(['guest1', 'web']);
+    } finally {
+      forget();
+    }
   });
 
   test('domains, and not dom0', () => {

@@ -54,9 +54,12 @@ describe('docs/scripting.md', () => {
   test.each([
     ['create_plan', ['snapshot-create', 'a', '--dry-run', '--json']],
     ['create_result', ['snapshot-create', 'a', '--json']],
+    ['snapshot_list', ['snapshot-list', '--json']],
     ['bench_result', ['bench', 'a', '--json']],
     ['revert_plan', ['snapshot-revert', 'a', '/dev/null', '--dry-run', '--json']],
     ['revert_result', ['snapshot-revert', 'a', '/dev/null', '--json']],
+    ['delete_plan', ['snapshot-delete', 'a', 'b', '--dry-run', '--json']],
+    ['delete_result', ['snapshot-delete', 'a', 'b', '--json']],
     ['recover_result', ['recover', '--json']],
   ])('has the keys of %s, and no others', async (type, args) => {
     const { message_type, ...message } = JSON.parse((await xlsnap(args)).stdout) as Record<string, unknown>;
@@ -75,6 +78,9 @@ describe('every key that is printed, at any depth, is described in docs/scriptin
     ['snapshot-revert', 'a', '/dev/null', '--json'],
     ['snapshot-create', 'a', '--json', '--name', '1'],
     ['recover', '--json'],
+    ['snapshot-list', '--json'],
+    ['snapshot-delete', 'a', 'b', '--dry-run', '--json'],
+    ['snapshot-delete', 'a', 'b', '--json'],
     ['doctor', '--json'],
   ])('%s %s %s', async (...args) => {
     const { stdout, stderr } = await xlsnap(args);

@@ -16,7 +16,9 @@ import type {
   RevertResult,
   SnapshotPlan,
 } from '../../../src/snapshot/api.ts';
-import type { Host } from '../../../src/snapshot/ports.ts';
+import type { DeletePlan, DeleteResult } from '../../../src/snapshot/delete/types.ts';
+import type { SnapshotList } from '../../../src/snapshot/list/list.ts';
+import type { Host, ImageHost } from '../../../src/snapshot/ports.ts';
 import type { DoctorReport } from '../../../src/toolstack/doctor/doctor.ts';
 import { benchResult } from '../bench/samples.ts';
 
@@ -101,6 +103,122 @@ export const revertResult: RevertResult = {
   totalSeconds: 3.4,
   kept: ['/d/b1.qcow2.kept'],
   warnings: ['config-changed: the configuration changed', 'a safety tag is left'],
+};
+
+export const deletePlan: DeletePlan = {
+  domain: 'guest1',
+  domid: 7,
+  snapshots: [
+    {
+      name: plan.name,
+      domain: 'guest1',
+      uuid: plan.uuid,
+      created: '2026-11-24T20:15:30.000Z',
+      memoryPath: plan.memoryPath,
+      files: [`${plan.memoryPath}.cfg`, plan.memoryPath, `${plan.memoryPath}.json`],
+      allocatedBytes: 201 * 2 ** 20,
+      disks: [
+        { kind: 'internal', vdev: 'xvda', image: '/d/a.qcow2', tag: plan.name, action: 'delete' },
+        {
+          kind: 'external',
+          vdev: 'xvdb',
+          base: '/d/b.raw',
+          overlay: '/d/b1.qcow2',
+          action: 'keep',
+          reason: 'domain guest1 (domid 7) uses /d/b1.qcow2, which depends on /d/b.raw',
+        },
+      ],
+    },
+  ],
+  refused: [
+    {
+      name: 'old',
+      created: '2026-11-23T20:15:30.000Z',
+      memoryPath: '/srv/old.save',
+      problems: [{ code: 'IMAGE_IN_USE', message: 'disk xvda: it is in use', hint: 'shut it down first' }],
+    },
+  ],
+  unfinished: ['/srv/half.save.journal'],
+  warnings: ['a journal cannot be read'],
+};
+
+export const deleteResult: DeleteResult = {
+  plan: { ...deletePlan, refused: [] },
+  finished: [
+    {
+      journal: '/srv/half.save.journal',
+      kind: 'delete',
+      outcome: 'deleted',
+      name: 'half',
+      domain: 'guest1',
+      undone: ['removed /srv/half.save'],
+    },
+  ],
+  phases: [{ name: 'delete', startSeconds: 0.1, seconds: 0.2 }],
+  totalSeconds: 0.3,
+  warnings: deletePlan.warnings,
+};
+
+const listed = {
+  description: '',
+  domain: 'guest1',
+  uuid: plan.uuid,
+  type: 'pvh',
+  fileBytes: 512 * 2 ** 20,
+  disks: plan.disks,
+} as const;
+
+export const snapshotList: SnapshotList = {
+  directories: ['/var/lib/xen/snapshots', '/srv'],
+  snapshots: [
+    {
+      ...listed,
+      name: 'gone',
+      created: '2026-11-23T20:15:30.000Z',
+      state: 'running',
+      memoryPath: '/srv/gone.save',
+      manifestPath: '/srv/gone.save.json',
+      revert: 'impossible',
+      problems: [{ code: 'NO_TAG', message: 'disk xvda: there is no such tag', hint: 'it has none' }],
+      risks: [],
+    },
+    {
+      ...listed,
+      name: plan.name,
+      created: '2026-11-24T20:15:30.000Z',
+      state: 'paused',
+      memoryPath: plan.memoryPath,
+      configPath: plan.configPath ?? '',
+      manifestPath: plan.manifestPath ?? '',
+      allocatedBytes: 201 * 2 ** 20,
+      revert: 'risky',
+      problems: [],
+      risks: [{ risk: 'base-written', message: '/d/b.raw was written to', vdev: 'xvdb' }],
+    },
+    {
+      ...listed,
+      name: 'new',
+      created: '2026-11-25T20:15:30.000Z',
+      state: 'running',
+      memoryPath: '/srv/new.save',
+      configPath: '/srv/new.save.cfg',
+      manifestPath: '/srv/new.save.json',
+      allocatedBytes: 300 * 1024,
+      disks: [],
+      revert: 'possible',
+      problems: [],
+      risks: [],
+    },
+  ],
+  damaged: [
+    {
+      name: 'torn',
+      domain: 'guest1',
+      memoryPath: '/srv/torn.save',
+      manifestPath: '/srv/torn.save.json',
+      message: 'the manifest /srv/torn.save.json is not JSON',
+    },
+  ],
 };
 
 export const doctorReport: DoctorReport = {
@@ -223,6 +341,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         },
       } as Partial<Host> as Host);
     },
+    openImages: () => Promise.resolve({ images: {} } as Partial<ImageHost> as ImageHost),
     runDoctor: () => Promise.resolve(world.doctor ?? doctorReport),
     loadCalls: () =>
       Promise.resolve({
@@ -230,6 +349,20 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
         createSnapshot: note('createSnapshot', createResult),
         planRevert: note('planRevert', revertPlan),
         revertSnapshot: note('revertSnapshot', revertResult),
+        snapshotNames: (_host, request) => {
+          calls.push({ name: 'snapshotNames', request });
+          return Promise.resolve(['new', 'before upgrade']);
+        },
+        listSnapshots: async (_host, request) => {
+          calls.push({ name: 'listSnapshots', request });
+          return world.calls?.listSnapshots?.(_host, request, {}) ?? snapshotList;
+        },
+        planDelete: note('planDelete', deletePlan),
+        deleteSnapshots: note('deleteSnapshots', deleteResult),
+        findSnapshotConfig: (_host, request) => {
+          calls.push({ name: 'findSnapshotConfig', request });
+          return Promise.resolve({ name: request.name, memoryPath: `/srv/${request.name}.save` });
+        },
         recoverSnapshot: note('recoverSnapshot', recoverResult),
         recoverAll: note('recoverAll', [recoverResult, revertRecovered]),
       }),

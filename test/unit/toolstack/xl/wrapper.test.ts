@@ -51,6 +51,8 @@ describe('an installed wrapper', () => {
   test.each([
     ['xlsnap', ['snapshot-create', 'guest 1', '--name', "it's"]],
     ['xlsnap', ['snapshot-revert', 'g', '/x y.cfg']],
+    ['xlsnap', ['snapshot-list', '--json']],
+    ['xlsnap', ['snapshot-delete', 'g', 'a b']],
     ['xl', ['list', '-l', '', '*', '$HOME']],
     ['xl', []],
     ['xl', ['-v', 'snapshot-create']],

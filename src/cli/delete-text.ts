@@ -1,0 +1,58 @@
+/** Texts that snapshot-delete prints. */
+import type { DeleteDisk, DeletePlan, DeleteResult, PlannedDelete } from '../snapshot/delete/types.ts';
+import { formatSize, plural } from './text.ts';
+
+/** What `snapshot-delete --dry-run` prints. */
+export function deletePlanText(plan: DeletePlan): string {
+  return [
+    ...plan.unfinished.map((path) => `First, the delete that was killed is finished: ${path}`),
+    plan.snapshots.length === 0 ? 'No snapshot would be deleted' : undefined,
+    ...plan.snapshots.flatMap((one) => [
+      `Snapshot "${one.name}" of ${one.domain} would be deleted`,
+      ...parts(one),
+    ]),
+    ...plan.refused.flatMap(({ name, problems }) => [
+      `Snapshot "${name}" cannot be deleted now`,
+      ...problems.map(({ message, hint }) => `  ${message}${hint === undefined ? '' : `: ${hint}`}`),
+    ]),
+    ...plan.warnings.map((warning) => `warning: ${warning}`),
+    'Dry run: nothing was changed.',
+  ]
+    .filter((line) => line !== undefined)
+    .join('\n');
+}
+
+/** The end of `snapshot-delete`. */
+export function deleteResultText({ plan, finished }: DeleteResult): string {
+  const { snapshots } = plan;
+  const lines = finished.flatMap(({ name, undone }) => [
+    `Snapshot "${name}": the delete that was killed is finished`,
+    ...undone.map((one) => `  ${one}`),
+  ]);
+  for (const one of snapshots) {
+    lines.push(`Snapshot "${one.name}" of ${one.domain} deleted`);
+    lines.push(...one.disks.map(disk).filter((line) => line !== undefined));
+  }
+  if (snapshots.length > 0) {
+    const bytes = snapshots.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0);
+    lines.push(`${plural(snapshots.length, 'snapshot')} deleted; the files took ${formatSize(bytes)}`);
+  }
+  return lines.length === 0 ? 'There was nothing to delete' : lines.join('\n');
+}
+
+function parts(one: PlannedDelete): readonly string[] {
+  return [
+    ...one.disks.map((each) =>
+      each.action === 'delete'
+        ? `  disk ${each.vdev}: tag "${each.tag}" of ${each.image}`
+        : `  disk ${each.vdev}: kept: ${each.reason ?? ''}`,
+    ),
+    ...one.files.map((path) => `  ${path}`),
+    `  the files take ${formatSize(one.allocatedBytes)}`,
+  ];
+}
+
+/** What is kept; deleted tags need no mention. */
+function disk(one: DeleteDisk): string | undefined {
+  return one.action === 'keep' ? `  disk ${one.vdev}: kept: ${one.reason ?? ''}` : undefined;
+}

@@ -1,0 +1,86 @@
+/** The text that snapshot-list prints. */
+import type { DamagedSnapshot, ListedSnapshot, SnapshotList } from '../snapshot/list/list.ts';
+import { describeRisk } from '../snapshot/risks.ts';
+import { formatSize, wrapText } from './text.ts';
+
+const HEADINGS = ['DOMAIN', 'NAME', 'CREATED', 'STATE', 'MEMORY', 'DISKS', 'REVERT'] as const;
+/** Between two columns. */
+const GAP = 2;
+const UNKNOWN = '?';
+
+const REVERT = { possible: 'yes', risky: 'risky', impossible: 'no' } as const;
+
+/**
+ * A table, newest last, with the reasons below each snapshot that cannot be reverted to as it is. Where it would be wider than
+ * the terminal, each snapshot gets lines of its own.
+ * @param columns of the terminal; `undefined` if there is none
+ */
+export function snapshotListText(list: SnapshotList, columns: number | undefined): string {
+  const { snapshots, damaged, directories } = list;
+  if (snapshots.length === 0 && damaged.length === 0) {
+    return `No snapshots in ${directories.join(', ')}. For another place: xlsnap snapshot-list --dir DIR`;
+  }
+  const rows = [...damaged.map(damagedRow), ...snapshots.map(row)];
+  const widths = HEADINGS.map((heading, at) =>
+    Math.max(heading.length, ...rows.map(({ cells }) => widthOf(cells[at] ?? ''))),
+  );
+  const total = widths.reduce((sum, width) => sum + width + GAP, -GAP);
+  const narrow = columns !== undefined && total > columns;
+  const lines = narrow ? [] : [tableLine(HEADINGS, widths)];
+  for (const { cells, reasons } of rows) {
+    lines.push(...(narrow ? blockLines(cells, columns) : [tableLine(cells, widths)]));
+    for (const reason of reasons) lines.push(wrapText(`  ${reason}`, columns));
+  }
+  return lines.join('\n');
+}
+
+interface Row {
+  readonly cells: readonly string[];
+  readonly reasons: readonly string[];
+}
+
+function row(one: ListedSnapshot): Row {
+  const { domain, name, created, state, allocatedBytes, disks, revert, problems, risks } = one;
+  const memory = allocatedBytes === undefined ? 'missing' : formatSize(allocatedBytes);
+  const kinds = disks.map(({ vdev, kind }) => `${vdev} ${kind}`).join(', ');
+  return {
+    cells: [domain, name, localTime(created), state, memory, kinds === '' ? 'none' : kinds, REVERT[revert]],
+    reasons: [
+      ...problems.map(({ message, hint }) => (hint === undefined ? message : `${message}: ${hint}`)),
+      ...risks.map(describeRisk),
+    ].flatMap((reason) => reason.split('\n')),
+  };
+}
+
+function damagedRow({ domain, name, message }: DamagedSnapshot): Row {
+  const cells = [domain ?? UNKNOWN, name, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, REVERT.impossible];
+  return { cells, reasons: [message] };
+}
+
+/** `2026-11-23 21:15:30`, in local time, as the default names have it. */
+function localTime(iso: string): string {
+  const time = new Date(iso);
+  if (Number.isNaN(time.getTime())) return UNKNOWN;
+  const two = (value: number): string => String(value).padStart(2, '0');
+  const date = [time.getFullYear(), two(time.getMonth() + 1), two(time.getDate())].join('-');
+  return `${date} ${[time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(':')}`;
+}
+
+function tableLine(cells: readonly string[], widths: readonly number[]): string {
+  return cells
+    .map((cell, at) => cell + ' '.repeat((widths[at] ?? 0) - widthOf(cell) + GAP))
+    .join('')
+    .trimEnd();
+}
+
+/** One snapshot, where there is no room for a table. */
+function blockLines(cells: readonly string[], columns: number): readonly string[] {
+  const [domain = '', name = '', ...rest] = cells;
+  const facts = rest.map((cell, at) => `${(HEADINGS[at + 2] ?? '').toLowerCase()}: ${cell}`);
+  return [`${domain} ${name}`, ...facts.map((fact) => `  ${fact}`)].map((line) => wrapText(line, columns));
+}
+
+/** Characters, not UTF-16's units. */
+function widthOf(text: string): number {
+  return [...text].length;
+}

@@ -1,0 +1,89 @@
+/** Finds snapshots by their manifests. Needs no Xen. */
+import { readdir, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { EnvironmentError, errnoCode } from '../core/errors.ts';
+import { type Manifest, ManifestError, readManifest } from './manifest.ts';
+import { manifestPathOf } from './names.ts';
+
+const ENDING = manifestPathOf('');
+/** End of a memory file's default name. */
+const MEMORY_ENDING = '.save';
+
+/** A snapshot by its manifest. */
+export interface FoundManifest {
+  /** The memory file that the manifest is beside; it need not exist. */
+  readonly memoryPath: string;
+  readonly manifest: Manifest;
+}
+
+/** A manifest that cannot be read as one. */
+export interface DamagedManifest {
+  readonly memoryPath: string;
+  readonly error: ManifestError;
+}
+
+export interface FoundManifests {
+  readonly found: readonly FoundManifest[];
+  readonly damaged: readonly DamagedManifest[];
+}
+
+/**
+ * Reads all manifests in some directories and in the directories right below them, each file once. Other files in JSON are
+ * left out, unless they are beside a memory file.
+ * @param directories absolute; one that does not exist has none
+ * @throws {EnvironmentError} If a directory cannot be read
+ */
+export async function findManifests(directories: Iterable<string>): Promise<FoundManifests> {
+  const found: FoundManifest[] = [];
+  const damaged: DamagedManifest[] = [];
+  for (const manifestPath of await manifestPaths(directories)) {
+    const memoryPath = manifestPath.slice(0, -ENDING.length);
+    try {
+      const manifest = await readManifest(manifestPath);
+      if (manifest !== undefined) found.push({ memoryPath, manifest });
+    } catch (error) {
+      if (!(error instanceof ManifestError)) throw error;
+      if (await isMemory(memoryPath)) damaged.push({ memoryPath, error });
+    }
+  }
+  return { found, damaged };
+}
+
+/** Sorts snapshots by their time of creation, newest last. */
+export function byAge(some: readonly FoundManifest[]): readonly FoundManifest[] {
+  const time = ({ manifest }: FoundManifest): number => Date.parse(manifest.created) || 0;
+  return [...some].sort((a, b) => time(a) - time(b) || (a.manifest.name < b.manifest.name ? -1 : 1));
+}
+
+/** The name that a snapshot without a readable manifest seems to have, from its file's. */
+export function nameOfFile(memoryPath: string): string {
+  return basename(memoryPath, MEMORY_ENDING);
+}
+
+async function manifestPaths(directories: Iterable<string>): Promise<Iterable<string>> {
+  const paths = new Set<string>();
+  for (const top of directories) {
+    const entries = await entriesOf(top);
+    const below = entries.filter((one) => one.isDirectory()).map(({ name }) => join(top, name));
+    for (const { name } of entries) if (name.endsWith(ENDING)) paths.add(join(top, name));
+    for (const directory of below) {
+      for (const { name } of await entriesOf(directory)) {
+        if (name.endsWith(ENDING)) paths.add(join(directory, name));
+      }
+    }
+  }
+  return paths;
+}
+
+async function entriesOf(directory: string) {
+  return await readdir(directory, { withFileTypes: true }).catch((cause: unknown) => {
+    if (['ENOENT', 'ENOTDIR'].includes(errnoCode(cause) ?? '')) return [];
+    throw new EnvironmentError('DIRECTORY', `cannot read the directory ${directory}`, { cause });
+  });
+}
+
+/** Tells whether something that is not a manifest has the place of one. */
+async function isMemory(path: string): Promise<boolean> {
+  if (path.endsWith(MEMORY_ENDING)) return true;
+  return (await stat(path).catch(() => undefined))?.isFile() === true;
+}

@@ -1,0 +1,219 @@
+/** Deletes snapshots: their tags, then their files. */
+import { rm } from 'node:fs/promises';
+import type { CallOptions } from '../../core/call-options.ts';
+import { PreflightError, RecoverError, throwIfAborted } from '../../core/errors.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import type { FoundManifest } from '../../memfile/find-manifests.ts';
+import type { RecoverResult } from '../api.ts';
+import { journalPathOf } from '../create/journal.ts';
+import { throwFindings } from '../create/plan.ts';
+import { lockIdentified } from '../domain-lock.ts';
+import { Phases } from '../phases.ts';
+import type { Host } from '../ports.ts';
+import { readJournal } from '../read-journal.ts';
+import { makeDeleteHead, openDeleteJournal } from './journal.ts';
+import { type DeleteTarget, describeProblem, examine, findDeleteTarget, refusedOf } from './plan.ts';
+import { recoverDelete } from './recover.ts';
+import { deleteActions, isUntouched, removeEmpty, syncRemoval } from './steps.ts';
+import type { DeletePlan, DeleteRequest, DeleteResult, PlannedDelete, RefusedDelete } from './types.ts';
+
+/** Plans what `deleteSnapshots` would do, and makes all its checks, without changing anything. Throws as it does. */
+export async function planDelete(
+  host: Host,
+  request: DeleteRequest,
+  options: CallOptions = {},
+): Promise<DeletePlan> {
+  return await makePlan(host, request, await findDeleteTarget(host, request), options);
+}
+
+/**
+ * Deletes snapshots of a domain, newest first: each one's tags, by the domain's own QEMU where it has the image open, then its
+ * cfgfile, memory file and manifest. The domain may run.
+ *
+ * Nothing is deleted that another snapshot, a domain or another program needs. Of external snapshots, base and overlay
+ * stay: they are the domain's disk. With `snapshots`, all of them can be deleted, or none is touched. With `keep`, those that can
+ * be are deleted, and the others are in the error.
+ *
+ * Each has a journal before anything of it goes. If it cannot be deleted completely, or this process is killed, the same
+ * request, or `recoverSnapshot` with its memory file, finishes that. Until then `listSnapshots` does not call it good.
+ *
+ * @throws what `planDelete` throws, before anything is changed
+ * @throws {PreflightError} NOT_ALL_DELETED with `keep`, if some cannot be deleted: `data` has `deleted` and `refused`
+ * @throws DiskError, OutputError, RecoverError, InterruptedError. `undoFailures` says which snapshot is deleted in part;
+ * those before it are gone, those after it are complete.
+ */
+export async function deleteSnapshots(
+  host: Host,
+  request: DeleteRequest,
+  options: CallOptions = {},
+): Promise<DeleteResult> {
+  const phases = new Phases(options);
+  await using locked = await lockIdentified(
+    phases,
+    host.toolstack,
+    () => findDeleteTarget(host, request),
+    'snapshot-delete',
+  ).catch(async (error: unknown) => {
+    throw await phases.fail(error);
+  });
+  const { keys } = locked;
+  const deleted: PlannedDelete[] = [];
+  try {
+    const finished = await finishFormer(host, locked.found, phases, options);
+    const done = finished.flatMap((one) => [one.name ?? '', one.journal.slice(0, -journalPathOf('').length)]);
+    const { plan, target } = await phases.run('check', async () => {
+      const found = await findDeleteTarget(host, request, done);
+      return { plan: await makePlan(host, request, found, options), target: found };
+    });
+    for (const warning of plan.warnings) phases.reporter.log('warning', warning);
+    const total = plan.snapshots.length;
+    for (const [at, { memoryPath }] of plan.snapshots.entries()) {
+      const found = target.snapshots.find((one) => one.memoryPath === memoryPath);
+      if (found === undefined) continue;
+      phases.reporter.progress({ phase: 'delete', done: at, total, unit: 'steps' });
+      deleted.push(
+        await phases.run('delete', () => deleteOne(host, found, { target, deleted, keys }, phases)),
+      );
+    }
+    if (plan.refused.length > 0) throw notAll(plan.refused, deleted);
+    return {
+      plan,
+      finished,
+      phases: phases.timings,
+      totalSeconds: phases.seconds,
+      warnings: plan.warnings,
+    };
+  } catch (error) {
+    throw await phases.fail(error);
+  }
+}
+
+/** Plans a delete of what was found. */
+async function makePlan(
+  host: Host,
+  request: DeleteRequest,
+  target: DeleteTarget,
+  options: CallOptions,
+): Promise<DeletePlan> {
+  const warnings: string[] = [];
+  const warn = (text: string): void => {
+    if (!warnings.includes(text)) warnings.push(text);
+  };
+  const planned: PlannedDelete[] = [];
+  const refused: RefusedDelete[] = [];
+  for (const one of target.snapshots) {
+    throwIfAborted(options.signal);
+    const examined = await examine(host, one, staying(target, planned, one), target.keys, warn);
+    if (examined.problems.length > 0) refused.push(refusedOf(examined));
+    else planned.push(examined.planned);
+  }
+  const domid = target.given.running?.domid;
+  if (request.keep === undefined) {
+    const several = target.snapshots.length > 1;
+    throwFindings(
+      refused.flatMap(({ name, problems }) =>
+        problems.map((one) => (several ? { ...one, message: `"${name}": ${one.message}` } : one)),
+      ),
+      domid,
+    );
+  }
+  return {
+    domain: request.domain,
+    domid,
+    snapshots: planned,
+    refused,
+    unfinished: target.unfinished.map(({ path }) => path),
+    warnings,
+  };
+}
+
+/** The snapshots that are there when one is deleted, once those before it are. */
+function staying(
+  { all }: DeleteTarget,
+  gone: readonly PlannedDelete[],
+  own: FoundManifest,
+): readonly FoundManifest[] {
+  return all.found.filter(
+    ({ memoryPath }) =>
+      memoryPath !== own.memoryPath && !gone.some((other) => other.memoryPath === memoryPath),
+  );
+}
+
+/** Finishes deletes that were killed. */
+async function finishFormer(
+  host: Host,
+  { unfinished }: DeleteTarget,
+  phases: Phases,
+  options: CallOptions,
+): Promise<readonly RecoverResult[]> {
+  const results: RecoverResult[] = [];
+  for (const { path } of unfinished) {
+    const result = await phases.run('recover', async () => {
+      const found = await readJournal(path);
+      return found?.kind === 'delete' ? await recoverDelete(host, found, options) : undefined;
+    });
+    if (result !== undefined) results.push(result);
+  }
+  return results;
+}
+
+/** Deletes one snapshot, after another look at it: those before it may have taken minutes. */
+async function deleteOne(
+  host: Host,
+  one: FoundManifest,
+  state: {
+    readonly target: DeleteTarget;
+    readonly deleted: readonly PlannedDelete[];
+    readonly keys: readonly string[];
+  },
+  phases: Phases,
+): Promise<PlannedDelete> {
+  const { target, deleted, keys } = state;
+  const examined = await examine(host, one, staying(target, deleted, one), keys, () => {});
+  throwFindings(examined.problems, target.given.running?.domid);
+  const { planned, tags, files } = examined;
+  const { memoryPath, name } = planned;
+  const path = journalPathOf(memoryPath);
+  const head = makeDeleteHead(planned, { memoryPath, keys, tags, files });
+  phases.checkpoint();
+  // One without a first line: its writer was killed before it had begun, since we hold the locks.
+  if ((await readJournal(path))?.kind === 'headless') await rm(path, { force: true });
+  const journal = await openDeleteJournal(head);
+  const forget = phases.onUndo(
+    `kept snapshot "${name}" as it was`,
+    `xlsnap recover ${shellQuote(memoryPath)}, or the same command again, deletes the rest`,
+    async () => {
+      // What was given up may still take effect.
+      if (phases.hanging === undefined && (await isUntouched(host, head))) {
+        await journal.remove();
+        return true;
+      }
+      await journal.keep();
+      throw new RecoverError('DELETED_IN_PART', 'it is deleted in part');
+    },
+  );
+  for (const { run } of deleteActions(host, head)) {
+    phases.checkpoint();
+    await run();
+  }
+  await syncRemoval(head);
+  await journal.remove();
+  forget();
+  await removeEmpty(host, head);
+  return planned;
+}
+
+function notAll(refused: readonly RefusedDelete[], deleted: readonly PlannedDelete[]): PreflightError {
+  const lines = refused.flatMap(({ name, problems }) =>
+    problems.map((one) => `  - "${name}": ${describeProblem(one)}`),
+  );
+  return new PreflightError(
+    'NOT_ALL_DELETED',
+    `${refused.length} of ${refused.length + deleted.length} snapshots cannot be deleted now:\n${lines.join('\n')}`,
+    {
+      phase: 'delete',
+      hint: deleted.length === 0 ? 'nothing has been changed' : 'the others have been deleted',
+      data: { deleted, refused },
+    },
+  );
+}

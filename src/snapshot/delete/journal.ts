@@ -1,0 +1,104 @@
+/**
+ * The journal of a delete, in the place of a create's: beside the memory file. Its first line says all that is to go, and is on
+ * disk before anything goes. A delete cannot be undone, so whoever finds the journal finishes it, by what still exists.
+ */
+import type { Fields } from '../../core/fields.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
+import {
+  type SnapshotDisk,
+  type TagIdentity,
+  toSnapshotDisk,
+  toTagIdentity,
+} from '../../memfile/manifest.ts';
+import { journalPathOf } from '../create/journal.ts';
+import {
+  checkPlace,
+  type FoundSteps,
+  Journal,
+  type JournalHead,
+  type JournalLines,
+  makeHead,
+  readHead,
+  toSteps,
+} from '../journal/file.ts';
+
+/** No step needs a note: what is left to do shows in what exists. Later versions may have some. */
+export type DeleteStep = { readonly step: never };
+
+/** A file that is to be removed, unless another has taken its place. */
+export interface DoomedFile {
+  readonly path: string;
+  readonly inode: number;
+}
+
+/** A tag that is to be deleted, unless another of its name has taken its place. */
+export type DoomedTag = Extract<SnapshotDisk, { kind: 'internal' }> & {
+  /** Absent for a snapshot of a version of xlsnap that noted none. */
+  readonly identity?: TagIdentity;
+};
+
+export interface DeleteHead extends JournalHead {
+  readonly kind: 'delete';
+  readonly memoryPath: string;
+  /** Names and uuids that are locked. */
+  readonly keys: readonly string[];
+  readonly tags: readonly DoomedTag[];
+  /** In this order. */
+  readonly files: readonly DoomedFile[];
+}
+
+export type DeleteJournal = Journal<DeleteStep>;
+
+/** Makes the first line. */
+export function makeDeleteHead(
+  snapshot: Pick<DeleteHead, 'name' | 'domain' | 'uuid'>,
+  doomed: Pick<DeleteHead, 'memoryPath' | 'keys' | 'tags' | 'files'>,
+): DeleteHead {
+  return { ...makeHead('delete', snapshot), ...doomed };
+}
+
+/**
+ * Creates the journal of a delete; it is on disk once this resolves.
+ * @throws {OutputError} If it already exists, or cannot be created
+ */
+export async function openDeleteJournal(head: DeleteHead): Promise<DeleteJournal> {
+  const { memoryPath } = head;
+  const journal = await Journal.create<DeleteStep>(journalPathOf(memoryPath), head, {
+    recover: memoryPath,
+    sync: true,
+  });
+  try {
+    await journal.synced();
+  } catch (error) {
+    await journal.remove();
+    throw error;
+  }
+  return journal;
+}
+
+/**
+ * Reads a journal.
+ * @throws {JournalError} If it is damaged, or not in its place
+ */
+export async function toDeleteJournal(
+  path: string,
+  lines: JournalLines,
+): Promise<FoundSteps<DeleteHead, DeleteStep>> {
+  const { common, fields } = readHead(path, lines.head, 'delete');
+  const head: DeleteHead = {
+    ...common,
+    memoryPath: fields.text('memoryPath'),
+    keys: fields.texts('keys'),
+    tags: fields.list('tags').map(toDoomedTag),
+    files: fields.list('files').map((file) => ({ path: file.text('path'), inode: file.count('inode') })),
+  };
+  await checkPlace(path, journalPathOf(head.memoryPath));
+  return { path, head, ...toSteps<DeleteStep>(lines, head, () => undefined) };
+}
+
+function toDoomedTag(fields: Fields): DoomedTag {
+  const disk = toSnapshotDisk(fields);
+  if (disk.kind !== 'internal') throw fields.error('kind', 'is not internal');
+  const identity = fields.optional('identity', (key) => toTagIdentity(fields.fields(key)));
+  return omitUndefined({ ...disk, identity });
+}

@@ -1,0 +1,356 @@
+/** The plan of a delete, with all its checks. */
+import { stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { SnapshotConfig } from '../../config/config.ts';
+import { DomainError, UsageError } from '../../core/errors.ts';
+import { exists } from '../../core/files.ts';
+import type { Problem } from '../../core/problem.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import {
+  byAge,
+  type FoundManifest,
+  type FoundManifests,
+  findManifests,
+} from '../../memfile/find-manifests.ts';
+import { type Manifest, readManifest, type SnapshotDisk } from '../../memfile/manifest.ts';
+import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
+import { journalPathOf } from '../create/journal.ts';
+import { asFinding } from '../create/plan.ts';
+import { truePath } from '../images/chain.ts';
+import { identifyFile, isSameFile, isSameTag } from '../images/identity.ts';
+import { JournalError } from '../journal/file.ts';
+import { searched } from '../list/list.ts';
+import { type GivenDomain, givenDomain, ofDomain } from '../list/match.ts';
+import { pickNamed } from '../list/named.ts';
+import { snapshotDirOf } from '../naming.ts';
+import type { Host } from '../ports.ts';
+import { readJournal } from '../read-journal.ts';
+import { imagesOf, relatedReverts } from '../revert/related.ts';
+import { type FoundDelete, findDeletes } from './find.ts';
+import type { DoomedFile, DoomedTag } from './journal.ts';
+import { findTag, usersOf } from './steps.ts';
+import type { DeleteDisk, DeleteRequest, PlannedDelete, RefusedDelete } from './types.ts';
+
+/** What a delete is about, by names and manifests alone. */
+export interface DeleteTarget {
+  readonly given: GivenDomain;
+  /** Newest first. */
+  readonly snapshots: readonly FoundManifest[];
+  /** Deletes of them that were killed, or are under way. */
+  readonly unfinished: readonly FoundDelete[];
+  /** Everything that was found. */
+  readonly all: FoundManifests;
+  /** What to lock. */
+  readonly keys: readonly string[];
+}
+
+/**
+ * Finds the snapshots that a request is about. Changes nothing.
+ * @param finished names and memory paths of those whose delete has been finished: they need not exist
+ * @throws UsageError, DomainError, ManifestError, EnvironmentError
+ */
+export async function findDeleteTarget(
+  host: Host,
+  request: DeleteRequest,
+  finished: readonly string[] = [],
+): Promise<DeleteTarget> {
+  checkRequest(request);
+  const given = await givenDomain(host, request.domain);
+  if (given.running?.domid === 0) {
+    throw new DomainError('DOMAIN_NOT_FOUND', 'dom0 has no snapshots', { domid: 0 });
+  }
+  const wanted = (request.snapshots ?? []).map(toWanted);
+  const paths = wanted.flatMap(({ path }) => (path === undefined ? [] : [path]));
+  const searchedToo = await searched(host, request.directories);
+  const directories = [...searchedToo, ...paths.map((path) => dirname(path))];
+  const all = await findManifests(directories);
+  const own = ofDomain(all.found, given.keys);
+  const deletes = (await findDeletes(directories)).filter(({ head }) =>
+    head.keys.some((key) => given.keys.includes(key)),
+  );
+  const unfinished: FoundDelete[] = [];
+  const snapshots: FoundManifest[] = [];
+  if (request.keep === undefined) {
+    for (const { name, path } of wanted) {
+      const begun = deletes.filter(({ head }) => head.name === name || head.memoryPath === path);
+      unfinished.push(...begun.filter((one) => !unfinished.includes(one)));
+      if (begun.length > 0 || finished.includes(name ?? path)) continue;
+      const found =
+        path === undefined
+          ? pickNamed({ domain: request.domain, name }, searchedToo, own, all.damaged)
+          : await ofPath(path, all, given, request);
+      if (!snapshots.includes(found)) snapshots.push(found);
+    }
+  } else {
+    unfinished.push(...deletes);
+    const begun = new Set(deletes.map(({ head }) => head.memoryPath));
+    const counted = byAge(own).filter(
+      ({ memoryPath, manifest }) => manifest.name.startsWith(request.prefix ?? '') && !begun.has(memoryPath),
+    );
+    snapshots.push(...counted.slice(0, Math.max(0, counted.length - request.keep)));
+  }
+  const keys = new Set([
+    ...given.keys,
+    ...snapshots.flatMap(({ manifest }) => [manifest.uuid, manifest.domain]),
+    ...unfinished.flatMap(({ head }) => head.keys),
+  ]);
+  return { given, snapshots: [...byAge(snapshots)].reverse(), unfinished, all, keys: [...keys] };
+}
+
+/** @throws UsageError */
+function checkRequest({ snapshots = [], keep, prefix }: DeleteRequest): void {
+  if (keep !== undefined && snapshots.length > 0) {
+    throw new UsageError('KEEP', 'give either names of snapshots or the number to keep, not both');
+  }
+  if (keep === undefined && snapshots.length === 0) {
+    throw new UsageError(
+      'KEEP',
+      'there is nothing to delete: give names of snapshots, or the number to keep',
+    );
+  }
+  if (keep !== undefined && !(Number.isSafeInteger(keep) && keep > 0)) {
+    throw new UsageError('KEEP', `${keep} is not a number of snapshots to keep`);
+  }
+  if (prefix !== undefined && keep === undefined) {
+    throw new UsageError('KEEP', 'a prefix is only for the number of snapshots to keep');
+  }
+}
+
+/** A snapshot by its name, or by the path of its memory file. */
+type Wanted =
+  | { readonly name: string; readonly path?: undefined }
+  | { readonly name?: undefined; readonly path: string };
+
+/** @throws UsageError */
+function toWanted(one: string | SnapshotConfig): Wanted {
+  if (typeof one === 'string') return { name: one };
+  const { memoryPath, name, source } = one;
+  if (memoryPath !== undefined) return { path: memoryPath };
+  if (name !== undefined) return { name };
+  throw new UsageError('NO_MEMORY_PATH', `${source ?? 'the cfgfile'} has neither a memory_path nor a name`, {
+    hint: 'give the cfgfile that snapshot-create wrote, or the name of the snapshot',
+  });
+}
+
+/** The snapshot that a cfgfile names, which must be of the domain. */
+async function ofPath(
+  memoryPath: string,
+  { found }: FoundManifests,
+  given: GivenDomain,
+  { domain }: DeleteRequest,
+): Promise<FoundManifest> {
+  const real = await truePath(memoryPath);
+  for (const one of found) {
+    if (one.memoryPath !== memoryPath && (await truePath(one.memoryPath)) !== real) continue;
+    if (ofDomain([one], given.keys).length > 0) return one;
+    const { name, uuid } = { name: one.manifest.domain, uuid: one.manifest.uuid };
+    throw new DomainError('OTHER_DOMAIN', `the snapshot is of domain ${name}, not of ${domain}`, {
+      hint: `use its name: ${name}`,
+      data: { stored: { name, uuid } },
+    });
+  }
+  // Why it cannot be read, if it is there.
+  await readManifest(manifestPathOf(memoryPath));
+  throw new UsageError('NO_SNAPSHOT', `there is no manifest ${manifestPathOf(memoryPath)}`, {
+    hint: 'without it nothing says what belongs to the snapshot: docs/howto/clean-up.md deletes one by hand',
+  });
+}
+
+/** One snapshot as it is now: what would be done, or why it cannot be. */
+export interface Examined {
+  readonly planned: PlannedDelete;
+  readonly tags: readonly DoomedTag[];
+  readonly files: readonly DoomedFile[];
+  /** Why it cannot be deleted; empty if it can. */
+  readonly problems: readonly Problem[];
+}
+
+/**
+ * Looks at a snapshot that is to be deleted. Changes nothing.
+ * @param others the snapshots that stay; they may need what this one has
+ * @param keys the names and uuids that are locked
+ */
+export async function examine(
+  host: Host,
+  { memoryPath, manifest }: FoundManifest,
+  others: readonly FoundManifest[],
+  keys: readonly string[],
+  warn: (message: string) => void,
+): Promise<Examined> {
+  const problems: Problem[] = [];
+  const { name, domain, uuid, created } = manifest;
+  if (await isUnfinished(journalPathOf(memoryPath))) {
+    problems.push({
+      code: 'UNFINISHED',
+      message: `a create of "${name}" was killed, or is under way`,
+      hint: `xlsnap recover ${shellQuote(memoryPath)} ends it`,
+    });
+  }
+  const subject = { keys: [uuid, domain], images: imagesOf(manifest.disks) };
+  for (const { path } of await relatedReverts(snapshotDirOf(host), subject, warn)) {
+    problems.push({
+      code: 'REVERT_UNFINISHED',
+      message: `a revert of ${domain} was killed, or is under way: its journal is ${path}`,
+      hint: `run that snapshot-revert again, or xlsnap recover ${shellQuote(path)}`,
+    });
+  }
+  const disks: DeleteDisk[] = [];
+  const tags: DoomedTag[] = [];
+  for (const disk of manifest.disks) {
+    await asFinding(problems, async () => {
+      if (disk.kind === 'external') disks.push(await externalDisk(host, disk));
+      else disks.push(await internalDisk(host, disk, manifest, others, keys, problems, tags));
+    });
+  }
+  const { files, allocatedBytes } = await filesOf(memoryPath);
+  const paths = files.map(({ path }) => path);
+  return {
+    planned: { name, domain, uuid, created, memoryPath, files: paths, allocatedBytes, disks },
+    tags,
+    files,
+    problems,
+  };
+}
+
+/** Tells whether a journal says that something was begun. One without a first line does not. */
+async function isUnfinished(path: string): Promise<boolean> {
+  try {
+    const journal = await readJournal(path);
+    return journal !== undefined && journal.kind !== 'headless';
+  } catch (error) {
+    if (error instanceof JournalError) return true;
+    throw error;
+  }
+}
+
+/** Says why a snapshot cannot be deleted. */
+export function refusedOf({ planned, problems }: Examined): RefusedDelete {
+  const { name, created, memoryPath } = planned;
+  return { name, created, memoryPath, problems };
+}
+
+type Internal = Extract<SnapshotDisk, { kind: 'internal' }>;
+type External = Extract<SnapshotDisk, { kind: 'external' }>;
+
+async function internalDisk(
+  host: Host,
+  disk: Internal,
+  manifest: Manifest,
+  others: readonly FoundManifest[],
+  keys: readonly string[],
+  problems: Problem[],
+  tags: DoomedTag[],
+): Promise<DeleteDisk> {
+  const { vdev, image, tag } = disk;
+  const keep = (reason: string): DeleteDisk => ({ ...disk, action: 'keep', reason });
+  const identity = identityOf(manifest, vdev);
+  const doomed: DoomedTag = { ...disk, ...(identity === undefined ? {} : { identity }) };
+  const info = await host.images.info(image, 'qcow2');
+  if (info === undefined) return keep(`the image ${image} no longer exists`);
+  if (!info.tags.includes(tag)) return keep(`${image} has no such tag any more`);
+  const there = findTag(info.snapshots, doomed);
+  if (there === undefined) return keep(`the tag in ${image} is a later one of the same name`);
+  for (const other of await disksOn(others, image, 'internal')) {
+    if (other.disk.kind !== 'internal' || other.disk.tag !== tag) continue;
+    const its = identityOf(other.manifest, other.disk.vdev);
+    if (its !== undefined && !isSameTag(its, there)) continue;
+    if (identity === undefined && its !== undefined) {
+      return keep(`the tag in ${image} belongs to snapshot "${other.manifest.name}" (${other.memoryPath})`);
+    }
+    problems.push({
+      code: 'SNAPSHOT_NEEDED',
+      message: `disk ${vdev}: the tag "${tag}" of ${image} also belongs to the snapshot ${other.memoryPath}`,
+      hint: 'is one a copy of the other? remove the files of the copy by hand',
+    });
+  }
+  const { user, own } = await usersOf(host, image, keys);
+  if (user !== undefined && own === undefined) {
+    problems.push({
+      code: 'IMAGE_IN_USE',
+      message: `disk ${vdev}: ${user.holder} uses ${user.path}${user.path === image ? '' : `, which depends on ${image}`}: its tag cannot be deleted`,
+      hint: 'shut it down first',
+    });
+  }
+  if (user === undefined) {
+    // Deleting a tag writes to the image, and then a revert could not tell that nothing else was written.
+    for (const other of await disksOn(others, image, 'external')) {
+      if (await isBaseLost(other)) continue;
+      problems.push({
+        code: 'SNAPSHOT_NEEDED',
+        message: `disk ${vdev}: ${image}, which would be written to, is the base of snapshot "${other.manifest.name}" (${other.memoryPath})`,
+        hint: 'delete that one first',
+      });
+    }
+  }
+  tags.push(doomed);
+  return { ...disk, action: 'delete' };
+}
+
+/** Base and overlay are the disk that the domain has now. */
+async function externalDisk(host: Host, { vdev, base, overlay }: External): Promise<DeleteDisk> {
+  const reason = !(await exists(overlay))
+    ? `the overlay ${overlay} no longer exists; its base is kept`
+    : await overlayReason(host, overlay, base);
+  return { kind: 'external', vdev, base, overlay, action: 'keep', reason };
+}
+
+async function overlayReason(host: Host, overlay: string, base: string): Promise<string> {
+  const { user } = await usersOf(host, overlay, []);
+  return user === undefined
+    ? `${overlay} has what was written since the snapshot, and depends on ${base}`
+    : `${user.holder} uses ${user.path}, which depends on ${base}`;
+}
+
+/** A disk of another snapshot. */
+interface OtherDisk extends FoundManifest {
+  readonly disk: SnapshotDisk;
+}
+
+/** Disks of other snapshots that need an image: as the place of their tag, or as their base. */
+async function disksOn(
+  others: readonly FoundManifest[],
+  image: string,
+  kind: SnapshotDisk['kind'],
+): Promise<readonly OtherDisk[]> {
+  const wanted = await truePath(image);
+  const found: OtherDisk[] = [];
+  for (const other of others) {
+    for (const disk of other.manifest.disks) {
+      if (disk.kind !== kind) continue;
+      const path = disk.kind === 'internal' ? disk.image : disk.base;
+      if ((await truePath(path)) === wanted) found.push({ ...other, disk });
+    }
+  }
+  return found;
+}
+
+/** Tells whether another snapshot's base has been written to already: nothing more can be spoilt. */
+async function isBaseLost({ manifest, disk }: OtherDisk): Promise<boolean> {
+  if (disk.kind !== 'external') return false;
+  const then = manifest.identities?.find(({ vdev }) => vdev === disk.vdev)?.base;
+  const now = await identifyFile(disk.base).catch(() => undefined);
+  return then !== undefined && now !== undefined && !isSameFile(then, now);
+}
+
+function identityOf({ identities = [] }: Manifest, vdev: string): DoomedTag['identity'] {
+  return identities.find((one) => one.vdev === vdev)?.tag;
+}
+
+async function filesOf(
+  memoryPath: string,
+): Promise<{ readonly files: readonly DoomedFile[]; readonly allocatedBytes: number }> {
+  const files: DoomedFile[] = [];
+  let allocatedBytes = 0;
+  for (const path of [configPathOf(memoryPath), memoryPath, manifestPathOf(memoryPath)]) {
+    const found = await stat(path).catch(() => undefined);
+    if (found === undefined) continue;
+    files.push({ path, inode: found.ino });
+    allocatedBytes += found.blocks * 512;
+  }
+  return { files, allocatedBytes };
+}
+
+/** Describes a problem in one line. */
+export function describeProblem({ message, hint }: Problem): string {
+  return hint === undefined ? message : `${message} (${hint})`;
+}

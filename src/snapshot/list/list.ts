@@ -1,0 +1,275 @@
+/** Lists snapshots, with what a revert to each would say now. Needs no running Xen. */
+import { stat } from 'node:fs/promises';
+import { basename, dirname, resolve } from 'node:path';
+import type { CallOptions } from '../../core/call-options.ts';
+import { EXIT, throwIfAborted, UsageError, XlsnapError } from '../../core/errors.ts';
+import { exists } from '../../core/files.ts';
+import type { Problem } from '../../core/problem.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
+import { findDamage } from '../../memfile/damage.ts';
+import {
+  byAge,
+  type DamagedManifest,
+  type FoundManifest,
+  type FoundManifests,
+  findManifests,
+  nameOfFile,
+} from '../../memfile/find-manifests.ts';
+import { domainIdentity } from '../../memfile/libxl-config.ts';
+import type { Manifest, SnapshotDisk } from '../../memfile/manifest.ts';
+import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
+import { readStoredConfig } from '../../memfile/verify.ts';
+import { journalPathOf } from '../create/journal.ts';
+import { asFinding } from '../create/plan.ts';
+import { snapshotDirOf } from '../naming.ts';
+import type { ImageHost, ImageInfo, Images } from '../ports.ts';
+import { checkDisksAtRest } from '../revert/plan.ts';
+import type { Risk } from '../risks.ts';
+import { keysOf, ofDomain } from './match.ts';
+
+export interface ListRequest {
+  /** Name or uuid of the only domain whose snapshots are listed. It need not run. */
+  readonly domain?: string;
+  /** More names and uuids of it: of the running domain that a domid stands for, for example. */
+  readonly keys?: readonly string[];
+  /** Where to look besides the host's own directory: there, and in the directories right below. */
+  readonly directories?: readonly string[];
+}
+
+/** What there is. */
+export interface SnapshotList {
+  /** Where it was looked for. */
+  readonly directories: readonly string[];
+  /** Newest last. */
+  readonly snapshots: readonly ListedSnapshot[];
+  /** Manifests that cannot be read. Of another domain only if nothing says whose they are. */
+  readonly damaged: readonly DamagedSnapshot[];
+}
+
+export interface ListedSnapshot {
+  readonly name: string;
+  readonly description: string;
+  readonly domain: string;
+  readonly uuid: string;
+  /** ISO 8601, UTC. */
+  readonly created: string;
+  readonly state: Manifest['state'];
+  readonly type: Manifest['type'];
+  readonly memoryPath: string;
+  /** Absent if there is no such file. */
+  readonly configPath?: string;
+  readonly manifestPath: string;
+  /** Length of the memory file by the manifest, in bytes. */
+  readonly fileBytes: number;
+  /** Bytes that the file system has allocated for it. Absent if it is missing. */
+  readonly allocatedBytes?: number;
+  readonly disks: readonly SnapshotDisk[];
+  /**
+   * `possible`: nothing that can be known without Xen prevents a revert. `risky`: it needs `accept` or `force`. `impossible`:
+   * it would be refused.
+   */
+  readonly revert: 'possible' | 'risky' | 'impossible';
+  /** Why it would be refused. */
+  readonly problems: readonly Problem[];
+  /** Why it would be risky. */
+  readonly risks: readonly Risk[];
+}
+
+/** A snapshot whose manifest cannot be read. */
+export interface DamagedSnapshot {
+  /** From the name of the file. */
+  readonly name: string;
+  /** By the memory file. Absent if that cannot be read either. */
+  readonly domain?: string;
+  readonly memoryPath: string;
+  readonly manifestPath: string;
+  /** What is wrong with it. */
+  readonly message: string;
+}
+
+/**
+ * Lists the snapshots that have a manifest in the host's directory and in others. For each, makes those checks of a revert
+ * that need neither Xen nor the whole memory file: its length and header, tags, base images, later snapshots. A revert also
+ * checks the file's checksums, the host, and the domain's configuration.
+ * @throws {UsageError} If one of the given directories does not exist
+ * @throws EnvironmentError, InterruptedError
+ */
+export async function listSnapshots(
+  host: ImageHost,
+  request: ListRequest = {},
+  options: CallOptions = {},
+): Promise<SnapshotList> {
+  const { directories, all, wanted, keys } = await findWanted(host, request);
+  const once: ImageHost = { ...place(host), images: remembering(host.images) };
+  const snapshots: ListedSnapshot[] = [];
+  for (const one of byAge(wanted)) {
+    throwIfAborted(options.signal);
+    snapshots.push(await listed(once, one, all));
+  }
+  return { directories, snapshots, damaged: await damagedOf(all.damaged, keys) };
+}
+
+/**
+ * The names of the snapshots, newest first, each once, without any check.
+ * @throws as `listSnapshots`
+ */
+export async function snapshotNames(host: ImageHost, request: ListRequest): Promise<readonly string[]> {
+  const { wanted } = await findWanted(host, request);
+  const names = byAge(wanted).map(({ manifest }) => manifest.name);
+  return [...new Set(names.reverse())];
+}
+
+async function findWanted(host: ImageHost, request: ListRequest) {
+  const directories = await searched(host, request.directories);
+  const all = await findManifests(directories);
+  const { domain } = request;
+  const keys = domain === undefined ? undefined : [...keysOf(domain, undefined), ...(request.keys ?? [])];
+  const wanted = keys === undefined ? all.found : ofDomain(all.found, keys);
+  return { directories, all, wanted, keys };
+}
+
+/**
+ * Where snapshots are looked for.
+ * @throws {UsageError} If one of the given directories does not exist
+ */
+export async function searched(
+  host: Pick<ImageHost, 'snapshotDir'>,
+  given: readonly string[] = [],
+): Promise<readonly string[]> {
+  for (const directory of given) {
+    if ((await stat(directory).catch(() => undefined))?.isDirectory() === true) continue;
+    throw new UsageError('NO_DIRECTORY', `there is no directory ${directory}`);
+  }
+  return [...new Set([snapshotDirOf(host), ...given.map((one) => resolve(one))])];
+}
+
+function place({ snapshotDir }: ImageHost): Pick<ImageHost, 'snapshotDir'> {
+  return snapshotDir === undefined ? {} : { snapshotDir };
+}
+
+async function listed(
+  host: ImageHost,
+  one: FoundManifest,
+  { found }: Pick<FoundManifests, 'found'>,
+): Promise<ListedSnapshot> {
+  const { memoryPath, manifest } = one;
+  const { name, description, domain, uuid, created, state, type, disks } = manifest;
+  const configPath = configPathOf(memoryPath);
+  const file = await stat(memoryPath).catch(() => undefined);
+  const { problems, risks } = await checkSnapshot(host, one, found);
+  return {
+    name,
+    description,
+    domain,
+    uuid,
+    created,
+    state,
+    type,
+    memoryPath,
+    ...((await exists(configPath)) ? { configPath } : {}),
+    manifestPath: manifestPathOf(memoryPath),
+    fileBytes: manifest.memory.bytes,
+    ...(file === undefined ? {} : { allocatedBytes: file.blocks * 512 }),
+    disks,
+    revert: problems.length > 0 ? 'impossible' : risks.length > 0 ? 'risky' : 'possible',
+    problems,
+    risks,
+  };
+}
+
+/** What a revert to a snapshot would say, as far as it can be known without Xen and without reading all of its memory. */
+async function checkSnapshot(
+  host: ImageHost,
+  { memoryPath, manifest }: FoundManifest,
+  all: readonly FoundManifest[],
+): Promise<{ readonly problems: readonly Problem[]; readonly risks: readonly Risk[] }> {
+  const problems: Problem[] = [];
+  if (await exists(journalPathOf(memoryPath))) {
+    problems.push({
+      code: 'UNFINISHED',
+      message: 'a create or delete of it was killed, or is under way',
+      hint: `xlsnap recover ${shellQuote(memoryPath)} ends it`,
+    });
+  }
+  if (!(await exists(memoryPath))) {
+    problems.push({ code: 'NO_MEMORY_FILE', message: `its memory file ${memoryPath} is missing` });
+    return { problems, risks: [] };
+  }
+  const { memory } = manifest;
+  await tried(problems, async () => {
+    for (const { code, message } of await findDamage(memoryPath, { memory })) {
+      problems.push({ code, message });
+    }
+  });
+  const risks: Risk[] = [];
+  await tried(problems, async () => {
+    const config = await readStoredConfig(memoryPath);
+    const disks = await checkDisksAtRest(host, { memoryPath, config, manifest }, all);
+    problems.push(...disks.findings);
+    risks.push(...disks.risks);
+  });
+  return { problems, risks };
+}
+
+/** Runs a check of one snapshot. What it cannot find out is a problem of that one, and does not end the list. */
+async function tried(problems: Problem[], check: () => Promise<void>): Promise<void> {
+  await asFinding(problems, async () => {
+    try {
+      await check();
+    } catch (error) {
+      if (error instanceof XlsnapError) throw error;
+      throw new CheckError('UNREADABLE', 'it cannot be checked', { cause: error });
+    }
+  });
+}
+
+/** An error of the file system about one snapshot. */
+class CheckError extends XlsnapError {
+  readonly exitCode = EXIT.format;
+}
+
+async function damagedOf(
+  damaged: readonly DamagedManifest[],
+  keys: readonly string[] | undefined,
+): Promise<readonly DamagedSnapshot[]> {
+  const list: DamagedSnapshot[] = [];
+  for (const { memoryPath, error } of damaged) {
+    const identity = await identityOf(memoryPath);
+    // By default, a domain's directory has its uuid for a name.
+    const known = [identity?.name, identity?.uuid, basename(dirname(memoryPath))];
+    const unknown = identity === undefined && !/^[0-9a-f-]{36}$/.test(known[2] ?? '');
+    if (keys !== undefined && !unknown && !known.some((key) => key !== undefined && keys.includes(key))) {
+      continue;
+    }
+    list.push({
+      name: nameOfFile(memoryPath),
+      ...(identity === undefined ? {} : { domain: identity.name }),
+      memoryPath,
+      manifestPath: manifestPathOf(memoryPath),
+      message: error.message,
+    });
+  }
+  return list;
+}
+
+/** Whose memory it is; `undefined` for a file that is missing or is not a memory file. */
+async function identityOf(memoryPath: string): Promise<{ name: string; uuid: string } | undefined> {
+  try {
+    return domainIdentity(await readStoredConfig(memoryPath));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Asks for each image once: many snapshots may be in one. */
+function remembering(images: Pick<Images, 'info'>): Pick<Images, 'info'> {
+  const known = new Map<string, Promise<ImageInfo | undefined>>();
+  return {
+    info(path, format) {
+      const key = `${format}:${path}`;
+      const asked = known.get(key) ?? images.info(path, format);
+      known.set(key, asked);
+      return asked;
+    },
+  };
+}

@@ -1,0 +1,8 @@
+/** The part of this machine that `listSnapshots` needs. */
+import type { ImageHost } from '../snapshot/ports.ts';
+import { QemuImages } from './qemu/images.ts';
+
+/** Makes the host of image files, by qemu-img. It works on any machine, without Xen. */
+export function imageHost(options: { readonly signal?: AbortSignal } = {}): ImageHost {
+  return { images: new QemuImages(options) };
+}

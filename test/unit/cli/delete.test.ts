@@ -1,0 +1,101 @@
+import { describe, expect, test } from 'vitest';
+import { PreflightError } from '../../../src/core/errors.ts';
+import { deletePlan, deleteResult, xlsnap } from './support.ts';
+
+describe('snapshot-delete', () => {
+  test('names', async () => {
+    const { calls, code, opened, closed } = await xlsnap(['snapshot-delete', 'guest1', 'a', 'b']);
+    expect(calls).toEqual([
+      { name: 'deleteSnapshots', request: { domain: 'guest1', snapshots: ['a', 'b'] } },
+    ]);
+    expect({ code, opened, closed }).toEqual({ code: 0, opened: 1, closed: 1 });
+  });
+
+  test('a cfgfile', async () => {
+    const { calls } = await xlsnap(['snapshot-delete', 'guest1', '/dev/null', 'a']);
+    expect(calls[0]?.request).toEqual({ domain: 'guest1', snapshots: [{ source: '/dev/null' }, 'a'] });
+    expect((await xlsnap(['snapshot-delete', 'guest1', '/nonexistent'])).code).toBe(3);
+  });
+
+  test('--keep, --prefix and --dir', async () => {
+    const args = ['snapshot-delete', '7', '--keep', '3', '--prefix', 'n-', '--dir', '/a', '--dir', '/b'];
+    const { calls } = await xlsnap(args);
+    expect(calls[0]?.request).toEqual({
+      domain: '7',
+      snapshots: [],
+      keep: 3,
+      prefix: 'n-',
+      directories: ['/a', '/b'],
+    });
+  });
+
+  test.each([
+    ['--keep', '0'],
+    ['--keep', 'x'],
+    ['--prefix', ''],
+  ])('%s %j is refused', async (...args) => {
+    const { code, calls } = await xlsnap(['snapshot-delete', 'guest1', ...args]);
+    expect({ code, calls }).toEqual({ code: 2, calls: [] });
+  });
+
+  test('--dry-run says what would go and what not, and deletes nothing', async () => {
+    const { stdout, calls } = await xlsnap(['snapshot-delete', 'guest1', 'a', '--dry-run']);
+    expect(calls.map(({ name }) => name)).toEqual(['planDelete']);
+    const path = '/var/lib/xen/snapshots/u/before upgrade.save';
+    expect(stdout.split('\n')).toEqual([
+      'First, the delete that was killed is finished: /srv/half.save.journal',
+      'Snapshot "before upgrade" of guest1 would be deleted',
+      '  disk xvda: tag "before upgrade" of /d/a.qcow2',
+      '  disk xvdb: kept: domain guest1 (domid 7) uses /d/b1.qcow2, which depends on /d/b.raw',
+      `  ${path}.cfg`,
+      `  ${path}`,
+      `  ${path}.json`,
+      '  the files take 201 MiB',
+      'Snapshot "old" cannot be deleted now',
+      '  disk xvda: it is in use: shut it down first',
+      'warning: a journal cannot be read',
+      'Dry run: nothing was changed.',
+      '',
+    ]);
+  });
+
+  test('says what was deleted, and what was kept', async () => {
+    const { stdout, stderr } = await xlsnap(['snapshot-delete', 'guest1', 'a']);
+    expect(stdout.split('\n')).toEqual([
+      'Snapshot "half": the delete that was killed is finished',
+      '  removed /srv/half.save',
+      'Snapshot "before upgrade" of guest1 deleted',
+      '  disk xvdb: kept: domain guest1 (domid 7) uses /d/b1.qcow2, which depends on /d/b.raw',
+      '1 snapshot deleted; the files took 201 MiB',
+      '',
+    ]);
+    expect(stderr).toBe('warning: a journal cannot be read\n');
+  });
+
+  test('says that there was nothing', async () => {
+    const nothing = { ...deleteResult, finished: [], plan: { ...deletePlan, snapshots: [] } };
+    const calls = { deleteSnapshots: () => Promise.resolve(nothing) };
+    const { stdout } = await xlsnap(['snapshot-delete', 'guest1', '--keep', '3'], { calls });
+    expect(stdout).toBe('There was nothing to delete\n');
+  });
+
+  test('--json prints one line', async () => {
+    const { stdout } = await xlsnap(['snapshot-delete', 'guest1', 'a', '--json']);
+    expect(stdout.trimEnd().split('\n')).toHaveLength(1);
+    expect(JSON.parse(stdout)).toMatchObject({
+      message_type: 'delete_result',
+      plan: { snapshots: [{ memory_path: deletePlan.snapshots[0]?.memoryPath }] },
+      finished: [{ outcome: 'deleted' }],
+    });
+  });
+
+  test('an error has its exit code', async () => {
+    const error = new PreflightError('SNAPSHOT_NEEDED', 'it is needed', { hint: 'delete that one first' });
+    const calls = { deleteSnapshots: () => Promise.reject(error) };
+    const { code, stderr } = await xlsnap(['snapshot-delete', 'guest1', 'a'], { calls });
+    expect({ code, stderr }).toEqual({
+      code: 5,
+      stderr: 'error: it is needed\n  next: delete that one first\n',
+    });
+  });
+});

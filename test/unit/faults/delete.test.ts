@@ -1,0 +1,276 @@
+/**
+ * Whatever port call of a delete fails, is interrupted or hangs, and wherever its process is killed: a snapshot that is listed
+ * as good is complete, and the same command, or recover, deletes the rest.
+ */
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { afterAll, describe, expect, it } from 'vitest';
+import { InterruptedError, type XlsnapError } from '../../../src/core/errors.ts';
+import { createSnapshot } from '../../../src/snapshot/create/create.ts';
+import { deleteSnapshots } from '../../../src/snapshot/delete/delete.ts';
+import { listSnapshots } from '../../../src/snapshot/list/list.ts';
+import { recoverAll } from '../../../src/snapshot/recover.ts';
+import { FakeGuest } from '../../../src/testing/fake-guest.ts';
+import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
+import {
+  type DiskKind,
+  failure,
+  fastDirectory,
+  filesOf,
+  forEachOf,
+  killed,
+  snapshotConfig,
+} from '../../support/scene.ts';
+
+const DISKS: readonly (readonly [disks: readonly DiskKind[], running: boolean])[] = [
+  [[], true],
+  [['internal'], true],
+  [['internal'], false],
+  [['external'], true],
+  [['internal', 'internal'], true],
+  [['internal', 'external'], false],
+];
+
+let count = 0;
+afterAll(() => console.log(`  ${count} faults were planted in deletes`));
+
+/** A host with two snapshots, the older of which is to be deleted. */
+class Scene implements Disposable {
+  readonly host: FakeHost;
+  readonly files: Record<string, string>;
+  readonly memoryPath: string;
+  readonly contents: readonly string[];
+
+  private constructor(host: FakeHost, memoryPath: string) {
+    this.host = host;
+    this.memoryPath = memoryPath;
+    this.files = filesOf(host.directory);
+    this.contents = this.#contents();
+    host.calls.length = 0;
+  }
+
+  static async make(kinds: readonly DiskKind[], running: boolean): Promise<Scene> {
+    const directory = fastDirectory('xlsnap-faults-');
+    const guest = new FakeGuest(new Uint8Array(24).fill(15, 20));
+    guest.maxBatch = 32;
+    const disks = kinds.map((_, i) => ({ vdev: `xvd${'ab'[i]}` }));
+    const host = new FakeHost({ directory, guest, disks });
+    host.write('at the first');
+    const config = snapshotConfig('s1', directory, kinds);
+    const { plan } = await createSnapshot(host, { domain: 'guest1', config, sync: false });
+    host.write('later');
+    await createSnapshot(host, {
+      domain: 'guest1',
+      config: snapshotConfig(
+        's2',
+        directory,
+        kinds.map(() => 'internal'),
+      ),
+      sync: false,
+    });
+    host.write('now');
+    if (!running) host.own.end();
+    return new Scene(host, plan.memoryPath);
+  }
+
+  delete(limits = {}) {
+    return deleteSnapshots(this.host, { domain: 'guest1', snapshots: ['s1'] }, limits);
+  }
+
+  #paths(): string[] {
+    return Object.keys(this.files).filter((path) => /\.(img|qcow2)$/.test(path));
+  }
+
+  /** What is in all images, tags aside. */
+  #contents(): readonly string[] {
+    return this.#paths().map((path) => `${path}: ${contentOf(path)}`);
+  }
+
+  tags(name: string): number {
+    return this.#paths().filter((path) => name in readImage(path).tags).length;
+  }
+
+  /** No data of a guest changes, and the other snapshot is as good as before. */
+  async expectOthers(where: string): Promise<void> {
+    expect(this.#contents(), where).toEqual(this.contents);
+    const { snapshots } = await listSnapshots(this.host);
+    expect(
+      snapshots.find(({ name }) => name === 's2'),
+      where,
+    ).toMatchObject({ revert: 'possible' });
+    expect(this.host.locked, where).toBe(false);
+  }
+
+  async expectGone(where: string): Promise<void> {
+    await this.expectOthers(where);
+    for (const end of ['', '.cfg', '.json', '.journal']) {
+      expect(existsSync(`${this.memoryPath}${end}`), `${where}: ${end}`).toBe(false);
+    }
+    expect(this.tags('s1'), where).toBe(0);
+    const { snapshots } = await listSnapshots(this.host);
+    expect(
+      snapshots.map(({ name }) => name),
+      where,
+    ).toEqual(['s2']);
+  }
+
+  /** It is listed as good only if all of it is there. */
+  async expectTrueList(where: string): Promise<'whole' | 'begun' | 'gone'> {
+    await this.expectOthers(where);
+    const { snapshots } = await listSnapshots(this.host);
+    const found = snapshots.find(({ name }) => name === 's1');
+    if (found === undefined) return 'gone';
+    // An older snapshot below a later one is risky, with nothing of it missing.
+    if (found.problems.length > 0) return 'begun';
+    expect(filesOf(this.host.directory), where).toEqual(this.files);
+    return 'whole';
+  }
+
+  [Symbol.dispose](): void {
+    expect(this.host.harm).toEqual([]);
+    rmSync(this.host.directory, { recursive: true });
+  }
+}
+
+type How = 'fails' | 'is interrupted' | 'hangs and is interrupted';
+
+const cases = DISKS.map(([disks, running]) => {
+  const how = disks.length === 0 ? 'no disks' : disks.join(' and ');
+  return [how, running ? 'running' : 'down', disks, running] as const;
+});
+
+/** Every port call of a delete that goes well, in order. */
+async function callsOf(disks: readonly DiskKind[], running: boolean): Promise<readonly string[]> {
+  using scene = await Scene.make(disks, running);
+  await scene.delete();
+  const calls = [...scene.host.calls];
+  await scene.expectGone('without a fault');
+  expect(calls.length).toBeGreaterThan(3);
+  return calls;
+}
+
+describe.each(cases)('a delete of a snapshot with %s, the domain %s,', (_how, _state, disks, running) => {
+  it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
+    'that %s in any port call leaves no snapshot that only looks complete, and can be done again',
+    async (how) => {
+      await forEachOf((await callsOf(disks, running)).entries(), async ([at, name]) => {
+        using scene = await Scene.make(disks, running);
+        await oneFault(scene, how, at, `${how} in call ${at}, ${name}`);
+        count++;
+      });
+    },
+  );
+
+  it.each(['before', 'after'] as const)(
+    'whose process is killed %s any port call takes effect is finished by recover, or by the same command',
+    async (when) => {
+      await forEachOf((await callsOf(disks, running)).entries(), async ([at, name]) => {
+        for (const first of ['recover', 'the same command']) {
+          using scene = await Scene.make(disks, running);
+          const where = `killed ${when} call ${at}, ${name}; then ${first}`;
+          const bury = await killed(scene.host, when, at, () => scene.delete());
+          const state = await scene.expectTrueList(where);
+          if (first === 'recover') await expectRecovered(scene, state, where);
+          else await scene.delete();
+          await scene.expectGone(where);
+          const files = filesOf(scene.host.directory);
+          await bury();
+          expect(filesOf(scene.host.directory), where).toEqual(files);
+          count++;
+        }
+      });
+    },
+  );
+
+  it('whose process is killed between any two files is finished by recover, or by the same command', async () => {
+    const ends = ['.cfg', '', '.json'];
+    const calls = (await callsOf(disks, running)).length;
+    for (const [gone, first] of ends.flatMap((_, i) => [
+      [i + 1, 'recover'] as const,
+      [i + 1, 'the same command'] as const,
+    ])) {
+      using scene = await Scene.make(disks, running);
+      const where = `${gone} files are gone; then ${first}`;
+      // The last port call has taken effect, and nothing behind it.
+      const bury = await killed(scene.host, 'after', calls - 1, () => scene.delete());
+      if (!existsSync(`${scene.memoryPath}.journal`)) {
+        // Without disks that have something to delete, no port call follows the journal's creation.
+        expect(disks.includes('internal'), where).toBe(false);
+        await bury();
+        continue;
+      }
+      for (const end of ends.slice(0, gone)) rmSync(`${scene.memoryPath}${end}`);
+      expect(await scene.expectTrueList(where)).not.toBe('whole');
+      if (first === 'recover') await recoverAll(scene.host);
+      else await scene.delete();
+      await scene.expectGone(where);
+      await bury();
+      count++;
+    }
+  });
+});
+
+async function expectRecovered(
+  scene: Scene,
+  state: 'whole' | 'begun' | 'gone',
+  where: string,
+): Promise<void> {
+  const { host } = scene;
+  const results = await recoverAll(host);
+  if (state === 'whole') {
+    expect(results, where).toEqual([]);
+    await scene.delete();
+    return;
+  }
+  expect(results, where).toMatchObject([
+    { kind: 'delete', outcome: 'deleted', name: 's1', domain: 'guest1' },
+  ]);
+  await scene.expectGone(where);
+  expect(await recoverAll(host), where).toEqual([]);
+  expect((await failure(scene.delete())).code, where).toBe('NO_SNAPSHOT');
+}
+
+async function oneFault(scene: Scene, how: How, at: number, where: string): Promise<void> {
+  const { host } = scene;
+  const abort = new AbortController();
+  let call = 0;
+  let release = (): void => {};
+  host.fault = (name) => {
+    if (call++ !== at) return;
+    if (how === 'fails') throw new Error(`planted in ${name}`);
+    abort.abort();
+    if (how === 'is interrupted') return;
+    return new Promise<never>((_, reject) => {
+      release = () => reject(new Error('it hung'));
+    });
+  };
+  const limits =
+    how === 'hangs and is interrupted'
+      ? { signal: abort.signal, graceMs: 2, undoTimeoutMs: 300 }
+      : { signal: abort.signal };
+  let error: XlsnapError | undefined;
+  try {
+    error = await scene.delete(limits).then(
+      () => undefined,
+      (problem: XlsnapError) => problem,
+    );
+  } finally {
+    host.fault = () => {};
+    release();
+  }
+  const state = await scene.expectTrueList(where);
+  if (error === undefined) {
+    await scene.expectGone(where);
+    return;
+  }
+  if (how === 'fails') expect(`${error.message} ${String(error.cause)}`, where).toContain('planted');
+  else expect(error, where).toBeInstanceOf(InterruptedError);
+  // An error that leaves something says how to delete the rest, and one that does not leaves all as before.
+  if (state === 'whole') {
+    if (how !== 'hangs and is interrupted') expect(error.undoFailures, where).toEqual([]);
+  } else {
+    expect(error.undoFailures.join(), where).toContain(`xlsnap recover ${scene.memoryPath}`);
+    expect(readFileSync(`${scene.memoryPath}.journal`, 'utf8'), where).toContain('"kind":"delete"');
+  }
+  await scene.delete();
+  await scene.expectGone(where);
+}

@@ -1,0 +1,415 @@
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { parseConfig } from '../../../../src/config/parse.ts';
+import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
+import { deleteSnapshots, planDelete } from '../../../../src/snapshot/delete/delete.ts';
+import type { DeleteRequest } from '../../../../src/snapshot/delete/types.ts';
+import { listSnapshots } from '../../../../src/snapshot/list/list.ts';
+import { revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
+import { contentOf, FAKE_UUID, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
+import { type DiskKind, failure, fastDirectory, filesOf, snapshotConfig } from '../../../support/scene.ts';
+
+let host: FakeHost;
+
+beforeEach(() => {
+  host = new FakeHost({ directory: fastDirectory('xlsnap-delete-') });
+});
+
+afterEach(() => {
+  expect(host.harm).toEqual([]);
+  expect(host.locked).toBe(false);
+  rmSync(host.directory, { recursive: true, force: true });
+});
+
+const image = (): string => `${host.directory}/xvda.img`;
+const tags = (path = image()): string[] => Object.keys(readImage(path).tags);
+const remove = (...snapshots: string[]) => deleteSnapshots(host, { domain: 'guest1', snapshots });
+const refusal = (request: Partial<DeleteRequest>) =>
+  failure(deleteSnapshots(host, { domain: 'guest1', ...request }));
+
+/** A snapshot whose time of creation is later than that of those before it. */
+let second = 0;
+async function take(name: string, kind: DiskKind = 'internal'): Promise<string> {
+  const config = kind === 'internal' ? undefined : snapshotConfig(name, host.directory, [kind]);
+  const request = { domain: 'guest1', sync: false, ...(config === undefined ? { name } : { config }) };
+  const { memoryPath } = (await createSnapshot(host, request)).plan;
+  editManifest(memoryPath, (manifest) => {
+    manifest['created'] = new Date(Date.UTC(2026, 0, 1) + 1000 * second++).toISOString();
+  });
+  return memoryPath;
+}
+
+function editManifest(memoryPath: string, change: (manifest: Record<string, unknown>) => void): void {
+  const path = `${memoryPath}.json`;
+  const manifest = JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>;
+  change(manifest);
+  writeFileSync(path, JSON.stringify(manifest));
+}
+
+async function names(): Promise<string[]> {
+  return (await listSnapshots(host)).snapshots.map(({ name, revert }) => `${name} ${revert}`);
+}
+
+const down = (): void => host.own.end();
+
+describe('an internal snapshot', () => {
+  test.each([true, false])('goes completely (the domain runs: %s)', async (runs) => {
+    host.write('at start');
+    const path = await take('s1');
+    const before = readImage(image()).content;
+    if (!runs) down();
+    host.calls.length = 0;
+    const { plan, finished, warnings } = await remove('s1');
+    expect(plan).toMatchObject({
+      domain: 'guest1',
+      domid: runs ? 7 : undefined,
+      snapshots: [
+        {
+          name: 's1',
+          memoryPath: path,
+          files: [`${path}.cfg`, path, `${path}.json`],
+          disks: [{ kind: 'internal', vdev: 'xvda', image: image(), tag: 's1', action: 'delete' }],
+        },
+      ],
+      refused: [],
+      unfinished: [],
+    });
+    expect({ finished, warnings }).toEqual({ finished: [], warnings: [] });
+    expect(Object.keys(filesOf(host.directory))).toEqual([image()]);
+    expect(readImage(image())).toMatchObject({ content: before, tags: {} });
+    // By the domain's own QEMU, or by qemu-img, and never by the other.
+    expect(host.calls.includes('undoSnapshots')).toBe(runs);
+    expect(host.calls.includes('deleteTag')).toBe(!runs);
+  });
+
+  test('is named by its cfgfile too, and twice is once', async () => {
+    const path = await take('s1');
+    const config = parseConfig(readFileSync(`${path}.cfg`, 'utf8'), `${path}.cfg`);
+    const { plan } = await deleteSnapshots(host, { domain: 'guest1', snapshots: [config, 's1', config] });
+    expect(plan.snapshots).toHaveLength(1);
+    expect(await names()).toEqual([]);
+  });
+
+  test('is found under the uuid that the domain had then', async () => {
+    await take('s1');
+    host.recreate();
+    await remove('s1');
+    expect(tags()).toEqual([]);
+    expect(existsSync(join(host.directory, FAKE_UUID))).toBe(false);
+  });
+
+  test('goes without its image, its tag or its cfgfile', async () => {
+    for (const name of ['a', 'b', 'c']) await take(name);
+    down();
+    rmSync(join(host.directory, FAKE_UUID, 'c.save.cfg'));
+    writeImage(image(), { ...readImage(image()), tags: { a: 'x', c: 'x' } });
+    const { plan } = await remove('b');
+    expect(plan.snapshots[0]?.disks).toMatchObject([
+      { action: 'keep', reason: `${image()} has no such tag any more` },
+    ]);
+    rmSync(image());
+    await remove('c', 'a');
+    expect(filesOf(host.directory)).toEqual({});
+  });
+
+  test('leaves a tag of its name that was taken later', async () => {
+    const path = await take('s1');
+    const moved = join(host.directory, 'moved.save');
+    for (const end of ['', '.cfg', '.json']) renameSync(`${path}${end}`, `${moved}${end}`);
+    const now = readImage(image());
+    writeImage(image(), { ...now, tags: {} });
+    await take('s1');
+    const config = { memoryPath: moved };
+    const { plan } = await deleteSnapshots(host, { domain: 'guest1', snapshots: [config] });
+    expect(plan.snapshots[0]?.disks).toMatchObject([{ action: 'keep' }]);
+    expect(tags()).toEqual(['s1']);
+    expect(await names()).toEqual(['s1 possible']);
+  });
+
+  test('leaves the directory of the domain while there is something in it', async () => {
+    const path = await take('s1');
+    await take('s2');
+    await remove('s1');
+    expect(await names()).toEqual(['s2 possible']);
+    writeFileSync(`${path}.note`, '');
+    await remove('s2');
+    expect(existsSync(`${path}.note`)).toBe(true);
+  });
+});
+
+describe('an external snapshot', () => {
+  test.each([true, false])(
+    'loses its memory; base and overlay are kept (the domain runs: %s)',
+    async (runs) => {
+      host.write('before');
+      const path = await take('e1', 'external');
+      host.write('after');
+      if (!runs) down();
+      const overlay = `${host.directory}/e1-xvda.qcow2`;
+      const before = filesOf(host.directory);
+      const { plan } = await remove('e1');
+      expect(plan.snapshots[0]?.disks).toEqual([
+        {
+          kind: 'external',
+          vdev: 'xvda',
+          base: image(),
+          overlay,
+          action: 'keep',
+          reason: runs
+            ? `domain guest1 (domid 7) uses ${overlay}, which depends on ${image()}`
+            : `${overlay} has what was written since the snapshot, and depends on ${image()}`,
+        },
+      ]);
+      for (const end of ['', '.cfg', '.json']) delete before[`${path}${end}`];
+      expect(filesOf(host.directory)).toEqual(before);
+      expect(contentOf(overlay)).toBe('after');
+    },
+  );
+
+  test('and internal ones on its overlay are independent', async () => {
+    await take('e1', 'external');
+    await take('i2');
+    const overlay = `${host.directory}/e1-xvda.qcow2`;
+    await remove('e1');
+    expect(tags(overlay)).toEqual(['i2']);
+    expect(await names()).toEqual(['i2 possible']);
+    await remove('i2');
+    expect(tags(overlay)).toEqual([]);
+  });
+});
+
+describe('what others need is refused', () => {
+  const expectRefused = async (request: Partial<DeleteRequest>, code: string, words: string) => {
+    const before = filesOf(host.directory);
+    const error = await refusal(request);
+    expect(error).toMatchObject({ code, exitCode: 5 });
+    expect(error.message).toContain(words);
+    expect(filesOf(host.directory)).toEqual(before);
+  };
+
+  test('a tag in an image that the domain has below its overlay', async () => {
+    await take('i1');
+    await take('e2', 'external');
+    const overlay = `${host.directory}/e2-xvda.qcow2`;
+    await expectRefused(
+      { snapshots: ['i1'] },
+      'IMAGE_IN_USE',
+      `domain guest1 (domid 7) uses ${overlay}, which depends on ${image()}`,
+    );
+    // With the domain down, the image is still the base of a snapshot, until that is deleted too.
+    down();
+    await expectRefused({ snapshots: ['i1'] }, 'SNAPSHOT_NEEDED', 'is the base of snapshot "e2"');
+    await remove('i1', 'e2');
+    expect(tags()).toEqual([]);
+    expect(await names()).toEqual([]);
+  });
+
+  test('a base that was written to since is of no use to its snapshot', async () => {
+    await take('i1');
+    await take('e2', 'external');
+    down();
+    writeImage(image(), { ...readImage(image()), content: 'else' });
+    await remove('i1');
+    expect(tags()).toEqual([]);
+  });
+
+  test('a tag in an image that another domain, a loop device or an overlay of one has', async () => {
+    await take('i1');
+    down();
+    const other = host.addDomain({ name: 'other', images: { xvda: image() } });
+    await expectRefused({ snapshots: ['i1'] }, 'IMAGE_IN_USE', 'domain other');
+    other.end();
+    host.loops.set('/dev/loop0', image());
+    await expectRefused({ snapshots: ['i1'] }, 'IMAGE_IN_USE', '/dev/loop0');
+    host.loops.clear();
+    const above = `${host.directory}/above.qcow2`;
+    writeImage(above, { format: 'qcow2', content: '', tags: {}, backing: image() });
+    host.othersUse.push(above);
+    await expectRefused({ snapshots: ['i1'] }, 'IMAGE_IN_USE', 'domain other (domid 99)');
+    host.othersUse.length = 0;
+    rmSync(above);
+    await remove('i1');
+  });
+
+  test('a tag that a copy of the snapshot has too', async () => {
+    const path = await take('i1');
+    const copy = join(host.directory, 'copy.save');
+    for (const end of ['', '.cfg', '.json']) writeFileSync(`${copy}${end}`, readFileSync(`${path}${end}`));
+    editManifest(copy, (manifest) => {
+      manifest['name'] = 'copy';
+    });
+    await expectRefused({ snapshots: ['i1'] }, 'SNAPSHOT_NEEDED', copy);
+  });
+
+  test('and if one of several is refused, none is touched', async () => {
+    await take('i1');
+    await take('e2', 'external');
+    await take('i3');
+    await expectRefused({ snapshots: ['i3', 'i1'] }, 'IMAGE_IN_USE', 'disk xvda');
+  });
+
+  test('a snapshot whose create or revert was killed', async () => {
+    const path = await take('i1');
+    writeFileSync(`${path}.journal`, 'x\n', { mode: 0o600 });
+    await expectRefused({ snapshots: ['i1'] }, 'UNFINISHED', 'was killed');
+    rmSync(`${path}.journal`);
+    const journal = join(host.directory, `${FAKE_UUID}.revert.journal`);
+    writeFileSync(journal, '', { mode: 0o600 });
+    await expectRefused({ snapshots: ['i1'] }, 'REVERT_UNFINISHED', journal);
+    rmSync(journal);
+    await remove('i1');
+  });
+
+  test('one of another domain, dom0, and what there is not', async () => {
+    const path = await take('i1');
+    editManifest(path, (manifest) => {
+      manifest['domain'] = 'other';
+      manifest['uuid'] = '00000000-0000-4000-8000-000000000009';
+    });
+    const config = parseConfig(readFileSync(`${path}.cfg`, 'utf8'), 'x');
+    expect(await refusal({ snapshots: [config] })).toMatchObject({ code: 'OTHER_DOMAIN', exitCode: 4 });
+    expect(await refusal({ snapshots: ['i1'] })).toMatchObject({ code: 'NO_SNAPSHOT', exitCode: 2 });
+    rmSync(`${path}.json`);
+    expect(await refusal({ snapshots: [config] })).toMatchObject({ code: 'NO_SNAPSHOT', exitCode: 2 });
+    writeFileSync(`${path}.json`, '{');
+    expect(await refusal({ snapshots: [config] })).toMatchObject({ code: 'MANIFEST', exitCode: 9 });
+  });
+
+  test.each<[Partial<DeleteRequest>]>([
+    [{}],
+    [{ snapshots: [] }],
+    [{ snapshots: ['a'], keep: 1 }],
+    [{ keep: 0 }],
+    [{ keep: 1.5 }],
+    [{ snapshots: ['a'], prefix: 'p' }],
+  ])('wrong arguments: %j', async (request) => {
+    expect(await refusal(request)).toMatchObject({ code: 'KEEP', exitCode: 2 });
+  });
+
+  test('while another works on the domain', async () => {
+    await take('i1');
+    host.locked = true;
+    expect(await refusal({ snapshots: ['i1'] })).toMatchObject({ code: 'DOMAIN_BUSY' });
+    host.locked = false;
+    expect(await names()).toEqual(['i1 possible']);
+  });
+});
+
+describe('all but the newest', () => {
+  test('are deleted, newest first, and the others can be reverted to', async () => {
+    for (const name of ['a', 'b', 'c', 'd', 'e']) {
+      host.write(name);
+      await take(name);
+    }
+    const { plan } = await deleteSnapshots(host, { domain: 'guest1', keep: 2 });
+    expect(plan.snapshots.map(({ name }) => name)).toEqual(['c', 'b', 'a']);
+    expect(await names()).toEqual(['d possible', 'e possible']);
+    expect(tags()).toEqual(['d', 'e']);
+    for (const name of ['d', 'e']) {
+      const path = join(host.directory, FAKE_UUID, `${name}.save.cfg`);
+      await revertSnapshot(host, { domain: 'guest1', config: parseConfig(readFileSync(path, 'utf8'), path) });
+      expect(contentOf(image())).toBe(name);
+    }
+  });
+
+  test('of a prefix', async () => {
+    for (const name of ['n-1', 'mine', 'n-2', 'n-3']) await take(name);
+    await deleteSnapshots(host, { domain: 'guest1', keep: 1, prefix: 'n-' });
+    expect(await names()).toEqual(['mine possible', 'n-3 possible']);
+  });
+
+  test('are none if there are no more', async () => {
+    await take('a');
+    host.calls.length = 0;
+    const { plan } = await deleteSnapshots(host, { domain: 'guest1', keep: 1 });
+    expect(plan.snapshots).toEqual([]);
+    expect(await names()).toEqual(['a possible']);
+  });
+
+  test('of another domain stay', async () => {
+    await take('a');
+    await take('b');
+    const path = await take('c');
+    editManifest(path, (manifest) => {
+      manifest['domain'] = 'other';
+      manifest['uuid'] = '00000000-0000-4000-8000-000000000009';
+    });
+    await deleteSnapshots(host, { domain: 'guest1', keep: 1 });
+    expect(await names()).toEqual(['b possible', 'c possible']);
+  });
+
+  test('of internal and external ones: those that can be go, and the error names the others', async () => {
+    for (const [name, kind] of [
+      ['i1', 'internal'],
+      ['e2', 'external'],
+      ['i3', 'internal'],
+      ['i4', 'internal'],
+    ] as const) {
+      await take(name, kind);
+    }
+    const plan = await planDelete(host, { domain: 'guest1', keep: 1 });
+    expect(plan.snapshots.map(({ name }) => name)).toEqual(['i3', 'e2']);
+    expect(plan.refused).toMatchObject([{ name: 'i1', problems: [{ code: 'IMAGE_IN_USE' }] }]);
+    const error = await refusal({ keep: 1 });
+    expect(error).toMatchObject({
+      code: 'NOT_ALL_DELETED',
+      exitCode: 5,
+      hint: 'the others have been deleted',
+    });
+    expect(error.data).toMatchObject({
+      deleted: [{ name: 'i3' }, { name: 'e2' }],
+      refused: [{ name: 'i1' }],
+    });
+    expect(error.undoFailures).toEqual([]);
+    // What is left is as good as before; the later overlay is still on the image of the first.
+    expect(await names()).toEqual(['i1 possible', 'i4 possible']);
+    down();
+    await remove('i1');
+    expect(tags()).toEqual([]);
+  });
+});
+
+test('a journal whose writer was killed at once is no obstacle', async () => {
+  const path = await take('s1');
+  writeFileSync(`${path}.journal`, '{"for', { mode: 0o600 });
+  await remove('s1');
+  expect(existsSync(`${path}.journal`)).toBe(false);
+  expect(await names()).toEqual([]);
+});
+
+test('a dry run says what would go, and changes nothing', async () => {
+  const path = await take('s1');
+  const before = filesOf(host.directory);
+  const plan = await planDelete(host, { domain: 'guest1', snapshots: ['s1'] });
+  expect(plan.snapshots).toMatchObject([{ name: 's1', files: [`${path}.cfg`, path, `${path}.json`] }]);
+  expect(plan.snapshots[0]?.allocatedBytes).toBeGreaterThan(0);
+  expect(filesOf(host.directory)).toEqual(before);
+  expect(host.locked).toBe(false);
+});
+
+test('a memory file elsewhere is found by its directory, under any name for it', async () => {
+  const other = join(host.directory, 'deep', 'er');
+  mkdirSync(other, { recursive: true });
+  const path = await take('s1');
+  for (const end of ['', '.cfg', '.json']) renameSync(`${path}${end}`, join(other, `s1.save${end}`));
+  expect((await refusal({ snapshots: ['s1'] })).code).toBe('NO_SNAPSHOT');
+  symlinkSync(other, join(host.directory, 'link'));
+  const plan = await planDelete(host, { domain: 'guest1', snapshots: ['s1'], directories: [other] });
+  expect(plan.snapshots).toHaveLength(1);
+  await deleteSnapshots(host, {
+    domain: 'guest1',
+    snapshots: [{ memoryPath: join(host.directory, 'link', 's1.save') }],
+  });
+  expect(existsSync(join(other, 's1.save'))).toBe(false);
+  expect(statSync(other).isDirectory()).toBe(true);
+});
