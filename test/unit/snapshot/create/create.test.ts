@@ -260,7 +260,7 @@ describe('a create that is refused', () => {
       () => writeFileSync(join(directory, 's1.save.partial'), ''),
       'FILE_EXISTS',
     ],
-    ['an image that is gone', () => rmSync(join(directory, 'xvda.img')), 'NO_IMAGE'],
+    ['an image that no longer exists', () => rmSync(join(directory, 'xvda.img')), 'NO_IMAGE'],
   ])('%s', async (_what, change, code) => {
     const host = makeHost();
     change();
@@ -386,7 +386,7 @@ describe('a guest that does not stay suspended until the snapshot is taken', () 
   });
 
   it.each([
-    ['goes on', true],
+    ['keeps running', true],
     ['no longer exists', false],
   ])('a create breaks off if QEMU dies after it has taken the disks, and the domain %s', async (_, lives) => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });

@@ -285,7 +285,7 @@ describe('a revert that is refused', () => {
   };
 
   it.each<[string, () => void, string]>([
-    ['a memory file that is gone', () => rmSync(at('s1.save')), 'NO_MEMORY_FILE'],
+    ['a memory file that no longer exists', () => rmSync(at('s1.save')), 'NO_MEMORY_FILE'],
     ['an empty memory file', () => truncateSync(at('s1.save')), 'TRUNCATED'],
     ['a memory file cut in its header', () => truncateSync(at('s1.save'), 40), 'TRUNCATED'],
     ['a memory file cut in its pages', () => truncateSync(at('s1.save'), size() >> 1), 'TRUNCATED'],
@@ -305,12 +305,12 @@ describe('a revert that is refused', () => {
     ['a page that is not as it was written', () => flipBit(at('s1.save'), size() >> 1), 'CHECKSUM'],
     ['a guest’s state that is not as it was written', () => flipBit(at('s1.save'), size() - 60), 'CHECKSUM'],
     [
-      'a tag that is gone',
+      'a tag that no longer exists',
       () => writeImage(at('xvda.img'), { ...readImage(at('xvda.img')), tags: { other: 'x' } }),
       'NO_TAG',
     ],
-    ['an image that is gone', () => rmSync(at('xvda.img')), 'NO_IMAGE'],
-    ['a base that is gone', () => rmSync(at('xvdb.img')), 'NO_IMAGE'],
+    ['an image that no longer exists', () => rmSync(at('xvda.img')), 'NO_IMAGE'],
+    ['a base that no longer exists', () => rmSync(at('xvdb.img')), 'NO_IMAGE'],
     ['a damaged manifest', () => writeFileSync(at('s1.save.json'), '{"format":'), 'MANIFEST'],
     ['a later manifest', () => edit((manifest) => (manifest['version'] = 2)), 'MANIFEST'],
   ])('a revert is refused for %s, even with --force', async (_what, change, code) => {

@@ -6,7 +6,7 @@ import { tempDir } from '../../../support/temp.ts';
 
 it.each([
   ['by the file', '/snap/s1.save'],
-  ['by the FIFO that stands for it', `/tmp/xlsnap-fifo-aB3/${fifoName('u-1')}`],
+  ['by the FIFO used instead of it', `/tmp/xlsnap-fifo-aB3/${fifoName('u-1')}`],
 ])('the xl that restores a domain is found, %s, and no other', async (_how, path) => {
   await using proc = await tempDir();
   const run = (pid: string, ...args: string[]): void => {
