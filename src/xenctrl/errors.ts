@@ -1,6 +1,5 @@
 import { getSystemErrorName } from 'node:util';
-import { EnvironmentError, type ErrorDetails, EXIT, type ExitCode, XlsnapError } from '../core/errors.ts';
-import { ABIS } from './abi.ts';
+import { type ErrorDetails, EXIT, type ExitCode, XlsnapError } from '../core/errors.ts';
 
 /** A call of a Xen library that failed. */
 export class XenCallError extends XlsnapError {
@@ -33,13 +32,4 @@ const HINTS: Readonly<Record<string, string>> = {
 /** `ENOENT` for 2. */
 export function errnoName(errno: number): string {
   return errno > 0 ? getSystemErrorName(-errno) : 'no errno';
-}
-
-/** No libraries of a tested Xen. */
-export function untestedXen(problem: string, cause?: unknown): EnvironmentError {
-  const tested = ABIS.map(({ release }) => release).join(' and ');
-  return new EnvironmentError('XEN_UNTESTED', `${problem}; tested with Xen ${tested}`, {
-    cause,
-    hint: 'install the Xen libraries of the running Xen, if it is one of these',
-  });
 }

@@ -1,14 +1,15 @@
 /** Finds the libraries of the running Xen. */
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { ABIS } from './abi.ts';
 import { FOREIGNMEMORY, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { bind, loadKoffi } from './native.ts';
+import { releaseOf, runningXen } from './release.ts';
 
 /** Which of Xen's libraries can be used here. */
 export interface LibrariesFound {
   /** Releases of which libxenctrl and libxenguest have all functions that are called. */
   readonly usable: readonly string[];
-  /** Releases of which a libxenctrl is in the usual directories, tested or not. */
+  /** Releases of which a libxenctrl is in the usual directories, supported or not. */
   readonly installed: readonly string[];
   /** Libraries that cannot be used, each with the reason. */
   readonly missing: readonly { readonly library: string; readonly error: unknown }[];
@@ -29,7 +30,7 @@ export async function koffiVersion(): Promise<string> {
   return (await loadKoffi()).version;
 }
 
-/** Loads Xen's libraries one by one, and calls nothing in them. */
+/** Loads Xen's libraries one by one, those of the running Xen too if it is not a supported one, and calls nothing in them. */
 export async function findLibraries(): Promise<LibrariesFound> {
   const koffi = await loadKoffi();
   const missing: { library: string; error: unknown }[] = [];
@@ -43,22 +44,15 @@ export async function findLibraries(): Promise<LibrariesFound> {
     }
   };
   const common = [TOOLLOG, FOREIGNMEMORY].map((library) => loads(library));
-  const usable = ABIS.map(({ release }) => release).filter((release) =>
+  const running = releaseOf(await runningXen());
+  const releases = new Set([
+    ...(running === undefined ? [] : [running]),
+    ...ABIS.map(({ release }) => release),
+  ]);
+  const usable = [...releases].filter((release) =>
     [XENCTRL, XENCTRL_PRIVATE, XENGUEST].every((library) => loads(library, release)),
   );
   return { usable: common.every(Boolean) ? usable : [], installed: await installedReleases(), missing };
-}
-
-/** What the kernel says of the Xen below it, such as `4.20.4-pre`; undefined when there is none. */
-export async function runningXen(): Promise<string | undefined> {
-  try {
-    const [major, minor, extra] = await Promise.all(
-      ['major', 'minor', 'extra'].map((name) => readFile(`/sys/hypervisor/version/${name}`, 'utf8')),
-    );
-    return `${major?.trim()}.${minor?.trim()}${extra?.trim()}`;
-  } catch {
-    return undefined;
-  }
 }
 
 async function installedReleases(): Promise<readonly string[]> {

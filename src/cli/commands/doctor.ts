@@ -7,6 +7,7 @@ import { columnsOf, jsonLine } from '../text.ts';
 
 export interface DoctorOptions {
   readonly json?: boolean;
+  readonly untestedXen?: boolean;
 }
 
 /** Runs `xlsnap doctor`; returns the exit code: 0 only if all is well. The report is printed in either case. */
@@ -17,7 +18,7 @@ export async function doctor(
 ): Promise<number> {
   const json = options.json === true;
   try {
-    const report = await context.runDoctor(domain);
+    const report = await context.runDoctor(domain, { untestedXen: options.untestedXen === true });
     const { stdout, env } = context;
     const layout = {
       columns: columnsOf(stdout),

@@ -35,6 +35,7 @@ export function snapshotRevert(
       keep: options.keep === true,
       ...(options.timeout === undefined ? {} : { timeoutMs: options.timeout * 1000 }),
       otherOptions: [
+        ...(options.untestedXen === true ? ['--untested-xen'] : []),
         ...(options.dryRun === true ? ['--dry-run'] : []),
         ...(options.json === true ? ['--json'] : []),
         ...(options.quiet === true ? ['--quiet'] : []),

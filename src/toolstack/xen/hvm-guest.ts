@@ -15,7 +15,7 @@ const MOST_GROWTH = 2 ** 20;
 /** The same where the new pages are saved, too: 64 GiB. A guest can have a frame at any place for a device or a grant. */
 const MOST_TAKEN = 2 ** 24;
 
-/** The params that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same in 4.17 and 4.20. */
+/** The params that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same from 4.17 to 4.22. */
 const SAVED_PARAMS: readonly number[] = [
   HVM_PARAM.HVM_PARAM_STORE_PFN,
   HVM_PARAM.HVM_PARAM_IOREQ_PFN,

@@ -3,7 +3,13 @@ import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError, SuspendError } from '../../core/errors.ts';
 import type { GuestType, XenVersion } from '../../core/xen.ts';
 import type { DomainState, DomainVitals, Guest, Hypervisor, Obstacle } from '../../snapshot/ports.ts';
-import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../../xenctrl/index.ts';
+import {
+  type DomainInfo,
+  HVM_PARAM,
+  type OpenXenOptions,
+  SHUTDOWN,
+  XenControl,
+} from '../../xenctrl/index.ts';
 import {
   type XenstoreAccess,
   XenstoreClient,
@@ -13,6 +19,7 @@ import {
 import type { Xen } from './guest-records.ts';
 import { XenGuest } from './hvm-guest.ts';
 import { XenPvGuest } from './pv-guest.ts';
+import { checkAgainstXenstore } from './self-test.ts';
 
 /** How long a guest that has acknowledged the request may take to suspend; the same as libxl. */
 const ACKNOWLEDGED_MS = 60_000;
@@ -27,6 +34,12 @@ const SHUTDOWN_NAMES: readonly (readonly [number, NonNullable<DomainState['shutd
   [SHUTDOWN.SHUTDOWN_watchdog, 'watchdog'],
   [SHUTDOWN.SHUTDOWN_soft_reset, 'soft_reset'],
 ];
+
+const UNTESTED_PV: Obstacle = {
+  code: 'XEN_UNTESTED_PV',
+  message: 'PV guests cannot be saved on a release of Xen that xlsnap does not know',
+  hint: 'PV guests need calls that change with each release; use a newer xlsnap',
+};
 
 /** The part of `XenstoreClient` that is used. */
 export interface SuspendXenstore {
@@ -58,10 +71,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
 
   /**
    * @param xenstore stays the caller's
-   * @throws EnvironmentError when this is no dom0, or its Xen is not a tested one.
+   * @throws what `XenControl.open` throws
    */
-  static async open(xenstore: SuspendXenstore): Promise<XenHypervisor> {
-    return new XenHypervisor(await XenControl.open(), xenstore, () => XenstoreClient.connect());
+  static async open(xenstore: SuspendXenstore, options: OpenXenOptions = {}): Promise<XenHypervisor> {
+    return new XenHypervisor(await XenControl.open(options), xenstore, () => XenstoreClient.connect());
   }
 
   async version(): Promise<XenVersion> {
@@ -71,6 +84,9 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   async domainState(domid: Domid): Promise<DomainState | undefined> {
     const info = await this.#xen.domainInfo(domid);
     if (info === undefined) return undefined;
+    if (this.#xen.proof === 'none' && domid !== 0 && !info.dying) {
+      await checkAgainstXenstore(this.#xenstore, domid, info);
+    }
     return {
       domid,
       uuid: info.uuid,
@@ -170,7 +186,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
    * ends the guest (xen/arch/x86/mm/p2m-pod.c: "out of PoD memory"). As long as there is one for each, it does no harm.
    */
   async memoryObstacle(domid: Domid, type: GuestType): Promise<Obstacle | undefined> {
-    if (type === 'pv') return undefined;
+    if (type === 'pv') return this.#xen.proof === 'none' ? UNTESTED_PV : undefined;
     const { entries, cachePages } = await this.#xen.podCounts(domid);
     if (entries <= cachePages) return undefined;
     const mib = (pages: number): string => `${Math.ceil((pages * PAGE_SIZE) / 1024 ** 2)} MiB`;
