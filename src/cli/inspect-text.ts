@@ -112,7 +112,7 @@ function wrapped(texts: readonly string[]): string[] {
 }
 
 function memoryLines(memory: MemoryMap, frames: string): string[] {
-  const { pages, holes, storedZeros, read, holesKnown, repeated, types, gap, ranges } = memory;
+  const { pages, holes, storedZeros, read, holesKnown, repeated, superpages, types, gap, ranges } = memory;
   const zeros = [
     ...(holesKnown && holes > 0 ? [`${amount(holes)} zeros that take no space`] : []),
     ...(read && storedZeros > 0 ? [`${amount(storedZeros)} zeros that take space`] : []),
@@ -123,6 +123,7 @@ function memoryLines(memory: MemoryMap, frames: string): string[] {
     `Memory: ${amount(pages)}${zeros.length === 0 ? '' : `, of which ${zeros.join(', ')}`}`,
     ...(kinds.length === 1 && types['NOTAB'] !== undefined ? [] : titled('types', wrapped(kinds))),
     ...(repeated === 0 ? [] : [`  ${amount(repeated)} are in the file more than once; the last copy counts`]),
+    ...(superpages === 0 ? [] : [`  ${superpages} superpages of 2 MiB after a restore by Xen 4.21 or later`]),
     ...table([frames, 'size', 'holes', 'zeros'], rows),
     ...(gap === 1 ? [] : [`  (ranges less than ${formatSize(gap * PAGE_SIZE)} apart are shown as one)`]),
   ];

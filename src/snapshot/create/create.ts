@@ -499,7 +499,7 @@ async function snapshotDisks({ context, host, phases }: Parts, deviceModel: Devi
 /** Completes the files, with the guest running again. The memory file gets its name last: from then on the snapshot is complete. */
 async function finishFile(
   parts: Parts,
-  { journal, prefix, saver }: Opened,
+  { journal, saver }: Opened,
   file: OutputFile,
   xen: XenVersion,
   memory: MemoryOutcome,
@@ -514,7 +514,7 @@ async function finishFile(
   // The disk is the slowest part.
   if (sync) file.beginSync();
   const checksums =
-    tuning?.checksums === false ? undefined : await readBack(parts, file, sizes.fileBytes, prefix.length);
+    tuning?.checksums === false ? undefined : await readBack(parts, file, sizes.fileBytes, memory.start);
   await writeBeside(parts, journal, xen, { bytes: sizes.fileBytes, pages: memory.pages }, checksums);
   await file.commit({ sync });
   return sizes;
