@@ -26,7 +26,7 @@ import { isXlWrapper } from '../xl/wrapper.ts';
 /** As package.json has it in `engines`. */
 export function isSupportedNode(version: string): boolean {
   const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10));
-  return (major === 20 && minor >= 15) || (major === 22 && minor >= 2) || major > 22;
+  return (major === 18 && minor >= 18) || (major === 20 && minor >= 15) || major > 20;
 }
 
 /** A program that only tells something of itself; software emulation is slow. */
@@ -98,7 +98,10 @@ async function checkNode(): Promise<Finding> {
   const version = process.versions.node;
   if (isSupportedNode(version)) return { status: 'ok', version, message: process.execPath };
   return {
-    ...failed(`${process.execPath} is not supported`, 'install Node 20.15 or later, or 22.2 or later'),
+    ...failed(
+      `${process.execPath} is not supported`,
+      'install Node 18.18 or later (not 19), or 20.15 or later',
+    ),
     version,
   };
 }

@@ -124,11 +124,14 @@ describe('the report', () => {
 test.each([
   ['20.14.0', false],
   ['20.15.0', true],
-  ['21.7.3', false],
-  ['22.1.0', false],
+  ['19.9.0', false],
+  ['21.7.3', true],
+  ['22.1.0', true],
   ['22.2.0', true],
   ['24.0.0', true],
-  ['18.20.4', false],
+  ['18.17.1', false],
+  ['18.18.0', true],
+  ['18.20.4', true],
 ])('Node %s is supported: %s, as package.json says', (version, supported) => {
   expect(isSupportedNode(version)).toBe(supported);
 });
