@@ -94,5 +94,5 @@ export function missingLibraries(release: string, cause: unknown): EnvironmentEr
 
 /** Which packages bring the libraries of a release. */
 export function libraryHint(release: string): string {
-  return `install libxenctrl.so.${release} and libxenguest.so.${release}: they come with xl, in the package xen-utils-${release} (Debian, Ubuntu), xen-libs (Fedora, Alpine, Qubes OS) or xen-tools-libs`;
+  return `install libxenctrl.so.${release} and libxenguest.so.${release}: they come with xl, in the package xen-utils-${release} (Debian, Ubuntu) or xen-libs (Fedora, openSUSE, Alpine, Qubes OS)`;
 }
