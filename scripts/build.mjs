@@ -29,7 +29,7 @@ await build({
   packages: 'external',
   platform: 'node',
   format: 'esm',
-  target: 'node20',
+  target: 'node18',
   logLevel: 'warning',
 });
 chmodSync(join(dist, 'cli', 'main.js'), 0o755);

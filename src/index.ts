@@ -127,7 +127,7 @@ export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert/revert.ts';
 export { RISKS, type Risk, type RiskName } from './snapshot/risks.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor/doctor.ts';
-export { checkHost, type HostCheck } from './toolstack/doctor/host-checks.ts';
+export { checkHost, type HostCheck, type HostCheckOptions } from './toolstack/doctor/host-checks.ts';
 export { type HostOptions, openHost, XlToolstack } from './toolstack/host.ts';
 export { imageHost } from './toolstack/image-host.ts';
 export { LibxlToolstack } from './toolstack/libxl/toolstack.ts';

@@ -181,7 +181,7 @@ class Bench {
   }
 
   async #measure(path: BenchPath, round: number): Promise<BenchRun> {
-    const { own } = this.#request;
+    const { own, createOptions } = this.#request;
     const memory = join(this.#directory, 'memory');
     const files = { memory, config: join(this.#directory, 'cfg') };
     const { signal } = this.#options;
@@ -195,7 +195,7 @@ class Bench {
       await warmPageCache(join(this.#directory, 'warm'), this.#domain.memoryBytes, signal);
       throwIfAborted(signal);
       await using watch = new GuestWatch(this.#host.hypervisor, this.#domid);
-      let run = await this.#runCommand(commandOf(path, own, this.#domid, files), {
+      let run = await this.#runCommand(commandOf(path, own, this.#domid, files, createOptions), {
         directory: this.#directory,
         ...limits,
         // xl would leave the guest suspended.

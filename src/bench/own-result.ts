@@ -46,7 +46,7 @@ export function readOwnResult(stdout: string): OwnResult {
 /** Finds out why `snapshot-create --json` failed: the message of its last error, or its other output. */
 export function ownFailure(stderr: string): string {
   const lines = stderr.trim().split('\n');
-  for (const line of lines.toReversed()) {
+  for (const line of [...lines].reverse()) {
     const entry = parseLine(line);
     if (isRecord(entry) && entry['message_type'] === 'error') return String(entry['message']);
   }

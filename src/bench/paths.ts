@@ -60,12 +60,14 @@ export interface RunFiles {
 /**
  * Returns the command line of a path.
  * @param own how xlsnap itself is run: program and first arguments
+ * @param createOptions for `snapshot-create`
  */
 export function commandOf(
   path: BenchPath,
   own: readonly string[],
   domid: number,
   files: RunFiles,
+  createOptions: readonly string[] = [],
 ): readonly string[] {
   if (path.mode === 'xl-save') return ['xl', 'save', '-c', String(domid), files.memory];
   const tuning = tuningWords(path.tuning);
@@ -75,6 +77,7 @@ export function commandOf(
     String(domid),
     files.config,
     '--json',
+    ...createOptions,
     ...(path.mode === 'live' ? ['--live'] : []),
     ...(path.sync ? [] : ['--no-sync']),
     ...(tuning.length === 0 ? [] : ['--tuning', tuning.join('+')]),

@@ -15,6 +15,8 @@ export interface BenchRequest {
   readonly directory?: string | undefined;
   /** How xlsnap itself is run: program and first arguments. */
   readonly own: readonly string[];
+  /** Options for each `snapshot-create`. Default: none. */
+  readonly createOptions?: readonly string[] | undefined;
   /** Version of xlsnap. */
   readonly version: string;
 }

@@ -18,6 +18,7 @@ import type { ListRequest, SnapshotList } from '../snapshot/list/list.ts';
 import type { NamedRequest } from '../snapshot/list/named.ts';
 import type { Host, ImageHost } from '../snapshot/ports.ts';
 import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
+import type { HostOptions } from '../toolstack/host.ts';
 import { PatientStream } from './patient-stream.ts';
 
 /** The part of a stream that the command line uses. */
@@ -86,12 +87,12 @@ export interface CliContext {
   onSignal(listener: (signal: EndingSignal) => void): () => void;
   /** Defers Ctrl-Z and the like; returns a function that ends this, and then stops the process if one came. */
   deferStops(): () => void;
-  openHost(): Promise<Host>;
+  openHost(options?: HostOptions): Promise<Host>;
   /** What `snapshot-list` needs; works without Xen. */
   openImages(signal: AbortSignal): Promise<ImageHost>;
   loadCalls(): Promise<SnapshotCalls>;
   /** @param domain the only one to look at */
-  runDoctor(domain: string | undefined): Promise<DoctorReport>;
+  runDoctor(domain: string | undefined, options?: HostOptions): Promise<DoctorReport>;
   loadBench(): Promise<BenchCalls>;
   /** Program and first arguments that run this command line once more. */
   readonly own: readonly string[];
@@ -127,9 +128,9 @@ export function processContext(): CliContext {
         if (asked) process.kill(process.pid, 'SIGTSTP');
       };
     },
-    async openHost() {
+    async openHost(options) {
       const { openHost } = await import('../toolstack/host.ts');
-      return await openHost();
+      return await openHost(options);
     },
     async openImages(signal) {
       const { imageHost } = await import('../toolstack/image-host.ts');
@@ -146,9 +147,9 @@ export function processContext(): CliContext {
       ]);
       return { ...create, ...revert, ...recover, ...list, ...named, ...remove };
     },
-    async runDoctor(domain) {
+    async runDoctor(domain, options = {}) {
       const { runDoctor } = await import('../toolstack/doctor/doctor.ts');
-      return await runDoctor(this.openHost, domain);
+      return await runDoctor(() => this.openHost(options), domain, options);
     },
     async loadBench() {
       const [{ runBench }, { measureCommand }, { benchReport }] = await Promise.all([

@@ -116,7 +116,7 @@ function wrapItems(texts: readonly string[]): string[] {
 }
 
 function memoryLines(memory: MemoryMap, frames: string): string[] {
-  const { pages, holes, storedZeros, read, holesKnown, repeated, types, gap, ranges } = memory;
+  const { pages, holes, storedZeros, read, holesKnown, repeated, superpages, types, gap, ranges } = memory;
   const zeros = [
     ...(holesKnown && holes > 0 ? [`${formatPages(holes)} zeros that take no space`] : []),
     ...(read && storedZeros > 0 ? [`${formatPages(storedZeros)} zeros that take space`] : []),
@@ -129,6 +129,7 @@ function memoryLines(memory: MemoryMap, frames: string): string[] {
     ...(repeated === 0
       ? []
       : [`  ${formatPages(repeated)} are in the file more than once; the last copy counts`]),
+    ...(superpages === 0 ? [] : [`  ${superpages} superpages of 2 MiB after a restore by Xen 4.21 or later`]),
     ...indentedTable([[frames, 'size', 'holes', 'zeros'], ...rows]),
     ...(gap === 1 ? [] : [`  (ranges less than ${formatSize(gap * PAGE_SIZE)} apart are shown as one)`]),
   ];

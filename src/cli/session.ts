@@ -19,6 +19,7 @@ export interface Printed {
 export interface CommonOptions {
   readonly json?: boolean | undefined;
   readonly quiet?: boolean | undefined;
+  readonly untestedXen?: boolean | undefined;
 }
 
 /** What a command works with. */
@@ -65,7 +66,7 @@ export async function runSession<Request>(
   try {
     const request = await prepare(reporter);
     const calls = await context.loadCalls();
-    const host = await context.openHost();
+    const host = await context.openHost({ untestedXen: common.untestedXen === true });
     try {
       const options = { reporter, signal: interruption.signal };
       const printed = await body({ host, calls, options, reporter }, request);

@@ -1,8 +1,7 @@
 /** Checksums of a memory file, one for each stretch. */
 import { read } from 'node:fs';
 import { promisify } from 'node:util';
-import { crc32 } from 'node:zlib';
-import { crc32OfZeros } from '../core/crc32.ts';
+import { crc32, crc32OfZeros } from '../core/crc32.ts';
 import { throwIfAborted } from '../core/errors.ts';
 import type { Extents } from '../core/extents.ts';
 

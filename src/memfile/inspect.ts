@@ -20,6 +20,7 @@ import {
 import { type DomainSummary, summarizeConfig } from './libxl-config.ts';
 import { type Manifest, readManifest } from './manifest.ts';
 import { PageReader } from './page-reader.ts';
+import { PfnCount } from './pfn-count.ts';
 import { MemoryFileError, openMemoryFile } from './verify.ts';
 
 /** Default maximum number of ranges in the memory map. */
@@ -40,6 +41,11 @@ export interface InspectOptions extends Pick<CallOptions, 'signal'> {
 export interface MemoryMap extends PageCounts {
   /** Number of earlier copies of pages that are in the file more than once. The last copy counts. */
   readonly repeated: number;
+  /**
+   * How many superpages of 2 MiB a restore by Xen 4.21 or later can give the guest, if the host's memory allows it; 0 for a PV
+   * guest.
+   */
+  readonly superpages: number;
   /** Whether pages were read, so that `storedZeros` is meaningful. */
   readonly read: boolean;
   /** Whether the file system could be asked for holes. */
@@ -123,13 +129,18 @@ export async function scan(path: string, source: FileSource, options: InspectOpt
   const extents = await askExtents(source, options, warnings);
   const reader = new RecordScan(source, extents, readPages);
   let header: XlHeaderFacts | undefined;
+  let hvm = false;
+  const populated = new PfnCount();
   const { ok, findings, omitted, facts } = await verifyStream(source, {
     signal,
     onItem: async (item) => {
       if (item.kind === 'xl-header') {
         const { mandatoryFlags, optionalFlags, config } = item.header;
         header = { mandatoryFlags, optionalFlags, configBytes: config?.length ?? 0 };
+      } else if (item.kind === 'libxc-headers') {
+        hvm = item.domain.guestType === 'hvm';
       } else if (item.kind === 'libxc-record' && item.record.name === 'PAGE_DATA') {
+        if (hvm) populated.add(item.record.words);
         await reader.add(item.record.words, item.offset);
       }
     },
@@ -161,6 +172,7 @@ export async function scan(path: string, source: FileSource, options: InspectOpt
       memory: {
         ...map.counts(),
         repeated: map.repeated,
+        superpages: populated.superpages,
         read: readPages,
         holesKnown: extents !== undefined,
         ...map.ranges(maxRanges),

@@ -16,6 +16,7 @@
 export { BufferSink, type ByteSink } from '../core/byte-sink.ts';
 export { BufferSource, type ByteSource, FileSource, StreamSource } from '../core/byte-source.ts';
 export type { Problem } from '../core/problem.ts';
+export { type AllocatedPages, AllocationLayout, SUPERPAGE_PAGES } from './allocation.ts';
 export { type FormatErrorDetails, RecordError, StreamError } from './errors.ts';
 export { encodePrefix, encodeSuffix, type PrefixOptions } from './frame.ts';
 export type { LocatedItem, StreamFormat, StreamItem } from './items.ts';

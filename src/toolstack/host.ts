@@ -23,6 +23,11 @@ const REMOVE_TIMEOUT_MS = 60_000;
 export interface HostOptions {
   /** Creates the toolstack. Default: `xl`. For one of your own, extend `LibxlToolstack`. */
   readonly toolstack?: (hypervisor: Hypervisor, xenstore: XenstoreClient) => Toolstack;
+  /**
+   * Whether a Xen that is newer than all supported releases may be used, after a self-test, for HVM and PVH guests. Default:
+   * false.
+   */
+  readonly untestedXen?: boolean | undefined;
 }
 
 /**
@@ -33,8 +38,8 @@ export interface HostOptions {
 export async function openHost(options: HostOptions = {}): Promise<Host> {
   const xenstore = await XenstoreClient.connect();
   try {
-    const hypervisor = await XenHypervisor.open(xenstore);
-    const { toolstack = (...parts) => new XlToolstack(...parts) } = options;
+    const { toolstack = (...parts) => new XlToolstack(...parts), untestedXen = false } = options;
+    const hypervisor = await XenHypervisor.open(xenstore, { untested: untestedXen });
     return new XenHost(hypervisor, xenstore, toolstack(hypervisor, xenstore));
   } catch (error) {
     await xenstore.close();

@@ -1,5 +1,5 @@
 /**
- * The part of Xen's binary interface that depends on headers, as data: one table for all tested releases.
+ * The part of Xen's binary interface that depends on headers, as data: one table for all supported releases.
  * test/unit/xenctrl/abi.test.ts compares each number with the C headers of its release, through fixtures/abi.
  */
 
@@ -57,12 +57,22 @@ export interface PvGuestLayout {
   readonly vcpu_guest_context: StructLayout<'user_regs.edx' | 'gdt_frames' | 'gdt_ents' | 'ctrlreg'>;
 }
 
+/**
+ * How far it is proven that xlsnap works on a release: create, live and revert were run on real Xen; or only its headers
+ * say what xlsnap expects, as the compiler found; or nobody knows.
+ */
+export type AbiProof = 'real-xen' | 'headers' | 'none';
+
 /** The binary interface of one release of Xen. */
 export interface Abi {
   /** `major.minor`, as in the sonames of libxenctrl and libxenguest. */
   readonly release: string;
-  /** XEN_DOMCTL_INTERFACE_VERSION (xen/domctl.h): Xen refuses raw domctls that carry another. */
-  readonly domctlInterfaceVersion: number;
+  readonly proof: AbiProof;
+  /**
+   * XEN_DOMCTL_INTERFACE_VERSION (xen/domctl.h): Xen refuses raw domctls that carry another. Only PV guests need them.
+   * Undefined for a release that is not in `ABIS`.
+   */
+  readonly domctlInterfaceVersion: number | undefined;
   readonly domainInfo: DomainInfoLayout;
   /** sizeof(xen_cpuid_leaf_t) and sizeof(xen_msr_entry_t) (xen/arch-x86/xen.h). */
   readonly cpuidLeafSize: number;
@@ -130,42 +140,31 @@ export const PV_GUESTS: readonly PvGuestLayout[] = [
   },
 ];
 
-/** The tested releases, newest first. */
+/** What is the same in all supported releases. */
+const COMMON: Omit<Abi, 'release' | 'proof' | 'domctlInterfaceVersion'> = {
+  domainInfo: {
+    size: 112,
+    domain: 0,
+    flags: 4,
+    tot_pages: 8,
+    shared_info_frame: 48,
+    max_vcpu_id: 68,
+    handle: 76,
+  },
+  cpuidLeafSize: 24,
+  msrEntrySize: 16,
+  hypercallBufferSize: 40,
+  pvCalls: PV_CALLS,
+};
+
+/** The supported releases, newest first. */
 export const ABIS: readonly Abi[] = [
-  {
-    release: '4.20',
-    domctlInterfaceVersion: 0x17,
-    domainInfo: {
-      size: 112,
-      domain: 0,
-      flags: 4,
-      tot_pages: 8,
-      shared_info_frame: 48,
-      max_vcpu_id: 68,
-      handle: 76,
-    },
-    cpuidLeafSize: 24,
-    msrEntrySize: 16,
-    hypercallBufferSize: 40,
-    pvCalls: PV_CALLS,
-  },
-  {
-    release: '4.17',
-    domctlInterfaceVersion: 0x15,
-    domainInfo: {
-      size: 112,
-      domain: 0,
-      flags: 4,
-      tot_pages: 8,
-      shared_info_frame: 48,
-      max_vcpu_id: 68,
-      handle: 76,
-    },
-    cpuidLeafSize: 24,
-    msrEntrySize: 16,
-    hypercallBufferSize: 40,
-    pvCalls: PV_CALLS,
-  },
+  { ...COMMON, release: '4.22', proof: 'real-xen', domctlInterfaceVersion: 0x18 },
+  { ...COMMON, release: '4.21', proof: 'headers', domctlInterfaceVersion: 0x17 },
+  { ...COMMON, release: '4.20', proof: 'real-xen', domctlInterfaceVersion: 0x17 },
+  { ...COMMON, release: '4.19', proof: 'headers', domctlInterfaceVersion: 0x17 },
+  { ...COMMON, release: '4.18', proof: 'headers', domctlInterfaceVersion: 0x16 },
+  { ...COMMON, release: '4.17', proof: 'real-xen', domctlInterfaceVersion: 0x15 },
 ];
 
 /** Flags of struct xen_domctl_getdomaininfo (xen/domctl.h). */

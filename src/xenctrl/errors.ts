@@ -1,7 +1,6 @@
 /** Errors of calls into Xen's libraries. */
 import { getSystemErrorName } from 'node:util';
-import { EnvironmentError, type ErrorDetails, EXIT, type ExitCode, XlsnapError } from '../core/errors.ts';
-import { ABIS } from './abi.ts';
+import { type ErrorDetails, EXIT, type ExitCode, XlsnapError } from '../core/errors.ts';
 
 /** A call into a Xen library failed. */
 export class XenCallError extends XlsnapError {
@@ -37,13 +36,4 @@ const HINTS: Readonly<Record<string, string>> = {
 /** Returns the name of an errno: `ENOENT` for 2. */
 export function errnoName(errno: number): string {
   return errno > 0 ? getSystemErrorName(-errno) : 'no errno';
-}
-
-/** Makes the error for a Xen whose libraries are missing or not tested. */
-export function untestedXen(problem: string, cause?: unknown): EnvironmentError {
-  const tested = ABIS.map(({ release }) => release).join(' and ');
-  return new EnvironmentError('XEN_UNTESTED', `${problem}; tested with Xen ${tested}`, {
-    cause,
-    hint: 'install the Xen libraries of the running Xen, if it is one of these',
-  });
 }

@@ -17,6 +17,7 @@ export { type Domid, toDomid } from '../core/brand.ts';
 export {
   ABIS,
   type Abi,
+  type AbiProof,
   type DomainInfoLayout,
   HVM_PARAM,
   type PvCallLayouts,
@@ -26,13 +27,16 @@ export {
 } from './abi.ts';
 export { XenCallError } from './errors.ts';
 export type { HeadMaker, PageRewriter } from './foreign-memory.ts';
-export { findLibraries, koffiVersion, type LibrariesFound, runningXen } from './libraries.ts';
+export { findLibraries, koffiVersion, type LibrariesFound } from './libraries.ts';
 export { NO_FRAME } from './pv/frame-table.ts';
 export type { BadEntry } from './pv/page-table.ts';
 export type { PvVcpu } from './pv/pv-calls.ts';
 export type { PvDomain, PvDomainFacts } from './pv/pv-domain.ts';
+export { knownAbi, libraryHint, releaseOf, runningXen, supportedReleases } from './release.ts';
+export { selfTestFailed } from './self-test.ts';
 export {
   type DomainInfo,
+  type OpenXenOptions,
   type PodCounts,
   type TscNumbers,
   XenControl,

@@ -1,14 +1,15 @@
 /** Finds the libraries of the running Xen. */
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { ABIS } from './abi.ts';
 import { FOREIGNMEMORY, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { bind, loadKoffi } from './native.ts';
+import { releaseOf, runningXen } from './release.ts';
 
 /** Xen's libraries on this machine. */
 export interface LibrariesFound {
   /** Releases whose libxenctrl and libxenguest have all functions that are called. */
   readonly usable: readonly string[];
-  /** Releases whose libxenctrl is in the usual directories, tested or not. */
+  /** Releases whose libxenctrl is in the usual directories, supported or not. */
   readonly installed: readonly string[];
   /** Libraries that cannot be used, each with the reason. */
   readonly missing: readonly { readonly library: string; readonly error: unknown }[];
@@ -29,7 +30,7 @@ export async function koffiVersion(): Promise<string> {
   return (await loadKoffi()).version;
 }
 
-/** Loads Xen's libraries one by one, without calling any function. */
+/** Loads Xen's libraries one by one, those of the running Xen too if it is not supported, without calling any function. */
 export async function findLibraries(): Promise<LibrariesFound> {
   const koffi = await loadKoffi();
   const missing: { library: string; error: unknown }[] = [];
@@ -43,25 +44,15 @@ export async function findLibraries(): Promise<LibrariesFound> {
     }
   };
   const common = [TOOLLOG, FOREIGNMEMORY].map((library) => loads(library));
-  const usable = ABIS.map(({ release }) => release).filter((release) =>
+  const running = releaseOf(await runningXen());
+  const releases = new Set([
+    ...(running === undefined ? [] : [running]),
+    ...ABIS.map(({ release }) => release),
+  ]);
+  const usable = [...releases].filter((release) =>
     [XENCTRL, XENCTRL_PRIVATE, XENGUEST].every((library) => loads(library, release)),
   );
   return { usable: common.every(Boolean) ? usable : [], installed: await installedReleases(), missing };
-}
-
-/**
- * Returns the version of the running Xen as the kernel reports it, such as `4.20.4-pre`; undefined if there
- * is no Xen.
- */
-export async function runningXen(): Promise<string | undefined> {
-  try {
-    const [major, minor, extra] = await Promise.all(
-      ['major', 'minor', 'extra'].map((name) => readFile(`/sys/hypervisor/version/${name}`, 'utf8')),
-    );
-    return `${major?.trim()}.${minor?.trim()}${extra?.trim()}`;
-  } catch {
-    return undefined;
-  }
 }
 
 async function installedReleases(): Promise<readonly string[]> {

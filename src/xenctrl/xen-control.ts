@@ -1,12 +1,12 @@
 /** Hypercalls on domains, by libxenctrl. */
-import { readFile } from 'node:fs/promises';
 import { allOnes } from '../core/bitmap.ts';
-import { type Domid, PAGE_SIZE, toSafeNumber } from '../core/brand.ts';
+import { type Domid, PAGE_SIZE, toDomid, toSafeNumber } from '../core/brand.ts';
 import { DomainError, EnvironmentError } from '../core/errors.ts';
 import type { XenVersion } from '../core/xen.ts';
 import {
   ABIS,
   type Abi,
+  type AbiProof,
   DOMINF,
   EXTRAVERSION_SIZE,
   PFINFO,
@@ -18,7 +18,7 @@ import {
 } from './abi.ts';
 import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
 import { type CleanedLog, takeBitmap } from './dirty-bitmap.ts';
-import { errnoName, untestedXen, XenCallError } from './errors.ts';
+import { errnoName, XenCallError } from './errors.ts';
 import { ForeignMemory, type HeadMaker, type PageRewriter } from './foreign-memory.ts';
 import { pagingIsOn } from './hvm-context.ts';
 import { withHypercallBuffer } from './hypercall-buffer.ts';
@@ -26,6 +26,8 @@ import { bind, loadKoffi, type NativeArgument, type NativeFunction, type NativeR
 import { PvCalls } from './pv/pv-calls.ts';
 import { PvDomain } from './pv/pv-domain.ts';
 import { TableMaps } from './pv/table-maps.ts';
+import { abiFor, knownAbi, missingLibraries, releaseOf, runningXen, supportedReleases } from './release.ts';
+import { checkDom0 } from './self-test.ts';
 import { toWords } from './words.ts';
 
 /** Maximum number of gfns that getpageframeinfo3 takes in one call (xen/arch/x86/domctl.c). */
@@ -40,6 +42,12 @@ const XTAB_WORDS = Uint32Array.from({ length: 2 * PAGE_TYPE_CHUNK }, (_, at) =>
  * processors are busy.
  */
 const HANDOVER_MS = 0.1;
+
+/** Options of `XenControl.open`. */
+export interface OpenXenOptions {
+  /** Whether a release that is newer than all in `ABIS` may be used, for HVM and PVH guests. Default: false. */
+  readonly untested?: boolean | undefined;
+}
 
 /** A domain, as struct xen_domctl_getdomaininfo describes it. */
 export interface DomainInfo {
@@ -118,40 +126,62 @@ export class XenControl implements AsyncDisposable {
     this.#maps = new TableMaps({ koffi, foreign, mapM2p: guest, handle, xch });
   }
 
+  /** How far it is proven that xlsnap works on the running release. */
+  get proof(): AbiProof {
+    return this.#libraries.abi.proof;
+  }
+
   /**
    * Finds the libraries of the running Xen and opens its control interface.
-   * @throws {EnvironmentError} If this is not a dom0, libraries are missing, or this Xen is not a tested one.
+   * @throws {EnvironmentError} If this is not a dom0 (XEN_INTERFACE), libraries are missing (XEN_LIBRARY), this Xen is not a
+   * supported one (XEN_UNSUPPORTED, XEN_UNTESTED), or the self-test of an untested one fails (XEN_SELF_TEST).
    */
-  static async open(): Promise<XenControl> {
+  static async open({ untested = false }: OpenXenOptions = {}): Promise<XenControl> {
     const koffi = await loadKoffi();
     const libc = bind(koffi, LIBC);
     const toollog = bind(koffi, TOOLLOG);
-    let running: string | undefined;
+    const running = releaseOf(await runningXen());
+    let seen = running;
     let missing: unknown;
-    for (const abi of ABIS) {
+    // If the kernel does not say which Xen runs, Xen does: any library can ask it.
+    const abis = running === undefined ? [...ABIS] : [abiFor(running, untested)];
+    for (const abi of abis) {
       let ctrl: Libraries['ctrl'];
+      let guest: Libraries['guest'];
       try {
-        ctrl = {
-          ...bind(koffi, XENCTRL, abi.release),
-          ...bind(koffi, XENCTRL_PRIVATE, abi.release),
-        };
+        ctrl = { ...bind(koffi, XENCTRL, abi.release), ...bind(koffi, XENCTRL_PRIVATE, abi.release) };
+        guest = bind(koffi, XENGUEST, abi.release);
       } catch (error) {
         missing = error;
         continue;
       }
       const handles = openInterface(libc, toollog, ctrl);
       const version = await readVersion(ctrl, handles.xch);
-      running = `${version.major}.${version.minor}`;
-      if (running !== abi.release) {
-        // Libraries of several releases may be installed; only those of the running Xen can talk to it.
-        await closeInterface(libc, toollog, ctrl, handles);
-        continue;
+      const release = `${version.major}.${version.minor}`;
+      if (release === abi.release) {
+        const xen = new XenControl(version, { abi, libc, toollog, ctrl, guest }, handles, koffi);
+        if (abi.proof === 'none') await xen.#selfTest();
+        return xen;
       }
-      const guest = bind(koffi, XENGUEST, abi.release);
-      return new XenControl(version, { abi, libc, toollog, ctrl, guest }, handles, koffi);
+      // Libraries of several releases may be installed; only those of the running Xen can talk to it.
+      await closeInterface(libc, toollog, ctrl, handles);
+      if (seen === undefined && knownAbi(release) === undefined) abis.push(abiFor(release, untested));
+      seen = release;
     }
-    running ??= await releaseFromSysfs();
-    throw untestedXen(`no libxenctrl for the running Xen (${running}) is installed`, missing);
+    if (seen !== undefined) throw missingLibraries(seen, missing);
+    throw new EnvironmentError('XEN_LIBRARY', 'there are no libraries of a supported Xen', {
+      cause: missing,
+      hint: `xlsnap supports Xen ${supportedReleases()}; its libraries come with xl`,
+    });
+  }
+
+  async #selfTest(): Promise<void> {
+    try {
+      checkDom0(await this.domainInfo(toDomid(0)));
+    } catch (error) {
+      await this[Symbol.asyncDispose]();
+      throw error;
+    }
   }
 
   /** Returns what Xen knows about a domain, or `undefined` if there is no such domain. */
@@ -345,6 +375,16 @@ export class XenControl implements AsyncDisposable {
    * @throws {EnvironmentError} If this host or this width of guest is not supported.
    */
   async openPv(domid: Domid, info: DomainInfo): Promise<PvDomain> {
+    if (this.proof === 'none') {
+      throw new EnvironmentError(
+        'XEN_UNTESTED_PV',
+        'PV guests cannot be saved on a release that xlsnap does not know',
+        {
+          domid,
+          hint: 'PV guests need calls that change with each release; use a newer xlsnap',
+        },
+      );
+    }
     return await PvDomain.open({ calls: this.#pvCalls(), maps: this.#maps }, domid, info);
   }
 
@@ -593,16 +633,6 @@ async function readVersion(ctrl: Libraries['ctrl'], xch: bigint): Promise<XenVer
 
 function closed(what: string): TypeError {
   return new TypeError(`${what} after XenControl was closed`);
-}
-
-/** Returns the version of the Xen below the kernel, as the kernel reports it. */
-async function releaseFromSysfs(): Promise<string> {
-  try {
-    const read = async (name: string) => (await readFile(`/sys/hypervisor/version/${name}`, 'utf8')).trim();
-    return `${await read('major')}.${await read('minor')}`;
-  } catch {
-    return 'of unknown version';
-  }
 }
 
 function sameBytes(one: Uint32Array, other: Uint32Array): boolean {

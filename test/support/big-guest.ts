@@ -12,19 +12,22 @@ const PAGES = 16 * 1024 * 1024;
 const HOLE = 0x10000;
 
 /** Every third page is zeros, and there is a hole below. */
-const guest: Pick<Guest, 'p2mSize' | 'maxBatch' | 'pageTypes' | 'pageTypesFrom' | 'packPages' | 'readPages'> =
-  {
-    p2mSize: PAGES + HOLE,
-    maxBatch: 1024,
-    pageTypes: async (pfns) => new Uint8Array(pfns.length),
-    pageTypesFrom: async (first, count) => new Uint8Array(count).fill(first < HOLE ? 15 : 0),
-    packPages: async (_fd, pfns, _position, makeHead) => {
-      const kinds = pfns.map((pfn) => (pfn % 3 === 0 ? PAGE_KIND.zero : PAGE_KIND.data));
-      makeHead(Uint8Array.from(kinds));
-      return Uint8Array.from(kinds);
-    },
-    readPages: async (pfns) => new Uint8Array(pfns.length),
-  };
+const guest: Pick<
+  Guest,
+  'p2mSize' | 'streamType' | 'maxBatch' | 'pageTypes' | 'pageTypesFrom' | 'packPages' | 'readPages'
+> = {
+  p2mSize: PAGES + HOLE,
+  streamType: 'hvm',
+  maxBatch: 1024,
+  pageTypes: async (pfns) => new Uint8Array(pfns.length),
+  pageTypesFrom: async (first, count) => new Uint8Array(count).fill(first < HOLE ? 15 : 0),
+  packPages: async (_fd, pfns, _position, makeHead) => {
+    const kinds = pfns.map((pfn) => (pfn % 3 === 0 ? PAGE_KIND.zero : PAGE_KIND.data));
+    makeHead(Uint8Array.from(kinds));
+    return Uint8Array.from(kinds);
+  },
+  readPages: async (pfns) => new Uint8Array(pfns.length),
+};
 
 const saver = new FileSaver(guest as Guest, { fd: -1, writeAt: async () => {}, beginSync: () => {} }, 8192, {
   expectedPages: PAGES,

@@ -11,10 +11,15 @@ export interface PageEntry {
   readonly at: number;
 }
 
-/** Reads the PAGE_DATA records in [start, end), without src/savefmt. */
+/** Reads the entries of all PAGE_DATA records in [start, end), without src/savefmt. */
 export function pageEntries(file: Uint8Array, start: number, end: number): PageEntry[] {
+  return pageRecords(file, start, end).flat();
+}
+
+/** The same, record by record. */
+export function pageRecords(file: Uint8Array, start: number, end: number): PageEntry[][] {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  const found: PageEntry[] = [];
+  const records: PageEntry[][] = [];
   let at = start;
   while (at < end) {
     expect(view.getUint32(at, true), `record type at ${at}`).toBe(1);
@@ -22,6 +27,7 @@ export function pageEntries(file: Uint8Array, start: number, end: number): PageE
     const length = view.getUint32(at + 4, true);
     const count = view.getUint32(body, true);
     let page = body + 8 + 8 * count;
+    const found: PageEntry[] = [];
     for (let i = 0; i < count; i++) {
       const word = view.getBigUint64(body + 8 + 8 * i, true);
       const type = Number(word >> 60n);
@@ -29,8 +35,9 @@ export function pageEntries(file: Uint8Array, start: number, end: number): PageE
       if (type < BROKEN) page += PAGE;
     }
     expect(page - body).toBe(length);
+    records.push(found);
     at = body + length;
   }
   expect(at).toBe(end);
-  return found;
+  return records;
 }

@@ -43,7 +43,7 @@ export function bench(context: CliContext, domain: string, options: BenchOptions
 async function requestOf(
   { own }: CliContext,
   domain: string,
-  { paths, rounds, dir, report }: BenchOptions,
+  { paths, rounds, dir, report, untestedXen }: BenchOptions,
 ): Promise<BenchRequest> {
   // Now, not after all the measuring.
   if (report !== undefined && (await exists(report))) {
@@ -57,6 +57,7 @@ async function requestOf(
     rounds: rounds ?? DEFAULT_ROUNDS,
     own,
     version: version(),
+    createOptions: untestedXen === true ? ['--untested-xen'] : undefined,
     directory: dir,
   };
 }

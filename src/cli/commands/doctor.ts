@@ -8,16 +8,17 @@ import { columnsOf } from '../text.ts';
 
 export interface DoctorOptions {
   readonly json?: boolean;
+  readonly untestedXen?: boolean;
 }
 
 /** Runs `xlsnap doctor`; returns the exit code: 0 only if all is well. The report is printed in either case. */
 export function doctor(
   context: CliContext,
   domain: string | undefined,
-  { json }: DoctorOptions,
+  { json, untestedXen }: DoctorOptions,
 ): Promise<number> {
   return runLocal(context, { json, quiet: true }, async ({ print }) => {
-    const report = await context.runDoctor(domain);
+    const report = await context.runDoctor(domain, { untestedXen });
     const { stdout, env } = context;
     const layout = { columns: columnsOf(stdout), colour: hasColour(stdout, env) };
     print('doctor_result', report, () => doctorText(report, layout), { styled: true });

@@ -38,6 +38,7 @@ export function snapshotRevert(
       keep: options.keep === true,
       timeoutMs: options.timeout === undefined ? undefined : options.timeout * 1000,
       otherOptions: [
+        ...(options.untestedXen === true ? ['--untested-xen'] : []),
         ...(options.dryRun === true ? ['--dry-run'] : []),
         ...(options.json === true ? ['--json'] : []),
         ...(options.quiet === true ? ['--quiet'] : []),

@@ -3,6 +3,7 @@ import { DEFAULT_PATHS } from '../../bench/paths.ts';
 import { count, notEmpty } from '../arguments.ts';
 import type { BenchOptions } from '../commands/bench.ts';
 import type { Define } from './define.ts';
+import { UNTESTED_XEN } from './untested-xen.ts';
 
 export const defineBench: Define = (program, context, finish) => {
   program
@@ -21,6 +22,7 @@ export const defineBench: Define = (program, context, finish) => {
     .option('--rounds <n>', 'number of rounds, after one that warms up (default: 5)', count(99))
     .option('--dir <directory>', 'where to write the files (default: /var/lib/xen/snapshots)', notEmpty)
     .option('--report <file>', 'write a report as an HTML file', notEmpty)
+    .option(...UNTESTED_XEN)
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(

@@ -2,6 +2,7 @@
 import { notEmpty } from '../arguments.ts';
 import type { DoctorOptions } from '../commands/doctor.ts';
 import type { Define } from './define.ts';
+import { UNTESTED_XEN } from './untested-xen.ts';
 
 export const defineDoctor: Define = (program, context, finish) => {
   program
@@ -13,6 +14,7 @@ export const defineDoctor: Define = (program, context, finish) => {
         'The exit code is 0 if all is well, 13 if the host lacks something, and otherwise 5 if a domain cannot be snapshotted.',
     )
     .argument('[domain]', 'name or domid of a single domain to check (default: all domains)', notEmpty)
+    .option(...UNTESTED_XEN)
     .option('--json', 'JSON: the report on stdout')
     .addExamples(
       ['xlsnap doctor', 'the host and all domains'],

@@ -2,6 +2,7 @@
 import { notEmpty } from '../arguments.ts';
 import type { CommonOptions } from '../session.ts';
 import type { Define } from './define.ts';
+import { UNTESTED_XEN } from './untested-xen.ts';
 
 export const defineRecover: Define = (program, context, finish) => {
   program
@@ -20,6 +21,7 @@ export const defineRecover: Define = (program, context, finish) => {
       'the memory file or its journal (default: all below /var/lib/xen/snapshots)',
       notEmpty,
     )
+    .option(...UNTESTED_XEN)
     .option('--json', 'JSON: the result on stdout, errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(

@@ -3,6 +3,7 @@ import { Option } from 'commander';
 import { count, milliseconds, notEmpty, seconds } from '../arguments.ts';
 import type { CreateOptions } from '../commands/snapshot-create.ts';
 import type { Define } from './define.ts';
+import { UNTESTED_XEN } from './untested-xen.ts';
 
 export const defineSnapshotCreate: Define = (program, context, finish) => {
   program
@@ -42,6 +43,7 @@ export const defineSnapshotCreate: Define = (program, context, finish) => {
       'do not flush the memory file to disk: faster, but the snapshot is lost if the host loses power right afterwards',
     )
     .option('--dry-run', 'check everything and print the plan, without changing anything')
+    .option(...UNTESTED_XEN)
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(

@@ -2,6 +2,7 @@
 import { notEmpty, risks, seconds, several } from '../arguments.ts';
 import type { RevertOptions } from '../commands/snapshot-revert.ts';
 import type { Define } from './define.ts';
+import { UNTESTED_XEN } from './untested-xen.ts';
 
 export const defineSnapshotRevert: Define = (program, context, finish) => {
   program
@@ -27,6 +28,7 @@ export const defineSnapshotRevert: Define = (program, context, finish) => {
     .option('--keep', 'keep the replaced overlays')
     .option('--timeout <seconds>', 'how long the destroy may take (default: 60)', seconds)
     .option('--dry-run', 'check everything and print the plan, without changing anything')
+    .option(...UNTESTED_XEN)
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(

@@ -60,7 +60,7 @@ async function makeRoom(run: CreateRun, { output, prefix }: OpenOutput, pages: n
 /** Completes the files. The memory file gets its name last: from then on the snapshot is complete. */
 async function finishFile(
   run: CreateRun,
-  { journal, prefix, saver }: OpenOutput,
+  { journal, saver }: OpenOutput,
   file: OutputFile,
   { xen, memory, newPrefix, suffix }: TakenState,
 ): Promise<Sizes> {
@@ -73,7 +73,7 @@ async function finishFile(
   // The disk is the slowest part.
   if (sync) file.beginSync();
   const checksums =
-    tuning?.checksums === false ? undefined : await readBack(run, file, sizes.fileBytes, prefix.length);
+    tuning?.checksums === false ? undefined : await readBack(run, file, sizes.fileBytes, memory.start);
   const facts = { bytes: sizes.fileBytes, pages: memory.pages };
   await writeManifestAndCfgfile(run, journal, xen, facts, checksums);
   await file.commit({ sync });

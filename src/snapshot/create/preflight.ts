@@ -163,7 +163,9 @@ async function checkNewFile(path: string, findings: Problem[], hint: string): Pr
  */
 async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): Promise<void> {
   const { plan, findings, warnings } = context;
-  const wanted = plan.memoryBytes + EXTRA_BYTES;
+  // Heads, and the records that allocate pages: 8 bytes for a page in each.
+  const extra = EXTRA_BYTES + plan.memoryBytes / 256;
+  const wanted = plan.memoryBytes + extra;
   const directory = await nearestDirectory(dirname(plan.memoryPath));
   const { bavail, bsize } = await statfs(directory);
   const room = bavail * bsize;
@@ -176,8 +178,8 @@ async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): 
       await using guest = await host.hypervisor.openGuest(context.domain.domid);
       share = await sampleData(guest);
     }
-    const least = plan.memoryBytes * share.least + EXTRA_BYTES;
-    const most = plan.memoryBytes * share.most + EXTRA_BYTES;
+    const least = plan.memoryBytes * share.least + extra;
+    const most = plan.memoryBytes * share.most + extra;
     const has = `the file system of ${directory} has ${mib(room)} free; the memory file`;
     if (room < least) {
       findings.push({

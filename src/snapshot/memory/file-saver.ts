@@ -1,15 +1,22 @@
 /** Writes the memory of a guest to a file. */
-import type { Bitmap } from '../../core/bitmap.ts';
+import { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DomainError, throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
 import { type Reporter, silentReporter } from '../../core/reporter.ts';
 import { spareMemory } from '../../core/spare-memory.ts';
-import { encodeAmendment, hasPageData, PAGE_TYPE, PfnWords } from '../../savefmt/index.ts';
+import {
+  type AllocationLayout,
+  encodeAmendment,
+  hasPageData,
+  PAGE_TYPE,
+  PfnWords,
+} from '../../savefmt/index.ts';
 import type { Tuning } from '../api.ts';
 import type { PositionalOutput } from '../output/file.ts';
 import type { Guest } from '../ports.ts';
+import { allocatedPages, allocationRoom } from './allocation.ts';
 import { forEachPage } from './each-page.ts';
 import { LaterWrites } from './later-writes.ts';
 import { CopyProgress } from './progress.ts';
@@ -35,6 +42,8 @@ export interface MemoryOutcome {
   readonly zeroPages: number;
   /** Pages of a live snapshot for which there was no room in memory: they were written while the guest stood still. */
   readonly writtenStopped: number;
+  /** Offset of the first PAGE_DATA record that may have data. */
+  readonly start: number;
   /** Offset of the first byte behind the last PAGE_DATA record. */
   readonly end: number;
 }
@@ -91,6 +100,9 @@ interface Copies {
  * suspended for `copyAll` needs none. `finish` ends the records, and `writeKept` makes the file right: it may come when
  * the guest runs again. From `copyLast` to `writeKept` nothing is written to the file, unless memory runs short.
  *
+ * Before the pages of an HVM or PVH guest there are records that allocate them (`AllocationLayout`), so that a restore can
+ * give it superpages. Their room is kept free by `copyAll`; `writeKept` fills it, when it is known which pages there are.
+ *
  * A page that comes into being after `copyAll` gets a place in records behind the others. One that vanishes leaves its
  * place to another page's name, so that a restore does not bring it back, as it does from libxc's own stream.
  *
@@ -114,6 +126,12 @@ export class FileSaver implements PageSaver {
   /** From `copyLast` on nothing goes to the file while the guest is stopped. */
   #waiting = false;
   #writtenStopped = 0;
+  /** Room for the records that allocate the pages. */
+  #allocation: AllocationLayout | undefined;
+  /** Pages whose place has another page's name. */
+  readonly #gone = new Set<number>();
+  /** Where the records with pages begin. */
+  #start: number;
   /** What copying pages into memory has taken so far. */
   readonly #reading = { pages: 0, ms: 0 };
   #end: number;
@@ -132,6 +150,7 @@ export class FileSaver implements PageSaver {
     }
     this.#guest = guest;
     this.#output = output;
+    this.#start = firstRecordOffset;
     this.#end = firstRecordOffset;
     this.#signal = options.signal;
     this.#reporter = options.reporter ?? silentReporter;
@@ -149,6 +168,9 @@ export class FileSaver implements PageSaver {
    */
   async copyAll(deferred?: Bitmap): Promise<number> {
     const live = deferred !== undefined;
+    this.#allocation = allocationRoom(this.#guest, this.#end, this.#expectedPages, live);
+    if (this.#allocation !== undefined) this.#end = this.#allocation.end;
+    this.#start = this.#end;
     const progress = this.#progress({ total: this.#expectedPages, round: live ? 0 : undefined, live });
     const writer = this.#writer(progress, deferred);
     const { segment, end } = await writer.run(async () => {
@@ -252,14 +274,30 @@ export class FileSaver implements PageSaver {
       populated,
       zeroPages: this.#zeroPages,
       writtenStopped: this.#writtenStopped,
+      start: this.#start,
       end: this.#end,
     };
   }
 
-  /** Writes what waits in memory since `copyLast`. */
+  /** Writes what waits in memory since `copyLast`, and the records that allocate the pages. */
   async writeKept(): Promise<void> {
     this.#waiting = false;
     await this.#later.writeTo(this.#output, this.#signal);
+    await this.#writeAllocation();
+  }
+
+  /** Allocates what a restore gives the guest by the records that follow, and nothing else. */
+  async #writeAllocation(): Promise<void> {
+    const allocation = this.#allocation;
+    if (allocation === undefined) return;
+    this.#allocation = undefined;
+    const pfns = new Bitmap(this.#guest.p2mSize);
+    for (const segment of this.#segments) segment.addTo(pfns);
+    for (const pfn of this.#gone) pfns.clear(pfn);
+    for (const { bytes, offset } of allocation.records(allocatedPages(pfns))) {
+      throwIfAborted(this.#signal);
+      await this.#output.writeAt(bytes, offset);
+    }
   }
 
   /** The set pfns in batches; with them clean ones, up to `gap` of them, that stand between two in the file as well. */
@@ -375,7 +413,10 @@ export class FileSaver implements PageSaver {
       await this.#put(content, offset + head.length);
     }
     this.#end = end;
-    for (const pfn of gone) if (this.#bare.get(pfn) === PAGE_TYPE.xtab) this.#bare.delete(pfn);
+    for (const pfn of gone) {
+      this.#gone.add(pfn);
+      if (this.#bare.get(pfn) === PAGE_TYPE.xtab) this.#bare.delete(pfn);
+    }
     return gone.length;
   }
 

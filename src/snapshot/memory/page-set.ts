@@ -31,6 +31,11 @@ export class PageSet {
     this.count++;
   }
 
+  /** Sets the bits of all its pfns in `pfns`, a bitmap of the same p2m. */
+  addTo(pfns: Bitmap): void {
+    pfns.or(this.#bits.bytes);
+  }
+
   /** Index of the pfn, or -1. */
   indexOf(pfn: number): number {
     if (!this.#bits.has(pfn)) return -1;

@@ -34,6 +34,11 @@ export class Segment {
     return this.#pages.count;
   }
 
+  /** Sets the bits of its pages in `pfns`, a bitmap of the guest's p2m. */
+  addTo(pfns: Bitmap): void {
+    this.#pages.addTo(pfns);
+  }
+
   /** The slot of a page (`SlotLayout`), or -1. */
   slotOf(pfn: number): number {
     const index = this.#pages.indexOf(pfn);

@@ -4,7 +4,14 @@ import { PAGE_SIZE } from '../../core/brand.ts';
 import { throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
 import { type Reporter, silentReporter } from '../../core/reporter.ts';
-import { encodePageDataHead, hasPageData, PAGE_TYPE, PfnWords } from '../../savefmt/index.ts';
+import {
+  encodeAmendment,
+  encodePageDataHead,
+  hasPageData,
+  PAGE_TYPE,
+  PfnWords,
+  SUPERPAGE_PAGES,
+} from '../../savefmt/index.ts';
 import type { MemoryOutput } from '../output/file.ts';
 import type { Guest } from '../ports.ts';
 import { forEachPage } from './each-page.ts';
@@ -22,6 +29,9 @@ interface Batch {
 /**
  * Writes a guest's memory as libxc does, for an output that can only be appended to: a page that is copied again stands
  * there again, and the later one wins. Pages of zeros are written like the others. For all else see `FileSaver`.
+ *
+ * A restore gives an HVM or PVH guest a 2 MiB page where 512 aligned pfns ascend in one record (see `AllocationLayout`). So a record
+ * of its first pages ends where such a region ends; regions that come into being later are allocated before they are sent.
  */
 export class StreamSaver implements PageSaver {
   readonly #guest: Guest;
@@ -35,14 +45,18 @@ export class StreamSaver implements PageSaver {
   readonly #buffers: readonly [Uint8Array, Uint8Array];
   #records = 0;
   #writing: Promise<void> = Promise.resolve();
+  readonly #start: number;
   #end: number;
   #pages = 0;
   /** Pages that have been in a record. */
   #sent: Bitmap;
+  /** Pages between two pfns where a record of first pages has to end; infinite for a PV guest. */
+  readonly #span: number;
 
   constructor(guest: Guest, output: Pick<MemoryOutput, 'writeAt'>, start: number, options: MemoryOptions) {
     this.#guest = guest;
     this.#output = output;
+    this.#start = start;
     this.#end = start;
     this.#signal = options.signal;
     this.#reporter = options.reporter ?? silentReporter;
@@ -50,6 +64,10 @@ export class StreamSaver implements PageSaver {
     this.#sent = new Bitmap(0);
     const room = (): Uint8Array => new Uint8Array(guest.maxBatch * PAGE_SIZE);
     this.#buffers = [room(), room()];
+    this.#span =
+      guest.streamType === 'hvm'
+        ? SUPERPAGE_PAGES * Math.max(1, Math.floor(guest.maxBatch / SUPERPAGE_PAGES))
+        : Number.POSITIVE_INFINITY;
   }
 
   async copyAll(deferred?: Bitmap): Promise<number> {
@@ -65,8 +83,14 @@ export class StreamSaver implements PageSaver {
           this.#bare.set(pfn, type);
           return undefined;
         }
+        // A region of `span` pages is never longer than a batch.
+        const last = batch.pfns[batch.count - 1] ?? pfn;
+        const ended = Math.floor(last / this.#span) !== Math.floor(pfn / this.#span);
+        const before = ended ? batch : undefined;
+        if (ended) batch = this.#batch();
         batch.pfns[batch.count] = pfn;
         batch.types[batch.count++] = type;
+        if (before !== undefined) return this.#send(before, deferred, progress);
         if (batch.count < batch.pfns.length) return undefined;
         const full = batch;
         batch = this.#batch();
@@ -79,6 +103,7 @@ export class StreamSaver implements PageSaver {
 
   async copyDirty(dirty: Bitmap, round: number): Promise<number> {
     const total = dirty.count();
+    await this.#allocateNew(dirty);
     await this.#copySet(dirty, dirty, new CopyProgress(this.#reporter, { total, round, live: true }));
     return total - dirty.count();
   }
@@ -107,7 +132,36 @@ export class StreamSaver implements PageSaver {
     for (const [pfn, type] of this.#bare) {
       if (type === PAGE_TYPE.xalloc && !this.#sent.has(pfn)) populated++;
     }
-    return { pages: this.#pages, populated, zeroPages: 0, writtenStopped: 0, end: this.#end };
+    return {
+      pages: this.#pages,
+      populated,
+      zeroPages: 0,
+      writtenStopped: 0,
+      start: this.#start,
+      end: this.#end,
+    };
+  }
+
+  /**
+   * Allocates the regions of 2 MiB of which nothing was sent so far and that are to be sent now. Only while the guest runs: it
+   * is not worth a moment of a stopped guest.
+   */
+  async #allocateNew(dirty: Bitmap): Promise<void> {
+    if (!Number.isFinite(this.#span)) return;
+    const { p2mSize } = this.#guest;
+    for (let first = 0; first + SUPERPAGE_PAGES <= p2mSize; first += SUPERPAGE_PAGES) {
+      const end = first + SUPERPAGE_PAGES;
+      if (!dirty.has(first) || this.#sent.has(first)) continue;
+      if (dirty.count(first, end) < SUPERPAGE_PAGES || this.#sent.count(first, end) > 0) continue;
+      throwIfAborted(this.#signal);
+      const types = await this.#guest.pageTypesFrom(first, SUPERPAGE_PAGES);
+      if (!types.every(hasPageData)) continue;
+      const pfns = Uint32Array.from(types, (_, at) => first + at);
+      const record = encodeAmendment(pfns, types.fill(PAGE_TYPE.xalloc), new Uint8Array(0));
+      await this.#output.writeAt(record, this.#end);
+      this.#end += record.length;
+      for (const pfn of pfns) this.#sent.set(pfn);
+    }
   }
 
   #batch(): Batch {

@@ -7,7 +7,7 @@ import { type DomainExamination, examineDomain } from '../../snapshot/create/exa
 import type { Host } from '../../snapshot/ports.ts';
 import { XenstoreClient } from '../../xenstore/client.ts';
 import { readSuspendFeature } from '../create-checks/suspend-feature.ts';
-import { asFailure, checkHost, type HostCheck } from './host-checks.ts';
+import { asFailure, checkHost, type HostCheck, type HostCheckOptions } from './host-checks.ts';
 
 /** A domain, and what its QEMU and its kernel report. */
 export type DomainReport = DomainExamination;
@@ -26,8 +26,9 @@ export interface DoctorReport {
 export async function runDoctor(
   openHost: () => Promise<Host>,
   nameOrDomid: string | undefined,
+  options: HostCheckOptions = {},
 ): Promise<DoctorReport> {
-  const checks = [...(await checkHost())];
+  const checks = [...(await checkHost(options))];
   let domains: readonly DomainExamination[] = [];
   try {
     domains = await examineDomains(openHost, nameOrDomid);

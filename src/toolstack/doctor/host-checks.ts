@@ -8,7 +8,17 @@ import { nearestDirectory } from '../../core/files.ts';
 import { hasRunDirectory, RUN_DIRECTORY } from '../../core/run-directory.ts';
 
 import { DEFAULT_SNAPSHOT_DIR } from '../../snapshot/naming.ts';
-import { ABIS, findLibraries, koffiVersion, runningXen, XenControl } from '../../xenctrl/index.ts';
+import {
+  type AbiProof,
+  findLibraries,
+  koffiVersion,
+  type LibrariesFound,
+  libraryHint,
+  releaseOf,
+  runningXen,
+  supportedReleases,
+  XenControl,
+} from '../../xenctrl/index.ts';
 import { XenstoreClient } from '../../xenstore/client.ts';
 import { runProgram, searchPath } from '../process/run.ts';
 import { findQemus } from '../qemu/programs.ts';
@@ -17,7 +27,7 @@ import { isXlWrapper } from '../xl/wrapper.ts';
 /** Returns whether xlsnap supports a version of Node, as package.json has it in `engines`. */
 export function isSupportedNode(version: string): boolean {
   const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10));
-  return (major === 20 && minor >= 15) || (major === 22 && minor >= 2) || major > 22;
+  return (major === 18 && minor >= 18) || (major === 20 && minor >= 15) || major > 20;
 }
 
 /** Time limit in milliseconds for a program that only reports about itself; software emulation is slow. */
@@ -40,8 +50,14 @@ export interface HostCheck {
 
 type Finding = Omit<HostCheck, 'name'>;
 
+/** Options of the checks. */
+export interface HostCheckOptions {
+  /** As `HostOptions` has it. */
+  readonly untestedXen?: boolean | undefined;
+}
+
 /** The checks, in the order of the report: what a later check needs comes first. */
-const CHECKS: Readonly<Record<string, () => Promise<Finding>>> = {
+const CHECKS: Readonly<Record<string, (options: HostCheckOptions) => Promise<Finding>>> = {
   node: checkNode,
   root: checkRoot,
   dom0: checkDom0,
@@ -57,9 +73,12 @@ const CHECKS: Readonly<Record<string, () => Promise<Finding>>> = {
 };
 
 /** Runs all checks. None depends on another, and one that throws has failed. */
-export async function checkHost(): Promise<readonly HostCheck[]> {
+export async function checkHost(options: HostCheckOptions = {}): Promise<readonly HostCheck[]> {
   return await Promise.all(
-    Object.entries(CHECKS).map(async ([name, check]) => ({ name, ...(await runCheck(check)) })),
+    Object.entries(CHECKS).map(async ([name, check]) => ({
+      name,
+      ...(await runCheck(() => check(options))),
+    })),
   );
 }
 
@@ -84,7 +103,10 @@ async function checkNode(): Promise<Finding> {
   const version = process.versions.node;
   if (isSupportedNode(version)) return { status: 'ok', version, message: process.execPath };
   return {
-    ...failedCheck(`${process.execPath} is not supported`, 'install Node 20.15 or later, or 22.2 or later'),
+    ...failedCheck(
+      `${process.execPath} is not supported`,
+      'install Node 18.18 or later (not 19), or 20.15 or later',
+    ),
     version,
   };
 }
@@ -126,36 +148,71 @@ async function checkKoffi(): Promise<Finding> {
 }
 
 async function checkLibraries(): Promise<Finding> {
-  const { usable, installed, missing } = await findLibraries();
-  const tested = ABIS.map(({ release }) => release).join(' and ');
-  if (usable.length > 0) {
+  return judgeLibraries(await findLibraries(), releaseOf(await runningXen()));
+}
+
+/**
+ * Judges the libraries that were found: those of the running Xen count, and if none runs, those of any supported release.
+ * @param running release of the running Xen, if there is one
+ */
+export function judgeLibraries(
+  { usable, installed, missing }: LibrariesFound,
+  running: string | undefined,
+): Finding {
+  const found = running === undefined ? usable : usable.filter((release) => release === running);
+  if (found.length > 0) {
     return {
       status: 'ok',
-      version: usable.join(', '),
+      version: found.join(', '),
       message: 'libxenctrl, libxenguest, libxenforeignmemory, libxentoollog',
     };
   }
-  const others = installed.filter((release) => !ABIS.some((abi) => abi.release === release));
-  if (others.length > 0) {
+  if (running !== undefined && !installed.includes(running)) {
+    const others = installed.length === 0 ? '' : `; libxenctrl ${installed.join(', ')} is`;
     return failedCheck(
-      `libxenctrl ${others.join(', ')} is installed, which xlsnap does not know`,
-      `tested with Xen ${tested}`,
+      `libxenctrl of the running Xen (${running}) is not installed${others}`,
+      libraryHint(running),
     );
   }
   if (installed.length === 0) {
     return failedCheck(
       'libxenctrl is not installed',
-      `install the libraries of Xen (tested with ${tested}): on Debian they come with xen-utils-${ABIS[0]?.release ?? ''}`,
+      `install xl and its libraries; xlsnap supports Xen ${supportedReleases()}`,
     );
   }
-  const problems = missing.map(({ library, error }) => `${library}: ${describeError(error)}`);
+  const problems = missing
+    .filter(({ library }) => running === undefined || concerns(library, running))
+    .map(({ library, error }) => `${library}: ${describeError(error)}`);
   return failedCheck(problems.join('; '), 'install all the Xen libraries of the running Xen');
 }
 
-async function checkXen(): Promise<Finding> {
-  await using xen = await XenControl.open();
+/** Tells whether a library is of that release, or of none in particular. */
+function concerns(library: string, release: string): boolean {
+  return library.endsWith(`.so.${release}`) || !/\.so\.\d+\.\d+$/.test(library);
+}
+
+/** What the report says about each release. */
+const PROOFS: Readonly<Record<AbiProof, string>> = {
+  'real-xen': 'xlsnap is tested on real Xen of this release',
+  headers: 'xlsnap knows this release by its headers, and is not tested on it',
+  none: 'xlsnap does not know this release; HVM and PVH guests will probably work, PV guests do not',
+};
+
+async function checkXen({ untestedXen = false }: HostCheckOptions): Promise<Finding> {
+  await using xen = await XenControl.open({ untested: untestedXen });
   const { major, minor, extra } = xen.version;
-  return { status: 'ok', version: `${major}.${minor}${extra}`, message: 'answers hypercalls' };
+  return { ...judgeProof(xen.proof), version: `${major}.${minor}${extra}` };
+}
+
+/** Judges a Xen that answers. */
+export function judgeProof(proof: AbiProof): Finding {
+  const message = `answers hypercalls; ${PROOFS[proof]}`;
+  if (proof !== 'none') return { status: 'ok', message };
+  return {
+    status: 'warning',
+    message,
+    hint: 'look for a newer xlsnap; test a snapshot and a revert of a guest that you can lose',
+  };
 }
 
 async function checkXenstore(): Promise<Finding> {

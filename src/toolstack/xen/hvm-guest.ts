@@ -26,8 +26,8 @@ const MAX_GROWTH = 2 ** 20;
 const MAX_TAKEN = 2 ** 24;
 
 /**
- * The parameters that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same in 4.17 and
- * 4.20.
+ * The parameters that libxc saves, in its order (tools/libs/guest/xg_sr_save_x86_hvm.c); the same from 4.17 to
+ * 4.22.
  */
 const SAVED_PARAMS: readonly number[] = [
   HVM_PARAM.HVM_PARAM_STORE_PFN,

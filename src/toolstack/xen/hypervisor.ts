@@ -4,7 +4,13 @@ import { DomainError, SuspendError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { GuestType, XenVersion } from '../../core/xen.ts';
 import type { DomainState, DomainVitals, Guest, Hypervisor } from '../../snapshot/ports.ts';
-import { type DomainInfo, HVM_PARAM, SHUTDOWN, XenControl } from '../../xenctrl/index.ts';
+import {
+  type DomainInfo,
+  HVM_PARAM,
+  type OpenXenOptions,
+  SHUTDOWN,
+  XenControl,
+} from '../../xenctrl/index.ts';
 import {
   type XenstoreAccess,
   XenstoreClient,
@@ -14,6 +20,7 @@ import {
 import type { Xen } from './guest-records.ts';
 import { HvmGuest } from './hvm-guest.ts';
 import { PvGuest } from './pv-guest.ts';
+import { checkAgainstXenstore } from './self-test.ts';
 
 /** How long a guest that has acknowledged the request may take to suspend, in milliseconds; as in libxl. */
 const ACKNOWLEDGED_MS = 60_000;
@@ -28,6 +35,12 @@ const SHUTDOWN_NAMES: readonly (readonly [number, NonNullable<DomainState['shutd
   [SHUTDOWN.SHUTDOWN_watchdog, 'watchdog'],
   [SHUTDOWN.SHUTDOWN_soft_reset, 'soft_reset'],
 ];
+
+const UNTESTED_PV: Problem = {
+  code: 'XEN_UNTESTED_PV',
+  message: 'PV guests cannot be saved on a release of Xen that xlsnap does not know',
+  hint: 'PV guests need calls that change with each release; use a newer xlsnap',
+};
 
 /** The part of `XenstoreClient` that is used. */
 export interface SuspendXenstore {
@@ -63,10 +76,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   /**
    * Opens Xen's interface.
    * @param xenstore remains the caller's
-   * @throws {EnvironmentError} If this is not a dom0, or its Xen is not a tested one.
+   * @throws {EnvironmentError} If this is not a dom0, libraries are missing, or its Xen is not a supported one.
    */
-  static async open(xenstore: SuspendXenstore): Promise<XenHypervisor> {
-    return new XenHypervisor(await XenControl.open(), xenstore, () => XenstoreClient.connect());
+  static async open(xenstore: SuspendXenstore, options: OpenXenOptions = {}): Promise<XenHypervisor> {
+    return new XenHypervisor(await XenControl.open(options), xenstore, () => XenstoreClient.connect());
   }
 
   async version(): Promise<XenVersion> {
@@ -76,6 +89,9 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   async domainState(domid: Domid): Promise<DomainState | undefined> {
     const info = await this.#xen.domainInfo(domid);
     if (info === undefined) return undefined;
+    if (this.#xen.proof === 'none' && domid !== 0 && !info.dying) {
+      await checkAgainstXenstore(this.#xenstore, domid, info);
+    }
     return {
       domid,
       uuid: info.uuid,
@@ -179,7 +195,7 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
    * of PoD memory"). As long as there is one for each, reading does no harm.
    */
   async memoryObstacle(domid: Domid, type: GuestType): Promise<Problem | undefined> {
-    if (type === 'pv') return undefined;
+    if (type === 'pv') return this.#xen.proof === 'none' ? UNTESTED_PV : undefined;
     const { entries, cachePages } = await this.#xen.podCounts(domid);
     if (entries <= cachePages) return undefined;
     const mib = (pages: number): string => `${Math.ceil((pages * PAGE_SIZE) / 1024 ** 2)} MiB`;

@@ -196,6 +196,7 @@ export class PvCalls {
   #domctl(command: number, domid: Domid): DataView<ArrayBuffer> {
     const { abi } = this.#parts;
     const { xen_domctl: fields } = abi.pvCalls;
+    if (abi.domctlInterfaceVersion === undefined) throw new TypeError('a raw domctl of an unknown release');
     const domctl = new DataView(new ArrayBuffer(fields.size));
     domctl.setUint32(fields.cmd, command, true);
     domctl.setUint32(fields.interface_version, abi.domctlInterfaceVersion, true);

@@ -20,6 +20,7 @@ import type { DeletePlan, DeleteResult } from '../../../src/snapshot/delete/type
 import type { SnapshotList } from '../../../src/snapshot/list/list.ts';
 import type { Host, ImageHost } from '../../../src/snapshot/ports.ts';
 import type { DoctorReport } from '../../../src/toolstack/doctor/doctor.ts';
+import type { HostOptions } from '../../../src/toolstack/host.ts';
 import { benchResult } from '../bench/samples.ts';
 
 export const plan: SnapshotPlan = {
@@ -295,7 +296,9 @@ export interface World {
   readonly tty?: boolean;
   readonly columns?: number;
   readonly now?: () => number;
-  readonly openHost?: () => Promise<Host>;
+  readonly openHost?: (options?: HostOptions) => Promise<Host>;
+  /** Gets the options of `doctor`. */
+  readonly onDoctor?: (options?: HostOptions) => void;
   readonly closeHost?: () => Promise<void>;
   readonly doctor?: DoctorReport;
   /** Receives the function that delivers a signal. */
@@ -331,9 +334,9 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
       return () => {};
     },
     deferStops: () => () => {},
-    openHost: () => {
+    openHost: (options) => {
       opened++;
-      if (world.openHost !== undefined) return world.openHost();
+      if (world.openHost !== undefined) return world.openHost(options);
       return Promise.resolve({
         async [Symbol.asyncDispose]() {
           closed++;
@@ -342,7 +345,10 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
       } as Partial<Host> as Host);
     },
     openImages: () => Promise.resolve({ images: {} } as Partial<ImageHost> as ImageHost),
-    runDoctor: () => Promise.resolve(world.doctor ?? doctorReport),
+    runDoctor: (_domain, options) => {
+      world.onDoctor?.(options);
+      return Promise.resolve(world.doctor ?? doctorReport);
+    },
     loadCalls: () =>
       Promise.resolve({
         planCreate: note('planCreate', plan),

@@ -61,6 +61,7 @@ test('a snapshot has sizes, domain, memory map, manifest', async () => {
     storedZeros: 0,
     types: { NOTAB: 300 },
     repeated: 0,
+    superpages: 0,
     read: false,
     holesKnown: true,
     gap: 1,

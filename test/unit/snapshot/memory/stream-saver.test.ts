@@ -63,7 +63,14 @@ test('a stream has each page of a suspended guest once, zeros too', async () => 
   const saver = saverOf(guest, output);
   expect(await saver.copyAll()).toBe(3967);
   const outcome = await saver.finish();
-  expect(outcome).toEqual({ pages: 3967, populated: 3967, zeroPages: 0, writtenStopped: 0, end: output.end });
+  expect(outcome).toEqual({
+    pages: 3967,
+    populated: 3967,
+    zeroPages: 0,
+    writtenStopped: 0,
+    start: START,
+    end: output.end,
+  });
   const all = expectGuest(guest, output);
   expect(all).toHaveLength(3968);
   // A page without data comes after the others.

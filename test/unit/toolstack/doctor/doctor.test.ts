@@ -2,7 +2,13 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { EnvironmentError } from '../../../../src/core/errors.ts';
 import { FakeHost } from '../../../../src/testing/fake-host.ts';
 import { runDoctor } from '../../../../src/toolstack/doctor/doctor.ts';
-import { asFailure, checkHost, isSupportedNode } from '../../../../src/toolstack/doctor/host-checks.ts';
+import {
+  asFailure,
+  checkHost,
+  isSupportedNode,
+  judgeLibraries,
+  judgeProof,
+} from '../../../../src/toolstack/doctor/host-checks.ts';
 import { runProgram } from '../../../../src/toolstack/process/run.ts';
 import { fakeProgram } from '../../../support/fake-program.ts';
 import { tempDir } from '../../../support/temp.ts';
@@ -118,11 +124,66 @@ describe('the report', () => {
 test.each([
   ['20.14.0', false],
   ['20.15.0', true],
-  ['21.7.3', false],
-  ['22.1.0', false],
+  ['19.9.0', false],
+  ['21.7.3', true],
+  ['22.1.0', true],
   ['22.2.0', true],
   ['24.0.0', true],
-  ['18.20.4', false],
+  ['18.17.1', false],
+  ['18.18.0', true],
+  ['18.20.4', true],
 ])('Node %s is supported: %s, as package.json says', (version, supported) => {
   expect(isSupportedNode(version)).toBe(supported);
+});
+
+describe('the libraries of Xen', () => {
+  const found = { usable: ['4.22', '4.20'], installed: ['4.20', '4.22'], missing: [] };
+
+  test('of the running release count', () => {
+    expect(judgeLibraries(found, '4.22')).toMatchObject({ status: 'ok', version: '4.22' });
+    expect(judgeLibraries(found, undefined)).toMatchObject({ status: 'ok', version: '4.22, 4.20' });
+  });
+
+  test('of other releases alone are not enough', () => {
+    // Debian's QEMU brings those of 4.20, whatever runs.
+    const only = { usable: ['4.20'], installed: ['4.20'], missing: [] };
+    expect(judgeLibraries(only, '4.22')).toMatchObject({
+      status: 'failed',
+      message: 'libxenctrl of the running Xen (4.22) is not installed; libxenctrl 4.20 is',
+      hint: expect.stringContaining('xen-utils-4.22'),
+    });
+    expect(judgeLibraries({ ...only, installed: [] }, '4.22').message).toBe(
+      'libxenctrl of the running Xen (4.22) is not installed',
+    );
+  });
+
+  test('that cannot be loaded are named, but none of another release', () => {
+    const error = new Error('undefined symbol');
+    const missing = ['libxenguest.so.4.22', 'libxenctrl.so.4.17', 'libxenforeignmemory.so.1'];
+    const broken = {
+      usable: [],
+      installed: ['4.22'],
+      missing: missing.map((library) => ({ library, error })),
+    };
+    expect(judgeLibraries(broken, '4.22')).toMatchObject({
+      status: 'failed',
+      message: 'libxenguest.so.4.22: undefined symbol; libxenforeignmemory.so.1: undefined symbol',
+    });
+  });
+
+  test('on a machine without Xen: what to install', () => {
+    expect(judgeLibraries({ usable: [], installed: [], missing: [] }, undefined)).toMatchObject({
+      status: 'failed',
+      message: 'libxenctrl is not installed',
+      hint: expect.stringContaining('4.22, 4.21, 4.20, 4.19, 4.18 and 4.17'),
+    });
+  });
+});
+
+test.each([
+  ['real-xen', 'ok', 'tested on real Xen'],
+  ['headers', 'ok', 'by its headers, and is not tested'],
+  ['none', 'warning', 'does not know this release'],
+] as const)('a release with proof "%s" is %s', (proof, status, words) => {
+  expect(judgeProof(proof)).toMatchObject({ status, message: expect.stringContaining(words) });
 });

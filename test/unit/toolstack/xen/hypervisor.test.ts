@@ -3,7 +3,7 @@ import { toDomid } from '../../../../src/core/brand.ts';
 import type { Limits } from '../../../../src/core/deadline.ts';
 import { EventQueue } from '../../../../src/core/event-queue.ts';
 import { XenHypervisor } from '../../../../src/toolstack/xen/hypervisor.ts';
-import { HVM_PARAM, SHUTDOWN, XenCallError } from '../../../../src/xenctrl/index.ts';
+import { type AbiProof, HVM_PARAM, SHUTDOWN, XenCallError } from '../../../../src/xenctrl/index.ts';
 import { XenstoreTimeoutError } from '../../../../src/xenstore/index.ts';
 
 const DOMID = toDomid(5);
@@ -30,6 +30,7 @@ class FakeDomain {
     [REQUEST, ''],
   ]);
   answer: () => void = () => {};
+  proof: AbiProof = 'real-xen';
   readonly #events = new Set<EventQueue<string>>();
 
   /** The guest has seen the request. */
@@ -58,6 +59,7 @@ class FakeDomain {
     return new XenHypervisor(
       {
         version: { major: 4, minor: 20, extra: '.1' },
+        proof: this.proof,
         domainInfo: async () => {
           if (this.broken) throw new XenCallError('xc_domain_getinfolist', 1);
           if (!this.there) return undefined;
@@ -392,3 +394,48 @@ test.each([
     expect(await hypervisor.memoryObstacle(DOMID, 'pv')).toBeUndefined();
   },
 );
+
+describe('on a release of Xen that xlsnap does not know', () => {
+  const UUID = '00000000-0000-0000-0000-000000000005';
+  const xenstoreSays = (uuid: string, staticMaxKib: string | undefined): void => {
+    domain.nodes.set(`/local/domain/${DOMID}/vm`, `/vm/${uuid}`);
+    if (staticMaxKib !== undefined) {
+      domain.nodes.set(`/local/domain/${DOMID}/memory/static-max`, staticMaxKib);
+    }
+  };
+
+  test.each([
+    ['the same', UUID, '4', undefined],
+    ['another uuid', UUID.replace('5', '6'), '4', `has the uuid ${UUID} for Xen`],
+    ['far less memory', UUID, '-40000', 'has 4096 bytes of memory for Xen, and at most -40000 KiB'],
+    ['no memory', UUID, undefined, 'has 4096 bytes of memory for Xen'],
+  ])('xenstore says %s', async (_, uuid, staticMax, problem) => {
+    const hypervisor = domain.hypervisor();
+    xenstoreSays(uuid, staticMax);
+    // A known release is not compared.
+    expect(await hypervisor.domainState(DOMID)).toMatchObject({ uuid: UUID });
+    domain.proof = 'none';
+    const state = domain.hypervisor().domainState(DOMID);
+    if (problem === undefined) expect(await state).toMatchObject({ uuid: UUID });
+    else {
+      await expect(state).rejects.toMatchObject({
+        code: 'XEN_SELF_TEST',
+        message: expect.stringContaining(problem),
+      });
+    }
+  });
+
+  test('a domain that xenstore does not know cannot be compared', async () => {
+    domain.proof = 'none';
+    await expect(domain.hypervisor().domainState(DOMID)).rejects.toMatchObject({ code: 'XEN_SELF_TEST' });
+    // What undoing needs is not refused: the guest must resume.
+    expect(await domain.hypervisor().vitals(DOMID)).toMatchObject({ uuid: UUID });
+  });
+
+  test('PV guests are refused, others are not', async () => {
+    domain.proof = 'none';
+    const hypervisor = domain.hypervisor();
+    expect((await hypervisor.memoryObstacle(DOMID, 'pv'))?.code).toBe('XEN_UNTESTED_PV');
+    expect(await hypervisor.memoryObstacle(DOMID, 'pvh')).toBeUndefined();
+  });
+});

@@ -49,6 +49,7 @@ function makeXen(): Xen {
   };
   return {
     version: { major: 4, minor: 20, extra: '' },
+    proof: 'real-xen',
     domainInfo: info,
     openPv: (domid, facts) => PvDomain.open(pv.sources, domid, facts),
     pageTypes: async (_domid, mfns) => {
