@@ -17,7 +17,7 @@ export const EXIT_MEANINGS: Readonly<Record<keyof typeof EXIT, string>> = {
   restore: 'the restore failed after the domain was destroyed',
   output: 'a file could not be written',
   environment: 'the host lacks something that xlsnap needs',
-  recover: 'a killed create or revert could not be fully undone',
+  recover: 'what a killed command left could not be fully undone or finished',
   interrupted: 'ended by SIGINT; 143 by SIGTERM, 129 by SIGHUP',
 };
 

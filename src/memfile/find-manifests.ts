@@ -1,5 +1,5 @@
 /** Finds snapshots by their manifests. Needs no Xen. */
-import { readdir, stat } from 'node:fs/promises';
+import { readdir, realpath, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
 import { type Manifest, ManifestError, readManifest } from './manifest.ts';
@@ -36,7 +36,12 @@ export interface FoundManifests {
 export async function findManifests(directories: Iterable<string>): Promise<FoundManifests> {
   const found: FoundManifest[] = [];
   const damaged: DamagedManifest[] = [];
+  const seen = new Set<string>();
   for (const manifestPath of await manifestPaths(directories)) {
+    // A directory may be given under two names.
+    const real = await realpath(manifestPath).catch(() => manifestPath);
+    if (seen.has(real)) continue;
+    seen.add(real);
     const memoryPath = manifestPath.slice(0, -ENDING.length);
     try {
       const manifest = await readManifest(manifestPath);

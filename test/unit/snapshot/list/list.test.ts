@@ -1,4 +1,12 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
@@ -81,7 +89,9 @@ describe('snapshots are listed', () => {
     for (const end of ['', '.cfg', '.json'])
       renameSync(`${path}${end}`, join(other, 'deep', `s1.save${end}`));
     expect(names(await list())).toEqual([]);
-    const found = await list({ directories: [other, join(other, 'deep'), `${other}/`] });
+    symlinkSync(other, join(other, 'link'));
+    const directories = [other, join(other, 'deep'), `${other}/`, join(other, 'link')];
+    const found = await list({ directories });
     expect(names(found)).toEqual(['s1']);
     expect(found.snapshots[0]).toMatchObject({
       memoryPath: join(other, 'deep', 's1.save'),

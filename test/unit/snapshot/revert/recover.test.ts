@@ -685,7 +685,7 @@ describe('a journal of a revert', () => {
   it.each<[string, () => void, RegExp]>([
     ['others may write to it', () => chmodSync(journal(), 0o666), /another user/],
     ['it was moved', change('journal', '/x/y.revert.journal'), /not here/],
-    ['it is of something else', change('kind', 'bench'), /neither a create nor a revert/],
+    ['it is of something else', change('kind', 'bench'), /no create, revert or delete/],
     ['its mark leads elsewhere', change('mark', '../x'), /mark/],
     ['its state is unknown', change('state', 'asleep'), /state/],
     ['its options are none', change('options', 1), /options/],
