@@ -18,7 +18,7 @@ export function doctor(
   { json, untestedXen }: DoctorOptions,
 ): Promise<number> {
   return runLocal(context, { json, quiet: true }, async ({ print }) => {
-    const report = await context.runDoctor(domain, { untestedXen });
+    const report = await context.runDoctor(domain, { untestedXen: untestedXen === true });
     const { stdout, env } = context;
     const layout = { columns: columnsOf(stdout), colour: hasColour(stdout, env) };
     print('doctor_result', report, () => doctorText(report, layout), { styled: true });
