@@ -31,13 +31,18 @@ export interface FoundManifests {
  * Reads all manifests in some directories and in the directories right below them, each file once. Other files in JSON are
  * left out, unless they are beside a memory file.
  * @param directories absolute; one that does not exist has none
+ * @param withBelow those of them whose subdirectories are read too; all by default. Below a directory that xlsnap does not
+ * own may be anything: a mount that hangs, or that root cannot read
  * @throws {EnvironmentError} If a directory cannot be read
  */
-export async function findManifests(directories: Iterable<string>): Promise<FoundManifests> {
+export async function findManifests(
+  directories: readonly string[],
+  withBelow: readonly string[] = directories,
+): Promise<FoundManifests> {
   const found: FoundManifest[] = [];
   const damaged: DamagedManifest[] = [];
   const seen = new Set<string>();
-  for (const manifestPath of await manifestPaths(directories)) {
+  for (const manifestPath of await manifestPaths(directories, withBelow)) {
     // A directory may be given under two names.
     const real = await realpath(manifestPath).catch(() => manifestPath);
     if (seen.has(real)) continue;
@@ -65,11 +70,16 @@ export function nameOfFile(memoryPath: string): string {
   return basename(memoryPath, MEMORY_ENDING);
 }
 
-async function manifestPaths(directories: Iterable<string>): Promise<Iterable<string>> {
+async function manifestPaths(
+  directories: readonly string[],
+  withBelow: readonly string[],
+): Promise<Iterable<string>> {
   const paths = new Set<string>();
   for (const top of directories) {
     const entries = await entriesOf(top);
-    const below = entries.filter((one) => one.isDirectory()).map(({ name }) => join(top, name));
+    const below = withBelow.includes(top)
+      ? entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(top, name))
+      : [];
     for (const { name } of entries) if (name.endsWith(ENDING)) paths.add(join(top, name));
     for (const directory of below) {
       for (const { name } of await entriesOf(directory)) {

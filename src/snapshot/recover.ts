@@ -61,7 +61,12 @@ export async function recoverSnapshot(
       const found = await readJournal(path);
       if (found === undefined) return undefined;
       if (found.kind === 'headless') return await removeHeadless(path);
-      return found.kind === 'create' ? await recoverCreate(host, found, options) : undefined;
+      if (found.kind === 'create') return await recoverCreate(host, found, options);
+      if (found.kind !== 'delete') return undefined;
+      // A snapshot whose create could not end everything, and that was deleted since.
+      const others = found.head.keys.filter((key) => key !== held.uuid && key !== held.domain);
+      await using _others = await host.toolstack.lock(others, lock);
+      return await recoverDelete(host, found, options);
     });
   }
   const seen = await readWithHead(path);

@@ -8,6 +8,7 @@ import { columnsOf, jsonLine, printable } from '../text.ts';
 export interface ListOptions {
   readonly dir?: readonly string[];
   readonly json?: boolean;
+  readonly untestedXen?: boolean;
   /** Only names, one a line. */
   readonly names?: boolean;
 }
@@ -24,7 +25,7 @@ export async function snapshotList(
   try {
     const calls = await context.loadCalls();
     const request: ListRequest = {
-      ...(domain === undefined ? {} : { domain, keys: await keysOf(context, domain) }),
+      ...(domain === undefined ? {} : { domain, keys: await keysOf(context, domain, options) }),
       ...(options.dir === undefined ? {} : { directories: options.dir }),
     };
     if (options.names === true) {
@@ -44,10 +45,14 @@ export async function snapshotList(
 }
 
 /** Name and uuid of the domain that a domid stands for, if it runs. Without Xen a number is a name. */
-async function keysOf(context: CliContext, word: string): Promise<readonly string[]> {
+async function keysOf(
+  context: CliContext,
+  word: string,
+  { untestedXen = false }: ListOptions,
+): Promise<readonly string[]> {
   if (!/^[0-9]+$/.test(word)) return [];
   try {
-    await using host = await context.openHost();
+    await using host = await context.openHost({ untestedXen });
     const domid = await host.toolstack.findDomain(word);
     const state = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
     return state === undefined ? [] : [state.name, state.uuid];

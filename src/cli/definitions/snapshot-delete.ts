@@ -1,6 +1,7 @@
 import { count, notEmpty, several } from '../arguments.ts';
 import type { DeleteOptions } from '../commands/snapshot-delete.ts';
 import type { Define } from './define.ts';
+import { UNTESTED_XEN } from './untested-xen.ts';
 
 /** Maximum number of snapshots to keep. */
 const MOST_KEPT = 999_999;
@@ -33,6 +34,7 @@ export const defineSnapshotDelete: Define = (program, context, finish) => {
       several,
     )
     .option('--dry-run', 'check everything and print what would be deleted, without changing anything')
+    .option(...UNTESTED_XEN)
     .option('--json', 'JSON: the result on stdout, progress and errors on stderr')
     .option('-q, --quiet', 'no progress')
     .addExamples(

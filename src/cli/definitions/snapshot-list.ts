@@ -1,6 +1,7 @@
 import { notEmpty, several } from '../arguments.ts';
 import type { ListOptions } from '../commands/snapshot-list.ts';
 import type { Define } from './define.ts';
+import { UNTESTED_XEN } from './untested-xen.ts';
 
 export const defineSnapshotList: Define = (program, context, finish) => {
   program
@@ -18,6 +19,7 @@ export const defineSnapshotList: Define = (program, context, finish) => {
       several,
     )
     .option('--names', 'only the names, newest first, one a line, without any check')
+    .option(...UNTESTED_XEN)
     .option('--json', 'JSON: the list on stdout, errors on stderr')
     .addExamples(
       ['xlsnap snapshot-list', 'all snapshots in /var/lib/xen/snapshots'],

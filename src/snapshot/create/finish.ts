@@ -37,6 +37,8 @@ interface Sizes {
 /** Completes the file or the stream. */
 export async function finishOutput(run: CreateRun, opened: OpenOutput, state: TakenState): Promise<Sizes> {
   const { output } = opened;
+  // Before the header with more room, which is a part of it.
+  if (state.newPrefix !== undefined && output instanceof OutputFile) await output.writeAt(state.newPrefix, 0);
   await makeRoom(run, opened, state.memory.populated);
   return output instanceof OutputFile
     ? await finishFile(run, opened, output, state)
@@ -62,11 +64,10 @@ async function finishFile(
   run: CreateRun,
   { journal, saver }: OpenOutput,
   file: OutputFile,
-  { xen, memory, newPrefix, suffix }: TakenState,
+  { xen, memory, suffix }: TakenState,
 ): Promise<Sizes> {
   const { plan, tuning } = run.context;
   const { sync } = plan;
-  if (newPrefix !== undefined) await file.writeAt(newPrefix, 0);
   await file.writeAt(suffix, memory.end);
   await saver.writeKept();
   const sizes = await file.sizes();

@@ -66,16 +66,19 @@ export async function deleteSnapshots(
       return { plan: await makePlan(host, request, found, options), target: found };
     });
     for (const warning of plan.warnings) phases.reporter.log('warning', warning);
+    const refused = [...plan.refused];
     const total = plan.snapshots.length;
     for (const [at, { memoryPath }] of plan.snapshots.entries()) {
       const found = target.snapshots.find((one) => one.memoryPath === memoryPath);
       if (found === undefined) continue;
       phases.reporter.progress({ phase: 'delete', done: at, total, unit: 'steps' });
-      deleted.push(
-        await phases.run('delete', () => deleteOne(host, found, { target, deleted, keys }, phases)),
+      const outcome = await phases.run('delete', () =>
+        deleteOne(host, found, { target, deleted, keys }, phases),
       );
+      if ('problems' in outcome) refused.push(outcome);
+      else deleted.push(outcome);
     }
-    if (plan.refused.length > 0) throw notAll(plan.refused, deleted);
+    if (refused.length > 0) throw notAll(refused, deleted);
     return {
       plan,
       finished,
@@ -157,7 +160,10 @@ async function finishFormer(
   return results;
 }
 
-/** Deletes one snapshot, after another look at it: those before it may have taken minutes. */
+/**
+ * Deletes one snapshot, after another look at it: those before it may have taken minutes.
+ * @returns why it cannot be deleted, if that has changed
+ */
 async function deleteOne(
   host: Host,
   one: FoundManifest,
@@ -167,10 +173,10 @@ async function deleteOne(
     readonly keys: readonly string[];
   },
   phases: Phases,
-): Promise<PlannedDelete> {
+): Promise<PlannedDelete | RefusedDelete> {
   const { target, deleted, keys } = state;
   const examined = await examine(host, one, staying(target, deleted, one), keys, () => {});
-  throwFindings(examined.problems, target.given.running?.domid);
+  if (examined.problems.length > 0) return refusedOf(examined);
   const { planned, tags, files } = examined;
   const { memoryPath, name } = planned;
   const path = journalPathOf(memoryPath);

@@ -20,7 +20,7 @@ import { truePath } from '../images/chain.ts';
 import { identifyFile, isSameFile, isSameTag } from '../images/identity.ts';
 import { JournalError } from '../journal/file.ts';
 import { searched } from '../list/list.ts';
-import { type GivenDomain, givenDomain, ofDomain } from '../list/match.ts';
+import { type GivenDomain, givenDomain, ownedBy } from '../list/match.ts';
 import { pickNamed } from '../list/named.ts';
 import { snapshotDirOf } from '../naming.ts';
 import type { Host } from '../ports.ts';
@@ -63,8 +63,8 @@ export async function findDeleteTarget(
   const paths = wanted.flatMap(({ path }) => (path === undefined ? [] : [path]));
   const searchedToo = await searched(host, request.directories);
   const directories = [...searchedToo, ...paths.map((path) => dirname(path))];
-  const all = await findManifests(directories);
-  const own = ofDomain(all.found, given.keys);
+  const all = await findManifests(directories, searchedToo);
+  const own = await ownedBy(host, all.found, given);
   const deletes = (await findDeletes(directories)).filter(({ head }) =>
     head.keys.some((key) => given.keys.includes(key)),
   );
@@ -78,15 +78,18 @@ export async function findDeleteTarget(
       const found =
         path === undefined
           ? pickNamed({ domain: request.domain, name }, searchedToo, own, all.damaged)
-          : await ofPath(path, all, given, request);
+          : await ofPath(path, all, own, request);
       if (!snapshots.includes(found)) snapshots.push(found);
     }
   } else {
     unfinished.push(...deletes);
     const begun = new Set(deletes.map(({ head }) => head.memoryPath));
-    const counted = byAge(own).filter(
-      ({ memoryPath, manifest }) => manifest.name.startsWith(request.prefix ?? '') && !begun.has(memoryPath),
-    );
+    const counted: FoundManifest[] = [];
+    for (const found of byAge(own)) {
+      const { memoryPath, manifest } = found;
+      if (!manifest.name.startsWith(request.prefix ?? '') || begun.has(memoryPath)) continue;
+      if (await isWhole(memoryPath)) counted.push(found);
+    }
     snapshots.push(...counted.slice(0, Math.max(0, counted.length - request.keep)));
   }
   const keys = new Set([
@@ -136,13 +139,13 @@ function toWanted(one: string | SnapshotConfig): Wanted {
 async function ofPath(
   memoryPath: string,
   { found }: FoundManifests,
-  given: GivenDomain,
+  own: readonly FoundManifest[],
   { domain }: DeleteRequest,
 ): Promise<FoundManifest> {
   const real = await truePath(memoryPath);
   for (const one of found) {
     if (one.memoryPath !== memoryPath && (await truePath(one.memoryPath)) !== real) continue;
-    if (ofDomain([one], given.keys).length > 0) return one;
+    if (own.includes(one)) return one;
     const { name, uuid } = { name: one.manifest.domain, uuid: one.manifest.uuid };
     throw new DomainError('OTHER_DOMAIN', `the snapshot is of domain ${name}, not of ${domain}`, {
       hint: `use its name: ${name}`,
@@ -210,6 +213,14 @@ export async function examine(
     files,
     problems,
   };
+}
+
+/**
+ * Tells whether a snapshot may be one of those that are kept: a manifest is written before its memory file gets its name, so a
+ * create that was killed may have left one alone.
+ */
+async function isWhole(memoryPath: string): Promise<boolean> {
+  return (await exists(memoryPath)) && !(await isUnfinished(journalPathOf(memoryPath)));
 }
 
 /** Tells whether a journal says that something was begun. One without a first line does not. */

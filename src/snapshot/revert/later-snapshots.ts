@@ -56,6 +56,7 @@ async function isLost({ identities = [] }: Manifest, vdev: string, base: string)
 }
 
 async function knownSnapshots(host: ImageHost, memoryPath: string): Promise<readonly KnownSnapshot[]> {
-  const { found } = await findManifests([dirname(memoryPath), snapshotDirOf(host)]);
+  const top = snapshotDirOf(host);
+  const { found } = await findManifests([dirname(memoryPath), top], [top]);
   return found.filter((snapshot) => snapshot.memoryPath !== memoryPath);
 }

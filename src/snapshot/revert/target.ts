@@ -8,6 +8,7 @@ import { readStoredConfig } from '../../memfile/verify.ts';
 import type { RevertRequest } from '../api.ts';
 import { checkNames } from '../create/plan.ts';
 import { domainKeys } from '../domain-lock.ts';
+import { toKeys } from '../list/match.ts';
 import { defaultMemoryPath, snapshotDirOf } from '../naming.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { parseRiskNames } from '../risks.ts';
@@ -85,7 +86,7 @@ async function memoryPathOf(
     });
   }
   const directory = snapshotDirOf(host);
-  const found = await findSnapshot(directory, name, [domain, domain.toLowerCase(), ...domainKeys(given)]);
+  const found = await findSnapshot(directory, name, [...toKeys(domain), ...domainKeys(given)]);
   if (found !== undefined) return found;
   // Whoever reads it reports what is wrong with it.
   if (given !== undefined) return defaultMemoryPath(directory, given.uuid, name);

@@ -413,3 +413,35 @@ test('a memory file elsewhere is found by its directory, under any name for it',
   expect(existsSync(join(other, 's1.save'))).toBe(false);
   expect(statSync(other).isDirectory()).toBe(true);
 });
+
+describe('the number to keep', () => {
+  const keep = (number: number, domain = 'guest1') => deleteSnapshots(host, { domain, keep: number });
+  const kept = async (): Promise<string[]> => (await listSnapshots(host)).snapshots.map(({ name }) => name);
+
+  test('is of one domain: names are case-sensitive', async () => {
+    for (const name of ['a', 'b', 'c']) await take(name);
+    expect((await keep(1, 'GUEST1')).plan.snapshots).toEqual([]);
+    expect(await kept()).toEqual(['a', 'b', 'c']);
+  });
+
+  test('leaves those of a domain that was renamed and runs', async () => {
+    const { uuid } = host.addDomain({ name: 'former', images: {} });
+    const first = await take('a');
+    editManifest(first, (manifest) => {
+      manifest['uuid'] = uuid;
+    });
+    for (const name of ['b', 'c', 'd']) await take(name);
+    await keep(1);
+    expect(await kept()).toEqual(['a', 'd']);
+    expect(tags()).toEqual(['a', 'd']);
+    expect(await refusal({ snapshots: ['a'] })).toMatchObject({ exitCode: 2 });
+  });
+
+  test('counts no snapshot that is not whole', async () => {
+    await take('a');
+    const path = await take('b');
+    renameSync(path, `${path}.partial`);
+    expect((await keep(1)).plan.snapshots).toEqual([]);
+    expect(await kept()).toEqual(['a', 'b']);
+  });
+});
