@@ -79,15 +79,14 @@ export class Bitmap {
   }
 }
 
-/** Number of bits set in 32. */
-/** Number of bits set in a bitmap's bytes, a multiple of 8 of them. */
+/** Returns the number of bits set in a bitmap's bytes, a multiple of 8 of them. */
 export function countOnes(bytes: Uint8Array): number {
   let total = 0;
   for (const word of new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)) total += ones(word);
   return total;
 }
 
-/** The bytes of a bitmap whose first `size` bits are set. */
+/** Returns the bytes of a bitmap whose first `size` bits are set. */
 export function allOnes(size: number): Uint8Array {
   const bytes = new Uint8Array(Math.ceil(size / 64) * 8);
   const whole = Math.floor(size / 8);
@@ -96,6 +95,7 @@ export function allOnes(size: number): Uint8Array {
   return bytes;
 }
 
+/** Returns the number of bits set in 32. */
 function ones(word: number): number {
   let n = word - ((word >>> 1) & 0x55555555);
   n = (n & 0x33333333) + ((n >>> 2) & 0x33333333);

@@ -31,7 +31,7 @@ export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 export interface ErrorDetails {
   /** What to do next, one sentence. */
   readonly hint?: string | undefined;
-  /** The phase of create or revert in which it happened; filled in by the phase runner. */
+  /** The phase of the operation in which it happened; filled in by the phase runner. */
   readonly phase?: string | undefined;
   readonly domid?: number | undefined;
   /** Offset in bytes from the start of the file or stream at fault. */
@@ -122,7 +122,7 @@ export class RestoreError extends XlsnapError {
   readonly exitCode = EXIT.restore;
 }
 
-/** Something of a killed create or revert could not be undone. */
+/** Something of a killed create or revert could not be undone, or a killed delete not finished. */
 export class RecoverError extends XlsnapError {
   readonly exitCode = EXIT.recover;
 }

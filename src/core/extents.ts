@@ -1,4 +1,4 @@
-/** Which parts of a file hold data. What lies between them are holes, which read as zeros and take no room. */
+/** Which parts of a file hold data. Between them are holes, which read as zeros and take no room. */
 export interface Extents {
   /**
    * The first part with data that ends behind `offset`, in bytes from the start of the file; `undefined` when there is

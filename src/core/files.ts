@@ -29,7 +29,7 @@ export async function makeDirectory(path: string): Promise<string | undefined> {
 
 /**
  * Removes the directories that `makeDirectory` made, from `path` up to `highest`, unless there is something in them.
- * @returns whether all are gone
+ * @returns whether none of them exists now
  */
 export async function unmakeDirectory(path: string, highest: string): Promise<boolean> {
   for (let at = path; at.length >= highest.length; at = dirname(at)) {

@@ -201,11 +201,11 @@ export interface RevertResult {
 export interface RecoverRequest {
   /** A memory file or its journal; it need not be there. */
   readonly path: string;
-  /** How long to wait for a create or revert of the domain that is still running. Default: 0. */
+  /** How long to wait for an operation on the domain that is still running. Default: 0. */
   readonly lockTimeoutMs?: number | undefined;
 }
 
-/** What was found of a create or revert whose process was killed, and what has become of it. */
+/** What was found of a create, revert or delete whose process was killed, and what has become of it. */
 export interface RecoverResult {
   readonly journal: string;
   /** What was killed. Absent when there is no journal, or it does not say. */
@@ -237,6 +237,6 @@ export interface RecoverResult {
    * The journal stays as long as it is there like that.
    */
   readonly halfBuilt?: number;
-  /** Of a revert that is not whole: the command that goes on, for a shell. Absent when the cfgfile is not known. */
+  /** Of a revert that is not whole: the command that continues, for a shell. Absent when the cfgfile is not known. */
   readonly next?: string;
 }

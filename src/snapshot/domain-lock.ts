@@ -6,7 +6,7 @@ import type { DomainState, Toolstack } from './ports.ts';
 /** Maximum number of lookups of a domain that restarts repeatedly while its lock is waited for. */
 const MAX_ATTEMPTS = 5;
 
-/** What identifies a domain: any other create or revert of it has at least one of these keys too. */
+/** What identifies a domain: any other operation on it has at least one of these keys too. */
 export function domainKeys(domain: Pick<DomainState, 'uuid' | 'name'> | undefined): readonly string[] {
   return domain === undefined ? [] : [domain.uuid, domain.name];
 }

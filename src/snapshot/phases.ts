@@ -1,4 +1,4 @@
-/** Runs the phases of create and revert, with time-outs, interruption and undo. */
+/** Runs the phases of an operation, with time-outs, interruption and undo. */
 import type { CallOptions } from '../core/call-options.ts';
 import {
   describeError,
@@ -29,7 +29,7 @@ class UnexpectedError extends XlsnapError {
 }
 
 /**
- * Runs the phases of create and revert one after the other: times them, reports them, and keeps the undo of each step
+ * Runs the phases of an operation one after the other: times them, reports them, and keeps the undo of each step
  * that took effect. On failure, `fail` undoes in reverse order and adds that to the first error.
  */
 export class Phases {

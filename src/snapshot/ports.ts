@@ -1,5 +1,5 @@
 /**
- * Everything create and revert need from the outside world. src/toolstack implements these ports on Xen, QEMU
+ * Everything that the operations on snapshots need from the outside world. src/toolstack implements these ports on Xen, QEMU
  * and xl; tests and custom toolstacks bring their own.
  *
  * Unless a method says otherwise, each rejects with an XlsnapError, takes effect whole or not at all, and may be
@@ -61,7 +61,7 @@ export interface Hypervisor {
    */
   suspend(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void>;
   /**
-   * Takes a request to suspend back that a process which is gone, or a call that does not end, has made. Where the guest
+   * Withdraws a request to suspend, made by a process that has exited or a call that does not end. Where the guest
    * has acknowledged it, waits until the guest has suspended, but does not resume it.
    */
   withdrawSuspend(domid: Domid): Promise<void>;
@@ -71,7 +71,7 @@ export interface Hypervisor {
    */
   resume(domid: Domid): Promise<void>;
   /**
-   * Tells xenstored that the domain was resumed; otherwise it does not announce the domain's next shutdown, and `xl` waits
+   * Informs xenstored that the domain was resumed; otherwise it does not announce the domain's next shutdown, and `xl` waits
    * for ever. May be called any number of times, in any state.
    */
   announceResume(domid: Domid): Promise<void>;
@@ -215,7 +215,7 @@ export type DiskAction =
   | { readonly kind: 'internal'; readonly vdev: string; readonly tag: string }
   | { readonly kind: 'external'; readonly vdev: string; readonly path: string };
 
-/** An internal snapshot in an image: what tells it from another one of the same name. */
+/** An internal snapshot in an image: and what distinguishes it from another one of the same name. */
 export interface ImageTag extends TagIdentity {
   readonly name: string;
   /** Size of the machine's state in it, in bytes; 0 for one of the disk alone. */
@@ -297,11 +297,11 @@ export interface Toolstack {
   /** Domid of the domain with this uuid, lower case, with dashes. `undefined` when there is none. */
   findByUuid(uuid: string): Promise<Domid | undefined>;
   /**
-   * Keeps other creates and reverts away from a domain until the lock is disposed of, or this process ends.
+   * Keeps other operations away from a domain until the lock is disposed of, or this process ends.
    * @param keys what the domain is known by: its name, its uuid (lower case, with dashes), a former uuid. Two calls that
    * have a key in common exclude each other. All of them are taken, or none. The domain need not run.
-   * @param options `what` is done under it, told to others; `timeoutMs`: how long another's end is waited for, 0 unless
-   * given
+   * @param options `what` is done under it, which others see; `timeoutMs`: how long to wait for another to finish.
+   * Default: 0
    * @throws {DomainError} If another program holds it (`DOMAIN_BUSY`)
    */
   lock(
@@ -358,7 +358,7 @@ export interface Toolstack {
   unconnectedDisks?(
     domid: Domid,
   ): Promise<readonly { readonly vdev: string; readonly path: string | undefined }[]>;
-  /** Destroys the domain and waits until it is gone and its images are free. */
+  /** Destroys the domain and waits until it no longer exists and its images are free. */
   destroy(domid: Domid, options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void>;
   /**
    * A process that `restore` has started on that file, for a domain with that uuid, and that may still make the domain: it
@@ -380,7 +380,7 @@ export interface Toolstack {
 
 /** Who watches over a create. */
 export interface Guardian {
-  /** Tells them the journal, before it is made. */
+  /** Informs it of the journal, before that is created. */
   watch(journalPath: string): void;
   /** Is not needed any more. */
   dismiss(): void;

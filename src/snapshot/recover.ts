@@ -41,7 +41,7 @@ const HEADLESS_MS = 1000;
  * nothing is left that looks like a snapshot. A complete snapshot stays. After a revert the disks are all as
  * before, or all as at the snapshot; see `RecoverResult`. A delete is finished. May be called any number of times.
  *
- * @throws {DomainError} If the create or revert is still under way (`DOMAIN_BUSY`)
+ * @throws {DomainError} If the create, revert or delete is still under way (`DOMAIN_BUSY`)
  * @throws {JournalError} If the journal cannot be read, or must not be trusted
  * @throws {RecoverError} If something could not be undone: `undoFailures` says what to do by hand, and the journal stays
  */
@@ -126,8 +126,8 @@ function keysOf(found: Exclude<FoundJournal, { kind: 'headless' }>): readonly st
 }
 
 /**
- * Does the same for every create and revert whose journal is below a directory, where reverts leave them, and creates
- * without a `memory_path`.
+ * Does the same for every journal below a directory: those of reverts, and of creates and deletes without a
+ * `memory_path`.
  * @param directory default: where the host has them
  * @throws {RecoverError} If one of them could not be undone, once all were tried; see `recoverSnapshot`
  */
@@ -158,7 +158,7 @@ export async function recoverAll(
   const error = new RecoverError(
     'NOT_RECOVERED',
     [
-      `${errors.length} creates or reverts could not be undone:`,
+      `${errors.length} creates, reverts or deletes could not be recovered:`,
       ...errors.map((error) => `  - ${describeError(error)}`),
     ].join('\n'),
     { hint: 'run xlsnap recover FILE for each of them to see more', data: { recovered: results } },
@@ -374,7 +374,7 @@ async function undoLeftDisk(left: KilledCreate, disk: SnapshotDisk): Promise<boo
     // What QEMU knows of an image that it has open is right; and the guest is stopped in the meantime.
     if (undone || disk.kind === 'internal') return undone;
   }
-  // What a guest that goes on has written is in its base by now.
+  // What a guest that kept running has written is in its base by now.
   return await undoIdleDisk(host, disk, { merge: !same });
 }
 

@@ -288,7 +288,7 @@ export class FakeHost implements Host {
     this.own.write(content);
   }
 
-  /** Whether a create or revert is under way. Setting it makes another process hold every lock, or none. */
+  /** Whether an operation is under way. Setting it makes another process hold every lock, or none. */
   get locked(): boolean {
     return this.#locks.size > 0;
   }

@@ -1,4 +1,4 @@
-/** The part of this machine that `listSnapshots` needs. */
+/** Opens the ports that need no Xen: image files, by qemu-img. */
 import type { ImageHost } from '../snapshot/ports.ts';
 import { QemuImages } from './qemu/images.ts';
 

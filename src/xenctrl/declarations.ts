@@ -1,6 +1,6 @@
 /**
  * The C functions that are called, as their headers declare them. test/unit/xenctrl/abi.test.ts makes the C
- * compiler compare each prototype with the headers of every tested release.
+ * compiler compare each prototype with the headers of every supported release.
  *
  * Unless noted: `int` is 0 or more on success, and -1 on failure with errno set by the hypercall (EPERM: not
  * privileged, ESRCH: no such domain, EINVAL: not in this state). Nothing is allocated for the caller. Any

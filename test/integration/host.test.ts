@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { toDomid } from '../../src/core/brand.ts';
 import { encodeXlHeader, makeXlHeader } from '../../src/savefmt/index.ts';
 import { FAKE_UUID, FakeHost } from '../../src/testing/fake-host.ts';
-import { XlToolstack } from '../../src/toolstack/host.ts';
+import { XlToolstack } from '../../src/toolstack/xl/toolstack.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { FakeXenstored } from '../../src/xenstore/testing.ts';
 import { fakeProgram } from '../support/fake-program.ts';

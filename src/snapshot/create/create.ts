@@ -57,7 +57,7 @@ export async function createSnapshot(
 ): Promise<CreateResult> {
   const phases = new Phases(options);
   try {
-    // First of all: another create or revert would change what the plan is based on.
+    // First of all: another operation would change what the plan is based on.
     await using locked = await lockIdentified(
       phases,
       host.toolstack,

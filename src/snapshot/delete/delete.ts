@@ -40,7 +40,7 @@ export async function planDelete(
  * @throws what `planDelete` throws, before anything is changed
  * @throws {PreflightError} NOT_ALL_DELETED with `keep`, if some cannot be deleted: `data` has `deleted` and `refused`
  * @throws DiskError, OutputError, RecoverError, InterruptedError. `undoFailures` says which snapshot is deleted in part;
- * those before it are gone, those after it are complete.
+ * those before it no longer exist, those after it are complete.
  */
 export async function deleteSnapshots(
   host: Host,

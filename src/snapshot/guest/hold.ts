@@ -156,7 +156,7 @@ export class GuestHold {
       if (isGone(await this.#hypervisor.vitals(this.#domid))) return false;
     }
     await this.#settle();
-    // The call that asked it is not over, or its process is gone. First of all, for a paused guest cannot suspend.
+    // The call that asked it is not over, or its process has exited. First of all, for a paused guest cannot suspend.
     if (this.#unsure && !(await this.#isSuspended())) await this.#hypervisor.withdrawSuspend(this.#domid);
     this.#unsure = false;
     // Paused first, so that a guest that was paused executes nothing in between.
@@ -186,7 +186,7 @@ export class GuestHold {
   }
 
   /**
-   * Tells xenstored that the guest runs again, where it may not know. When the guest runs, for nothing waits for it then.
+   * Informs xenstored that the guest runs again, where it may not know. When the guest runs, for nothing waits for it then.
    * May be called again after it failed.
    */
   async announce(): Promise<void> {

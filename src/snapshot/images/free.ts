@@ -5,7 +5,7 @@ import { refuseUsed } from './chain.ts';
 
 /**
  * Everything that changes an image other than by its own QEMU. Each method rejects with RecoverError IMAGE_IN_USE, and
- * changes nothing, when a domain, a loop device or another program has the image open, or one that stands on it.
+ * changes nothing, when a domain, a loop device or another program has the image open, or one that is above it.
  */
 export interface FreeImages {
   createTag(path: string, tag: string): Promise<void>;

@@ -1,5 +1,5 @@
 /**
- * The file that a journal is: what an operation has done so far, enough to undo it when its process is gone.
+ * The file that a journal is: what an operation has done so far or is to do, enough to undo or finish it when its process has exited.
  * One object in JSON on each line: the first says of what, the others what is about to take effect or has taken effect.
  * A process that is killed loses none of them; those that were not synced may be lost with the host.
  */

@@ -119,7 +119,7 @@ export class FileSaver implements PageSaver {
   readonly #segments: Segment[] = [];
   /** Types of pages that have a place and are not NOTAB. */
   readonly #typed = new Map<number, number>();
-  /** Pages that a restore must know of and that have no data: BROKEN, XALLOC, and XTAB where data stands before. */
+  /** Pages that a restore must know of and that have no data: BROKEN, XALLOC, and XTAB where earlier entries have data. */
   readonly #bare = new Map<number, number>();
   /** What the file gets when the guest runs again. */
   readonly #later: LaterWrites;
@@ -380,7 +380,7 @@ export class FileSaver implements PageSaver {
   /**
    * Takes the names of pages that the guest has given away out of the records' heads. A restore gives the guest a page for
    * each entry with data, also where a later entry says that there is none (tools/libs/guest/xg_sr_restore.c:
-   * populate_pfns). The data cannot be taken out of the record, so its entry names another page, which stands once more
+   * populate_pfns). The data cannot be taken out of the record, so its entry names another page, which is written once more
    * behind all others: the last entry counts.
    * @returns how many they were
    */

@@ -1,4 +1,4 @@
-/** What stands in a save file around the memory: who the guest is before it, in which state it is behind it. */
+/** The parts of a save file before and after the memory: who the guest is, and in which state it is. */
 
 import type { XenVersion } from '../../core/xen.ts';
 import { EMULATOR, encodePrefix, encodeSuffix, type LibxlRecord } from '../../savefmt/index.ts';

@@ -6,7 +6,7 @@ import type { Reporter } from '../../core/reporter.ts';
 
 const INTERVAL_MS = 100;
 
-/** Counts the pages of one pass over memory, and tells how far it is, not too often. */
+/** Counts the pages of one pass over memory, and reports how far it is, not too often. */
 export class CopyProgress {
   copied = 0;
   readonly #reporter: Reporter;

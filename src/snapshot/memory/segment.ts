@@ -76,7 +76,7 @@ function bitsPerRecord(perRecord: number): number {
 /** A PAGE_DATA record that is still to be written. */
 export interface PlannedRecord {
   readonly pfns: Uint32Array;
-  /** What stands before its pages. */
+  /** What precedes its pages. */
   readonly head: Uint8Array;
   /** Where in the file it goes. */
   readonly offset: number;

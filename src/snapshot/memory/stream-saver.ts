@@ -27,8 +27,8 @@ interface Batch {
 }
 
 /**
- * Writes a guest's memory as libxc does, for an output that can only be appended to: a page that is copied again stands
- * there again, and the later one wins. Pages of zeros are written like the others. For all else see `FileSaver`.
+ * Writes a guest's memory as libxc does, for an output that can only be appended to: a page that is copied again is
+ * appended again, and the later one wins. Pages of zeros are written like the others. For all else see `FileSaver`.
  *
  * A restore gives an HVM or PVH guest a 2 MiB page where 512 aligned pfns ascend in one record (see `AllocationLayout`). So a record
  * of its first pages ends where such a region ends; regions that come into being later are allocated before they are sent.

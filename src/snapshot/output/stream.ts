@@ -28,7 +28,7 @@ export async function isStream(path: string): Promise<boolean> {
     const found = await stat(path);
     return found.isFIFO() || found.isCharacterDevice();
   } catch {
-    // The preflight looks at paths, and tells what is wrong with them.
+    // The preflight looks at paths, and reports what is wrong with them.
     return false;
   }
 }
@@ -179,7 +179,7 @@ async function openTarget(path: string, signal: AbortSignal | undefined): Promis
 
 /**
  * Opens a pipe to write, as soon as someone reads from it. The file description is its own, also that of standard output, so
- * that O_NONBLOCK is no other program's business.
+ * that O_NONBLOCK affects no other program.
  * @returns the descriptor, which the Socket closes that gets it
  */
 async function openPipe(path: string, signal: AbortSignal | undefined): Promise<number> {
@@ -199,7 +199,7 @@ async function openPipe(path: string, signal: AbortSignal | undefined): Promise<
  * @param own it is ended and destroyed
  */
 function socketTarget(stream: Writable, own: boolean): Target {
-  // Each write tells of its own failure.
+  // Each write reports its own failure.
   const ignore = (): void => {};
   stream.on('error', ignore);
   return {

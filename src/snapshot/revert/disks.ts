@@ -9,9 +9,9 @@ import { freeImages } from '../images/free.ts';
 
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
+import { deleteSafetyTag } from './delete-safety-tag.ts';
 import { type RevertJournal, withTime } from './journal.ts';
 import { asidePath, describeKept, freshPath, type KeptDisk, planRevertDiskUndo, safetyTag } from './kept.ts';
-import { deleteSafetyTag } from './safety-tag.ts';
 
 /**
  * Puts every disk back; no program may use them. Each step has its undo in `phases`, so that a failure on one disk leaves all

@@ -8,6 +8,7 @@ export type KeptDisk =
   | { readonly kind: 'tag'; readonly vdev: string; readonly image: string; readonly tag: string }
   | { readonly kind: 'file'; readonly vdev: string; readonly path: string };
 
+/** Returns the name of a revert's safety tags. */
 export function safetyTag(mark: string): string {
   return `xlsnap-before-${mark}`;
 }

@@ -17,9 +17,9 @@ import { bootId, type FoundSteps, Journal } from '../journal/file.ts';
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { revertCommand } from './command.ts';
+import { deleteSafetyTag } from './delete-safety-tag.ts';
 import { type RevertHead, type RevertJournal, type RevertStep, withTime } from './journal.ts';
 import { asidePath, freshPath, planRevertDiskUndo, safetyTag } from './kept.ts';
-import { deleteSafetyTag } from './safety-tag.ts';
 import { changedImage } from './users.ts';
 
 /** How long to wait for a qemu-img whose xlsnap was killed. */

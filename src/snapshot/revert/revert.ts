@@ -75,7 +75,7 @@ export async function revertSnapshot(
   options: CallOptions = {},
 ): Promise<RevertResult> {
   const phases = new Phases(options);
-  // First of all: another create or revert would change what is checked.
+  // First of all: another operation would change what is checked.
   await using locked = await lockIdentified(
     phases,
     host.toolstack,

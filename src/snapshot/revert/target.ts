@@ -29,7 +29,7 @@ export interface RevertTarget {
   readonly running: DomainState | undefined;
   /** Journals of reverts that were killed, and concern this domain or the snapshot's images. */
   readonly journals: readonly RelatedRevert[];
-  /** What to lock: everything that another create or revert of the same domain would also lock. */
+  /** What to lock: everything that another operation on the same domain would also lock. */
   readonly keys: readonly string[];
 }
 

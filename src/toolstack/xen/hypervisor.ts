@@ -76,7 +76,8 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
   /**
    * Opens Xen's interface.
    * @param xenstore remains the caller's
-   * @throws {EnvironmentError} If this is not a dom0, libraries are missing, or its Xen is not a supported one.
+   * @throws {EnvironmentError} If this is not a dom0, libraries are missing, its Xen is not a supported one, or the
+   * self-test of an untested one fails.
    */
   static async open(xenstore: SuspendXenstore, options: OpenXenOptions = {}): Promise<XenHypervisor> {
     return new XenHypervisor(await XenControl.open(options), xenstore, () => XenstoreClient.connect());

@@ -1,4 +1,4 @@
-/** The tag that holds a disk as it was before a revert. */
+/** Deletes the tag that holds a disk as it was before a revert. */
 import type { Domid } from '../../core/brand.ts';
 import { EnvironmentError } from '../../core/errors.ts';
 import { truePath, userOf } from '../images/chain.ts';
