@@ -27,7 +27,7 @@ async function start(): Promise<void> {
   guest = await dom0.lab.startGuest({
     type: 'pv',
     name: NAME,
-    memoryMiB: 64,
+    memoryMiB: 96,
     dirty: { mib: 4, rate: 100 },
     disks: [
       { vdev: 'xvda', format: 'qcow2', sizeMiB: 32 },
