@@ -84,7 +84,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
         findings.push({
           code: 'TAG_EXISTS',
           message: `disk ${disk.vdev}: ${image} already has a snapshot "${disk.tag}"`,
-          hint: 'use another --name, or delete the old one with the domain down: qemu-img snapshot -d',
+          hint: 'use another --name, or delete that snapshot: xlsnap snapshot-delete',
         });
       }
     });
