@@ -6,9 +6,16 @@ import { Dom0, errorOf } from './host.ts';
 const NAME = 'e2e-list';
 const FOLDER = '/lab/list';
 
+const wanted = process.env['XLSNAP_LAB_LIST'] === '1';
+if (!wanted) {
+  console.log(
+    'skipped: list, delete and revert by name in the lab; XLSNAP_LAB_LIST=1 runs both cases, in ten minutes',
+  );
+}
+
 let dom0: Dom0;
 beforeAll(async () => {
-  dom0 = await Dom0.open();
+  if (wanted) dom0 = await Dom0.open();
 });
 afterAll(() => dom0?.close());
 
@@ -65,7 +72,7 @@ async function guestGoesOn(): Promise<void> {
   expect((await dom0.lab.guestReport(NAME)).complaints).toEqual([]);
 }
 
-it('snapshots of a running guest are listed, deleted, and reverted to by name', async () => {
+it.runIf(wanted)('snapshots of a running guest are listed, deleted, and reverted to by name', async () => {
   await dom0.steadily(NAME, async () => {
     await start();
     await take('i1', false);
@@ -124,7 +131,7 @@ it('snapshots of a running guest are listed, deleted, and reverted to by name', 
   });
 });
 
-it('a delete that is killed is finished by recover, or by the same command', async () => {
+it.runIf(wanted)('a delete that is killed is finished by recover, or by the same command', async () => {
   await dom0.steadily(NAME, async () => {
     await start();
     for (const end of ['recover', `snapshot-delete ${NAME} k`]) {
