@@ -1,6 +1,7 @@
 /** Small questions and changes to files and directories. */
+import type { Dirent } from 'node:fs';
 import { mkdir, open, rm, rmdir, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { errnoCode, OutputError } from './errors.ts';
 
 /** Tells whether a path exists. Errors other than "no such file" count as existing. */
@@ -77,4 +78,33 @@ export async function nearestDirectory(path: string): Promise<string> {
     if (above === at) return at;
     at = above;
   }
+}
+
+/**
+ * Finds the entries with an ending in some directories, and in the directories right below some of those.
+ * @param withBelow those of `directories` whose subdirectories are read too
+ * @param entriesOf reads a directory, and decides what an unreadable one means
+ * @returns their paths, each once
+ */
+export async function findByEnding(
+  ending: string,
+  directories: readonly string[],
+  withBelow: readonly string[],
+  entriesOf: (directory: string) => Promise<readonly Dirent[]>,
+): Promise<readonly string[]> {
+  const paths = new Set<string>();
+  const add = (directory: string, entries: readonly Dirent[]): void => {
+    for (const { name } of entries) if (name.endsWith(ending)) paths.add(join(directory, name));
+  };
+  for (const top of directories) {
+    const entries = await entriesOf(top);
+    add(top, entries);
+    if (!withBelow.includes(top)) continue;
+    for (const entry of entries) {
+      if (!entry.isDirectory()) continue;
+      const directory = join(top, entry.name);
+      add(directory, await entriesOf(directory));
+    }
+  }
+  return [...paths];
 }

@@ -1,7 +1,8 @@
 /** Finds snapshots by their manifests. Needs no Xen. */
 import { readdir, realpath, stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename } from 'node:path';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
+import { findByEnding } from '../core/files.ts';
 import { type Manifest, ManifestError, readManifest } from './manifest.ts';
 import { manifestPathOf } from './names.ts';
 
@@ -42,7 +43,7 @@ export async function findManifests(
   const found: FoundManifest[] = [];
   const damaged: DamagedManifest[] = [];
   const seen = new Set<string>();
-  for (const manifestPath of await manifestPaths(directories, withBelow)) {
+  for (const manifestPath of await findByEnding(ENDING, directories, withBelow, entriesOf)) {
     // A directory may be given under two names.
     const real = await realpath(manifestPath).catch(() => manifestPath);
     if (seen.has(real)) continue;
@@ -68,26 +69,6 @@ export function byAge(some: readonly FoundManifest[]): readonly FoundManifest[] 
 /** The name that a snapshot without a readable manifest seems to have, from its file's. */
 export function nameOfFile(memoryPath: string): string {
   return basename(memoryPath, MEMORY_ENDING);
-}
-
-async function manifestPaths(
-  directories: readonly string[],
-  withBelow: readonly string[],
-): Promise<Iterable<string>> {
-  const paths = new Set<string>();
-  for (const top of directories) {
-    const entries = await entriesOf(top);
-    const below = withBelow.includes(top)
-      ? entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(top, name))
-      : [];
-    for (const { name } of entries) if (name.endsWith(ENDING)) paths.add(join(top, name));
-    for (const directory of below) {
-      for (const { name } of await entriesOf(directory)) {
-        if (name.endsWith(ENDING)) paths.add(join(directory, name));
-      }
-    }
-  }
-  return paths;
 }
 
 async function entriesOf(directory: string) {

@@ -1,6 +1,6 @@
 /** Reads a domain configuration as libxl stores it in JSON. */
 import { EXIT, XlsnapError } from '../core/errors.ts';
-import { isRecord } from '../core/guards.ts';
+import { isRecord, isUuid } from '../core/guards.ts';
 import { parseLibxlJson } from './libxl-json.ts';
 
 /** A domain's configuration as libxl's JSON (`libxl_domain_config`), the form in the header of a save file. */
@@ -48,8 +48,6 @@ export function parseLibxlConfig(text: string): LibxlConfig {
   return value;
 }
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-
 /**
  * Returns a domain's name and uuid.
  * @throws {LibxlConfigError} If one is missing.
@@ -61,7 +59,7 @@ export function domainIdentity(config: LibxlConfig): { name: string; uuid: strin
   if (typeof name !== 'string' || typeof uuid !== 'string') {
     throw new LibxlConfigError('LIBXL_CONFIG', 'the domain configuration has no c_info.name or c_info.uuid');
   }
-  if (!UUID.test(uuid)) {
+  if (!isUuid(uuid)) {
     throw new LibxlConfigError(
       'LIBXL_CONFIG',
       `the domain configuration's c_info.uuid is not a uuid: ${uuid}`,

@@ -3,9 +3,9 @@ import { EnvironmentError } from '../core/errors.ts';
 import type { DomainInfo } from './xen-control.ts';
 
 /** Bytes; far more than any dom0 has. */
-const MOST_MEMORY = 2 ** 46;
+const MAX_MEMORY = 2 ** 46;
 /** xen/arch/x86/include/asm/config.h: MAX_VIRT_CPUS. */
-const MOST_VCPUS = 8192;
+const MAX_VCPUS = 8192;
 
 /**
  * Checks dom0's own entry as xc_domain_getinfolist gave it: fields that have moved would show there. Its uuid says nothing:
@@ -22,8 +22,8 @@ function dom0Problem(info: DomainInfo | undefined): string | undefined {
   if (info === undefined) return 'is missing';
   const { dying, shutdownReason, memoryBytes, maxVcpuId } = info;
   if (dying || shutdownReason !== undefined) return 'says that it has shut down';
-  if (!(memoryBytes > 0 && memoryBytes <= MOST_MEMORY)) return `has ${memoryBytes} bytes of memory`;
-  if (maxVcpuId >= MOST_VCPUS) return `has ${maxVcpuId + 1} vCPUs`;
+  if (!(memoryBytes > 0 && memoryBytes <= MAX_MEMORY)) return `has ${memoryBytes} bytes of memory`;
+  if (maxVcpuId >= MAX_VCPUS) return `has ${maxVcpuId + 1} vCPUs`;
   return undefined;
 }
 

@@ -28,9 +28,9 @@ export function snapshotDelete(
     async (): Promise<DeleteRequest> => ({
       domain,
       snapshots: await Promise.all(words.map(nameOrConfig)),
-      ...(keep === undefined ? {} : { keep }),
-      ...(prefix === undefined ? {} : { prefix }),
-      ...(dir === undefined ? {} : { directories: dir }),
+      keep,
+      prefix,
+      directories: dir,
     }),
     async ({ host, calls, options: limits, reporter }, request) => {
       if (options.dryRun === true) {

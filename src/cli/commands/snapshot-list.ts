@@ -25,8 +25,9 @@ export async function snapshotList(
   try {
     const calls = await context.loadCalls();
     const request: ListRequest = {
-      ...(domain === undefined ? {} : { domain, keys: await keysOf(context, domain, options) }),
-      ...(options.dir === undefined ? {} : { directories: options.dir }),
+      domain,
+      keys: domain === undefined ? undefined : await keysOf(context, domain, options),
+      directories: options.dir,
     };
     if (options.names === true) {
       const names = await calls.snapshotNames(await context.openImages(signal), request);

@@ -45,8 +45,7 @@ export function snapshotRevert(
       ],
     }),
     async (session, given) => {
-      const directories = options.dir === undefined ? {} : { directories: options.dir };
-      const named = { domain, name: cfgfile, ...directories };
+      const named = { domain, name: cfgfile, directories: options.dir };
       const config = given.config ?? (await session.calls.findSnapshotConfig(session.host, named));
       const request = { ...given, config };
       if (options.dryRun === true) {

@@ -4,7 +4,7 @@ import type { Define } from './define.ts';
 import { UNTESTED_XEN } from './untested-xen.ts';
 
 /** Maximum number of snapshots to keep. */
-const MOST_KEPT = 999_999;
+const MAX_KEPT = 999_999;
 
 export const defineSnapshotDelete: Define = (program, context, finish) => {
   program
@@ -25,7 +25,7 @@ export const defineSnapshotDelete: Define = (program, context, finish) => {
     .option(
       '--keep <n>',
       'in place of names: delete all snapshots of the domain but this many, the newest',
-      count(MOST_KEPT),
+      count(MAX_KEPT),
     )
     .option('--prefix <text>', 'with --keep: only snapshots whose names begin with this', notEmpty)
     .option(

@@ -1,6 +1,6 @@
 /** Finds journals of deletes that were killed, or are under way. */
 import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { findByEnding } from '../../core/files.ts';
 import { journalPathOf } from '../create/journal.ts';
 import { type FoundSteps, JournalError } from '../journal/file.ts';
 import { readJournal } from '../read-journal.ts';
@@ -11,20 +11,16 @@ export type FoundDelete = FoundSteps<DeleteHead, DeleteStep>;
 const ENDING = journalPathOf('');
 
 /**
- * Finds the journals of deletes in some directories and in those right below them, each once. Others, and those that cannot
+ * Finds the journals of deletes in some directories, and in those right below some of them, as `findManifests` does. Others, and those that cannot
  * be read, are left out: whoever looks at their snapshot finds that there is one.
  */
-export async function findDeletes(directories: Iterable<string>): Promise<readonly FoundDelete[]> {
-  const paths = new Set<string>();
-  for (const top of directories) {
-    const entries = await readdir(top, { withFileTypes: true }).catch(() => []);
-    const below = entries.filter((one) => one.isDirectory()).map(({ name }) => join(top, name));
-    for (const directory of [top, ...below]) {
-      for (const name of await readdir(directory).catch(() => [])) {
-        if (name.endsWith(ENDING)) paths.add(join(directory, name));
-      }
-    }
-  }
+export async function findDeletes(
+  directories: readonly string[],
+  withBelow: readonly string[],
+): Promise<readonly FoundDelete[]> {
+  const paths = await findByEnding(ENDING, directories, withBelow, (directory) =>
+    readdir(directory, { withFileTypes: true }).catch(() => []),
+  );
   const found: FoundDelete[] = [];
   for (const path of [...paths].sort()) {
     try {

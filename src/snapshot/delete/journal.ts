@@ -63,17 +63,7 @@ export function makeDeleteHead(
  */
 export async function openDeleteJournal(head: DeleteHead): Promise<DeleteJournal> {
   const { memoryPath } = head;
-  const journal = await Journal.create<DeleteStep>(journalPathOf(memoryPath), head, {
-    recover: memoryPath,
-    sync: true,
-  });
-  try {
-    await journal.synced();
-  } catch (error) {
-    await journal.remove();
-    throw error;
-  }
-  return journal;
+  return await Journal.createDurably(journalPathOf(memoryPath), head, memoryPath);
 }
 
 /**

@@ -4,6 +4,7 @@ import { dirname } from 'node:path';
 import type { SnapshotConfig } from '../../config/config.ts';
 import { DomainError, UsageError } from '../../core/errors.ts';
 import { exists } from '../../core/files.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import {
@@ -17,7 +18,7 @@ import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import { journalPathOf } from '../create/journal.ts';
 import { asFinding } from '../create/plan.ts';
 import { truePath } from '../images/chain.ts';
-import { identifyFile, isSameFile, isSameTag } from '../images/identity.ts';
+import { isBaseLost, isSameTag } from '../images/identity.ts';
 import { JournalError } from '../journal/file.ts';
 import { searched } from '../list/list.ts';
 import { type GivenDomain, givenDomain, ownedBy } from '../list/match.ts';
@@ -65,7 +66,7 @@ export async function findDeleteTarget(
   const directories = [...searchedToo, ...paths.map((path) => dirname(path))];
   const all = await findManifests(directories, searchedToo);
   const own = await ownedBy(host, all.found, given);
-  const deletes = (await findDeletes(directories)).filter(({ head }) =>
+  const deletes = (await findDeletes(directories, searchedToo)).filter(({ head }) =>
     head.keys.some((key) => given.keys.includes(key)),
   );
   const unfinished: FoundDelete[] = [];
@@ -255,7 +256,7 @@ async function internalDisk(
   const { vdev, image, tag } = disk;
   const keep = (reason: string): DeleteDisk => ({ ...disk, action: 'keep', reason });
   const identity = identityOf(manifest, vdev);
-  const doomed: DoomedTag = { ...disk, ...(identity === undefined ? {} : { identity }) };
+  const doomed: DoomedTag = omitUndefined({ ...disk, identity });
   const info = await host.images.info(image, 'qcow2');
   if (info === undefined) return keep(`the image ${image} no longer exists`);
   if (!info.tags.includes(tag)) return keep(`${image} has no such tag any more`);
@@ -285,7 +286,7 @@ async function internalDisk(
   if (user === undefined) {
     // Deleting a tag writes to the image, and then a revert could not tell that nothing else was written.
     for (const other of await disksOn(others, image, 'external')) {
-      if (await isBaseLost(other)) continue;
+      if (other.disk.kind !== 'external' || (await isBaseLost(other.manifest, other.disk))) continue;
       problems.push({
         code: 'SNAPSHOT_NEEDED',
         message: `disk ${vdev}: ${image}, which would be written to, is the base of snapshot "${other.manifest.name}" (${other.memoryPath})`,
@@ -333,14 +334,6 @@ async function disksOn(
     }
   }
   return found;
-}
-
-/** Tells whether another snapshot's base has been written to already: nothing more can be spoilt. */
-async function isBaseLost({ manifest, disk }: OtherDisk): Promise<boolean> {
-  if (disk.kind !== 'external') return false;
-  const then = manifest.identities?.find(({ vdev }) => vdev === disk.vdev)?.base;
-  const now = await identifyFile(disk.base).catch(() => undefined);
-  return then !== undefined && now !== undefined && !isSameFile(then, now);
 }
 
 function identityOf({ identities = [] }: Manifest, vdev: string): DoomedTag['identity'] {

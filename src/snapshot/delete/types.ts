@@ -8,13 +8,13 @@ export interface DeleteRequest {
   /** Name, uuid or domid. The domain need not run. */
   readonly domain: string;
   /** Names of snapshots, or their parsed cfgfiles. */
-  readonly snapshots?: readonly (string | SnapshotConfig)[];
+  readonly snapshots?: readonly (string | SnapshotConfig)[] | undefined;
   /** In place of `snapshots`: deletes all snapshots of the domain but this many, the newest. */
-  readonly keep?: number;
+  readonly keep?: number | undefined;
   /** With `keep`: only snapshots whose names begin with this are counted and deleted. */
-  readonly prefix?: string;
+  readonly prefix?: string | undefined;
   /** Where to look besides the host's own directory. */
-  readonly directories?: readonly string[];
+  readonly directories?: readonly string[] | undefined;
 }
 
 /** What happens to one disk of a deleted snapshot. */

@@ -5,7 +5,13 @@
 
 import { stat } from 'node:fs/promises';
 import { omitUndefined } from '../../core/omit-undefined.ts';
-import type { DiskIdentity, FileIdentity, SnapshotDisk, TagIdentity } from '../../memfile/manifest.ts';
+import type {
+  DiskIdentity,
+  FileIdentity,
+  Manifest,
+  SnapshotDisk,
+  TagIdentity,
+} from '../../memfile/manifest.ts';
 import type { Host, ImageHost, ImageInfo } from '../ports.ts';
 import type { Risk } from '../risks.ts';
 
@@ -47,6 +53,16 @@ async function identityOf(disk: SnapshotDisk, info: ImageInfo): Promise<DiskIden
 export async function identifyFile(path: string): Promise<FileIdentity | undefined> {
   const found = await stat(path);
   return found.isFile() ? { bytes: found.size, mtimeMs: found.mtimeMs } : undefined;
+}
+
+/** Tells whether the base of a snapshot's disk has already been replaced or written to: nothing more can be spoilt. */
+export async function isBaseLost(
+  { identities = [] }: Pick<Manifest, 'identities'>,
+  { vdev, base }: Pick<Extract<SnapshotDisk, { kind: 'external' }>, 'vdev' | 'base'>,
+): Promise<boolean> {
+  const then = identities.find((identity) => identity.vdev === vdev)?.base;
+  const now = await identifyFile(base).catch(() => undefined);
+  return then !== undefined && now !== undefined && !isSameFile(then, now);
 }
 
 /**

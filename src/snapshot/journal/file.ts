@@ -83,6 +83,25 @@ export class Journal<Step extends object> {
   }
 
   /**
+   * Creates the journal as `create` does; it is on disk once this resolves.
+   * @throws {OutputError} If it already exists, or cannot be created
+   */
+  static async createDurably<Step extends object>(
+    path: string,
+    head: JournalHead,
+    recover: string,
+  ): Promise<Journal<Step>> {
+    const journal = await Journal.create<Step>(path, head, { recover, sync: true });
+    try {
+      await journal.synced();
+    } catch (error) {
+      await journal.remove();
+      throw error;
+    }
+    return journal;
+  }
+
+  /**
    * Creates the journal, mode 0600, and writes its first line; `synced` waits until that is on disk.
    * @param options `recover`: the argument of `xlsnap recover` to suggest if it already exists; `sync`: whether the first line
    * is synced to disk at all

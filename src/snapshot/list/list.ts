@@ -29,11 +29,11 @@ import { keysOf, ofDomain } from './match.ts';
 
 export interface ListRequest {
   /** Name or uuid of the only domain whose snapshots are listed. It need not run. */
-  readonly domain?: string;
+  readonly domain?: string | undefined;
   /** More names and uuids of it: of the running domain that a domid stands for, for example. */
-  readonly keys?: readonly string[];
+  readonly keys?: readonly string[] | undefined;
   /** Where to look besides the host's own directory: there, and in the directories right below. */
-  readonly directories?: readonly string[];
+  readonly directories?: readonly string[] | undefined;
 }
 
 /** What there is. */

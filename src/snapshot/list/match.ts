@@ -1,9 +1,8 @@
 /** Which snapshots are of a domain. */
+import { isUuid } from '../../core/guards.ts';
 import type { FoundManifest } from '../../memfile/find-manifests.ts';
 import { domainKeys } from '../domain-lock.ts';
 import type { DomainState, Host } from '../ports.ts';
-
-const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 /**
  * Lists the snapshots of a domain by what their manifests say: those of its name, under whatever uuid it ran then, and those of
@@ -64,5 +63,5 @@ export function keysOf(word: string, running: DomainState | undefined): readonly
 
 /** Returns a word from the user as a name, and as a uuid if it is one. Names are case-sensitive, uuids are not. */
 export function toKeys(word: string): readonly string[] {
-  return UUID.test(word) ? [word, word.toLowerCase()] : [word];
+  return isUuid(word) ? [word, word.toLowerCase()] : [word];
 }

@@ -24,7 +24,7 @@ export interface NamedRequest {
   /** Of the snapshot. */
   readonly name: string;
   /** Where to look besides the host's own directory. */
-  readonly directories?: readonly string[];
+  readonly directories?: readonly string[] | undefined;
 }
 
 /**

@@ -93,14 +93,7 @@ export async function openRevertJournal(
 ): Promise<RevertJournal> {
   const { memoryPath, state, disks } = plan;
   const head: RevertHead = { ...makeHead('revert', plan), journal: path, memoryPath, state, disks, ...rest };
-  const journal = await Journal.create<RevertStep>(path, head, { recover: path, sync: true });
-  try {
-    await journal.synced();
-  } catch (error) {
-    await journal.remove();
-    throw error;
-  }
-  return journal;
+  return await Journal.createDurably(path, head, path);
 }
 
 /**

@@ -1,10 +1,9 @@
 /** Finds later snapshots that depend on an image which a revert changes, by their manifests. */
 import { dirname } from 'node:path';
 import { type FoundManifest, findManifests } from '../../memfile/find-manifests.ts';
-import type { Manifest } from '../../memfile/manifest.ts';
 import type { RevertDisk } from '../api.ts';
 import { truePath } from '../images/chain.ts';
-import { identifyFile, isSameFile } from '../images/identity.ts';
+import { isBaseLost } from '../images/identity.ts';
 import { snapshotDirOf } from '../naming.ts';
 import type { ImageHost } from '../ports.ts';
 import type { Risk } from '../risks.ts';
@@ -37,7 +36,7 @@ export async function findLaterSnapshots(
       if (later.kind !== 'external') continue;
       const base = await truePath(later.base);
       const disk = changed.find(({ real }) => real === base);
-      if (disk === undefined || (await isLost(manifest, later.vdev, base))) continue;
+      if (disk === undefined || (await isBaseLost(manifest, later))) continue;
       risks.push({
         risk: 'later-snapshot',
         message: `disk ${disk.vdev}: the snapshot "${manifest.name}" (${path}) depends on ${disk.path} and would be lost`,
@@ -46,13 +45,6 @@ export async function findLaterSnapshots(
     }
   }
   return risks;
-}
-
-/** Tells whether its base has already been replaced or written to. */
-async function isLost({ identities = [] }: Manifest, vdev: string, base: string): Promise<boolean> {
-  const then = identities.find((identity) => identity.vdev === vdev)?.base;
-  const now = await identifyFile(base).catch(() => undefined);
-  return then !== undefined && now !== undefined && !isSameFile(then, now);
 }
 
 async function knownSnapshots(host: ImageHost, memoryPath: string): Promise<readonly KnownSnapshot[]> {

@@ -85,13 +85,8 @@ async function checkTarget(
   const disks: RevertDisk[] = [];
   const overlayPaths = new Set<string>();
   for (const disk of wanted) {
-    const planned = await planDisk(host, disk, current);
-    findings.push(...planned.problems);
-    risks.push(...planned.risks);
-    const { disk: resolved } = planned;
+    const resolved = await checkDisk(host, disk, current, manifest, { findings, risks });
     if (resolved === undefined) continue;
-    const then = manifest?.identities?.find(({ vdev }) => vdev === resolved.vdev);
-    if (then !== undefined) await checkIdentity(host, resolved, then, risks);
     if (resolved.kind === 'external') {
       const path = await truePath(resolved.overlay);
       if (overlayPaths.has(path)) {
@@ -220,19 +215,35 @@ export async function checkDisksAtRest(
   const wanted = wantedDisks({ config: {} }, manifest.name, config, manifest);
   const disks: RevertDisk[] = [];
   for (const disk of wanted) {
-    const planned = await planDisk(host, disk, undefined);
-    findings.push(...planned.problems);
-    risks.push(...planned.risks);
-    const { disk: resolved } = planned;
-    if (resolved === undefined) continue;
-    const then = manifest.identities?.find(({ vdev }) => vdev === resolved.vdev);
-    if (then !== undefined) await checkIdentity(host, resolved, then, risks);
-    disks.push(resolved);
+    const resolved = await checkDisk(host, disk, undefined, manifest, { findings, risks });
+    if (resolved !== undefined) disks.push(resolved);
   }
   const others = known.filter((other) => other.memoryPath !== memoryPath);
   for (const risk of await findLaterSnapshots(host, memoryPath, disks, others)) addRisk(risks, risk);
   risks.push(...uncoveredDisks(config, wanted));
   return { findings, risks };
+}
+
+/**
+ * Plans one disk, and checks whether it is still the one that belongs to the memory.
+ * @param current the domain's configuration now, if it runs
+ * @param into what is found is added to these
+ * @returns undefined if the disk cannot be reverted
+ */
+async function checkDisk(
+  host: ImageHost,
+  wanted: WantedDisk,
+  current: LibxlConfig | undefined,
+  manifest: Manifest | undefined,
+  into: { readonly findings: Problem[]; readonly risks: Risk[] },
+): Promise<RevertDisk | undefined> {
+  const { disk, problems, risks } = await planDisk(host, wanted, current);
+  into.findings.push(...problems);
+  into.risks.push(...risks);
+  if (disk === undefined) return undefined;
+  const then = manifest?.identities?.find(({ vdev }) => vdev === disk.vdev);
+  if (then !== undefined) await checkIdentity(host, disk, then, into.risks);
+  return disk;
 }
 
 /** Adds a risk, unless it has already been found in another way. */

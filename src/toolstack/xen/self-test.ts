@@ -11,8 +11,7 @@ const SLACK = 32 * KIB * KIB;
 
 /**
  * Checks a domain's uuid and memory against xenstore (tools/libs/light/libxl_dom.c, libxl_create.c: `vm`, `memory/static-max` and
- * `memory/videoram`, in KiB). A
- * domain without these nodes cannot be compared, and fails.
+ * `memory/videoram`, in KiB). A domain without these nodes cannot be compared, and fails.
  * @param info as Xen gave it
  * @throws {EnvironmentError} If they differ (XEN_SELF_TEST).
  */

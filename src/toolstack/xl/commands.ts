@@ -8,7 +8,7 @@ import {
   throwIfAborted,
   type XlsnapError,
 } from '../../core/errors.ts';
-import { isRecord } from '../../core/guards.ts';
+import { isRecord, isUuid } from '../../core/guards.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { parseLibxlJson } from '../../memfile/libxl-json.ts';
 import type { Hypervisor } from '../../snapshot/ports.ts';
@@ -22,8 +22,6 @@ import { runProgram, runUnkilled } from '../process/run.ts';
 const XL_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-
 /** Finds a domain by name, number or uuid, in xenstore. A number is taken for a domid, as xl does. */
 export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string): Promise<Domid | undefined> {
   if (/^\d+$/.test(nameOrDomid)) {
@@ -33,7 +31,7 @@ export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string):
       return undefined;
     }
   }
-  const found = UUID.test(nameOrDomid) ? await findByUuid(xenstore, nameOrDomid.toLowerCase()) : undefined;
+  const found = isUuid(nameOrDomid) ? await findByUuid(xenstore, nameOrDomid.toLowerCase()) : undefined;
   return found ?? (await findByName(xenstore, nameOrDomid));
 }
 
