@@ -442,17 +442,21 @@ export class FakeHost implements Host {
         domain.suspended = false;
         this.unannounced = true;
       },
-      announceResume: async () => {
+      announceResume: async (domid) => {
         await this.#call('announceResume');
+        // xenstored knows no domain that is gone.
+        this.#must(domid);
         this.unannounced = false;
       },
-      stopDirtyLog: async () => {
+      stopDirtyLog: async (domid) => {
         await this.#call('stopDirtyLog');
+        this.#must(domid);
         await this.guest.stopDirtyLog();
       },
-      openGuest: async () => {
+      openGuest: async (domid) => {
         await this.#call('openGuest');
-        return this.#told(this.#watched(this.guest));
+        this.#must(domid);
+        return this.#told(this.#watched(this.guest, domid));
       },
     };
   }
@@ -462,8 +466,12 @@ export class FakeHost implements Host {
       throw new Error('memory copied while the guest runs');
   }
 
-  /** Returns the guest with its calls recorded too. */
-  #watched(guest: Guest): Guest {
+  /** Returns the guest with its calls recorded too. Each fails once the domain no longer exists. */
+  #watched(guest: Guest, domid: Domid): Guest {
+    const ask = async (call: string): Promise<void> => {
+      await this.#call(call);
+      this.#must(domid);
+    };
     return {
       streamType: guest.streamType,
       get p2mSize() {
@@ -471,51 +479,51 @@ export class FakeHost implements Host {
       },
       maxBatch: guest.maxBatch,
       pageTypes: async (pfns) => {
-        await this.#call('pageTypes');
+        await ask('pageTypes');
         return guest.pageTypes(pfns);
       },
       pageTypesFrom: async (...args) => {
-        await this.#call('pageTypes');
+        await ask('pageTypes');
         return guest.pageTypesFrom(...args);
       },
       packPages: async (...args) => {
-        await this.#call('packPages');
+        await ask('packPages');
         this.#mayCopy();
         return guest.packPages(...args);
       },
       readPages: async (...args) => {
-        await this.#call('readPages');
+        await ask('readPages');
         this.#mayCopy();
         return guest.readPages(...args);
       },
       startDirtyLog: async () => {
-        await this.#call('startDirtyLog');
+        await ask('startDirtyLog');
         await guest.startDirtyLog();
       },
       takeDirty: async (pages, options) => {
-        await this.#call('takeDirty');
+        await ask('takeDirty');
         if (options.final !== this.suspended) throw new Error('final is for a suspended guest');
         return await guest.takeDirty(pages, options);
       },
       stopDirtyLog: async () => {
-        await this.#call('stopDirtyLog');
+        await ask('stopDirtyLog');
         await guest.stopDirtyLog();
       },
       settle: async (options) => {
-        await this.#call('settle');
+        await ask('settle');
         if (!this.suspended) throw new Error('settled while it runs');
         return guest.settle(options);
       },
       staticRecords: async () => {
-        await this.#call('staticRecords');
+        await ask('staticRecords');
         return guest.staticRecords();
       },
       startRecords: async () => {
-        await this.#call('startRecords');
+        await ask('startRecords');
         return guest.startRecords();
       },
       stateRecords: async () => {
-        await this.#call('stateRecords');
+        await ask('stateRecords');
         if (!this.suspended) throw new Error('state of a guest that runs');
         return guest.stateRecords();
       },
@@ -646,8 +654,9 @@ export class FakeHost implements Host {
         domain.requireQemu();
         return this.#told(this.#deviceModel(domain));
       },
-      emulatorXenstoreData: async () => {
+      emulatorXenstoreData: async (domid) => {
         await this.#call('emulatorXenstoreData');
+        this.#must(domid);
         return new Uint8Array(0);
       },
       repointDisks: async (domid, images) => {

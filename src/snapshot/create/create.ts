@@ -158,7 +158,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const { plan, domain } = context;
   const xen = await phases.step(() => host.hypervisor.version());
   const opened = await phases.run('open', () => openOutput(run, xen));
-  const record = openRecord(run, opened.journal);
+  const record = await openRecord(run, opened.journal);
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
   const precopy =
     plan.precopy === undefined

@@ -7,7 +7,7 @@ import { makeDirectory } from '../../core/files.ts';
 import type { XenVersion } from '../../core/xen.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import type { GuestHold } from '../guest/hold.ts';
-import { HoldRecord } from '../guest/hold-record.ts';
+import { HoldRecord, removeStaleHold } from '../guest/hold-record.ts';
 import { FileSaver, type MemoryOptions, type PageSaver } from '../memory/file-saver.ts';
 import { guestPrefix } from '../memory/prefix-suffix.ts';
 import { StreamSaver } from '../memory/stream-saver.ts';
@@ -107,8 +107,9 @@ async function openStream({ context, phases, options }: CreateRun): Promise<Stre
 }
 
 /** Creates the record, on tmpfs, of what has been done to the guest. */
-export function openRecord(run: CreateRun, journal: CreateJournal): HoldRecord {
+export async function openRecord(run: CreateRun, journal: CreateJournal): Promise<HoldRecord> {
   const { host, context, phases } = run;
+  await phases.step(() => removeStaleHold(host, journal.path));
   const { domid, uuid, name } = context.domain;
   const { type } = context.plan;
   const record = HoldRecord.create(host, { journal: journal.path, domid, uuid, domain: name, type });

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { readFile, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
-import { EnvironmentError, errnoCode } from '../../core/errors.ts';
+import { EnvironmentError, errnoCode, type XlsnapError } from '../../core/errors.ts';
 import { unmakeDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
@@ -91,9 +91,17 @@ export async function endLog(
   domid: Domid,
   log: DirtyLog,
 ): Promise<{ readonly ended: boolean; readonly warning?: string }> {
-  if (await wasDestroyed(host, domid).catch(() => false)) return { ended: false };
+  const isGone = (): Promise<boolean> => wasDestroyed(host, domid).catch(() => false);
+  if (await isGone()) return { ended: false };
   if ((await host.toolstack.saver(domid).catch(() => undefined)) !== undefined) return { ended: false };
-  const dead = await log.stop();
+  let dead: XlsnapError | undefined;
+  try {
+    dead = await log.stop();
+  } catch (error) {
+    // Destroyed in between.
+    if (await isGone()) return { ended: false };
+    throw error;
+  }
   if (dead === undefined) return { ended: true };
   return { ended: true, warning: `${dead.message}: ${dead.hint ?? 'the guest cannot be used without it'}` };
 }

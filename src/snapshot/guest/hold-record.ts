@@ -14,12 +14,14 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { toDomid } from '../../core/brand.ts';
 import { EnvironmentError, errnoCode, OutputError } from '../../core/errors.ts';
 import { isRecord } from '../../core/guards.ts';
 import { RUN_DIRECTORY, runDirectory } from '../../core/run-directory.ts';
 import { bootId } from '../journal/file.ts';
 import type { Host } from '../ports.ts';
 import { type HoldState, isHold } from './hold.ts';
+import { isGone } from './state.ts';
 
 export interface HoldHead {
   /** Absolute path of the create's journal. */
@@ -135,6 +137,31 @@ export function noteLogOff({ path }: FoundHold): void {
   } catch (cause) {
     throw new OutputError('HOLD_RECORD', `cannot write ${path}`, { cause });
   }
+}
+
+/**
+ * Tells whether the domain that a record is about no longer exists, so that there is nothing to undo. A reboot gives it another
+ * domid.
+ */
+export async function isOver(
+  { hypervisor }: Pick<Host, 'hypervisor'>,
+  { domid, uuid }: FoundHold,
+): Promise<boolean> {
+  const vitals = await hypervisor.vitals(toDomid(domid));
+  return isGone(vitals) || vitals?.uuid !== uuid;
+}
+
+/**
+ * Removes what is left of an earlier record of a journal that has just been created, where nothing can be undone by it: its
+ * domain is gone, or its process was killed before it wrote the first line.
+ */
+export async function removeStaleHold(
+  host: Pick<Host, 'hypervisor' | 'runDirectory'>,
+  journal: string,
+): Promise<void> {
+  const found = findHold(host, journal);
+  if (found === undefined) rmSync(holdPath(host, journal), { force: true });
+  else if (await isOver(host, found)) removeHold(found);
 }
 
 export function removeHold({ path }: FoundHold): void {

@@ -153,7 +153,7 @@ export class GuestHold {
   async release(): Promise<boolean> {
     this.#over = true;
     if (isHeld(this.#state)) {
-      if (isGone(await this.#hypervisor.vitals(this.#domid))) return false;
+      if (await this.#isGone()) return false;
     }
     await this.#settle();
     // The call that asked it is not over, or its process has exited. First of all, for a paused guest cannot suspend.
@@ -191,12 +191,21 @@ export class GuestHold {
    */
   async announce(): Promise<void> {
     if (this.#state.unannounced !== true) return;
-    if (!isGone(await this.#hypervisor.vitals(this.#domid))) {
-      await this.#hypervisor.announceResume(this.#domid);
+    if (!(await this.#isGone())) {
+      try {
+        await this.#hypervisor.announceResume(this.#domid);
+      } catch (error) {
+        // Destroyed in between: there is nothing to inform anyone of.
+        if (!(await this.#isGone().catch(() => false))) throw error;
+      }
     }
     const { unannounced: _, ...rest } = this.#state;
     this.#state = rest;
     this.#tell(rest);
+  }
+
+  async #isGone(): Promise<boolean> {
+    return isGone(await this.#hypervisor.vitals(this.#domid));
   }
 
   async #isSuspended(): Promise<boolean> {

@@ -8,8 +8,7 @@ import { Phases } from '../phases.ts';
 import type { DeviceModel, Host } from '../ports.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold, isHeld } from './hold.ts';
-import { type FoundHold, noteLogOff, removeHold } from './hold-record.ts';
-import { isGone } from './state.ts';
+import { type FoundHold, isOver, noteLogOff, removeHold } from './hold-record.ts';
 
 /** How long reaching its QEMU may take; after that the guest resumes without it. */
 const QEMU_TIMEOUT_MS = 10_000;
@@ -24,8 +23,7 @@ export async function recoverGuest(
   options: CallOptions,
 ): Promise<{ undone: readonly string[]; failures: readonly string[] }> {
   const domid = toDomid(found.domid);
-  const vitals = await host.hypervisor.vitals(domid);
-  if (vitals === undefined || isGone(vitals) || vitals.uuid !== found.uuid) {
+  if (await isOver(host, found)) {
     removeHold(found);
     return { undone: [], failures: [] };
   }

@@ -5,7 +5,7 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { describeError } from '../../../src/core/errors.ts';
+import { describeError, type XlsnapError } from '../../../src/core/errors.ts';
 import type { CreateRequest } from '../../../src/snapshot/api.ts';
 import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { defaultMemoryPath } from '../../../src/snapshot/naming.ts';
@@ -22,6 +22,7 @@ import {
   expectGuestAsBefore,
   failure,
   fastDirectory,
+  filesOf,
   forEachOf,
   keepWriting,
   snapshotConfig,
@@ -44,6 +45,9 @@ kinds.push({ type: 'hvm', disks: ['internal'], paused: true, live: false, to: 'a
 
 /** Number of the guest's pages; small, since there are many runs. */
 const PAGES = 20;
+
+/** Tells whether a path is one of those that a finished create removes. */
+const isLeftOver = (path: string): boolean => /\.journal$|\.partial$|\/hold-/.test(path);
 
 let count = 0;
 afterAll(() => console.log(`  ${count} faults were planted in creates`));
@@ -219,6 +223,31 @@ describe.each(named)('a create of a %s', (_name, kind) => {
       await scene.expectWhole(false, where);
     });
   });
+
+  it.each(['before', 'after'] as const)(
+    'nothing is left but a whole snapshot if the domain is destroyed %s any port call',
+    async (when) => {
+      await everywhere(kind, async (scene, at, where) => {
+        const { host } = scene;
+        scene.plant(at, when, () => host.own.end());
+        const error = await createSnapshot(host, scene.request).then(
+          () => undefined,
+          (error: XlsnapError) => error,
+        );
+        if (error !== undefined) {
+          expect(error.undoFailures, where).toEqual([]);
+          expect(filesOf(host.directory), where).toEqual(scene.was.files);
+        }
+        await scene.expectWhole(error === undefined, where);
+        // Nobody could do what a hold record or a journal asks for.
+        expect(Object.keys(filesOf(host.directory)).filter(isLeftOver), where).toEqual([]);
+        expect({ locked: host.locked, guarded: [...host.guarded] }, where).toEqual({
+          locked: false,
+          guarded: [],
+        });
+      });
+    },
+  );
 
   it('the guest resumes if any port call hangs and the create is interrupted', async () => {
     await everywhere(kind, async (scene, at, where) => {

@@ -373,6 +373,46 @@ describe('after a crash of the host', () => {
   });
 });
 
+describe('a hold record whose journal has been removed by hand', () => {
+  /** Leaves the record of a killed create, and nothing else. */
+  async function leftRecord(): Promise<string> {
+    await killedIn('settle');
+    for (const path of [journal(), `${memory()}.partial`]) rmSync(path);
+    const [name = ''] = readdirSync(host.runDirectory);
+    return join(host.runDirectory, name);
+  }
+  const again = async (): Promise<unknown> => {
+    const config = snapshotConfig('s1', host.directory, ['internal']);
+    return await createSnapshot(host, { domain: 'guest1', config });
+  };
+
+  it('a create replaces it if its domain has been restarted', async () => {
+    const record = await leftRecord();
+    host.reboot();
+    await again();
+    expect(existsSync(record)).toBe(false);
+    expect(files()).toContain('s1.save');
+  });
+
+  it('a create replaces it if it was never written', async () => {
+    const record = await leftRecord();
+    host.suspended = false;
+    writeFileSync(record, '');
+    await again();
+    expect(existsSync(record)).toBe(false);
+  });
+
+  it('a create refuses while its domain lives, and recover does what it says', async () => {
+    const record = await leftRecord();
+    host.suspended = false;
+    expect(await failure(again())).toMatchObject({ code: 'HOLD_RECORD' });
+    expect(existsSync(record)).toBe(true);
+    await recoverAll(host, host.directory);
+    expect(existsSync(record)).toBe(false);
+    await again();
+  });
+});
+
 describe('a journal that others could have written', () => {
   it.each<[string, () => void, RegExp]>([
     ['others may write to it', () => chmodSync(journal(), 0o666), /another user/],
