@@ -131,11 +131,7 @@ export async function revertSnapshot(
     phases.shield();
     reached.domid = domid;
     // Before it runs: a guest with a file system there would hang at its first access.
-    const unconnected = await within(
-      warnOfUnconnected(host, domid),
-      { timeoutMs: LOOKUP_MS },
-      () => new Error('hangs'),
-    ).catch(() => []);
+    const unconnected = await phases.bounded(() => warnOfUnconnected(host, domid), LOOKUP_MS).catch(() => []);
     for (const warning of unconnected) phases.reporter.log('warning', warning);
     if (plan.state === 'running') {
       await phases.run('unpause', () => phases.bounded(() => host.hypervisor.unpause(domid)));
