@@ -58,7 +58,7 @@ export class FileSource implements ByteSource, AsyncDisposable {
 
   /**
    * Opens a regular file or a block device. A FIFO is refused: opening it would wait for a writer, and its end is not known.
-   * @throws the error of open(2) or fstat(2), as Node gives it; with the code ENOTSUP for what is neither
+   * @throws {Error} Node's error of open(2) or fstat(2); with the code ENOTSUP for what is neither
    */
   static async open(path: string, windowSize = 1 << 20): Promise<FileSource> {
     const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);

@@ -21,7 +21,7 @@ export interface Locked<T> extends AsyncDisposable {
  * Finds out which keys are to be locked, locks them in phase `lock`, and finds out again: in between the domain may have
  * rebooted, been renamed, or been started again with another uuid. If keys are missing then, all are locked from scratch.
  * @throws {DomainError} If another program holds a lock (`DOMAIN_BUSY`), or the domain is another each time (`DOMAIN_CHANGING`)
- * @throws {InterruptedError} If the signal is aborted; also what `identify` throws
+ * @throws {InterruptedError} If the signal is aborted, or an error of `identify`
  */
 export async function lockIdentified<T extends { readonly keys: readonly string[] }>(
   phases: Phases,

@@ -20,7 +20,7 @@ export interface DataShare {
 /**
  * Estimates the share from pages drawn at random. Reads only; the guest may run.
  * @param random returns numbers from 0 (inclusive) to 1 (exclusive)
- * @throws what the guest's methods throw
+ * @throws {DomainError} If the guest no longer exists
  */
 export async function sampleData(guest: Guest, random: () => number = Math.random): Promise<DataShare> {
   const zeros = new Uint8Array(PAGE_SIZE);

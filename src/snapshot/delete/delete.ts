@@ -37,10 +37,12 @@ export async function planDelete(
  * Each has a journal before anything of it goes. If it cannot be deleted completely, or this process is killed, the same
  * request, or `recoverSnapshot` with its memory file, finishes that. Until then `listSnapshots` does not call it good.
  *
- * @throws what `planDelete` throws, before anything is changed
+ * @throws {PreflightError} If one of `snapshots` cannot be deleted: nothing has been changed
  * @throws {PreflightError} NOT_ALL_DELETED with `keep`, if some cannot be deleted: `data` has `deleted` and `refused`
- * @throws DiskError, OutputError, RecoverError, InterruptedError. `undoFailures` says which snapshot is deleted in part;
- * those before it no longer exist, those after it are complete.
+ * @throws {DiskError} If a tag cannot be deleted
+ * @throws {OutputError} If a journal cannot be written, or a file cannot be removed
+ * @throws {InterruptedError} If the signal is aborted. In each case `undoFailures` says which snapshot is deleted in part; those
+ * before it no longer exist, those after it are complete
  */
 export async function deleteSnapshots(
   host: Host,

@@ -48,7 +48,10 @@ export interface DeleteTarget {
 /**
  * Finds the snapshots that a request is about. Changes nothing.
  * @param finished names and memory paths of those whose delete has been finished: they need not exist
- * @throws UsageError, DomainError, ManifestError, EnvironmentError
+ * @throws {UsageError} If the request makes no sense, or names a snapshot that does not exist
+ * @throws {DomainError} If it is about dom0
+ * @throws {ManifestError} If a manifest that was named is damaged
+ * @throws {EnvironmentError} If a directory cannot be read
  */
 export async function findDeleteTarget(
   host: Host,
@@ -101,7 +104,7 @@ export async function findDeleteTarget(
   return { given, snapshots: [...byAge(snapshots)].reverse(), unfinished, all, keys: [...keys] };
 }
 
-/** @throws UsageError */
+/** @throws {UsageError} If options contradict each other */
 function checkRequest({ snapshots = [], keep, prefix }: DeleteRequest): void {
   if (keep !== undefined && snapshots.length > 0) {
     throw new UsageError('KEEP', 'give either names of snapshots or the number to keep, not both');
@@ -125,7 +128,7 @@ type Wanted =
   | { readonly name: string; readonly path?: undefined }
   | { readonly name?: undefined; readonly path: string };
 
-/** @throws UsageError */
+/** @throws {UsageError} If a cfgfile has neither `name` nor `memory_path` */
 function toWanted(one: string | SnapshotConfig): Wanted {
   if (typeof one === 'string') return { name: one };
   const { memoryPath, name, source } = one;

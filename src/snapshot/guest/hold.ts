@@ -148,7 +148,7 @@ export class GuestHold {
    * Resumes the guest, or leaves it paused if it was: by Xen alone, and by its QEMU as long as that answers. May be
    * called again after a failure: nothing is done twice.
    * @returns whether it is still there
-   * @throws also when the guest runs, and its QEMU did not answer
+   * @throws {XlsnapError} If Xen refuses, or if its QEMU did not answer: the guest may run then
    */
   async release(): Promise<boolean> {
     this.#over = true;

@@ -22,8 +22,8 @@ export async function truePath(path: string): Promise<string> {
 /**
  * The images below one, nearest first, by their true names. A raw image has none: what looks like a header in it was written by
  * its guest. A chain ends at what is not a file here, and where a file is missing.
- * @throws DiskError IMAGE_FORMAT behind an image whose format the one above it does not state, and for one that is neither a
- * file nor a block device; what `Images.info` throws
+ * @throws {DiskError} IMAGE_FORMAT behind an image whose format the one above it does not state, and for one that is neither a
+ * file nor a block device
  */
 export async function* chainBelow(
   images: Pick<Images, 'info'>,
@@ -50,7 +50,7 @@ export async function* chainBelow(
  * that has opened it did: an overlay that an old qemu-img made for one domain must not block reverts of others, and what a
  * guest may have written there can only make this true too often.
  * @param below its true name
- * @throws what `Images.info` throws
+ * @throws {DiskError} If an image in the chain is not of its stated format, or cannot be read
  */
 export async function standsOn(
   images: Pick<Images, 'info'>,
@@ -142,7 +142,7 @@ async function refuseUnstated(image: string, backing: string): Promise<string> {
 /**
  * Finds the program that has an image, or one above it, open, if any; and which image that is.
  * @param except domid of a domain that does not count
- * @throws as `standsOn`
+ * @throws {DiskError} If an image in use cannot be read
  */
 export async function userOf(host: Host, image: string, except?: number): Promise<ImageUse | undefined> {
   const wanted = await truePath(image);
@@ -158,7 +158,8 @@ export async function userOf(host: Host, image: string, except?: number): Promis
 /**
  * Makes sure that no program has an image, or one above it, open: QEMU opens images without locks under Xen, and qemu-img would
  * corrupt one that is in use.
- * @throws {RecoverError} If it is in use (`IMAGE_IN_USE`); also what `standsOn` throws
+ * @throws {RecoverError} If it is in use (`IMAGE_IN_USE`)
+ * @throws {DiskError} If an image in use cannot be read
  */
 export async function refuseUsed(host: Host, image: string): Promise<void> {
   const user = await userOf(host, image);
@@ -172,7 +173,7 @@ export async function refuseUsed(host: Host, image: string): Promise<void> {
 /**
  * Returns the backing file of an overlay of ours.
  * @returns `undefined` when it has no backing file, or is not a qcow2 image
- * @throws what `Images.info` throws else
+ * @throws {DiskError} If it cannot be read
  */
 export async function baseOfOverlay(images: Images, overlay: string): Promise<string | undefined> {
   try {

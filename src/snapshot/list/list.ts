@@ -92,7 +92,8 @@ export interface DamagedSnapshot {
  * that need neither Xen nor the whole memory file: its length and header, tags, base images, later snapshots. A revert also
  * checks the file's checksums, the host, and the domain's configuration.
  * @throws {UsageError} If one of the given directories does not exist
- * @throws EnvironmentError, InterruptedError
+ * @throws {EnvironmentError} If a directory cannot be read
+ * @throws {InterruptedError} If the signal is aborted
  */
 export async function listSnapshots(
   host: ImageHost,
@@ -111,7 +112,8 @@ export async function listSnapshots(
 
 /**
  * The names of the snapshots, newest first, each once, without any check.
- * @throws as `listSnapshots`
+ * @throws {UsageError} If one of the given directories does not exist
+ * @throws {EnvironmentError} If a directory cannot be read
  */
 export async function snapshotNames(host: ImageHost, request: ListRequest): Promise<readonly string[]> {
   const { wanted } = await findWanted(host, request);

@@ -19,7 +19,7 @@ export function ofDomain(all: readonly FoundManifest[], keys: readonly string[])
 /**
  * Lists the snapshots that are a domain's and no other's: of its name or uuid, unless their uuid is that of another domain
  * that runs, by another name by now.
- * @throws what the host's lookups throw
+ * @throws {EnvironmentError} If Xen or xenstore cannot be asked
  */
 export async function ownedBy(
   { toolstack }: Host,
@@ -47,7 +47,7 @@ export interface GivenDomain {
 /**
  * Looks a domain up. It need not run.
  * @param word a name, a uuid or a domid
- * @throws what the host's lookups throw
+ * @throws {EnvironmentError} If Xen or xenstore cannot be asked
  */
 export async function givenDomain({ toolstack, hypervisor }: Host, word: string): Promise<GivenDomain> {
   const domid = await toolstack.findDomain(word);

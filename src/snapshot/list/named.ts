@@ -31,7 +31,8 @@ export interface NamedRequest {
  * Finds the snapshot of that name of a domain, and returns the configuration for a revert to it: that of the cfgfile beside
  * its memory file, or, if there is none, one by its manifest.
  * @throws {UsageError} NO_SNAPSHOT if there is none, AMBIGUOUS_SNAPSHOT if there are several; `data.candidates` has what there is
- * @throws ConfigError, EnvironmentError
+ * @throws {ConfigError} If its cfgfile cannot be parsed
+ * @throws {EnvironmentError} If a directory cannot be read
  */
 export async function findSnapshotConfig(host: Host, request: NamedRequest): Promise<SnapshotConfig> {
   const { memoryPath, manifest } = await findNamed(host, request);
@@ -40,7 +41,7 @@ export async function findSnapshotConfig(host: Host, request: NamedRequest): Pro
   return { name: manifest.name, memoryPath };
 }
 
-/** @throws as `findSnapshotConfig` */
+/** @throws {UsageError} If there is none (`NO_SNAPSHOT`), or more than one (`AMBIGUOUS_SNAPSHOT`) */
 export async function findNamed(host: Host, request: NamedRequest): Promise<FoundManifest> {
   const directories = await searched(host, request.directories);
   const { found, damaged } = await findManifests(directories);
@@ -52,7 +53,7 @@ export async function findNamed(host: Host, request: NamedRequest): Promise<Foun
  * Picks the snapshot of that name.
  * @param directories for the message
  * @param some the domain's snapshots
- * @throws {UsageError} as `findSnapshotConfig`
+ * @throws {UsageError} If there is none (`NO_SNAPSHOT`), or more than one (`AMBIGUOUS_SNAPSHOT`)
  */
 export function pickNamed(
   request: Pick<NamedRequest, 'domain' | 'name'>,

@@ -17,7 +17,7 @@ export interface EmulatorState {
  * guest has settled. Its length is always the same.
  * @param configJson libxl's JSON of the domain's configuration
  * @returns a multiple of 4096 bytes
- * @throws what the guest's methods throw
+ * @throws {DomainError} If the guest no longer exists
  */
 export async function guestPrefix(guest: Guest, configJson: string, xen: XenVersion): Promise<Uint8Array> {
   return encodePrefix({
@@ -33,7 +33,7 @@ export async function guestPrefix(guest: Guest, configJson: string, xen: XenVers
 /**
  * A suspended guest's save file behind its memory, to the end.
  * @param emulator HVM only
- * @throws what the guest's methods throw
+ * @throws {DomainError} If the guest no longer exists
  */
 export async function guestSuffix(guest: Guest, emulator?: EmulatorState): Promise<Uint8Array> {
   const libxlRecords: LibxlRecord[] = [];

@@ -45,7 +45,10 @@ export interface RevertContext {
  * a configuration
  * @throws {PreflightError} If something prevents the revert
  * @throws {RiskError} If it is risky, unless `force`
- * @throws {XlsnapError} Also UsageError, DomainError, StreamError and ManifestError
+ * @throws {UsageError} If the request makes no sense
+ * @throws {DomainError} If the domain is in use by another operation, or restarts meanwhile
+ * @throws {StreamError} If the memory file is damaged
+ * @throws {ManifestError} If the manifest is damaged
  */
 export async function makeRevertContext(
   host: Host,

@@ -30,7 +30,7 @@ export interface RestorePlan {
 
 /**
  * Adds to `findings` what would make the restore fail, and to `risks` what might.
- * @throws what the toolstack's own look at the host throws
+ * @throws {XlsnapError} If the toolstack cannot look at the host
  */
 export async function checkRestore(
   host: Host,

@@ -64,7 +64,10 @@ export async function planRevert(
  * the former disks back. Once the domain is restored, the signal is ignored. The same holds if this
  * process is killed.
  *
- * @throws {XlsnapError} Before anything is changed: what `planRevert` throws, RecoverError, and OutputError
+ * @throws {PreflightError} If it is not possible: nothing has been changed
+ * @throws {RiskError} If it is risky, unless `force`: nothing has been changed
+ * @throws {RecoverError} If what an earlier revert left cannot be undone
+ * @throws {OutputError} If the journal cannot be written
  * @throws {DiskError} If a disk cannot be put back
  * @throws {RestoreError} If the restore fails, or the domain cannot be made to run
  * @throws {InterruptedError} If the signal is aborted. Each says what has become of the domain and its disks
