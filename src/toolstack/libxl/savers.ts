@@ -1,5 +1,5 @@
 /** Finds processes that save a domain. */
-import { findProcess } from '../process/find.ts';
+import { findProcess, pidsNamed, type ReadOfProcess } from '../process/find.ts';
 
 /** The helper's name in the kernel: fifteen characters. */
 const HELPER = 'libxl-save-help';
@@ -10,10 +10,10 @@ const HELPER = 'libxl-save-help';
  * RECV-FD DOMID …` (tools/libs/light/libxl_save_callout.c: run_helper).
  * @returns its pid, or `undefined` if nobody saves the domain
  */
-export function findSaver(domid: number, proc = '/proc'): Promise<number | undefined> {
-  return findProcess(proc, async (read) => {
-    if ((await read('comm')).trim() !== HELPER) return false;
+export async function findSaver(domid: number, proc = '/proc'): Promise<number | undefined> {
+  const isSaver = async (read: ReadOfProcess): Promise<boolean> => {
     const [, mode, , , of] = (await read('cmdline')).split('\0');
     return mode === '--save-domain' && of === String(domid);
-  });
+  };
+  return await findProcess(proc, isSaver, pidsNamed(HELPER, proc));
 }

@@ -1,9 +1,13 @@
 /** Finds and watches running processes, in /proc. */
+import { closeSync, openSync, readdirSync, readSync } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Reads one of a process's files below /proc. */
 export type ReadOfProcess = (file: 'comm' | 'cmdline') => Promise<string>;
+
+/** Longest name that the kernel has for a process, with the newline: TASK_COMM_LEN. */
+const MAX_COMM_BYTES = 16;
 
 /**
  * Returns what a process has read, written and computed, as a text to compare; `undefined` if it has ended.
@@ -23,14 +27,16 @@ export async function processActivity(pid: number, proc = '/proc'): Promise<stri
 /**
  * Finds the first matching process of root or of our own user. Processes of other users are ignored: anyone
  * can start one with any name and any arguments.
+ * @param pids to look at; default: all
  * @returns its pid, or `undefined` if there is none
  */
 export async function findProcess(
   proc: string,
   matches: (read: ReadOfProcess) => Promise<boolean>,
+  pids?: readonly string[],
 ): Promise<number | undefined> {
-  for (const pid of await readdir(proc)) {
-    if (!/^[0-9]+$/.test(pid)) continue;
+  for (const pid of pids ?? (await readdir(proc))) {
+    if (!isPid(pid)) continue;
     try {
       // The directory is owned by the process's effective user, whatever the process did to hide its files.
       const { uid } = await stat(join(proc, pid));
@@ -41,4 +47,33 @@ export async function findProcess(
     }
   }
   return undefined;
+}
+
+/**
+ * Lists the processes of a name, in this thread: a guest may be stopped meanwhile, and the thread pool takes twenty times as
+ * long. Reading a process's name never waits.
+ * @param comm its name in the kernel, at most 15 characters
+ * @returns their pids
+ */
+export function pidsNamed(comm: string, proc: string): readonly string[] {
+  const wanted = `${comm}\n`;
+  const buffer = Buffer.alloc(MAX_COMM_BYTES);
+  const nameOf = (pid: string): string | undefined => {
+    try {
+      const fd = openSync(`${proc}/${pid}/comm`, 'r');
+      try {
+        return buffer.toString('latin1', 0, readSync(fd, buffer, 0, MAX_COMM_BYTES, null));
+      } finally {
+        closeSync(fd);
+      }
+    } catch {
+      // It has exited in the meantime.
+      return undefined;
+    }
+  };
+  return readdirSync(proc).filter((pid) => isPid(pid) && nameOf(pid) === wanted);
+}
+
+function isPid(name: string): boolean {
+  return /^[0-9]+$/.test(name);
 }
