@@ -1,6 +1,7 @@
 /** Describes the machine that a bench runs on. */
 import { readFile, realpath } from 'node:fs/promises';
 import { cpus, loadavg, release, totalmem } from 'node:os';
+import { unescapeMount } from '../core/mount-escapes.ts';
 import type { Machine } from './types.ts';
 
 /** Collects what affects the figures: processor, memory, kernel, file system. */
@@ -26,9 +27,7 @@ async function fileSystemOf(directory: string): Promise<string> {
   let found = { point: '', type: 'unknown' };
   for (const line of (await readFile('/proc/self/mounts', 'utf8')).split('\n')) {
     const [, escaped = '', type = ''] = line.split(' ');
-    const point = escaped.replaceAll(/\\(\d{3})/g, (_, octal: string) =>
-      String.fromCharCode(parseInt(octal, 8)),
-    );
+    const point = unescapeMount(escaped);
     const below = path.startsWith(point.endsWith('/') ? point : `${point}/`);
     // Later mounts hide earlier ones.
     if (below && point.length >= found.point.length && point !== '') found = { point, type };

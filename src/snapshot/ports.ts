@@ -251,6 +251,8 @@ export interface ImageUse {
   readonly domid: number | undefined;
   /** For people: `domain web1 (domid 6)`, `/dev/loop0`. */
   readonly holder: string;
+  /** For people, what makes it let go of the image: `unmount it (umount /mnt)`. Default: `shut it down`. */
+  readonly release?: string;
   readonly writable: boolean;
 }
 
@@ -344,7 +346,7 @@ export interface Toolstack {
     images: readonly DiskImage[],
     options?: { readonly lockTimeoutMs?: number | undefined },
   ): Promise<void>;
-  /** The images that someone has open, as far as can be known. Not those below them. */
+  /** The images that domains and dom0's kernel have open, as far as can be known. Not those below them. */
   imagesInUse(): Promise<readonly ImageUse[]>;
   /**
    * What a restore would fail for, or may: all that can be known before the domain is destroyed for it. Reads only. A toolstack

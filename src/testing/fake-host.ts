@@ -26,6 +26,7 @@ import { FakeGuest } from './fake-guest.ts';
 import {
   chainOf,
   describeImage,
+  isSameFile,
   mergeImage,
   readImage,
   tagImage,
@@ -84,8 +85,8 @@ export class FakeHost implements Host {
   readonly domains: FakeDomain[] = [];
   /** Images that a domain outside the simulation has open. */
   readonly othersUse: string[] = [];
-  /** Loop devices: device to image. */
-  readonly loops = new Map<string, string>();
+  /** What dom0's kernel has open by loop devices, the device mapper, mounts: holder to image. */
+  readonly kernelUsers = new Map<string, string>();
   /** Pids of the programs that work on an image, by its path. */
   readonly workers = new Map<string, number>();
   readonly obstacles = new Map<string, readonly Problem[]>();
@@ -311,13 +312,13 @@ export class FakeHost implements Host {
 
   /** Names everyone who has an image open, or one above it. */
   #usersOf(path: string): readonly string[] {
-    const has = (top: string): boolean => chainOf(top).includes(path);
+    const has = (top: string): boolean => chainOf(top).some((one) => isSameFile(one, path));
     return [
       ...this.domains
         .filter(({ domid, inUse }) => domid !== undefined && [...inUse.values()].some(has))
         .map(({ name, domid }) => `domain ${name} (domid ${domid})`),
       ...this.othersUse.filter(has).map(() => 'domain other (domid 99)'),
-      ...[...this.loops].filter(([, image]) => has(image)).map(([device]) => device),
+      ...[...this.kernelUsers].filter(([, image]) => isSameFile(image, path)).map(([holder]) => holder),
     ];
   }
 
@@ -606,12 +607,13 @@ export class FakeHost implements Host {
             domid: 99,
             holder: 'domain other (domid 99)',
           })),
-          ...[...this.loops].map(([holder, path]) => ({
+          ...[...this.kernelUsers].map(([holder, path]) => ({
             ...some,
             path,
             format: 'raw',
             domid: undefined,
             holder,
+            release: `free it (${holder})`,
           })),
         ];
       },

@@ -52,6 +52,13 @@ export function chainOf(path: string): readonly string[] {
   return backing === undefined ? [path] : [path, ...chainOf(backing)];
 }
 
+/** Tells whether two paths are names of one file. */
+export function isSameFile(path: string, other: string): boolean {
+  if (path === other) return true;
+  const [one, two] = [path, other].map((name) => statSync(name, { throwIfNoEntry: false }));
+  return one !== undefined && two !== undefined && one.dev === two.dev && one.ino === two.ino;
+}
+
 /** Takes an internal snapshot of an image. */
 export function tagImage(path: string, tag: string): void {
   const image = readImage(path);

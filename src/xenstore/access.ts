@@ -73,6 +73,16 @@ export class XenstoreAccess {
     }
   }
 
+  /** Returns the names of the children; none if there is no such node. */
+  async listMaybe(path: string, limits: Limits = this.#limits): Promise<string[]> {
+    try {
+      return await this.list(path, limits);
+    } catch (error) {
+      if (isXenstoreErrno(error, 'ENOENT')) return [];
+      throw error;
+    }
+  }
+
   /**
    * Lists more children than one message holds. Each answer has a generation, and the names from an offset
    * on; the last answer ends with an empty name. Another generation means that the list has changed (Xen:

@@ -327,7 +327,7 @@ const xenstore: Target = {
     // What was read is in the nodes of two disks, in any order.
     const text = (): string | undefined => (texts.length === 0 ? undefined : random.pick(texts));
     const access = {
-      list: () => Promise.resolve(texts.slice(0, 4)),
+      listMaybe: () => Promise.resolve(texts.slice(0, 4)),
       readMaybe: () => Promise.resolve(text()),
     } as unknown as XenstoreAccess;
     const disks = await readStoredDisks(7, access);

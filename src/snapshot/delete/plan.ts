@@ -17,7 +17,7 @@ import { type Manifest, readManifest, type SnapshotDisk } from '../../memfile/ma
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import { journalPathOf } from '../create/journal.ts';
 import { asFinding } from '../create/plan.ts';
-import { truePath } from '../images/chain.ts';
+import { howToRelease, truePath } from '../images/chain.ts';
 import { isBaseLost, isSameTag } from '../images/identity.ts';
 import { JournalError } from '../journal/file.ts';
 import { searched } from '../list/list.ts';
@@ -283,7 +283,7 @@ async function internalDisk(
     problems.push({
       code: 'IMAGE_IN_USE',
       message: `disk ${vdev}: ${user.holder} uses ${user.path}${user.path === image ? '' : `, which depends on ${image}`}: its tag cannot be deleted`,
-      hint: 'shut it down first',
+      hint: `${howToRelease(user)} first`,
     });
   }
   if (user === undefined) {

@@ -2,11 +2,11 @@
 import { rm, rmdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { toDomid } from '../../core/brand.ts';
-import { DiskError, EnvironmentError, errnoCode, RecoverError } from '../../core/errors.ts';
+import { DiskError, EnvironmentError, errnoCode } from '../../core/errors.ts';
 import { exists, syncDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import { domainKeys } from '../domain-lock.ts';
-import { truePath, userOf } from '../images/chain.ts';
+import { inUseError, isSameImage, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { isSameTag } from '../images/identity.ts';
 import { snapshotDirOf } from '../naming.ts';
@@ -56,7 +56,7 @@ export function findTag(snapshots: readonly ImageTag[], { tag, identity }: Doome
 
 /**
  * Who has an image open: nobody, one of the domains that are locked, or another program.
- * @returns `own`: that domain, if it has the image itself open, and not one above it
+ * @returns `own`: that domain, if it has the image itself open, and not one above it, and no other program has
  */
 export async function usersOf(
   host: Host,
@@ -64,11 +64,11 @@ export async function usersOf(
   keys: readonly string[],
 ): Promise<{ readonly user: ImageUse | undefined; readonly own: DomainState | undefined }> {
   const user = await userOf(host, image);
-  if (user?.domid === undefined || (await truePath(user.path)) !== (await truePath(image))) {
-    return { user, own: undefined };
-  }
+  if (user?.domid === undefined || !(await isSameImage(user.path, image))) return { user, own: undefined };
   const state = await host.hypervisor.domainState(toDomid(user.domid));
-  return { user, own: domainKeys(state).some((key) => keys.includes(key)) ? state : undefined };
+  if (!domainKeys(state).some((key) => keys.includes(key))) return { user, own: undefined };
+  const other = await userOf(host, image, user.domid);
+  return other === undefined ? { user, own: state } : { user: other, own: undefined };
 }
 
 /** Deletes a tag: by the QEMU of the domain that has the image open, or by qemu-img if no program has. */
@@ -83,18 +83,13 @@ async function deleteTag(host: Host, doomed: DoomedTag, keys: readonly string[])
     await freeImages(host).deleteTag(image, tag);
     return true;
   }
-  if (own === undefined) {
-    throw new RecoverError('IMAGE_IN_USE', `${user.holder} uses ${user.path}`, {
-      ...(user.domid === undefined ? {} : { domid: user.domid }),
-      hint: 'shut it down, then run the same command again',
-    });
-  }
+  if (own === undefined) throw inUseError(user);
   await using deviceModel = await host.toolstack.openDeviceModel(own.domid, {});
   if (deviceModel === undefined) {
     throw new EnvironmentError('NO_DEVICE_MODEL', 'its QEMU cannot be reached', { domid: own.domid });
   }
   const used = deviceModel.imageOf(vdev);
-  if (used === undefined || (await truePath(used)) !== (await truePath(image))) {
+  if (used === undefined || !(await isSameImage(used, image))) {
     throw new DiskError('OTHER_IMAGE', `${image} is no longer disk ${vdev} of domain ${own.name}`, {
       domid: own.domid,
       hint: 'shut the domain down, then run the same command again',

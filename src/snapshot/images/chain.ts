@@ -20,6 +20,22 @@ export async function truePath(path: string): Promise<string> {
 }
 
 /**
+ * What two names of one image have in common: the device and inode of a file, which may have hard links and be below several
+ * mounts; the number of a block device, which may have several nodes; else its true name.
+ */
+async function imageKey(path: string): Promise<string> {
+  const found = await stat(path, { bigint: true }).catch(() => undefined);
+  if (found?.isBlockDevice() === true) return `block ${found.rdev}`;
+  if (found?.isFile() === true) return `file ${found.dev} ${found.ino}`;
+  return await truePath(path);
+}
+
+/** Tells whether two paths are names of one image. */
+export async function isSameImage(path: string, other: string): Promise<boolean> {
+  return (await imageKey(path)) === (await imageKey(other));
+}
+
+/**
  * The images below one, nearest first, by their true names. A raw image has none: what looks like a header in it was written by
  * its guest. A chain ends at what is not a file here, and where a file is missing.
  * @throws {DiskError} IMAGE_FORMAT behind an image whose format the one above it does not state, and for one that is neither a
@@ -49,7 +65,6 @@ export async function* chainBelow(
  * Tells whether an image that is in use has another one below it. Where a format is not stated, asks the file itself, as the QEMU
  * that has opened it did: an overlay that an old qemu-img made for one domain must not block reverts of others, and what a
  * guest may have written there can only make this true too often.
- * @param below its true name
  * @throws {DiskError} If an image in the chain is not of its stated format, or cannot be read
  */
 export async function standsOn(
@@ -57,7 +72,10 @@ export async function standsOn(
   top: StatedImage,
   below: string,
 ): Promise<boolean> {
-  for await (const path of chainBelow(images, top, formatByMagic)) if (path === below) return true;
+  const wanted = await imageKey(below);
+  for await (const path of chainBelow(images, top, formatByMagic)) {
+    if ((await imageKey(path)) === wanted) return true;
+  }
   return false;
 }
 
@@ -145,14 +163,27 @@ async function refuseUnstated(image: string, backing: string): Promise<string> {
  * @throws {DiskError} If an image in use cannot be read
  */
 export async function userOf(host: Host, image: string, except?: number): Promise<ImageUse | undefined> {
-  const wanted = await truePath(image);
+  const wanted = await imageKey(image);
   for (const used of await host.toolstack.imagesInUse()) {
     if (except !== undefined && used.domid === except) continue;
     const { path, format } = used;
-    if ((await truePath(path)) === wanted) return used;
-    if (format !== undefined && (await standsOn(host.images, { path, format }, wanted))) return used;
+    if ((await imageKey(path)) === wanted) return used;
+    if (format !== undefined && (await standsOn(host.images, { path, format }, image))) return used;
   }
   return undefined;
+}
+
+/** Says how to free an image of its user: `shut it down`. */
+export function howToRelease({ release = 'shut it down' }: ImageUse): string {
+  return release;
+}
+
+/** Returns the error for an image that a program has open. */
+export function inUseError(user: ImageUse): RecoverError {
+  return new RecoverError('IMAGE_IN_USE', `${user.holder} uses ${user.path}`, {
+    ...(user.domid === undefined ? {} : { domid: user.domid }),
+    hint: `${howToRelease(user)}, then run the same command again`,
+  });
 }
 
 /**
@@ -163,11 +194,7 @@ export async function userOf(host: Host, image: string, except?: number): Promis
  */
 export async function refuseUsed(host: Host, image: string): Promise<void> {
   const user = await userOf(host, image);
-  if (user === undefined) return;
-  throw new RecoverError('IMAGE_IN_USE', `${user.holder} uses ${user.path}`, {
-    domid: user.domid,
-    hint: 'shut it down, then run the same command again',
-  });
+  if (user !== undefined) throw inUseError(user);
 }
 
 /**

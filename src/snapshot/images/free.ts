@@ -5,7 +5,7 @@ import { refuseUsed } from './chain.ts';
 
 /**
  * Everything that changes an image other than by its own QEMU. Each method rejects with RecoverError IMAGE_IN_USE, and
- * changes nothing, when a domain, a loop device or another program has the image open, or one that is above it.
+ * changes nothing, when a domain or dom0's kernel has the image open, or one that is above it.
  */
 export interface FreeImages {
   createTag(path: string, tag: string): Promise<void>;
@@ -33,7 +33,8 @@ export function freeImages(host: Host): FreeImages {
     applyTag: asked((path, tag: string) => images.applyTag(path, tag)),
     deleteTag: asked((path, tag: string) => images.deleteTag(path, tag)),
     commitOverlay: async (overlay, base) => {
-      // Whoever has the overlay open has the base open too.
+      // A loop device has the overlay open without its base.
+      await refuseUsed(host, overlay);
       await refuseUsed(host, base);
       await images.commitOverlay(overlay);
     },

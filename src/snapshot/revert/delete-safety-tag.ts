@@ -1,7 +1,7 @@
 /** Deletes the tag that holds a disk as it was before a revert. */
 import type { Domid } from '../../core/brand.ts';
 import { EnvironmentError } from '../../core/errors.ts';
-import { truePath, userOf } from '../images/chain.ts';
+import { isSameImage, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import type { Host } from '../ports.ts';
 import type { KeptDisk } from './kept.ts';
@@ -20,7 +20,7 @@ export async function deleteSafetyTag(
   { vdev, image, tag }: Omit<Extract<KeptDisk, { kind: 'tag' }>, 'kind'>,
 ): Promise<boolean> {
   const user = await userOf(host, image);
-  const own = user !== undefined && (await truePath(user.path)) === (await truePath(image));
+  const own = user !== undefined && (await isSameImage(user.path, image));
   if (own && domid !== undefined && user.domid === domid) {
     await using deviceModel = await host.toolstack.openDeviceModel(domid, {});
     if (deviceModel === undefined)

@@ -5,7 +5,7 @@ import type { Problem } from '../../core/problem.ts';
 import { configDisks, isVolume, type LibxlConfig, qemuFormat } from '../../memfile/libxl-config.ts';
 import type { Manifest } from '../../memfile/manifest.ts';
 import type { RevertDisk, RevertRequest } from '../api.ts';
-import { standsOn, truePath } from '../images/chain.ts';
+import { isSameImage, standsOn, truePath } from '../images/chain.ts';
 import type { ImageHost, ImageInfo } from '../ports.ts';
 import type { Risk } from '../risks.ts';
 
@@ -155,17 +155,17 @@ class CurrentImage {
   async dependsOn(path: string): Promise<boolean> {
     const { path: used } = this;
     if (used === undefined) return false;
-    return await standsOn(this.#host.images, { path: used, format: this.#format }, await truePath(path));
+    return await standsOn(this.#host.images, { path: used, format: this.#format }, path);
   }
 
   /** Tells whether the image at the snapshot depends on a file. */
   async isBelowSnapshot(path: string): Promise<boolean> {
-    return await standsOn(this.#host.images, this.#image, await truePath(path));
+    return await standsOn(this.#host.images, this.#image, path);
   }
 }
 
 async function isSame(path: string | undefined, other: string): Promise<boolean> {
-  return path !== undefined && (await truePath(path)) === (await truePath(other));
+  return path !== undefined && (await isSameImage(path, other));
 }
 
 /** Finds out whether the domain uses an image that is not the one at the snapshot, nor an overlay of it. */

@@ -4,7 +4,7 @@ import { DomainError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { RevertDisk, RevertPlan } from '../api.ts';
 import { isGone } from '../guest/state.ts';
-import { userOf } from '../images/chain.ts';
+import { howToRelease, userOf } from '../images/chain.ts';
 import type { DomainState, Host } from '../ports.ts';
 
 /** The image of a disk that a revert writes to or replaces. */
@@ -26,7 +26,7 @@ export async function findOtherUser(
   return {
     code: 'IMAGE_IN_USE',
     message: `disk ${disk.vdev}: ${user.holder} uses ${user.path}`,
-    hint: 'shut it down first; --force does not override this',
+    hint: `${howToRelease(user)} first; --force does not override this`,
   };
 }
 

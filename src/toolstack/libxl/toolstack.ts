@@ -21,7 +21,6 @@ import type {
 } from '../../snapshot/ports.ts';
 import { lockFile } from '../../xenctrl/flock.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
-import { isXenstoreErrno } from '../../xenstore/errors.ts';
 import { deviceModelObstacles, migrationObstacles, suspendObstacles } from '../create-checks/checks.ts';
 import { foreignDrives } from '../create-checks/foreign-drives.ts';
 import { startGuardian } from '../guardian.ts';
@@ -31,6 +30,7 @@ import { readStoredDisks, resolveDisks } from '../qemu/disks.ts';
 import { checkRestore } from '../restore-checks/checks.ts';
 import { serviceWarnings } from '../restore-checks/service.ts';
 import { findByName, findByUuid, findDomain } from '../xl/commands.ts';
+import { imagesInUse } from './images-in-use.ts';
 import { findSaver } from './savers.ts';
 import { editStoredConfig } from './userdata.ts';
 
@@ -141,18 +141,8 @@ export abstract class LibxlToolstack implements Toolstack {
     return findSaver(domid);
   }
 
-  async imagesInUse(): Promise<readonly ImageUse[]> {
-    const found: ImageUse[] = [];
-    for (const name of await listMaybe(this.xenstore, '/local/domain')) {
-      const domid = Number(name);
-      if (!Number.isSafeInteger(domid)) continue;
-      const own = (await this.xenstore.readMaybe(`/local/domain/${domid}/name`)) ?? '';
-      for (const { image, writable } of await readStoredDisks(domid, this.xenstore)) {
-        if (image === undefined) continue;
-        found.push({ ...image, domid, holder: `domain ${own} (domid ${domid})`, writable });
-      }
-    }
-    return found;
+  imagesInUse(): Promise<readonly ImageUse[]> {
+    return imagesInUse(this.xenstore);
   }
 
   async disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]> {
@@ -215,7 +205,7 @@ export abstract class LibxlToolstack implements Toolstack {
     // there.
     const root = `/local/domain/0/device-model/${domid}`;
     const strings: string[] = [];
-    for (const entry of await listMaybe(this.xenstore, `${root}/physmap`)) {
+    for (const entry of await this.xenstore.listMaybe(`${root}/physmap`)) {
       for (const part of ['start_addr', 'size', 'name']) {
         const key = `physmap/${entry}/${part}`;
         strings.push(key, await this.xenstore.read(`${root}/${key}`));
@@ -248,15 +238,6 @@ export abstract class LibxlToolstack implements Toolstack {
       directory: this.#userdata,
       lockTimeoutMs,
     });
-  }
-}
-
-async function listMaybe(xenstore: XenstoreClient, path: string): Promise<readonly string[]> {
-  try {
-    return await xenstore.list(path);
-  } catch (error) {
-    if (isXenstoreErrno(error, 'ENOENT')) return [];
-    throw error;
   }
 }
 

@@ -21,7 +21,6 @@ import {
 } from '../../qmp/commands.ts';
 import type { DomainDisk } from '../../snapshot/ports.ts';
 import type { XenstoreAccess } from '../../xenstore/access.ts';
-import { isXenstoreErrno } from '../../xenstore/errors.ts';
 import { plainPath } from './images.ts';
 import { vdevToDevid } from './vdev.ts';
 
@@ -104,7 +103,7 @@ export function externalAction(disk: ResolvedDisk, overlay: string): Transaction
 /** Reads the disks below /libxl/<domid>/device/vbd, and what their backends say. */
 export async function readStoredDisks(domid: number, xenstore: XenstoreAccess): Promise<StoredDisk[]> {
   const directory = `/libxl/${domid}/device/vbd`;
-  const devids = await unlessMissing(xenstore.list(directory), []);
+  const devids = await xenstore.listMaybe(directory);
   const disks: StoredDisk[] = [];
   for (const name of devids) {
     const own = `${directory}/${name}`;
@@ -389,13 +388,4 @@ function toBackend(path: string): DiskBackend | undefined {
 function toImage(params: string | undefined): { path: string; format: string } | undefined {
   const [, format = 'raw', path] = /^(?:([a-z0-9]+):)?(.*)$/s.exec(params ?? '') ?? [];
   return path === undefined || path === '' ? undefined : { path, format: qemuFormat(format) };
-}
-
-async function unlessMissing<T>(reading: Promise<T>, otherwise: T): Promise<T> {
-  try {
-    return await reading;
-  } catch (error) {
-    if (isXenstoreErrno(error, 'ENOENT')) return otherwise;
-    throw error;
-  }
 }

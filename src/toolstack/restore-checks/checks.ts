@@ -7,7 +7,6 @@ import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { domainType, textOf } from '../../memfile/libxl-fields.ts';
 import type { Hypervisor, RestoreFacts, RestoreFindings } from '../../snapshot/ports.ts';
 import type { XenstoreAccess } from '../../xenstore/access.ts';
-import { isXenstoreErrno } from '../../xenstore/errors.ts';
 import { findQemus } from '../qemu/programs.ts';
 import { displayObstacles } from './displays.ts';
 import { imageObstacles } from './images.ts';
@@ -20,7 +19,7 @@ const DOM0 = toDomid(0);
 /** What the checks need. */
 export interface RestoreWorld {
   readonly hypervisor: Pick<Hypervisor, 'freeMemory' | 'domainState'>;
-  readonly xenstore: Pick<XenstoreAccess, 'list' | 'readMaybe'>;
+  readonly xenstore: Pick<XenstoreAccess, 'listMaybe' | 'readMaybe'>;
   /** Whether missing memory is taken from dom0. */
   readonly takesFromDom0: boolean;
 }
@@ -81,20 +80,16 @@ const FIRST_POOL: readonly string[] = ['0', 'Pool-0'];
 /** Checks that the domain's CPU pool exists, by the names that libxl stores in xenstore. */
 export async function poolObstacles(
   config: LibxlConfig,
-  xenstore: Pick<XenstoreAccess, 'list' | 'readMaybe'>,
+  xenstore: Pick<XenstoreAccess, 'listMaybe' | 'readMaybe'>,
 ): Promise<Problem[]> {
   const wanted = textOf(config, 'c_info', 'pool_name');
   if (wanted === undefined || FIRST_POOL.includes(wanted)) return [];
   const names: string[] = [];
-  try {
-    for (const id of await xenstore.list('/local/pool')) {
-      const name = await xenstore.readMaybe(`/local/pool/${id}/name`);
-      // libxl takes digits for the pool's number.
-      if (wanted === id && name !== undefined) return [];
-      if (name !== undefined) names.push(name);
-    }
-  } catch (error) {
-    if (!isXenstoreErrno(error, 'ENOENT')) throw error;
+  for (const id of await xenstore.listMaybe('/local/pool')) {
+    const name = await xenstore.readMaybe(`/local/pool/${id}/name`);
+    // libxl takes digits for the pool's number.
+    if (wanted === id && name !== undefined) return [];
+    if (name !== undefined) names.push(name);
   }
   if (names.includes(wanted)) return [];
   return [

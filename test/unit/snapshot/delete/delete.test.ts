@@ -229,9 +229,9 @@ describe('what others need is refused', () => {
     const other = host.addDomain({ name: 'other', images: { xvda: image() } });
     await expectRefused({ snapshots: ['i1'] }, 'IMAGE_IN_USE', 'domain other');
     other.end();
-    host.loops.set('/dev/loop0', image());
+    host.kernelUsers.set('/dev/loop0', image());
     await expectRefused({ snapshots: ['i1'] }, 'IMAGE_IN_USE', '/dev/loop0');
-    host.loops.clear();
+    host.kernelUsers.clear();
     const above = `${host.directory}/above.qcow2`;
     writeImage(above, { format: 'qcow2', content: '', tags: {}, backing: image() });
     host.othersUse.push(above);
@@ -239,6 +239,15 @@ describe('what others need is refused', () => {
     host.othersUse.length = 0;
     rmSync(above);
     await remove('i1');
+  });
+
+  test('a tag in an image that another program has as well as its domain, which runs', async () => {
+    await take('i1');
+    host.kernelUsers.set('/dev/loop0', image());
+    await expectRefused({ snapshots: ['i1'] }, 'IMAGE_IN_USE', '/dev/loop0');
+    host.kernelUsers.clear();
+    host.addDomain({ name: 'other', images: { xvda: image() } });
+    await expectRefused({ snapshots: ['i1'] }, 'IMAGE_IN_USE', 'domain other');
   });
 
   test('a tag that a copy of the snapshot has too', async () => {

@@ -1,4 +1,4 @@
-import { readFileSync, rmSync } from 'node:fs';
+import { linkSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
@@ -38,7 +38,19 @@ describe.each(['internal', 'external'] as const)('an image of an %s snapshot', (
       'another domain has open',
       (host: FakeHost) => host.addDomain({ name: 'web1', images: { xvda: at(changed[kind]) } }),
     ],
-    ['a loop device has open', (host: FakeHost) => host.loops.set('/dev/loop0', at(changed[kind]))],
+    ['a loop device has open', (host: FakeHost) => host.kernelUsers.set('/dev/loop0', at(changed[kind]))],
+    [
+      'a loop device has open by another name',
+      (host: FakeHost) => {
+        linkSync(at(changed[kind]), at('link'));
+        host.kernelUsers.set('/dev/loop0', at('link'));
+      },
+    ],
+    [
+      'the device mapper has open',
+      (host: FakeHost) => host.kernelUsers.set('/dev/mapper/backup', at(changed[kind])),
+    ],
+    ['is mounted', (host: FakeHost) => host.kernelUsers.set('the file system at /mnt', at(changed[kind]))],
     [
       'another domain has open by an overlay',
       (host: FakeHost) => {
@@ -55,7 +67,9 @@ describe.each(['internal', 'external'] as const)('an image of an %s snapshot', (
       for (const call of [planRevert, revertSnapshot]) {
         const error = await failure(call(host, request));
         expect(error).toMatchObject({ code: 'IMAGE_IN_USE', exitCode: 5 });
-        expect(error.message).toMatch(/web1 \(domid \d+\)|\/dev\/loop0/);
+        expect(error.message).toMatch(
+          /web1 \(domid \d+\)|\/dev\/loop0|\/dev\/mapper\/backup|the file system at \/mnt/,
+        );
       }
       expect(filesOf(directory)).toEqual(files);
       expect(host.runs).toBe(!down);

@@ -14,7 +14,7 @@ function xenstore(states: readonly string[], fields: Record<string, string> = {}
   };
   let asked = 0;
   return {
-    list: () => Promise.resolve(['51744']),
+    listMaybe: () => Promise.resolve(['51744']),
     readMaybe: (path: string) =>
       Promise.resolve(
         path === `${BACKEND}/state` ? states[Math.min(asked++, states.length - 1)] : nodes[path],

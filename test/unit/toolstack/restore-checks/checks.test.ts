@@ -317,7 +317,7 @@ describe('memory', () => {
 
 describe('CPU pools', () => {
   const xenstore = (pools: Record<string, string>) => ({
-    list: () => Promise.resolve(Object.keys(pools)),
+    listMaybe: () => Promise.resolve(Object.keys(pools)),
     readMaybe: (path: string) => Promise.resolve(pools[path.split('/')[3] ?? '']),
   });
 
@@ -351,7 +351,7 @@ test('all of them together report everything that prevents a restore', async () 
       freeMemory: () => Promise.resolve(0),
       domainState: () => Promise.resolve({ memoryBytes: 2 ** 30 } as DomainState),
     },
-    xenstore: { list: () => Promise.resolve([]), readMaybe: () => Promise.resolve(undefined) },
+    xenstore: { listMaybe: () => Promise.resolve([]), readMaybe: () => Promise.resolve(undefined) },
     takesFromDom0: false,
   };
   const found = await checkRestore(world, facts);
