@@ -1,6 +1,6 @@
 /** Small questions and changes to files and directories. */
 import type { Dirent } from 'node:fs';
-import { mkdir, open, rm, rmdir, stat } from 'node:fs/promises';
+import { link, lstat, mkdir, open, rename, rm, rmdir, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoCode, OutputError } from './errors.ts';
 
@@ -53,6 +53,41 @@ export async function removeIfPresent(path: string): Promise<boolean> {
   if (!(await exists(path))) return false;
   await rm(path, { force: true });
   return true;
+}
+
+/**
+ * Renames a file, without ever replacing another one. Where the file system has hard links, no moment remains in which a file
+ * that another program creates could be lost, and for a moment the file has both names.
+ * @throws EEXIST if there is another file of that name, whatever it is; what rename(2) throws
+ */
+export async function renameNew(from: string, to: string): Promise<void> {
+  const linked = await link(from, to).then(
+    () => true,
+    async (error: unknown) => {
+      if (errnoCode(error) !== 'EEXIST') return false;
+      // NFS reports this too for a link that it has made, if the first answer was lost.
+      if (isSameFile(await lstat(from), await lstat(to))) return true;
+      throw error;
+    },
+  );
+  if (linked) return await unlink(from);
+  // FAT and some network file systems have no hard links.
+  if (await exists(to)) {
+    throw Object.assign(new Error(`EEXIST: file already exists, rename '${from}' -> '${to}'`), {
+      code: 'EEXIST',
+    });
+  }
+  await rename(from, to);
+}
+
+/** What identifies a file on this machine. */
+export interface FileIdentity {
+  readonly dev: number;
+  readonly ino: number;
+}
+
+export function isSameFile(one: FileIdentity, other: FileIdentity): boolean {
+  return one.dev === other.dev && one.ino === other.ino;
 }
 
 /** Makes the names in a directory durable. */

@@ -8,6 +8,7 @@ import { syncBuiltinESMExports } from 'node:module';
 
 const BY_PATH = [
   'access',
+  'link',
   'lstat',
   'mkdir',
   'open',

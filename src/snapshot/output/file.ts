@@ -1,9 +1,9 @@
 /** The memory file while it is written, and other files that appear only when they are complete. */
 import { constants, writeSync } from 'node:fs';
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoCode, OutputError } from '../../core/errors.ts';
-import { exists, syncDirectory } from '../../core/files.ts';
+import { type FileIdentity, isSameFile, renameNew, syncDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 
 /** Writes of fewer bytes are made in this thread: handing one over takes as long. */
@@ -44,7 +44,8 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   /** While the guest is stopped, nothing in this thread waits for the file system: signals must be handled. */
   guestStopped = false;
   readonly #file: FileHandle;
-  #named = false;
+  /** What the file is, from when it may have its name. */
+  #identity: FileIdentity | undefined;
   #syncing: Promise<void> | undefined;
   #syncFailure: { readonly cause: unknown } | undefined;
 
@@ -131,13 +132,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       await this.#syncing;
       if (this.#syncFailure !== undefined) throw this.#syncFailure.cause;
       if (sync) await this.#file.datasync();
-      await this.#file.close();
-      // rename(2) would replace a file that was created since the preflight.
-      if (await exists(this.path)) {
-        throw new OutputError('OUTPUT_EXISTS', `${this.path} was created in the meantime`);
-      }
-      await rename(this.partialPath, this.path);
-      this.#named = true;
+      await this.#giveName();
       if (sync) await syncDirectory(dirname(this.path));
     } catch (error) {
       if (error instanceof OutputError) throw error;
@@ -145,6 +140,17 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
         cause: error,
         hint: 'check the file system: is it full, or failing?',
       });
+    }
+  }
+
+  async #giveName(): Promise<void> {
+    this.#identity = await this.#file.stat();
+    await this.#file.close();
+    try {
+      await renameNew(this.partialPath, this.path);
+    } catch (error) {
+      if (errnoCode(error) !== 'EEXIST') throw error;
+      throw new OutputError('OUTPUT_EXISTS', `${this.path} was created in the meantime`);
     }
   }
 
@@ -156,7 +162,10 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     const close = (): Promise<void> => this.#file.close().catch(() => undefined);
     if (users === undefined) await close();
     else void users.then(close);
-    await rm(this.#named ? this.path : this.partialPath, { force: true });
+    await rm(this.partialPath, { force: true });
+    if (this.#identity === undefined) return;
+    const named = await stat(this.path).catch(() => undefined);
+    if (named !== undefined && isSameFile(named, this.#identity)) await rm(this.path, { force: true });
   }
 }
 

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import fs, { open } from 'node:fs/promises';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { OutputError } from '../../../../src/core/errors.ts';
@@ -13,7 +14,11 @@ beforeEach(async () => {
   directory = await tempDir();
   path = join(directory.path, 'file');
 });
-afterEach(() => directory[Symbol.asyncDispose]());
+afterEach(() => {
+  vi.restoreAllMocks();
+  syncBuiltinESMExports();
+  return directory[Symbol.asyncDispose]();
+});
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const names = (): string[] => readdirSync(directory.path);
@@ -54,8 +59,6 @@ describe('OutputFile', () => {
       const prototype: { datasync(): Promise<void> } = Object.getPrototypeOf(probe);
       return vi.spyOn(prototype, 'datasync');
     }
-    afterEach(() => vi.restoreAllMocks());
-
     it('begins early, one flush at a time, and is waited for at the end', async () => {
       const sync = await datasync();
       const file = await OutputFile.create(path);
@@ -99,6 +102,68 @@ describe('OutputFile', () => {
     await file.discard();
     expect(names()).toEqual(['file']);
     expect(readFileSync(path, 'utf8')).toBe('precious');
+  });
+
+  describe('and a file that another program creates at the last moment', () => {
+    it('is neither replaced nor removed', async () => {
+      const file = await OutputFile.create(path);
+      for (const name of ['link', 'rename'] as const) {
+        const real = fs[name];
+        vi.spyOn(fs, name).mockImplementation(async (from, to) => {
+          writeFileSync(path, 'precious');
+          await real(from, to);
+        });
+      }
+      syncBuiltinESMExports();
+      await expect(file.commit()).rejects.toMatchObject({ code: 'OUTPUT_EXISTS' });
+      await file.discard();
+      expect(names()).toEqual(['file']);
+      expect(readFileSync(path, 'utf8')).toBe('precious');
+    });
+  });
+
+  describe('where there are no hard links', () => {
+    beforeEach(() => {
+      vi.spyOn(fs, 'link').mockRejectedValue(Object.assign(new Error('EPERM'), { code: 'EPERM' }));
+      syncBuiltinESMExports();
+    });
+
+    it('gets its name all the same', async () => {
+      const file = await OutputFile.create(path);
+      await file.writeAt(bytes('x'), 0);
+      await file.commit();
+      expect(names()).toEqual(['file']);
+    });
+
+    it('replaces no file that was created since', async () => {
+      const file = await OutputFile.create(path);
+      writeFileSync(path, 'precious');
+      await expect(file.commit()).rejects.toMatchObject({ code: 'OUTPUT_EXISTS' });
+      await file.discard();
+      expect(readFileSync(path, 'utf8')).toBe('precious');
+    });
+  });
+
+  it('has its name if the file system reports a link that it has made as one that existed', async () => {
+    const file = await OutputFile.create(path);
+    const { link } = fs;
+    vi.spyOn(fs, 'link').mockImplementation(async (from, to) => {
+      await link(from, to);
+      throw Object.assign(new Error('EEXIST'), { code: 'EEXIST' });
+    });
+    syncBuiltinESMExports();
+    await file.commit();
+    expect(names()).toEqual(['file']);
+  });
+
+  it('is removed under both names if it could not lose the first one', async () => {
+    const file = await OutputFile.create(path);
+    vi.spyOn(fs, 'unlink').mockRejectedValue(Object.assign(new Error('EIO'), { code: 'EIO' }));
+    syncBuiltinESMExports();
+    await expect(file.commit()).rejects.toMatchObject({ code: 'OUTPUT_COMMIT' });
+    expect(names()).toEqual(['file', 'file.partial']);
+    await file.discard();
+    expect(names()).toEqual([]);
   });
 
   it('no longer exists when discarded, before or after it has its name, even twice', async () => {
