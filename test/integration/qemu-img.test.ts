@@ -1,5 +1,6 @@
 import { readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
 import { whileItProgresses } from '../../src/core/signs-of-life.ts';
@@ -275,14 +276,25 @@ describe('qemu-img', () => {
       () => 0,
     );
 
+  /** Aborts as soon as a qemu-img that writes has begun. */
+  const onceItWorks = (): AbortSignal => {
+    const controller = new AbortController();
+    const look = async (): Promise<void> => {
+      while ((await images.worker(at('image'))) === undefined) await sleep(10);
+      controller.abort();
+    };
+    void look();
+    return controller.signal;
+  };
+
   it('is never killed while it writes: an interruption waits for it, or says that it is still running', async () => {
     await writeFile(at('image'), '');
     const takeAway = slow();
     try {
-      const patient = new QemuImages({ signal: AbortSignal.timeout(300) });
+      const patient = new QemuImages({ signal: onceItWorks() });
       await patient.commitOverlay(at('image'));
       expect(await timesDone()).toBe(1);
-      const impatient = new QemuImages({ signal: AbortSignal.timeout(300), abortMs: 100 });
+      const impatient = new QemuImages({ signal: onceItWorks(), abortMs: 100 });
       const error = await impatient.commitOverlay(at('image')).catch((problem: unknown) => problem);
       expect(error).toBeInstanceOf(InterruptedError);
       expect(error).toMatchObject({
@@ -295,6 +307,25 @@ describe('qemu-img', () => {
     } finally {
       takeAway();
     }
+  });
+
+  it('asks once what it is about to change', async () => {
+    const image = await makeImage(at('image.qcow2'));
+    const real = (await output('which', 'qemu-img')).trim();
+    const takeAway = fakeProgram(
+      directory.path,
+      'qemu-img',
+      `echo "$1" >> ${at('calls')}\nexec ${real} "$@"`,
+    );
+    try {
+      await images.createTag(image, 's');
+      await images.applyTag(image, 's');
+      await images.deleteTag(image, 's');
+    } finally {
+      takeAway();
+    }
+    const calls = (await readFile(at('calls'), 'utf8')).trim().split('\n');
+    expect(calls).toEqual(['info', 'snapshot', 'info', 'snapshot', 'info', 'snapshot']);
   });
 
   it('is waited for as long as it works, however short the time for an undo', async () => {

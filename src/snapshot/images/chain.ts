@@ -5,7 +5,7 @@ import { open, realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { DiskError, RecoverError } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import type { Host, Images, ImageUse } from '../ports.ts';
+import type { Host, ImageInfo, Images, ImageUse } from '../ports.ts';
 
 /** An image with the format that whoever uses it states. */
 export interface StatedImage {
@@ -38,20 +38,28 @@ export async function isSameImage(path: string, other: string): Promise<boolean>
 /**
  * The images below one, nearest first, by their true names. A raw image has none: what looks like a header in it was written by
  * its guest. A chain ends at what is not a file here, and where a file is missing.
+ * @param options `formatUnstated`: decides the format of a backing file for which none is stated; default: that is an error.
+ * `info`: what `Images.info` has just returned for `top`, so that it is not asked again.
  * @throws {DiskError} IMAGE_FORMAT behind an image whose format the one above it does not state, and for one that is neither a
  * file nor a block device
  */
 export async function* chainBelow(
   images: Pick<Images, 'info'>,
   top: StatedImage,
-  formatUnstated: (image: string, backing: string) => Promise<string> = refuseUnstated,
+  {
+    formatUnstated = refuseUnstated,
+    info,
+  }: {
+    readonly formatUnstated?: (image: string, backing: string) => Promise<string>;
+    readonly info?: ImageInfo | undefined;
+  } = {},
 ): AsyncGenerator<string> {
   // A chain may be made to loop.
   const seen = new Set([await truePath(top.path)]);
   let at: StatedImage | undefined = top;
   while (at !== undefined && at.format !== 'raw') {
     const { path }: StatedImage = at;
-    const below = await backingOf(images, at);
+    const below = await backingOf(images, at, at === top ? info : undefined);
     if (below === undefined) return;
     const real = await truePath(below.path);
     if (seen.has(real)) return;
@@ -73,7 +81,7 @@ export async function standsOn(
   below: string,
 ): Promise<boolean> {
   const wanted = await imageKey(below);
-  for await (const path of chainBelow(images, top, formatByMagic)) {
+  for await (const path of chainBelow(images, top, { formatUnstated: formatByMagic })) {
     if ((await imageKey(path)) === wanted) return true;
   }
   return false;
@@ -115,12 +123,13 @@ const RECENT_MS = 2000;
 async function backingOf(
   images: Pick<Images, 'info'>,
   { path, format }: StatedImage,
+  answer: ImageInfo | undefined,
 ): Promise<Backing | undefined> {
   const file = await fileIdentity(path);
   const key = `${format}:${path}`;
   const before = known.get(images)?.get(key);
   if (before !== undefined && before.file === file) return before.backing;
-  const info = await images.info(path, format);
+  const info = answer ?? (await images.info(path, format));
   const name = info?.backing === undefined ? undefined : resolve(dirname(path), info.backing);
   const backing =
     name === undefined || !isFileName(info?.backing)

@@ -83,7 +83,6 @@ export class QemuImages implements Images {
    */
   async applyTag(path: string, tag: string): Promise<void> {
     await this.#free(path);
-    await this.#requireStated({ path, format: 'qcow2' });
     await this.#requireTag(path, tag);
     await this.#change(['snapshot', '-q', '-a', tag, qcow2(path)], path);
   }
@@ -94,7 +93,6 @@ export class QemuImages implements Images {
    */
   async createTag(path: string, tag: string): Promise<void> {
     await this.#free(path);
-    await this.#requireStated({ path, format: 'qcow2' });
     const snapshots = await this.#snapshots(path);
     if (snapshots.some(({ id, name }) => name === tag || id === tag)) {
       throw new DiskError('TAG_EXISTS', `${path} already has a snapshot "${tag}"`);
@@ -108,7 +106,6 @@ export class QemuImages implements Images {
    */
   async deleteTag(path: string, tag: string): Promise<void> {
     await this.#free(path);
-    await this.#requireStated({ path, format: 'qcow2' });
     await this.#requireTag(path, tag);
     await this.#change(['snapshot', '-q', '-d', tag, qcow2(path)], path);
   }
@@ -171,8 +168,8 @@ export class QemuImages implements Images {
    * Checks that every image states its backing file's format: qemu-img opens the images below too, and would
    * guess.
    */
-  async #requireStated(image: StatedImage): Promise<void> {
-    for await (const _ of chainBelow(this, image));
+  async #requireStated(image: StatedImage, info?: ImageInfo): Promise<void> {
+    for await (const _ of chainBelow(this, image, { info }));
   }
 
   async #requireTag(path: string, tag: string): Promise<void> {
@@ -192,9 +189,11 @@ export class QemuImages implements Images {
     }
   }
 
+  /** Returns the tags of an image that is about to be changed. */
   async #snapshots(path: string): Promise<readonly ImageTag[]> {
     const info = await this.info(path, 'qcow2');
     if (info === undefined) throw new DiskError('NO_IMAGE', `there is no image ${path}`);
+    await this.#requireStated({ path, format: 'qcow2' }, info);
     return info.snapshots;
   }
 
