@@ -3,6 +3,7 @@ import {
   appendFileSync,
   chmodSync,
   existsSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -133,6 +134,20 @@ describe('recoverSnapshot', () => {
     expect(files()).toContain('s1.save');
     expect(files()).not.toContain('s1.save.journal');
     expect(readImage(at('xvdb.img')).tags).toHaveProperty('s1');
+  });
+
+  it('recover undoes a create that was killed when the memory file had both names', async () => {
+    let kept = '';
+    host.fault = (call) => {
+      if (call === 'resume') kept = readFileSync(journal(), 'utf8');
+    };
+    const config = snapshotConfig('s1', host.directory, ['external', 'internal']);
+    await createSnapshot(host, { domain: 'guest1', config });
+    linkSync(memory(), `${memory()}.partial`);
+    writeFileSync(journal(), kept, { mode: 0o600 });
+    expect(await recoverSnapshot(host, { path: memory() })).toMatchObject({ outcome: 'undone' });
+    expect(files().filter((name) => /^s1.save$|partial|journal|s1-xvda/.test(name))).toEqual([]);
+    expect(readImage(at('xvdb.img')).tags).toEqual({});
   });
 
   it('recover leaves a memory file, a cfgfile and an overlay of another program', async () => {
