@@ -24,7 +24,7 @@ import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-reco
 import { recoverGuest } from './guest/recover.ts';
 import { guestNow } from './guest/state.ts';
 import { undoIdleDisk } from './images/idle-disk.ts';
-import { bootId, type FoundSteps } from './journal/file.ts';
+import { type FoundSteps, isOfThisBoot } from './journal/file.ts';
 import { snapshotDirOf } from './naming.ts';
 import { partialOf } from './output/file.ts';
 import { Phases } from './phases.ts';
@@ -243,7 +243,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
   const whole = await isWhole(head, steps);
   const domid = await host.toolstack.findByUuid(head.uuid);
   const domain = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
-  const same = domain !== undefined && domain.domid === head.domid && head.boot === bootId();
+  const same = domain !== undefined && domain.domid === head.domid && isOfThisBoot(head);
   if (same && (steps.logDirty || (steps.hold !== undefined && isHeld(steps.hold)))) {
     const { uuid, domain: name } = head;
     const held: FoundHold = {

@@ -18,7 +18,7 @@ import { toDomid } from '../../core/brand.ts';
 import { EnvironmentError, errnoCode, OutputError } from '../../core/errors.ts';
 import { isRecord } from '../../core/guards.ts';
 import { RUN_DIRECTORY, runDirectory } from '../../core/run-directory.ts';
-import { bootId } from '../journal/file.ts';
+import { bootId, isOfThisBoot } from '../journal/file.ts';
 import type { Host } from '../ports.ts';
 import { type HoldState, isHold } from './hold.ts';
 import { isGone } from './state.ts';
@@ -181,7 +181,7 @@ function readHold(path: string): FoundHold | undefined {
     throw error;
   }
   const [head, ...steps] = lines;
-  if (!isRecord(head) || head['format'] !== 'xlsnap-hold' || head['boot'] !== bootId()) return undefined;
+  if (!isRecord(head) || head['format'] !== 'xlsnap-hold' || !isOfThisBoot(head)) return undefined;
   const { journal, domid, uuid, domain, type } = head;
   if (typeof journal !== 'string' || typeof domid !== 'number' || typeof uuid !== 'string') return undefined;
   if (typeof domain !== 'string' || (type !== 'pv' && type !== 'pvh' && type !== 'hvm')) return undefined;

@@ -51,6 +51,11 @@ export function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }
 
+/** Tells whether something was written in this boot: what it says of domains is about those of now. */
+export function isOfThisBoot({ boot }: { readonly boot?: unknown }): boolean {
+  return boot === bootId();
+}
+
 /** Makes the part of the first line that every journal has. */
 export function makeHead<Kind extends JournalHead['kind']>(
   kind: Kind,
@@ -331,7 +336,7 @@ export function toSteps<Step>(
 ): { readonly steps: readonly Step[]; readonly lossy: boolean } {
   const known = steps.map((line) => (isRecord(line) ? toStep(line) : undefined));
   const found = known.filter((step) => step !== undefined);
-  return { steps: found, lossy: torn || found.length < known.length || head.boot !== bootId() };
+  return { steps: found, lossy: torn || found.length < known.length || !isOfThisBoot(head) };
 }
 
 /**

@@ -12,7 +12,7 @@ import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
 import { guestNow } from '../guest/state.ts';
 import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
-import { bootId, type FoundSteps, Journal } from '../journal/file.ts';
+import { type FoundSteps, isOfThisBoot, Journal } from '../journal/file.ts';
 
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
@@ -60,7 +60,7 @@ export async function recoverRevert(
   const { head, path } = found;
   const done = sumSteps(found);
   const phases = new Phases(options);
-  const sameBoot = head.boot === bootId();
+  const sameBoot = isOfThisBoot(head);
   const unknown = sameBoot && done.restoring && done.restored === undefined;
   const domain = unknown ? await waitForRestorer(host, head) : await findRestored(host, head);
   // The domain that the killed restore has built, or has started to build: which of the two cannot be seen.
