@@ -1,5 +1,7 @@
-/** Default names and paths of snapshots. */
+/** Names and paths of snapshots. */
 import { join } from 'node:path';
+import { checkPath, checkSnapshotName } from '../config/name.ts';
+import { UsageError } from '../core/errors.ts';
 import type { Host } from './ports.ts';
 
 /** Default directory of memory files: RFC V5, `/var/lib/xen/snapshots/<domain_uuid>/<name>.save`. */
@@ -27,4 +29,21 @@ export function nameFromTime(time: Date): string {
 /** Default path of the memory file. */
 export function defaultMemoryPath(snapshotDir: string, uuid: string, name: string): string {
   return join(snapshotDir, uuid, `${name}.save`);
+}
+
+/** The journal that belongs to a memory file. */
+export function journalPathOf(memoryPath: string): string {
+  return `${memoryPath}.journal`;
+}
+
+/**
+ * Checks names given by a caller of the library as the cfgfile's are checked: the name becomes part of a file name.
+ * @throws {UsageError} If one cannot be used
+ */
+export function checkNames(name: string | undefined, memoryPath: string | undefined): void {
+  const problem =
+    (name === undefined ? undefined : checkSnapshotName(name)) ??
+    (memoryPath === undefined ? undefined : checkPath(memoryPath));
+  if (problem === undefined) return;
+  throw new UsageError(problem.code, problem.message, { hint: problem.hint });
 }

@@ -9,15 +9,8 @@ import { exists, removeIfPresent } from '../core/files.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import type { SnapshotDisk } from '../memfile/manifest.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
-import { type CreateHead, type CreateStep, journalPathOf } from './create/journal.ts';
-import {
-  planDirectoryUndo,
-  planDiskUndos,
-  planJournalUndo,
-  planPartialUndo,
-  planTextUndo,
-  undoDisk,
-} from './create/undo.ts';
+import type { CreateHead, CreateStep } from './create/journal.ts';
+import { planDiskUndos, planPartialUndo, planTextUndo, undoDisk } from './create/undo.ts';
 import { recoverDelete } from './delete/recover.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
 import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
@@ -25,13 +18,14 @@ import { recoverGuest } from './guest/recover.ts';
 import { guestNow } from './guest/state.ts';
 import { undoIdleDisk } from './images/idle-disk.ts';
 import { type FoundSteps, isOfThisBoot } from './journal/file.ts';
-import { snapshotDirOf } from './naming.ts';
+import { journalPathOf, snapshotDirOf } from './naming.ts';
 import { partialOf } from './output/file.ts';
 import { Phases } from './phases.ts';
 import type { DeviceModel, DomainState, Host } from './ports.ts';
 import { type FoundJournal, readJournal } from './read-journal.ts';
 import { recoverRevert } from './revert/recover.ts';
 import { revertKeys } from './revert/related.ts';
+import { planDirectoryUndo, planJournalUndo } from './undo.ts';
 
 /** How long a journal may lack its first line, which is written right after it was created. */
 const HEADLESS_MS = 1000;

@@ -5,8 +5,9 @@ import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { GuestType } from '../../core/xen.ts';
 import { isVolume } from '../../memfile/libxl-config.ts';
+import { asFinding } from '../findings.ts';
 import type { DomainDisk, Host } from '../ports.ts';
-import { asFinding, type CreateContext, makeCreateContext } from './plan.ts';
+import { type CreateContext, makeCreateContext } from './plan.ts';
 import { findLiveObstacles, preflightCreate } from './preflight.ts';
 
 /** Whether and how a disk of a domain could be snapshotted now. */

@@ -16,6 +16,7 @@ import {
   readHead,
   toSteps,
 } from '../journal/file.ts';
+import { journalPathOf } from '../naming.ts';
 
 /** A step of a create. */
 export type CreateStep =
@@ -45,11 +46,6 @@ export interface CreateHead extends JournalHead {
 }
 
 export type CreateJournal = Journal<CreateStep>;
-
-/** The journal that belongs to a memory file. */
-export function journalPathOf(memoryPath: string): string {
-  return `${memoryPath}.journal`;
-}
 
 /**
  * Creates the journal of a new create.

@@ -8,6 +8,7 @@ import type { XenVersion } from '../../core/xen.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import type { GuestHold } from '../guest/hold.ts';
 import { HoldRecord, removeStaleHold } from '../guest/hold-record.ts';
+import { planRecordUndo } from '../guest/undo.ts';
 import { FileSaver, type MemoryOptions, type PageSaver } from '../memory/file-saver.ts';
 import { guestPrefix } from '../memory/prefix-suffix.ts';
 import { StreamSaver } from '../memory/stream-saver.ts';
@@ -15,9 +16,10 @@ import { OutputFile } from '../output/file.ts';
 import { StreamOutput } from '../output/stream.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, Guest, Host } from '../ports.ts';
+import { planDirectoryUndo, planJournalUndo } from '../undo.ts';
 import { type CreateJournal, openCreateJournal } from './journal.ts';
 import type { CreateContext } from './plan.ts';
-import { planDirectoryUndo, planJournalUndo, planPartialUndo, planRecordUndo } from './undo.ts';
+import { planPartialUndo } from './undo.ts';
 
 /** A create once its checks have passed, and what its undo needs of what has been opened so far. */
 export interface CreateRun {

@@ -1,17 +1,17 @@
 /** The plan of a create. */
 
-import { checkPath, checkSnapshotName } from '../../config/name.ts';
 import { printConfig } from '../../config/print.ts';
-import { DomainError, EXIT, PreflightError, UsageError, XlsnapError } from '../../core/errors.ts';
+import { DomainError, UsageError } from '../../core/errors.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
-import { type Problem, toProblem } from '../../core/problem.ts';
+import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import { isVolume, type LibxlConfig } from '../../memfile/libxl-config.ts';
 import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import type { CreateRequest, MemorySink, PrecopyLimits, SnapshotPlan, Tuning } from '../api.ts';
 import { domainKeys } from '../domain-lock.ts';
-import { defaultMemoryPath, nameFromTime, snapshotDirOf } from '../naming.ts';
+import { asFinding } from '../findings.ts';
+import { checkNames, defaultMemoryPath, nameFromTime, snapshotDirOf } from '../naming.ts';
 import { isStream } from '../output/stream.ts';
 import type { DomainDisk, DomainState, Host } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
@@ -182,18 +182,6 @@ function memoryPathOf(
 }
 
 /**
- * Checks names given by a caller of the library as the cfgfile's are checked: the name becomes part of a file name.
- * @throws {UsageError} If one cannot be used
- */
-export function checkNames(name: string | undefined, memoryPath: string | undefined): void {
-  const problem =
-    (name === undefined ? undefined : checkSnapshotName(name)) ??
-    (memoryPath === undefined ? undefined : checkPath(memoryPath));
-  if (problem === undefined) return;
-  throw new UsageError(problem.code, problem.message, { hint: problem.hint });
-}
-
-/**
  * Returns the limits of a live create; `undefined` if it is not live.
  * @throws {UsageError} If they are out of range, or it is not live
  */
@@ -267,37 +255,4 @@ function chooseDisks(
     );
   }
   return chosen;
-}
-
-/**
- * Throws one error for all findings.
- * @throws {PreflightError} If there are any
- */
-export function throwFindings(findings: readonly Problem[], domid: number | undefined): void {
-  const [first] = findings;
-  if (first === undefined) return;
-  const many = findings.length > 1;
-  const lines = findings.map(
-    (finding) => `  - ${finding.message}${finding.hint === undefined ? '' : ` (${finding.hint})`}`,
-  );
-  throw new PreflightError(
-    many ? 'PREFLIGHT' : first.code,
-    many ? `this is not possible, for ${findings.length} reasons:\n${lines.join('\n')}` : first.message,
-    {
-      phase: 'preflight',
-      data: { findings },
-      domid,
-      hint: many ? undefined : first.hint,
-    },
-  );
-}
-
-/** Runs a check, and turns its typed error into a finding; other errors are thrown. */
-export async function asFinding(findings: Problem[], check: () => Promise<void>): Promise<void> {
-  try {
-    await check();
-  } catch (error) {
-    if (!(error instanceof XlsnapError) || error.exitCode === EXIT.interrupted) throw error;
-    findings.push(toProblem(error));
-  }
 }

@@ -9,11 +9,12 @@ import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
+import { asFinding } from '../findings.ts';
 import { infoOf } from '../images/identity.ts';
+import { journalPathOf } from '../naming.ts';
 import { partialOf } from '../output/file.ts';
 import type { Host } from '../ports.ts';
-import { journalPathOf } from './journal.ts';
-import { asFinding, type CreateContext } from './plan.ts';
+import type { CreateContext } from './plan.ts';
 import { type DataShare, sampleData } from './room.ts';
 
 /** Space for everything but pages: record heads, HVM and device model state, cfgfile, manifest. */

@@ -5,9 +5,9 @@ import { PreflightError, RecoverError, throwIfAborted } from '../../core/errors.
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { FoundManifest } from '../../memfile/find-manifests.ts';
 import type { RecoverResult } from '../api.ts';
-import { journalPathOf } from '../create/journal.ts';
-import { throwFindings } from '../create/plan.ts';
 import { lockIdentified } from '../domain-lock.ts';
+import { throwFindings } from '../findings.ts';
+import { journalPathOf } from '../naming.ts';
 import { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';

@@ -1,8 +1,8 @@
 /** Finds journals of deletes that were killed, or are under way. */
 import { readdir } from 'node:fs/promises';
 import { findByEnding } from '../../core/files.ts';
-import { journalPathOf } from '../create/journal.ts';
 import { type FoundSteps, JournalError } from '../journal/file.ts';
+import { journalPathOf } from '../naming.ts';
 import { readJournal } from '../read-journal.ts';
 import type { DeleteHead, DeleteStep } from './journal.ts';
 

@@ -10,7 +10,6 @@ import {
   toSnapshotDisk,
   toTagIdentity,
 } from '../../memfile/manifest.ts';
-import { journalPathOf } from '../create/journal.ts';
 import {
   checkPlace,
   type FoundSteps,
@@ -21,6 +20,7 @@ import {
   readHead,
   toSteps,
 } from '../journal/file.ts';
+import { journalPathOf } from '../naming.ts';
 
 /** No step needs a note: what is left to do shows in what exists. Later versions may have some. */
 export type DeleteStep = { readonly step: never };

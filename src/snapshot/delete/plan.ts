@@ -15,15 +15,14 @@ import {
 } from '../../memfile/find-manifests.ts';
 import { type Manifest, readManifest, type SnapshotDisk } from '../../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
-import { journalPathOf } from '../create/journal.ts';
-import { asFinding } from '../create/plan.ts';
+import { asFinding } from '../findings.ts';
 import { howToRelease, truePath } from '../images/chain.ts';
 import { isBaseLost, isSameTag } from '../images/identity.ts';
 import { JournalError } from '../journal/file.ts';
 import { searched } from '../list/list.ts';
 import { type GivenDomain, givenDomain, ownedBy } from '../list/match.ts';
 import { pickNamed } from '../list/named.ts';
-import { snapshotDirOf } from '../naming.ts';
+import { journalPathOf, snapshotDirOf } from '../naming.ts';
 import type { Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
 import { imagesOf, relatedReverts } from '../revert/related.ts';

@@ -3,12 +3,12 @@ import { toDomid } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { within } from '../../core/deadline.ts';
 import { EnvironmentError } from '../../core/errors.ts';
-import { planHoldUndo, planLogUndo, planRecordUndo } from '../create/undo.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, Host } from '../ports.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold, isHeld } from './hold.ts';
 import { type FoundHold, isOver, noteLogOff, removeHold } from './hold-record.ts';
+import { planHoldUndo, planLogUndo, planRecordUndo } from './undo.ts';
 
 /** How long reaching its QEMU may take; after that the guest resumes without it. */
 const QEMU_TIMEOUT_MS = 10_000;

@@ -10,8 +10,8 @@ import { type DiskIdentity, type Manifest, readManifest } from '../../memfile/ma
 import { manifestPathOf } from '../../memfile/names.ts';
 import { type MemoryFacts, readMemoryFacts } from '../../memfile/verify.ts';
 import type { RevertDisk, RevertPlan, RevertRequest } from '../api.ts';
-import { throwFindings } from '../create/plan.ts';
 import { checkHeld, restartedError } from '../domain-lock.ts';
+import { throwFindings } from '../findings.ts';
 import { explainGone } from '../guest/state.ts';
 import { truePath } from '../images/chain.ts';
 import { findChanged, infoOf } from '../images/identity.ts';

@@ -8,14 +8,13 @@ import { exists, removeIfPresent } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertDisk } from '../api.ts';
-import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
 import { guestNow } from '../guest/state.ts';
 import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { type FoundSteps, isOfThisBoot, Journal } from '../journal/file.ts';
-
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
+import { planDirectoryUndo, planJournalUndo } from '../undo.ts';
 import { revertCommand } from './command.ts';
 import { deleteSafetyTag } from './delete-safety-tag.ts';
 import { type RevertHead, type RevertJournal, type RevertStep, withTime } from './journal.ts';

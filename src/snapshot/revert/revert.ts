@@ -17,14 +17,13 @@ import {
 import { makeDirectory, unmakeDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RecoverResult, RevertPlan, RevertRequest, RevertResult } from '../api.ts';
-import { planDirectoryUndo, planJournalUndo } from '../create/undo.ts';
 import { lockIdentified } from '../domain-lock.ts';
 import { nameFromTime, snapshotDirOf } from '../naming.ts';
-
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
 import { describeRisk } from '../risks.ts';
+import { planDirectoryUndo, planJournalUndo } from '../undo.ts';
 import { cleanKept, revertDisks } from './disks.ts';
 import { openRevertJournal, type RevertJournal, revertJournalPath, withTime } from './journal.ts';
 import { describeKept, type KeptDisk } from './kept.ts';
