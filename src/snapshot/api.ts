@@ -131,7 +131,7 @@ export interface CreateResult {
   readonly pages: number;
   readonly zeroPages: number;
   /**
-   * Live, to a file: pages that were written to it while the guest stood still, since there was no memory to keep them
+   * Live: pages that were written to the file or stream while the guest stood still, since there was no memory to keep them
    * until it runs again. A warning says so, too.
    */
   readonly pagesWrittenStopped?: number;

@@ -230,7 +230,7 @@ function resultOf(
     pages: memory.pages,
     zeroPages: memory.zeroPages,
     rounds: precopy?.rounds,
-    pagesWrittenStopped: precopy === undefined || plan.stream ? undefined : memory.writtenStopped,
+    pagesWrittenStopped: precopy === undefined ? undefined : memory.writtenStopped,
     warnings,
   });
 }
@@ -394,7 +394,7 @@ function warnOfWritten(run: CreateRun, pages: number): void {
   const mib = Math.ceil((pages * PAGE_SIZE) / 1024 ** 2);
   warn(
     run,
-    `${mib} MiB were written to the memory file while the guest was stopped, since dom0 had no memory to hold them until it ` +
+    `${mib} MiB of memory were written while the guest was stopped, since dom0 had no memory to hold them until it ` +
       'ran again',
   );
 }

@@ -42,7 +42,7 @@ export async function finishOutput(run: CreateRun, opened: OpenOutput, state: Ta
   await makeRoom(run, opened, state.memory.populated);
   return output instanceof OutputFile
     ? await finishFile(run, opened, output, state)
-    : await finishStream(run, opened.journal, output, state.suffix);
+    : await finishStream(run, opened, output, state.suffix);
 }
 
 /** Raises the memory target of the configuration in the file, if the file has more memory than that. */
@@ -84,10 +84,11 @@ async function finishFile(
 /** Completes a stream: its last bytes complete the snapshot. */
 async function finishStream(
   { context, phases }: CreateRun,
-  journal: CreateJournal,
+  { journal, saver }: OpenOutput,
   stream: StreamOutput,
   suffix: Uint8Array,
 ): Promise<Sizes> {
+  await saver.writeKept();
   await stream.writeLast(suffix);
   phases.shield();
   // The reader has it all the same; after a crash of the host, only this line says so.

@@ -4,6 +4,7 @@ import { PAGE_SIZE } from '../../core/brand.ts';
 import { throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
 import { type Reporter, silentReporter } from '../../core/reporter.ts';
+import { spareMemory } from '../../core/spare-memory.ts';
 import {
   encodeAmendment,
   encodePageDataHead,
@@ -16,6 +17,7 @@ import type { MemoryOutput } from '../output/file.ts';
 import type { Guest } from '../ports.ts';
 import { forEachPage } from './each-page.ts';
 import { encodeBare, type MemoryOptions, type MemoryOutcome, type PageSaver } from './file-saver.ts';
+import { LaterWrites } from './later-writes.ts';
 import { CopyProgress } from './progress.ts';
 import { unmappableError } from './segment.ts';
 
@@ -32,6 +34,8 @@ interface Batch {
  *
  * A restore gives an HVM or PVH guest a 2 MiB page where 512 aligned pfns ascend in one record (see `AllocationLayout`). So a record
  * of its first pages ends where such a region ends; regions that come into being later are allocated before they are sent.
+ *
+ * The last pages of a live snapshot wait in memory until the guest runs again: a reader that is slow must not keep it stopped.
  */
 export class StreamSaver implements PageSaver {
   readonly #guest: Guest;
@@ -41,6 +45,16 @@ export class StreamSaver implements PageSaver {
   readonly #expectedPages: number;
   /** Pages without data that a restore must know of. */
   readonly #bare = new Map<number, number>();
+  /** What the stream gets when the guest runs again. */
+  readonly #later: LaterWrites;
+  /** From `copyLast` on nothing goes to the stream while the guest is stopped, unless memory runs short. */
+  #waiting = false;
+  /** Whether memory ran short for that. */
+  #isShort = false;
+  /** How many pages had been sent before `copyLast`. */
+  #pagesBefore = 0;
+  /** What copying pages into memory has taken so far. */
+  readonly #reading = { pages: 0, ms: 0 };
   /** Room for the pages of two records: one is filled while the other is written. */
   readonly #buffers: readonly [Uint8Array, Uint8Array];
   #records = 0;
@@ -61,6 +75,7 @@ export class StreamSaver implements PageSaver {
     this.#signal = options.signal;
     this.#reporter = options.reporter ?? silentReporter;
     this.#expectedPages = options.expectedPages;
+    this.#later = new LaterWrites(options.spareMemory ?? spareMemory);
     this.#sent = new Bitmap(0);
     const room = (): Uint8Array => new Uint8Array(guest.maxBatch * PAGE_SIZE);
     this.#buffers = [room(), room()];
@@ -109,25 +124,30 @@ export class StreamSaver implements PageSaver {
   }
 
   async copyLast(dirty: Bitmap, round: number): Promise<number> {
+    this.#waiting = true;
+    this.#pagesBefore = this.#pages;
     const progress = new CopyProgress(this.#reporter, { total: dirty.count(), round, live: false });
     await this.#copySet(dirty, undefined, progress);
     return progress.copied;
   }
 
-  /** What is left goes to the output while the guest is stopped: how fast that is, the rounds tell. */
-  lastCopyMs(): undefined {
-    return undefined;
+  /** As that of `FileSaver`. Where there is no room in memory, how fast the stream is, the rounds tell. */
+  lastCopyMs(pages: number): number | undefined {
+    const { pages: known, ms } = this.#reading;
+    return known === 0 || pages * PAGE_SIZE > this.#later.limit ? undefined : (pages / known) * ms;
   }
 
-  readyToKeep(): void {}
+  readyToKeep(pages: number): void {
+    this.#later.prepare(pages * PAGE_SIZE);
+  }
 
-  async writeKept(): Promise<void> {}
+  async writeKept(): Promise<void> {
+    this.#waiting = false;
+    await this.#later.writeTo(this.#output, this.#signal);
+  }
 
   async finish(): Promise<MemoryOutcome> {
-    for (const record of encodeBare(this.#bare)) {
-      await this.#output.writeAt(record, this.#end);
-      this.#end += record.length;
-    }
+    for (const record of encodeBare(this.#bare)) await this.#append(record);
     let populated = this.#sent.count();
     for (const [pfn, type] of this.#bare) {
       if (type === PAGE_TYPE.xalloc && !this.#sent.has(pfn)) populated++;
@@ -136,7 +156,7 @@ export class StreamSaver implements PageSaver {
       pages: this.#pages,
       populated,
       zeroPages: 0,
-      writtenStopped: 0,
+      writtenStopped: this.#isShort ? this.#pages - this.#pagesBefore : 0,
       start: this.#start,
       end: this.#end,
     };
@@ -158,8 +178,7 @@ export class StreamSaver implements PageSaver {
       if (!types.every(hasPageData)) continue;
       const pfns = Uint32Array.from(types, (_, at) => first + at);
       const record = encodeAmendment(pfns, types.fill(PAGE_TYPE.xalloc), new Uint8Array(0));
-      await this.#output.writeAt(record, this.#end);
-      this.#end += record.length;
+      await this.#append(record);
       for (const pfn of pfns) this.#sent.set(pfn);
     }
   }
@@ -215,9 +234,11 @@ export class StreamSaver implements PageSaver {
   /** Reads a record's pages while the one before is being written, then has it written. */
   async #send(batch: Batch, deferred: Bitmap | undefined, progress: CopyProgress): Promise<void> {
     throwIfAborted(this.#signal);
-    const [even, odd] = this.#buffers;
-    const buffer = this.#records++ % 2 === 0 ? even : odd;
+    const buffer = await this.#room(batch.count);
+    const start = performance.now();
     const kinds = await this.#guest.readPages(batch.pfns.subarray(0, batch.count), buffer);
+    this.#reading.pages += batch.count;
+    this.#reading.ms += performance.now() - start;
     const { pfns, types } = batch;
     const unmapped: number[] = [];
     let count = 0;
@@ -245,9 +266,27 @@ export class StreamSaver implements PageSaver {
     progress.add(count);
   }
 
+  /** Room for the pages of a record. Where there is none to keep them in, what waits is written now: the stream has an order. */
+  async #room(pages: number): Promise<Uint8Array> {
+    const room = this.#waiting ? this.#later.take(pages * PAGE_SIZE) : undefined;
+    if (room !== undefined) return room;
+    if (this.#waiting) {
+      this.#isShort = true;
+      await this.writeKept();
+    }
+    const [even, odd] = this.#buffers;
+    return this.#records++ % 2 === 0 ? even : odd;
+  }
+
   async #write(head: Uint8Array, pages: Uint8Array): Promise<void> {
-    await this.#output.writeAt(head, this.#end);
-    await this.#output.writeAt(pages, this.#end + head.length);
-    this.#end += head.length + pages.length;
+    await this.#append(head);
+    await this.#append(pages);
+  }
+
+  /** Writes bytes, now or when the guest runs again. */
+  async #append(bytes: Uint8Array): Promise<void> {
+    if (this.#waiting) this.#later.add(bytes, this.#end);
+    else await this.#output.writeAt(bytes, this.#end);
+    this.#end += bytes.length;
   }
 }

@@ -91,6 +91,32 @@ describe.each(kinds)('a stream of a %s guest, live: %s', (type, live) => {
   });
 });
 
+test('a reader that reads nothing while the guest is stopped does not keep it stopped, live', async () => {
+  const host = hostOf('hvm', true);
+  const { sink, parts } = collector();
+  let stopped = 0;
+  const lazy = async (bytes: Uint8Array): Promise<void> => {
+    if (host.suspended) stopped++;
+    await sink(bytes);
+  };
+  const result = await createSnapshot(host, request({ sink: lazy, live: true }));
+  expect(stopped).toBe(0);
+  expect(result).toMatchObject({ pagesWrittenStopped: 0, warnings: [] });
+  // Two rounds at least, the last of which has pages.
+  expect(result.rounds?.at(-1)?.pages).toBe(60);
+  const file = join(directory, 'stream');
+  writeFileSync(file, Buffer.concat(parts));
+  await verifyMemoryFile(file);
+});
+
+test('what a live stream gets while the guest is stopped, for lack of memory, is a warning', async () => {
+  const host = hostOf('pvh', true);
+  host.spareMemory = () => 4096;
+  const result = await createSnapshot(host, request({ sink: collector().sink, live: true }));
+  expect(result.pagesWrittenStopped).toBe(60);
+  expect(result.warnings).toEqual([expect.stringContaining('1 MiB of memory were written while')]);
+});
+
 test("a stream that its reader has completely is not undone if the journal's disk is full", async () => {
   const host = hostOf('pvh', false);
   const { sink, parts } = collector();

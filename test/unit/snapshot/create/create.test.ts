@@ -696,7 +696,7 @@ describe('the guest resumes first', () => {
     const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'c');
     const result = await createSnapshot(host, { domain: 'guest1', config, live: true });
     expect(result.pagesWrittenStopped).toBe(60);
-    expect(result.warnings).toEqual([expect.stringContaining('1 MiB were written to the memory file while')]);
+    expect(result.warnings).toEqual([expect.stringContaining('1 MiB of memory were written while')]);
   });
 });
 

@@ -168,6 +168,7 @@ describe('in a stream', () => {
     const saver = new StreamSaver(guest, pipe, START, { expectedPages: guest.memoryBytes / PAGE });
     const ended = async () => {
       const { end } = await saver.finish();
+      await saver.writeKept();
       const file = Buffer.concat(pipe.parts);
       return { file, records: pageRecords(file, START, end) };
     };

@@ -29,8 +29,9 @@ class SlowOutput {
   }
 }
 
-function saverOf(guest: FakeGuest, output: SlowOutput): StreamSaver {
-  return new StreamSaver(guest, output, START, { expectedPages: guest.memoryBytes / PAGE });
+function saverOf(guest: FakeGuest, output: SlowOutput, spare = 2 ** 26): StreamSaver {
+  const expectedPages = guest.memoryBytes / PAGE;
+  return new StreamSaver(guest, output, START, { expectedPages, spareMemory: () => spare });
 }
 
 /** Later entries win. */
@@ -104,9 +105,36 @@ test('a stream has those pages of a live guest again that it writes, gives away 
   guest.write(9, 9);
   await guest.takeDirty(dirty);
   expect(await saver.copyLast(dirty, 2)).toBe(3);
-  const { pages } = await saver.finish();
+  const before = output.end;
+  const { pages, writtenStopped, end } = await saver.finish();
+  // It waits until the guest runs again.
+  expect([output.end, writtenStopped]).toEqual([before, 0]);
+  await saver.writeKept();
+  expect(output.end).toBe(end);
   const all = expectGuest(guest, output);
   expect(all.filter(({ type }) => type === 0)).toHaveLength(pages);
+});
+
+test('where memory runs short, all that waits is written before what follows, and is counted', async () => {
+  const guest = new FakeGuest(new Uint8Array(3000));
+  const output = new SlowOutput();
+  // Room for one record of two.
+  const saver = saverOf(guest, output, guest.maxBatch * PAGE);
+  const dirty = new Bitmap(guest.p2mSize);
+  await guest.startDirtyLog();
+  await saver.copyAll(dirty);
+  for (let pfn = 0; pfn < 2 * guest.maxBatch; pfn++) guest.write(pfn, 5);
+  await guest.takeDirty(dirty);
+  expect(saver.lastCopyMs(dirty.count())).toBeUndefined();
+  expect(saver.lastCopyMs(10)).toBeGreaterThanOrEqual(0);
+  const last = await saver.copyLast(dirty, 1);
+  expect(last).toBe(2 * guest.maxBatch);
+  const { writtenStopped, end } = await saver.finish();
+  expect(writtenStopped).toBe(last);
+  expect(output.end).toBe(end);
+  await saver.writeKept();
+  expect(output.end).toBe(end);
+  expectGuest(guest, output);
 });
 
 test('if all pages count as dirty, all existing ones are appended again', async () => {
@@ -119,6 +147,7 @@ test('if all pages count as dirty, all existing ones are appended again', async 
   dirty.or(allOnes(guest.p2mSize));
   await saver.copyLast(dirty, 1);
   await saver.finish();
+  await saver.writeKept();
   expectGuest(guest, output);
 });
 
