@@ -2,6 +2,7 @@
 
 import { mkdtemp, open, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { printConfig } from '../config/print.ts';
 import type { Domid } from '../core/brand.ts';
 import type { CallOptions } from '../core/call-options.ts';
@@ -19,6 +20,8 @@ import type { PhaseTiming } from '../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../memfile/names.ts';
 import { verifyMemoryFile } from '../memfile/verify.ts';
 import { findLiveDomain } from '../snapshot/create/plan.ts';
+import { beingSavedProblem } from '../snapshot/create/preflight.ts';
+import { domainKeys } from '../snapshot/domain-lock.ts';
 import { DEFAULT_SNAPSHOT_DIR } from '../snapshot/naming.ts';
 
 import type { DomainState, Host } from '../snapshot/ports.ts';
@@ -34,6 +37,9 @@ import { warmPageCache } from './warm.ts';
 
 /** A path that has failed this often is not tried again. */
 const MAX_FAILURES = 2;
+/** How long a program is waited for that has the guest suspended, in milliseconds. */
+const OTHERS_MS = 60_000;
+const POLL_MS = 100;
 /** Disk space per byte of guest memory: the page cache's file takes 1.5, a memory file slightly more than 1. */
 const SPACE_FACTOR = 1.6;
 
@@ -221,29 +227,26 @@ class Bench {
   }
 
   /**
-   * Waits until the guest runs, before anything else begins. Only a guest that a failed or killed program has
-   * left stopped is resumed.
-   * @throws {DomainError} If the domain is not the one it was.
+   * Makes sure that the guest runs, before anything else begins. Only a guest that a failed or killed program has left stopped is
+   * resumed: one that another program is saving would go on in the middle of its save.
+   * @throws {DomainError} If the domain is not the one it was, or another program does not finish with it
    */
   async #settle(): Promise<void> {
-    const state = await this.#host.hypervisor.domainState(this.#domid);
-    if (state === undefined || state.uuid !== this.#domain.uuid || state.dying) {
-      throw new DomainError('DOMAIN_GONE', `domain ${this.#domain.name} no longer exists`, {
-        domid: this.#domid,
-      });
-    }
+    if ((await this.#stateNow()).shutdown === undefined) return;
+    const { toolstack } = this.#host;
+    const options = { what: 'bench', timeoutMs: OTHERS_MS };
+    await using _lock = await toolstack.lock(domainKeys(this.#domain), options);
+    await this.#savesAreOver();
+    const state = await this.#stateNow();
     if (state.shutdown === undefined) return;
     if (state.shutdown !== 'suspend') {
       throw new DomainError(
         'DOMAIN_NOT_RUNNING',
         `domain ${this.#domain.name} has shut down (${state.shutdown})`,
-        {
-          domid: this.#domid,
-        },
+        { domid: this.#domid },
       );
     }
     if (state.type === 'hvm') {
-      const { toolstack } = this.#host;
       await using deviceModel = await toolstack.openDeviceModel(
         this.#domid,
         await toolstack.domainConfig(this.#domid),
@@ -255,6 +258,30 @@ class Bench {
     const warning = 'the guest had been left suspended, and was resumed';
     this.#warnings.push(warning);
     this.#reporter.log('warning', warning);
+  }
+
+  /** @throws {DomainError} If the domain no longer exists */
+  async #stateNow(): Promise<DomainState> {
+    const state = await this.#host.hypervisor.domainState(this.#domid);
+    if (state !== undefined && state.uuid === this.#domain.uuid && !state.dying) return state;
+    throw new DomainError('DOMAIN_GONE', `domain ${this.#domain.name} no longer exists`, {
+      domid: this.#domid,
+    });
+  }
+
+  /** Waits until no program saves the guest. @throws {DomainError} If one does so for too long */
+  async #savesAreOver(): Promise<void> {
+    const deadline = performance.now() + OTHERS_MS;
+    for (;;) {
+      const pid = await this.#host.toolstack.saver(this.#domid);
+      if (pid === undefined) return;
+      throwIfAborted(this.#options.signal);
+      if (performance.now() > deadline) {
+        const { code, message, hint } = beingSavedProblem(pid);
+        throw new DomainError(code, message, { domid: this.#domid, hint });
+      }
+      await sleep(POLL_MS);
+    }
   }
 }
 

@@ -163,6 +163,33 @@ describe('a path that fails', () => {
     expectUntouched();
   });
 
+  test('does not have its guest resumed while another program saves it', async () => {
+    const seen: boolean[] = [];
+    before = (words) => {
+      if (!words.startsWith('xl ')) return undefined;
+      // A migration begins while this path fails.
+      host.suspended = true;
+      host.saver = 77;
+      let asked = 0;
+      host.fault = (call) => {
+        if (call !== 'saver' && call !== 'resume') return;
+        seen.push(host.suspended && host.saver !== undefined && call === 'resume');
+        if (call !== 'saver' || ++asked < 3) return;
+        // It has failed, and its program resumes the guest.
+        host.saver = undefined;
+        host.suspended = false;
+      };
+      return { status: 1, stderr: 'busy' };
+    };
+    const result = await runBench(host, runner, request('xl-save', 1));
+    expect(seen).not.toContain(true);
+    expect(seen.length).toBeGreaterThan(2);
+    expect(result.warnings).toEqual([]);
+    expect(host.calls).not.toContain('resume');
+    host.fault = () => {};
+    expectUntouched();
+  });
+
   test('is reported if it writes something other than a save file', async () => {
     before = (words) => {
       if (!words.startsWith('xl ')) return undefined;
