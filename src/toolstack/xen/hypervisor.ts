@@ -149,7 +149,10 @@ export class XenHypervisor implements Hypervisor, AsyncDisposable {
     throw new SuspendError(
       'SUSPEND_STUCK',
       `the guest acknowledged the request to suspend, but has not suspended within ${seconds + ACKNOWLEDGED_MS / 1000} s`,
-      { domid, hint: 'it may still suspend: check `xl list` (state s) and its console' },
+      {
+        domid,
+        hint: "it may still suspend (`xl list`: state s); if not, a driver in the guest may have refused: see the guest's dmesg",
+      },
     );
   }
 
