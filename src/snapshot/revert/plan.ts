@@ -46,7 +46,7 @@ export interface RevertContext {
  * @throws {PreflightError} If something prevents the revert
  * @throws {RiskError} If it is risky, unless `force`
  * @throws {UsageError} If the request makes no sense
- * @throws {DomainError} If the domain is in use by another operation, or restarts meanwhile
+ * @throws {DomainError} If the domain is in use by another operation, or restarts in the meantime
  * @throws {StreamError} If the memory file is damaged
  * @throws {ManifestError} If the manifest is damaged
  */

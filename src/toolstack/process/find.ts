@@ -50,7 +50,7 @@ export async function findProcess(
 }
 
 /**
- * Lists the processes of a name, in this thread: a guest may be stopped meanwhile, and the thread pool takes twenty times as
+ * Lists the processes of a name, in this thread: a guest may be stopped now, and the thread pool takes twenty times as
  * long. Reading a process's name never waits.
  * @param comm its name in the kernel, at most 15 characters
  * @returns their pids
