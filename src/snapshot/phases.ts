@@ -139,12 +139,13 @@ export class Phases {
     this.#signal = undefined;
   }
 
-  /** Runs `work`, which may take as long as an undo, or `maxMs`; longer while it makes progress. */
-  bounded<T>(work: () => Promise<T>, maxMs = Number.POSITIVE_INFINITY): Promise<T> {
+  /**
+   * Runs `work`, which may take as long as an undo, or `maxMs`; longer while it makes progress.
+   * @param hangs makes the error to throw if it takes longer than so many milliseconds
+   */
+  bounded<T>(work: () => Promise<T>, maxMs = Number.POSITIVE_INFINITY, hangs = hangsError): Promise<T> {
     const timeoutMs = Math.min(maxMs, this.#undoTimeoutMs);
-    return whileItProgresses(work, timeoutMs, () => {
-      return new EnvironmentError('HANGS', `it made no progress for ${timeoutMs / 1000} s`);
-    });
+    return whileItProgresses(work, timeoutMs, () => hangs(timeoutMs));
   }
 
   /**
@@ -235,4 +236,8 @@ export class Phases {
 
 function isDisposable(value: unknown): value is AsyncDisposable {
   return typeof value === 'object' && value !== null && Symbol.asyncDispose in value;
+}
+
+function hangsError(timeoutMs: number): XlsnapError {
+  return new EnvironmentError('HANGS', `it made no progress for ${timeoutMs / 1000} s`);
 }

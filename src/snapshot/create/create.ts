@@ -32,6 +32,8 @@ import { planDiskUndos, toAction, undoTakenDisk } from './undo.ts';
 const NOTE_TIMEOUT_MS = 5000;
 /** How long to wait, with the guest stopped, for another program that holds the stored configuration. */
 const CONFIG_LOCK_MS = 2000;
+/** How long changing it may take in all: its storage or xenstored may hang. */
+const CONFIG_MS = 10_000;
 /** Number of attempts to inform xenstored that the guest runs again. */
 const ANNOUNCEMENTS = 3;
 
@@ -337,8 +339,18 @@ async function snapshotDisks(
   );
   // While the guest is stopped: it must never run with a configuration that names the base.
   if (overlays.length > 0) {
-    await host.toolstack.repointDisks(domid, overlays, { lockTimeoutMs: CONFIG_LOCK_MS });
+    const repoint = (): Promise<void> =>
+      host.toolstack.repointDisks(domid, overlays, { lockTimeoutMs: CONFIG_LOCK_MS });
+    await phases.bounded(repoint, CONFIG_MS, configHangsError);
   }
+}
+
+function configHangsError(timeoutMs: number): EnvironmentError {
+  return new EnvironmentError(
+    'CONFIG_HANGS',
+    `the stored configuration could not be made to name the overlays within ${timeoutMs / 1000} s`,
+    { hint: 'does the storage of /var/lib/xen hang, or xenstored?' },
+  );
 }
 
 async function resume(hold: GuestHold): Promise<void> {

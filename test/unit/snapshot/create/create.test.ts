@@ -99,6 +99,23 @@ describe('createSnapshot', () => {
     });
   });
 
+  it('resumes a guest whose stored configuration cannot be changed, since its storage hangs', async () => {
+    const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
+    let release = (): void => {};
+    host.fault = (call) => {
+      if (call !== 'repointDisks' || !host.suspended) return;
+      return new Promise((resolve) => {
+        release = resolve;
+      });
+    };
+    const error = await createSnapshot(host, mixed(), { undoTimeoutMs: 200 }).catch((reason) => reason);
+    expect(error).toMatchObject({ code: 'CONFIG_HANGS', phase: 'disks', undoFailures: [] });
+    expect(host.runs).toBe(true);
+    expect(host.inUse.get('xvda')).toBe(join(directory, 'xvda.img'));
+    expect(readImage(join(directory, 'xvdb.img')).tags).toEqual({});
+    release();
+  });
+
   it('takes internal and external snapshots in one transaction and names the overlay from then on', async () => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     await createSnapshot(host, mixed());

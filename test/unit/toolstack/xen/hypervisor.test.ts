@@ -241,7 +241,10 @@ describe('suspend', () => {
 
   test('gives up on a guest that acknowledges and keeps running', async () => {
     domain.answer = () => domain.acknowledge();
-    expect((await suspend({ timeoutMs: 1000 })).outcome).toMatchObject({ code: 'SUSPEND_STUCK' });
+    expect((await suspend({ timeoutMs: 1000 })).outcome).toMatchObject({
+      code: 'SUSPEND_STUCK',
+      hint: expect.stringContaining('a driver in the guest may have refused'),
+    });
   });
 
   test.each([
