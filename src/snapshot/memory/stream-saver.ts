@@ -202,7 +202,9 @@ export class StreamSaver implements PageSaver {
           this.#bare.delete(pfn);
           batch.pfns[batch.count] = pfn;
           batch.types[batch.count++] = type;
-        } else this.#bare.set(pfn, type);
+        } else if (type !== PAGE_TYPE.xtab || this.#sent.has(pfn)) this.#bare.set(pfn, type);
+        // A pfn that is in no record has no page. After a lost log they all count as dirty, and may be millions.
+        else this.#bare.delete(pfn);
       }
       if (batch.count > 0) await this.#send(batch, deferred, progress);
     };
