@@ -1,9 +1,9 @@
 /** Checksums of a memory file, one for each stretch. */
 import { read } from 'node:fs';
 import { promisify } from 'node:util';
-import { crc32, crc32OfZeros } from '../core/crc32.ts';
 import { throwIfAborted } from '../core/errors.ts';
 import type { Extents } from '../core/extents.ts';
+import { type ChecksumAlgorithm, makeSummer, SUM_DIGITS } from './summer.ts';
 
 /** Offsets in bytes; `to` is after the last byte. */
 export interface FileRange {
@@ -12,27 +12,33 @@ export interface FileRange {
 }
 
 /**
- * Checksums of a file: the CRC-32 (ISO 3309) of its first `head` bytes, then of each `stretch` bytes; the
- * last stretch may be shorter. Every byte is covered. Checksums reveal damage, not who caused it.
+ * Checksums of a file: of its first `head` bytes, then of each `stretch` bytes; the last stretch may be shorter. Every byte is
+ * covered. Checksums reveal damage, not who caused it.
  */
 export interface Checksums {
-  readonly algorithm: 'crc32';
+  /**
+   * `xxh3`: XXH3 with 64 bits and seed 0 (xxHash, doc/xxhash_spec.md) of the stretch without the zeros at its end. `crc32`: CRC-32
+   * (ISO 3309) of the whole stretch, as earlier versions wrote it.
+   */
+  readonly algorithm: ChecksumAlgorithm;
   /** Bytes before the first PAGE_DATA record, so that each full record is one stretch. */
   readonly head: number;
   readonly stretch: number;
-  /** 8 hexadecimal digits for each, in the order of the file. */
+  /** 16 hexadecimal digits for each, 8 for `crc32`, in the order of the file. */
   readonly sums: string;
 }
 
 /** Length of a stretch in bytes, which is that of a full PAGE_DATA record of 1022 pages. */
 export const STRETCH = 4 * 1024 * 1024;
 
-const DIGITS = 8;
 /** Bytes read at a time. So many fit the second-level cache; several are read at once. */
 const PIECE = 512 * 1024;
 const IN_FLIGHT = 4;
 /** Holes shorter than this take longer to ask for than to read. */
 const SMALL_HOLE = 64 * 1024;
+
+/** How a file is divided, and how its stretches are summed up. */
+export type ChecksumShape = Pick<Checksums, 'head' | 'stretch'> & Partial<Pick<Checksums, 'algorithm'>>;
 
 const readFd = promisify(read);
 
@@ -40,6 +46,8 @@ export interface ChecksumOptions {
   readonly signal?: AbortSignal | undefined;
   /** Returns where the file has data, so that holes need not be read. */
   readonly extents?: ((fd: number) => Promise<Extents>) | undefined;
+  /** Returns the sum of a stretch that need not be read, since it is known what was written there. */
+  readonly known?: ((stretch: FileRange) => string | undefined) | undefined;
   /** Called now and then with the number of bytes done. */
   readonly progress?: (done: number) => void;
 }
@@ -53,31 +61,34 @@ export interface ChecksumOptions {
 export async function checksumFile(
   fd: number,
   size: number,
-  shape: { readonly head: number; readonly stretch: number },
-  { signal, extents, progress }: ChecksumOptions = {},
+  { algorithm = 'xxh3', head, stretch }: ChecksumShape,
+  { signal, extents, known, progress }: ChecksumOptions = {},
 ): Promise<Checksums> {
   const buffers = Array.from({ length: IN_FLIGHT }, () => new Uint8Array(Math.min(PIECE, size)));
   /** Pieces that are being read. */
   const begun: { piece: Piece; bytes: Promise<Uint8Array> }[] = [];
   const sums: string[] = [];
-  let sum = 0;
+  const summer = await makeSummer(algorithm);
   const finish = async (): Promise<void> => {
     const next = begun.shift();
     if (next === undefined) return;
     const { piece } = next;
-    sum = piece.hole ? crc32OfZeros(piece.to - piece.from, sum) : crc32(await next.bytes, sum);
+    if (piece.sum === undefined) {
+      if (piece.hole) summer.addZeros(piece.to - piece.from);
+      else summer.add(await next.bytes);
+    }
     if (!piece.last) return;
-    sums.push(sum.toString(16).padStart(DIGITS, '0'));
-    sum = 0;
+    sums.push(piece.sum ?? summer.take());
     progress?.(piece.to);
   };
   try {
     let turn = 0;
-    for (const piece of pieces(size, shape, await extents?.(fd))) {
+    for (const piece of pieces(size, { head, stretch }, await extents?.(fd), known)) {
       throwIfAborted(signal);
       if (begun.length === IN_FLIGHT) await finish();
       const buffer = buffers[turn++ % IN_FLIGHT] ?? new Uint8Array(PIECE);
-      const bytes = piece.hole ? Promise.resolve(NOTHING) : readWhole(fd, buffer, piece);
+      const bytes =
+        piece.hole || piece.sum !== undefined ? Promise.resolve(NOTHING) : readWhole(fd, buffer, piece);
       // If an earlier piece fails, nobody asks for the later ones.
       bytes.catch(() => {});
       begun.push({ piece, bytes });
@@ -87,7 +98,7 @@ export async function checksumFile(
     // Nothing may read from the descriptor once the caller closes it.
     await Promise.allSettled(begun.map(({ bytes }) => bytes));
   }
-  return { algorithm: 'crc32', head: shape.head, stretch: shape.stretch, sums: sums.join('') };
+  return { algorithm, head, stretch, sums: sums.join('') };
 }
 
 /**
@@ -95,17 +106,18 @@ export async function checksumFile(
  * shape.
  */
 export function differing(size: number, expected: Checksums, found: Checksums): FileRange[] {
-  const { head, stretch } = expected;
+  const { algorithm, head, stretch } = expected;
+  const digits = SUM_DIGITS[algorithm];
   return [...stretches(size, head, stretch)].filter((_, i) => {
-    const at = i * DIGITS;
-    return expected.sums.slice(at, at + DIGITS) !== found.sums.slice(at, at + DIGITS);
+    const at = i * digits;
+    return expected.sums.slice(at, at + digits) !== found.sums.slice(at, at + digits);
   });
 }
 
 /** Returns the length of `sums` for a file of `size` bytes. */
-export function sumsLength(size: number, head: number, stretch: number): number {
+export function sumsLength(size: number, { algorithm = 'xxh3', head, stretch }: ChecksumShape): number {
   const first = Math.min(head, size);
-  return DIGITS * ((first > 0 ? 1 : 0) + Math.ceil((size - first) / stretch));
+  return SUM_DIGITS[algorithm] * ((first > 0 ? 1 : 0) + Math.ceil((size - first) / stretch));
 }
 
 function* stretches(size: number, head: number, stretch: number): Generator<FileRange> {
@@ -119,6 +131,8 @@ function* stretches(size: number, head: number, stretch: number): Generator<File
 /** A range that is read and summed up at once. */
 interface Piece extends FileRange {
   readonly hole: boolean;
+  /** If it is known, and the piece is a whole stretch. */
+  readonly sum: string | undefined;
   /** Whether a stretch ends with it. */
   readonly last: boolean;
 }
@@ -129,14 +143,20 @@ function* pieces(
   size: number,
   { head, stretch }: { readonly head: number; readonly stretch: number },
   extents: Extents | undefined,
+  known: ChecksumOptions['known'],
 ): Generator<Piece> {
   let data = extents === undefined ? { start: 0, end: size } : { start: 0, end: 0 };
   for (const { from, to } of stretches(size, head, stretch)) {
+    const sum = known?.({ from, to });
+    if (sum !== undefined) {
+      yield { from, to, hole: false, sum, last: true };
+      continue;
+    }
     for (let at = from; at < to; ) {
       if (at >= data.end) data = extents?.from(at) ?? { start: size, end: size };
       const hole = data.start - at >= SMALL_HOLE || data.start >= to;
       const end = Math.min(to, hole ? data.start : Math.min(at + PIECE, data.end));
-      yield { from: at, to: end, hole, last: end === to };
+      yield { from: at, to: end, hole, sum: undefined, last: end === to };
       at = end;
     }
   }

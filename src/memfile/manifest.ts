@@ -189,10 +189,11 @@ function toChecksums(fields: Fields, bytes: number): Checksums {
   const stretch = fields.count('stretch');
   if (stretch < MIN_STRETCH) throw fields.error('stretch', 'is too short');
   const sums = fields.text('sums');
-  if (sums.length !== sumsLength(bytes, head, stretch) || !/^[0-9a-f]*$/.test(sums)) {
+  const algorithm = fields.oneOf('algorithm', ['xxh3', 'crc32']);
+  if (sums.length !== sumsLength(bytes, { algorithm, head, stretch }) || !/^[0-9a-f]*$/.test(sums)) {
     throw fields.error('sums', `does not fit a file of ${bytes} bytes`);
   }
-  return { algorithm: fields.oneOf('algorithm', ['crc32']), head, stretch, sums };
+  return { algorithm, head, stretch, sums };
 }
 
 /** Reads what identifies a tag, in a manifest or a journal. */

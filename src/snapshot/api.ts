@@ -14,7 +14,7 @@ export interface Tuning {
   readonly inFlight?: number;
   /** Leaves pages of zeros as holes in the file. Default: true. Ignored for streams. */
   readonly sparse?: boolean;
-  /** Reads the file back for the manifest's checksums. Default: true. */
+  /** Computes the manifest's checksums. Default: true. */
   readonly checksums?: boolean;
 }
 

@@ -92,6 +92,20 @@ export interface Hypervisor {
   openGuest(domid: Domid): Promise<Guest>;
 }
 
+/** What `packPages` has written. */
+export interface PackedPages {
+  /**
+   * The kind of each page (`PAGE_KIND`): its data was written, it is all zeros, or it cannot be had: the guest has no such page
+   * (any more), or, of a running PV guest, it is a page table that is being changed.
+   */
+  readonly kinds: Uint8Array;
+  /**
+   * The XXH3 (64 bits, as 16 hexadecimal digits) of the bytes that were written, without the zeros at their end: exactly of those,
+   * even if the guest's memory changes meanwhile. Absent where it was not wanted, or costs too much: then the file is read again.
+   */
+  readonly sum?: string | undefined;
+}
+
 /**
  * One guest, opened. Its memory never shows outside of the methods. What differs between types of guests is behind them:
  * a PV guest's pfns stand for mfns that it may change, and its page tables go into a file with pfns in them.
@@ -115,8 +129,7 @@ export interface Guest extends AsyncDisposable {
    * back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
    * @param pfns at most `maxBatch`
    * @param makeHead is given the kind of each page; where it makes one of zeros `data`, that page is written too
-   * @returns the kind of each page (`PAGE_KIND`): its data was written, it is all zeros, or it cannot be had: the guest has no
-   * such page (any more), or, of a running PV guest, it is a page table that is being changed
+   * @param options `sum`: whether to sum up what is written
    * @throws {OutputError} If a write fails
    */
   packPages(
@@ -124,7 +137,8 @@ export interface Guest extends AsyncDisposable {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-  ): Promise<Uint8Array>;
+    options?: { readonly sum?: boolean },
+  ): Promise<PackedPages>;
   /**
    * Copies pages into `into`, page i to byte 4096 * i. Pages must have types that carry data.
    * @param pfns at most `maxBatch`

@@ -1,11 +1,13 @@
 /** A guest with simulated memory and a simulated dirty log. */
 import { write } from 'node:fs';
 import { promisify } from 'node:util';
+import { xxhash3 } from 'hash-wasm';
 import type { Bitmap } from '../core/bitmap.ts';
 import { DomainError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
+import { lengthWithoutZeros } from '../memfile/summer.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
-import type { Guest } from '../snapshot/ports.ts';
+import type { Guest, PackedPages } from '../snapshot/ports.ts';
 
 const PAGE = 4096;
 
@@ -105,7 +107,8 @@ export class FakeGuest implements Guest {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-  ): Promise<Uint8Array> {
+    { sum = false }: { readonly sum?: boolean } = {},
+  ): Promise<PackedPages> {
     const { calls } = this;
     calls.packed.push(pfns);
     calls.running++;
@@ -121,7 +124,8 @@ export class FakeGuest implements Guest {
       // In a thread, as the real one writes: this thread must continue if the file system hangs.
       const bytes = Buffer.concat([head, ...data]);
       await promisify(write)(fd, bytes, 0, bytes.length, position);
-      return kinds;
+      if (!sum) return { kinds };
+      return { kinds, sum: await xxhash3(bytes.subarray(0, lengthWithoutZeros(bytes))) };
     } finally {
       calls.running--;
     }

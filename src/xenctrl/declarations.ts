@@ -215,7 +215,7 @@ export const FOREIGNMEMORY = declare({
 /** The C library of the process itself. */
 export const LIBC = declare({
   soname: '',
-  headers: ['stdio.h', 'string.h', 'sys/uio.h'],
+  headers: ['stdio.h', 'string.h', 'unistd.h'],
   functions: {
     // NULL with errno. Freed by fclose.
     fopen: { result: 'FILE *', parameters: ['const char *', 'const char *'] },
@@ -223,9 +223,17 @@ export const LIBC = declare({
     // Returns 0 if they are equal.
     memcmp: { result: 'int', parameters: ['const void *', 'const void *', 'size_t'] },
     memcpy: { result: 'void *', parameters: ['void *', 'const void *', 'size_t'] },
-    // Returns the bytes written, or -1: ENOSPC, EIO, EINTR, … At most IOV_MAX pieces.
-    pwritev: { result: 'ssize_t', parameters: ['int', 'const struct iovec *', 'int', 'off_t'] },
     // Returns the offset, or -1. SEEK_DATA and SEEK_HOLE: ENXIO at or after the end of the file.
     lseek: { result: 'off_t', parameters: ['int', 'off_t', 'int'] },
+  },
+});
+
+/** libxxhash, which is optional: without it, what was written is read again for its checksums. */
+export const XXHASH = declare({
+  soname: 'libxxhash.so.0',
+  // Not checked: libxxhash-dev need not be installed.
+  headers: [],
+  functions: {
+    XXH3_64bits: { result: 'uint64_t', parameters: ['const void *', 'size_t'] },
   },
 });

@@ -1,12 +1,31 @@
 /** Maps and reads the memory of guests, by libxenforeignmemory. */
+import { write } from 'node:fs';
+import { promisify } from 'node:util';
 import { type Domid, PAGE_SIZE } from '../core/brand.ts';
-import { OutputError } from '../core/errors.ts';
+import { errnoCode, OutputError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
 import type { FOREIGNMEMORY, LIBC } from './declarations.ts';
-import { errnoName, XenCallError } from './errors.ts';
-import { Gather } from './gather.ts';
+import { XenCallError } from './errors.ts';
 import type { loadKoffi, NativeFunction } from './native.ts';
 import { toWords } from './words.ts';
+
+const writeFd: WriteFd = promisify(write);
+
+/** Writes a part of `buffer` at an offset of a file, maybe less than asked for. */
+export type WriteFd = (
+  fd: number,
+  buffer: Uint8Array,
+  offset: number,
+  length: number,
+  position: number,
+) => Promise<{ readonly bytesWritten: number }>;
+
+export interface ForeignMemoryOptions {
+  /** XXH3_64bits of libxxhash, if that is installed. */
+  readonly xxh3?: NativeFunction | undefined;
+  /** Default: pwrite(2) in a thread of Node's pool. */
+  readonly write?: WriteFd;
+}
 
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
@@ -24,6 +43,33 @@ export interface PageRewriter {
   rewrite(words: Uint32Array, index: number): boolean;
 }
 
+/** How pages are packed. */
+export interface PackOptions {
+  /** For pages that must not go into the file unchanged. */
+  readonly rewriter?: PageRewriter | undefined;
+  /** Whether to sum up what is written. */
+  readonly sum?: boolean | undefined;
+}
+
+/** What was packed. */
+export interface PackedPages {
+  /** The kind of each page (`PAGE_KIND`). */
+  readonly kinds: Uint8Array;
+  /**
+   * The XXH3 (64 bits, 16 hexadecimal digits) of the head and the pages with data, without the zeros at the end. Absent if it was
+   * not wanted, or libxxhash is not installed.
+   */
+  readonly sum: string | undefined;
+}
+
+/** A stretch of the file, in memory. */
+interface Packed {
+  readonly buffer: Uint8Array;
+  readonly kinds: Uint8Array;
+  /** Bytes of the head and the pages with data. */
+  readonly used: number;
+}
+
 /** Guest pages while they are mapped. Touching them afterwards kills the process. */
 interface MappedPages {
   readonly address: number;
@@ -34,7 +80,7 @@ interface MappedPages {
 type MemoryFunctions = Readonly<
   Record<
     | keyof (typeof FOREIGNMEMORY)['functions']
-    | Extract<keyof (typeof LIBC)['functions'], 'memcmp' | 'memcpy' | 'pwritev'>,
+    | Extract<keyof (typeof LIBC)['functions'], 'memcmp' | 'memcpy'>,
     NativeFunction
   >
 >;
@@ -47,43 +93,49 @@ export class ForeignMemory {
   readonly #koffi: Awaited<ReturnType<typeof loadKoffi>>;
   readonly #functions: MemoryFunctions;
   readonly #handle: number | bigint;
+  readonly #xxh3: NativeFunction | undefined;
+  readonly #write: WriteFd;
   readonly #zeros = new Uint8Array(PAGE_SIZE);
+  /** Buffers for packing that are not in use. */
+  readonly #buffers: Uint8Array[] = [];
   #turn: Promise<void> = Promise.resolve();
 
   constructor(
     koffi: Awaited<ReturnType<typeof loadKoffi>>,
     functions: MemoryFunctions,
     handle: number | bigint,
+    { xxh3, write = writeFd }: ForeignMemoryOptions = {},
   ) {
+    this.#xxh3 = xxh3;
+    this.#write = write;
     this.#koffi = koffi;
     this.#functions = functions;
     this.#handle = handle;
   }
 
-  /** Does what `XenControl.packPages` says. */
+  /**
+   * Does what `XenControl.packPages` says. The pages are copied first, since dom0 may write to them at any time, also to those of a
+   * suspended guest: what is written and what is summed up must be the same.
+   */
   async packPages(
     domid: Domid,
     gfns: Uint32Array,
     fd: number,
     position: number,
     makeHead: HeadMaker,
-    rewriter?: PageRewriter,
-  ): Promise<Uint8Array> {
-    return await this.#withMapped(domid, gfns, async ({ address, errors }) => {
-      const kinds = this.#classify(address, errors);
-      const copies = this.#rewritten(address, kinds, rewriter);
-      const gather = new Gather(gfns.length + 1);
-      const head = makeHead(kinds);
-      gather.addBytes(head, this.#addressOf(head));
-      for (let i = 0; i < kinds.length; i++) {
-        if (kinds[i] !== PAGE_KIND.data) continue;
-        const copy = copies.get(i);
-        if (copy === undefined) gather.add(address + i * PAGE_SIZE, PAGE_SIZE);
-        else gather.addBytes(copy, this.#addressOf(copy));
-      }
-      await this.#inTurn(() => this.#write(fd, gather, position));
-      return kinds;
-    });
+    { rewriter, sum = false }: PackOptions = {},
+  ): Promise<PackedPages> {
+    const packed = this.#withMapped(domid, gfns, (pages) => this.#pack(pages, makeHead, rewriter));
+    const { buffer, kinds, used } = packed;
+    try {
+      const summing = sum ? this.#sum(buffer, used) : undefined;
+      // If the write fails, nobody waits for the sum.
+      summing?.catch(() => {});
+      await this.#inTurn(() => this.#writeWhole(fd, buffer.subarray(0, used), position));
+      return { kinds, sum: await summing };
+    } finally {
+      this.#buffers.push(buffer);
+    }
   }
 
   /** Does what `XenControl.readPages` says. */
@@ -94,7 +146,7 @@ export class ForeignMemory {
     rewriter?: PageRewriter,
   ): Promise<Uint8Array> {
     if (into.length < gfns.length * PAGE_SIZE) throw new RangeError(`no room for ${gfns.length} pages`);
-    return await this.#withMapped(domid, gfns, async ({ address, errors }) => {
+    return this.#withMapped(domid, gfns, ({ address, errors }) => {
       const kinds = new Uint8Array(gfns.length);
       const target = this.#addressOf(into);
       for (let i = 0; i < gfns.length; i++) {
@@ -118,10 +170,10 @@ export class ForeignMemory {
   }
 
   /**
-   * Maps the pages, runs `use`, and unmaps them when its promise is settled. Mapping, examining and unmapping
-   * run in this thread while another thread writes: handing them over too would cost more than it gains.
+   * Maps the pages, runs `use`, and unmaps them. All in this thread, while another thread writes: handing it over would cost
+   * more than it gains.
    */
-  async #withMapped<T>(domid: Domid, gfns: Uint32Array, use: (pages: MappedPages) => Promise<T>): Promise<T> {
+  #withMapped<T>(domid: Domid, gfns: Uint32Array, use: (pages: MappedPages) => T): T {
     const { xenforeignmemory_map: map, xenforeignmemory_unmap: unmap } = this.#functions;
     const errors = new Int32Array(gfns.length);
     const mapped = map.callHere(this.#handle, domid, PROT_READ, gfns.length, toWords(gfns), errors);
@@ -131,10 +183,54 @@ export class ForeignMemory {
     }
     try {
       // An address in user space has 47 bits.
-      return await use({ address: Number(address), errors });
+      return use({ address: Number(address), errors });
     } finally {
       unmap.callHere(this.#handle, address, gfns.length);
     }
+  }
+
+  /** Copies the head and the pages with data into a buffer, back to back. */
+  #pack({ address, errors }: MappedPages, makeHead: HeadMaker, rewriter: PageRewriter | undefined): Packed {
+    const kinds = this.#classify(address, errors);
+    const copies = this.#rewritten(address, kinds, rewriter);
+    const head = makeHead(kinds);
+    const buffer = this.#takeBuffer(head.length + kinds.length * PAGE_SIZE);
+    buffer.set(head);
+    const target = this.#addressOf(buffer);
+    let used = head.length;
+    for (let i = 0; i < kinds.length; ) {
+      if (kinds[i] !== PAGE_KIND.data) {
+        i++;
+        continue;
+      }
+      const copy = copies.get(i);
+      if (copy !== undefined) {
+        buffer.set(copy, used);
+        used += PAGE_SIZE;
+        i++;
+        continue;
+      }
+      const from = i++;
+      while (kinds[i] === PAGE_KIND.data && !copies.has(i)) i++;
+      const length = (i - from) * PAGE_SIZE;
+      this.#functions.memcpy.callFast(target + used, address + from * PAGE_SIZE, length);
+      used += length;
+    }
+    return { buffer, kinds, used };
+  }
+
+  #takeBuffer(bytes: number): Uint8Array {
+    const buffer = this.#buffers.pop();
+    return buffer !== undefined && buffer.length >= bytes ? buffer : new Uint8Array(bytes);
+  }
+
+  /** Sums up what was packed, without the zeros at its end. */
+  async #sum(buffer: Uint8Array, used: number): Promise<string | undefined> {
+    if (this.#xxh3 === undefined) return undefined;
+    let length = used;
+    while (buffer[length - 1] === 0) length--;
+    const { value } = await this.#xxh3.call(buffer, length);
+    return BigInt(value).toString(16).padStart(16, '0');
   }
 
   /** Determines the kinds of the pages. Pages that are not mapped are not touched. */
@@ -190,18 +286,20 @@ export class ForeignMemory {
     await mine;
   }
 
-  async #write(fd: number, gather: Gather, position: number): Promise<void> {
-    let at = position;
-    while (gather.bytes > 0) {
-      const { value, errno } = await this.#functions.pwritev.call(fd, gather.entries, gather.count, at);
-      const bytes = Number(value);
-      if (bytes > 0) {
-        gather.advance(bytes);
-        at += bytes;
-      } else if (bytes === 0 || errnoName(errno) !== 'EINTR') {
-        const name = bytes === 0 ? 'nothing was written' : errnoName(errno);
+  /**
+   * Writes all of `bytes` at an offset.
+   * @throws {OutputError} If it fails
+   */
+  async #writeWhole(fd: number, bytes: Uint8Array, position: number): Promise<void> {
+    for (let done = 0; done < bytes.length; ) {
+      try {
+        const { bytesWritten } = await this.#write(fd, bytes, done, bytes.length - done, position + done);
+        done += bytesWritten;
+      } catch (cause) {
+        const name = errnoCode(cause) ?? 'unknown error';
         throw new OutputError('OUTPUT_WRITE', `cannot write guest memory: ${name}`, {
-          offset: at,
+          cause,
+          offset: position + done,
           data: { errno: name },
           hint:
             name === 'ENOSPC' || name === 'EDQUOT'

@@ -79,6 +79,18 @@ export function bind<Name extends string>(
   }
 }
 
+/** Does the same for a library that need not be there. */
+export function bindIfInstalled<Name extends string>(
+  koffi: Koffi,
+  library: LibraryDeclaration<Name>,
+): Readonly<Record<Name, NativeFunction>> | undefined {
+  try {
+    return bind(koffi, library);
+  } catch {
+    return undefined;
+  }
+}
+
 function bindFunction(
   koffi: Koffi,
   handle: ReturnType<Koffi['load']>,
@@ -120,6 +132,7 @@ const SCALARS: Readonly<Record<string, string>> = {
   unsigned: 'unsigned int',
   'unsigned int': 'unsigned int',
   uint32_t: 'uint32_t',
+  uint64_t: 'uint64_t',
   'unsigned long': 'unsigned long',
   'long long': 'int64_t',
   size_t: 'size_t',

@@ -16,13 +16,26 @@ import {
   XENVER,
   XTL,
 } from './abi.ts';
-import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST } from './declarations.ts';
+import { FOREIGNMEMORY, LIBC, TOOLLOG, XENCTRL, XENCTRL_PRIVATE, XENGUEST, XXHASH } from './declarations.ts';
 import { type CleanedLog, takeBitmap } from './dirty-bitmap.ts';
 import { errnoName, XenCallError } from './errors.ts';
-import { ForeignMemory, type HeadMaker, type PageRewriter } from './foreign-memory.ts';
+import {
+  ForeignMemory,
+  type HeadMaker,
+  type PackedPages,
+  type PackOptions,
+  type PageRewriter,
+} from './foreign-memory.ts';
 import { pagingIsOn } from './hvm-context.ts';
 import { withHypercallBuffer } from './hypercall-buffer.ts';
-import { bind, loadKoffi, type NativeArgument, type NativeFunction, type NativeResult } from './native.ts';
+import {
+  bind,
+  bindIfInstalled,
+  loadKoffi,
+  type NativeArgument,
+  type NativeFunction,
+  type NativeResult,
+} from './native.ts';
 import { PvCalls } from './pv/pv-calls.ts';
 import { PvDomain } from './pv/pv-domain.ts';
 import { TableMaps } from './pv/table-maps.ts';
@@ -121,7 +134,9 @@ export class XenControl implements AsyncDisposable {
     const { ctrl, guest, libc } = libraries;
     const foreign = bind(koffi, FOREIGNMEMORY);
     const handle = ctrl.xc_interface_fmem_handle.callHere(handles.xch).value;
-    this.#memory = new ForeignMemory(koffi, { ...foreign, ...libc }, handle);
+    this.#memory = new ForeignMemory(koffi, { ...foreign, ...libc }, handle, {
+      xxh3: bindIfInstalled(koffi, XXHASH)?.XXH3_64bits,
+    });
     const xch = (): bigint => this.#open('PvDomain');
     this.#maps = new TableMaps({ koffi, foreign, mapM2p: guest, handle, xch });
   }
@@ -332,10 +347,8 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Writes one stretch of the file `fd`, from `position` on, directly from the guest's memory: the head from
-   * `makeHead`, then the pages with data, back to back. Stretches are written one at a time.
-   * @param rewriter for pages that must not go into the file unchanged
-   * @returns the kind of each page (`PAGE_KIND`)
+   * Writes one stretch of the file `fd`, from `position` on: the head from `makeHead`, then the pages with data, back to
+   * back. Stretches are written one at a time.
    * @throws {XenCallError} If nothing can be mapped.
    * @throws {OutputError} If the write fails.
    */
@@ -345,10 +358,10 @@ export class XenControl implements AsyncDisposable {
     fd: number,
     position: number,
     makeHead: HeadMaker,
-    rewriter?: PageRewriter,
-  ): Promise<Uint8Array> {
+    options: PackOptions = {},
+  ): Promise<PackedPages> {
     this.#open('packPages');
-    return await this.#memory.packPages(domid, gfns, fd, position, makeHead, rewriter);
+    return await this.#memory.packPages(domid, gfns, fd, position, makeHead, options);
   }
 
   /**

@@ -196,6 +196,7 @@ const manifest: Target = {
     'external',
     '"kind":"internal"',
     'crc32',
+    'xxh3',
     '"version":2',
   ),
   head: 3000,

@@ -24,14 +24,13 @@ const guest: Pick<
   packPages: async (_fd, pfns, _position, makeHead) => {
     const kinds = pfns.map((pfn) => (pfn % 3 === 0 ? PAGE_KIND.zero : PAGE_KIND.data));
     makeHead(Uint8Array.from(kinds));
-    return Uint8Array.from(kinds);
+    return { kinds: Uint8Array.from(kinds) };
   },
   readPages: async (pfns) => new Uint8Array(pfns.length),
 };
 
-const saver = new FileSaver(guest as Guest, { fd: -1, writeAt: async () => {}, beginSync: () => {} }, 8192, {
-  expectedPages: PAGES,
-});
+const output = { fd: -1, writeAt: async () => {}, noteSum: () => {}, beginSync: () => {} };
+const saver = new FileSaver(guest as Guest, output, 8192, { expectedPages: PAGES });
 const dirty = new Bitmap(guest.p2mSize);
 await saver.copyAll(dirty);
 for (let pfn = HOLE; pfn < guest.p2mSize; pfn += 100) dirty.set(pfn);

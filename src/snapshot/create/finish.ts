@@ -140,7 +140,7 @@ async function writeManifestAndCfgfile(
   if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
 }
 
-/** Reads the file back for its checksums. Not while copying: that would lengthen the downtime, and live, pages are written several times. */
+/** Computes the file's checksums: of what was written once they are known, the rest is read back. */
 async function readBack(
   { host, phases, options }: CreateRun,
   file: OutputFile,
@@ -155,6 +155,7 @@ async function readBack(
       {
         signal: options.signal,
         extents: host.extents,
+        known: (stretch) => file.sumOf(stretch),
         progress: (done) => phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'bytes' }),
       },
     );

@@ -1,5 +1,6 @@
 /** One pass over the memory of a guest, written to a file record by record. */
 import { Bitmap } from '../../core/bitmap.ts';
+import { PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError, throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
 import { PAGE_TYPE, SlotLayout } from '../../savefmt/index.ts';
@@ -122,6 +123,7 @@ export class SegmentWriter {
   readonly #deferred: Bitmap | undefined;
   readonly #lanes: Lanes;
   readonly #sparse: boolean;
+  readonly #sums: boolean;
   readonly #pages: PageSet;
   readonly #empty: Bitmap;
   /** Until `end`, of as many pages as there might be. */
@@ -155,7 +157,8 @@ export class SegmentWriter {
     this.#signal = options.signal;
     this.#deferred = options.deferred;
     this.#pages = new PageSet(guest.p2mSize);
-    const { inFlight = IN_FLIGHT, sparse = true, batchPages } = options.tuning;
+    const { inFlight = IN_FLIGHT, sparse = true, batchPages, checksums = true } = options.tuning;
+    this.#sums = checksums;
     this.#lanes = new Lanes(inFlight);
     this.#sparse = sparse;
     this.#layout = SlotLayout.create({
@@ -222,8 +225,8 @@ export class SegmentWriter {
 
   async #copy(record: number, pfns: Uint32Array, types: Uint8Array): Promise<void> {
     const layout = this.#layout;
-    const { offset } = layout.record(record);
-    const kinds = await this.#guest.packPages(this.#output.fd, pfns, offset, (seen) => {
+    const { offset, dataOffset, count } = layout.record(record);
+    const makeHead = (seen: Uint8Array): Uint8Array => {
       if (!this.#sparse) countAsData(seen);
       this.#pack(pfns, types, seen);
       const { length } = pfns;
@@ -232,7 +235,11 @@ export class SegmentWriter {
         this.#packed.pfns.subarray(0, length),
         this.#packed.types.subarray(0, length),
       );
+    };
+    const { kinds, sum } = await this.#guest.packPages(this.#output.fd, pfns, offset, makeHead, {
+      sum: this.#sums,
     });
+    if (sum !== undefined) this.#output.noteSum({ from: offset, to: dataOffset + count * PAGE_SIZE }, sum);
     const firstBit = record * bitsPerRecord(layout.perRecord);
     const unmapped: number[] = [];
     for (let i = 0; i < kinds.length; i++) {

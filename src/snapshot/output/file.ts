@@ -5,6 +5,8 @@ import { dirname } from 'node:path';
 import { errnoCode, OutputError } from '../../core/errors.ts';
 import { type FileIdentity, isSameFile, renameNew, syncDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
+import type { FileRange } from '../../memfile/checksums.ts';
+import { WrittenSums } from './written-sums.ts';
 
 /** Writes of fewer bytes are made in this thread: handing one over takes as long. */
 const SHORT_WRITE = 64 * 1024;
@@ -30,6 +32,8 @@ export interface MemoryOutput {
 /** A file that is written at offsets. */
 export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
   readonly fd: number;
+  /** Notes the checksum of a stretch that was written by `fd`, until something is written there again. */
+  noteSum(stretch: FileRange, sum: string): void;
   /** Called now and then while the guest runs: starts writing to disk what has been written so far. */
   beginSync(): void;
 }
@@ -44,6 +48,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   /** While the guest is stopped, nothing in this thread waits for the file system: signals must be handled. */
   guestStopped = false;
   readonly #file: FileHandle;
+  readonly #sums = new WrittenSums();
   /** What the file is, from when it may have its name. */
   #identity: FileIdentity | undefined;
   #syncing: Promise<void> | undefined;
@@ -80,6 +85,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
    * @throws {OutputError} If it fails
    */
   async writeAt(bytes: Uint8Array, position: number): Promise<void> {
+    this.#sums.forget({ from: position, to: position + bytes.length });
     let done = 0;
     try {
       while (done < bytes.length) {
@@ -96,6 +102,15 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
         hint: 'check the file system: is it full, or failing?',
       });
     }
+  }
+
+  noteSum(stretch: FileRange, sum: string): void {
+    this.#sums.note(stretch, sum);
+  }
+
+  /** Returns the checksum of a stretch, if all of it is as it was when that was noted. */
+  sumOf(stretch: FileRange): string | undefined {
+    return this.#sums.of(stretch);
   }
 
   /**

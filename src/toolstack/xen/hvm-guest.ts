@@ -3,7 +3,7 @@ import type { Bitmap } from '../../core/bitmap.ts';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
 import { type LibxcStateRecord, PAGE_TYPE } from '../../savefmt/index.ts';
-import type { Guest } from '../../snapshot/ports.ts';
+import type { Guest, PackedPages } from '../../snapshot/ports.ts';
 import { HVM_PARAM } from '../../xenctrl/index.ts';
 import { cpuPolicyRecords, tscRecord, type Xen } from './guest-records.ts';
 
@@ -96,8 +96,9 @@ export class HvmGuest implements Guest {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-  ): Promise<Uint8Array> {
-    return this.#xen.packPages(this.#domid, pfns, fd, position, makeHead);
+    options?: { readonly sum?: boolean },
+  ): Promise<PackedPages> {
+    return this.#xen.packPages(this.#domid, pfns, fd, position, makeHead, options);
   }
 
   readPages(pfns: Uint32Array, into: Uint8Array): Promise<Uint8Array> {

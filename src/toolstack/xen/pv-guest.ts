@@ -3,7 +3,7 @@ import { Bitmap } from '../../core/bitmap.ts';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
 import { type LibxcStateRecord, PAGE_TYPE } from '../../savefmt/index.ts';
-import type { Guest } from '../../snapshot/ports.ts';
+import type { Guest, PackedPages } from '../../snapshot/ports.ts';
 import {
   type BadEntry,
   type DomainInfo,
@@ -89,9 +89,10 @@ export class PvGuest implements Guest {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-  ): Promise<Uint8Array> {
+    options?: { readonly sum?: boolean },
+  ): Promise<PackedPages> {
     return this.#withRewriter(pfns, (mfns, rewriter) =>
-      this.#xen.packPages(this.#domid, mfns, fd, position, makeHead, rewriter),
+      this.#xen.packPages(this.#domid, mfns, fd, position, makeHead, { ...options, rewriter }),
     );
   }
 
@@ -174,16 +175,16 @@ export class PvGuest implements Guest {
    * Copies pages with their tables normalised. A table of a running guest that makes no sense is being
    * changed, and counts as unmapped; in a suspended guest it is an error.
    */
-  async #withRewriter(
+  async #withRewriter<T>(
     pfns: Uint32Array,
-    copy: (mfns: Uint32Array, rewriter: PageRewriter) => Promise<Uint8Array>,
-  ): Promise<Uint8Array> {
+    copy: (mfns: Uint32Array, rewriter: PageRewriter) => Promise<T>,
+  ): Promise<T> {
     const pages: number[] = [];
     for (let i = 0; i < pfns.length; i++) if (this.#tables.has(pfns[i] ?? NO_FRAME)) pages.push(i);
     // Asked before: what was read while the guest still ran proves nothing.
     const stopped = pages.length > 0 && (await this.#suspended());
     let bad: (BadEntry & { pfn: number }) | undefined;
-    const kinds = await copy(this.#mfnsOf(pfns), {
+    const copied = await copy(this.#mfnsOf(pfns), {
       pages,
       rewrite: (words, index) => {
         const pfn = pfns[index] ?? 0;
@@ -193,7 +194,7 @@ export class PvGuest implements Guest {
       },
     });
     if (bad !== undefined && stopped) throw badTableError(this.#domid, bad);
-    return kinds;
+    return copied;
   }
 
   async #suspended(): Promise<boolean> {

@@ -1,17 +1,21 @@
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, write } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { xxhash3 } from 'hash-wasm';
 import koffi from 'koffi';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { toDomid } from '../../../src/core/brand.ts';
-import { LIBC } from '../../../src/xenctrl/declarations.ts';
-import { ForeignMemory } from '../../../src/xenctrl/foreign-memory.ts';
+import { LIBC, XXHASH } from '../../../src/xenctrl/declarations.ts';
+import {
+  ForeignMemory,
+  type ForeignMemoryOptions,
+  type WriteFd,
+} from '../../../src/xenctrl/foreign-memory.ts';
 import { bind, type NativeArgument, type NativeFunction } from '../../../src/xenctrl/native.ts';
 
 const PAGE = 4096;
 const DOMID = toDomid(5);
-const EINTR = 4;
-const ENOSPC = 28;
 
 const libc = koffi.load(null);
 const mmap = libc.func('mmap', 'void *', ['void *', 'size_t', 'int', 'int', 'int', 'int64_t']);
@@ -59,12 +63,11 @@ function fn(name: string, body: (...args: NativeArgument[]) => [number | bigint,
 }
 
 /** Foreign memory over anonymous mappings of this process. */
-function memory(pwritev: NativeFunction = libcFunctions.pwritev): ForeignMemory {
+function memory(options: ForeignMemoryOptions = {}): ForeignMemory {
   return new ForeignMemory(
     koffi,
     {
       ...libcFunctions,
-      pwritev,
       xenforeignmemory_map: fn('map', (_handle, _domid, _prot, pages, words, errors) => {
         if (mapErrno !== 0) return [0n, mapErrno];
         const length = Number(pages) * PAGE;
@@ -85,8 +88,12 @@ function memory(pwritev: NativeFunction = libcFunctions.pwritev): ForeignMemory 
       }),
     },
     1n,
+    options,
   );
 }
+
+const real: WriteFd = promisify(write);
+const diskFull = Object.assign(new Error('no space left'), { code: 'ENOSPC' });
 
 const HEAD = 100;
 
@@ -109,7 +116,7 @@ describe('packPages', () => {
   test('writes a head that depends on the kinds, then the pages with data back to back, and unmaps', async () => {
     const gfns = range(0x1000, 300);
     fill = (gfn) => (gfn < 0x101e || gfn % 2 === 1 ? (gfn & 0x7f) + 1 : 0);
-    const kinds = await memory().packPages(DOMID, gfns, fd, 8192, head);
+    const { kinds } = await memory().packPages(DOMID, gfns, fd, 8192, head);
     expect(kinds).toEqual(Uint8Array.from(gfns, (gfn) => (fill(gfn) === 0 ? ZERO : DATA)));
     expect(mapped).toBe(0);
     const file = readFileSync(join(directory, 'f'));
@@ -120,7 +127,7 @@ describe('packPages', () => {
   test('sees a byte anywhere in a page', async () => {
     fill = () => 0;
     last = 9;
-    const kinds = await memory().packPages(DOMID, Uint32Array.of(7, 8, 9), fd, 0, head);
+    const { kinds } = await memory().packPages(DOMID, Uint32Array.of(7, 8, 9), fd, 0, head);
     expect([...kinds]).toEqual([ZERO, ZERO, DATA]);
     const file = readFileSync(join(directory, 'f'));
     expect(file).toHaveLength(HEAD + PAGE);
@@ -128,18 +135,15 @@ describe('packPages', () => {
   });
 
   test('writes parallel batches one after the other, and one that fails does not stop the next', async () => {
-    const real = libcFunctions.pwritev;
     let writing = 0;
-    const slow: NativeFunction = {
-      ...real,
-      call: async (...args) => {
-        expect(writing++).toBe(0);
-        await new Promise((resolve) => setTimeout(resolve, 10));
-        writing--;
-        return args[3] === 0 ? { value: -1, errno: ENOSPC } : real.callHere(...args);
-      },
+    const slow: WriteFd = async (file, bytes, offset, length, position) => {
+      expect(writing++).toBe(0);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      writing--;
+      if (position === 0) throw diskFull;
+      return await real(file, bytes, offset, length, position);
     };
-    const foreign = memory(slow);
+    const foreign = memory({ write: slow });
     const both = await Promise.allSettled(
       [0, 1, 0].map((at) => foreign.packPages(DOMID, Uint32Array.of(5), fd, at * PAGE, head)),
     );
@@ -149,7 +153,7 @@ describe('packPages', () => {
 
   test('names a page that cannot be mapped, never touches it, and writes the others', async () => {
     failing.set(7, -22);
-    const kinds = await memory().packPages(DOMID, Uint32Array.of(6, 7, 8), fd, 0, head);
+    const { kinds } = await memory().packPages(DOMID, Uint32Array.of(6, 7, 8), fd, 0, head);
     expect([...kinds]).toEqual([DATA, UNMAPPED, DATA]);
     expect(mapped).toBe(0);
     const file = readFileSync(join(directory, 'f'));
@@ -173,31 +177,52 @@ describe('packPages', () => {
     expect(readFileSync(join(directory, 'f'))).toHaveLength(0);
   });
 
-  test('continues after short and interrupted writes', async () => {
-    const real = libcFunctions.pwritev;
-    const whole = Uint32Array.from({ length: 4 });
+  test('continues after short writes', async () => {
     let calls = 0;
-    // Of the first piece at most 1000 bytes.
-    const pwritev = fn('pwritev', (file = 0, entries, _count, position = 0) => {
-      if (calls++ % 2 === 0) return [-1, EINTR];
-      whole.set((entries as Uint32Array).subarray(0, 4));
-      whole[2] = Math.min(whole[2] ?? 0, 1000);
-      const { value, errno } = real.callHere(file, whole, 1, position);
-      return [value, errno];
-    });
+    const short: WriteFd = (file, bytes, offset, length, position) => {
+      calls++;
+      return real(file, bytes, offset, Math.min(length, 1000), position);
+    };
     fill = (gfn) => (gfn === 6 ? 0 : gfn);
-    const kinds = await memory(pwritev).packPages(DOMID, Uint32Array.of(5, 6, 7), fd, PAGE, head);
+    const foreign = memory({ write: short });
+    const { kinds } = await foreign.packPages(DOMID, Uint32Array.of(5, 6, 7), fd, PAGE, head);
     const file = readFileSync(join(directory, 'f'));
     expect(
       file.subarray(PAGE).equals(Buffer.concat([head(kinds), Buffer.alloc(PAGE, 5), Buffer.alloc(PAGE, 7)])),
     ).toBe(true);
-    expect(calls).toBe(2 * (1 + 5 + 5));
+    expect(calls).toBe(Math.ceil((HEAD + 2 * PAGE) / 1000));
+  });
+
+  test('what is written is what is summed up, even if the guest changes meanwhile', async () => {
+    const { XXH3_64bits: xxh3 } = bind(koffi, XXHASH);
+    fill = (gfn) => (gfn % 3 === 0 ? 0 : 1 + (gfn % 200));
+    const foreign = memory({ xxh3 });
+    for (const count of [1, 3, 300]) {
+      const gfns = range(4, count);
+      const { sum } = await foreign.packPages(DOMID, gfns, fd, 0, head, { sum: true });
+      const data = [...gfns].filter((gfn) => fill(gfn) !== 0).map((gfn) => Buffer.alloc(PAGE, fill(gfn)));
+      const kinds = Uint8Array.from(gfns, (gfn) => (fill(gfn) === 0 ? ZERO : DATA));
+      expect(sum).toBe(await xxhash3(Buffer.concat([head(kinds), ...data])));
+    }
+  });
+
+  test('zeros at the end are left out of the sum', async () => {
+    const { XXH3_64bits: xxh3 } = bind(koffi, XXHASH);
+    fill = () => 0;
+    const zeros = (): Uint8Array => new Uint8Array(HEAD).fill(1, 0, 7);
+    const { sum } = await memory({ xxh3 }).packPages(DOMID, range(1, 2), fd, 0, zeros, { sum: true });
+    expect(sum).toBe(await xxhash3(Uint8Array.of(1, 1, 1, 1, 1, 1, 1)));
+  });
+
+  test('without libxxhash there is no sum', async () => {
+    const { sum } = await memory().packPages(DOMID, range(1, 2), fd, 0, head, { sum: true });
+    expect(sum).toBeUndefined();
   });
 
   test('throws an OutputError with the offset if the disk is full', async () => {
-    const pwritev = fn('pwritev', () => [-1, ENOSPC]);
+    const full: WriteFd = () => Promise.reject(diskFull);
     await expect(
-      memory(pwritev).packPages(DOMID, Uint32Array.of(5), fd, 3 * PAGE, head),
+      memory({ write: full }).packPages(DOMID, Uint32Array.of(5), fd, 3 * PAGE, head),
     ).rejects.toMatchObject({
       code: 'OUTPUT_WRITE',
       exitCode: 12,
@@ -254,7 +279,7 @@ describe('pages that are rewritten', () => {
   });
 
   test('are changed in the file, and the others are not; one that is refused counts as unmapped', async () => {
-    const kinds = await memory().packPages(DOMID, gfns, fd, 0, head, rewriter);
+    const { kinds } = await memory().packPages(DOMID, gfns, fd, 0, head, { rewriter });
     expect([...kinds]).toEqual([ZERO, DATA, UNMAPPED, DATA, UNMAPPED]);
     expect(seen).toEqual([1, 4]);
     const file = readFileSync(join(directory, 'f'));

@@ -1,0 +1,33 @@
+/** Checksums of what has been written to a file, as far as it is still there. */
+import { type FileRange, STRETCH } from '../../memfile/checksums.ts';
+
+/** Sums of stretches that lie one behind the other, `STRETCH` bytes apart. */
+export class WrittenSums {
+  readonly #sums = new Map<number, { readonly to: number; readonly sum: string }>();
+  /** Offset of the first stretch that was noted. */
+  #base: number | undefined;
+
+  /** Notes the sum of a stretch. One that is not in line with the first is left out: it is read again. */
+  note({ from, to }: FileRange, sum: string): void {
+    this.#base ??= from;
+    const at = this.#indexOf(from);
+    if (this.#base + at * STRETCH === from && to - from <= STRETCH) this.#sums.set(at, { to, sum });
+  }
+
+  /** Forgets what has been written to since. */
+  forget({ from, to }: FileRange): void {
+    if (this.#sums.size === 0) return;
+    const last = this.#indexOf(to - 1);
+    for (let at = this.#indexOf(from); at <= last; at++) this.#sums.delete(at);
+  }
+
+  of({ from, to }: FileRange): string | undefined {
+    if (this.#base === undefined || (from - this.#base) % STRETCH !== 0) return undefined;
+    const noted = this.#sums.get(this.#indexOf(from));
+    return noted?.to === to ? noted.sum : undefined;
+  }
+
+  #indexOf(offset: number): number {
+    return Math.floor((offset - (this.#base ?? 0)) / STRETCH);
+  }
+}
