@@ -22,6 +22,7 @@ const help = `Real Xen in a virtual machine of its own (QEMU).
 
 Options of every command:
   --xen VERSION        ${releases.map((r) => r.xen).join(' or ')} (${defaultXen})
+  --xen-tree DIR       a Xen of your own: what make install-xen install-tools DESTDIR=DIR has installed
   --help
 
 Options of up:
@@ -44,6 +45,7 @@ Folder of images, saved states, logs of failures: $XLSNAP_LAB_DIR, else xlsnap-l
 
 const options = {
   xen: { type: 'string' },
+  'xen-tree': { type: 'string' },
   help: { type: 'boolean', short: 'h' },
   memory: { type: 'string' },
   'dom0-memory': { type: 'string' },
@@ -71,6 +73,7 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   const labOptions: LabOptions = {
     ...(values.xen === undefined ? {} : { release: values.xen }),
+    ...(values['xen-tree'] === undefined ? {} : { xenTree: values['xen-tree'] }),
     ...(values.memory === undefined ? {} : { memoryMiB: number('--memory', values.memory) }),
     ...(values['dom0-memory'] === undefined
       ? {}

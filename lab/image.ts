@@ -25,6 +25,7 @@ import type { Paths } from './paths.ts';
 import { must } from './proc.ts';
 import type { Release } from './releases.ts';
 import type { StepProgress, Steps } from './timings.ts';
+import { installXenTree } from './xen-tree.ts';
 
 /** A folder with everything that QEMU needs to boot one release's dom0. */
 export interface Image {
@@ -42,6 +43,7 @@ const here = import.meta.dirname;
 const sources = [
   'image.ts',
   'releases.ts',
+  'xen-tree.ts',
   'dom0/download',
   'dom0/init',
   'dom0/inittab',
@@ -67,10 +69,11 @@ const dom0Modules = [
   'dm-snapshot',
 ];
 const guestModules = ['xen-blkfront'];
+/** Modules in dom0's initrd: those needed to mount the root file system. */
+const rootModules = ['virtio_pci', 'virtio_blk', 'ext4', 'crc32c_generic'];
 
 export function imageKey(release: Release): string {
   const hash = createHash('sha256').update(JSON.stringify(release));
-  if (release.node === 'host') hash.update(process.version);
   for (const source of sources) hash.update(`\0${source}\0`).update(readFileSync(join(here, source)));
   return hash.digest('hex').slice(0, 16);
 }
@@ -149,8 +152,8 @@ async function build(release: Release, dir: string, progress: StepProgress): Pro
 
   const boot = join(unpacked, 'boot');
   const image = imageAt(dir, '');
-  const xen = only(boot, /^xen-.*\.gz$/);
-  writeFileSync(image.xen, gunzipSync(readFileSync(join(boot, xen))));
+  const xen = release.tree?.hypervisor ?? join(boot, only(boot, /^xen-.*\.gz$/));
+  writeFileSync(image.xen, gunzipSync(readFileSync(xen)));
   const bzImage = join(boot, only(boot, /^vmlinuz-/));
   await extractKernel(bzImage, image.kernel);
   progress.report(0.65);
@@ -166,12 +169,13 @@ async function build(release: Release, dir: string, progress: StepProgress): Pro
     '-f',
     image.sshKey,
   ]);
-  await dom0Initrd(release, root, modules, image.initrd);
+  await dom0Initrd(root, modules, image.initrd);
   const guestInitrd = join(dir, 'guest.img');
   await guestInitramfs(root, modules, guestInitrd);
   progress.report(0.75);
 
   await modules.copy(join(root, 'usr'), dom0Modules);
+  if (release.tree !== undefined) await installXenTree(release.tree, root);
   finishRoot(release, root, image);
   await must('build', 'chroot', [
     root,
@@ -285,11 +289,11 @@ class ModuleTree {
   }
 }
 
-async function dom0Initrd(release: Release, root: string, modules: ModuleTree, out: string): Promise<void> {
+async function dom0Initrd(root: string, modules: ModuleTree, out: string): Promise<void> {
   const tree = busyboxTree(root, `${out}.tree`, ['sh']);
   mkdirSync(join(tree, 'mnt'));
-  await modules.copy(tree, release.rootModules);
-  writeFileSync(join(tree, 'modules'), `${release.rootModules.join('\n')}\n`);
+  await modules.copy(tree, rootModules);
+  writeFileSync(join(tree, 'modules'), `${rootModules.join('\n')}\n`);
   install(join(here, 'dom0/init'), join(tree, 'init'), 0o755);
   await cpio(tree, out);
 }
@@ -343,17 +347,16 @@ function finishRoot(release: Release, root: string, image: Image): void {
   install(join(here, 'dom0/start'), join(lab, 'start'), 0o755);
   install(join(here, 'dom0/inittab'), join(root, 'etc/inittab'), 0o644);
   symlinkSync('/bin/busybox', join(lab, 'sbin/init'));
-  writeFileSync(join(lab, 'env'), `LIBEXEC=${release.libexec}\nXEN=${release.xen}\n`);
+  writeFileSync(join(lab, 'env'), `PATH=$PATH:${release.programs.join(':')}\nXEN=${release.xen}\n`);
   writeFileSync(join(root, 'etc/hostname'), 'dom0\n');
   // Makes Xen's own Python programs usable in place.
   const site = join(root, 'usr/lib/python3/dist-packages');
   mkdirSync(site, { recursive: true });
-  writeFileSync(join(site, 'xen-tools.pth'), `${release.libexec}/lib/python\n`);
+  if (release.python !== undefined) writeFileSync(join(site, 'xen-tools.pth'), `${release.python}\n`);
   for (const name of ['verify-stream-v2', 'convert-legacy-stream']) {
-    symlinkSync(`${release.libexec}/bin/${name}`, join(root, 'usr/local/bin', name));
-  }
-  if (release.node === 'host') {
-    install(process.execPath, join(root, 'usr/local/bin/node'), 0o755);
+    for (const folder of release.programs.filter((dir) => existsSync(join(root, dir, name)))) {
+      symlinkSync(join(folder, name), join(root, 'usr/local/bin', name));
+    }
   }
 }
 

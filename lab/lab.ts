@@ -25,8 +25,9 @@ import {
   guestFiles,
   parseList,
 } from './guests.ts';
-import { ensureImage, type Image, imageName, prune } from './image.ts';
+import { ensureImage, type Image, imageKey, imageName, prune } from './image.ts';
 import { withLock } from './lock.ts';
+import { countMappings, findRoot, type Mappings } from './nested-pages.ts';
 import { ensurePackages } from './packages.ts';
 import { labPaths, type Paths } from './paths.ts';
 import { isAlive, must, type Outcome, type ProcessId, quote, tail } from './proc.ts';
@@ -42,6 +43,7 @@ import {
   machineArgs,
   qemuVersion,
   type RunFiles,
+  readMemory,
   resume,
   runFiles,
   saveState,
@@ -50,9 +52,10 @@ import {
   waitForConsole,
 } from './qemu.ts';
 import { isObject } from './qmp.ts';
-import { defaultXen, findRelease, type Release } from './releases.ts';
+import { defaultXen, findRelease, type Release, treeRelease } from './releases.ts';
 import { Ssh } from './ssh.ts';
 import { Steps } from './timings.ts';
+import { readXenTree } from './xen-tree.ts';
 
 /** How often a job is done when emulation spoils it: about one life of a PVH or HVM guest in five ends by it on a busy machine. */
 const MAX_ATTEMPTS = 10;
@@ -60,6 +63,8 @@ const MAX_ATTEMPTS = 10;
 export interface LabOptions {
   /** Xen release, such as `4.20`. */
   readonly release?: string;
+  /** Directory of an installed Xen, to be booted instead. */
+  readonly xenTree?: string;
   /** Memory of the whole machine. */
   readonly memoryMiB?: number;
   readonly dom0MemoryMiB?: number;
@@ -114,7 +119,7 @@ export class Lab {
   readonly #steps: Steps;
 
   private constructor(options: LabOptions) {
-    this.#release = findRelease(options.release ?? defaultXen);
+    this.#release = labRelease(options);
     this.#options = options;
     this.#paths = labPaths(options.dir);
     this.#files = runFiles(this.#paths.run);
@@ -129,6 +134,10 @@ export class Lab {
 
   get dir(): string {
     return this.#paths.dir;
+  }
+
+  get release(): Release {
+    return this.#release;
   }
 
   /** Path of dom0's console since its start. */
@@ -287,6 +296,12 @@ export class Lab {
   tripleFaults(): number[] {
     const text = readFileSync(this.#files.console, 'latin1');
     return [...text.matchAll(/\(XEN\) d(\d+)v\d+ Triple fault/g)].map((match) => Number(match[1]));
+  }
+
+  /** Counts the mappings of a HVM or PVH guest's memory, small ones and superpages. Only under software emulation. */
+  async mappings(domid: number): Promise<Mappings> {
+    const { stdout } = await this.run('xl debug-keys v; xl dmesg');
+    return await countMappings(findRoot(stdout, domid), (address) => readMemory(this.#files, address, 4096));
   }
 
   /**
@@ -643,6 +658,7 @@ export class Lab {
     const { memoryMiB, dom0MemoryMiB } = this.#options;
     const other =
       running.xen !== this.#release.xen ||
+      (this.#release.tree !== undefined && running.image !== imageKey(this.#release)) ||
       (memoryMiB !== undefined && memoryMiB !== running.memoryMiB) ||
       (dom0MemoryMiB !== undefined && dom0MemoryMiB !== running.dom0MemoryMiB);
     if (other) {
@@ -684,6 +700,13 @@ export class Lab {
     const say = (line: string): void => this.#steps.say(line);
     return await withLock(join(this.#paths.dir, 'lock'), what, say, job);
   }
+}
+
+/** @throws {LabError} If there is no such release, or both ways to choose one are used, or the tree is not complete. */
+function labRelease({ release, xenTree }: LabOptions): Release {
+  if (xenTree === undefined) return findRelease(release ?? defaultXen);
+  if (release !== undefined) throw new LabError('usage', 'a tree of Xen has its own release');
+  return treeRelease(readXenTree(resolve(xenTree)));
 }
 
 interface BootResult {

@@ -31,12 +31,13 @@ const toBuild: readonly Need[] = [
 ];
 
 /**
- * For comparing the FFI layouts with the C headers, and for QEMU's commands for Xen, of which a plain QEMU
- * has only stubs.
+ * For comparing the FFI layouts with the C headers, for QEMU's commands for Xen, of which a plain QEMU has
+ * only stubs, and for the Debian package.
  */
 const toTest: readonly Need[] = [
   { package: 'libxen-dev', proof: '/usr/include/xenctrl.h' },
   { package: 'qemu-system-xen', proof: '/usr/libexec/xen-qemu-system-i386' },
+  { package: 'lintian', proof: 'lintian' },
 ];
 
 const purposes = { run: toRun, build: [...toRun, ...toBuild], test: [...toRun, ...toBuild, ...toTest] };

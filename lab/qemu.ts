@@ -220,6 +220,17 @@ export async function loadState(files: RunFiles, file: string): Promise<void> {
   });
 }
 
+/** Reads the machine's memory. */
+export async function readMemory(files: RunFiles, address: number, size: number): Promise<Buffer> {
+  const part = join(files.dir, 'memory');
+  try {
+    await withQmp(files, (qmp) => qmp.execute('pmemsave', { val: address, size, filename: part }));
+    return readFileSync(part);
+  } finally {
+    rmSync(part, { force: true });
+  }
+}
+
 async function waitForMigration(qmp: Qmp): Promise<void> {
   await poll(
     async () => {

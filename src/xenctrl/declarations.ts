@@ -215,11 +215,13 @@ export const FOREIGNMEMORY = declare({
 /** The C library of the process itself. */
 export const LIBC = declare({
   soname: '',
-  headers: ['stdio.h', 'string.h', 'unistd.h'],
+  headers: ['stdio.h', 'string.h', 'sys/file.h', 'unistd.h'],
   functions: {
     // NULL with errno. Freed by fclose.
     fopen: { result: 'FILE *', parameters: ['const char *', 'const char *'] },
     fclose: { result: 'int', parameters: ['FILE *'] },
+    // Returns 0, or -1: EWOULDBLOCK if another process holds the lock and LOCK_NB was given.
+    flock: { result: 'int', parameters: ['int', 'int'] },
     // Returns 0 if they are equal.
     memcmp: { result: 'int', parameters: ['const void *', 'const void *', 'size_t'] },
     memcpy: { result: 'void *', parameters: ['void *', 'const void *', 'size_t'] },

@@ -3,6 +3,8 @@ import { constants } from 'node:fs';
 import { lstat, open, unlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { EnvironmentError, errnoCode } from '../core/errors.ts';
+import { LIBC } from './declarations.ts';
+import { bind, loadKoffi } from './native.ts';
 
 const LOCK_EX_NB = 2 | 4;
 const EWOULDBLOCK = 11;
@@ -28,22 +30,19 @@ export interface FileLock extends AsyncDisposable {
  * file that its holder removes when it releases the lock, so the locked file must still be the one at the
  * path.
  *
- * FFI: `int flock(int fd, int operation)`, sys/file.h of libc. Called with LOCK_NB on this thread, so it
- * never blocks; errno is EWOULDBLOCK if another process holds the lock.
+ * It is called with LOCK_NB on this thread, so it never blocks.
  * @throws {EnvironmentError} If the lock is not free within `timeoutMs`, or the file cannot be created, or is
  * a symbolic link.
  */
 export async function lockFile(path: string, timeoutMs: number): Promise<FileLock> {
-  const koffi = (await import('koffi')).default;
-  const flock: (fd: number, operation: number) => number = koffi
-    .load('libc.so.6')
-    .func('int flock(int fd, int operation)');
+  const { flock } = bind(await loadKoffi(), LIBC);
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     const file = await open(path, OPEN_FLAGS, 0o600).catch((cause: unknown) => {
       throw new EnvironmentError('LOCK', `cannot open the lock ${path}`, { cause });
     });
-    if (flock(file.fd, LOCK_EX_NB) === 0) {
+    const { value, errno } = flock.callHere(file.fd, LOCK_EX_NB);
+    if (value === 0) {
       if (await isSame(path, await file.stat())) {
         return {
           path,
@@ -56,9 +55,9 @@ export async function lockFile(path: string, timeoutMs: number): Promise<FileLoc
           },
         };
       }
-    } else if (koffi.errno() !== EWOULDBLOCK) {
+    } else if (errno !== EWOULDBLOCK) {
       await file.close();
-      throw new EnvironmentError('LOCK', `flock of ${path} failed with errno ${koffi.errno()}`);
+      throw new EnvironmentError('LOCK', `flock of ${path} failed with errno ${errno}`);
     }
     await file.close();
     if (performance.now() > deadline) {

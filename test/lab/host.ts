@@ -3,8 +3,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type DiskReport, decodeDisk, diskSpan, findPages, type MemoryCounter } from '../../lab/counter.ts';
+import type { GuestType } from '../../lab/guests.ts';
 import { installXlsnap } from '../../lab/install.ts';
-import { Lab } from '../../lab/lab.ts';
+import { Lab, type LabOptions } from '../../lab/lab.ts';
 import { defaultXen } from '../../lab/releases.ts';
 
 /**
@@ -12,11 +13,24 @@ import { defaultXen } from '../../lab/releases.ts';
  */
 const COMMAND_TIMEOUT_MS = 600_000;
 
+const tree = process.env['XLSNAP_LAB_XEN_TREE'];
+
+/** The lab that the tests run in: on a release, or on a Xen of one's own. */
+const LAB: LabOptions =
+  tree === undefined || tree === ''
+    ? { release: process.env['XLSNAP_LAB_XEN'] ?? defaultXen }
+    : { xenTree: tree };
+
+const { xen, shadow, hvm } = Lab.open(LAB).release;
+
 /** The release of Xen that the tests run on. */
-export const XEN = process.env['XLSNAP_LAB_XEN'] ?? defaultXen;
+export const XEN = xen;
 
 /** Whether that Xen can copy PV guests while they run: Debian 13's was built without shadow paging. */
-export const PV_LIVE = XEN === '4.17';
+export const PV_LIVE = shadow;
+
+/** The types of guests that start there. */
+export const TYPES: readonly GuestType[] = hvm ? ['pv', 'pvh', 'hvm'] : ['pv', 'pvh'];
 
 /** What the command line printed. */
 export interface Said {
@@ -55,7 +69,7 @@ export class Dom0 {
   }
 
   static async open(): Promise<Dom0> {
-    const lab = Lab.open({ release: XEN });
+    const lab = Lab.open(LAB);
     await lab.up();
     const dom0 = new Dom0(lab, mkdtempSync(join(tmpdir(), 'xlsnap-lab-')));
     await dom0.#prepare();
@@ -114,6 +128,12 @@ export class Dom0 {
       stderr: err,
       action: { code: Number(acted), stdout: actionOut, stderr: actionErr },
     };
+  }
+
+  /** Returns the domain's configuration, in the one form that JSON.stringify writes: releases of Xen differ. */
+  async configuration(name: string): Promise<string> {
+    const { stdout } = await this.lab.run(`xl list -l ${name}`);
+    return JSON.stringify(JSON.parse(stdout));
   }
 
   /** Checks a memory file with Xen's own verifier. */

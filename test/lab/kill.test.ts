@@ -92,8 +92,7 @@ describe.each([
         await guest.expectGoesOn();
         await guest.expectNothingLeft();
         expect(await logDirty(guest.domid)).toBe(false);
-        const { stdout } = await dom0.lab.run(`xl list -l ${name}`);
-        expect(stdout).not.toContain(guest.overlay);
+        expect(await dom0.configuration(name)).not.toContain(guest.overlay);
       }),
   );
 

@@ -88,8 +88,7 @@ it('takes a snapshot and reverts to it without xl', async () => {
     expect(back?.n).toBeGreaterThanOrEqual(instant);
     expect(back?.n).toBeLessThan(instant + 5);
     // What the library left for xl is right: the running domain uses the overlay.
-    const { stdout } = await dom0.lab.run(`xl list -l ${NAME}`);
-    expect(stdout).toContain(`"pdev_path": "${overlay}"`);
+    expect(await dom0.configuration(NAME)).toContain(`"pdev_path":"${overlay}"`);
   });
   await dom0.lab.removeGuest(NAME);
 });

@@ -5,14 +5,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fakeProgram } from '../support/fake-program.ts';
 import { tempDir } from '../support/temp.ts';
 
-const document = readFileSync(join(import.meta.dirname, '../../docs/howto/nightly.md'), 'utf8');
-
-/** The indented block of the document that contains the words. */
-function block(words: string): string {
-  const blocks = [...document.matchAll(/(?:^ {4}.*\n|^\n(?= {4}))+/gm)].map(([text]) => text);
-  const found = blocks.find((text) => text.includes(words)) ?? '';
-  return `${found.trim().replaceAll(/^ {4}/gm, '')}\n`;
-}
+const folder = join(import.meta.dirname, '../../systemd');
+const read = (name: string): string => readFileSync(join(folder, name), 'utf8');
 
 let directory: Awaited<ReturnType<typeof tempDir>>;
 let undo: (() => void)[] = [];
@@ -28,14 +22,13 @@ afterEach(async () => {
   await directory[Symbol.asyncDispose]();
 });
 
-const script = block('#!/bin/sh');
 const log = (): string[] => readFileSync(`${directory.path}/log`, 'utf8').trim().split('\n');
 
 function run(...args: string[]) {
-  return spawnSync('sh', ['-c', script, 'xlsnap-nightly', ...args], { encoding: 'utf8' });
+  return spawnSync(join(folder, 'xlsnap-nightly'), args, { encoding: 'utf8' });
 }
 
-describe('docs/howto/nightly.md', () => {
+describe('systemd/xlsnap-nightly', () => {
   test.each([
     [['guest1'], 7],
     [['guest1', '2'], 2],
@@ -59,11 +52,17 @@ describe('docs/howto/nightly.md', () => {
       const service = join(directory.path, 'xlsnap-nightly@.service');
       const timer = join(directory.path, 'xlsnap-nightly@.timer');
       // The script is not installed here.
-      writeFileSync(service, block('[Service]').replace(/^ExecStart=\S+/m, 'ExecStart=/bin/true'));
-      writeFileSync(timer, block('[Timer]'));
-      const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', service, timer], {
-        encoding: 'utf8',
-      });
+      const text = read('xlsnap-nightly@.service');
+      expect(text).toContain('ExecStart=/usr/libexec/xlsnap-nightly %i $KEEP\n');
+      writeFileSync(service, text.replace(/^ExecStart=\S+/m, 'ExecStart=/bin/true'));
+      writeFileSync(timer, read('xlsnap-nightly@.timer'));
+      const { status, stdout, stderr } = spawnSync(
+        'systemd-analyze',
+        ['verify', '--man=no', service, timer],
+        {
+          encoding: 'utf8',
+        },
+      );
       expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: '', stderr: '' });
     },
   );
