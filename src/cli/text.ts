@@ -72,6 +72,15 @@ export function plural(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
+/**
+ * What to write into the file that a domain is started from, which xlsnap never changes.
+ * @param images the image that each disk has now, by vdev
+ */
+export function diskLinesText(domain: string, images: ReadonlyMap<string, string>, when = 'Now'): string {
+  const disks = [...images].map(([vdev, path]) => `${vdev} is ${path}`).join(', ');
+  return `${when} change the disk line of the file that you start ${domain} from: ${disks}`;
+}
+
 /** Returns the width of a terminal; undefined if there is none, as for a pipe. */
 export function columnsOf(stream: TextStream): number | undefined {
   return stream.isTTY === true ? (stream.columns ?? 80) : undefined;

@@ -301,7 +301,7 @@ function nodeObstacles(
     obstacles.push({
       code: 'DISK_BLOCK_JOB',
       message: `disk ${vdev}: QEMU has a block job running: ${facts.jobs.join(', ')}`,
-      hint: 'wait until it ends',
+      hint: 'wait until it ends; if a command of xlsnap was killed, xlsnap recover ends it',
     });
   }
   return obstacles;
