@@ -106,10 +106,12 @@ function putBack(disk: RevertDisk): string {
 export function revertResultText(result: RevertResult): string {
   const { plan } = result;
   const took = formatSeconds(result.totalSeconds);
+  const { awaySeconds } = result;
   return joinLines([
     `Domain ${plan.domain} is back at snapshot "${plan.name}": domid ${result.domid}, ${plan.state}, after ${took}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     result.kept.length === 0 ? undefined : `  kept: ${result.kept.join(', ')}`,
+    awaySeconds === undefined ? undefined : `The domain was away for ${formatSeconds(awaySeconds)}`,
     plan.state === 'paused' ? `To run it: xl unpause ${result.domid}` : undefined,
   ]);
 }

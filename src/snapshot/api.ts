@@ -193,6 +193,8 @@ export interface RevertResult {
   readonly domid: number;
   readonly phases: readonly PhaseTiming[];
   readonly totalSeconds: number;
+  /** From the beginning of the destroy until the domain ran again, or was back paused. Absent if it did not run before. */
+  readonly awaySeconds?: number;
   /** Files that were replaced and kept aside (`keep`). */
   readonly kept: readonly string[];
   readonly warnings: readonly string[];

@@ -304,13 +304,13 @@ export interface OverlayMerge {
 
 export interface MergeOptions {
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: OnMergeProgress | undefined;
+  readonly onProgress?: OnProgress | undefined;
   /** Awaited when all is copied, right before the domain continues on the base. If it rejects, it stays on the overlay. */
   readonly beforeSwitch?: (() => Promise<void>) | undefined;
 }
 
-/** Receives how many bytes of how many have been copied; the number may grow. */
-export type OnMergeProgress = (done: number, total: number) => void;
+/** Receives how many bytes of how many are done; the total may grow. */
+export type OnProgress = (done: number, total: number) => void;
 
 /** Which programs and services run domains. The shipped one is `xl`. */
 export interface Toolstack {
@@ -398,11 +398,13 @@ export interface Toolstack {
    * file's header; the file itself is not changed.
    * @returns the new domid.
    */
-  restore(
-    memoryPath: string,
-    config: LibxlConfig | undefined,
-    options: { signal?: AbortSignal | undefined },
-  ): Promise<Domid>;
+  restore(memoryPath: string, config: LibxlConfig | undefined, options: RestoreOptions): Promise<Domid>;
+}
+
+export interface RestoreOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Called now and then with what has been read of the memory file. A toolstack that does not know need not call it. */
+  readonly onProgress?: OnProgress | undefined;
 }
 
 /** Who watches over a create. */
@@ -429,7 +431,7 @@ export interface Images {
   /** Makes a new qcow2 overlay; refuses to replace a file. */
   createOverlay(path: string, backing: { readonly path: string; readonly format: string }): Promise<void>;
   /** Merges an overlay into its backing file; it is empty then. */
-  commitOverlay(path: string, options?: { readonly onProgress?: OnMergeProgress | undefined }): Promise<void>;
+  commitOverlay(path: string, options?: { readonly onProgress?: OnProgress | undefined }): Promise<void>;
   /**
    * A process that was started on the image by one of these methods and is not over, as far as can be known: it outlives an
    * xlsnap that is killed.

@@ -1,5 +1,5 @@
 /** A simulated host with domains, in which any call can be made to fail. */
-import { existsSync, rmdirSync, rmSync } from 'node:fs';
+import { existsSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
@@ -678,9 +678,11 @@ export class FakeHost implements Host {
         await this.#call('restorer');
         return this.restorer;
       },
-      restore: async (memoryPath, config) => {
+      restore: async (memoryPath, config, { onProgress }) => {
         await this.#call('restore');
         if (!existsSync(memoryPath)) throw new Error(`no ${memoryPath}`);
+        const { size } = statSync(memoryPath);
+        onProgress?.(size, size);
         const restored = config ?? (await readMemoryFacts(memoryPath)).config;
         const { name } = domainIdentity(restored);
         if (this.domains.some((domain) => domain.domid !== undefined && domain.name === name)) {

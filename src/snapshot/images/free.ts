@@ -1,6 +1,6 @@
 /** Changes images that no program has open, and checks that right before each change. */
 import { rename, rm } from 'node:fs/promises';
-import type { Host, OnMergeProgress } from '../ports.ts';
+import type { Host, OnProgress } from '../ports.ts';
 import { refuseUsed } from './chain.ts';
 
 /**
@@ -15,7 +15,7 @@ export interface FreeImages {
   commitOverlay(
     overlay: string,
     base: string,
-    options?: { readonly onProgress?: OnMergeProgress | undefined },
+    options?: { readonly onProgress?: OnProgress | undefined },
   ): Promise<void>;
   /** Gives an image another name; a file of that name, which must be free too, is replaced. */
   rename(path: string, to: string): Promise<void>;

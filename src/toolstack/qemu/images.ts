@@ -7,7 +7,7 @@ import { DiskError, errnoCode, InterruptedError, OutputError, throwIfAborted } f
 import { isRecord } from '../../core/guards.ts';
 import { parseJson } from '../../core/json.ts';
 import { chainBelow, type StatedImage } from '../../snapshot/images/chain.ts';
-import type { ImageInfo, Images, ImageTag, OnMergeProgress } from '../../snapshot/ports.ts';
+import type { ImageInfo, Images, ImageTag, OnProgress } from '../../snapshot/ports.ts';
 import { type ProgramResult, runProgram, runUnkilled } from '../process/run.ts';
 import { findImageWorker } from './image-workers.ts';
 
@@ -138,7 +138,7 @@ export class QemuImages implements Images {
   /** Merges an overlay into its backing file. */
   async commitOverlay(
     path: string,
-    { onProgress }: { readonly onProgress?: OnMergeProgress | undefined } = {},
+    { onProgress }: { readonly onProgress?: OnProgress | undefined } = {},
   ): Promise<void> {
     const overlay = resolve(path);
     await this.#free(overlay);
@@ -247,7 +247,7 @@ export class QemuImages implements Images {
 }
 
 /** Reports the last percentage of `qemu-img -p`, which prints `    (12.34/100%)\r`. */
-function reportPercent(text: string, total: number, onProgress: OnMergeProgress): void {
+function reportPercent(text: string, total: number, onProgress: OnProgress): void {
   const last = [...text.matchAll(/\(([0-9.]+)\/100%\)/g)].at(-1)?.[1];
   if (last !== undefined) onProgress(Math.round((total * Number(last)) / 100), total);
 }

@@ -184,6 +184,7 @@ describe('snapshot-revert', () => {
       /^Domain guest1 is back at snapshot "before upgrade": domid 8, paused, after 3\.4 s\n/,
     );
     expect(stdout).toContain('kept: /d/b1.qcow2.kept');
+    expect(stdout).toContain('\nThe domain was away for 3.1 s\n');
     expect(stdout).toContain('To run it: xl unpause 8');
     expect(stderr).toBe(
       'warning: config-changed: the configuration changed\nwarning: a safety tag is left\n',

@@ -102,6 +102,7 @@ export const revertResult: RevertResult = {
   domid: 8,
   phases: [{ name: 'restore', startSeconds: 0.4, seconds: 3 }],
   totalSeconds: 3.4,
+  awaySeconds: 3.1,
   kept: ['/d/b1.qcow2.kept'],
   warnings: ['config-changed: the configuration changed', 'a safety tag is left'],
 };

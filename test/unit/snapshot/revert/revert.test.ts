@@ -12,10 +12,12 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
 import { DiskError, RiskError, type XlsnapError } from '../../../../src/core/errors.ts';
+import type { Progress } from '../../../../src/core/reporter.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
 import type { RevertRequest } from '../../../../src/snapshot/api.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
@@ -133,6 +135,25 @@ describe('revertSnapshot', () => {
     expect(readdirSync(directory)).toEqual(names);
   });
 
+  it('reports what has been read of the file, and how long the domain was away', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    const seen: string[] = [];
+    const reporter = {
+      phase() {},
+      log() {},
+      progress: ({ phase, done, total, unit }: Progress) => {
+        if (done === total) seen.push(`${phase} ${total} ${unit}`);
+      },
+    };
+    host.after = (call) => (call === 'restore' ? sleep(60) : undefined);
+    const { awaySeconds, totalSeconds } = await revertSnapshot(host, request, { reporter });
+    const { size } = statSync(at('s1.save'));
+    expect(seen).toEqual([`check ${size} bytes`, `restore ${size} bytes`]);
+    expect(awaySeconds).toBeGreaterThanOrEqual(0.055);
+    expect(awaySeconds).toBeLessThan(totalSeconds);
+  });
+
   it('writes to no base', async () => {
     const host = makeHost();
     const request = await take(host, ['external', 'external']);
@@ -167,6 +188,7 @@ describe('revertSnapshot', () => {
     host.calls.length = 0;
     const result = await revertSnapshot(host, request);
     expect(host.calls).not.toContain('destroy');
+    expect(result.awaySeconds).toBeUndefined();
     expect(result.plan.domid).toBeUndefined();
     expect(contents(host)).toEqual(['at start', 'at start']);
   });
