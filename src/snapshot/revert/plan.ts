@@ -20,7 +20,7 @@ import { truePath } from '../images/chain.ts';
 import { findChanged, infoOf } from '../images/identity.ts';
 import { snapshotDirOf } from '../naming.ts';
 import type { DomainState, Host, ImageHost } from '../ports.ts';
-import { describeRisk, type Risk } from '../risks.ts';
+import { listRisks, type Risk } from '../risks.ts';
 import { revertCommand } from './command.ts';
 import { findLaterSnapshots, type KnownSnapshot } from './later-snapshots.ts';
 import { planDisk, type WantedDisk, wantedDisks } from './plan-disks.ts';
@@ -121,20 +121,22 @@ async function checkTarget(
     risks,
   );
   throwFindings(findings, running?.domid);
-  refuseRisks(risks, request, running?.domid);
   const state = request.running === true ? 'running' : (manifest?.state ?? 'running');
+  const plan: RevertPlan = {
+    name,
+    domain: stored.name,
+    uuid: stored.uuid,
+    ...(manifest === undefined ? {} : { created: manifest.created }),
+    domid: running?.domid,
+    memoryPath,
+    state,
+    disks,
+    risks,
+    warnings,
+  };
+  refuseRisks(plan, request);
   return {
-    plan: {
-      name,
-      domain: stored.name,
-      uuid: stored.uuid,
-      domid: running?.domid,
-      memoryPath,
-      state,
-      disks,
-      risks,
-      warnings,
-    },
+    plan,
     running,
     journals,
     config,
@@ -145,21 +147,17 @@ async function checkTarget(
  * Throws the risks that the request does not accept.
  * @throws {RiskError} If there are any
  */
-function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: number | undefined): void {
+function refuseRisks(plan: RevertPlan, request: RevertRequest): void {
   const { force, accept = [] } = request;
-  const refused = force === true ? [] : risks.filter(({ risk }) => !accept.includes(risk));
+  const refused = force === true ? [] : plan.risks.filter(({ risk }) => !accept.includes(risk));
   if (refused.length === 0) return;
   const names = refused.map(({ risk }) => risk);
   const command = revertCommand({ ...request, accept: [...new Set([...accept, ...names])] });
-  throw new RiskError(
-    'RISKY',
-    ['this revert is risky:', ...refused.map((risk) => `  - ${describeRisk(risk)}`)].join('\n'),
-    {
-      hint: 'nothing has been changed; --force accepts every risk, --accept only those it names',
-      data: { risks: refused, command },
-      domid,
-    },
-  );
+  throw new RiskError('RISKY', `this revert is risky:\n${listRisks(refused)}`, {
+    hint: 'nothing has been changed; --force accepts every risk, --accept only those it names',
+    data: { risks: refused, command, plan },
+    domid: plan.domid,
+  });
 }
 
 /** Deletes of the domain's snapshots that were killed while they merged an overlay: its base is half written. */

@@ -224,6 +224,20 @@ describe('snapshot-revert', () => {
     expect(calls).toMatchObject([{ request: { otherOptions: ['--dry-run', '--json', '--quiet'] } }]);
   });
 
+  test('prints the plan with --dry-run also if it is risky, and what would be lost', async () => {
+    const plan = { ...revertPlan, created: '2026-11-24T20:15:30.000Z' };
+    const risky = () => Promise.reject(new RiskError('RISKY', 'risky', { data: { plan } }));
+    const args = ['snapshot-revert', 'guest1', cfgfile, '--dry-run'];
+    const { code, stdout, stderr } = await xlsnap(args, { calls: { planRevert: risky } });
+    expect(code).toBe(10);
+    expect(stdout).toMatch(/\n {2}lost: what the guest wrote since 2026-11-2\d \d\d:15:30\n/);
+    expect(stdout).toContain('Dry run: nothing was changed.\n');
+    expect(stderr).toBe('error: risky\n');
+    const json = await xlsnap([...args, '--json'], { calls: { planRevert: risky } });
+    expect(json.stdout).toBe('');
+    expect(JSON.parse(json.stderr)).toMatchObject({ data: { plan: { created: plan.created } } });
+  });
+
   test('prints the plan with --dry-run', async () => {
     const { stdout, calls } = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--dry-run']);
     expect(calls.map((call) => call.name)).toEqual(['planRevert']);

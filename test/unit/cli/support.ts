@@ -79,6 +79,7 @@ export const revertPlan: RevertPlan = {
   name: plan.name,
   domain: 'guest1',
   uuid: plan.uuid,
+  created: '2026-11-23T20:15:30.000Z',
   domid: 7,
   memoryPath: plan.memoryPath,
   state: 'paused',

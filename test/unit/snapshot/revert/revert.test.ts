@@ -23,7 +23,7 @@ import type { RevertRequest } from '../../../../src/snapshot/api.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { recoverAll } from '../../../../src/snapshot/recover.ts';
 import { planRevert, revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
-import { type RiskName, riskNames } from '../../../../src/snapshot/risks.ts';
+import { RISK_ADVICE, type RiskName, riskNames } from '../../../../src/snapshot/risks.ts';
 import {
   contentOf,
   FAKE_UUID,
@@ -571,6 +571,7 @@ describe('a risky revert', () => {
     expect(error).toBeInstanceOf(RiskError);
     expect(error.message).toContain(message);
     expect(error.message).toContain(`  - ${risk}: `);
+    expect(error.message).toContain(`    instead: ${RISK_ADVICE[risk]}`);
     expect(error.data['risks']).toEqual([
       expect.objectContaining({ risk, message: expect.stringContaining(message) }),
     ]);
@@ -606,13 +607,18 @@ describe('a risky revert', () => {
     const given = { ...request, config: { ...request.config, source: "it's s1.cfg" }, running: true };
     const error = await refused(host, { ...given, timeoutMs: 9000, accept: ['no-manifest', 'xen-changed'] });
     expect(error.message).not.toContain('no-manifest');
-    expect(error.data).toEqual({
+    expect(error.data).toMatchObject({
+      plan: { name: 's1', state: 'running', disks: [{ vdev: 'xvda' }] },
       risks: [expect.objectContaining({ risk: 'disk-uncovered', vdev: 'xvdb' })],
       command:
         "xlsnap snapshot-revert guest1 'it'\\''s s1.cfg' --running --accept no-manifest,xen-changed,disk-uncovered --timeout 9",
     });
     const { source: _, ...unnamed } = request.config;
     expect((await refused(host, { ...request, config: unnamed })).data['command']).toBeUndefined();
+    const named = { ...request, config: unnamed, named: 's1', otherOptions: ['--dir', '/srv'] };
+    expect((await refused(host, named)).data['command']).toBe(
+      'xlsnap snapshot-revert guest1 s1 --accept no-manifest,disk-uncovered --dir /srv',
+    );
   });
 
   it.each(cases)('is done with --force if %s', async (_what, kinds, change, risk, message) => {
