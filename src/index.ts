@@ -119,8 +119,12 @@ export type {
   Images,
   ImageTag,
   ImageUse,
+  MergeOptions,
+  OnProgress,
+  OverlayMerge,
   RestoreFacts,
   RestoreFindings,
+  RestoreOptions,
   Toolstack,
 } from './snapshot/ports.ts';
 export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';

@@ -1,6 +1,6 @@
 /** Texts that snapshot-delete prints. */
 import type { DeleteDisk, DeletePlan, DeleteResult, PlannedDelete } from '../snapshot/delete/types.ts';
-import { formatSize, plural } from './text.ts';
+import { diskLinesText, formatSize, plural } from './text.ts';
 
 /** What `snapshot-delete --dry-run` prints. */
 export function deletePlanText(plan: DeletePlan): string {
@@ -16,6 +16,7 @@ export function deletePlanText(plan: DeletePlan): string {
       ...problems.map(({ message, hint }) => `  ${message}${hint === undefined ? '' : `: ${hint}`}`),
     ]),
     ...plan.warnings.map((warning) => `warning: ${warning}`),
+    ...(plan.snapshots.length > 0 ? [mergedText(plan, 'Then')] : []),
     'Dry run: nothing was changed.',
   ]
     .filter((line) => line !== undefined)
@@ -37,7 +38,21 @@ export function deleteResultText({ plan, finished }: DeleteResult): string {
     const bytes = snapshots.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0);
     lines.push(`${plural(snapshots.length, 'snapshot')} deleted; the files took ${formatSize(bytes)}`);
   }
+  const merged = mergedText(plan, 'Now');
+  if (merged !== undefined) lines.push(merged);
   return lines.length === 0 ? 'There was nothing to delete' : lines.join('\n');
+}
+
+/** What to do about the file that the domain is started from, once overlays are merged. */
+function mergedText({ snapshots }: DeletePlan, when: string): string | undefined {
+  // Newest first: what is merged last is where the disk ends up.
+  const bases = new Map<string, string>();
+  for (const { vdev, ...one } of snapshots.flatMap(({ disks }) => disks)) {
+    if (one.action === 'merge') bases.set(vdev, one.base);
+  }
+  const [first] = snapshots;
+  if (first === undefined || bases.size === 0) return undefined;
+  return diskLinesText(first.domain, bases, when);
 }
 
 function parts(one: PlannedDelete): readonly string[] {
@@ -45,14 +60,17 @@ function parts(one: PlannedDelete): readonly string[] {
     ...one.disks.map((each) =>
       each.action === 'delete'
         ? `  disk ${each.vdev}: tag "${each.tag}" of ${each.image}`
-        : `  disk ${each.vdev}: kept: ${each.reason ?? ''}`,
+        : each.action === 'merge'
+          ? `  disk ${each.vdev}: ${each.overlay}, merged into ${each.base}`
+          : `  disk ${each.vdev}: kept: ${each.reason ?? ''}`,
     ),
     ...one.files.map((path) => `  ${path}`),
     `  the files take ${formatSize(one.allocatedBytes)}`,
   ];
 }
 
-/** What is kept; deleted tags need no mention. */
+/** What is kept or merged; deleted tags need no mention. */
 function disk(one: DeleteDisk): string | undefined {
-  return one.action === 'keep' ? `  disk ${one.vdev}: kept: ${one.reason ?? ''}` : undefined;
+  if (one.action === 'keep') return `  disk ${one.vdev}: kept: ${one.reason ?? ''}`;
+  return one.action === 'merge' ? `  disk ${one.vdev}: ${one.overlay} merged into ${one.base}` : undefined;
 }

@@ -4,7 +4,7 @@ import type { DiskExamination, DomainExamination } from '../snapshot/create/exam
 
 import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
 import type { HostCheck } from '../toolstack/doctor/host-checks.ts';
-import { printable, wrapText } from './text.ts';
+import { localTime, printable, wrapText } from './text.ts';
 
 export interface DoctorLayout {
   /** Width of the terminal; without one, lines are not broken. */
@@ -32,6 +32,7 @@ const COLOURS = { ok: '\x1b[32m', warning: '\x1b[33m', failed: '\x1b[31m' } as c
 export function doctorText(report: DoctorReport, layout: DoctorLayout): string {
   const rows = report.checks.flatMap((check) => checkRows(check));
   for (const domain of report.domains) rows.push(...domainRows(domain));
+  rows.push(...snapshotRows(report.snapshots));
   rows.push({ indent: 0, text: summary(report) });
   return rows.map((row) => layOut(row, layout)).join('\n');
 }
@@ -79,6 +80,22 @@ function domainRows(report: DomainExamination): Row[] {
   ];
 }
 
+/** The newest snapshots of the domain. */
+function snapshotRows(snapshots: DoctorReport['snapshots']): Row[] {
+  if (snapshots === undefined) return [];
+  if (snapshots.length === 0) return [{ indent: STATUS_WIDTH, text: 'no snapshots yet' }];
+  const rows = snapshots.map(({ name, created, revert }): Row => {
+    const how = {
+      possible: 'can be reverted to',
+      risky: 'a revert is risky',
+      impossible: 'cannot be reverted to',
+    };
+    return { indent: STATUS_WIDTH, text: `snapshot "${name}", ${localTime(created)}: ${how[revert]}` };
+  });
+  const why = snapshots.some(({ revert }) => revert !== 'possible');
+  return why ? [...rows, { indent: STATUS_WIDTH, text: '  next: xlsnap snapshot-list says why' }] : rows;
+}
+
 function verdict({ possible, byDefault, live, state }: DomainExamination): string {
   if (!possible) return 'cannot be snapshotted';
   const how = byDefault ? 'can be snapshotted' : 'can be snapshotted with a cfgfile that says how';
@@ -107,9 +124,11 @@ function summary({ ok, checks, domains }: DoctorReport): string {
   if (ok) {
     const [first] = domains;
     const which = domains.length === 1 && first !== undefined ? first.domain : 'each domain';
-    return domains.length === 0
-      ? 'All is well. No domain runs.'
-      : `All is well: ${which} can be snapshotted.`;
+    if (domains.length === 0) return 'All is well. No domain runs.';
+    const special = domains.filter(({ byDefault }) => !byDefault).map(({ domain }) => domain);
+    return special.length === 0
+      ? `All is well: ${which} can be snapshotted.`
+      : `All is well, but ${special.join(', ')} ${special.length === 1 ? 'needs' : 'need'} a cfgfile: see above.`;
   }
   const failures = checks.filter(({ status }) => status === 'failed').length;
   const parts: string[] = [];

@@ -1,7 +1,7 @@
 /** The text that snapshot-list prints. */
 import type { DamagedSnapshot, ListedSnapshot, SnapshotList } from '../snapshot/list/list.ts';
 import { describeRisk } from '../snapshot/risks.ts';
-import { formatSize, wrapText } from './text.ts';
+import { formatSize, localTime, wrapText } from './text.ts';
 
 const HEADINGS = ['DOMAIN', 'NAME', 'CREATED', 'STATE', 'MEMORY', 'DISKS', 'REVERT'] as const;
 /** Between two columns. */
@@ -55,15 +55,6 @@ function row(one: ListedSnapshot): Row {
 function damagedRow({ domain, name, message }: DamagedSnapshot): Row {
   const cells = [domain ?? UNKNOWN, name, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, REVERT.impossible];
   return { cells, reasons: [message] };
-}
-
-/** `2026-11-23 21:15:30`, in local time, as the default names have it. */
-function localTime(iso: string): string {
-  const time = new Date(iso);
-  if (Number.isNaN(time.getTime())) return UNKNOWN;
-  const two = (value: number): string => String(value).padStart(2, '0');
-  const date = [time.getFullYear(), two(time.getMonth() + 1), two(time.getDate())].join('-');
-  return `${date} ${[time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(':')}`;
 }
 
 function tableLine(cells: readonly string[], widths: readonly number[]): string {

@@ -12,7 +12,7 @@ import type {
   SnapshotPlan,
 } from '../snapshot/api.ts';
 import { describeRisk } from '../snapshot/risks.ts';
-import { formatBytes, formatSeconds, plural } from './text.ts';
+import { formatBytes, formatSeconds, localTime, plural } from './text.ts';
 
 /** What `snapshot-create --dry-run` prints. */
 export function createPlanText(plan: SnapshotPlan): string {
@@ -87,6 +87,7 @@ export function revertPlanText(plan: RevertPlan): string {
   return joinLines([
     `Revert of domain ${plan.domain} to snapshot "${plan.name}"`,
     plan.domid === undefined ? '  the domain is not running' : `  domid ${plan.domid} will be destroyed`,
+    plan.created === undefined ? undefined : `  lost: what the guest wrote since ${localTime(plan.created)}`,
     `  memory: ${plan.memoryPath}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     `  afterwards: ${plan.state}`,
@@ -106,10 +107,12 @@ function putBack(disk: RevertDisk): string {
 export function revertResultText(result: RevertResult): string {
   const { plan } = result;
   const took = formatSeconds(result.totalSeconds);
+  const { awaySeconds } = result;
   return joinLines([
     `Domain ${plan.domain} is back at snapshot "${plan.name}": domid ${result.domid}, ${plan.state}, after ${took}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${putBack(disk)}`),
     result.kept.length === 0 ? undefined : `  kept: ${result.kept.join(', ')}`,
+    awaySeconds === undefined ? undefined : `The domain was away for ${formatSeconds(awaySeconds)}`,
     plan.state === 'paused' ? `To run it: xl unpause ${result.domid}` : undefined,
   ]);
 }

@@ -53,6 +53,15 @@ export function formatSeconds(seconds: number): string {
   return seconds < 59.95 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`;
 }
 
+/** `2026-11-23 21:15:30`, in local time, as the default names have it; `?` for what is not a time. */
+export function localTime(iso: string): string {
+  const time = new Date(iso);
+  if (Number.isNaN(time.getTime())) return '?';
+  const two = (value: number): string => String(value).padStart(2, '0');
+  const date = [time.getFullYear(), two(time.getMonth() + 1), two(time.getDate())].join('-');
+  return `${date} ${[time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(':')}`;
+}
+
 /** Formats a duration like a clock: `0:07`, `12:30`, `1:02:03`. */
 export function formatClock(seconds: number): string {
   const whole = Math.ceil(seconds);
@@ -70,6 +79,15 @@ export function printable(text: string): string {
 /** `1 round`, `2 rounds`. */
 export function plural(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
+}
+
+/**
+ * What to write into the file that a domain is started from, which xlsnap never changes.
+ * @param images the image that each disk has now, by vdev
+ */
+export function diskLinesText(domain: string, images: ReadonlyMap<string, string>, when = 'Now'): string {
+  const disks = [...images].map(([vdev, path]) => `${vdev} is ${path}`).join(', ');
+  return `${when} change the disk line of the file that you start ${domain} from: ${disks}`;
 }
 
 /** Returns the width of a terminal; undefined if there is none, as for a pipe. */

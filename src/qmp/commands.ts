@@ -46,8 +46,10 @@ export interface BlockJob {
   /** `commit`, `stream`, `mirror`, `backup`, … */
   readonly type: string;
   readonly status: string;
-  /** Progress so far; it has no unit. */
+  /** Progress so far, of `length`. A commit counts bytes. */
   readonly offset: number;
+  /** Estimate of the whole; it may grow. */
+  readonly length: number;
 }
 
 /** Actions of a transaction that take disk snapshots. */
@@ -130,13 +132,14 @@ export async function queryBlockJobs(client: QmpClient, limits?: Limits): Promis
   return list(
     command,
     await client.execute(command, undefined, limits),
-    ({ device, type, status, offset }) =>
+    ({ device, type, status, offset, len }) =>
       typeof device === 'string' && typeof type === 'string'
         ? {
             id: device,
             type,
             status: typeof status === 'string' ? status : 'unknown',
             offset: typeof offset === 'number' ? offset : 0,
+            length: typeof len === 'number' ? len : 0,
           }
         : undefined,
   );
@@ -167,6 +170,14 @@ export async function deleteInternalSnapshot(
   await client.execute('blockdev-snapshot-delete-internal-sync', { device: node, name: tag }, limits);
 }
 
+/** Who watches a job that merges an overlay. */
+export interface CommitWatch {
+  /** Called about twice a second, while the job works. */
+  readonly onProgress?: ((job: BlockJob) => void) | undefined;
+  /** Awaited when all is copied, before the disk continues on the backing image. If it rejects, the job is cancelled. */
+  readonly beforeSwitch?: (() => Promise<void>) | undefined;
+}
+
 /**
  * Merges an overlay, the top node of a disk, into its backing image and continues on that. The guest may run.
  * The overlay's file is no longer used then, but not removed. If an earlier call left a job, this one waits
@@ -181,6 +192,7 @@ export async function commitOverlay(
   node: string,
   base: string,
   limits: Limits = {},
+  watch: CommitWatch = {},
 ): Promise<void> {
   const jobId = `commit-${node}`;
   using events = client.listen(['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']);
@@ -194,13 +206,14 @@ export async function commitOverlay(
     // QEMU would refuse to complete it twice.
     if (completed) return;
     completed = true;
+    await watch.beforeSwitch?.();
     await client.execute('block-job-complete', { device: jobId }, limits);
   }
   try {
     if (left?.status === 'ready') await complete();
     // A job gets ready, then ends; one that fails ends at once.
     for (;;) {
-      const { event, data } = await nextOf(client, jobId, events, limits);
+      const { event, data } = await nextOf(client, jobId, events, limits, watch);
       if (data['device'] !== jobId) continue;
       if (event === 'BLOCK_JOB_READY') {
         await complete();
@@ -222,19 +235,17 @@ const CANCEL_MS = 2000;
 /** Interval in milliseconds between questions about a job's progress. */
 const JOB_POLL_MS = 500;
 
-/**
- * Waits for the next event of a job. While the job's offset grows, reports progress to whoever waits for the
- * work.
- */
+/** Waits for the next event of a job. While the job's offset grows, reports that to whoever waits for the work. */
 async function nextOf(
   client: QmpClient,
   jobId: string,
   events: QmpListener,
   limits: Limits,
+  { onProgress }: CommitWatch,
 ): Promise<QmpEvent> {
-  if (!isBounded()) return await events.next(limits);
-  const signal = givenUpSignal();
-  const next = events.next({ ...limits, signal });
+  if (!isBounded() && onProgress === undefined) return await events.next(limits);
+  const signals = [limits.signal, givenUpSignal()].filter((signal) => signal !== undefined);
+  const next = events.next({ ...limits, signal: AbortSignal.any(signals) });
   let over = false;
   const settled = next.then(
     () => {},
@@ -256,6 +267,7 @@ async function nextOf(
       .then((jobs) => jobs.find(({ id }) => id === jobId))
       .catch(() => undefined);
     if (job === undefined) continue;
+    onProgress?.(job);
     if (offset !== undefined && job.offset !== offset) showProgress();
     offset = job.offset;
   }

@@ -152,6 +152,8 @@ export interface RevertRequest {
   readonly keep?: boolean | undefined;
   /** How long destroying may take. Default: 60 000. */
   readonly timeoutMs?: number | undefined;
+  /** How the command line names the snapshot, if not by its cfgfile; the command in a RiskError repeats it. */
+  readonly named?: string | undefined;
   /** Options of the command line that change nothing about the revert; the command in a RiskError repeats them. */
   readonly otherOptions?: readonly string[] | undefined;
 }
@@ -161,6 +163,8 @@ export interface RevertPlan {
   readonly name: string;
   readonly domain: string;
   readonly uuid: string;
+  /** When the snapshot was taken, ISO 8601, UTC. What the guest has written since is lost. Absent without a manifest. */
+  readonly created?: string;
   /** The running domain that will be destroyed; absent when none runs. */
   readonly domid: number | undefined;
   readonly memoryPath: string;
@@ -193,6 +197,8 @@ export interface RevertResult {
   readonly domid: number;
   readonly phases: readonly PhaseTiming[];
   readonly totalSeconds: number;
+  /** From the beginning of the destroy until the domain ran again, or was back paused. Absent if it did not run before. */
+  readonly awaySeconds?: number;
   /** Files that were replaced and kept aside (`keep`). */
   readonly kept: readonly string[];
   readonly warnings: readonly string[];

@@ -299,7 +299,32 @@ export interface DeviceModel extends AsyncDisposable {
    * @returns those that there was something to undo of
    */
   undoSnapshots(actions: readonly DiskAction[]): Promise<readonly DiskAction[]>;
+  /**
+   * Merges the overlay that a disk is on into its base, on which the domain continues. The domain may run in the meantime.
+   * The overlay's file stays. What an earlier call had begun, whose process was killed, is continued.
+   * @returns false if the disk is not on that overlay, and nothing was done
+   * @throws {DiskError} If the overlay is on another image than `base` (`OTHER_IMAGE`), or QEMU fails; the disk is still on
+   * the overlay then, which has all data, and the base has a part of it. So it is after an interruption
+   */
+  mergeOverlay(merge: OverlayMerge, options?: MergeOptions): Promise<boolean>;
 }
+
+/** An overlay that is the top image of a disk. */
+export interface OverlayMerge {
+  readonly vdev: string;
+  readonly overlay: string;
+  readonly base: string;
+}
+
+export interface MergeOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: OnProgress | undefined;
+  /** Awaited when all is copied, right before the domain continues on the base. If it rejects, it stays on the overlay. */
+  readonly beforeSwitch?: (() => Promise<void>) | undefined;
+}
+
+/** Receives how many bytes of how many are done; the total may grow. */
+export type OnProgress = (done: number, total: number) => void;
 
 /** Which programs and services run domains. The shipped one is `xl`. */
 export interface Toolstack {
@@ -387,11 +412,13 @@ export interface Toolstack {
    * file's header; the file itself is not changed.
    * @returns the new domid.
    */
-  restore(
-    memoryPath: string,
-    config: LibxlConfig | undefined,
-    options: { signal?: AbortSignal | undefined },
-  ): Promise<Domid>;
+  restore(memoryPath: string, config: LibxlConfig | undefined, options: RestoreOptions): Promise<Domid>;
+}
+
+export interface RestoreOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Called now and then with what has been read of the memory file. A toolstack that does not know need not call it. */
+  readonly onProgress?: OnProgress | undefined;
 }
 
 /** Who watches over a create. */
@@ -417,8 +444,8 @@ export interface Images {
   deleteTag(path: string, tag: string): Promise<void>;
   /** Makes a new qcow2 overlay; refuses to replace a file. */
   createOverlay(path: string, backing: { readonly path: string; readonly format: string }): Promise<void>;
-  /** Merges an overlay into its backing file. */
-  commitOverlay(path: string): Promise<void>;
+  /** Merges an overlay into its backing file; it is empty then. */
+  commitOverlay(path: string, options?: { readonly onProgress?: OnProgress | undefined }): Promise<void>;
   /**
    * A process that was started on the image by one of these methods and is not over, as far as can be known: it outlives an
    * xlsnap that is killed.

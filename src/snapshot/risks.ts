@@ -27,6 +27,23 @@ export const RISKS = {
 
 export type RiskName = keyof typeof RISKS;
 
+/** What to do rather than accept a risk. */
+export const RISK_ADVICE: Readonly<Record<RiskName, string>> = {
+  'config-changed': 'change the configuration again once the domain is back, or set it back before',
+  'base-written': 'put a copy of the base back that is as it was, or start the domain from the disks alone',
+  'tag-replaced': 'revert to a snapshot whose tag is still there: xlsnap snapshot-list shows them',
+  'disk-resized': 'give the disk its former size again: qemu-img resize, with the domain down',
+  'later-snapshot': 'if the later snapshot is of no use any more, delete it first: xlsnap snapshot-delete',
+  'not-an-overlay': 'write another path for the overlay into the cfgfile',
+  'other-image': 'start the domain with the disk that it had, or see whether the new one is to be kept',
+  'disk-uncovered':
+    'put a copy of the disk back that is of the same time; a disk that holds only data may do as it is',
+  'no-manifest': 'put the manifest back beside the memory file, if there is a copy',
+  'xen-changed': 'xl restore accepts memory of an older Xen, rarely of a newer one',
+  'qemu-changed': 'a newer QEMU accepts the state of an older one, rarely of a newer one',
+  'memory-low': 'shut other domains down, or make them smaller: xl mem-set',
+};
+
 /** Why a revert is risky. Plain data, as `--json` prints it. */
 export interface Risk {
   readonly risk: RiskName;
@@ -60,6 +77,16 @@ export function parseRiskNames(words: readonly string[]): readonly RiskName[] {
     });
   }
   return [...new Set(names.filter(isRiskName))];
+}
+
+/** Describes each risk in a list, with what to do rather than accept it. */
+export function listRisks(risks: readonly Risk[]): string {
+  return risks
+    .flatMap((one, at) => {
+      const again = risks.slice(at + 1).some(({ risk }) => risk === one.risk);
+      return [`  - ${describeRisk(one)}`, ...(again ? [] : [`    instead: ${RISK_ADVICE[one.risk]}`])];
+    })
+    .join('\n');
 }
 
 /** `config-changed: …`, for texts. */

@@ -19,6 +19,8 @@ export class FakeDomain {
   shutdown: DomainState['shutdown'];
   /** The images that its disks write to: vdev to path. */
   readonly inUse = new Map<string, string>();
+  /** Vdevs of disks whose overlay QEMU is merging. */
+  readonly jobs = new Set<string>();
   machineStopped = false;
   /** Whether QEMU reports its own writes to Xen's dirty log. */
   machineLogs = false;
@@ -65,6 +67,7 @@ export class FakeDomain {
   end(): void {
     this.domid = undefined;
     this.inUse.clear();
+    this.jobs.clear();
     Object.assign(this, {
       pauses: 0,
       suspended: false,

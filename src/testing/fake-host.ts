@@ -1,5 +1,5 @@
 /** A simulated host with domains, in which any call can be made to fail. */
-import { existsSync, rmdirSync, rmSync } from 'node:fs';
+import { existsSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
@@ -678,9 +678,11 @@ export class FakeHost implements Host {
         await this.#call('restorer');
         return this.restorer;
       },
-      restore: async (memoryPath, config) => {
+      restore: async (memoryPath, config, { onProgress }) => {
         await this.#call('restore');
         if (!existsSync(memoryPath)) throw new Error(`no ${memoryPath}`);
+        const { size } = statSync(memoryPath);
+        onProgress?.(size, size);
         const restored = config ?? (await readMemoryFacts(memoryPath)).config;
         const { name } = domainIdentity(restored);
         if (this.domains.some((domain) => domain.domid !== undefined && domain.name === name)) {
@@ -753,6 +755,29 @@ export class FakeHost implements Host {
         await ask('undoSnapshots');
         return actions.filter(undo);
       },
+      mergeOverlay: async ({ vdev, overlay, base }, { signal, onProgress, beforeSwitch } = {}) => {
+        await ask('mergeOverlay');
+        if (imageOf(vdev) !== overlay) return false;
+        const { backing } = readImage(overlay);
+        if (backing !== base) throw new DiskError('OTHER_IMAGE', `${overlay} is on ${backing}`);
+        domain.jobs.add(vdev);
+        try {
+          mergeImage(overlay);
+          onProgress?.(1, 2);
+          throwIfAborted(signal);
+          await beforeSwitch?.();
+          await ask('switchToBase');
+          // With what the guest has written since.
+          mergeImage(overlay);
+          domain.inUse.set(vdev, base);
+          domain.jobs.delete(vdev);
+          await this.after('switchToBase');
+        } finally {
+          // The job of a dead process stays.
+          if (!this.dead) domain.jobs.delete(vdev);
+        }
+        return true;
+      },
       [Symbol.asyncDispose]: () => {
         this.disposed++;
         return Promise.resolve();
@@ -797,6 +822,7 @@ export class FakeHost implements Host {
         if (backing === undefined) throw new DiskError('TEST', `${path} has no backing file`);
         this.#touch('commit', backing);
         mergeImage(path);
+        writeImage(path, { ...readImage(path), content: '' });
       },
       worker: async (path) => {
         await this.#call('worker');

@@ -184,6 +184,81 @@ describe('undoing disk snapshots', () => {
   });
 });
 
+describe('merging an overlay while the guest runs', () => {
+  const merge = () => ({ vdev: 'xvdb', overlay: overlay(), base: at('second.raw') });
+
+  /** Takes an external snapshot of the second disk, and writes to it. */
+  async function snapshotted(): Promise<QemuDeviceModel> {
+    await (await open()).snapshotDisks(mixed().slice(1));
+    await write(1, 7);
+    disks = await resolved();
+    return await open();
+  }
+
+  async function expectMerged(): Promise<void> {
+    expect((await tops())[1]).toMatchObject({ file: at('second.raw'), backingFiles: [] });
+    expect(await ask(queryBlockJobs)).toEqual([]);
+    // What the guest writes now goes there too.
+    await write(1, 9);
+    await qemu.quit();
+    const raw = ['-f', 'raw', '-c', 'read -P 9 0 64k', at('second.raw')];
+    expect(await output('qemu-io', ...raw)).not.toContain('verification failed');
+  }
+
+  it('the disk continues on the base, which has all data; the file of the overlay stays', async () => {
+    const one = await snapshotted();
+    const base = await readFile(at('second.raw'));
+    const seen: (readonly [number, number])[] = [];
+    let before = false;
+    const done = await one.mergeOverlay(merge(), {
+      onProgress: (...progress) => seen.push(progress),
+      beforeSwitch: async () => {
+        before = true;
+        const now = await readFile(at('second.raw'));
+        expect(now.equals(base)).toBe(false);
+        expect(now.subarray(0, 65536).every((byte) => byte === 7)).toBe(true);
+      },
+    });
+    expect({ done, before }).toEqual({ done: true, before: true });
+    expect(existsSync(overlay())).toBe(true);
+    disks = await resolved();
+    // Done already.
+    expect(await (await open()).mergeOverlay(merge())).toBe(false);
+    await expectMerged();
+  });
+
+  it('is cancelled, and the disk stays on the overlay, if what must be noted before cannot be', async () => {
+    const one = await snapshotted();
+    const refused = one.mergeOverlay(merge(), { beforeSwitch: () => Promise.reject(new Error('full')) });
+    await expect(refused).rejects.toThrow('full');
+    await expect.poll(async () => (await ask(queryBlockJobs)).length, { timeout: 10_000 }).toBe(0);
+    expect((await tops())[1]).toMatchObject({ file: overlay() });
+    await (await open()).mergeOverlay(merge());
+    await expectMerged();
+  });
+
+  it('is continued by another session if the process was killed', async () => {
+    const one = await snapshotted();
+    // The session breaks when all is copied: the job stays.
+    const hung = one.mergeOverlay(merge(), { beforeSwitch: () => new Promise(() => {}) });
+    hung.catch(() => {});
+    await expect
+      .poll(async () => (await readFile(at('second.raw'))).subarray(0, 65536).every((byte) => byte === 7))
+      .toBe(true);
+    expect((await ask(queryBlockJobs)).map(({ type }) => type)).toEqual(['commit']);
+    disks = await resolved();
+    expect(await (await open()).mergeOverlay(merge())).toBe(true);
+    await expectMerged();
+  });
+
+  it('refuses an overlay that is on another base', async () => {
+    const one = await snapshotted();
+    const other = one.mergeOverlay({ ...merge(), base: at('first.qcow2') });
+    await expect(other).rejects.toMatchObject({ code: 'OTHER_IMAGE' });
+    expect((await tops())[1]).toMatchObject({ file: overlay() });
+  });
+});
+
 describe('a transaction without an answer', () => {
   it('is not even sent to a QEMU that does not answer', async () => {
     const one = await open(qemu.socket, 500);

@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskError, EnvironmentError, InterruptedError, OutputError } from '../../src/core/errors.ts';
 import { whileItProgresses } from '../../src/core/signs-of-life.ts';
 import { chainBelow, standsOn } from '../../src/snapshot/images/chain.ts';
+import { overlaysOn } from '../../src/snapshot/images/overlays-on.ts';
 import { QemuImages } from '../../src/toolstack/qemu/images.ts';
 import { fakeProgram } from '../support/fake-program.ts';
 import { makeImage, output, startQemu, xenDisk } from '../support/qemu.ts';
@@ -159,6 +160,44 @@ describe('info', () => {
         message: expect.stringContaining(base),
       });
     }
+  });
+});
+
+describe('merging an overlay', () => {
+  it('reports how far it has come', async () => {
+    const base = await makeImage(at('base.raw'), 'raw');
+    const overlay = await makeImage(at('overlay.qcow2'), 'qcow2', '-b', base, '-F', 'raw');
+    await write(overlay, 5);
+    // A qemu-img that prints what the real one does, and takes its time.
+    const real = (await output('sh', '-c', 'command -v qemu-img')).trim();
+    const restore = fakeProgram(
+      directory.path,
+      'qemu-img',
+      `[ "$1" = commit ] || exec ${real} "$@"\nprintf '    (0.00/100%%)\\r    (50.00/100%%)\\r'\nsleep 2\nexec ${real} "$@"`,
+    );
+    const seen: (readonly [number, number])[] = [];
+    try {
+      await images.commitOverlay(overlay, { onProgress: (...progress) => seen.push(progress) });
+    } finally {
+      restore();
+    }
+    const [first] = seen;
+    expect(first?.[0]).toBe((first?.[1] ?? 0) / 2);
+    expect(first?.[1]).toBeGreaterThanOrEqual(64 * 1024);
+    expect((await readFile(base)).subarray(0, 65536).every((byte) => byte === 5)).toBe(true);
+  });
+
+  it('what else is on an image is found by the headers beside it', async () => {
+    const base = await makeImage(at('base.qcow2'));
+    const one = await makeImage(at('one.qcow2'), 'qcow2', '-b', base, '-F', 'qcow2');
+    const two = await makeImage(at('two.qcow2'), 'qcow2', '-b', 'one.qcow2', '-F', 'qcow2');
+    await symlink(one, at('link.qcow2'));
+    await writeFile(at('text'), 'QFI');
+    expect(await overlaysOn([base, one], [directory.path, directory.path, at('none')])).toEqual([
+      { path: one, base },
+      { path: two, base: one },
+    ]);
+    expect(await overlaysOn([two], [directory.path])).toEqual([]);
   });
 });
 

@@ -65,6 +65,23 @@ describe('xlRestore', () => {
     expect(fifos()).toEqual(before);
   });
 
+  it('reports how far xl, or what it has started, has read the file', async () => {
+    const seen: (readonly [number, number])[] = [];
+    const size = body.length + 14;
+    // As libxl-save-helper does: a child that reads by the descriptor that xl has opened.
+    xl('exec 3< "$3"; head -c 1000000 <&3 > /dev/null; sleep 1; cat <&3 > /dev/null; sleep 1');
+    await xlRestore(content.path, undefined, run(), (...progress) => seen.push(progress));
+    // head may have read more than it gave.
+    expect(seen.some(([done]) => done >= 1_000_000 && done < size)).toBe(true);
+    expect(seen.at(-1)).toEqual([size, size]);
+    takeAway();
+    seen.length = 0;
+    xl('cat "$3" > /dev/null');
+    await xlRestore(content, undefined, run(), (...progress) => seen.push(progress));
+    expect(seen[0]).toEqual([14 + (1 << 20), size]);
+    expect(seen.at(-1)).toEqual([size, size]);
+  });
+
   it.each([
     ['reads nothing', 'exit 1'],
     ['hangs up early', 'head -c 100000 "$3" > /dev/null; exit 1'],

@@ -10,6 +10,7 @@ import { jsonLine } from '../text.ts';
 export interface DeleteOptions extends CommonOptions {
   readonly keep?: number;
   readonly prefix?: string;
+  readonly merge?: boolean;
   readonly dir?: readonly string[];
   readonly dryRun?: boolean;
 }
@@ -21,7 +22,7 @@ export function snapshotDelete(
   words: readonly string[],
   options: DeleteOptions,
 ): Promise<number> {
-  const { keep, prefix, dir } = options;
+  const { keep, prefix, merge, dir } = options;
   return runSession(
     context,
     options,
@@ -30,6 +31,7 @@ export function snapshotDelete(
       snapshots: await Promise.all(words.map(nameOrConfig)),
       keep,
       prefix,
+      merge,
       directories: dir,
     }),
     async ({ host, calls, options: limits, reporter }, request) => {

@@ -1,12 +1,13 @@
 /** Runs `xlsnap snapshot-revert`. */
 import { readConfigFile } from '../../config/read.ts';
-import type { RevertRequest } from '../../snapshot/api.ts';
+import { RiskError } from '../../core/errors.ts';
+import type { RevertPlan, RevertRequest } from '../../snapshot/api.ts';
 import type { RiskName } from '../../snapshot/risks.ts';
 import type { CliContext } from '../context.ts';
 import { revertPlanText, revertResultText } from '../output.ts';
 import { type CommonOptions, runSession } from '../session.ts';
 import { isSnapshotName } from '../snapshot-name.ts';
-import { jsonLine } from '../text.ts';
+import { jsonLine, printable } from '../text.ts';
 
 export interface RevertOptions extends CommonOptions {
   readonly running?: boolean;
@@ -38,6 +39,7 @@ export function snapshotRevert(
       keep: options.keep === true,
       timeoutMs: options.timeout === undefined ? undefined : options.timeout * 1000,
       otherOptions: [
+        ...(options.dir ?? []).flatMap((directory) => ['--dir', directory]),
         ...(options.untestedXen === true ? ['--untested-xen'] : []),
         ...(options.dryRun === true ? ['--dry-run'] : []),
         ...(options.json === true ? ['--json'] : []),
@@ -47,9 +49,18 @@ export function snapshotRevert(
     async (session, given) => {
       const named = { domain, name: cfgfile, directories: options.dir };
       const config = given.config ?? (await session.calls.findSnapshotConfig(session.host, named));
-      const request = { ...given, config };
+      const request = { ...given, config, ...(given.config === undefined ? { named: cfgfile } : {}) };
       if (options.dryRun === true) {
-        const plan = await session.calls.planRevert(session.host, request, session.options);
+        const plan = await session.calls
+          .planRevert(session.host, request, session.options)
+          .catch((error: unknown) => {
+            const risky = error instanceof RiskError ? planOf(error) : undefined;
+            if (risky !== undefined && options.json !== true) {
+              session.reporter.clear();
+              context.stdout.write(`${printable(revertPlanText(risky))}\n`);
+            }
+            throw error;
+          });
         return options.json === true ? jsonLine('revert_plan', plan) : revertPlanText(plan);
       }
       const result = await session.calls.revertSnapshot(session.host, request, session.options);
@@ -57,4 +68,9 @@ export function snapshotRevert(
       return options.json === true ? jsonLine('revert_result', result) : revertResultText(result);
     },
   );
+}
+
+/** The plan that would be carried out if the risks were accepted. */
+function planOf({ data }: RiskError): RevertPlan | undefined {
+  return data['plan'] as RevertPlan | undefined;
 }

@@ -13,7 +13,7 @@ export const defineSnapshotDelete: Define = (program, context, finish) => {
     .description(
       'Deletes snapshots: their tags in the images, then cfgfile, memory file and manifest. The domain may run. ' +
         'What another snapshot, a domain or another program needs is refused, and nothing is changed then. ' +
-        "The base and the overlay of an external snapshot are kept: they are the domain's disk. " +
+        "The base and the overlay of an external snapshot are kept, since they are the domain's disk; with --merge the overlay is merged into the base. " +
         'If xlsnap is killed, the same command, or recover, deletes the rest.',
     )
     .argument('<domain>', 'name, uuid or domid; the domain need not be running', notEmpty)
@@ -29,6 +29,10 @@ export const defineSnapshotDelete: Define = (program, context, finish) => {
     )
     .option('--prefix <text>', 'with --keep: only snapshots whose names begin with this', notEmpty)
     .option(
+      '--merge',
+      'merge the overlays of external snapshots into their bases, on which the domain continues, and remove them',
+    )
+    .option(
       '--dir <dir>',
       'look for snapshots in this directory too; may be given several times (default: only /var/lib/xen/snapshots)',
       several,
@@ -40,6 +44,7 @@ export const defineSnapshotDelete: Define = (program, context, finish) => {
     .addExamples(
       ['xlsnap snapshot-delete guest1 before-upgrade', 'one snapshot'],
       ['xlsnap snapshot-delete guest1 a b --dry-run', 'only show what would go'],
+      ['xlsnap snapshot-delete guest1 ext --merge', 'with the overlay of an external snapshot'],
       ['xlsnap snapshot-delete guest1 --keep 7 --prefix nightly-', 'all but the newest'],
     )
     .action(async (domain: string, snapshots: readonly string[], options: DeleteOptions) => {

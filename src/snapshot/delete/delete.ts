@@ -11,8 +11,15 @@ import { journalPathOf } from '../naming.ts';
 import { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
-import { makeDeleteHead, openDeleteJournal } from './journal.ts';
-import { type DeleteTarget, describeProblem, examine, findDeleteTarget, refusedOf } from './plan.ts';
+import { type DeleteStep, makeDeleteHead, openDeleteJournal } from './journal.ts';
+import {
+  type DeleteTarget,
+  describeProblem,
+  type Examined,
+  examine,
+  findDeleteTarget,
+  refusedOf,
+} from './plan.ts';
 import { recoverDelete } from './recover.ts';
 import { deleteActions, isUntouched, removeEmpty, syncRemoval } from './steps.ts';
 import type { DeletePlan, DeleteRequest, DeleteResult, PlannedDelete, RefusedDelete } from './types.ts';
@@ -31,7 +38,8 @@ export async function planDelete(
  * cfgfile, memory file and manifest. The domain may run.
  *
  * Nothing is deleted that another snapshot, a domain or another program needs. Of external snapshots, base and overlay
- * stay: they are the domain's disk. With `snapshots`, all of them can be deleted, or none is touched. With `keep`, those that can
+ * stay: they are the domain's disk. With `merge`, the overlay is merged into the base, on which the domain continues; then
+ * whatever starts the domain must name the base. With `snapshots`, all of them can be deleted, or none is touched. With `keep`, those that can
  * be are deleted, and the others are in the error.
  *
  * Each has a journal before anything of it goes. If it cannot be deleted completely, or this process is killed, the same
@@ -75,7 +83,7 @@ export async function deleteSnapshots(
       if (found === undefined) continue;
       phases.reporter.progress({ phase: 'delete', done: at, total, unit: 'steps' });
       const outcome = await phases.run('delete', () =>
-        deleteOne(host, found, { target, deleted, keys }, phases),
+        deleteOne(host, found, { target, deleted, keys, merge: request.merge === true }, phases, options),
       );
       if ('problems' in outcome) refused.push(outcome);
       else deleted.push(outcome);
@@ -104,13 +112,19 @@ async function makePlan(
   const warn = (text: string): void => {
     if (!warnings.includes(text)) warnings.push(text);
   };
-  const planned: PlannedDelete[] = [];
+  const before: Examined[] = [];
   const refused: RefusedDelete[] = [];
   for (const one of target.snapshots) {
     throwIfAborted(options.signal);
-    const examined = await examine(host, one, staying(target, planned, one), target.keys, warn);
+    const others = staying(
+      target,
+      before.map((other) => other.planned),
+      one,
+    );
+    const state = { others, keys: target.keys, merge: request.merge === true, before };
+    const examined = await examine(host, one, state, warn);
     if (examined.problems.length > 0) refused.push(refusedOf(examined));
-    else planned.push(examined.planned);
+    else before.push(examined);
   }
   const domid = target.given.running?.domid;
   if (request.keep === undefined) {
@@ -125,7 +139,7 @@ async function makePlan(
   return {
     domain: request.domain,
     domid,
-    snapshots: planned,
+    snapshots: before.map(({ planned }) => planned),
     refused,
     unfinished: target.unfinished.map(({ path }) => path),
     warnings,
@@ -173,26 +187,34 @@ async function deleteOne(
     readonly target: DeleteTarget;
     readonly deleted: readonly PlannedDelete[];
     readonly keys: readonly string[];
+    readonly merge: boolean;
   },
   phases: Phases,
+  options: CallOptions,
 ): Promise<PlannedDelete | RefusedDelete> {
-  const { target, deleted, keys } = state;
-  const examined = await examine(host, one, staying(target, deleted, one), keys, () => {});
+  const { target, deleted, keys, merge } = state;
+  const others = staying(target, deleted, one);
+  const examined = await examine(host, one, { others, keys, merge, before: [] }, () => {});
   if (examined.problems.length > 0) return refusedOf(examined);
-  const { planned, tags, files } = examined;
+  const { planned, tags, overlays, files } = examined;
   const { memoryPath, name } = planned;
   const path = journalPathOf(memoryPath);
-  const head = makeDeleteHead(planned, { memoryPath, keys, tags, files });
+  const head = makeDeleteHead(planned, { memoryPath, keys, tags, overlays, files });
   phases.checkpoint();
   // One without a first line: its writer was killed before it had begun, since we hold the locks.
   if ((await readJournal(path))?.kind === 'headless') await rm(path, { force: true });
   const journal = await openDeleteJournal(head);
+  const steps: DeleteStep[] = [];
+  const note = async (step: DeleteStep): Promise<void> => {
+    await journal.noteDurably(step);
+    steps.push(step);
+  };
   const forget = phases.onUndo(
     `kept snapshot "${name}" as it was`,
     `xlsnap recover ${shellQuote(memoryPath)}, or the same command again, deletes the rest`,
     async () => {
       // What was given up may still take effect.
-      if (phases.hanging === undefined && (await isUntouched(host, head))) {
+      if (phases.hanging === undefined && (await isUntouched(host, head, steps))) {
         await journal.remove();
         return true;
       }
@@ -200,7 +222,7 @@ async function deleteOne(
       throw new RecoverError('DELETED_IN_PART', 'it is deleted in part');
     },
   );
-  for (const { run } of deleteActions(host, head)) {
+  for (const { run } of deleteActions(host, head, { keys, steps, note, options })) {
     phases.checkpoint();
     await run();
   }

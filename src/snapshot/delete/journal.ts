@@ -22,8 +22,15 @@ import {
 } from '../journal/file.ts';
 import { journalPathOf } from '../naming.ts';
 
-/** No step needs a note: what is left to do shows in what exists. Later versions may have some. */
-export type DeleteStep = { readonly step: never };
+/**
+ * How far the merge of an overlay has come. For all else, what is left to do shows in what exists.
+ *
+ * `merging`: the base is being written to, the overlay has all data. `switching`: both have all data, and the domain is about to
+ * continue on the base. `merged`: it has done so, and the overlay is of no use.
+ */
+export type DeleteStep =
+  | { readonly step: 'merging' | 'merged'; readonly vdev: string }
+  | { readonly step: 'switching'; readonly vdev: string; readonly domid: number };
 
 /** A file that is to be removed, unless another has taken its place. */
 export interface DoomedFile {
@@ -37,12 +44,21 @@ export type DoomedTag = Extract<SnapshotDisk, { kind: 'internal' }> & {
   readonly identity?: TagIdentity;
 };
 
+/** An overlay that is to be merged into its base and removed, unless another file has taken the place of one of them. */
+export type DoomedOverlay = Extract<SnapshotDisk, { kind: 'external' }> & {
+  /** Inode number of the overlay. */
+  readonly inode: number;
+  /** Inode number of the base; absent for a block device, which may have another after a restart. */
+  readonly baseInode?: number;
+};
+
 export interface DeleteHead extends JournalHead {
   readonly kind: 'delete';
   readonly memoryPath: string;
   /** Names and uuids that are locked. */
   readonly keys: readonly string[];
   readonly tags: readonly DoomedTag[];
+  readonly overlays: readonly DoomedOverlay[];
   /** In this order. */
   readonly files: readonly DoomedFile[];
 }
@@ -52,7 +68,7 @@ export type DeleteJournal = Journal<DeleteStep>;
 /** Makes the first line. */
 export function makeDeleteHead(
   snapshot: Pick<DeleteHead, 'name' | 'domain' | 'uuid'>,
-  doomed: Pick<DeleteHead, 'memoryPath' | 'keys' | 'tags' | 'files'>,
+  doomed: Pick<DeleteHead, 'memoryPath' | 'keys' | 'tags' | 'overlays' | 'files'>,
 ): DeleteHead {
   return { ...makeHead('delete', snapshot), ...doomed };
 }
@@ -80,10 +96,29 @@ export async function toDeleteJournal(
     memoryPath: fields.text('memoryPath'),
     keys: fields.texts('keys'),
     tags: fields.list('tags').map(toDoomedTag),
+    // Versions of xlsnap that merged none wrote no such key.
+    overlays: fields.optional('overlays', (key) => fields.list(key).map(toDoomedOverlay)) ?? [],
     files: fields.list('files').map((file) => ({ path: file.text('path'), inode: file.count('inode') })),
   };
   await checkPlace(path, journalPathOf(head.memoryPath));
-  return { path, head, ...toSteps<DeleteStep>(lines, head, () => undefined) };
+  return { path, head, ...toSteps<DeleteStep>(lines, head, toStep) };
+}
+
+function toStep({ step, vdev, domid }: Readonly<Record<string, unknown>>): DeleteStep | undefined {
+  if (typeof vdev !== 'string') return undefined;
+  if (step === 'merging' || step === 'merged') return { step, vdev };
+  return step === 'switching' && typeof domid === 'number' ? { step, vdev, domid } : undefined;
+}
+
+function toDoomedOverlay(fields: Fields): DoomedOverlay {
+  const disk = toSnapshotDisk(fields);
+  if (disk.kind !== 'external') throw fields.error('kind', 'is not external');
+  const inode = fields.count('inode');
+  return omitUndefined({
+    ...disk,
+    inode,
+    baseInode: fields.optional('baseInode', (key) => fields.count(key)),
+  });
 }
 
 function toDoomedTag(fields: Fields): DoomedTag {

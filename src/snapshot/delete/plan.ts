@@ -16,7 +16,7 @@ import {
 import { type Manifest, readManifest, type SnapshotDisk } from '../../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import { asFinding } from '../findings.ts';
-import { howToRelease, truePath } from '../images/chain.ts';
+import { howToRelease, isSameImage, truePath } from '../images/chain.ts';
 import { isBaseLost, isSameTag } from '../images/identity.ts';
 import { JournalError } from '../journal/file.ts';
 import { searched } from '../list/list.ts';
@@ -27,9 +27,11 @@ import type { Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
 import { imagesOf, relatedReverts } from '../revert/related.ts';
 import { type FoundDelete, findDeletes } from './find.ts';
-import type { DoomedFile, DoomedTag } from './journal.ts';
-import { findTag, usersOf } from './steps.ts';
+import type { DoomedFile, DoomedOverlay, DoomedTag } from './journal.ts';
+import { doomOverlay, mergeObstacles } from './merge.ts';
+import { findTag } from './steps.ts';
 import type { DeleteDisk, DeleteRequest, PlannedDelete, RefusedDelete } from './types.ts';
+import { type Merged, usersOf } from './users.ts';
 
 /** What a delete is about, by names and manifests alone. */
 export interface DeleteTarget {
@@ -104,9 +106,14 @@ export async function findDeleteTarget(
 }
 
 /** @throws {UsageError} If options contradict each other */
-function checkRequest({ snapshots = [], keep, prefix }: DeleteRequest): void {
+function checkRequest({ snapshots = [], keep, prefix, merge }: DeleteRequest): void {
   if (keep !== undefined && snapshots.length > 0) {
     throw new UsageError('KEEP', 'give either names of snapshots or the number to keep, not both');
+  }
+  if (keep !== undefined && merge === true) {
+    throw new UsageError('KEEP', 'overlays are merged only for snapshots that are given by their names', {
+      hint: 'the newer snapshots, which are kept, depend on them',
+    });
   }
   if (keep === undefined && snapshots.length === 0) {
     throw new UsageError(
@@ -166,21 +173,29 @@ async function ofPath(
 export interface Examined {
   readonly planned: PlannedDelete;
   readonly tags: readonly DoomedTag[];
+  readonly overlays: readonly DoomedOverlay[];
   readonly files: readonly DoomedFile[];
   /** Why it cannot be deleted; empty if it can. */
   readonly problems: readonly Problem[];
 }
 
-/**
- * Looks at a snapshot that is to be deleted. Changes nothing.
- * @param others the snapshots that stay; they may need what this one has
- * @param keys the names and uuids that are locked
- */
+/** What a snapshot that is to be deleted is looked at with. */
+export interface Surroundings {
+  /** The snapshots that stay; they may need what this one has. */
+  readonly others: readonly FoundManifest[];
+  /** The names and uuids that are locked. */
+  readonly keys: readonly string[];
+  /** Whether overlays are merged into their bases. */
+  readonly merge: boolean;
+  /** Those that will have been deleted by then, and are still there. */
+  readonly before: readonly Examined[];
+}
+
+/** Looks at a snapshot that is to be deleted. Changes nothing. */
 export async function examine(
   host: Host,
   { memoryPath, manifest }: FoundManifest,
-  others: readonly FoundManifest[],
-  keys: readonly string[],
+  surroundings: Surroundings,
   warn: (message: string) => void,
 ): Promise<Examined> {
   const problems: Problem[] = [];
@@ -192,8 +207,8 @@ export async function examine(
       hint: `xlsnap recover ${shellQuote(memoryPath)} ends it`,
     });
   }
-  const subject = { keys: [uuid, domain], images: imagesOf(manifest.disks) };
-  for (const { path } of await relatedReverts(snapshotDirOf(host), subject, warn)) {
+  const about = { keys: [uuid, domain], images: imagesOf(manifest.disks) };
+  for (const { path } of await relatedReverts(snapshotDirOf(host), about, warn)) {
     problems.push({
       code: 'REVERT_UNFINISHED',
       message: `a revert of ${domain} was killed, or is under way: its journal is ${path}`,
@@ -202,10 +217,12 @@ export async function examine(
   }
   const disks: DeleteDisk[] = [];
   const tags: DoomedTag[] = [];
+  const overlays: DoomedOverlay[] = [];
+  const subject: Subject = { ...surroundings, host, manifest, merged: await mergedBy(surroundings.before) };
   for (const disk of manifest.disks) {
     await asFinding(problems, async () => {
-      if (disk.kind === 'external') disks.push(await externalDisk(host, disk));
-      else disks.push(await internalDisk(host, disk, manifest, others, keys, problems, tags));
+      if (disk.kind === 'external') disks.push(await externalDisk(subject, disk, problems, overlays));
+      else disks.push(await internalDisk(subject, disk, problems, tags));
     });
   }
   const { files, allocatedBytes } = await filesOf(memoryPath);
@@ -213,9 +230,29 @@ export async function examine(
   return {
     planned: { name, domain, uuid, created, memoryPath, files: paths, allocatedBytes, disks },
     tags,
+    overlays,
     files,
     problems,
   };
+}
+
+/** A snapshot with what it is looked at with. */
+interface Subject extends Surroundings {
+  readonly host: Host;
+  readonly manifest: Manifest;
+  readonly merged: Merged;
+}
+
+async function mergedBy(before: readonly Examined[]): Promise<Merged> {
+  const merged = before.flatMap(({ overlays }) => overlays);
+  return new Map(
+    await Promise.all(
+      merged.map(
+        async ({ overlay, base, baseFormat }) =>
+          [await truePath(overlay), { path: base, format: baseFormat }] as const,
+      ),
+    ),
+  );
 }
 
 /**
@@ -247,11 +284,8 @@ type Internal = Extract<SnapshotDisk, { kind: 'internal' }>;
 type External = Extract<SnapshotDisk, { kind: 'external' }>;
 
 async function internalDisk(
-  host: Host,
+  { host, manifest, others, keys, merged }: Subject,
   disk: Internal,
-  manifest: Manifest,
-  others: readonly FoundManifest[],
-  keys: readonly string[],
   problems: Problem[],
   tags: DoomedTag[],
 ): Promise<DeleteDisk> {
@@ -277,7 +311,7 @@ async function internalDisk(
       hint: 'is one a copy of the other? remove the files of the copy by hand',
     });
   }
-  const { user, own } = await usersOf(host, image, keys);
+  const { user, own } = await usersOf(host, image, keys, merged);
   if (user !== undefined && own === undefined) {
     problems.push({
       code: 'IMAGE_IN_USE',
@@ -301,11 +335,61 @@ async function internalDisk(
 }
 
 /** Base and overlay are the disk that the domain has now. */
-async function externalDisk(host: Host, { vdev, base, overlay }: External): Promise<DeleteDisk> {
-  const reason = !(await exists(overlay))
-    ? `the overlay ${overlay} no longer exists; its base is kept`
-    : await overlayReason(host, overlay, base);
-  return { kind: 'external', vdev, base, overlay, action: 'keep', reason };
+async function externalDisk(
+  subject: Subject,
+  disk: External,
+  problems: Problem[],
+  overlays: DoomedOverlay[],
+): Promise<DeleteDisk> {
+  const { host, merge } = subject;
+  const { kind, vdev, base, overlay } = disk;
+  const keep = (reason: string): DeleteDisk => ({ kind, vdev, base, overlay, action: 'keep', reason });
+  if (!(await exists(overlay))) return keep(`the overlay ${overlay} no longer exists; its base is kept`);
+  if (!merge) return keep(await overlayReason(host, overlay, base));
+  const info = await host.images.info(overlay, 'qcow2');
+  if (info?.backing === undefined || !(await isSameImage(info.backing, base))) {
+    return keep(`${overlay} does not depend on ${base} any more`);
+  }
+  if (!(await exists(base))) {
+    problems.push({ code: 'NO_IMAGE', message: `disk ${vdev}: the base ${base} no longer exists` });
+    return keep(`its base ${base} no longer exists`);
+  }
+  problems.push(...(await mergeProblems(subject, disk)));
+  overlays.push(await doomOverlay(disk));
+  return { kind, vdev, base, overlay, action: 'merge' };
+}
+
+/** Why an overlay cannot be merged into its base. */
+async function mergeProblems(
+  { host, manifest, others, keys, merged, before }: Subject,
+  disk: External,
+): Promise<readonly Problem[]> {
+  const { vdev, base, overlay } = disk;
+  const problems: Problem[] = [];
+  if (await isBaseLost(manifest, disk)) {
+    problems.push({
+      code: 'BASE_WRITTEN',
+      message: `disk ${vdev}: ${base} was replaced or written to after the snapshot: ${overlay} does not fit it any more`,
+      hint: 'leave out --merge; base and overlay stay as they are then',
+    });
+  }
+  for (const image of [base, overlay]) {
+    for (const other of await disksOn(others, image, 'external')) {
+      if (other.disk.kind !== 'external' || (await isBaseLost(other.manifest, other.disk))) continue;
+      problems.push({
+        code: 'SNAPSHOT_NEEDED',
+        message: `disk ${vdev}: snapshot "${other.manifest.name}" (${other.memoryPath}) needs ${image} as it is: ${overlay} cannot be merged`,
+        hint: 'delete that one too, or leave out --merge; base and overlay stay as they are then',
+      });
+    }
+  }
+  if (problems.length > 0) return problems;
+  const real = await truePath(overlay);
+  const untagged: string[] = [];
+  for (const { image, tag } of before.flatMap(({ tags }) => tags)) {
+    if ((await truePath(image)) === real) untagged.push(tag);
+  }
+  return await mergeObstacles(host, disk, keys, { merged, untagged });
 }
 
 async function overlayReason(host: Host, overlay: string, base: string): Promise<string> {

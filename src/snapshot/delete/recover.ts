@@ -15,17 +15,23 @@ import { deleteActions, removeEmpty, syncRemoval } from './steps.ts';
  */
 export async function recoverDelete(
   host: Host,
-  { path, head }: FoundSteps<DeleteHead, DeleteStep>,
+  { path, head, steps }: FoundSteps<DeleteHead, DeleteStep>,
   options: CallOptions = {},
 ): Promise<RecoverResult> {
   const journal = await Journal.reopen<DeleteStep>(path);
   await using _open = { [Symbol.asyncDispose]: () => journal.keep() };
   const phases = new Phases(options);
+  const noted = [...steps];
+  const note = async (step: DeleteStep): Promise<void> => {
+    await journal.noteDurably(step);
+    noted.push(step);
+  };
+  const run = { keys: head.keys, steps: noted, note, options };
   // In reverse: the last that is registered runs first. Nothing follows a step that fails: the files go after the disks.
-  for (const { what, byHand, run } of [...deleteActions(host, head)].reverse()) {
+  for (const { what, byHand, run: act } of [...deleteActions(host, head, run)].reverse()) {
     phases.onUndo(what, byHand, async (failed) => {
       if (failed) throw new RecoverError('NOT_RECOVERED', 'only when what precedes it is done');
-      return await run();
+      return await act();
     });
   }
   const { undone, failures } = await phases.undo();

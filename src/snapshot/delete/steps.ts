@@ -1,18 +1,18 @@
 /** The steps of a delete. Each does what is left of it, and may be done again, late, or after it was done by hand. */
 import { rm, rmdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { toDomid } from '../../core/brand.ts';
 import { DiskError, EnvironmentError, errnoCode } from '../../core/errors.ts';
 import { exists, syncDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import { domainKeys } from '../domain-lock.ts';
-import { inUseError, isSameImage, userOf } from '../images/chain.ts';
+import { inUseError, isSameImage } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { isSameTag } from '../images/identity.ts';
 import { snapshotDirOf } from '../naming.ts';
-import type { DomainState, Host, ImageTag, ImageUse } from '../ports.ts';
+import type { Host, ImageTag } from '../ports.ts';
 import { waitForWorker } from '../revert/recover.ts';
-import type { DeleteHead, DoomedFile, DoomedTag } from './journal.ts';
+import type { DeleteHead, DeleteStep, DoomedFile, DoomedTag } from './journal.ts';
+import { type DeleteRun, mergeAway } from './merge.ts';
+import { usersOf } from './users.ts';
 
 /** One step, with what it has done if it did something. */
 export interface DeleteAction {
@@ -24,12 +24,21 @@ export interface DeleteAction {
 }
 
 /** All steps in their order: the disks, the cfgfile, the memory file, the manifest. */
-export function deleteActions(host: Host, { keys, tags, files }: DeleteHead): readonly DeleteAction[] {
+export function deleteActions(
+  host: Host,
+  { keys, tags, overlays, files }: DeleteHead,
+  run: DeleteRun,
+): readonly DeleteAction[] {
   return [
     ...tags.map((tag) => ({
       what: `deleted tag "${tag.tag}" of ${tag.image}`,
       byHand: `with the domain down, qemu-img snapshot -d ${shellQuote(tag.tag)} ${shellQuote(tag.image)}`,
       run: () => deleteTag(host, tag, keys),
+    })),
+    ...overlays.map((disk) => ({
+      what: `merged ${disk.overlay} into ${disk.base}`,
+      byHand: `with the domain down, qemu-img commit ${shellQuote(disk.overlay)}, then rm ${shellQuote(disk.overlay)}`,
+      run: () => mergeAway(host, disk, run),
     })),
     ...files.map((file) => ({
       what: `removed ${file.path}`,
@@ -40,7 +49,13 @@ export function deleteActions(host: Host, { keys, tags, files }: DeleteHead): re
 }
 
 /** Tells whether all is there that a delete is to take away. */
-export async function isUntouched({ images }: Host, { tags, files }: DeleteHead): Promise<boolean> {
+export async function isUntouched(
+  { images }: Host,
+  { tags, files }: DeleteHead,
+  steps: readonly DeleteStep[],
+): Promise<boolean> {
+  // A merge writes to the base, which the memory needs as it was.
+  if (steps.length > 0) return false;
   for (const file of files) if (!(await isFile(file))) return false;
   for (const tag of tags) {
     const info = await images.info(tag.image, 'qcow2');
@@ -52,23 +67,6 @@ export async function isUntouched({ images }: Host, { tags, files }: DeleteHead)
 /** The tag in an image, unless it is another one of that name. */
 export function findTag(snapshots: readonly ImageTag[], { tag, identity }: DoomedTag): ImageTag | undefined {
   return snapshots.find((one) => one.name === tag && (identity === undefined || isSameTag(identity, one)));
-}
-
-/**
- * Who has an image open: nobody, one of the domains that are locked, or another program.
- * @returns `own`: that domain, if it has the image itself open, and not one above it, and no other program has
- */
-export async function usersOf(
-  host: Host,
-  image: string,
-  keys: readonly string[],
-): Promise<{ readonly user: ImageUse | undefined; readonly own: DomainState | undefined }> {
-  const user = await userOf(host, image);
-  if (user?.domid === undefined || !(await isSameImage(user.path, image))) return { user, own: undefined };
-  const state = await host.hypervisor.domainState(toDomid(user.domid));
-  if (!domainKeys(state).some((key) => keys.includes(key))) return { user, own: undefined };
-  const other = await userOf(host, image, user.domid);
-  return other === undefined ? { user, own: state } : { user: other, own: undefined };
 }
 
 /** Deletes a tag: by the QEMU of the domain that has the image open, or by qemu-img if no program has. */
@@ -109,9 +107,11 @@ async function removeFile(file: DoomedFile): Promise<boolean> {
 }
 
 /** Makes the removal of files durable, before the journal goes. */
-export async function syncRemoval({ memoryPath }: DeleteHead): Promise<void> {
-  const directory = dirname(memoryPath);
-  if (await exists(directory)) await syncDirectory(directory);
+export async function syncRemoval({ memoryPath, overlays }: DeleteHead): Promise<void> {
+  const paths = [memoryPath, ...overlays.map(({ overlay }) => overlay)];
+  for (const directory of new Set(paths.map((path) => dirname(path)))) {
+    if (await exists(directory)) await syncDirectory(directory);
+  }
 }
 
 /** Removes the directory that a create makes for a domain, if there is nothing in it. */

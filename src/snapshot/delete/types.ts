@@ -11,6 +11,11 @@ export interface DeleteRequest {
   readonly snapshots?: readonly (string | SnapshotConfig)[] | undefined;
   /** In place of `snapshots`: deletes all snapshots of the domain but this many, the newest. */
   readonly keep?: number | undefined;
+  /**
+   * With `snapshots`: merges the overlays of external snapshots into their bases, on which the domain continues. It may run
+   * in the meantime. Default: base and overlay stay.
+   */
+  readonly merge?: boolean | undefined;
   /** With `keep`: only snapshots whose names begin with this are counted and deleted. */
   readonly prefix?: string | undefined;
   /** Where to look besides the host's own directory. */
@@ -34,9 +39,10 @@ export type DeleteDisk =
       readonly vdev: string;
       readonly base: string;
       readonly overlay: string;
-      /** Base and overlay stay as they are. */
-      readonly action: 'keep';
-      readonly reason: string;
+      /** `merge`: what the overlay has goes into the base, and the overlay is removed. `keep`: both stay as they are. */
+      readonly action: 'merge' | 'keep';
+      /** Why they are kept. */
+      readonly reason?: string;
     };
 
 /** A snapshot that is going to be deleted. */

@@ -172,12 +172,9 @@ async function refuseUnstated(image: string, backing: string): Promise<string> {
  * @throws {DiskError} If an image in use cannot be read
  */
 export async function userOf(host: Host, image: string, except?: number): Promise<ImageUse | undefined> {
-  const wanted = await imageKey(image);
   for (const used of await host.toolstack.imagesInUse()) {
     if (except !== undefined && used.domid === except) continue;
-    const { path, format } = used;
-    if ((await imageKey(path)) === wanted) return used;
-    if (format !== undefined && (await standsOn(host.images, { path, format }, image))) return used;
+    if (await isUseOf(host, used, image)) return used;
   }
   return undefined;
 }
@@ -193,6 +190,19 @@ export function inUseError(user: ImageUse): RecoverError {
     ...(user.domid === undefined ? {} : { domid: user.domid }),
     hint: `${howToRelease(user)}, then run the same command again`,
   });
+}
+
+/**
+ * Tells whether a program that has an image open has another one open with it: the same, or one below.
+ * @throws {DiskError} If it cannot be read
+ */
+export async function isUseOf(
+  { images }: Pick<Host, 'images'>,
+  { path, format }: Pick<ImageUse, 'path' | 'format'>,
+  image: string,
+): Promise<boolean> {
+  if (await isSameImage(path, image)) return true;
+  return format !== undefined && (await standsOn(images, { path, format }, image));
 }
 
 /**

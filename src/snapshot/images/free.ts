@@ -1,6 +1,6 @@
 /** Changes images that no program has open, and checks that right before each change. */
 import { rename, rm } from 'node:fs/promises';
-import type { Host } from '../ports.ts';
+import type { Host, OnProgress } from '../ports.ts';
 import { refuseUsed } from './chain.ts';
 
 /**
@@ -12,7 +12,11 @@ export interface FreeImages {
   applyTag(path: string, tag: string): Promise<void>;
   deleteTag(path: string, tag: string): Promise<void>;
   /** Merges an overlay into its base. */
-  commitOverlay(overlay: string, base: string): Promise<void>;
+  commitOverlay(
+    overlay: string,
+    base: string,
+    options?: { readonly onProgress?: OnProgress | undefined },
+  ): Promise<void>;
   /** Gives an image another name; a file of that name, which must be free too, is replaced. */
   rename(path: string, to: string): Promise<void>;
   /** Removes an image, if it is there. */
@@ -32,11 +36,11 @@ export function freeImages(host: Host): FreeImages {
     createTag: asked((path, tag: string) => images.createTag(path, tag)),
     applyTag: asked((path, tag: string) => images.applyTag(path, tag)),
     deleteTag: asked((path, tag: string) => images.deleteTag(path, tag)),
-    commitOverlay: async (overlay, base) => {
+    commitOverlay: async (overlay, base, options) => {
       // A loop device has the overlay open without its base.
       await refuseUsed(host, overlay);
       await refuseUsed(host, base);
-      await images.commitOverlay(overlay);
+      await images.commitOverlay(overlay, options);
     },
     rename: async (path, to) => {
       await refuseUsed(host, path);

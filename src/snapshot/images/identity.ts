@@ -95,7 +95,7 @@ export async function findChanged(
   if (then.base !== undefined && now.base !== undefined && !isSameFile(then.base, now.base)) {
     risks.push({
       risk: 'base-written',
-      message: `disk ${vdev}: ${info.path} was written to at ${new Date(now.base.mtimeMs).toISOString()}, after the snapshot`,
+      message: `disk ${vdev}: ${info.path} was written to at ${new Date(now.base.mtimeMs).toISOString()}; before the snapshot, it was at ${new Date(then.base.mtimeMs).toISOString()}`,
       vdev,
     });
   }

@@ -33,6 +33,8 @@ export interface ListRequest {
   readonly keys?: readonly string[] | undefined;
   /** Where to look besides the host's own directory: there, and in the directories right below. */
   readonly directories?: readonly string[] | undefined;
+  /** How many at most: the newest. Default: all. */
+  readonly newest?: number | undefined;
 }
 
 /** What there is. */
@@ -102,7 +104,7 @@ export async function listSnapshots(
   const { directories, all, wanted, keys } = await findWanted(host, request);
   const once: ImageHost = { ...place(host), images: remembering(host.images) };
   const snapshots: ListedSnapshot[] = [];
-  for (const one of byAge(wanted)) {
+  for (const one of newestOf(byAge(wanted), request.newest)) {
     throwIfAborted(options.signal);
     snapshots.push(await listed(once, one, all));
   }
@@ -118,6 +120,10 @@ export async function snapshotNames(host: ImageHost, request: ListRequest): Prom
   const { wanted } = await findWanted(host, request);
   const names = byAge(wanted).map(({ manifest }) => manifest.name);
   return [...new Set(names.reverse())];
+}
+
+function newestOf<T>(oldestFirst: readonly T[], count: number = oldestFirst.length): readonly T[] {
+  return oldestFirst.slice(Math.max(0, oldestFirst.length - count));
 }
 
 async function findWanted(host: ImageHost, request: ListRequest) {

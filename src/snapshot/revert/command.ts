@@ -4,18 +4,19 @@ import type { RevertRequest } from '../api.ts';
 
 /**
  * The command line, quoted for a shell, that does a revert.
- * @returns `undefined` when the cfgfile has no path
+ * @returns `undefined` when neither the snapshot nor its cfgfile has a name
  */
 export function revertCommand(
   request: Omit<RevertRequest, 'config'> & { config: { source?: string | undefined } },
 ): string | undefined {
   const { domain, config, running, force, accept = [], keep, timeoutMs, otherOptions = [] } = request;
-  if (config.source === undefined) return undefined;
+  const snapshot = request.named ?? config.source;
+  if (snapshot === undefined) return undefined;
   const words = [
     'xlsnap',
     'snapshot-revert',
     domain,
-    config.source,
+    snapshot,
     ...(running === true ? ['--running'] : []),
     ...(force === true ? ['--force'] : []),
     ...(accept.length === 0 ? [] : ['--accept', accept.join(',')]),

@@ -1,8 +1,10 @@
 /** The plan of a revert, with all its checks. */
 
+import { dirname } from 'node:path';
 import type { CallOptions } from '../../core/call-options.ts';
 import { RiskError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
+import { shellQuote } from '../../core/shell-quote.ts';
 import { configChanges, describeChanges } from '../../memfile/config-changes.ts';
 import { findDamage } from '../../memfile/damage.ts';
 import { configDisks, isVolume, type LibxlConfig } from '../../memfile/libxl-config.ts';
@@ -10,13 +12,15 @@ import { type DiskIdentity, type Manifest, readManifest } from '../../memfile/ma
 import { manifestPathOf } from '../../memfile/names.ts';
 import { type MemoryFacts, readMemoryFacts } from '../../memfile/verify.ts';
 import type { RevertDisk, RevertPlan, RevertRequest } from '../api.ts';
-import { checkHeld, restartedError } from '../domain-lock.ts';
+import { findDeletes } from '../delete/find.ts';
+import { checkHeld, domainKeys, restartedError } from '../domain-lock.ts';
 import { throwFindings } from '../findings.ts';
 import { explainGone } from '../guest/state.ts';
 import { truePath } from '../images/chain.ts';
 import { findChanged, infoOf } from '../images/identity.ts';
+import { snapshotDirOf } from '../naming.ts';
 import type { DomainState, Host, ImageHost } from '../ports.ts';
-import { describeRisk, type Risk } from '../risks.ts';
+import { listRisks, type Risk } from '../risks.ts';
 import { revertCommand } from './command.ts';
 import { findLaterSnapshots, type KnownSnapshot } from './later-snapshots.ts';
 import { planDisk, type WantedDisk, wantedDisks } from './plan-disks.ts';
@@ -84,6 +88,9 @@ async function checkTarget(
   checkManifest(manifest, memoryPath, risks);
   const name = request.config.name ?? manifest?.name ?? '';
   const wanted = wantedDisks(request, name, facts.config, manifest);
+  findings.push(
+    ...(await unfinishedMerges(host, memoryPath, [stored.uuid, stored.name, ...domainKeys(running)])),
+  );
   const current = await currentConfig(host, running, halfBuilt);
   const disks: RevertDisk[] = [];
   const overlayPaths = new Set<string>();
@@ -114,20 +121,22 @@ async function checkTarget(
     risks,
   );
   throwFindings(findings, running?.domid);
-  refuseRisks(risks, request, running?.domid);
   const state = request.running === true ? 'running' : (manifest?.state ?? 'running');
+  const plan: RevertPlan = {
+    name,
+    domain: stored.name,
+    uuid: stored.uuid,
+    ...(manifest === undefined ? {} : { created: manifest.created }),
+    domid: running?.domid,
+    memoryPath,
+    state,
+    disks,
+    risks,
+    warnings,
+  };
+  refuseRisks(plan, request);
   return {
-    plan: {
-      name,
-      domain: stored.name,
-      uuid: stored.uuid,
-      domid: running?.domid,
-      memoryPath,
-      state,
-      disks,
-      risks,
-      warnings,
-    },
+    plan,
     running,
     journals,
     config,
@@ -138,21 +147,34 @@ async function checkTarget(
  * Throws the risks that the request does not accept.
  * @throws {RiskError} If there are any
  */
-function refuseRisks(risks: readonly Risk[], request: RevertRequest, domid: number | undefined): void {
+function refuseRisks(plan: RevertPlan, request: RevertRequest): void {
   const { force, accept = [] } = request;
-  const refused = force === true ? [] : risks.filter(({ risk }) => !accept.includes(risk));
+  const refused = force === true ? [] : plan.risks.filter(({ risk }) => !accept.includes(risk));
   if (refused.length === 0) return;
   const names = refused.map(({ risk }) => risk);
   const command = revertCommand({ ...request, accept: [...new Set([...accept, ...names])] });
-  throw new RiskError(
-    'RISKY',
-    ['this revert is risky:', ...refused.map((risk) => `  - ${describeRisk(risk)}`)].join('\n'),
-    {
-      hint: 'nothing has been changed; --force accepts every risk, --accept only those it names',
-      data: { risks: refused, command },
-      domid,
-    },
-  );
+  throw new RiskError('RISKY', `this revert is risky:\n${listRisks(refused)}`, {
+    hint: 'nothing has been changed; --force accepts every risk, --accept only those it names',
+    data: { risks: refused, command, plan },
+    domid: plan.domid,
+  });
+}
+
+/** Deletes of the domain's snapshots that were killed while they merged an overlay: its base is half written. */
+async function unfinishedMerges(
+  host: Host,
+  memoryPath: string,
+  keys: readonly string[],
+): Promise<readonly Problem[]> {
+  const top = snapshotDirOf(host);
+  const deletes = await findDeletes([top, dirname(memoryPath)], [top]);
+  return deletes
+    .filter(({ head, steps }) => steps.length > 0 && head.keys.some((key) => keys.includes(key)))
+    .map(({ head }) => ({
+      code: 'DELETE_UNFINISHED',
+      message: `a delete of snapshot "${head.name}" was killed while it merged an overlay`,
+      hint: `xlsnap recover ${shellQuote(head.memoryPath)} finishes it`,
+    }));
 }
 
 async function currentConfig(

@@ -113,6 +113,7 @@ export async function revertSnapshot(
       openJournal(journalPath, context, request, mark, phases),
     );
     const { running: now } = context;
+    const left = phases.seconds;
     if (now !== undefined) await phases.run('destroy', () => destroy(host, now, request, options));
     const replaced = await phases.run('disks', async () => {
       // The checks may have taken minutes; the domain may have rebooted or been started again since.
@@ -127,7 +128,11 @@ export async function revertSnapshot(
     }
     const domid = await phases.run('restore', async () => {
       await journal.noteDurably(withTime({ step: 'restoring' }));
-      return await host.toolstack.restore(plan.memoryPath, context.config, options);
+      return await host.toolstack.restore(plan.memoryPath, context.config, {
+        signal: options.signal,
+        onProgress: (done, total) =>
+          phases.reporter.progress({ phase: 'restore', done, total, unit: 'bytes' }),
+      });
     });
     journal.noteMaybe(withTime({ step: 'restored', domid }));
     phases.shield();
@@ -139,6 +144,7 @@ export async function revertSnapshot(
       await phases.run('unpause', () => phases.bounded(() => host.hypervisor.unpause(domid)));
       journal.noteMaybe(withTime({ step: 'unpaused' }));
     }
+    const awaySeconds = now === undefined ? undefined : phases.seconds - left;
     const { files, warnings } = await phases.run('finish', async () => {
       // Once more, and on the disk: after a crash of dom0, recover would put the former disks back without it.
       await phases.bounded(() => journal.noteDurably(withTime({ step: 'restored', domid }))).catch(() => {});
@@ -150,6 +156,7 @@ export async function revertSnapshot(
       domid,
       phases: phases.timings,
       totalSeconds: phases.seconds,
+      ...(awaySeconds === undefined ? {} : { awaySeconds }),
       kept: files,
       warnings: [...plan.risks.map(describeRisk), ...plan.warnings, ...unconnected, ...warnings],
     };

@@ -3,7 +3,10 @@
  * Changes nothing.
  */
 import { describeError, XlsnapError } from '../../core/errors.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import { type DomainExamination, examineDomain } from '../../snapshot/create/examine.ts';
+import { type ListedSnapshot, listSnapshots } from '../../snapshot/list/list.ts';
+import { givenDomain } from '../../snapshot/list/match.ts';
 import type { Host } from '../../snapshot/ports.ts';
 import { XenstoreClient } from '../../xenstore/client.ts';
 import { readSuspendFeature } from '../create-checks/suspend-feature.ts';
@@ -17,7 +20,12 @@ export interface DoctorReport {
   readonly ok: boolean;
   readonly checks: readonly HostCheck[];
   readonly domains: readonly DomainExamination[];
+  /** If one domain was asked for: its newest snapshots, newest last. */
+  readonly snapshots?: readonly ListedSnapshot[];
 }
+
+/** Snapshots of a domain in the report. */
+const SHOWN_SNAPSHOTS = 3;
 
 /**
  * Checks the host, and one domain or all of them.
@@ -30,25 +38,39 @@ export async function runDoctor(
 ): Promise<DoctorReport> {
   const checks = [...(await checkHost(options))];
   let domains: readonly DomainExamination[] = [];
+  let snapshots: readonly ListedSnapshot[] | undefined;
   try {
-    domains = await examineDomains(openHost, nameOrDomid);
+    await using host = await openHost();
+    domains = await examineDomains(host, nameOrDomid);
+    if (nameOrDomid !== undefined) snapshots = await newestSnapshots(host, nameOrDomid);
   } catch (error) {
     checks.push({ name: 'domains', ...asFailure(error) });
   }
   const ok = checks.every(({ status }) => status !== 'failed') && domains.every(({ possible }) => possible);
-  return { ok, checks, domains };
+  return omitUndefined({ ok, checks, domains, snapshots });
 }
 
 /** Examines domains, in the order of xenstore. */
 async function examineDomains(
-  openHost: () => Promise<Host>,
+  host: Host,
   nameOrDomid: string | undefined,
 ): Promise<readonly DomainExamination[]> {
-  await using host = await openHost();
   const names = nameOrDomid === undefined ? await listDomains() : [nameOrDomid];
   const reports: DomainExamination[] = [];
   for (const name of names) reports.push(await reportDomain(host, name));
   return reports;
+}
+
+/** Lists the newest snapshots of a domain. What cannot be listed is not a failure of the domain. */
+async function newestSnapshots(host: Host, nameOrDomid: string): Promise<readonly ListedSnapshot[]> {
+  try {
+    const { keys } = await givenDomain(host, nameOrDomid);
+    const [domain = nameOrDomid, ...others] = keys;
+    return (await listSnapshots(host, { domain, keys: others, newest: SHOWN_SNAPSHOTS })).snapshots;
+  } catch (error) {
+    if (error instanceof XlsnapError) return [];
+    throw error;
+  }
 }
 
 /** Returns the domids of all domains except dom0. */

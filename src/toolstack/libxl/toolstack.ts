@@ -17,6 +17,7 @@ import type {
   ImageUse,
   RestoreFacts,
   RestoreFindings,
+  RestoreOptions,
   Toolstack,
 } from '../../snapshot/ports.ts';
 import { lockFile } from '../../xenctrl/flock.ts';
@@ -76,7 +77,7 @@ export abstract class LibxlToolstack implements Toolstack {
   abstract restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
-    options: { signal?: AbortSignal | undefined },
+    options: RestoreOptions,
   ): Promise<Domid>;
 
   findDomain(nameOrDomid: string): Promise<Domid | undefined> {

@@ -1,6 +1,6 @@
 /** Finds and watches running processes, in /proc. */
 import { closeSync, openSync, readdirSync, readSync } from 'node:fs';
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, readFile, readlink, realpath, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Reads one of a process's files below /proc. */
@@ -22,6 +22,26 @@ export async function processActivity(pid: number, proc = '/proc'): Promise<stri
   } catch {
     return undefined;
   }
+}
+
+/**
+ * Returns how far a process has read a file that it has open, in bytes; `undefined` if it has not, or has exited.
+ * @param path of the file
+ */
+export async function filePosition(pid: number, path: string, proc = '/proc'): Promise<number | undefined> {
+  const own = join(proc, String(pid));
+  try {
+    const wanted = await realpath(path);
+    for (const fd of await readdir(join(own, 'fd'))) {
+      if ((await readlink(join(own, 'fd', fd)).catch(() => '')) !== wanted) continue;
+      // proc(5): the first line is `pos:` and the offset.
+      const [, position] = /^pos:\s*([0-9]+)/.exec(await readFile(join(own, 'fdinfo', fd), 'utf8')) ?? [];
+      if (position !== undefined) return Number(position);
+    }
+  } catch {
+    // It has exited in the meantime.
+  }
+  return undefined;
 }
 
 /**

@@ -19,6 +19,9 @@ export interface ProgramResult {
 /** Maximum length in bytes of the error output of a program that is never killed; the rest is dropped. */
 const MAX_WORDS = 64 * 1024;
 
+/** Length in bytes of the end of a program's output that is looked at while it runs. */
+const MAX_TAIL = 256;
+
 /** Maximum length of output in characters. */
 const MAX_OUTPUT = 64 * 1024 * 1024;
 
@@ -115,7 +118,8 @@ const POLL_MS = 500;
  * Runs a program that changes something, and waits for its end. The program is never killed, since half of
  * its work would be worse than all of it; if it takes too long, it is only waited for no longer. Its output
  * goes to a file, so that it can continue without us.
- * @param options `timeoutMs`: no limit by default; `abortMs`: how long to wait after an interruption
+ * @param options `timeoutMs`: no limit by default; `abortMs`: how long to wait after an interruption; `onText` is called about
+ * twice a second with the end of what it has printed
  * @throws {EnvironmentError} If there is no such program, or it cannot be run.
  * @throws {InterruptedError} If the signal aborted before.
  */
@@ -126,15 +130,17 @@ export async function runUnkilled(
     timeoutMs?: number | undefined;
     signal?: AbortSignal | undefined;
     abortMs?: number | undefined;
+    onText?: ((stdout: string) => void) | undefined;
   } = {},
 ): Promise<UnkilledResult> {
-  const { timeoutMs, signal, abortMs = AFTER_ABORT_MS } = options;
+  const { timeoutMs, signal, abortMs = AFTER_ABORT_MS, onText } = options;
   const words = await openWords();
+  const said = onText === undefined ? undefined : await openWords();
   try {
     // Not earlier: an interruption in the meantime would be missed.
     throwIfAborted(signal);
     const child = spawn(program, [...args], {
-      stdio: ['ignore', 'ignore', words?.fd ?? 'ignore'],
+      stdio: ['ignore', said?.fd ?? 'ignore', words?.fd ?? 'ignore'],
       env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
       detached: true,
     });
@@ -151,6 +157,7 @@ export async function runUnkilled(
       signal?.addEventListener('abort', onAbort, { once: true });
     });
     const watch = isBounded() ? watchProgress(child.pid) : undefined;
+    const listen = said && setInterval(() => void said.tail().then(onText, () => {}), POLL_MS);
     try {
       const outcome = await Promise.race([ended, enough]);
       if (outcome === undefined) {
@@ -163,28 +170,40 @@ export async function runUnkilled(
       throw errnoCode(error) === 'ENOENT' ? noProgramError(program, error) : programError(program, error);
     } finally {
       clearInterval(watch);
+      clearInterval(listen);
       clearTimeout(timer);
       signal?.removeEventListener('abort', onAbort);
     }
   } finally {
     await words?.close();
+    await said?.close();
   }
 }
 
-/** Opens a file without a name for a program's output; `undefined` if it cannot be created. */
-async function openWords(): Promise<
-  { fd: number; read: () => Promise<string>; close: () => Promise<void> } | undefined
-> {
+/** A file without a name for a program's output. */
+interface Words {
+  readonly fd: number;
+  /** Reads its beginning. */
+  readonly read: () => Promise<string>;
+  /** Reads its end. */
+  readonly tail: () => Promise<string>;
+  readonly close: () => Promise<void>;
+}
+
+/** Opens a file for a program's output; `undefined` if it cannot be created. */
+async function openWords(): Promise<Words | undefined> {
   const path = join(tmpdir(), `xlsnap-${process.pid}-${randomUUID()}`);
   try {
     const file = await open(path, 'wx+', 0o600);
     await rm(path, { force: true });
+    const textAt = async (from: number, length: number): Promise<string> => {
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, from);
+      return buffer.toString('utf8', 0, bytesRead);
+    };
     return {
       fd: file.fd,
-      read: async () => {
-        const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_WORDS), 0, MAX_WORDS, 0);
-        return buffer.toString('utf8', 0, bytesRead);
-      },
+      read: () => textAt(0, MAX_WORDS),
+      tail: async () => textAt(Math.max(0, (await file.stat()).size - MAX_TAIL), MAX_TAIL),
       close: () => file.close(),
     };
   } catch {

@@ -19,7 +19,8 @@ import {
   transaction,
 } from '../../qmp/commands.ts';
 import { QmpClosedError, QmpCommandError } from '../../qmp/errors.ts';
-import type { DeviceModel, DiskAction } from '../../snapshot/ports.ts';
+import { truePath } from '../../snapshot/images/chain.ts';
+import type { DeviceModel, DiskAction, MergeOptions, OverlayMerge } from '../../snapshot/ports.ts';
 import { externalAction, internalAction, type ResolvedDisk } from './disks.ts';
 import { plainPath } from './images.ts';
 
@@ -130,6 +131,30 @@ export class QemuDeviceModel implements DeviceModel {
       undone.push(action);
     }
     return undone;
+  }
+
+  async mergeOverlay(
+    { vdev, overlay, base }: OverlayMerge,
+    { signal, onProgress, beforeSwitch }: MergeOptions = {},
+  ): Promise<boolean> {
+    const devices = await queryBlock(await this.#session(), this.#limits);
+    const node = takenOn(devices, this.#disk(vdev), { kind: 'external', vdev, path: overlay });
+    if (node === undefined) return false;
+    const [below] = node.backingFiles;
+    if (below === undefined || (await truePath(plainPath(below))) !== (await truePath(base))) {
+      throw new DiskError(
+        'OTHER_IMAGE',
+        `disk ${vdev}: QEMU has ${overlay} on ${below ?? 'no other image'}, not on ${base}`,
+      );
+    }
+    await commitOverlay(
+      await this.#session(),
+      node.nodeName,
+      below,
+      { signal },
+      { onProgress: onProgress && (({ offset, length }) => onProgress(offset, length)), beforeSwitch },
+    );
+    return true;
   }
 
   /**

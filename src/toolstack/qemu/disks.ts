@@ -301,7 +301,7 @@ function nodeObstacles(
     obstacles.push({
       code: 'DISK_BLOCK_JOB',
       message: `disk ${vdev}: QEMU has a block job running: ${facts.jobs.join(', ')}`,
-      hint: 'wait until it ends',
+      hint: 'wait until it ends; if a command of xlsnap was killed, xlsnap recover ends it',
     });
   }
   return obstacles;
@@ -309,7 +309,7 @@ function nodeObstacles(
 
 /** Finds obstacles in the image, to an internal snapshot only. */
 function imageObstacles(vdev: string, node: BlockNode): Problem[] {
-  const hint = `take an external one: disks=['/path/of/overlay.qcow2,qcow2,${vdev}']`;
+  const hint = `take an external one: disks=['${overlayFor(node)},qcow2,${vdev}']`;
   if (node.driver !== 'qcow2') {
     return [
       {
@@ -324,6 +324,13 @@ function imageObstacles(vdev: string, node: BlockNode): Problem[] {
     return [{ code: 'DISK_DATA_FILE', message, hint }];
   }
   return [];
+}
+
+/** A path beside an image, for an example. */
+function overlayFor({ file }: BlockNode): string {
+  const path = plainPath(file);
+  const usable = path.startsWith('/') && !path.startsWith('/dev/');
+  return usable ? `${path.replace(/\.[^./]*$/, '')}-overlay.qcow2` : '/path/of/overlay.qcow2';
 }
 
 interface Candidate {

@@ -7,7 +7,7 @@ import { DiskError, errnoCode, InterruptedError, OutputError, throwIfAborted } f
 import { isRecord } from '../../core/guards.ts';
 import { parseJson } from '../../core/json.ts';
 import { chainBelow, type StatedImage } from '../../snapshot/images/chain.ts';
-import type { ImageInfo, Images, ImageTag } from '../../snapshot/ports.ts';
+import type { ImageInfo, Images, ImageTag, OnProgress } from '../../snapshot/ports.ts';
 import { type ProgramResult, runProgram, runUnkilled } from '../process/run.ts';
 import { findImageWorker } from './image-workers.ts';
 
@@ -135,12 +135,19 @@ export class QemuImages implements Images {
     }
   }
 
-  /** Merges an overlay into its backing file. The overlay must not be used afterwards. */
-  async commitOverlay(path: string): Promise<void> {
+  /** Merges an overlay into its backing file. */
+  async commitOverlay(
+    path: string,
+    { onProgress }: { readonly onProgress?: OnProgress | undefined } = {},
+  ): Promise<void> {
     const overlay = resolve(path);
     await this.#free(overlay);
     await this.#requireStated({ path: overlay, format: 'qcow2' });
-    await this.#change(['commit', '-q', '-f', 'qcow2', overlay], overlay);
+    const total = (await stat(overlay)).blocks * 512;
+    const onText = onProgress && ((text: string) => reportPercent(text, total, onProgress));
+    // Not quiet if there is progress to report.
+    const how = onText === undefined ? '-q' : '-p';
+    await this.#change(['commit', how, '-f', 'qcow2', overlay], overlay, onText);
   }
 
   /** Does what `Images.worker` says. */
@@ -215,8 +222,13 @@ export class QemuImages implements Images {
   }
 
   /** Runs a command that writes. */
-  async #change(args: readonly [string, ...string[]], path: string): Promise<void> {
-    const result = await runUnkilled('qemu-img', args, { signal: this.#signal, abortMs: this.#abortMs });
+  async #change(
+    args: readonly [string, ...string[]],
+    path: string,
+    onText?: (stdout: string) => void,
+  ): Promise<void> {
+    const limits = { signal: this.#signal, abortMs: this.#abortMs };
+    const result = await runUnkilled('qemu-img', args, { ...limits, onText });
     if (!result.ended) {
       throw new InterruptedError(
         'INTERRUPTED',
@@ -232,6 +244,12 @@ export class QemuImages implements Images {
     if (result.status !== 0) throw failure(args[0], path, result);
     return result;
   }
+}
+
+/** Reports the last percentage of `qemu-img -p`, which prints `    (12.34/100%)\r`. */
+function reportPercent(text: string, total: number, onProgress: OnProgress): void {
+  const last = [...text.matchAll(/\(([0-9.]+)\/100%\)/g)].at(-1)?.[1];
+  if (last !== undefined) onProgress(Math.round((total * Number(last)) / 100), total);
 }
 
 /** Names the image as qcow2, whatever its content looks like: `qemu-img snapshot` has no `-f`. */

@@ -5,6 +5,7 @@ import { DomainError, describeError, EnvironmentError } from '../../core/errors.
 import { domainIdentity, type LibxlConfig, parseLibxlConfig } from '../../memfile/libxl-config.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import { encodeXlHeader, makeXlHeader, readXlHeader, xlConfigText } from '../../savefmt/index.ts';
+import type { RestoreOptions } from '../../snapshot/ports.ts';
 import { findRestorer } from '../libxl/restorers.ts';
 import { LibxlToolstack } from '../libxl/toolstack.ts';
 import { destroyDomain, domainConfig, xenCommandLine } from './commands.ts';
@@ -32,7 +33,7 @@ export class XlToolstack extends LibxlToolstack {
   async restore(
     memoryPath: string,
     config: LibxlConfig | undefined,
-    { signal }: { signal?: AbortSignal | undefined },
+    { signal, onProgress }: RestoreOptions,
   ): Promise<Domid> {
     const { start, stored } = await readHeader(memoryPath);
     const { name, uuid } = domainIdentity(stored);
@@ -41,8 +42,9 @@ export class XlToolstack extends LibxlToolstack {
     }
     const since = Date.now();
     const header = config === undefined ? undefined : encodeXlHeader(makeXlHeader(printLibxlJson(config)));
+    const from = header === undefined ? memoryPath : { path: memoryPath, start, header, uuid };
     try {
-      await xlRestore(header === undefined ? memoryPath : { path: memoryPath, start, header, uuid }, signal);
+      await xlRestore(from, signal, undefined, onProgress);
     } catch (error) {
       const told = await withQemusWords(error, name, since);
       await this.#removeHalfBuilt(name, uuid, told);

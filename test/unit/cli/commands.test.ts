@@ -184,6 +184,7 @@ describe('snapshot-revert', () => {
       /^Domain guest1 is back at snapshot "before upgrade": domid 8, paused, after 3\.4 s\n/,
     );
     expect(stdout).toContain('kept: /d/b1.qcow2.kept');
+    expect(stdout).toContain('\nThe domain was away for 3.1 s\n');
     expect(stdout).toContain('To run it: xl unpause 8');
     expect(stderr).toBe(
       'warning: config-changed: the configuration changed\nwarning: a safety tag is left\n',
@@ -221,6 +222,20 @@ describe('snapshot-revert', () => {
   test('repeats in that command the options that do not concern the revert', async () => {
     const { calls } = await xlsnap(['snapshot-revert', 'guest1', cfgfile, '--dry-run', '--json', '-q']);
     expect(calls).toMatchObject([{ request: { otherOptions: ['--dry-run', '--json', '--quiet'] } }]);
+  });
+
+  test('prints the plan with --dry-run also if it is risky, and what would be lost', async () => {
+    const plan = { ...revertPlan, created: '2026-11-24T20:15:30.000Z' };
+    const risky = () => Promise.reject(new RiskError('RISKY', 'risky', { data: { plan } }));
+    const args = ['snapshot-revert', 'guest1', cfgfile, '--dry-run'];
+    const { code, stdout, stderr } = await xlsnap(args, { calls: { planRevert: risky } });
+    expect(code).toBe(10);
+    expect(stdout).toMatch(/\n {2}lost: what the guest wrote since 2026-11-2\d \d\d:15:30\n/);
+    expect(stdout).toContain('Dry run: nothing was changed.\n');
+    expect(stderr).toBe('error: risky\n');
+    const json = await xlsnap([...args, '--json'], { calls: { planRevert: risky } });
+    expect(json.stdout).toBe('');
+    expect(JSON.parse(json.stderr)).toMatchObject({ data: { plan: { created: plan.created } } });
   });
 
   test('prints the plan with --dry-run', async () => {

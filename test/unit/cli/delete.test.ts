@@ -72,6 +72,50 @@ describe('snapshot-delete', () => {
     expect(stderr).toBe('warning: a journal cannot be read\n');
   });
 
+  test('--merge, and what to change then', async () => {
+    const disks = [
+      { kind: 'external', vdev: 'xvda', base: '/d/a1.qcow2', overlay: '/d/a2.qcow2', action: 'merge' },
+    ] as const;
+    const [first] = deletePlan.snapshots;
+    if (first === undefined) throw new Error('no sample');
+    const below = [{ ...disks[0], base: '/d/a.qcow2', overlay: '/d/a1.qcow2' }];
+    const plan = {
+      ...deletePlan,
+      unfinished: [],
+      refused: [],
+      warnings: [],
+      snapshots: [
+        { ...first, files: [], disks },
+        { ...first, files: [], name: 'old', disks: below },
+      ],
+    };
+    const planned = { planDelete: () => Promise.resolve(plan) };
+    const args = ['snapshot-delete', 'guest1', 'a', '--merge'];
+    expect((await xlsnap([...args, '--dry-run'], { calls: planned })).stdout.split('\n')).toEqual([
+      'Snapshot "before upgrade" of guest1 would be deleted',
+      '  disk xvda: /d/a2.qcow2, merged into /d/a1.qcow2',
+      '  the files take 201 MiB',
+      'Snapshot "old" of guest1 would be deleted',
+      '  disk xvda: /d/a1.qcow2, merged into /d/a.qcow2',
+      '  the files take 201 MiB',
+      'Then change the disk line of the file that you start guest1 from: xvda is /d/a.qcow2',
+      'Dry run: nothing was changed.',
+      '',
+    ]);
+    const result = { ...deleteResult, finished: [], warnings: [], plan };
+    const merged = { deleteSnapshots: () => Promise.resolve(result) };
+    expect((await xlsnap(args, { calls: merged })).stdout.split('\n')).toEqual([
+      'Snapshot "before upgrade" of guest1 deleted',
+      '  disk xvda: /d/a2.qcow2 merged into /d/a1.qcow2',
+      'Snapshot "old" of guest1 deleted',
+      '  disk xvda: /d/a1.qcow2 merged into /d/a.qcow2',
+      '2 snapshots deleted; the files took 402 MiB',
+      'Now change the disk line of the file that you start guest1 from: xvda is /d/a.qcow2',
+      '',
+    ]);
+    expect((await xlsnap(args)).calls[0]?.request).toMatchObject({ snapshots: ['a'], merge: true });
+  });
+
   test('says that there was nothing', async () => {
     const nothing = { ...deleteResult, finished: [], plan: { ...deletePlan, snapshots: [] } };
     const calls = { deleteSnapshots: () => Promise.resolve(nothing) };

@@ -2,7 +2,7 @@ import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { EXIT } from '../../../src/core/errors.ts';
 import type { DoctorReport, DomainReport } from '../../../src/toolstack/doctor/doctor.ts';
-import { doctorReport, documentedKeys, xlsnap } from './support.ts';
+import { doctorReport, documentedKeys, snapshotList, xlsnap } from './support.ts';
 
 const [sound] = doctorReport.domains;
 if (sound === undefined) throw new Error('the sample has no domain');
@@ -61,6 +61,28 @@ describe('doctor', () => {
     );
   });
 
+  test('ends with the newest snapshots of a domain', async () => {
+    const report = { ...doctorReport, snapshots: snapshotList.snapshots };
+    const { stdout } = await xlsnap(['doctor', 'guest1'], { doctor: report });
+    const lines = stdout.trimEnd().split('\n').slice(-5);
+    expect(lines.map((line) => line.replace(/, 2026[^:]*:..:..:/, ':'))).toEqual([
+      '         snapshot "gone": cannot be reverted to',
+      '         snapshot "before upgrade": a revert is risky',
+      '         snapshot "new": can be reverted to',
+      '           next: xlsnap snapshot-list says why',
+      'All is well: guest1 can be snapshotted.',
+    ]);
+    const none = await xlsnap(['doctor', 'guest1'], { doctor: { ...doctorReport, snapshots: [] } });
+    expect(none.stdout).toContain('\n         no snapshots yet\n');
+  });
+
+  test('says which domains need a cfgfile', async () => {
+    const domains = [{ ...sound, byDefault: false }];
+    const { code, stdout } = await xlsnap(['doctor'], { doctor: { ...doctorReport, domains } });
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/\nAll is well, but guest1 needs a cfgfile: see above\.\n$/);
+  });
+
   test('exits with 13, with the report on stdout, if something is missing on the host', async () => {
     const { code, stdout, stderr } = await xlsnap(['doctor'], { doctor: failing });
     expect({ code, stderr }).toEqual({ code: EXIT.environment, stderr: '' });
@@ -88,7 +110,8 @@ describe('doctor', () => {
   });
 
   test('prints JSON with the keys of docs/scripting.md, and no others', async () => {
-    const { code, stdout } = await xlsnap(['doctor', '--json'], { doctor: failing });
+    const report = { ...failing, snapshots: snapshotList.snapshots };
+    const { code, stdout } = await xlsnap(['doctor', '--json'], { doctor: report });
     const { message_type, ...message } = JSON.parse(stdout) as Record<string, unknown>;
     expect({ code, message_type }).toEqual({ code: EXIT.environment, message_type: 'doctor_result' });
     expect(documentedKeys('doctor_result')).toEqual(Object.keys(message));

@@ -79,6 +79,7 @@ export const revertPlan: RevertPlan = {
   name: plan.name,
   domain: 'guest1',
   uuid: plan.uuid,
+  created: '2026-11-23T20:15:30.000Z',
   domid: 7,
   memoryPath: plan.memoryPath,
   state: 'paused',
@@ -102,6 +103,7 @@ export const revertResult: RevertResult = {
   domid: 8,
   phases: [{ name: 'restore', startSeconds: 0.4, seconds: 3 }],
   totalSeconds: 3.4,
+  awaySeconds: 3.1,
   kept: ['/d/b1.qcow2.kept'],
   warnings: ['config-changed: the configuration changed', 'a safety tag is left'],
 };

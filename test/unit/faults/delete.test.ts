@@ -2,9 +2,10 @@
  * Whatever port call of a delete fails, is interrupted or hangs, and wherever its process is killed: a snapshot that is listed
  * as good is complete, and the same command, or recover, deletes the rest.
  */
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
 import { InterruptedError, type XlsnapError } from '../../../src/core/errors.ts';
+import { configDisks } from '../../../src/memfile/libxl-config.ts';
 import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { deleteSnapshots } from '../../../src/snapshot/delete/delete.ts';
 import { listSnapshots } from '../../../src/snapshot/list/list.ts';
@@ -21,68 +22,96 @@ import {
   snapshotConfig,
 } from '../../support/scene.ts';
 
-const DISKS: readonly (readonly [disks: readonly DiskKind[], running: boolean])[] = [
-  [[], true],
-  [['internal'], true],
-  [['internal'], false],
-  [['external'], true],
-  [['internal', 'internal'], true],
-  [['internal', 'external'], false],
+interface Kind {
+  readonly disks: readonly DiskKind[];
+  readonly running: boolean;
+  /** Whether its overlays are merged into their bases. */
+  readonly merge?: boolean;
+}
+
+const KINDS: readonly Kind[] = [
+  { disks: [], running: true },
+  { disks: ['internal'], running: true },
+  { disks: ['internal'], running: false },
+  { disks: ['external'], running: true },
+  { disks: ['internal', 'internal'], running: true },
+  { disks: ['internal', 'external'], running: false },
+  { disks: ['external'], running: true, merge: true },
+  { disks: ['external'], running: false, merge: true },
+  { disks: ['internal', 'external'], running: true, merge: true },
+  { disks: ['external', 'external'], running: false, merge: true },
 ];
 
 let count = 0;
 afterAll(() => console.log(`  ${count} faults were planted in deletes`));
 
-/** A host with two snapshots, the older of which is to be deleted. */
+/** A host with two snapshots: `s1` is to be deleted, and `s2` stays. */
 class Scene implements Disposable {
   readonly host: FakeHost;
   readonly files: Record<string, string>;
   readonly memoryPath: string;
   readonly contents: readonly string[];
+  readonly kind: Kind;
 
-  private constructor(host: FakeHost, memoryPath: string) {
+  private constructor(host: FakeHost, memoryPath: string, kind: Kind) {
     this.host = host;
+    this.kind = kind;
     this.memoryPath = memoryPath;
     this.files = filesOf(host.directory);
     this.contents = this.#contents();
     host.calls.length = 0;
   }
 
-  static async make(kinds: readonly DiskKind[], running: boolean): Promise<Scene> {
+  static async make(kind: Kind): Promise<Scene> {
+    const { disks: kinds, running, merge } = kind;
     const directory = fastDirectory('xlsnap-faults-');
     const guest = new FakeGuest(new Uint8Array(24).fill(15, 20));
     guest.maxBatch = 32;
     const disks = kinds.map((_, i) => ({ vdev: `xvd${'ab'[i]}` }));
     const host = new FakeHost({ directory, guest, disks });
     host.write('at the first');
-    const config = snapshotConfig('s1', directory, kinds);
-    const { plan } = await createSnapshot(host, { domain: 'guest1', config, sync: false });
-    host.write('later');
-    await createSnapshot(host, {
-      domain: 'guest1',
-      config: snapshotConfig(
+    const take = async (name: string, how: readonly DiskKind[]): Promise<string> => {
+      const config = snapshotConfig(name, directory, how);
+      const { plan } = await createSnapshot(host, { domain: 'guest1', config, sync: false });
+      host.write(`after ${name}`);
+      return plan.memoryPath;
+    };
+    const stays = (): Promise<string> =>
+      take(
         's2',
-        directory,
         kinds.map(() => 'internal'),
-      ),
-      sync: false,
-    });
+      );
+    // An overlay is merged only while no later snapshot depends on it.
+    if (merge === true) await stays();
+    const memoryPath = await take('s1', kinds);
+    if (merge !== true) await stays();
     host.write('now');
     if (!running) host.own.end();
-    return new Scene(host, plan.memoryPath);
+    return new Scene(host, memoryPath, kind);
   }
 
   delete(limits = {}) {
-    return deleteSnapshots(this.host, { domain: 'guest1', snapshots: ['s1'] }, limits);
+    const { merge } = this.kind;
+    return deleteSnapshots(this.host, { domain: 'guest1', snapshots: ['s1'], merge }, limits);
   }
 
   #paths(): string[] {
-    return Object.keys(this.files).filter((path) => /\.(img|qcow2)$/.test(path));
+    return Object.keys(this.files).filter((path) => /\.(img|qcow2)$/.test(path) && existsSync(path));
   }
 
-  /** What is in all images, tags aside. */
+  /** What is in all images, tags aside; if some are merged, what the guest reads from its disks. */
   #contents(): readonly string[] {
-    return this.#paths().map((path) => `${path}: ${contentOf(path)}`);
+    const { kind, host } = this;
+    if (kind.merge !== true) return this.#paths().map((path) => `${path}: ${contentOf(path)}`);
+    return kind.disks.map((_, i) => {
+      const vdev = `xvd${'ab'[i]}`;
+      const images = [
+        host.inUse.get(vdev),
+        `${host.directory}/s1-${vdev}.qcow2`,
+        `${host.directory}/${vdev}.img`,
+      ];
+      return contentOf(images.find((path) => path !== undefined && existsSync(path)) ?? '');
+    });
   }
 
   tags(name: string): number {
@@ -93,10 +122,10 @@ class Scene implements Disposable {
   async expectOthers(where: string): Promise<void> {
     expect(this.#contents(), where).toEqual(this.contents);
     const { snapshots } = await listSnapshots(this.host);
-    expect(
-      snapshots.find(({ name }) => name === 's2'),
-      where,
-    ).toMatchObject({ revert: 'possible' });
+    const other = snapshots.find(({ name }) => name === 's2');
+    // A revert to an older one is risky while it would make a later one useless.
+    const risks = other?.risks.filter(({ risk }) => risk !== 'later-snapshot');
+    expect({ problems: other?.problems, risks }, where).toEqual({ problems: [], risks: [] });
     expect(this.host.locked, where).toBe(false);
   }
 
@@ -106,11 +135,18 @@ class Scene implements Disposable {
       expect(existsSync(`${this.memoryPath}${end}`), `${where}: ${end}`).toBe(false);
     }
     expect(this.tags('s1'), where).toBe(0);
+    expect([...this.host.own.jobs], where).toEqual([]);
+    if (this.kind.merge === true) {
+      const left = readdirSync(this.host.directory).filter((name) => name.endsWith('.qcow2'));
+      expect(left, where).toEqual([]);
+      const named = configDisks(this.host.config).map(({ path }) => path);
+      if (this.kind.running) expect(named, where).toEqual([...this.host.inUse.values()]);
+    }
     const { snapshots } = await listSnapshots(this.host);
     expect(
-      snapshots.map(({ name }) => name),
+      snapshots.map(({ name, revert }) => `${name} ${revert}`),
       where,
-    ).toEqual(['s2']);
+    ).toEqual(['s2 possible']);
   }
 
   /** It is listed as good only if all of it is there. */
@@ -133,14 +169,14 @@ class Scene implements Disposable {
 
 type How = 'fails' | 'is interrupted' | 'hangs and is interrupted';
 
-const cases = DISKS.map(([disks, running]) => {
-  const how = disks.length === 0 ? 'no disks' : disks.join(' and ');
-  return [how, running ? 'running' : 'down', disks, running] as const;
+const cases = KINDS.map((kind) => {
+  const how = kind.disks.length === 0 ? 'no disks' : kind.disks.join(' and ');
+  return [kind.merge === true ? `${how}, merged` : how, kind.running ? 'running' : 'down', kind] as const;
 });
 
 /** Every port call of a delete that goes well, in order. */
-async function callsOf(disks: readonly DiskKind[], running: boolean): Promise<readonly string[]> {
-  using scene = await Scene.make(disks, running);
+async function callsOf(kind: Kind): Promise<readonly string[]> {
+  using scene = await Scene.make(kind);
   await scene.delete();
   const calls = [...scene.host.calls];
   await scene.expectGone('without a fault');
@@ -148,12 +184,12 @@ async function callsOf(disks: readonly DiskKind[], running: boolean): Promise<re
   return calls;
 }
 
-describe.each(cases)('a delete of a snapshot with %s, the domain %s,', (_how, _state, disks, running) => {
+describe.each(cases)('a delete of a snapshot with %s, the domain %s,', (_how, _state, kind) => {
   it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
     'that %s in any port call leaves no snapshot that only looks complete, and can be done again',
     async (how) => {
-      await forEachOf((await callsOf(disks, running)).entries(), async ([at, name]) => {
-        using scene = await Scene.make(disks, running);
+      await forEachOf((await callsOf(kind)).entries(), async ([at, name]) => {
+        using scene = await Scene.make(kind);
         await oneFault(scene, how, at, `${how} in call ${at}, ${name}`);
         count++;
       });
@@ -163,9 +199,9 @@ describe.each(cases)('a delete of a snapshot with %s, the domain %s,', (_how, _s
   it.each(['before', 'after'] as const)(
     'whose process is killed %s any port call takes effect is finished by recover, or by the same command',
     async (when) => {
-      await forEachOf((await callsOf(disks, running)).entries(), async ([at, name]) => {
+      await forEachOf((await callsOf(kind)).entries(), async ([at, name]) => {
         for (const first of ['recover', 'the same command']) {
-          using scene = await Scene.make(disks, running);
+          using scene = await Scene.make(kind);
           const where = `killed ${when} call ${at}, ${name}; then ${first}`;
           const bury = await killed(scene.host, when, at, () => scene.delete());
           const state = await scene.expectTrueList(where);
@@ -183,18 +219,18 @@ describe.each(cases)('a delete of a snapshot with %s, the domain %s,', (_how, _s
 
   it('whose process is killed between any two files is finished by recover, or by the same command', async () => {
     const ends = ['.cfg', '', '.json'];
-    const calls = (await callsOf(disks, running)).length;
+    const calls = (await callsOf(kind)).length;
     for (const [gone, first] of ends.flatMap((_, i) => [
       [i + 1, 'recover'] as const,
       [i + 1, 'the same command'] as const,
     ])) {
-      using scene = await Scene.make(disks, running);
+      using scene = await Scene.make(kind);
       const where = `${gone} files are gone; then ${first}`;
       // The last port call has taken effect, and nothing behind it.
       const bury = await killed(scene.host, 'after', calls - 1, () => scene.delete());
       if (!existsSync(`${scene.memoryPath}.journal`)) {
         // Without disks that have something to delete, no port call follows the journal's creation.
-        expect(disks.includes('internal'), where).toBe(false);
+        expect(kind.disks.includes('internal') || kind.merge === true, where).toBe(false);
         await bury();
         continue;
       }

@@ -64,7 +64,7 @@ it('the parts of the block graph that snapshots need are kept', async () => {
   ]);
   expect(await commands.queryNamedBlockNodes(client)).toEqual([node]);
   expect(await commands.queryBlockJobs(client)).toEqual([
-    { id: 'job0', type: 'commit', status: 'running', offset: 5 },
+    { id: 'job0', type: 'commit', status: 'running', offset: 5, length: 9 },
   ]);
   expect(await commands.queryStatus(client)).toEqual({ status: 'paused', running: false });
   expect(await commands.queryVersion(client)).toEqual({ major: 7, minor: 2, micro: 22, package: '' });
@@ -215,6 +215,49 @@ describe('commitOverlay', () => {
     await client.close();
     await expect(lost).rejects.toThrow(/closed/);
     expect(cancelled).toBe(2);
+    expect(server.received.at(-1)?.execute).toBe('block-job-cancel');
+  });
+
+  it('reports progress, and asks before the disk continues on the backing image', async () => {
+    await using directory = await tempDir();
+    const path = join(directory.path, 'qmp');
+    let ready = false;
+    await using server = await FakeQmpServer.listen(path, {
+      'query-block-jobs': (_, fake) => {
+        if (!server.received.some(({ execute }) => execute === 'block-commit')) return [];
+        if (ready) fake.event('BLOCK_JOB_READY', job);
+        return [{ ...job, status: 'running', offset: 3, len: 8 }];
+      },
+      'block-commit': () => ({}),
+      'block-job-complete': (_, fake) => {
+        fake.event('BLOCK_JOB_COMPLETED', job);
+        return {};
+      },
+      'block-job-cancel': () => ({}),
+    });
+    await using client = await QmpClient.connect(path);
+    const seen: unknown[] = [];
+    const commit = (beforeSwitch: () => Promise<void>, limits = {}): Promise<void> =>
+      commands.commitOverlay(client, 'xlsnap-xvda-1', '/d/a.qcow2', limits, {
+        onProgress: ({ offset, length }) => {
+          seen.push([offset, length]);
+          ready = true;
+        },
+        beforeSwitch,
+      });
+    await commit(async () => {
+      seen.push(server.received.at(-1)?.execute);
+    });
+    expect(seen[0]).toEqual([3, 8]);
+    expect(seen.at(-1)).toBe('query-block-jobs');
+    expect(server.received.at(-1)?.execute).toBe('block-job-complete');
+    const refused = commit(() => Promise.reject(new Error('the journal is full')));
+    await expect(refused).rejects.toThrow('the journal is full');
+    expect(server.received.at(-1)?.execute).toBe('block-job-cancel');
+    ready = false;
+    const abort = new AbortController();
+    setTimeout(() => abort.abort(), 100);
+    await expect(commit(async () => {}, { signal: abort.signal })).rejects.toThrow('interrupted');
     expect(server.received.at(-1)?.execute).toBe('block-job-cancel');
   });
 

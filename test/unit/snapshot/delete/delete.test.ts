@@ -11,13 +11,22 @@ import {
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
+import { configDisks } from '../../../../src/memfile/libxl-config.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { deleteSnapshots, planDelete } from '../../../../src/snapshot/delete/delete.ts';
 import type { DeleteRequest } from '../../../../src/snapshot/delete/types.ts';
 import { listSnapshots } from '../../../../src/snapshot/list/list.ts';
+import { recoverAll, recoverSnapshot } from '../../../../src/snapshot/recover.ts';
 import { revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
 import { contentOf, FAKE_UUID, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
-import { type DiskKind, failure, fastDirectory, filesOf, snapshotConfig } from '../../../support/scene.ts';
+import {
+  type DiskKind,
+  failure,
+  fastDirectory,
+  filesOf,
+  killed,
+  snapshotConfig,
+} from '../../../support/scene.ts';
 
 let host: FakeHost;
 
@@ -185,6 +194,194 @@ describe('an external snapshot', () => {
     expect(await names()).toEqual(['i2 possible']);
     await remove('i2');
     expect(tags(overlay)).toEqual([]);
+  });
+});
+
+describe('an overlay that is merged', () => {
+  const overlay = (name = 'e1'): string => `${host.directory}/${name}-xvda.qcow2`;
+  const merge = (...snapshots: string[]) =>
+    deleteSnapshots(host, { domain: 'guest1', snapshots, merge: true });
+  const refused = async (name: string, code: string, words: string) => {
+    const before = filesOf(host.directory);
+    const error = await refusal({ snapshots: [name], merge: true });
+    expect(error.code).toBe(code);
+    expect(`${error.message}\n${error.hint}`).toContain(words);
+    expect(filesOf(host.directory)).toEqual(before);
+  };
+
+  test.each([true, false])('goes, with its data in the base (the domain runs: %s)', async (runs) => {
+    host.write('before');
+    await take('e1', 'external');
+    host.write('after');
+    if (!runs) down();
+    host.calls.length = 0;
+    const seen: unknown[] = [];
+    const reporter = {
+      phase() {},
+      log() {},
+      progress: (progress: unknown) => void seen.push(progress),
+    };
+    const request = { domain: 'guest1', snapshots: ['e1'], merge: true };
+    const { plan } = await deleteSnapshots(host, request, { reporter });
+    expect(plan.snapshots[0]?.disks).toEqual([
+      { kind: 'external', vdev: 'xvda', base: image(), overlay: overlay(), action: 'merge' },
+    ]);
+    expect(Object.keys(filesOf(host.directory))).toEqual([image()]);
+    expect(contentOf(image())).toBe('after');
+    // By the domain's own QEMU, or by qemu-img, and never by the other.
+    expect(host.calls.includes('mergeOverlay')).toBe(runs);
+    expect(host.calls.includes('commitOverlay')).toBe(!runs);
+    if (!runs) return;
+    expect(host.inUse.get('xvda')).toBe(image());
+    expect(configDisks(host.config)).toMatchObject([{ path: image(), format: 'qcow2' }]);
+    expect(seen).toContainEqual({ phase: 'merge', done: 1, total: 2, unit: 'bytes' });
+  });
+
+  test('and all those above it, newest first; then tags below can go too', async () => {
+    await take('i1');
+    await take('e2', 'external');
+    await take('e3', 'external');
+    await take('i4');
+    host.write('now');
+    const plan = await planDelete(host, {
+      domain: 'guest1',
+      snapshots: ['i1', 'e2', 'e3', 'i4'],
+      merge: true,
+    });
+    await merge('i1', 'e2', 'e3', 'i4');
+    expect(plan.snapshots.map(({ disks }) => disks[0]?.action)).toEqual([
+      'delete',
+      'merge',
+      'merge',
+      'delete',
+    ]);
+    expect(Object.keys(filesOf(host.directory))).toEqual([image()]);
+    expect(readImage(image())).toMatchObject({ content: 'now', tags: {} });
+  });
+
+  test('leaves older snapshots as good as before', async () => {
+    host.write('one');
+    await take('i1');
+    await take('e2', 'external');
+    host.write('two');
+    await merge('e2');
+    expect(await names()).toEqual(['i1 possible']);
+    const path = join(host.directory, FAKE_UUID, 'i1.save.cfg');
+    await revertSnapshot(host, { domain: 'guest1', config: parseConfig(readFileSync(path, 'utf8'), path) });
+    expect(contentOf(image())).toBe('one');
+  });
+
+  test('is refused while another snapshot needs it or its base', async () => {
+    await take('e1', 'external');
+    await take('e2', 'external');
+    await refused(
+      'e1',
+      'SNAPSHOT_NEEDED',
+      `snapshot "e2" (${host.directory}/e2.save) needs ${overlay()} as it is`,
+    );
+    await merge('e2');
+    await take('i3');
+    await refused('e1', 'SNAPSHOT_NEEDED', `${overlay()} has the snapshot i3, which would be lost with it`);
+    await merge('i3', 'e1');
+    expect(Object.keys(filesOf(host.directory))).toEqual([image()]);
+  });
+
+  test('is refused while a file beside it is on its base', async () => {
+    await take('e1', 'external');
+    const other = `${host.directory}/kept.qcow2`;
+    const header = Buffer.alloc(200);
+    header.writeUInt32BE(0x514649fb);
+    header.writeBigUInt64BE(100n, 8);
+    header.writeUInt32BE('xvda.img'.length, 16);
+    header.write('xvda.img', 100);
+    writeFileSync(other, header);
+    await refused('e1', 'SNAPSHOT_NEEDED', `${other} depends on ${image()}, too, and would be spoilt`);
+    rmSync(other);
+    await merge('e1');
+  });
+
+  test('is refused while another domain, or its own by a later overlay, has the base', async () => {
+    await take('e1', 'external');
+    const above = `${host.directory}/above.qcow2`;
+    writeImage(above, { format: 'qcow2', content: '', tags: {}, backing: image() });
+    const other = host.addDomain({ name: 'other', images: { xvda: above } });
+    await refused(
+      'e1',
+      'IMAGE_IN_USE',
+      `domain other (domid ${other.domid}) uses ${above}, which depends on ${image()}`,
+    );
+    other.end();
+    rmSync(above);
+    host.inUse.set('xvda', image());
+    await refused(
+      'e1',
+      'IMAGE_IN_USE',
+      `domain guest1 (domid 7) uses ${image()}: ${overlay()} cannot be merged`,
+    );
+    host.inUse.set('xvda', overlay());
+    await merge('e1');
+  });
+
+  test('is refused if the base was written to since', async () => {
+    await take('e1', 'external');
+    down();
+    writeImage(image(), { ...readImage(image()), content: 'else' });
+    await refused('e1', 'BASE_WRITTEN', 'leave out --merge');
+    await remove('e1');
+    expect(existsSync(overlay())).toBe(true);
+  });
+
+  test('is kept if it is on another image by now, and there is nothing to merge without it', async () => {
+    await take('e1', 'external');
+    down();
+    writeImage(overlay(), { format: 'qcow2', content: 'all', tags: {} });
+    const { plan } = await merge('e1');
+    expect(plan.snapshots[0]?.disks).toMatchObject([
+      { action: 'keep', reason: `${overlay()} does not depend on ${image()} any more` },
+    ]);
+    expect(contentOf(overlay())).toBe('all');
+  });
+
+  test('is not merged over what a domain has written to the base since, if the last step was killed', async () => {
+    await take('e1', 'external');
+    host.write('after');
+    const bury = await killed(host, 'after', 'switchToBase', () => merge('e1'));
+    // The domain continued on the base, and is started on it again.
+    expect(host.inUse.get('xvda')).toBe(image());
+    host.write('newer');
+    host.reboot();
+    host.inUse.set('xvda', image());
+    const path = `${host.directory}/e1.save`;
+    const error = await failure(recoverSnapshot(host, { path }));
+    expect(error.undoFailures.join()).toContain('which of them has its newest data cannot be known');
+    down();
+    expect((await failure(merge('e1'))).undoFailures.join()).toContain(`rm ${overlay()}`);
+    expect(contentOf(image())).toBe('newer');
+    rmSync(overlay());
+    await merge('e1');
+    expect(Object.keys(filesOf(host.directory))).toEqual([image()]);
+    expect(contentOf(image())).toBe('newer');
+    await bury();
+  });
+
+  test('no revert of the domain begins before a merge that was killed is finished', async () => {
+    await take('i1');
+    await take('e2', 'external');
+    const bury = await killed(host, 'before', 'switchToBase', () => merge('e2'));
+    const path = join(host.directory, FAKE_UUID, 'i1.save.cfg');
+    const config = parseConfig(readFileSync(path, 'utf8'), path);
+    const error = await failure(revertSnapshot(host, { domain: 'guest1', config, force: true }));
+    expect(error).toMatchObject({
+      code: 'DELETE_UNFINISHED',
+      hint: `xlsnap recover ${host.directory}/e2.save finishes it`,
+    });
+    await recoverAll(host);
+    await revertSnapshot(host, { domain: 'guest1', config });
+    await bury();
+  });
+
+  test('is only for snapshots that are named', async () => {
+    expect(await refusal({ keep: 1, merge: true })).toMatchObject({ code: 'KEEP', exitCode: 2 });
   });
 });
 

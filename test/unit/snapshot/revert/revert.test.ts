@@ -12,16 +12,18 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
 import { DiskError, RiskError, type XlsnapError } from '../../../../src/core/errors.ts';
+import type { Progress } from '../../../../src/core/reporter.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
 import type { RevertRequest } from '../../../../src/snapshot/api.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { recoverAll } from '../../../../src/snapshot/recover.ts';
 import { planRevert, revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
-import { type RiskName, riskNames } from '../../../../src/snapshot/risks.ts';
+import { RISK_ADVICE, type RiskName, riskNames } from '../../../../src/snapshot/risks.ts';
 import {
   contentOf,
   FAKE_UUID,
@@ -133,6 +135,25 @@ describe('revertSnapshot', () => {
     expect(readdirSync(directory)).toEqual(names);
   });
 
+  it('reports what has been read of the file, and how long the domain was away', async () => {
+    const host = makeHost();
+    const request = await take(host);
+    const seen: string[] = [];
+    const reporter = {
+      phase() {},
+      log() {},
+      progress: ({ phase, done, total, unit }: Progress) => {
+        if (done === total) seen.push(`${phase} ${total} ${unit}`);
+      },
+    };
+    host.after = (call) => (call === 'restore' ? sleep(60) : undefined);
+    const { awaySeconds, totalSeconds } = await revertSnapshot(host, request, { reporter });
+    const { size } = statSync(at('s1.save'));
+    expect(seen).toEqual([`check ${size} bytes`, `restore ${size} bytes`]);
+    expect(awaySeconds).toBeGreaterThanOrEqual(0.055);
+    expect(awaySeconds).toBeLessThan(totalSeconds);
+  });
+
   it('writes to no base', async () => {
     const host = makeHost();
     const request = await take(host, ['external', 'external']);
@@ -167,6 +188,7 @@ describe('revertSnapshot', () => {
     host.calls.length = 0;
     const result = await revertSnapshot(host, request);
     expect(host.calls).not.toContain('destroy');
+    expect(result.awaySeconds).toBeUndefined();
     expect(result.plan.domid).toBeUndefined();
     expect(contents(host)).toEqual(['at start', 'at start']);
   });
@@ -549,6 +571,7 @@ describe('a risky revert', () => {
     expect(error).toBeInstanceOf(RiskError);
     expect(error.message).toContain(message);
     expect(error.message).toContain(`  - ${risk}: `);
+    expect(error.message).toContain(`    instead: ${RISK_ADVICE[risk]}`);
     expect(error.data['risks']).toEqual([
       expect.objectContaining({ risk, message: expect.stringContaining(message) }),
     ]);
@@ -584,13 +607,18 @@ describe('a risky revert', () => {
     const given = { ...request, config: { ...request.config, source: "it's s1.cfg" }, running: true };
     const error = await refused(host, { ...given, timeoutMs: 9000, accept: ['no-manifest', 'xen-changed'] });
     expect(error.message).not.toContain('no-manifest');
-    expect(error.data).toEqual({
+    expect(error.data).toMatchObject({
+      plan: { name: 's1', state: 'running', disks: [{ vdev: 'xvda' }] },
       risks: [expect.objectContaining({ risk: 'disk-uncovered', vdev: 'xvdb' })],
       command:
         "xlsnap snapshot-revert guest1 'it'\\''s s1.cfg' --running --accept no-manifest,xen-changed,disk-uncovered --timeout 9",
     });
     const { source: _, ...unnamed } = request.config;
     expect((await refused(host, { ...request, config: unnamed })).data['command']).toBeUndefined();
+    const named = { ...request, config: unnamed, named: 's1', otherOptions: ['--dir', '/srv'] };
+    expect((await refused(host, named)).data['command']).toBe(
+      'xlsnap snapshot-revert guest1 s1 --accept no-manifest,disk-uncovered --dir /srv',
+    );
   });
 
   it.each(cases)('is done with --force if %s', async (_what, kinds, change, risk, message) => {
