@@ -57,13 +57,7 @@ function mergedText({ snapshots }: DeletePlan, when: string): string | undefined
 
 function parts(one: PlannedDelete): readonly string[] {
   return [
-    ...one.disks.map((each) =>
-      each.action === 'delete'
-        ? `  disk ${each.vdev}: tag "${each.tag}" of ${each.image}`
-        : each.action === 'merge'
-          ? `  disk ${each.vdev}: ${each.overlay}, merged into ${each.base}`
-          : `  disk ${each.vdev}: kept: ${each.reason ?? ''}`,
-    ),
+    ...one.disks.map((each) => `  disk ${each.vdev}: ${partText(each)}`),
     ...one.files.map((path) => `  ${path}`),
     `  the files take ${formatSize(one.allocatedBytes)}`,
   ];
@@ -73,4 +67,15 @@ function parts(one: PlannedDelete): readonly string[] {
 function disk(one: DeleteDisk): string | undefined {
   if (one.action === 'keep') return `  disk ${one.vdev}: kept: ${one.reason ?? ''}`;
   return one.action === 'merge' ? `  disk ${one.vdev}: ${one.overlay} merged into ${one.base}` : undefined;
+}
+
+function partText(disk: DeleteDisk): string {
+  switch (disk.action) {
+    case 'keep':
+      return `kept: ${disk.reason ?? ''}`;
+    case 'merge':
+      return `${disk.overlay}, merged into ${disk.base}`;
+    case 'delete':
+      return disk.kind === 'internal' ? `tag "${disk.tag}" of ${disk.image}` : disk.snapshot;
+  }
 }

@@ -103,12 +103,17 @@ function verdict({ possible, byDefault, live, state }: DomainExamination): strin
   return live ? `${how}, with or without --live` : `${how}, without --live`;
 }
 
-function diskRows({ vdev, path, format, volume, internal, external, obstacles }: DiskExamination): Row[] {
+function diskRows(disk: DiskExamination): Row[] {
+  const { vdev, path, format, volume, internal, external, storage, obstacles } = disk;
   const what = `disk ${vdev}${path === undefined ? '' : ` ${path}`}${format === undefined ? '' : ` (${format})`}`;
   if (!volume)
     return [{ indent: STATUS_WIDTH, text: `${what}: not written to, so not part of the snapshot` }];
-  const ways = [...(internal ? ['internal'] : []), ...(external ? ['external'] : [])];
-  const how = ways.length === 0 ? 'cannot be snapshotted' : `${ways.join(' or ')} snapshot`;
+  const byQemu = [...(internal ? ['internal'] : []), ...(external ? ['external'] : [])];
+  const ways = [
+    ...(storage === undefined ? [] : [storage]),
+    ...(byQemu.length === 0 ? [] : [`${byQemu.join(' or ')} snapshot`]),
+  ];
+  const how = ways.length === 0 ? 'cannot be snapshotted' : ways.join(' or ');
   return [{ indent: STATUS_WIDTH, text: `${what}: ${how}` }, ...obstacles.flatMap(obstacleRows)];
 }
 

@@ -2,7 +2,7 @@
 import { PAGE_SIZE } from '../core/brand.ts';
 import type { Inspection, MemoryMap } from '../memfile/inspect.ts';
 import type { DomainSummary } from '../memfile/libxl-config.ts';
-import type { Manifest } from '../memfile/manifest.ts';
+import type { Manifest, SnapshotDisk } from '../memfile/manifest.ts';
 import type { PageRange, RecordCount } from '../savefmt/index.ts';
 import { formatPages, formatSeconds, formatSize, indentedTable } from './text.ts';
 
@@ -90,10 +90,21 @@ function diskLines({ disks }: DomainSummary, manifest: Manifest | undefined): st
     const how =
       taken === undefined
         ? []
-        : [taken.kind === 'internal' ? `  tag "${taken.tag}"` : `  continued on ${taken.overlay}`];
+        : [`  ${takenText(taken)}`];
     return [`${vdev} ${format ?? ''} ${path ?? '(empty)'}${kind}`, ...how];
   });
   return addTitle('disks', texts);
+}
+
+function takenText(disk: SnapshotDisk): string {
+  switch (disk.kind) {
+    case 'internal':
+      return `tag "${disk.tag}"`;
+    case 'external':
+      return `continued on ${disk.overlay}`;
+    case 'storage':
+      return `snapshot ${disk.snapshot}`;
+  }
 }
 
 function phaseLines({ phases }: Manifest): string[] {

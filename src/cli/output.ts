@@ -38,9 +38,14 @@ function limitsText({ maxRounds, targetDowntimeMs, maxDowntimeMs }: PrecopyLimit
 }
 
 function plannedText(disk: SnapshotDisk): string {
-  return disk.kind === 'internal'
-    ? `internal, tag "${disk.tag}" in ${disk.image}`
-    : `external, ${disk.base} stays as it is, the domain continues on ${disk.overlay}`;
+  switch (disk.kind) {
+    case 'internal':
+      return `internal, tag "${disk.tag}" in ${disk.image}`;
+    case 'external':
+      return `external, ${disk.base} stays as it is, the domain continues on ${disk.overlay}`;
+    case 'storage':
+      return `${disk.snapshot}, by its storage (${disk.storage}); the domain stays on ${disk.image}`;
+  }
 }
 
 /** The end of `snapshot-create`: where the files are, how long the guest was stopped, how to revert. */
@@ -52,16 +57,23 @@ export function createResultText(result: CreateResult): string {
   return joinLines([
     `Snapshot "${plan.name}" of ${plan.domain} taken`,
     `  memory: ${plan.memoryPath} (${sizes})`,
-    ...plan.disks.map((disk) =>
-      disk.kind === 'internal'
-        ? `  disk ${disk.vdev}: in ${disk.image}`
-        : `  disk ${disk.vdev}: ${disk.base}; the domain continues on ${disk.overlay}`,
-    ),
+    ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${takenText(disk)}`),
     stoppedText(result),
     plan.configPath === undefined
       ? 'A stream has no cfgfile beside it: see "Streams" in docs/cfgfile.md'
       : `To revert: ${['xlsnap', 'snapshot-revert', plan.domain, plan.configPath].map(shellQuote).join(' ')}`,
   ]);
+}
+
+function takenText(disk: SnapshotDisk): string {
+  switch (disk.kind) {
+    case 'internal':
+      return `in ${disk.image}`;
+    case 'external':
+      return `${disk.base}; the domain continues on ${disk.overlay}`;
+    case 'storage':
+      return `${disk.snapshot}; the domain stays on ${disk.image}`;
+  }
 }
 
 function stoppedText({ plan, phases, rounds, downtimeSeconds }: CreateResult): string {
@@ -99,6 +111,7 @@ export function revertPlanText(plan: RevertPlan): string {
 
 function putBack(disk: RevertDisk): string {
   if (disk.kind === 'internal') return `tag "${disk.tag}" of ${disk.image}`;
+  if (disk.kind === 'storage') return `${disk.image} as in ${disk.snapshot}`;
   const replaced = disk.replaced === undefined ? '' : `, in place of ${disk.replaced}`;
   return `fresh overlay ${disk.overlay} on ${disk.base}${replaced}`;
 }

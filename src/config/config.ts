@@ -14,4 +14,6 @@ export interface SnapshotConfig {
 /** One entry of `disks`. */
 export type DiskRequest =
   | { readonly kind: 'internal'; readonly target: string }
-  | { readonly kind: 'external'; readonly target: string; readonly path: string; readonly format: string };
+  | { readonly kind: 'external'; readonly target: string; readonly path: string; readonly format: string }
+  /** A clone of a raw image, at that path. */
+  | { readonly kind: 'clone'; readonly target: string; readonly path: string; readonly format: 'raw' };

@@ -235,7 +235,7 @@ function disksOf(setting: Setting | undefined, report: Report): readonly DiskReq
 }
 
 /**
- * Parses `PATH,FORMAT,TARGET`, or `,,TARGET` for an internal snapshot. Spaces around the fields are ignored.
+ * Parses `PATH,FORMAT,TARGET`, or `,,TARGET` for a snapshot in the disk's own storage. Spaces around the fields are ignored.
  */
 function parseDisk(spec: string): DiskRequest | Problem {
   const fields = spec.split(',', 5).map((field) => field.replace(/^[ \t]+/, '').trimEnd());
@@ -274,11 +274,12 @@ function parseDisk(spec: string): DiskRequest | Problem {
   if (format === '') {
     return bad('BAD_DISK', `${shown} has a path but no format`, `write 'PATH,qcow2,${target}'`);
   }
+  if (format === 'raw') return checkPath(path) ?? { kind: 'clone', path, format, target };
   if (format !== 'qcow2') {
     return bad(
       'BAD_FORMAT',
-      `an external snapshot cannot have the format ${JSON.stringify(format.slice(0, 60))}`,
-      'write qcow2: only that can refer to a backing file',
+      `a snapshot at a path cannot have the format ${JSON.stringify(format.slice(0, 60))}`,
+      'write qcow2 for an overlay, which can refer to the image below it, or raw for a clone of a raw image',
     );
   }
   return checkPath(path) ?? { kind: 'external', path, format, target };

@@ -1,5 +1,5 @@
 /** Small questions and changes to files and directories. */
-import type { Dirent } from 'node:fs';
+import type { Dirent, Stats } from 'node:fs';
 import { link, lstat, mkdir, open, rename, rm, rmdir, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoCode, OutputError } from './errors.ts';
@@ -12,6 +12,16 @@ export async function exists(path: string): Promise<boolean> {
   } catch (error) {
     const code = errnoCode(error);
     return code !== 'ENOENT' && code !== 'ENOTDIR';
+  }
+}
+
+/** Describes a file; `undefined` if there is none of that name. */
+export async function statMaybe(path: string): Promise<Stats | undefined> {
+  try {
+    return await stat(path);
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return undefined;
+    throw error;
   }
 }
 

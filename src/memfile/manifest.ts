@@ -19,7 +19,23 @@ export type SnapshotDisk =
       readonly baseFormat: string;
       /** The overlay that the domain continues on. */
       readonly overlay: string;
-    };
+    }
+  | StorageDisk;
+
+/** A snapshot that the disk's own storage has taken; the domain continues on its disk. */
+export interface StorageDisk {
+  readonly kind: 'storage';
+  readonly vdev: string;
+  /** Name of the backend, such as `reflink`. */
+  readonly storage: string;
+  /** Absolute path of the disk: an image or a volume. */
+  readonly image: string;
+  /** Absolute path of the snapshot. */
+  readonly snapshot: string;
+}
+
+/** A disk that QEMU has snapshotted, in its image or by an overlay. */
+export type QemuDisk = Exclude<SnapshotDisk, StorageDisk>;
 
 /** A drive that the guest writes to and that its configuration does not name. No snapshot contains it. */
 export interface UnknownDrive {
@@ -46,6 +62,8 @@ export interface DiskIdentity {
   readonly tag?: TagIdentity;
   /** Identity of the base, for an external snapshot; absent for a block device, whose times mean nothing. */
   readonly base?: FileIdentity;
+  /** What the storage knows its snapshot by; only the backend that made it can read it. */
+  readonly snapshot?: string;
 }
 
 /** What QEMU stores about an internal snapshot; distinguishes it from another one of the same name. */
@@ -214,22 +232,34 @@ function toIdentity(fields: Fields): DiskIdentity {
     virtualSize: fields.count('virtualSize'),
     tag: tag && toTagIdentity(tag),
     base: base && { bytes: base.count('bytes'), mtimeMs: base.number('mtimeMs') },
+    snapshot: fields.optional('snapshot', (key) => fields.text(key)),
   });
 }
 
 /** Reads a disk of a snapshot, in a manifest or a journal. */
 export function toSnapshotDisk(fields: Fields): SnapshotDisk {
   const vdev = fields.text('vdev');
-  const kind = fields.oneOf('kind', ['internal', 'external']);
-  return kind === 'internal'
-    ? { kind, vdev, image: fields.text('image'), tag: fields.text('tag') }
-    : {
+  const kind = fields.oneOf('kind', ['internal', 'external', 'storage']);
+  switch (kind) {
+    case 'internal':
+      return { kind, vdev, image: fields.text('image'), tag: fields.text('tag') };
+    case 'external':
+      return {
         kind,
         vdev,
         base: fields.text('base'),
         baseFormat: fields.text('baseFormat'),
         overlay: fields.text('overlay'),
       };
+    case 'storage':
+      return {
+        kind,
+        vdev,
+        storage: fields.text('storage'),
+        image: fields.text('image'),
+        snapshot: fields.text('snapshot'),
+      };
+  }
 }
 
 function manifestError(path: string, problem: string, cause?: unknown, code = 'MANIFEST'): ManifestError {

@@ -3,7 +3,7 @@
 import type { Writable } from 'node:stream';
 import type { SnapshotConfig } from '../config/config.ts';
 import type { GuestType, XenVersion } from '../core/xen.ts';
-import type { PhaseTiming, SnapshotDisk, UnknownDrive } from '../memfile/manifest.ts';
+import type { PhaseTiming, SnapshotDisk, StorageDisk, UnknownDrive } from '../memfile/manifest.ts';
 import type { Risk, RiskName } from './risks.ts';
 
 /** Other ways to copy memory than the usual, only for measuring (`xlsnap bench`): the defaults are the fastest. */
@@ -189,7 +189,8 @@ export type RevertDisk =
       readonly overlay: string;
       /** The overlay that it replaces, when there is one. */
       readonly replaced: string | undefined;
-    };
+    }
+  | StorageDisk;
 
 export interface RevertResult {
   readonly plan: RevertPlan;

@@ -14,6 +14,7 @@ import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { DiskImage, LibxlConfig } from '../memfile/libxl-config.ts';
 import type { TagIdentity, UnknownDrive } from '../memfile/manifest.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
+import type { DiskPlace, DiskStorage } from './storage/port.ts';
 
 /** A domain as the hypervisor sees it (xen_domctl_getdomaininfo) and xenstore names it. */
 export interface DomainState {
@@ -172,7 +173,7 @@ export interface Guest extends AsyncDisposable {
   stateRecords(): Promise<readonly LibxcStateRecord[]>;
 }
 
-/** A disk of the domain. `internal` and `external` list what prevents each kind of snapshot. */
+/** A disk of the domain. `internal` and `external` list what prevents each kind of snapshot by QEMU. */
 export interface DomainDisk {
   /** `xvda`, `hda`, … as in the domain's configuration. */
   readonly vdev: string;
@@ -188,6 +189,11 @@ export interface DomainDisk {
   readonly internal: readonly Problem[];
   /** Why an external snapshot cannot be taken; empty when it can. */
   readonly external: readonly Problem[];
+  /**
+   * What the guest's data lies on byte for byte, for a `DiskStorage` to snapshot. Absent when it is in another format than raw,
+   * nobody in this domain serves it, or nothing is known.
+   */
+  readonly place?: DiskPlace | undefined;
 }
 
 /** What a toolstack knows about a domain's being snapshotted, beside its disks. */
@@ -458,6 +464,8 @@ export interface Images {
 export interface ImageHost {
   readonly images: Pick<Images, 'info'>;
   /** As in `Host`. */
+  readonly storages?: readonly DiskStorage[];
+  /** As in `Host`. */
   readonly snapshotDir?: string;
 }
 
@@ -466,6 +474,8 @@ export interface Host extends AsyncDisposable {
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
+  /** What can snapshot disks by itself; the first that a disk lies on is used. Default: none. */
+  readonly storages?: readonly DiskStorage[];
   /**
    * Where memory files go whose cfgfile names none, and the journals of reverts. Default: `/var/lib/xen/snapshots`.
    * Absolute.

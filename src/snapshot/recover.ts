@@ -7,10 +7,10 @@ import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
 import { exists, removeIfPresent } from '../core/files.ts';
 import { shellQuote } from '../core/shell-quote.ts';
-import type { SnapshotDisk } from '../memfile/manifest.ts';
+import type { QemuDisk, SnapshotDisk } from '../memfile/manifest.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
 import type { CreateHead, CreateStep } from './create/journal.ts';
-import { planDiskUndos, planPartialUndo, planTextUndo, undoDisk } from './create/undo.ts';
+import { planDiskUndos, planPartialUndo, planTextUndo, undoDisk, undoStored } from './create/undo.ts';
 import { recoverDelete } from './delete/recover.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
 import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
@@ -261,7 +261,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
     );
   }
   const disksLeft = !whole && (steps.disks || steps.lossy) ? head.disks : [];
-  const needsQemu = domain !== undefined && disksLeft.length > 0;
+  const needsQemu = domain !== undefined && disksLeft.some(({ kind }) => kind !== 'storage');
   let noQemu: unknown;
   const unlessGone = (error: unknown): undefined => {
     // What needs no QEMU is undone all the same.
@@ -292,6 +292,8 @@ interface CreateSteps {
   readonly logDirty: boolean;
   readonly hold: HoldState | undefined;
   readonly disks: boolean;
+  /** What storages have prepared, by vdev. */
+  readonly prepared: ReadonlyMap<string, string>;
   readonly texts: readonly Extract<CreateStep, { step: 'text' }>[];
   /** A stream's reader has received all of it. */
   readonly whole: boolean;
@@ -309,6 +311,9 @@ function sumSteps({ steps, lossy }: FoundCreate): CreateSteps {
     logDirty: last('log-dirty')?.on === true,
     hold: last('hold')?.hold,
     disks: last('disks') !== undefined,
+    prepared: new Map(
+      steps.flatMap((step) => (step.step === 'prepared' ? [[step.vdev, step.made] as const] : [])),
+    ),
     texts: steps.filter((step) => step.step === 'text'),
     whole: last('whole') !== undefined,
     undoing: last('undoing') !== undefined,
@@ -338,7 +343,7 @@ function planUndos(left: KilledCreate, steps: CreateSteps, path: string, whole: 
   });
   if (!whole) planPartialUndo(phases, memoryPath, () => discard(memoryPath, steps));
   if (whole) return;
-  if (steps.disks || steps.lossy) planDiskUndos(phases, head.disks, (disk) => undoLeftDisk(left, disk));
+  if (steps.disks || steps.lossy) planLeftDisks(left, steps);
   for (const { path: text, sha256 } of steps.texts) {
     planTextUndo(phases, text, sha256);
     phases.onUndo(`removed ${partialOf(text)}`, `rm ${shellQuote(partialOf(text))}`, () =>
@@ -355,8 +360,17 @@ async function discard(memoryPath: string, { inode }: CreateSteps): Promise<bool
   return (await removeIfPresent(memoryPath)) || partial;
 }
 
+function planLeftDisks(left: KilledCreate, { prepared }: CreateSteps): void {
+  const { host, head, phases } = left;
+  planDiskUndos<SnapshotDisk>(phases, host, head.disks, (disk) =>
+    disk.kind === 'storage'
+      ? undoStored(host, disk, prepared.get(disk.vdev))
+      : undoLeftDisk(left, disk),
+  );
+}
+
 /** Undoes one disk's snapshot, as far as it exists: by the domain's QEMU if that has the image, else by qemu-img. */
-async function undoLeftDisk(left: KilledCreate, disk: SnapshotDisk): Promise<boolean> {
+async function undoLeftDisk(left: KilledCreate, disk: QemuDisk): Promise<boolean> {
   const { host, domain, same, deviceModel } = left;
   const used = deviceModel?.imageOf(disk.vdev);
   const images = disk.kind === 'internal' ? [disk.image] : same ? [disk.overlay, disk.base] : [disk.overlay];

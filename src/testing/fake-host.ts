@@ -1,5 +1,5 @@
 /** A simulated host with domains, in which any call can be made to fail. */
-import { existsSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
@@ -21,6 +21,9 @@ import type {
   RestoreFindings,
   Toolstack,
 } from '../snapshot/ports.ts';
+import type { Clones } from '../snapshot/storage/clones.ts';
+import type { DiskPlace, DiskStorage } from '../snapshot/storage/port.ts';
+import { ReflinkStorage } from '../snapshot/storage/reflink.ts';
 import { FakeDomain } from './fake-domain.ts';
 import { FakeGuest } from './fake-guest.ts';
 import {
@@ -42,7 +45,13 @@ export interface FakeOptions {
   readonly type?: GuestType;
   readonly paused?: boolean;
   readonly guest?: FakeGuest;
-  readonly disks?: readonly { vdev: string; format?: string; internal?: readonly Problem[] }[];
+  readonly disks?: readonly {
+    vdev: string;
+    format?: string;
+    internal?: readonly Problem[];
+    /** `file`: a raw image on a file system with reflinks. Default: a qcow2 image that QEMU serves. */
+    on?: 'file';
+  }[];
 }
 
 /** Uuid of `guest1`. */
@@ -90,6 +99,10 @@ export class FakeHost implements Host {
   /** Pids of the programs that work on an image, by its path. */
   readonly workers = new Map<string, number>();
   readonly obstacles = new Map<string, readonly Problem[]>();
+  /** What disks lie on that a storage can snapshot, by vdev. */
+  readonly places = new Map<string, DiskPlace>();
+  /** Why no image can be cloned. */
+  cloneObstacle: string | undefined;
   /** Pid of a restore that outlives its xlsnap. */
   restorer: number | undefined;
   /** Process of another program that saves the domain. */
@@ -121,6 +134,7 @@ export class FakeHost implements Host {
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images;
+  readonly storages: readonly DiskStorage[];
   readonly #locks = new Set<string>();
   #nextDomid = 8;
   #lives = 0;
@@ -135,6 +149,7 @@ export class FakeHost implements Host {
     this.hypervisor = this.#told(this.#makeHypervisor());
     this.toolstack = this.#told(this.#makeToolstack());
     this.images = this.#told(this.#makeImages());
+    this.storages = [new ReflinkStorage(this.#told(this.#makeClones()))];
   }
 
   /** Adds a domain. Its images are created unless it shares them. */
@@ -163,9 +178,10 @@ export class FakeHost implements Host {
     const disks = (options.disks ?? [{ vdev: 'xvda' }]).map((disk) => {
       const path =
         images[disk.vdev] ?? join(this.directory, `${name === 'guest1' ? '' : `${name}-`}${disk.vdev}.img`);
-      const format = disk.format ?? 'qcow2';
+      const format = disk.format ?? (disk.on === undefined ? 'qcow2' : 'raw');
       if (images[disk.vdev] === undefined) writeImage(path, { format, content: 'at start', tags: {} });
-      this.obstacles.set(disk.vdev, disk.internal ?? []);
+      this.obstacles.set(disk.vdev, disk.internal ?? (disk.on === undefined ? [] : [notQcow2(disk.vdev)]));
+      if (disk.on === 'file') this.places.set(disk.vdev, { kind: 'file', path });
       return { vdev: disk.vdev, pdev_path: path, format, readwrite: 1 };
     });
     const config = {
@@ -635,6 +651,7 @@ export class FakeHost implements Host {
             format: disk.format,
             internal: this.obstacles.get(disk.vdev) ?? [],
             external: [],
+            place: this.places.get(disk.vdev),
           };
         });
       },
@@ -837,4 +854,27 @@ export class FakeHost implements Host {
       },
     };
   }
+
+  #makeClones(): Clones {
+    return {
+      obstacle: async () => {
+        await this.#call('obstacle');
+        return this.cloneObstacle;
+      },
+      flush: async () => {
+        await this.#call('flush');
+      },
+      clone: async (from, to) => {
+        await this.#call('clone');
+        copyFileSync(from, to);
+      },
+      copyAttributes: async () => {
+        await this.#call('copyAttributes');
+      },
+    };
+  }
+}
+
+function notQcow2(vdev: string): Problem {
+  return { code: 'DISK_NOT_QCOW2', message: `disk ${vdev}: only qcow2 supports internal snapshots` };
 }

@@ -1,8 +1,10 @@
 /** Opens this machine as a host: real Xen, xl, QEMU and qemu-img. */
 import type { Host, Hypervisor, Images, Toolstack } from '../snapshot/ports.ts';
+import type { DiskStorage } from '../snapshot/storage/port.ts';
 import { writtenExtents } from '../xenctrl/extents.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { QemuImages } from './qemu/images.ts';
+import { shippedStorages } from './storage/shipped.ts';
 import { XenHypervisor } from './xen/hypervisor.ts';
 import { XlToolstack } from './xl/toolstack.ts';
 
@@ -14,6 +16,8 @@ export interface HostOptions {
    * false.
    */
   readonly untestedXen?: boolean | undefined;
+  /** Storages of your own, which are asked before the shipped ones. */
+  readonly storages?: readonly DiskStorage[];
 }
 
 /**
@@ -26,7 +30,7 @@ export async function openHost(options: HostOptions = {}): Promise<Host> {
   try {
     const { toolstack = (...parts) => new XlToolstack(...parts), untestedXen = false } = options;
     const hypervisor = await XenHypervisor.open(xenstore, { untested: untestedXen });
-    return new XenHost(hypervisor, xenstore, toolstack(hypervisor, xenstore));
+    return new XenHost(hypervisor, xenstore, toolstack(hypervisor, xenstore), options.storages);
   } catch (error) {
     await xenstore.close();
     throw error;
@@ -37,10 +41,17 @@ class XenHost implements Host {
   readonly hypervisor: Hypervisor;
   readonly toolstack: Toolstack;
   readonly images: Images = new QemuImages();
+  readonly storages: readonly DiskStorage[];
   readonly extents = writtenExtents;
   readonly #close: () => Promise<void>;
 
-  constructor(hypervisor: XenHypervisor, xenstore: XenstoreClient, toolstack: Toolstack) {
+  constructor(
+    hypervisor: XenHypervisor,
+    xenstore: XenstoreClient,
+    toolstack: Toolstack,
+    storages: readonly DiskStorage[] = [],
+  ) {
+    this.storages = [...storages, ...shippedStorages()];
     this.hypervisor = hypervisor;
     this.toolstack = toolstack;
     this.#close = async () => {

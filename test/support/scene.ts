@@ -10,9 +10,9 @@ import type { SnapshotConfig } from '../../src/config/config.ts';
 import { parseConfig } from '../../src/config/parse.ts';
 import { XlsnapError } from '../../src/core/errors.ts';
 import { configDisks } from '../../src/memfile/libxl-config.ts';
-import type { FakeHost } from '../../src/testing/fake-host.ts';
+import type { FakeHost, FakeOptions } from '../../src/testing/fake-host.ts';
 
-export type DiskKind = 'internal' | 'external';
+export type DiskKind = 'internal' | 'external' | 'clone';
 
 /** A kind of create, for the tests that plant faults in every kind. */
 export interface CreateKind {
@@ -35,9 +35,24 @@ export function fastDirectory(prefix: string): string {
 export function snapshotConfig(name: string, directory: string, kinds: readonly DiskKind[]): SnapshotConfig {
   const disks = kinds.map((kind, i) => {
     const vdev = `xvd${'ab'[i]}`;
-    return kind === 'internal' ? `',,${vdev}'` : `'${directory}/${name}-${vdev}.qcow2,qcow2,${vdev}'`;
+    switch (kind) {
+      case 'internal':
+        return `',,${vdev}'`;
+      case 'external':
+        return `'${directory}/${name}-${vdev}.qcow2,qcow2,${vdev}'`;
+      case 'clone':
+        return `'${directory}/${name}-${vdev}.raw,raw,${vdev}'`;
+    }
   });
   return parseConfig(`name="${name}"\nmemory_path="${directory}/${name}.save"\ndisks=[${disks}]`, 'snap.cfg');
+}
+
+/** Disks xvda, xvdb, … of a fake host on which such snapshots can be taken. */
+export function fakeDisks(kinds: readonly DiskKind[]): NonNullable<FakeOptions['disks']> {
+  return kinds.map((kind, i) => ({
+    vdev: `xvd${'ab'[i]}`,
+    ...(kind === 'clone' ? { on: 'file' as const } : {}),
+  }));
 }
 
 /** Runs `body` for each item, a few at once: while one waits, another has the processor. */

@@ -5,6 +5,7 @@ import type { CallOptions } from '../../core/call-options.ts';
 import { DomainError, describeError, EnvironmentError } from '../../core/errors.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { XenVersion } from '../../core/xen.ts';
+import type { QemuDisk, StorageDisk } from '../../memfile/manifest.ts';
 import type { CreateRequest, CreateResult, SnapshotPlan } from '../api.ts';
 import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
 import { throwFindings } from '../findings.ts';
@@ -21,12 +22,13 @@ import { OutputFile } from '../output/file.ts';
 import { StreamOutput } from '../output/stream.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, DomainState, Guardian, Host } from '../ports.ts';
+import { storageOf } from '../storage/find.ts';
 import { finishOutput, removeJournal } from './finish.ts';
 import type { CreateJournal } from './journal.ts';
 import { type CreateRun, type OpenOutput, openOutput, openRecord, warn } from './open.ts';
 import { findLiveDomain, makeCreateContext } from './plan.ts';
 import { beingSavedProblem, preflightCreate } from './preflight.ts';
-import { planDiskUndos, toAction, undoTakenDisk } from './undo.ts';
+import { planDiskUndos, toAction, undoStored, undoTakenDisk } from './undo.ts';
 
 /** How long noting that everything is being undone may take; the guest runs by then. */
 const NOTE_TIMEOUT_MS = 5000;
@@ -116,7 +118,7 @@ async function createLocked(
   // Both stay open until everything is undone.
   await using guest = await phases.step(() => host.hypervisor.openGuest(domid));
   await using deviceModel = await phases.step(() => host.toolstack.openDeviceModel(domid, context.config));
-  if (deviceModel === undefined && (context.plan.type === 'hvm' || context.plan.disks.length > 0)) {
+  if (deviceModel === undefined && (context.plan.type === 'hvm' || qemuDisks(context.plan).length > 0)) {
     throw new EnvironmentError(
       'NO_DEVICE_MODEL',
       `domain ${context.plan.domain} has no QEMU that can be reached`,
@@ -172,6 +174,8 @@ async function take(run: CreateRun): Promise<CreateResult> {
   if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(run, record, log, precopy));
 
   if (plan.disks.length > 0) await noteDisks(run, opened.journal);
+  const stored = storageDisks(plan);
+  if (stored.length > 0) await phases.run('prepare', () => prepareDisks(run, opened.journal, stored));
   const hold = new GuestHold(host.hypervisor, domain.domid, (state) => record.note({ hold: state }));
   run.hold = hold;
   const forgetHold = planHoldUndo(phases, plan.state, domain.domid, hold);
@@ -188,9 +192,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const copied = await phases.run('memory', () => copyRest(run, opened, precopy), copying);
   // Written once the guest runs: they complete a stream, and a file's storage may be slow.
   const suffix = await phases.run('contexts', () => guestSuffix(guest, emulator), copying);
-  if (deviceModel !== undefined && plan.disks.length > 0) {
-    await phases.run('disks', () => snapshotDisks(run, hold, deviceModel));
-  }
+  if (plan.disks.length > 0) await phases.run('disks', () => snapshotDisks(run, hold, stored));
   await phases.run('resume', () => resume(hold));
   const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
   forgetHold();
@@ -250,7 +252,7 @@ async function runPrecopy(
 }
 
 /**
- * Notes that the disks' transaction comes next. While the guest runs, since the journal is on the memory file's file system;
+ * Notes that snapshots of disks come next. While the guest runs, since the journal is on the memory file's file system;
  * whether the disks were taken shows in the images.
  */
 async function noteDisks({ phases }: CreateRun, journal: CreateJournal): Promise<void> {
@@ -321,17 +323,43 @@ async function checkLogIsOurs({ host, context }: CreateRun): Promise<void> {
   throw new DomainError(code, message, { domid, hint });
 }
 
-/** Takes the disk snapshots. This is the commit point: the transaction takes all disks or none. */
-async function snapshotDisks(
-  { context, host, phases }: CreateRun,
-  hold: GuestHold,
-  deviceModel: DeviceModel,
+/** Has the storages do what they can before the guest is suspended. */
+async function prepareDisks(
+  { host, phases }: CreateRun,
+  journal: CreateJournal,
+  disks: readonly StorageDisk[],
 ): Promise<void> {
-  const { disks } = context.plan;
+  for (const disk of disks) {
+    phases.checkpoint();
+    let made: string | undefined;
+    planDiskUndos(phases, host, [disk], () => undoStored(host, disk, made));
+    made = await storageOf(host, disk).prepare(disk);
+    if (made !== undefined) journal.note({ step: 'prepared', vdev: disk.vdev, made });
+  }
+  phases.checkpoint();
+}
+
+/**
+ * Takes the disk snapshots: those of storages one by one, as nobody writes, and then those by QEMU. Its transaction is the commit
+ * point: it takes all disks or none, and can be undone best.
+ */
+async function snapshotDisks(
+  { context, host, phases, deviceModel }: CreateRun,
+  hold: GuestHold,
+  stored: readonly StorageDisk[],
+): Promise<void> {
   const { domid } = context.domain;
   await hold.check();
+  for (const disk of stored) {
+    await storageOf(host, disk).take(disk);
+    phases.checkpoint();
+  }
+  const disks = qemuDisks(context.plan);
+  if (disks.length === 0 || deviceModel === undefined) return;
+  // It may have taken long.
+  if (stored.length > 0) await hold.check();
   // Before, not after: if QEMU fails half-way, they may have been taken.
-  planDiskUndos(phases, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
+  planDiskUndos(phases, host, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
   await deviceModel.snapshotDisks(disks.map(toAction));
   phases.checkpoint();
   const overlays = disks.flatMap((disk) =>
@@ -351,6 +379,14 @@ function configHangsError(timeoutMs: number): EnvironmentError {
     `the stored configuration could not be made to name the overlays within ${timeoutMs / 1000} s`,
     { hint: 'does the storage of /var/lib/xen hang, or xenstored?' },
   );
+}
+
+function storageDisks({ disks }: SnapshotPlan): readonly StorageDisk[] {
+  return disks.filter((disk) => disk.kind === 'storage');
+}
+
+function qemuDisks({ disks }: SnapshotPlan): readonly QemuDisk[] {
+  return disks.filter((disk) => disk.kind !== 'storage');
 }
 
 async function resume(hold: GuestHold): Promise<void> {

@@ -7,6 +7,7 @@ import type { GuestType } from '../../core/xen.ts';
 import { isVolume } from '../../memfile/libxl-config.ts';
 import { asFinding } from '../findings.ts';
 import type { DomainDisk, Host } from '../ports.ts';
+import type { FoundStorage } from '../storage/find.ts';
 import { type CreateContext, makeCreateContext } from './plan.ts';
 import { findLiveObstacles, preflightCreate } from './preflight.ts';
 
@@ -21,7 +22,9 @@ export interface DiskExamination {
   readonly volume: boolean;
   readonly internal: boolean;
   readonly external: boolean;
-  /** What prevents an internal or an external snapshot, or both. */
+  /** What its own storage would take, such as `clone`; absent if the storage cannot, or an internal snapshot can be taken. */
+  readonly storage?: string;
+  /** What prevents an internal or an external snapshot, or both, or one by the storage. */
   readonly obstacles: readonly Problem[];
 }
 
@@ -34,7 +37,7 @@ export interface DomainExamination {
   readonly state?: 'running' | 'paused';
   /** Whether a snapshot could be taken at all. */
   readonly possible: boolean;
-  /** Whether one could be taken without a cfgfile: each disk that the guest writes to, inside its image. */
+  /** Whether one could be taken without a cfgfile: each disk that the guest writes to, inside its image or by its storage. */
   readonly byDefault: boolean;
   /** Whether the domain could run on while its memory is copied. */
   readonly live: boolean;
@@ -72,13 +75,16 @@ export async function examineDomain(
     const { plan, config } = context;
     found = { domid: plan.domid, type: plan.type, state: plan.state };
     domain = plan.domain;
-    disks = context.disks.map(examineDisk);
+    disks = context.disks.map((disk) => examineDisk(disk, context.storages.get(disk.vdev)));
     liveObstacles.push(...(await findLiveObstacles(host, context)));
     await preflightCreate(host, context);
     warnings.push(...context.warnings, ...(await revertWarnings(host, context)));
     qemu = context.qemu;
     // Obstacles to one kind of disk snapshot are listed with the disk.
-    const ofDisks = new Set(context.disks.flatMap((disk) => disk.internal));
+    const ofDisks = new Set([
+      ...context.disks.flatMap((disk) => disk.internal),
+      ...[...context.storages.values()].flatMap(({ problems }) => problems),
+    ]);
     obstacles.push(...context.findings.filter((finding) => !ofDisks.has(finding)));
     await using deviceModel = await host.toolstack.openDeviceModel(context.domain.domid, config);
     if (deviceModel === undefined && plan.type === 'hvm') {
@@ -94,8 +100,8 @@ export async function examineDomain(
   return omitUndefined({
     domain,
     ...found,
-    possible: free && volumes.every((disk) => disk.internal || disk.external),
-    byDefault: free && volumes.every((disk) => disk.internal),
+    possible: free && volumes.every((disk) => disk.internal || disk.external || disk.storage !== undefined),
+    byDefault: free && volumes.every((disk) => disk.internal || disk.storage !== undefined),
     live: free && liveObstacles.length === 0,
     disks,
     obstacles,
@@ -125,8 +131,11 @@ async function revertWarnings(host: Host, { domain, config }: CreateContext): Pr
   ];
 }
 
-function examineDisk(disk: DomainDisk): DiskExamination {
-  const obstacles = [...disk.external, ...disk.internal];
+function examineDisk(disk: DomainDisk, found: FoundStorage | undefined): DiskExamination {
+  const storage = found?.problems.length === 0 ? found.storage.noun : undefined;
+  // What its storage can do needs no QEMU.
+  const obstacles =
+    storage === undefined ? [...(found?.problems ?? []), ...disk.external, ...disk.internal] : [];
   return omitUndefined({
     vdev: disk.vdev,
     path: disk.path,
@@ -134,6 +143,7 @@ function examineDisk(disk: DomainDisk): DiskExamination {
     volume: isVolume(disk),
     internal: disk.internal.length === 0,
     external: disk.external.length === 0,
+    storage,
     obstacles: obstacles.filter(
       ({ code }, at) => obstacles.findIndex((obstacle) => obstacle.code === code) === at,
     ),

@@ -8,13 +8,15 @@ import { shellQuote } from '../../core/shell-quote.ts';
 import type { XenVersion } from '../../core/xen.ts';
 import { type Checksums, checksumFile, STRETCH } from '../../memfile/checksums.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
-import type { Manifest } from '../../memfile/manifest.ts';
+import type { DiskIdentity, Manifest, SnapshotDisk } from '../../memfile/manifest.ts';
 import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
 import { replaceConfig } from '../../savefmt/index.ts';
 import { identifyDisk } from '../images/identity.ts';
 import type { MemoryOutcome } from '../memory/file-saver.ts';
 import { OutputFile, writeWhole } from '../output/file.ts';
 import type { StreamOutput } from '../output/stream.ts';
+import type { Host } from '../ports.ts';
+import { storageOf } from '../storage/find.ts';
 import type { CreateJournal } from './journal.ts';
 import { type CreateRun, type OpenOutput, warn } from './open.ts';
 import { digest, planTextUndo } from './undo.ts';
@@ -83,12 +85,13 @@ async function finishFile(
 
 /** Completes a stream: its last bytes complete the snapshot. */
 async function finishStream(
-  { context, phases }: CreateRun,
+  { host, context, phases }: CreateRun,
   { journal, saver }: OpenOutput,
   stream: StreamOutput,
   suffix: Uint8Array,
 ): Promise<Sizes> {
   await saver.writeKept();
+  for (const disk of context.plan.disks) if (disk.kind === 'storage') await identify(host, disk);
   await stream.writeLast(suffix);
   phases.shield();
   // The reader has it all the same; after a crash of the host, only this line says so.
@@ -106,7 +109,7 @@ async function writeManifestAndCfgfile(
   checksums: Checksums | undefined,
 ): Promise<void> {
   const { plan } = context;
-  const identities = await Promise.all(plan.disks.map((disk) => identifyDisk(host, disk)));
+  const identities = await Promise.all(plan.disks.map((disk) => identify(host, disk)));
   const manifest: Manifest = omitUndefined({
     format: 'xlsnap-manifest' as const,
     version: 1 as const,
@@ -138,6 +141,12 @@ async function writeManifestAndCfgfile(
     await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
   }
   if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
+}
+
+async function identify(host: Host, disk: SnapshotDisk): Promise<DiskIdentity | undefined> {
+  if (disk.kind !== 'storage') return await identifyDisk(host, disk);
+  const { identity, virtualSize } = await storageOf(host, disk).finish(disk);
+  return { vdev: disk.vdev, virtualSize, snapshot: identity };
 }
 
 /** Computes the file's checksums: of what was written once they are known, the rest is read back. */

@@ -27,6 +27,8 @@ export type CreateStep =
   | { readonly step: 'hold'; readonly hold: HoldState }
   /** The disks' transaction comes next. */
   | { readonly step: 'disks' }
+  /** A storage has prepared a disk's snapshot, and knows it by that. */
+  | { readonly step: 'prepared'; readonly vdev: string; readonly made: string }
   /** A small file with these bytes comes next. */
   | { readonly step: 'text'; readonly path: string; readonly sha256: string }
   /** A stream's reader has received all of it. */
@@ -88,7 +90,7 @@ export async function toCreateJournal(
 }
 
 function toStep(line: Readonly<Record<string, unknown>>): CreateStep | undefined {
-  const { step, inode, on, hold, path, sha256, message } = line;
+  const { step, inode, on, hold, path, sha256, message, vdev, made } = line;
   switch (step) {
     case 'opened':
       return typeof inode === 'number' ? { step, inode } : undefined;
@@ -98,6 +100,8 @@ function toStep(line: Readonly<Record<string, unknown>>): CreateStep | undefined
       return isHold(hold) ? { step, hold } : undefined;
     case 'text':
       return typeof path === 'string' && typeof sha256 === 'string' ? { step, path, sha256 } : undefined;
+    case 'prepared':
+      return typeof vdev === 'string' && typeof made === 'string' ? { step, vdev, made } : undefined;
     case 'problem':
       return typeof message === 'string' ? { step, message } : undefined;
     case 'disks':

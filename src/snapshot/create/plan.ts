@@ -16,6 +16,7 @@ import { isStream } from '../output/stream.ts';
 import type { DomainDisk, DomainState, Host } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
 import { relatedReverts } from '../revert/related.ts';
+import { type FoundStorage, findStorage } from '../storage/find.ts';
 
 /** How long a guest may take to suspend; the same as libxl. */
 const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
@@ -30,6 +31,8 @@ export interface CreateContext {
   readonly domain: DomainState;
   readonly config: LibxlConfig;
   readonly disks: readonly DomainDisk[];
+  /** The storages that can, or could, snapshot disks which QEMU cannot snapshot inside their images; by vdev. */
+  readonly storages: ReadonlyMap<string, FoundStorage>;
   /** The cfgfile for the revert. */
   readonly configText: string;
   readonly tuning: Tuning | undefined;
@@ -92,7 +95,8 @@ export async function makeCreateContext(
   const findings: Problem[] = [...(found?.obstacles ?? [])];
   const unknownDrives = found?.unknownDrives ?? [];
   const name = request.config?.name ?? request.name ?? nameFromTime(now);
-  const chosen = chooseDisks(request, name, disks, findings);
+  const storages = await findStorages(host, disks, findings);
+  const chosen = await chooseDisks(request, name, { disks, storages, findings });
   const uncovered = disks
     .filter((disk) => isVolume(disk) && !chosen.some((covered) => covered.vdev === disk.vdev))
     .map((disk) => disk.vdev);
@@ -150,6 +154,7 @@ export async function makeCreateContext(
     domain,
     config,
     disks,
+    storages,
     configText,
     tuning,
     sink,
@@ -210,22 +215,46 @@ function revertConfig(plan: SnapshotPlan): string {
       name: plan.name,
       description: plan.description === '' ? undefined : plan.description,
       memoryPath: plan.memoryPath,
+      // Where a storage has its snapshot is in the manifest.
       disks: plan.disks.map((disk) =>
-        disk.kind === 'internal'
-          ? { kind: 'internal', target: disk.vdev }
-          : { kind: 'external', target: disk.vdev, path: disk.overlay, format: 'qcow2' },
+        disk.kind === 'external'
+          ? { kind: 'external', target: disk.vdev, path: disk.overlay, format: 'qcow2' }
+          : { kind: 'internal', target: disk.vdev },
       ),
     },
     `Snapshot of domain ${plan.domain}, for: ${revertCommand({ domain: plan.domain, config: { source: plan.configPath ?? '' } })}`,
   );
 }
 
-function chooseDisks(
-  request: CreateRequest,
-  tag: string,
+/** Finds the storages of the disks that cannot be snapshotted inside a qcow2 image. */
+async function findStorages(
+  host: Host,
   disks: readonly DomainDisk[],
   findings: Problem[],
-): readonly SnapshotDisk[] {
+): Promise<ReadonlyMap<string, FoundStorage>> {
+  const storages = new Map<string, FoundStorage>();
+  for (const disk of disks) {
+    if (disk.internal.length === 0) continue;
+    await asFinding(findings, async () => {
+      const found = await findStorage(host, disk);
+      if (found !== undefined) storages.set(disk.vdev, found);
+    });
+  }
+  return storages;
+}
+
+interface Choice {
+  readonly disks: readonly DomainDisk[];
+  readonly storages: CreateContext['storages'];
+  readonly findings: Problem[];
+}
+
+/** Chooses how each disk is snapshotted; what prevents it is added to the findings. */
+async function chooseDisks(
+  request: CreateRequest,
+  name: string,
+  { disks, storages, findings }: Choice,
+): Promise<readonly SnapshotDisk[]> {
   const wanted =
     request.config?.disks ??
     disks.filter(isVolume).map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
@@ -241,18 +270,33 @@ function chooseDisks(
       });
       continue;
     }
-    findings.push(...disk[asked.kind]);
-    chosen.push(
-      asked.kind === 'internal'
-        ? { kind: 'internal', vdev: disk.vdev, image: disk.path, tag }
-        : {
-            kind: 'external',
-            vdev: disk.vdev,
-            base: disk.path,
-            baseFormat: disk.format,
-            overlay: asked.path,
-          },
-    );
+    const { vdev, path: image, format } = disk;
+    if (asked.kind === 'external') {
+      findings.push(...disk.external);
+      chosen.push({ kind: 'external', vdev, base: image, baseFormat: format, overlay: asked.path });
+      continue;
+    }
+    const found = storages.get(vdev);
+    if (found === undefined || disk.place === undefined) {
+      findings.push(...(asked.kind === 'clone' ? [notCloned(disk)] : disk.internal));
+      if (asked.kind === 'internal') chosen.push({ kind: 'internal', vdev, image, tag: name });
+      continue;
+    }
+    findings.push(...found.problems);
+    if (found.problems.length > 0) continue;
+    const path = asked.kind === 'clone' ? asked.path : undefined;
+    const planned = await found.storage.plan(disk.place, { vdev, name, path });
+    findings.push(...planned.problems);
+    chosen.push(planned.disk);
   }
   return chosen;
+}
+
+/** Says that a disk is nothing that could be cloned. */
+function notCloned({ vdev, path, format }: DomainDisk): Problem {
+  return {
+    code: 'NOT_A_RAW_FILE',
+    message: `disk ${vdev}: ${path} (${format}) cannot be cloned: it is not a raw file that dom0 serves`,
+    hint: `for a snapshot in the disk's own storage write ',,${vdev}'; for an overlay on it, '/path/of/overlay.qcow2,qcow2,${vdev}'`,
+  };
 }

@@ -33,14 +33,16 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     ...(plan.manifestPath === undefined ? [] : [plan.manifestPath]),
     ...plan.disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : [])),
   ];
-  for (const [at, path] of newFiles.entries()) {
-    if (newFiles.indexOf(path) !== at) {
-      findings.push({
-        code: 'PATH_TWICE',
-        message: `${path} would be written twice`,
-        hint: 'give each its own path',
-      });
-    }
+  // Its storage has looked at the place of a snapshot by itself.
+  const snapshots = plan.disks.flatMap((disk) => (disk.kind === 'storage' ? [disk.snapshot] : []));
+  for (const path of findTwice([...newFiles, ...snapshots])) {
+    findings.push({
+      code: 'PATH_TWICE',
+      message: `${path} would be written twice`,
+      hint: 'give each its own path',
+    });
+  }
+  for (const path of newFiles) {
     const own = path === partialOf(plan.memoryPath) || path === journalPathOf(context.journalBase);
     const hint = own
       ? `another xlsnap is writing it, or one was killed: run xlsnap recover ${shellQuote(context.journalBase)}`
@@ -62,6 +64,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   if (!plan.stream) await checkRoom(host, context, memory === undefined);
   if (plan.live) findings.push(...(await findLiveObstacles(host, context)));
   for (const disk of plan.disks) {
+    if (disk.kind === 'storage') continue;
     // Only the memory file's directory is created.
     if (disk.kind === 'external' && !(await exists(dirname(disk.overlay)))) {
       findings.push({
@@ -90,6 +93,11 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
       }
     });
   }
+}
+
+/** The second and further occurrences of paths. */
+function findTwice(paths: readonly string[]): readonly string[] {
+  return paths.filter((path, at) => paths.indexOf(path) !== at);
 }
 
 /** Finds what prevents copying the guest's memory while it runs. */

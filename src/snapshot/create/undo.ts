@@ -8,12 +8,13 @@ import { readFile, rm, stat } from 'node:fs/promises';
 import type { Domid } from '../../core/brand.ts';
 import { errnoCode } from '../../core/errors.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import type { SnapshotDisk } from '../../memfile/manifest.ts';
+import type { QemuDisk, SnapshotDisk, StorageDisk } from '../../memfile/manifest.ts';
 import { wasDestroyed } from '../guest/state.ts';
 import { isThere, undoIdleDisk } from '../images/idle-disk.ts';
 import { partialOf } from '../output/file.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, DiskAction, Host } from '../ports.ts';
+import { storageOf } from '../storage/find.ts';
 
 /** Maximum size of a cfgfile or a manifest; a larger file is not ours. */
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;
@@ -25,14 +26,23 @@ export function planPartialUndo(phases: Phases, memoryPath: string, discard: () 
 }
 
 /** Registers one undo for each disk, so that one that fails does not prevent the others. */
-export function planDiskUndos(
+export function planDiskUndos<Disk extends SnapshotDisk>(
   phases: Phases,
-  disks: readonly SnapshotDisk[],
-  undoOne: (disk: SnapshotDisk) => Promise<unknown>,
+  host: Host,
+  disks: readonly Disk[],
+  undoOne: (disk: Disk) => Promise<unknown>,
 ): void {
   for (const disk of disks) {
-    phases.onUndo(`removed the snapshot of disk ${disk.vdev}`, byHand(disk), () => undoOne(disk));
+    phases.onUndo(`removed the snapshot of disk ${disk.vdev}`, byHand(host, disk), () => undoOne(disk));
   }
+}
+
+/**
+ * Undoes what a storage has prepared or taken for a disk.
+ * @param made what the storage has noted about it
+ */
+export async function undoStored(host: Host, disk: StorageDisk, made: string | undefined): Promise<boolean> {
+  return await storageOf(host, disk).undo(disk, made);
 }
 
 /** Undoes one disk's snapshot, if it was taken: by its QEMU, or without if the domain has been destroyed since. */
@@ -40,7 +50,7 @@ export async function undoTakenDisk(
   host: Host,
   domid: Domid,
   deviceModel: DeviceModel,
-  disk: SnapshotDisk,
+  disk: QemuDisk,
 ): Promise<unknown> {
   if (await wasDestroyed(host, domid)) return await undoIdleDisk(host, disk, { merge: true });
   try {
@@ -57,7 +67,7 @@ export async function undoDisk(
   host: Host,
   domid: Domid,
   deviceModel: DeviceModel,
-  disk: SnapshotDisk,
+  disk: QemuDisk,
 ): Promise<boolean> {
   // In this order: if an overlay cannot be merged, the configuration keeps naming it.
   const undone = await deviceModel.undoSnapshots([toAction(disk)]);
@@ -91,14 +101,21 @@ export function digest(text: string | Uint8Array): string {
   return createHash('sha256').update(text).digest('hex');
 }
 
-export function toAction(disk: SnapshotDisk): DiskAction {
+export function toAction(disk: QemuDisk): DiskAction {
   return disk.kind === 'internal'
     ? { kind: 'internal', vdev: disk.vdev, tag: disk.tag }
     : { kind: 'external', vdev: disk.vdev, path: disk.overlay };
 }
 
-function byHand(disk: SnapshotDisk): string {
-  return disk.kind === 'internal'
-    ? `with the domain down, qemu-img snapshot -d ${shellQuote(disk.tag)} ${shellQuote(disk.image)}`
-    : `the domain keeps using ${disk.overlay}: do not remove it`;
+function byHand({ storages = [] }: Host, disk: SnapshotDisk): string {
+  switch (disk.kind) {
+    case 'internal':
+      return `with the domain down, qemu-img snapshot -d ${shellQuote(disk.tag)} ${shellQuote(disk.image)}`;
+    case 'external':
+      return `the domain keeps using ${disk.overlay}: do not remove it`;
+    case 'storage': {
+      const storage = storages.find(({ name }) => name === disk.storage);
+      return storage?.byHand(disk, 'undo', '') ?? `remove ${disk.snapshot}`;
+    }
+  }
 }

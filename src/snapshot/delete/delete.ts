@@ -196,10 +196,10 @@ async function deleteOne(
   const others = staying(target, deleted, one);
   const examined = await examine(host, one, { others, keys, merge, before: [] }, () => {});
   if (examined.problems.length > 0) return refusedOf(examined);
-  const { planned, tags, overlays, files } = examined;
+  const { planned, tags, overlays, snapshots, files } = examined;
   const { memoryPath, name } = planned;
   const path = journalPathOf(memoryPath);
-  const head = makeDeleteHead(planned, { memoryPath, keys, tags, overlays, files });
+  const head = makeDeleteHead(planned, { memoryPath, keys, tags, overlays, snapshots, files });
   phases.checkpoint();
   // One without a first line: its writer was killed before it had begun, since we hold the locks.
   if ((await readJournal(path))?.kind === 'headless') await rm(path, { force: true });

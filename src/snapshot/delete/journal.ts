@@ -6,6 +6,7 @@ import type { Fields } from '../../core/fields.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import {
   type SnapshotDisk,
+  type StorageDisk,
   type TagIdentity,
   toSnapshotDisk,
   toTagIdentity,
@@ -52,6 +53,12 @@ export type DoomedOverlay = Extract<SnapshotDisk, { kind: 'external' }> & {
   readonly baseInode?: number;
 };
 
+/** A storage's snapshot that is to be deleted, unless another has taken its place. */
+export type DoomedSnapshot = StorageDisk & {
+  /** What the manifest has. */
+  readonly identity?: string;
+};
+
 export interface DeleteHead extends JournalHead {
   readonly kind: 'delete';
   readonly memoryPath: string;
@@ -59,6 +66,7 @@ export interface DeleteHead extends JournalHead {
   readonly keys: readonly string[];
   readonly tags: readonly DoomedTag[];
   readonly overlays: readonly DoomedOverlay[];
+  readonly snapshots: readonly DoomedSnapshot[];
   /** In this order. */
   readonly files: readonly DoomedFile[];
 }
@@ -68,7 +76,7 @@ export type DeleteJournal = Journal<DeleteStep>;
 /** Makes the first line. */
 export function makeDeleteHead(
   snapshot: Pick<DeleteHead, 'name' | 'domain' | 'uuid'>,
-  doomed: Pick<DeleteHead, 'memoryPath' | 'keys' | 'tags' | 'overlays' | 'files'>,
+  doomed: Pick<DeleteHead, 'memoryPath' | 'keys' | 'tags' | 'overlays' | 'snapshots' | 'files'>,
 ): DeleteHead {
   return { ...makeHead('delete', snapshot), ...doomed };
 }
@@ -98,6 +106,8 @@ export async function toDeleteJournal(
     tags: fields.list('tags').map(toDoomedTag),
     // Versions of xlsnap that merged none wrote no such key.
     overlays: fields.optional('overlays', (key) => fields.list(key).map(toDoomedOverlay)) ?? [],
+    // Nor this one, those that knew no storages.
+    snapshots: fields.optional('snapshots', (key) => fields.list(key).map(toDoomedSnapshot)) ?? [],
     files: fields.list('files').map((file) => ({ path: file.text('path'), inode: file.count('inode') })),
   };
   await checkPlace(path, journalPathOf(head.memoryPath));
@@ -125,5 +135,12 @@ function toDoomedTag(fields: Fields): DoomedTag {
   const disk = toSnapshotDisk(fields);
   if (disk.kind !== 'internal') throw fields.error('kind', 'is not internal');
   const identity = fields.optional('identity', (key) => toTagIdentity(fields.fields(key)));
+  return omitUndefined({ ...disk, identity });
+}
+
+function toDoomedSnapshot(fields: Fields): DoomedSnapshot {
+  const disk = toSnapshotDisk(fields);
+  if (disk.kind !== 'storage') throw fields.error('kind', 'is not storage');
+  const identity = fields.optional('identity', (key) => fields.text(key));
   return omitUndefined({ ...disk, identity });
 }

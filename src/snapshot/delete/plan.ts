@@ -13,10 +13,10 @@ import {
   type FoundManifests,
   findManifests,
 } from '../../memfile/find-manifests.ts';
-import { type Manifest, readManifest, type SnapshotDisk } from '../../memfile/manifest.ts';
+import { type Manifest, readManifest, type SnapshotDisk, type StorageDisk } from '../../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import { asFinding } from '../findings.ts';
-import { howToRelease, isSameImage, truePath } from '../images/chain.ts';
+import { howToRelease, isSameImage, truePath, userOf } from '../images/chain.ts';
 import { isBaseLost, isSameTag } from '../images/identity.ts';
 import { JournalError } from '../journal/file.ts';
 import { searched } from '../list/list.ts';
@@ -26,8 +26,9 @@ import { journalPathOf, snapshotDirOf } from '../naming.ts';
 import type { Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
 import { imagesOf, relatedReverts } from '../revert/related.ts';
+import { storageOf } from '../storage/find.ts';
 import { type FoundDelete, findDeletes } from './find.ts';
-import type { DoomedFile, DoomedOverlay, DoomedTag } from './journal.ts';
+import type { DoomedFile, DoomedOverlay, DoomedSnapshot, DoomedTag } from './journal.ts';
 import { doomOverlay, mergeObstacles } from './merge.ts';
 import { findTag } from './steps.ts';
 import type { DeleteDisk, DeleteRequest, PlannedDelete, RefusedDelete } from './types.ts';
@@ -174,6 +175,7 @@ export interface Examined {
   readonly planned: PlannedDelete;
   readonly tags: readonly DoomedTag[];
   readonly overlays: readonly DoomedOverlay[];
+  readonly snapshots: readonly DoomedSnapshot[];
   readonly files: readonly DoomedFile[];
   /** Why it cannot be deleted; empty if it can. */
   readonly problems: readonly Problem[];
@@ -218,10 +220,12 @@ export async function examine(
   const disks: DeleteDisk[] = [];
   const tags: DoomedTag[] = [];
   const overlays: DoomedOverlay[] = [];
+  const snapshots: DoomedSnapshot[] = [];
   const subject: Subject = { ...surroundings, host, manifest, merged: await mergedBy(surroundings.before) };
   for (const disk of manifest.disks) {
     await asFinding(problems, async () => {
       if (disk.kind === 'external') disks.push(await externalDisk(subject, disk, problems, overlays));
+      else if (disk.kind === 'storage') disks.push(await storedDisk(subject, disk, problems, snapshots));
       else disks.push(await internalDisk(subject, disk, problems, tags));
     });
   }
@@ -231,6 +235,7 @@ export async function examine(
     planned: { name, domain, uuid, created, memoryPath, files: paths, allocatedBytes, disks },
     tags,
     overlays,
+    snapshots,
     files,
     problems,
   };
@@ -334,6 +339,43 @@ async function internalDisk(
   return { ...disk, action: 'delete' };
 }
 
+/** What a storage has is deleted by it, unless another snapshot or a program needs it. */
+async function storedDisk(
+  { host, manifest, others }: Subject,
+  disk: StorageDisk,
+  problems: Problem[],
+  snapshots: DoomedSnapshot[],
+): Promise<DeleteDisk> {
+  const { vdev, snapshot } = disk;
+  const identity = manifest.identities?.find((one) => one.vdev === vdev)?.snapshot;
+  const found = await storageOf(host, disk).find(disk, identity);
+  if (found === 'gone') return { ...disk, action: 'keep', reason: `${snapshot} no longer exists` };
+  if (found === 'other') {
+    return { ...disk, action: 'keep', reason: `${snapshot} is not, or no longer, the one that was taken` };
+  }
+  const user = await userOf(host, snapshot);
+  if (user !== undefined) {
+    problems.push({
+      code: 'IMAGE_IN_USE',
+      message: `disk ${vdev}: ${user.holder} uses ${user.path}${user.path === snapshot ? '' : `, which depends on ${snapshot}`}`,
+      hint: 'shut it down first',
+    });
+  }
+  const wanted = await truePath(snapshot);
+  for (const other of others) {
+    for (const path of imagesOf(other.manifest.disks)) {
+      if ((await truePath(path)) !== wanted) continue;
+      problems.push({
+        code: 'SNAPSHOT_NEEDED',
+        message: `disk ${vdev}: ${snapshot} also belongs to the snapshot ${other.memoryPath}`,
+        hint: 'is one a copy of the other? remove the files of the copy by hand',
+      });
+    }
+  }
+  snapshots.push(omitUndefined({ ...disk, identity }));
+  return { ...disk, action: 'delete' };
+}
+
 /** Base and overlay are the disk that the domain has now. */
 async function externalDisk(
   subject: Subject,
@@ -415,7 +457,7 @@ async function disksOn(
   for (const other of others) {
     for (const disk of other.manifest.disks) {
       if (disk.kind !== kind) continue;
-      const path = disk.kind === 'internal' ? disk.image : disk.base;
+      const path = disk.kind === 'external' ? disk.base : disk.image;
       if ((await truePath(path)) === wanted) found.push({ ...other, disk });
     }
   }

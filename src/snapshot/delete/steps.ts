@@ -4,13 +4,14 @@ import { dirname } from 'node:path';
 import { DiskError, EnvironmentError, errnoCode } from '../../core/errors.ts';
 import { exists, syncDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import { inUseError, isSameImage } from '../images/chain.ts';
+import { inUseError, isSameImage, refuseUsed } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { isSameTag } from '../images/identity.ts';
 import { snapshotDirOf } from '../naming.ts';
 import type { Host, ImageTag } from '../ports.ts';
 import { waitForWorker } from '../revert/recover.ts';
-import type { DeleteHead, DeleteStep, DoomedFile, DoomedTag } from './journal.ts';
+import { storageOf } from '../storage/find.ts';
+import type { DeleteHead, DeleteStep, DoomedFile, DoomedSnapshot, DoomedTag } from './journal.ts';
 import { type DeleteRun, mergeAway } from './merge.ts';
 import { usersOf } from './users.ts';
 
@@ -26,7 +27,7 @@ export interface DeleteAction {
 /** All steps in their order: the disks, the cfgfile, the memory file, the manifest. */
 export function deleteActions(
   host: Host,
-  { keys, tags, overlays, files }: DeleteHead,
+  { keys, tags, overlays, snapshots, files }: DeleteHead,
   run: DeleteRun,
 ): readonly DeleteAction[] {
   return [
@@ -40,6 +41,11 @@ export function deleteActions(
       byHand: `with the domain down, qemu-img commit ${shellQuote(disk.overlay)}, then rm ${shellQuote(disk.overlay)}`,
       run: () => mergeAway(host, disk, run),
     })),
+    ...snapshots.map((disk) => ({
+      what: `deleted ${disk.snapshot}`,
+      byHand: storageOf(host, disk).byHand(disk, 'remove', ''),
+      run: () => deleteSnapshot(host, disk),
+    })),
     ...files.map((file) => ({
       what: `removed ${file.path}`,
       byHand: `rm ${shellQuote(file.path)}`,
@@ -50,16 +56,19 @@ export function deleteActions(
 
 /** Tells whether all is there that a delete is to take away. */
 export async function isUntouched(
-  { images }: Host,
-  { tags, files }: DeleteHead,
+  host: Host,
+  { tags, snapshots, files }: DeleteHead,
   steps: readonly DeleteStep[],
 ): Promise<boolean> {
   // A merge writes to the base, which the memory needs as it was.
   if (steps.length > 0) return false;
   for (const file of files) if (!(await isFile(file))) return false;
   for (const tag of tags) {
-    const info = await images.info(tag.image, 'qcow2');
+    const info = await host.images.info(tag.image, 'qcow2');
     if (findTag(info?.snapshots ?? [], tag) === undefined) return false;
+  }
+  for (const disk of snapshots) {
+    if ((await storageOf(host, disk).find(disk, disk.identity)) !== 'there') return false;
   }
   return true;
 }
@@ -94,6 +103,14 @@ async function deleteTag(host: Host, doomed: DoomedTag, keys: readonly string[])
     });
   }
   return (await deviceModel.undoSnapshots([{ kind: 'internal', vdev, tag }])).length > 0;
+}
+
+/** Deletes a storage's snapshot, unless a program has it open. */
+async function deleteSnapshot(host: Host, disk: DoomedSnapshot): Promise<boolean> {
+  const storage = storageOf(host, disk);
+  if ((await storage.find(disk, disk.identity)) !== 'there') return false;
+  await refuseUsed(host, disk.snapshot);
+  return await storage.remove(disk, disk.identity);
 }
 
 async function isFile({ path, inode }: DoomedFile): Promise<boolean> {

@@ -1,7 +1,7 @@
 /** Requests, plans and results of a delete. Plain data, as `--json` prints it. */
 import type { SnapshotConfig } from '../../config/config.ts';
 import type { Problem } from '../../core/problem.ts';
-import type { PhaseTiming } from '../../memfile/manifest.ts';
+import type { PhaseTiming, StorageDisk } from '../../memfile/manifest.ts';
 import type { RecoverResult } from '../api.ts';
 
 export interface DeleteRequest {
@@ -43,7 +43,13 @@ export type DeleteDisk =
       readonly action: 'merge' | 'keep';
       /** Why they are kept. */
       readonly reason?: string;
-    };
+    }
+  | (StorageDisk & {
+      /** `keep`: there is nothing to delete. */
+      readonly action: 'delete' | 'keep';
+      /** Why it is kept. */
+      readonly reason?: string;
+    });
 
 /** A snapshot that is going to be deleted. */
 export interface PlannedDelete {

@@ -9,6 +9,7 @@ import type {
   DiskIdentity,
   FileIdentity,
   Manifest,
+  QemuDisk,
   SnapshotDisk,
   TagIdentity,
 } from '../../memfile/manifest.ts';
@@ -21,7 +22,7 @@ import type { Risk } from '../risks.ts';
  * @returns `undefined` when its image or tag is not there
  * @throws {DiskError} If the image cannot be read
  */
-export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<DiskIdentity | undefined> {
+export async function identifyDisk(host: Host, disk: QemuDisk): Promise<DiskIdentity | undefined> {
   const info = await infoOf(host, disk);
   return info === undefined ? undefined : await identityOf(disk, info);
 }
@@ -30,13 +31,13 @@ export async function identifyDisk(host: Host, disk: SnapshotDisk): Promise<Disk
  * The image that has a disk's tag, or is its base.
  * @throws {DiskError} If the image cannot be read
  */
-export async function infoOf({ images }: ImageHost, disk: SnapshotDisk): Promise<ImageInfo | undefined> {
+export async function infoOf({ images }: ImageHost, disk: QemuDisk): Promise<ImageInfo | undefined> {
   return disk.kind === 'internal'
     ? await images.info(disk.image, 'qcow2')
     : await images.info(disk.base, disk.baseFormat);
 }
 
-async function identityOf(disk: SnapshotDisk, info: ImageInfo): Promise<DiskIdentity | undefined> {
+async function identityOf(disk: QemuDisk, info: ImageInfo): Promise<DiskIdentity | undefined> {
   const { vdev } = disk;
   const { virtualSize } = info;
   if (disk.kind === 'external') {
@@ -70,7 +71,7 @@ export async function isBaseLost(
  * @param info of the image that has the tag, or is the base
  */
 export async function findChanged(
-  disk: SnapshotDisk,
+  disk: QemuDisk,
   info: ImageInfo,
   then: DiskIdentity,
 ): Promise<readonly Risk[]> {

@@ -4,7 +4,7 @@ import { stat } from 'node:fs/promises';
 import { RecoverError } from '../../core/errors.ts';
 import { exists } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import type { SnapshotDisk } from '../../memfile/manifest.ts';
+import type { QemuDisk } from '../../memfile/manifest.ts';
 
 import type { Host } from '../ports.ts';
 import { baseOfOverlay } from './chain.ts';
@@ -14,7 +14,7 @@ import { freeImages } from './free.ts';
 const SUSPEND_MS = 120_000;
 
 /** Tells whether the tag or the overlay exists. */
-export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> {
+export async function isThere(host: Host, disk: QemuDisk): Promise<boolean> {
   if (disk.kind === 'external') return await exists(disk.overlay);
   return (await host.images.info(disk.image, 'qcow2'))?.tags.includes(disk.tag) === true;
 }
@@ -28,7 +28,7 @@ export async function isThere(host: Host, disk: SnapshotDisk): Promise<boolean> 
  */
 export async function undoIdleDisk(
   host: Host,
-  disk: SnapshotDisk,
+  disk: QemuDisk,
   { merge }: { merge: boolean },
 ): Promise<boolean> {
   if (!(await isThere(host, disk))) return false;

@@ -4,6 +4,7 @@ import { basename, dirname, resolve } from 'node:path';
 import type { CallOptions } from '../../core/call-options.ts';
 import { EXIT, throwIfAborted, UsageError, XlsnapError } from '../../core/errors.ts';
 import { exists } from '../../core/files.ts';
+import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import { findDamage } from '../../memfile/damage.ts';
@@ -102,7 +103,8 @@ export async function listSnapshots(
   options: CallOptions = {},
 ): Promise<SnapshotList> {
   const { directories, all, wanted, keys } = await findWanted(host, request);
-  const once: ImageHost = { ...place(host), images: remembering(host.images) };
+  const { storages, snapshotDir } = host;
+  const once: ImageHost = omitUndefined({ images: remembering(host.images), storages, snapshotDir });
   const snapshots: ListedSnapshot[] = [];
   for (const one of newestOf(byAge(wanted), request.newest)) {
     throwIfAborted(options.signal);
@@ -148,10 +150,6 @@ export async function searched(
     throw new UsageError('NO_DIRECTORY', `there is no directory ${directory}`);
   }
   return [...new Set([snapshotDirOf(host), ...given.map((one) => resolve(one))])];
-}
-
-function place({ snapshotDir }: ImageHost): Pick<ImageHost, 'snapshotDir'> {
-  return snapshotDir === undefined ? {} : { snapshotDir };
 }
 
 async function listed(

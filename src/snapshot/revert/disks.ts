@@ -4,11 +4,14 @@ import { rm, stat } from 'node:fs/promises';
 import type { Domid } from '../../core/brand.ts';
 import { describeError } from '../../core/errors.ts';
 import { exists } from '../../core/files.ts';
+import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { RevertDisk } from '../api.ts';
+import { refuseUsed } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
-
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
+import { storageOf } from '../storage/find.ts';
+import type { RevertSteps } from '../storage/port.ts';
 import { deleteSafetyTag } from './delete-safety-tag.ts';
 import { type RevertJournal, withTime } from './journal.ts';
 import { asidePath, describeKept, freshPath, type KeptDisk, planRevertDiskUndo, safetyTag } from './kept.ts';
@@ -38,7 +41,7 @@ export async function revertDisks(
       journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
       return putBack();
     };
-    forget.push(planRevertDiskUndo(phases, disk, mark, undo));
+    forget.push(planRevertDiskUndo(phases, host, disk, mark, undo));
   };
   for (const disk of disks) {
     phases.checkpoint();
@@ -54,6 +57,16 @@ export async function revertDisks(
       phases.checkpoint();
       await free.applyTag(disk.image, disk.tag);
       kept.push({ kind: 'tag', vdev: disk.vdev, image: disk.image, tag: safety });
+    } else if (disk.kind === 'storage') {
+      const storage = storageOf(host, disk);
+      let made: string | undefined;
+      onUndo(disk, () => storage.undoRevert(disk, stepsOf(host, disk, mark), made, async () => {}));
+      await storage.revert(disk, stepsOf(host, disk, mark, phases), async (id) => {
+        made = id;
+        await journal.noteDurably(withTime({ step: 'made', vdev: disk.vdev, made: id }));
+      });
+      const path = (await storage.former(disk, mark)) ?? disk.image;
+      kept.push({ kind: 'storage', vdev: disk.vdev, path, forget: () => storage.forget(disk, mark) });
     } else {
       const aside = asidePath(disk.overlay, mark);
       const fresh = freshPath(disk.overlay, mark);
@@ -81,6 +94,24 @@ export async function revertDisks(
 }
 
 /**
+ * What a storage needs for its part of a revert.
+ * @param phases if it is to end when the revert is interrupted
+ */
+export function stepsOf(
+  host: Host,
+  disk: Pick<StorageDisk, 'image'>,
+  mark: string,
+  phases?: Phases,
+): RevertSteps {
+  const checkFree = async (): Promise<void> => {
+    await refuseUsed(host, disk.image);
+    // A call that was given up continues here if what it waited for ends after all.
+    phases?.checkpoint();
+  };
+  return { mark, checkFree };
+}
+
+/**
  * Removes what the revert replaced, once the domain is restored; with `keep`, overlays stay (safety tags never do).
  * @returns the files kept, and a warning for each thing that could not be removed
  */
@@ -97,6 +128,7 @@ export async function cleanKept(
     try {
       if (disk.kind === 'tag') await phases.bounded(() => deleteSafetyTag(host, domid, disk));
       else if (keep) files.push(disk.path);
+      else if (disk.kind === 'storage') await phases.bounded(disk.forget);
       else await rm(disk.path, { force: true });
     } catch (error) {
       warnings.push(`${describeKept(disk)} is still there: ${describeError(error)}`);

@@ -25,6 +25,8 @@ export type RevertEvent =
   | { readonly step: 'tagged'; readonly vdev: string }
   /** The fresh overlay exists, with this inode number; moving it into place comes next. */
   | { readonly step: 'fresh'; readonly vdev: string; readonly inode: number }
+  /** What a storage has made to take the disk's place is there, and it is known by that; the swap comes next. */
+  | { readonly step: 'made'; readonly vdev: string; readonly made: string }
   /** All disks are as at the snapshot, and stay like that. */
   | { readonly step: 'reverted' }
   /** Restoring the domain comes next. */
@@ -141,7 +143,7 @@ function toRiskNames(value: unknown): readonly RiskName[] {
 
 function toRevertDisk(fields: Fields): RevertDisk {
   const disk = toSnapshotDisk(fields);
-  if (disk.kind === 'internal') return disk;
+  if (disk.kind !== 'external') return disk;
   const replaced = fields.optional('replaced', (key) => fields.text(key));
   if (replaced !== undefined && replaced !== disk.overlay) {
     throw fields.error('replaced', 'is not the overlay');
@@ -150,7 +152,7 @@ function toRevertDisk(fields: Fields): RevertDisk {
 }
 
 function toStep(line: Readonly<Record<string, unknown>>): RevertStep | undefined {
-  const { step, at, vdev, inode, domid } = line;
+  const { step, at, vdev, inode, domid, made } = line;
   if (typeof at !== 'number') return undefined;
   switch (step) {
     case 'tagged':
@@ -158,6 +160,8 @@ function toStep(line: Readonly<Record<string, unknown>>): RevertStep | undefined
       return typeof vdev === 'string' ? { step, at, vdev } : undefined;
     case 'fresh':
       return typeof vdev === 'string' && typeof inode === 'number' ? { step, at, vdev, inode } : undefined;
+    case 'made':
+      return typeof vdev === 'string' && typeof made === 'string' ? { step, at, vdev, made } : undefined;
     case 'restored':
       return typeof domid === 'number' ? { step, at, domid } : undefined;
     case 'reverted':

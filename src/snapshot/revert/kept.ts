@@ -2,11 +2,20 @@
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { RevertDisk } from '../api.ts';
 import type { Phases } from '../phases.ts';
+import type { Host } from '../ports.ts';
+import { storageOf } from '../storage/find.ts';
 
 /** A disk as it was before the revert. */
 export type KeptDisk =
   | { readonly kind: 'tag'; readonly vdev: string; readonly image: string; readonly tag: string }
-  | { readonly kind: 'file'; readonly vdev: string; readonly path: string };
+  | { readonly kind: 'file'; readonly vdev: string; readonly path: string }
+  | {
+      readonly kind: 'storage';
+      readonly vdev: string;
+      /** Where its former content is. */
+      readonly path: string;
+      readonly forget: () => Promise<boolean>;
+    };
 
 /** Returns the name of a revert's safety tags. */
 export function safetyTag(mark: string): string {
@@ -29,14 +38,16 @@ export function freshPath(overlay: string, mark: string): string {
  */
 export function planRevertDiskUndo(
   phases: Phases,
+  host: Pick<Host, 'storages'>,
   disk: RevertDisk,
   mark: string,
   putBack: () => Promise<unknown>,
 ): () => void {
-  return phases.onUndo(`put disk ${disk.vdev} back as it was`, byHand(disk, mark), putBack);
+  return phases.onUndo(`put disk ${disk.vdev} back as it was`, byHand(host, disk, mark), putBack);
 }
 
-function byHand(disk: RevertDisk, mark: string): string {
+function byHand(host: Pick<Host, 'storages'>, disk: RevertDisk, mark: string): string {
+  if (disk.kind === 'storage') return storageOf(host, disk).byHand(disk, 'undo-revert', mark);
   if (disk.kind === 'internal') {
     const tag = safetyTag(mark);
     const image = shellQuote(disk.image);

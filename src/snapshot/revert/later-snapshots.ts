@@ -24,7 +24,7 @@ export async function findLaterSnapshots(
 ): Promise<readonly Risk[]> {
   if (disks.length === 0) return [];
   const changes = disks.flatMap((disk) => {
-    const path = disk.kind === 'internal' ? disk.image : disk.replaced;
+    const path = disk.kind === 'external' ? disk.replaced : disk.image;
     return path === undefined ? [] : [{ vdev: disk.vdev, path }];
   });
   const changed = await Promise.all(

@@ -3,22 +3,26 @@ import { isAbsolute } from 'node:path';
 import { DiskError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import { configDisks, isVolume, type LibxlConfig, qemuFormat } from '../../memfile/libxl-config.ts';
-import type { Manifest } from '../../memfile/manifest.ts';
+import type { DiskIdentity, Manifest, SnapshotDisk, StorageDisk } from '../../memfile/manifest.ts';
 import type { RevertDisk, RevertRequest } from '../api.ts';
 import { isSameImage, standsOn, truePath } from '../images/chain.ts';
 import type { ImageHost, ImageInfo } from '../ports.ts';
 import type { Risk } from '../risks.ts';
+import { storageOf } from '../storage/find.ts';
 
 /** A disk that the cfgfile asks for, with what the manifest or the stored configuration says about it. */
 export interface WantedDisk {
   readonly vdev: string;
-  readonly kind: 'internal' | 'external';
+  readonly kind: 'internal' | 'external' | 'storage';
   /** The image at the snapshot's instant; for an external one without a manifest `undefined`. */
   readonly image: string | undefined;
   /** In QEMU's words, as the manifest or the stored configuration states it. */
   readonly imageFormat: string;
   readonly tag: string;
   readonly overlay: string;
+  /** The snapshot of a storage, with what identifies it; absent if there is no manifest that says so. */
+  readonly stored?: StorageDisk | undefined;
+  readonly identity?: DiskIdentity | undefined;
 }
 
 /** What was found about one disk. */
@@ -46,9 +50,15 @@ export function wantedDisks(
   if (request.config.disks === undefined && manifest !== undefined) {
     return manifest.disks.map((disk) => {
       const { vdev, kind } = disk;
-      return disk.kind === 'internal'
-        ? { vdev, kind, image: disk.image, imageFormat: 'qcow2', tag: disk.tag, overlay: '' }
-        : { vdev, kind, image: disk.base, imageFormat: disk.baseFormat, tag: '', overlay: disk.overlay };
+      const image = { image: imageOf(disk), imageFormat: formatOf(disk) };
+      switch (disk.kind) {
+        case 'internal':
+          return { vdev, kind, ...image, tag: disk.tag, overlay: '' };
+        case 'external':
+          return { vdev, kind, ...image, tag: '', overlay: disk.overlay };
+        case 'storage':
+          return wantedStored(disk, manifest);
+      }
     });
   }
   const asked =
@@ -56,22 +66,39 @@ export function wantedDisks(
     stored.filter(isVolume).map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
   return asked.map((disk) => {
     const known = manifest?.disks.find(({ vdev }) => vdev === disk.target);
+    if (known?.kind === 'storage' && disk.kind !== 'external') return wantedStored(known, manifest);
     const inConfig = stored.find(({ vdev }) => vdev === disk.target);
-    const image = known === undefined ? inConfig?.path : known.kind === 'internal' ? known.image : known.base;
     return {
       vdev: disk.target,
-      kind: disk.kind,
-      image,
-      imageFormat:
-        known === undefined
-          ? qemuFormat(inConfig?.format)
-          : known.kind === 'external'
-            ? known.baseFormat
-            : 'qcow2',
+      kind: disk.kind === 'clone' ? 'storage' : disk.kind,
+      image: known === undefined ? inConfig?.path : imageOf(known),
+      imageFormat: known === undefined ? qemuFormat(inConfig?.format) : formatOf(known),
       tag: name,
       overlay: disk.kind === 'external' ? disk.path : '',
     };
   });
+}
+
+function wantedStored(disk: StorageDisk, manifest: Manifest | undefined): WantedDisk {
+  const { vdev, kind, image } = disk;
+  const identity = manifest?.identities?.find((one) => one.vdev === vdev);
+  return { vdev, kind, image, imageFormat: 'raw', tag: '', overlay: '', stored: disk, identity };
+}
+
+/** The image that a disk had at the snapshot's instant. */
+function imageOf(disk: SnapshotDisk): string {
+  return disk.kind === 'external' ? disk.base : disk.image;
+}
+
+function formatOf(disk: SnapshotDisk): string {
+  switch (disk.kind) {
+    case 'internal':
+      return 'qcow2';
+    case 'external':
+      return disk.baseFormat;
+    case 'storage':
+      return 'raw';
+  }
 }
 
 /**
@@ -84,6 +111,7 @@ export async function planDisk(
   wanted: WantedDisk,
   current: LibxlConfig | undefined,
 ): Promise<PlannedDisk> {
+  if (wanted.kind === 'storage') return await planStored(host, wanted, current);
   const image = await findImage(host, wanted);
   if ('code' in image) return { problems: [image], risks: [] };
   const use = new CurrentImage(host, wanted.vdev, image, current);
@@ -93,6 +121,33 @@ export async function planDisk(
       ? await planInternal(wanted, image, use)
       : await planExternal(host, wanted, image, use);
   return { ...planned, risks: [...before, ...planned.risks] };
+}
+
+/** Plans to put back what a storage has. */
+async function planStored(
+  host: ImageHost,
+  wanted: WantedDisk,
+  current: LibxlConfig | undefined,
+): Promise<PlannedDisk> {
+  const { vdev, stored, identity } = wanted;
+  if (stored === undefined) {
+    const problem: Problem = {
+      code: 'NO_STORED',
+      message: `disk ${vdev}: no manifest says where the storage of the disk has its snapshot`,
+      hint: 'put the manifest beside the memory file; without it, put the disk back by hand and leave it out of disks',
+    };
+    return { problems: [problem], risks: [] };
+  }
+  const then =
+    identity?.snapshot === undefined
+      ? undefined
+      : { identity: identity.snapshot, virtualSize: identity.virtualSize };
+  const { problems, risks } = await storageOf(host, stored).check(stored, then);
+  if (problems.length > 0) return { problems, risks };
+  const image = { path: stored.image, format: 'raw' };
+  const use = new CurrentImage(host, vdev, image, current);
+  const above = await findBroken(wanted, image, use);
+  return { disk: stored, problems: [], risks: [...(await findUnrelated(wanted, image, use)), ...risks, ...above] };
 }
 
 /** Finds the image that a disk had at the snapshot. @returns what is wrong with it instead, if something is */
@@ -197,19 +252,29 @@ async function findUnrelated(
 
 /** Plans to apply a tag. */
 async function planInternal(
-  { vdev, tag }: WantedDisk,
-  { path }: SnapshotImage,
+  wanted: WantedDisk,
+  image: SnapshotImage,
   use: CurrentImage,
 ): Promise<PlannedDisk> {
-  const risks: Risk[] = [];
-  if (use.path !== undefined && !(await use.is(path)) && (await use.dependsOn(path))) {
-    risks.push({
+  const { vdev, tag } = wanted;
+  const risks = await findBroken(wanted, image, use);
+  return { disk: { kind: 'internal', vdev, image: image.path, tag }, problems: [], risks };
+}
+
+/** Finds out whether the domain uses an overlay of the image, which is no longer right once that has another content. */
+async function findBroken(
+  { vdev }: WantedDisk,
+  { path }: SnapshotImage,
+  use: CurrentImage,
+): Promise<readonly Risk[]> {
+  if (use.path === undefined || (await use.is(path)) || !(await use.dependsOn(path))) return [];
+  return [
+    {
       risk: 'later-snapshot',
       message: `disk ${vdev}: ${use.path}, which the domain uses now, depends on ${path} and would be broken`,
       vdev,
-    });
-  }
-  return { disk: { kind: 'internal', vdev, image: path, tag }, problems: [], risks };
+    },
+  ];
 }
 
 /** Plans a fresh overlay on the image. */

@@ -8,7 +8,7 @@ import { shellQuote } from '../../core/shell-quote.ts';
 import { configChanges, describeChanges } from '../../memfile/config-changes.ts';
 import { findDamage } from '../../memfile/damage.ts';
 import { configDisks, isVolume, type LibxlConfig } from '../../memfile/libxl-config.ts';
-import { type DiskIdentity, type Manifest, readManifest } from '../../memfile/manifest.ts';
+import { type DiskIdentity, type Manifest, type QemuDisk, readManifest } from '../../memfile/manifest.ts';
 import { manifestPathOf } from '../../memfile/names.ts';
 import { type MemoryFacts, readMemoryFacts } from '../../memfile/verify.ts';
 import type { RevertDisk, RevertPlan, RevertRequest } from '../api.ts';
@@ -267,7 +267,7 @@ async function checkDisk(
   into.risks.push(...risks);
   if (disk === undefined) return undefined;
   const then = manifest?.identities?.find(({ vdev }) => vdev === disk.vdev);
-  if (then !== undefined) await checkIdentity(host, disk, then, into.risks);
+  if (then !== undefined && disk.kind !== 'storage') await checkIdentity(host, disk, then, into.risks);
   return disk;
 }
 
@@ -278,7 +278,7 @@ function addRisk(risks: Risk[], risk: Risk): void {
 
 async function checkIdentity(
   host: ImageHost,
-  disk: RevertDisk,
+  disk: QemuDisk,
   then: DiskIdentity,
   risks: Risk[],
 ): Promise<void> {

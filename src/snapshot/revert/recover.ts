@@ -4,9 +4,10 @@ import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DiskError, describeError, RecoverError } from '../../core/errors.ts';
-import { exists, removeIfPresent } from '../../core/files.ts';
+import { exists, removeIfPresent, statMaybe } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
+import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { RecoverResult, RevertDisk } from '../api.ts';
 import { guestNow } from '../guest/state.ts';
 import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
@@ -14,9 +15,11 @@ import { freeImages } from '../images/free.ts';
 import { type FoundSteps, isOfThisBoot, Journal } from '../journal/file.ts';
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
+import { storageOf } from '../storage/find.ts';
 import { planDirectoryUndo, planJournalUndo } from '../undo.ts';
 import { revertCommand } from './command.ts';
 import { deleteSafetyTag } from './delete-safety-tag.ts';
+import { stepsOf } from './disks.ts';
 import { type RevertHead, type RevertJournal, type RevertStep, withTime } from './journal.ts';
 import { asidePath, freshPath, planRevertDiskUndo, safetyTag } from './kept.ts';
 import { changedImage } from './users.ts';
@@ -109,6 +112,8 @@ interface RevertSteps {
   readonly tagged: ReadonlySet<string>;
   /** Inode numbers of the fresh overlays, by vdev. */
   readonly fresh: ReadonlyMap<string, number>;
+  /** What storages have made, by vdev. */
+  readonly made: ReadonlyMap<string, string>;
   readonly reverted: boolean;
   readonly restoring: boolean;
   /** Domid of the restored domain. */
@@ -128,6 +133,7 @@ function sumSteps({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): R
     fresh: new Map(
       steps.flatMap((step) => (step.step === 'fresh' ? [[step.vdev, step.inode] as const] : [])),
     ),
+    made: new Map(steps.flatMap((step) => (step.step === 'made' ? [[step.vdev, step.made] as const] : []))),
     // Undone after that: writing the note was what failed.
     reverted: at('reverted') > at('undoing'),
     restoring: at('restoring') >= 0,
@@ -190,10 +196,31 @@ async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainStat
 function planDiskUndos(left: KilledRevert): void {
   const { phases, head } = left;
   for (const disk of head.disks) {
-    planRevertDiskUndo(phases, disk, head.mark, () =>
-      disk.kind === 'internal' ? putImageBack(left, disk) : putOverlayBack(left, disk),
-    );
+    planRevertDiskUndo(phases, left.host, disk, head.mark, () => putBack(left, disk));
   }
+}
+
+async function putBack(left: KilledRevert, disk: RevertDisk): Promise<boolean> {
+  switch (disk.kind) {
+    case 'internal':
+      return await putImageBack(left, disk);
+    case 'external':
+      return await putOverlayBack(left, disk);
+    case 'storage':
+      return await putStoredBack(left, disk);
+  }
+}
+
+async function putStoredBack(
+  { host, head, done, journal }: KilledRevert,
+  disk: StorageDisk,
+): Promise<boolean> {
+  const { vdev, image } = disk;
+  const steps = stepsOf(host, disk, head.mark);
+  return await storageOf(host, disk).undoRevert(disk, steps, done.made.get(vdev), async () => {
+    await refuseWritten(image, done.last(vdev), toKeep(host, disk, head));
+    journal.noteMaybe(withTime({ step: 'undoing', vdev }));
+  });
 }
 
 async function putImageBack({ host, head, done, journal }: KilledRevert, disk: Internal): Promise<boolean> {
@@ -210,7 +237,7 @@ async function putImageBack({ host, head, done, journal }: KilledRevert, disk: I
   const free = freeImages(host);
   // Until that is noted nothing else was applied.
   if (done.tagged.has(disk.vdev) || done.lossy) {
-    await refuseWritten(disk.image, done.last(disk.vdev), toKeep(disk, head));
+    await refuseWritten(disk.image, done.last(disk.vdev), toKeep(host, disk, head));
     journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
     await free.applyTag(disk.image, tag);
   }
@@ -236,7 +263,7 @@ async function putOverlayBack({ host, head, done, journal }: KilledRevert, disk:
   if (!former && (!ours || disk.replaced !== undefined)) return wasFresh;
   const free = freeImages(host);
   await refuseUsed(host, disk.overlay);
-  if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), toKeep(disk, head));
+  if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), toKeep(host, disk, head));
   journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
   if (former) await free.rename(aside, disk.overlay);
   else await free.remove(disk.overlay);
@@ -260,7 +287,8 @@ async function refuseWritten(image: string, since: number, how: string): Promise
 
 /** Finds when an image was written to after a revert had finished with it, if it was. */
 async function findWritten(image: string, since: number): Promise<Date | undefined> {
-  const found = await stat(image);
+  const found = await statMaybe(image);
+  if (found === undefined) return undefined;
   // The time of a device says nothing.
   return found.isFile() && found.mtimeMs > since + STEP_MS ? found.mtime : undefined;
 }
@@ -276,7 +304,7 @@ async function refuseChanged(left: KilledRevert): Promise<void> {
     const image = changedImage(disk);
     try {
       await refuseUsed(host, image);
-      await refuseWritten(image, done.last(disk.vdev), toKeep(disk, head));
+      await refuseWritten(image, done.last(disk.vdev), toKeep(host, disk, head));
     } catch (error) {
       failures.push(`disk ${disk.vdev}: ${describeError(error)}`);
     }
@@ -285,7 +313,8 @@ async function refuseChanged(left: KilledRevert): Promise<void> {
 }
 
 /** Says how to keep what a disk holds now, and give up its former content. */
-function toKeep(disk: RevertDisk, { mark, journal }: RevertHead): string {
+function toKeep(host: Host, disk: RevertDisk, { mark, journal }: RevertHead): string {
+  if (disk.kind === 'storage') return storageOf(host, disk).byHand(disk, 'forget', mark);
   if (disk.kind === 'internal') return `qemu-img snapshot -d ${safetyTag(mark)} ${shellQuote(disk.image)}`;
   return `rm ${shellQuote(disk.replaced === undefined ? journal : asidePath(disk.overlay, mark))}`;
 }
@@ -304,7 +333,10 @@ async function isUsed({ host, head, done }: KilledRevert): Promise<boolean> {
 async function findKept({ host, head }: KilledRevert): Promise<readonly string[]> {
   const kept: string[] = [];
   for (const disk of head.disks) {
-    if (disk.kind === 'internal') {
+    if (disk.kind === 'storage') {
+      const former = await storageOf(host, disk).former(disk, head.mark);
+      if (former !== undefined) kept.push(former);
+    } else if (disk.kind === 'internal') {
       const tag = safetyTag(head.mark);
       const info = await host.images.info(disk.image, 'qcow2');
       if (info?.tags.includes(tag) === true) kept.push(`snapshot ${tag} of ${disk.image}`);
@@ -321,9 +353,21 @@ async function findKept({ host, head }: KilledRevert): Promise<readonly string[]
  * @returns the files that stay
  */
 async function planRemovals(left: KilledRevert): Promise<readonly string[]> {
-  const { phases, head } = left;
+  const { host, phases, head } = left;
   const kept: string[] = [];
   for (const disk of head.disks) {
+    if (disk.kind === 'storage') {
+      const storage = storageOf(host, disk);
+      const former = await storage.former(disk, head.mark);
+      if (former === undefined) continue;
+      if (head.options.keep) kept.push(former);
+      else {
+        phases.onUndo(`removed ${former}`, storage.byHand(disk, 'forget', head.mark), () =>
+          storage.forget(disk, head.mark),
+        );
+      }
+      continue;
+    }
     if (disk.kind === 'internal') {
       const tag = safetyTag(head.mark);
       phases.onUndo(

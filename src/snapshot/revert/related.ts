@@ -89,5 +89,14 @@ async function namesOne(disks: readonly RevertDisk[], wanted: ReadonlySet<string
 
 /** The images that disks of a snapshot name. */
 export function imagesOf(disks: readonly (SnapshotDisk | RevertDisk)[]): readonly string[] {
-  return disks.flatMap((disk) => (disk.kind === 'internal' ? [disk.image] : [disk.base, disk.overlay]));
+  return disks.flatMap((disk) => {
+    switch (disk.kind) {
+      case 'internal':
+        return [disk.image];
+      case 'external':
+        return [disk.base, disk.overlay];
+      case 'storage':
+        return [disk.image, disk.snapshot];
+    }
+  });
 }

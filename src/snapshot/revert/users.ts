@@ -9,7 +9,7 @@ import type { DomainState, Host } from '../ports.ts';
 
 /** The image of a disk that a revert writes to or replaces. */
 export function changedImage(disk: RevertDisk): string {
-  return disk.kind === 'internal' ? disk.image : disk.overlay;
+  return disk.kind === 'external' ? disk.overlay : disk.image;
 }
 
 /**

@@ -30,6 +30,7 @@ import { connectQemu, QemuDeviceModel } from '../qemu/device-model.ts';
 import { readStoredDisks, resolveDisks } from '../qemu/disks.ts';
 import { checkRestore } from '../restore-checks/checks.ts';
 import { serviceWarnings } from '../restore-checks/service.ts';
+import { findPlace } from '../storage/places.ts';
 import { findByName, findByUuid, findDomain } from '../xl/commands.ts';
 import { imagesInUse } from './images-in-use.ts';
 import { findSaver } from './savers.ts';
@@ -148,7 +149,8 @@ export abstract class LibxlToolstack implements Toolstack {
 
   async disks(domid: Domid, config: LibxlConfig): Promise<readonly DomainDisk[]> {
     await using qmp = await connectQemu(domid);
-    return await resolveDisks(domid, config, this.xenstore, qmp);
+    const disks = await resolveDisks(domid, config, this.xenstore, qmp);
+    return await Promise.all(disks.map(async (disk) => ({ ...disk, place: await findPlace(disk) })));
   }
 
   async openDeviceModel(domid: Domid, config: LibxlConfig): Promise<DeviceModel | undefined> {

@@ -42,6 +42,8 @@ export interface DiskBackend {
   readonly domid: number;
   /** Directory of the backend in xenstore. */
   readonly path: string;
+  /** The device that blkback has opened: `major:minor`, hexadecimal. */
+  readonly device?: string | undefined;
 }
 
 /** What xenstore says about a disk. */
@@ -113,10 +115,11 @@ export async function readStoredDisks(domid: number, xenstore: XenstoreAccess): 
     const read = async (key: string): Promise<string | undefined> =>
       (path === undefined ? undefined : await xenstore.readMaybe(`${path}/${key}`)) ??
       (await xenstore.readMaybe(`${own}/${key}`));
+    const device = backend?.kind === 'vbd' ? await read('physical-device') : undefined;
     disks.push({
       vdev: (await read('dev')) ?? name,
       devid: Number(name),
-      backend,
+      backend: backend === undefined || device === undefined ? backend : { ...backend, device },
       image: toImage(await read('params')),
       writable: (await read('mode')) === 'w',
       cdrom: (await read('device-type')) === 'cdrom',
@@ -215,7 +218,7 @@ function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFact
       {
         code: 'DISK_BACKEND',
         message: `disk ${vdev}${where} is served by ${backendName(backend.kind)}, which cannot snapshot it`,
-        hint: 'only disks served by QEMU can be snapshotted: set backendtype=qdisk in its disk= line (with format=qcow2 and a qcow2 image for internal snapshots), then shut the domain down and start it again',
+        hint: 'keep it in a raw file on XFS or btrfs; or let QEMU serve it: set backendtype=qdisk in its disk= line (with format=qcow2 and a qcow2 image for internal snapshots), then shut the domain down and start it again',
       },
     ];
   }

@@ -14,6 +14,8 @@ import { parseLibxlJson } from '../../memfile/libxl-json.ts';
 import type { Hypervisor } from '../../snapshot/ports.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import { runProgram, runUnkilled } from '../process/run.ts';
+import { readStoredDisks } from '../qemu/disks.ts';
+import { type DeviceNumbers, loopFile, parseDevice } from '../storage/places.ts';
 
 /**
  * Time limit in milliseconds. `xl list` and the like answer in well under a second; software emulation is
@@ -139,19 +141,25 @@ export async function destroyDomain(
     });
   }
   const pid = await xenstore.readMaybe(`/local/domain/${domid}/image/device-model-pid`);
+  const loops = await loopsOf(domid, xenstore);
   // If xl were killed half-way, it would leave half a domain, and entries in xenstore and /var/lib/xen.
   const destroyed = await runUnkilled('xl', ['destroy', String(domid)], options);
   if (!destroyed.ended) throw stillDestroying(domid, destroyed.pid, options);
   const { status, stderr } = destroyed;
   for (;;) {
     const gone = (await hypervisor.domainState(domid)) === undefined;
-    if (gone && !isRunning(pid)) return;
+    const loop = gone ? await firstAttached(loops) : undefined;
+    if (gone && !isRunning(pid) && loop === undefined) return;
     throwIfAborted(options.signal);
     if (!gone && status !== 0) {
       throw new DomainError('DESTROY', `xl destroy ${domid} failed: ${lastLines(stderr)}`, { domid });
     }
     if (performance.now() > deadline) {
-      const what = gone ? `its QEMU (pid ${pid}) is still running` : 'the domain still exists';
+      const what = !gone
+        ? 'the domain still exists'
+        : loop === undefined
+          ? `its QEMU (pid ${pid}) is still running`
+          : `its loop device still has ${loop} open`;
       throw new DomainError('DESTROY_TIMEOUT', `domain ${domid} was destroyed, but ${what}`, {
         domid,
         hint: 'find out what holds it, then run the same command again',
@@ -159,6 +167,28 @@ export async function destroyDomain(
     }
     await sleep(POLL_MS);
   }
+}
+
+interface AttachedLoop {
+  readonly numbers: DeviceNumbers;
+  readonly path: string;
+}
+
+/** The loop devices on which blkback serves a domain's disks; libxl's script detaches them once the domain has gone. */
+async function loopsOf(domid: Domid, xenstore: XenstoreClient): Promise<readonly AttachedLoop[]> {
+  const loops: AttachedLoop[] = [];
+  for (const { backend } of await readStoredDisks(domid, xenstore)) {
+    const numbers = backend?.domid === 0 ? parseDevice(backend.device) : undefined;
+    const file = numbers === undefined ? undefined : await loopFile(numbers);
+    if (numbers !== undefined && file !== undefined) loops.push({ numbers, path: file.path });
+  }
+  return loops;
+}
+
+/** The file of the first of them that is still attached to it. */
+async function firstAttached(loops: readonly AttachedLoop[]): Promise<string | undefined> {
+  for (const { numbers, path } of loops) if ((await loopFile(numbers))?.path === path) return path;
+  return undefined;
 }
 
 function stillDestroying(

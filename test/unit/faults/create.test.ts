@@ -21,6 +21,7 @@ import {
   expectAsBefore,
   expectGuestAsBefore,
   failure,
+  fakeDisks,
   fastDirectory,
   filesOf,
   forEachOf,
@@ -28,7 +29,7 @@ import {
   snapshotConfig,
 } from '../../support/scene.ts';
 
-const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['external', 'internal']];
+const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['external', 'internal'], ['clone'], ['clone', 'internal']];
 
 /** Each disk kind with each guest type; running and paused, live and not, among them. */
 const kinds: CreateKind[] = DISKS.flatMap((disks, i) =>
@@ -78,7 +79,7 @@ class Scene implements Disposable {
       type,
       paused,
       guest,
-      disks: disks.map((_, i) => ({ vdev: `xvd${'ab'[i]}` })),
+      disks: fakeDisks(disks),
     });
     this.#live = live;
     this.was = before(this.host);

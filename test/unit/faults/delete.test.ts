@@ -15,6 +15,7 @@ import { contentOf, FakeHost, readImage } from '../../../src/testing/fake-host.t
 import {
   type DiskKind,
   failure,
+  fakeDisks,
   fastDirectory,
   filesOf,
   forEachOf,
@@ -40,6 +41,7 @@ const KINDS: readonly Kind[] = [
   { disks: ['external'], running: false, merge: true },
   { disks: ['internal', 'external'], running: true, merge: true },
   { disks: ['external', 'external'], running: false, merge: true },
+  { disks: ['clone', 'internal'], running: false },
 ];
 
 let count = 0;
@@ -67,7 +69,7 @@ class Scene implements Disposable {
     const directory = fastDirectory('xlsnap-faults-');
     const guest = new FakeGuest(new Uint8Array(24).fill(15, 20));
     guest.maxBatch = 32;
-    const disks = kinds.map((_, i) => ({ vdev: `xvd${'ab'[i]}` }));
+    const disks = fakeDisks(kinds);
     const host = new FakeHost({ directory, guest, disks });
     host.write('at the first');
     const take = async (name: string, how: readonly DiskKind[]): Promise<string> => {

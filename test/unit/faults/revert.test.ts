@@ -17,6 +17,7 @@ import { contentOf, FAKE_UUID, FakeHost, readImage } from '../../../src/testing/
 import {
   type DiskKind,
   failure,
+  fakeDisks,
   fastDirectory,
   filesOf,
   forEachOf,
@@ -24,7 +25,7 @@ import {
   snapshotConfig,
 } from '../../support/scene.ts';
 
-const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['internal', 'external']];
+const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['internal', 'external'], ['clone'], ['clone', 'internal']];
 
 let count = 0;
 afterAll(() => console.log(`  ${count} faults were planted in reverts`));
@@ -50,7 +51,7 @@ class Scene implements Disposable {
       directory,
       type,
       guest,
-      disks: kinds.map((_, i) => ({ vdev: `xvd${'ab'[i]}` })),
+      disks: fakeDisks(kinds),
     });
     host.write('at the snapshot');
     const config = snapshotConfig('s1', directory, kinds);
@@ -65,7 +66,7 @@ class Scene implements Disposable {
   /** Returns what a domain reads that is started on the disks of the snapshot. */
   contents(): string[] {
     return (this.request.config.disks ?? []).map((disk) =>
-      contentOf(disk.kind === 'internal' ? `${this.host.directory}/${disk.target}.img` : disk.path),
+      contentOf(disk.kind === 'external' ? disk.path : `${this.host.directory}/${disk.target}.img`),
     );
   }
 

@@ -20,7 +20,13 @@ it.each([
   [
     'a disk',
     (phases: Phases) =>
-      void planRevertDiskUndo(phases, { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' }, 'm', fails),
+      void planRevertDiskUndo(
+        phases,
+        {},
+        { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' },
+        'm',
+        fails,
+      ),
     EVIL,
   ],
 ])('what is to be done by hand for %s can be pasted into a shell', async (_what, plan, path) => {

@@ -1,0 +1,42 @@
+/** Finds the storage of a disk. */
+import { EnvironmentError } from '../../core/errors.ts';
+import type { Problem } from '../../core/problem.ts';
+import type { StorageDisk } from '../../memfile/manifest.ts';
+import type { DomainDisk, ImageHost } from '../ports.ts';
+import type { DiskStorage } from './port.ts';
+
+/** A disk's storage, and what prevents a snapshot there. */
+export interface FoundStorage {
+  readonly storage: DiskStorage;
+  readonly problems: readonly Problem[];
+}
+
+/**
+ * Returns the storage that has taken a snapshot.
+ * @throws {EnvironmentError} If this host has none of that name (`NO_STORAGE`)
+ */
+export function storageOf({ storages = [] }: Pick<ImageHost, 'storages'>, disk: StorageDisk): DiskStorage {
+  const found = storages.find(({ name }) => name === disk.storage);
+  if (found !== undefined) return found;
+  throw new EnvironmentError(
+    'NO_STORAGE',
+    `disk ${disk.vdev}: its snapshot is of a storage that this xlsnap does not know: ${disk.storage}`,
+    { hint: 'use the program that took the snapshot' },
+  );
+}
+
+/**
+ * Finds the storage that a disk lies on, if it is one that can snapshot disks.
+ * @throws what the storages throw
+ */
+export async function findStorage(
+  { storages = [] }: Pick<ImageHost, 'storages'>,
+  { vdev, place, writable, cdrom }: DomainDisk,
+): Promise<FoundStorage | undefined> {
+  if (place === undefined || !writable || cdrom) return undefined;
+  for (const storage of storages) {
+    const problems = await storage.examine(vdev, place);
+    if (problems !== undefined) return { storage, problems };
+  }
+  return undefined;
+}
