@@ -34,7 +34,9 @@ Options of guest:
   --name NAME          (the type)
   --mem MIB            (128)
   --vcpus N            (1)
-  --disk VDEV:FORMAT:MIB   qcow2 or raw; may be repeated (xvda:qcow2:64; --disk none for no disk)
+  --disk VDEV:FORMAT:MIB[:BACKEND]
+                           qcow2, raw, lvm, thin, raw-xfs or raw-btrfs, served by qdisk or phy (blkback);
+                           may be repeated (xvda:qcow2:64; --disk none for no disk)
   --tick MS            counter's period (100)
   --dirty MIB:RATE     a second process that dirties MIB MiB at RATE pages per second
   --reboot WHAT        on_reboot: preserve (default), restart, destroy

@@ -2,7 +2,12 @@
 import { LabError } from './errors.ts';
 
 export type GuestType = 'pv' | 'pvh' | 'hvm';
-export type DiskFormat = 'qcow2' | 'raw';
+/**
+ * `lvm` and `thin` are volumes of the lab's volume group, `raw-xfs` and `raw-btrfs` raw images on file systems with reflinks.
+ */
+export type DiskFormat = 'qcow2' | 'raw' | 'lvm' | 'thin' | 'raw-xfs' | 'raw-btrfs';
+
+const FORMATS: readonly string[] = ['qcow2', 'raw', 'lvm', 'thin', 'raw-xfs', 'raw-btrfs'];
 
 export interface GuestDisk {
   /**
@@ -13,8 +18,10 @@ export interface GuestDisk {
   readonly format: DiskFormat;
   /** Size of the image, which is created if it does not exist. */
   readonly sizeMiB: number;
-  /** Path in dom0. Default: /lab/guests/NAME/VDEV.FORMAT. */
+  /** Path in dom0. Default: /lab/guests/NAME/VDEV.FORMAT, or where its storage is. */
   readonly path?: string;
+  /** Who serves it. Default: `qdisk` for `qcow2` and `raw`, `phy` (blkback) for the others. */
+  readonly backend?: 'qdisk' | 'phy';
   /** Whether the disk is read-only; the guest's counter then does not use it. */
   readonly readOnly?: boolean;
 }
@@ -64,10 +71,48 @@ export function guestFiles(spec: GuestSpec): GuestFiles {
     if (!/^xvd[a-z]$/.test(disk.vdev)) {
       throw new LabError('usage', `not a disk for the counter: ${disk.vdev} (xvda to xvdz)`);
     }
-    return { ...disk, path: disk.path ?? `${dir}/${disk.vdev}.${disk.format}` };
+    return { ...disk, path: disk.path ?? diskPath(spec.name, dir, disk) };
   });
   return { dir, cfg: `${dir}/${spec.name}.cfg`, console: consolePath(spec.name), disks };
 }
+
+function diskPath(name: string, dir: string, { vdev, format }: GuestDisk): string {
+  switch (format) {
+    case 'qcow2':
+    case 'raw':
+      return `${dir}/${vdev}.${format}`;
+    case 'lvm':
+    case 'thin':
+      return `/dev/${VOLUME_GROUP}/${name}-${vdev}`;
+    case 'raw-xfs':
+    case 'raw-btrfs':
+      return `/lab/${format.slice('raw-'.length)}/${name}-${vdev}.raw`;
+  }
+}
+
+/** A command that creates a disk unless it is there. */
+export function diskCommand({ format, sizeMiB, path }: GuestDisk & { readonly path: string }): string {
+  const size = `${sizeMiB}M`;
+  switch (format) {
+    case 'qcow2':
+    case 'raw':
+      return `[ -e '${path}' ] || qemu-img create -q -f ${format} '${path}' ${size}`;
+    case 'lvm':
+    case 'thin': {
+      const where =
+        format === 'lvm' ? `-L ${size} ${VOLUME_GROUP}` : `-V ${size} -T ${VOLUME_GROUP}/${THIN_POOL}`;
+      // A new volume may hold what a former one had, which a counter would take for its own.
+      return `[ -b '${path}' ] || { /lab/storage lvm && lvcreate -qq -y -n '${path.split('/').at(-1)}' ${where} && dd if=/dev/zero of='${path}' bs=64k count=1 conv=nocreat oflag=direct status=none; }`;
+    }
+    case 'raw-xfs':
+    case 'raw-btrfs':
+      return `[ -e '${path}' ] || { /lab/storage ${format.slice('raw-'.length)} && truncate -s ${size} '${path}'; }`;
+  }
+}
+
+/** The volume group on the lab's extra disk, and its thin pool: `dom0/storage` makes them. */
+const VOLUME_GROUP = 'lab';
+const THIN_POOL = 'pool';
 
 export function consolePath(name: string): string {
   return `/var/log/xen/guest-${name}.log`;
@@ -101,7 +146,14 @@ export function guestConfig(spec: GuestSpec): string {
     `disk = [ ${files.disks
       .map((disk) => {
         const access = disk.readOnly === true ? 'ro' : 'rw';
-        return `"format=${disk.format},vdev=${disk.vdev},access=${access},backendtype=qdisk,target=${disk.path}"`;
+        const {
+          vdev,
+          path,
+          format,
+          backend = format === 'qcow2' || format === 'raw' ? 'qdisk' : 'phy',
+        } = disk;
+        const stated = format === 'qcow2' ? format : 'raw';
+        return `"format=${stated},vdev=${vdev},access=${access},backendtype=${backend},target=${path}"`;
       })
       .join(', ')} ]`,
     'on_poweroff = "destroy"',
@@ -115,13 +167,25 @@ export function guestConfig(spec: GuestSpec): string {
   return `${lines.join('\n')}\n`;
 }
 
-/** Parses `TYPE:NAME:FORMAT:MIB` of the command line. */
+/** Parses `VDEV:FORMAT:MIB`, or `VDEV:FORMAT:MIB:BACKEND`, of the command line. */
 export function parseDisk(text: string): GuestDisk {
-  const [vdev = '', format = 'qcow2', size = '64', ...rest] = text.split(':');
-  if ((format !== 'qcow2' && format !== 'raw') || !/^[1-9]\d*$/.test(size) || rest.length > 0) {
-    throw new LabError('usage', `--disk ${text}: expected VDEV:FORMAT:MIB, such as xvda:qcow2:64`);
+  const [vdev = '', format = 'qcow2', size = '64', backend, ...rest] = text.split(':');
+  if (
+    !isFormat(format) ||
+    !/^[1-9]\d*$/.test(size) ||
+    (backend !== undefined && backend !== 'qdisk' && backend !== 'phy') ||
+    rest.length > 0
+  ) {
+    throw new LabError(
+      'usage',
+      `--disk ${text}: expected VDEV:FORMAT:MIB, such as xvda:qcow2:64 or xvda:thin:64; the formats are ${FORMATS.join(', ')}`,
+    );
   }
-  return { vdev, format, sizeMiB: Number(size) };
+  return { vdev, format, sizeMiB: Number(size), ...(backend === undefined ? {} : { backend }) };
+}
+
+function isFormat(text: string): text is DiskFormat {
+  return FORMATS.includes(text);
 }
 
 /** A domain as `xl list` shows it. */

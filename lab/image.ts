@@ -48,6 +48,7 @@ const sources = [
   'dom0/init',
   'dom0/inittab',
   'dom0/start',
+  'dom0/storage',
   'guest/counter.c',
   'guest/init',
   'guest/inittab',
@@ -67,6 +68,9 @@ const dom0Modules = [
   'nbd',
   'dm-mod',
   'dm-snapshot',
+  'dm-thin-pool',
+  'xfs',
+  'btrfs',
 ];
 const guestModules = ['xen-blkfront'];
 /** Modules in dom0's initrd: those needed to mount the root file system. */
@@ -345,6 +349,7 @@ function finishRoot(release: Release, root: string, image: Image): void {
   chmodSync(join(root, 'root'), 0o700);
   install(`${image.sshKey}.pub`, join(root, 'root/.ssh/authorized_keys'), 0o600);
   install(join(here, 'dom0/start'), join(lab, 'start'), 0o755);
+  install(join(here, 'dom0/storage'), join(lab, 'storage'), 0o755);
   install(join(here, 'dom0/inittab'), join(root, 'etc/inittab'), 0o644);
   symlinkSync('/bin/busybox', join(lab, 'sbin/init'));
   writeFileSync(join(lab, 'env'), `PATH=$PATH:${release.programs.join(':')}\nXEN=${release.xen}\n`);

@@ -19,6 +19,7 @@ import { LabError, messageOf } from './errors.ts';
 import {
   consolePath,
   type DomainState,
+  diskCommand,
   type GuestFiles,
   type GuestSpec,
   guestConfig,
@@ -36,6 +37,7 @@ import {
   defaultCpus,
   exchangeDevice,
   exchangeSize,
+  extraSize,
   freePort,
   kvmMayWork,
   loadState,
@@ -188,6 +190,7 @@ export class Lab {
       rmSync(this.#record, { force: true });
       rmSync(this.#files.disk, { force: true });
       rmSync(this.#files.exchange, { force: true });
+      rmSync(this.#files.extra, { force: true });
       this.#steps.say(running === undefined ? 'no lab is up' : `stopped (process ${running.pid})`);
       return running !== undefined;
     });
@@ -278,12 +281,11 @@ export class Lab {
   /** Creates a guest's disks and configuration. */
   async makeGuest(spec: GuestSpec): Promise<GuestFiles> {
     const files = guestFiles(spec);
-    const disks = files.disks.map((disk) => {
-      const path = quote(disk.path);
-      return `[ -e ${path} ] || qemu-img create -q -f ${disk.format} ${path} ${disk.sizeMiB}M`;
-    });
+    const disks = files.disks.map((disk) => `{ ${diskCommand(disk)}; }`);
     await this.run([`mkdir -p ${files.dir}`, `cat >${files.cfg}`, ...disks].join(' && '), {
       input: guestConfig(spec),
+      // The first volume needs a volume group.
+      timeoutMs: 300_000,
     });
     return files;
   }
@@ -357,7 +359,8 @@ export class Lab {
     await this.run(
       `for p in $(find /proc/[0-9]*/fd/1 -lname '/var/log/xen/xl-${name}.log*' 2>/dev/null | cut -d/ -f3); do kill -9 $p; done
       for n in 1 2 3 4 5; do xl domid ${name} >/dev/null 2>&1 || break; xl destroy ${name}; done
-      rm -rf ${dir} ${consolePath(name)}`,
+      rm -rf ${dir} ${consolePath(name)} /lab/xfs/${name}-* /lab/btrfs/${name}-*
+      for v in /dev/lab/${name}-*; do [ ! -b "$v" ] || lvremove -qq -f -y "$v"; done`,
       { timeoutMs: 120_000 },
     );
   }
@@ -562,8 +565,13 @@ export class Lab {
     ready: (id: ProcessId) => Promise<void>,
   ): Promise<RunningLab> {
     const port = await freePort();
-    writeFileSync(this.#files.exchange, '');
-    truncateSync(this.#files.exchange, exchangeSize);
+    for (const [file, size] of [
+      [this.#files.exchange, exchangeSize],
+      [this.#files.extra, extraSize],
+    ] as const) {
+      writeFileSync(file, '');
+      truncateSync(file, size);
+    }
     const args = machineArgs(image, machine, this.#files, port);
     if (from === 'warm') args.push('-S', '-incoming', 'defer');
     const id = await startQemu(args, this.#files);

@@ -38,11 +38,16 @@ export interface RunFiles {
   readonly disk: string;
   /** A raw disk through which files are copied in and out. */
   readonly exchange: string;
+  /** An empty raw disk for a volume group, `/dev/vdc` in dom0. */
+  readonly extra: string;
 }
 
 export const exchangeDevice = '/dev/vdb';
 /** Size of the exchange disk, which is sparse. */
 export const exchangeSize = 16 * 2 ** 30;
+
+/** Size of the extra disk, which is sparse. */
+export const extraSize = 4 * 2 ** 30;
 
 export function runFiles(dir: string): RunFiles {
   return {
@@ -52,6 +57,7 @@ export function runFiles(dir: string): RunFiles {
     qmp: join(dir, 'qmp.sock'),
     disk: join(dir, 'disk.qcow2'),
     exchange: join(dir, 'exchange.raw'),
+    extra: join(dir, 'extra.raw'),
   };
 }
 
@@ -91,7 +97,8 @@ export function machineArgs(image: Image, machine: Machine, files: RunFiles, por
     ...['-kernel', image.xen, '-append', xen, '-initrd', `${image.kernel} ${linux},${image.initrd}`],
     ...['-drive', `file=${files.disk},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap`],
     ...['-drive', `file=${files.exchange},if=none,id=exchange,format=raw,cache=unsafe`],
-    ...['-device', 'virtio-blk-pci,drive=disk', '-device', 'virtio-blk-pci,drive=exchange'],
+    ...['-drive', `file=${files.extra},if=none,id=extra,format=raw,cache=unsafe,discard=unmap`],
+    ...['disk', 'exchange', 'extra'].flatMap((drive) => ['-device', `virtio-blk-pci,drive=${drive}`]),
     ...['-netdev', `user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:${port}-:22`],
     ...['-device', 'virtio-net-pci,netdev=net,romfile='],
     ...['-serial', `file:${files.console}`, '-qmp', `unix:${files.qmp},server=on,wait=off`],

@@ -23,18 +23,22 @@ export interface Release {
 }
 
 const common = [
+  'btrfs-progs',
   'busybox-static',
   'dropbear-bin',
   'e2fsprogs',
   'iproute2',
   'kmod',
+  'lvm2',
   'nodejs',
   'procps',
   'python3',
   'qemu-system-xen',
   'qemu-utils',
+  'thin-provisioning-tools',
   'udev',
   'util-linux',
+  'xfsprogs',
   'xz-utils',
   'zstd',
 ] as const;

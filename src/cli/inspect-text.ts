@@ -87,10 +87,7 @@ function diskLines({ disks }: DomainSummary, manifest: Manifest | undefined): st
     const { vdev, format, path, writable, cdrom } = disk;
     const kind = cdrom ? ', CD-ROM' : writable ? '' : ', read-only';
     const taken = manifest?.disks.find((disk) => disk.vdev === vdev);
-    const how =
-      taken === undefined
-        ? []
-        : [`  ${takenText(taken)}`];
+    const how = taken === undefined ? [] : [`  ${takenText(taken)}`];
     return [`${vdev} ${format ?? ''} ${path ?? '(empty)'}${kind}`, ...how];
   });
   return addTitle('disks', texts);

@@ -363,9 +363,7 @@ async function discard(memoryPath: string, { inode }: CreateSteps): Promise<bool
 function planLeftDisks(left: KilledCreate, { prepared }: CreateSteps): void {
   const { host, head, phases } = left;
   planDiskUndos<SnapshotDisk>(phases, host, head.disks, (disk) =>
-    disk.kind === 'storage'
-      ? undoStored(host, disk, prepared.get(disk.vdev))
-      : undoLeftDisk(left, disk),
+    disk.kind === 'storage' ? undoStored(host, disk, prepared.get(disk.vdev)) : undoLeftDisk(left, disk),
   );
 }
 

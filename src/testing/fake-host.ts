@@ -24,6 +24,7 @@ import type {
 import type { Clones } from '../snapshot/storage/clones.ts';
 import type { DiskPlace, DiskStorage } from '../snapshot/storage/port.ts';
 import { ReflinkStorage } from '../snapshot/storage/reflink.ts';
+import { ThinStorage } from '../snapshot/storage/thin.ts';
 import { FakeDomain } from './fake-domain.ts';
 import { FakeGuest } from './fake-guest.ts';
 import {
@@ -36,6 +37,7 @@ import {
   untagImage,
   writeImage,
 } from './fake-image.ts';
+import { FakeVolumes } from './fake-volumes.ts';
 
 export { contentOf, type FakeImage, readImage, writeImage } from './fake-image.ts';
 
@@ -49,8 +51,10 @@ export interface FakeOptions {
     vdev: string;
     format?: string;
     internal?: readonly Problem[];
-    /** `file`: a raw image on a file system with reflinks. Default: a qcow2 image that QEMU serves. */
-    on?: 'file';
+    /**
+     * `file`: a raw image on a file system with reflinks; `thin`: a thin volume. Default: a qcow2 image that QEMU serves.
+     */
+    on?: 'file' | 'thin';
   }[];
 }
 
@@ -135,6 +139,8 @@ export class FakeHost implements Host {
   readonly toolstack: Toolstack;
   readonly images: Images;
   readonly storages: readonly DiskStorage[];
+  /** The volumes of the group `vg`. */
+  readonly volumes: FakeVolumes;
   readonly #locks = new Set<string>();
   #nextDomid = 8;
   #lives = 0;
@@ -144,12 +150,21 @@ export class FakeHost implements Host {
     this.snapshotDir = options.directory;
     this.runDirectory = join(options.directory, 'run');
     this.guest = options.guest ?? new FakeGuest();
+    this.volumes = new FakeVolumes(
+      join(options.directory, 'vg'),
+      (path) => this.#usersOf(path).length > 0,
+      (what) => this.#harmed(what),
+    );
     this.own = this.#make('guest1', FAKE_UUID, options, toDomid(7));
     if (this.type === 'pv') this.guest.streamType = 'pv';
     this.hypervisor = this.#told(this.#makeHypervisor());
     this.toolstack = this.#told(this.#makeToolstack());
     this.images = this.#told(this.#makeImages());
-    this.storages = [new ReflinkStorage(this.#told(this.#makeClones()))];
+    const volumes = this.volumes.port((call) => this.#call(call));
+    this.storages = [
+      new ReflinkStorage(this.#told(this.#makeClones())),
+      new ThinStorage(this.#told(volumes), { devices: options.directory, releaseMs: 1 }),
+    ];
   }
 
   /** Adds a domain. Its images are created unless it shares them. */
@@ -176,12 +191,17 @@ export class FakeHost implements Host {
   ): FakeDomain {
     const type = options.type ?? 'pvh';
     const disks = (options.disks ?? [{ vdev: 'xvda' }]).map((disk) => {
+      const volume = disk.on === 'thin' ? this.volumes.create(`${name}-${disk.vdev}`) : undefined;
       const path =
-        images[disk.vdev] ?? join(this.directory, `${name === 'guest1' ? '' : `${name}-`}${disk.vdev}.img`);
+        volume?.path ??
+        images[disk.vdev] ??
+        join(this.directory, `${name === 'guest1' ? '' : `${name}-`}${disk.vdev}.img`);
       const format = disk.format ?? (disk.on === undefined ? 'qcow2' : 'raw');
-      if (images[disk.vdev] === undefined) writeImage(path, { format, content: 'at start', tags: {} });
+      if (volume === undefined && images[disk.vdev] === undefined)
+        writeImage(path, { format, content: 'at start', tags: {} });
       this.obstacles.set(disk.vdev, disk.internal ?? (disk.on === undefined ? [] : [notQcow2(disk.vdev)]));
       if (disk.on === 'file') this.places.set(disk.vdev, { kind: 'file', path });
+      if (volume !== undefined) this.places.set(disk.vdev, { kind: 'device', ...volume });
       return { vdev: disk.vdev, pdev_path: path, format, readwrite: 1 };
     });
     const config = {

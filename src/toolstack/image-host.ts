@@ -1,7 +1,7 @@
 /** Opens the ports that need no Xen: image files, by qemu-img. */
 import type { ImageHost } from '../snapshot/ports.ts';
-import { shippedStorages } from './storage/shipped.ts';
 import { QemuImages } from './qemu/images.ts';
+import { shippedStorages } from './storage/shipped.ts';
 
 /** Makes the host of image files, by qemu-img. It works on any machine, without Xen. */
 export function imageHost(options: { readonly signal?: AbortSignal } = {}): ImageHost {

@@ -12,7 +12,7 @@ import { XlsnapError } from '../../src/core/errors.ts';
 import { configDisks } from '../../src/memfile/libxl-config.ts';
 import type { FakeHost, FakeOptions } from '../../src/testing/fake-host.ts';
 
-export type DiskKind = 'internal' | 'external' | 'clone';
+export type DiskKind = 'internal' | 'external' | 'clone' | 'thin';
 
 /** A kind of create, for the tests that plant faults in every kind. */
 export interface CreateKind {
@@ -33,25 +33,27 @@ export function fastDirectory(prefix: string): string {
 
 /** A cfgfile for a snapshot of xvda, xvdb, … in these ways, all files in `directory`. */
 export function snapshotConfig(name: string, directory: string, kinds: readonly DiskKind[]): SnapshotConfig {
-  const disks = kinds.map((kind, i) => {
-    const vdev = `xvd${'ab'[i]}`;
-    switch (kind) {
-      case 'internal':
-        return `',,${vdev}'`;
-      case 'external':
-        return `'${directory}/${name}-${vdev}.qcow2,qcow2,${vdev}'`;
-      case 'clone':
-        return `'${directory}/${name}-${vdev}.raw,raw,${vdev}'`;
-    }
-  });
+  const disks = kinds.map((kind, i) => entryOf(kind, `xvd${'ab'[i]}`, `${directory}/${name}`));
   return parseConfig(`name="${name}"\nmemory_path="${directory}/${name}.save"\ndisks=[${disks}]`, 'snap.cfg');
+}
+
+function entryOf(kind: DiskKind, vdev: string, path: string): string {
+  switch (kind) {
+    case 'internal':
+    case 'thin':
+      return `',,${vdev}'`;
+    case 'external':
+      return `'${path}-${vdev}.qcow2,qcow2,${vdev}'`;
+    case 'clone':
+      return `'${path}-${vdev}.raw,raw,${vdev}'`;
+  }
 }
 
 /** Disks xvda, xvdb, … of a fake host on which such snapshots can be taken. */
 export function fakeDisks(kinds: readonly DiskKind[]): NonNullable<FakeOptions['disks']> {
   return kinds.map((kind, i) => ({
     vdev: `xvd${'ab'[i]}`,
-    ...(kind === 'clone' ? { on: 'file' as const } : {}),
+    ...(kind === 'clone' ? { on: 'file' as const } : kind === 'thin' ? { on: 'thin' as const } : {}),
   }));
 }
 

@@ -48,18 +48,7 @@ export function wantedDisks(
 ): readonly WantedDisk[] {
   const stored = configDisks(config);
   if (request.config.disks === undefined && manifest !== undefined) {
-    return manifest.disks.map((disk) => {
-      const { vdev, kind } = disk;
-      const image = { image: imageOf(disk), imageFormat: formatOf(disk) };
-      switch (disk.kind) {
-        case 'internal':
-          return { vdev, kind, ...image, tag: disk.tag, overlay: '' };
-        case 'external':
-          return { vdev, kind, ...image, tag: '', overlay: disk.overlay };
-        case 'storage':
-          return wantedStored(disk, manifest);
-      }
-    });
+    return manifest.disks.map((disk) => ofManifest(disk, manifest));
   }
   const asked =
     request.config.disks ??
@@ -77,6 +66,19 @@ export function wantedDisks(
       overlay: disk.kind === 'external' ? disk.path : '',
     };
   });
+}
+
+function ofManifest(disk: SnapshotDisk, manifest: Manifest): WantedDisk {
+  const { vdev, kind } = disk;
+  const image = { image: imageOf(disk), imageFormat: formatOf(disk) };
+  switch (disk.kind) {
+    case 'internal':
+      return { vdev, kind, ...image, tag: disk.tag, overlay: '' };
+    case 'external':
+      return { vdev, kind, ...image, tag: '', overlay: disk.overlay };
+    case 'storage':
+      return wantedStored(disk, manifest);
+  }
 }
 
 function wantedStored(disk: StorageDisk, manifest: Manifest | undefined): WantedDisk {
@@ -147,7 +149,11 @@ async function planStored(
   const image = { path: stored.image, format: 'raw' };
   const use = new CurrentImage(host, vdev, image, current);
   const above = await findBroken(wanted, image, use);
-  return { disk: stored, problems: [], risks: [...(await findUnrelated(wanted, image, use)), ...risks, ...above] };
+  return {
+    disk: stored,
+    problems: [],
+    risks: [...(await findUnrelated(wanted, image, use)), ...risks, ...above],
+  };
 }
 
 /** Finds the image that a disk had at the snapshot. @returns what is wrong with it instead, if something is */

@@ -89,14 +89,16 @@ async function namesOne(disks: readonly RevertDisk[], wanted: ReadonlySet<string
 
 /** The images that disks of a snapshot name. */
 export function imagesOf(disks: readonly (SnapshotDisk | RevertDisk)[]): readonly string[] {
-  return disks.flatMap((disk) => {
-    switch (disk.kind) {
-      case 'internal':
-        return [disk.image];
-      case 'external':
-        return [disk.base, disk.overlay];
-      case 'storage':
-        return [disk.image, disk.snapshot];
-    }
-  });
+  return disks.flatMap(imagesOfOne);
+}
+
+function imagesOfOne(disk: SnapshotDisk | RevertDisk): readonly string[] {
+  switch (disk.kind) {
+    case 'internal':
+      return [disk.image];
+    case 'external':
+      return [disk.base, disk.overlay];
+    case 'storage':
+      return [disk.image, disk.snapshot];
+  }
 }

@@ -60,7 +60,8 @@ export class ReflinkStorage implements DiskStorage {
         message: `disk ${vdev}: there is no directory ${directory} for its clone`,
         hint: 'create it first',
       });
-    } else if (directory !== dirname(image)) problems.push(...(await this.#obstacles(vdev, image, directory)));
+    } else if (directory !== dirname(image))
+      problems.push(...(await this.#obstacles(vdev, image, directory)));
     return { disk, problems };
   }
 

@@ -42,6 +42,7 @@ export function searchPath(path: string | undefined = process.env['PATH']): stri
 const PACKAGES: Readonly<Record<string, string>> = {
   xl: 'xen-utils',
   'qemu-img': 'qemu-utils',
+  lvs: 'lvm2',
 };
 
 /**
@@ -53,13 +54,13 @@ const PACKAGES: Readonly<Record<string, string>> = {
 export async function runProgram(
   program: string,
   args: readonly string[],
-  options: { timeoutMs: number; signal?: AbortSignal | undefined },
+  options: { timeoutMs: number; signal?: AbortSignal | undefined; env?: NodeJS.ProcessEnv },
 ): Promise<ProgramResult> {
   const { timeoutMs, signal } = options;
   throwIfAborted(signal);
   const child = spawn(program, [...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
+    env: { ...(options.env ?? process.env), PATH: searchPath(), LC_ALL: 'C' },
     // In its own process group: a Ctrl-C is meant for us, and must not end a program that puts a disk back.
     detached: true,
   });
@@ -119,7 +120,7 @@ const POLL_MS = 500;
  * its work would be worse than all of it; if it takes too long, it is only waited for no longer. Its output
  * goes to a file, so that it can continue without us.
  * @param options `timeoutMs`: no limit by default; `abortMs`: how long to wait after an interruption; `onText` is called about
- * twice a second with the end of what it has printed
+ * twice a second with the end of what it has printed; `env`: in place of our own environment
  * @throws {EnvironmentError} If there is no such program, or it cannot be run.
  * @throws {InterruptedError} If the signal aborted before.
  */
@@ -131,6 +132,7 @@ export async function runUnkilled(
     signal?: AbortSignal | undefined;
     abortMs?: number | undefined;
     onText?: ((stdout: string) => void) | undefined;
+    env?: NodeJS.ProcessEnv;
   } = {},
 ): Promise<UnkilledResult> {
   const { timeoutMs, signal, abortMs = AFTER_ABORT_MS, onText } = options;
@@ -141,7 +143,7 @@ export async function runUnkilled(
     throwIfAborted(signal);
     const child = spawn(program, [...args], {
       stdio: ['ignore', said?.fd ?? 'ignore', words?.fd ?? 'ignore'],
-      env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
+      env: { ...(options.env ?? process.env), PATH: searchPath(), LC_ALL: 'C' },
       detached: true,
     });
     const ended = once(child, 'exit') as Promise<[number | null]>;

@@ -29,7 +29,16 @@ import {
   snapshotConfig,
 } from '../../support/scene.ts';
 
-const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['external', 'internal'], ['clone'], ['clone', 'internal']];
+const DISKS: readonly (readonly DiskKind[])[] = [
+  [],
+  ['internal'],
+  ['external'],
+  ['external', 'internal'],
+  ['clone'],
+  ['clone', 'internal'],
+  ['thin'],
+  ['external', 'thin'],
+];
 
 /** Each disk kind with each guest type; running and paused, live and not, among them. */
 const kinds: CreateKind[] = DISKS.flatMap((disks, i) =>

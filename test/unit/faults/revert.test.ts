@@ -8,6 +8,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { toDomid } from '../../../src/core/brand.ts';
 import { InterruptedError, throwIfAborted, type XlsnapError } from '../../../src/core/errors.ts';
+import { configDisks } from '../../../src/memfile/libxl-config.ts';
 import type { RevertRequest } from '../../../src/snapshot/api.ts';
 import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { recoverAll } from '../../../src/snapshot/recover.ts';
@@ -25,7 +26,16 @@ import {
   snapshotConfig,
 } from '../../support/scene.ts';
 
-const DISKS: readonly (readonly DiskKind[])[] = [[], ['internal'], ['external'], ['internal', 'external'], ['clone'], ['clone', 'internal']];
+const DISKS: readonly (readonly DiskKind[])[] = [
+  [],
+  ['internal'],
+  ['external'],
+  ['internal', 'external'],
+  ['clone'],
+  ['clone', 'internal'],
+  ['thin'],
+  ['external', 'thin'],
+];
 
 let count = 0;
 afterAll(() => console.log(`  ${count} faults were planted in reverts`));
@@ -66,8 +76,12 @@ class Scene implements Disposable {
   /** Returns what a domain reads that is started on the disks of the snapshot. */
   contents(): string[] {
     return (this.request.config.disks ?? []).map((disk) =>
-      contentOf(disk.kind === 'external' ? disk.path : `${this.host.directory}/${disk.target}.img`),
+      contentOf(disk.kind === 'external' ? disk.path : this.#imageOf(disk.target)),
     );
+  }
+
+  #imageOf(vdev: string): string {
+    return configDisks(this.host.config).find((disk) => disk.vdev === vdev)?.path ?? '';
   }
 
   get journal(): string {
@@ -75,7 +89,10 @@ class Scene implements Disposable {
   }
 
   leftovers(): string[] {
-    const files = readdirSync(this.host.directory).filter((name) => /before-|fresh-|journal/.test(name));
+    const { directory } = this.host;
+    const files = readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter((name) =>
+      /before-|fresh-|journal/.test(name),
+    );
     const tags = ['xvda', 'xvdb']
       .map((vdev) => `${this.host.directory}/${vdev}.img`)
       .filter((path) => path in filesOf(this.host.directory))

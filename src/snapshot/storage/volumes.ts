@@ -1,0 +1,76 @@
+/** The port of a volume manager whose volumes can be snapshots of each other: LVM. */
+
+/** A logical volume. */
+export interface Volume {
+  readonly group: string;
+  readonly name: string;
+  /** Stays the same when the volume is renamed; no other volume ever has it. */
+  readonly uuid: string;
+  /** In bytes. */
+  readonly size: number;
+  /**
+   * `thin`: in a pool; `linear`: plain, perhaps striped; `snapshot`: a thick snapshot of another volume; `other`: RAID, a cache, VDO,
+   * a pool, a part of another volume.
+   */
+  readonly kind: 'thin' | 'linear' | 'snapshot' | 'other';
+  /** In LVM's words, for messages: `thin,sparse`, `raid,raid1`. */
+  readonly layout: string;
+  /** Has a device. */
+  readonly active: boolean;
+  /** A program, or a kernel's backend, has it open. */
+  readonly open: boolean;
+  readonly merging: boolean;
+  readonly tags: readonly string[];
+  /** The pool of a thin one. */
+  readonly pool: string | undefined;
+}
+
+/** A pool of thin volumes. */
+export interface Pool {
+  /** How full it is, in per cent. */
+  readonly dataPercent: number;
+  readonly metadataPercent: number;
+  /** What is wrong with it, in LVM's words; empty if nothing is. */
+  readonly health: string;
+}
+
+/** Each method that changes something takes effect whole or not at all, as one commit of the group's metadata. */
+export interface Volumes {
+  /**
+   * The volume that has a device.
+   * @returns `undefined` if none has
+   * @throws {EnvironmentError} If the volume manager is missing, or does not answer
+   */
+  at(device: { readonly major: number; readonly minor: number }): Promise<Volume | undefined>;
+  byName(group: string, name: string): Promise<Volume | undefined>;
+  pool(group: string, name: string): Promise<Pool | undefined>;
+  /** Why volumes cannot be created here now, as a clause; `undefined` if they can. */
+  obstacle(): Promise<string | undefined>;
+  /** Writes what is cached of a volume to its disk: then a snapshot of it is quick. */
+  flush(volume: Pick<Volume, 'group' | 'name'>): Promise<void>;
+  /**
+   * Creates a snapshot of a thin volume, in its pool. It is not activated.
+   * @param options `keep`: a snapshot to be kept: it has the tag, and does not become active at the next boot
+   * @throws {DiskError} If it cannot be created
+   */
+  snapshotThin(
+    group: string,
+    origin: string,
+    name: string,
+    options: { readonly keep: boolean },
+  ): Promise<void>;
+  /**
+   * Renames a volume, which must not be active.
+   * @throws {DiskError} If that is not possible
+   */
+  rename(group: string, from: string, to: string): Promise<void>;
+  /** Makes a volume's device appear. @throws {DiskError} If that is not possible */
+  activate(group: string, name: string): Promise<void>;
+  /** Makes it disappear. @throws {DiskError} If that is not possible: someone has it open, for example */
+  deactivate(group: string, name: string): Promise<void>;
+  /** Removes a volume, active or not. @throws {DiskError} If that is not possible */
+  remove(group: string, name: string): Promise<void>;
+}
+
+/** The tag of every snapshot that xlsnap keeps. */
+export const VOLUME_TAG = 'xlsnap';

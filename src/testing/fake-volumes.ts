@@ -1,0 +1,145 @@
+/** A simulated volume group: each volume is a small file, so that a test sees everything that is left of one. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { DiskError } from '../core/errors.ts';
+import { type Pool, VOLUME_TAG, type Volume, type Volumes } from '../snapshot/storage/volumes.ts';
+import { readImage, writeImage } from './fake-image.ts';
+
+/** What a volume's file has beside what the guest has written. */
+interface Facts {
+  readonly uuid: string;
+  readonly tags: readonly string[];
+  readonly active: boolean;
+  readonly minor: number;
+}
+
+const MAJOR = 253;
+let count = 0;
+
+export class FakeVolumes {
+  /** The directory of the volumes, whose name is that of the group. */
+  readonly directory: string;
+  /** What is wrong with the pool. */
+  pool: Pool = { dataPercent: 10, metadataPercent: 10, health: '' };
+  /** Why volumes cannot be created. */
+  obstacle: string | undefined;
+  readonly #isOpen: (path: string) => boolean;
+  readonly #harmed: (what: string) => void;
+
+  /**
+   * @param isOpen tells whether a program has a volume open
+   * @param harmed is called for what would harm a guest
+   */
+  constructor(directory: string, isOpen: (path: string) => boolean, harmed: (what: string) => void) {
+    this.directory = directory;
+    this.#isOpen = isOpen;
+    this.#harmed = harmed;
+  }
+
+  /** Creates an active thin volume. @returns its path and its device */
+  create(name: string): { readonly path: string; readonly major: number; readonly minor: number } {
+    mkdirSync(this.directory, { recursive: true });
+    const minor = this.#write(name, 'at start', { active: true, tags: [] });
+    return { path: this.path(name), major: MAJOR, minor };
+  }
+
+  path(name: string): string {
+    return join(this.directory, name);
+  }
+
+  /** The port, each of whose calls is announced to `call` before it takes effect. */
+  port(call: (name: string) => Promise<void>): Volumes {
+    const told =
+      <Args extends readonly unknown[], Result>(name: string, work: (...args: Args) => Result) =>
+      async (...args: Args): Promise<Result> => {
+        await call(name);
+        return work(...args);
+      };
+    return {
+      at: told('lvs at', ({ minor }: { readonly minor: number }) => {
+        const name = this.#all().find((one) => this.#facts(one).minor === minor);
+        return name === undefined ? undefined : this.#volume(name);
+      }),
+      byName: told('lvs', (_group: string, name: string) => this.#volume(name)),
+      pool: told('lvs pool', () => this.pool),
+      obstacle: told('udevd', () => this.obstacle),
+      flush: told('flush volume', () => {}),
+      snapshotThin: told(
+        'lvcreate',
+        (_group: string, origin: string, name: string, { keep }: { keep: boolean }) =>
+          this.#snapshot(origin, name, keep),
+      ),
+      rename: told('lvrename', (_group: string, from: string, to: string) => this.#rename(from, to)),
+      activate: told('lvchange -ay', (_group: string, name: string) => this.#activate(name, true)),
+      deactivate: told('lvchange -an', (_group: string, name: string) => this.#activate(name, false)),
+      remove: told('lvremove', (_group: string, name: string) => this.#remove(name)),
+    };
+  }
+
+  #all(): readonly string[] {
+    return existsSync(this.directory) ? readdirSync(this.directory) : [];
+  }
+
+  #facts(name: string): Facts {
+    return (JSON.parse(readFileSync(this.path(name), 'utf8')) as { readonly volume: Facts }).volume;
+  }
+
+  #write(name: string, content: string, facts: Pick<Facts, 'active' | 'tags'>): number {
+    const minor = ++count;
+    const volume: Facts = { uuid: `uuid-${minor}`, minor, ...facts };
+    const image = { format: 'raw', content, tags: {}, volume };
+    writeImage(this.path(name), image);
+    return minor;
+  }
+
+  #volume(name: string): Volume | undefined {
+    if (!existsSync(this.path(name))) return undefined;
+    const { uuid, tags, active } = this.#facts(name);
+    return {
+      group: basename(this.directory),
+      name,
+      uuid,
+      size: 1 << 20,
+      kind: 'thin',
+      layout: 'thin,sparse',
+      active,
+      open: this.#isOpen(this.path(name)),
+      merging: false,
+      tags,
+      pool: 'pool',
+    };
+  }
+
+  #must(name: string): void {
+    if (!existsSync(this.path(name))) throw new DiskError('TEST', `there is no volume ${name}`);
+  }
+
+  #snapshot(origin: string, name: string, keep: boolean): void {
+    this.#must(origin);
+    if (existsSync(this.path(name))) throw new DiskError('TEST', `there is a volume ${name} already`);
+    this.#write(name, readImage(this.path(origin)).content, {
+      active: false,
+      tags: keep ? [VOLUME_TAG] : [],
+    });
+  }
+
+  #rename(from: string, to: string): void {
+    this.#must(from);
+    if (existsSync(this.path(to))) throw new DiskError('TEST', `there is a volume ${to} already`);
+    if (this.#isOpen(this.path(from))) this.#harmed(`lvrename of ${from}, which is open`);
+    renameSync(this.path(from), this.path(to));
+  }
+
+  #activate(name: string, active: boolean): void {
+    this.#must(name);
+    if (!active && this.#isOpen(this.path(name))) throw new DiskError('TEST', `${name} is open`);
+    const image = JSON.parse(readFileSync(this.path(name), 'utf8')) as { readonly volume: Facts };
+    writeFileSync(this.path(name), JSON.stringify({ ...image, volume: { ...image.volume, active } }));
+  }
+
+  #remove(name: string): void {
+    this.#must(name);
+    if (this.#isOpen(this.path(name))) throw new DiskError('TEST', `${name} is open`);
+    rmSync(this.path(name));
+  }
+}

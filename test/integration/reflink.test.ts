@@ -1,0 +1,158 @@
+/** Clones of raw images on real file systems: XFS and btrfs in a file that is mounted, and the one below the temporary directory. */
+import { execFileSync } from 'node:child_process';
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describeError } from '../../src/core/errors.ts';
+import type { RevertSteps } from '../../src/snapshot/storage/port.ts';
+import { ReflinkStorage } from '../../src/snapshot/storage/reflink.ts';
+import { FicloneClones } from '../../src/toolstack/storage/clones.ts';
+
+const scratch = mkdtempSync(join(tmpdir(), 'xlsnap-reflink-'));
+const mounted: string[] = [];
+afterAll(() => {
+  for (const at of mounted) execFileSync('umount', [at]);
+  rmSync(scratch, { recursive: true });
+});
+
+/** Mounts a new file system. @returns why that is not possible here */
+function mount(type: string, at: string): string | undefined {
+  try {
+    mkdirSync(at);
+    writeFileSync(`${at}.img`, '');
+    truncateSync(`${at}.img`, 400 * 2 ** 20);
+    execFileSync(`mkfs.${type}`, ['-q', `${at}.img`], { stdio: 'pipe' });
+    execFileSync('mount', ['-o', 'loop', `${at}.img`, at], { stdio: 'pipe' });
+    mounted.push(at);
+    return undefined;
+  } catch (error) {
+    return describeError(error).split('\n')[0];
+  }
+}
+
+const storage = new ReflinkStorage(new FicloneClones());
+const steps: RevertSteps = { mark: '20261127-000000-abcdef', checkFree: () => Promise.resolve() };
+
+async function fails(): Promise<never> {
+  throw new Error('must not be asked');
+}
+
+describe.each(['xfs', 'btrfs'])('a raw image on %s', (type) => {
+  const directory = join(scratch, type);
+  const image = join(directory, 'disk.raw');
+  const place = { kind: 'file', path: image } as const;
+  let missing: string | undefined;
+  beforeAll(() => {
+    missing = mount(type, directory);
+    if (missing === undefined) writeFileSync(image, 'at the snapshot'.repeat(100_000));
+    else console.log(`  skipped: ${type} cannot be mounted here: ${missing}`);
+  });
+
+  it('is cloned without a copy, put back any number of times, and the clone stays', async (context) => {
+    if (missing !== undefined) return context.skip();
+    execFileSync('chmod', ['640', image]);
+    execFileSync('chown', ['1234:5678', image]);
+    execFileSync('setfattr', ['-n', 'user.note', '-v', 'kept', image], { stdio: 'pipe' });
+    const then = readFileSync(image);
+    expect(await storage.examine('xvda', place)).toEqual([]);
+    const { disk, problems } = await storage.plan(place, { vdev: 'xvda', name: 's1', path: undefined });
+    expect(problems).toEqual([]);
+    const made = await storage.prepare(disk);
+    await storage.take(disk);
+    const known = await storage.finish(disk);
+    expect(known.virtualSize).toBe(then.length);
+    // Not synced: what the guest's writes have left in the page cache.
+    for (const time of ['first', 'second']) {
+      appendFileSync(image, `written before the ${time} revert`);
+      expect(await storage.check(disk, known)).toEqual({ problems: [], risks: [] });
+      let noted: string | undefined;
+      await storage.revert(disk, steps, async (id) => {
+        noted = id;
+      });
+      expect(noted).toBe(String(statSync(image).ino));
+      expect(readFileSync(image).equals(then)).toBe(true);
+      const { mode, uid, gid } = statSync(image);
+      expect({ mode: mode & 0o777, uid, gid }).toEqual({ mode: 0o640, uid: 1234, gid: 5678 });
+      const note = execFileSync('getfattr', ['--only-values', '-n', 'user.note', image], {
+        encoding: 'utf8',
+      });
+      expect(note).toBe('kept');
+      expect(readFileSync((await storage.former(disk, steps.mark)) ?? '').length).toBeGreaterThan(
+        then.length,
+      );
+      expect(await storage.forget(disk, steps.mark)).toBe(true);
+    }
+    expect(await storage.find(disk, known.identity)).toBe('there');
+    expect(await storage.undo(disk, made)).toBe(true);
+    expect(readdirSync(directory).filter((name) => name.startsWith('disk.'))).toEqual(['disk.raw']);
+  });
+
+  it('is as before once a revert is undone, wherever that was', async (context) => {
+    if (missing !== undefined) return context.skip();
+    const { disk } = await storage.plan(place, { vdev: 'xvda', name: 's2', path: undefined });
+    await storage.prepare(disk);
+    await storage.take(disk);
+    await storage.finish(disk);
+    appendFileSync(image, 'later');
+    const now = readFileSync(image);
+    for (const last of [0, 1, 2]) {
+      let checks = 0;
+      const stopping = {
+        ...steps,
+        checkFree: async () => {
+          if (checks++ === last) throw new Error('stopped');
+        },
+      };
+      let noted: string | undefined;
+      const done = storage.revert(disk, stopping, async (id) => {
+        noted = id;
+      });
+      if (last < 2) await expect(done).rejects.toThrow('stopped');
+      else await done;
+      let asked = 0;
+      const undone = await storage.undoRevert(disk, steps, noted, async () => void asked++);
+      expect({ undone, asked }).toEqual({ undone: true, asked: last === 0 ? 0 : 1 });
+      expect(readFileSync(image).equals(now)).toBe(true);
+      expect(await storage.undoRevert(disk, steps, noted, fails)).toBe(false);
+    }
+    await storage.remove(disk, undefined);
+    expect(readdirSync(directory).filter((name) => name.startsWith('disk.'))).toEqual(['disk.raw']);
+  });
+
+  it('cannot be cloned to another file system, and leaves nothing of the attempt there', async (context) => {
+    if (missing !== undefined) return context.skip();
+    const path = join(scratch, 'elsewhere.raw');
+    const { problems } = await storage.plan(place, { vdev: 'xvda', name: 's3', path });
+    expect(problems).toMatchObject([{ code: 'NO_REFLINK' }]);
+    expect(readdirSync(scratch).filter((name) => name.includes('elsewhere'))).toEqual([]);
+  });
+});
+
+it('a raw image on a file system without reflinks is refused, and nothing is left of the attempt', async (context) => {
+  const directory = mkdtempSync('/dev/shm/xlsnap-no-reflink-');
+  try {
+    if (execFileSync('stat', ['-f', '-c', '%T', directory], { encoding: 'utf8' }).trim() !== 'tmpfs') {
+      console.log('  skipped: /dev/shm is not tmpfs');
+      return context.skip();
+    }
+    const path = join(directory, 'disk.raw');
+    writeFileSync(path, 'data');
+    const problems = await storage.examine('xvda', { kind: 'file', path });
+    expect(problems).toMatchObject([{ code: 'NO_REFLINK' }]);
+    expect(problems?.[0]?.message).toContain('has no reflinks');
+    expect(readdirSync(directory)).toEqual(['disk.raw']);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
