@@ -63,8 +63,10 @@ export {
   type FileIdentity,
   type Manifest,
   type PhaseTiming,
+  type QemuDisk,
   readManifest,
   type SnapshotDisk,
+  type StorageDisk,
   type TagIdentity,
   type UnknownDrive,
 } from './memfile/manifest.ts';
@@ -130,6 +132,7 @@ export type {
 export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert/revert.ts';
 export { RISKS, type Risk, type RiskName } from './snapshot/risks.ts';
+export type { DiskPlace, DiskStorage, RevertSteps, WantedSnapshot } from './snapshot/storage/port.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor/doctor.ts';
 export { checkHost, type HostCheck, type HostCheckOptions } from './toolstack/doctor/host-checks.ts';
 export { type HostOptions, openHost } from './toolstack/host.ts';

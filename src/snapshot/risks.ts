@@ -10,7 +10,7 @@ export const RISKS = {
   'config-changed':
     "the domain's configuration has changed since the snapshot; the revert would bring back the old one",
   'base-written':
-    'the base image of an external snapshot has been written to since: the memory would no longer match it',
+    'the base image of an external snapshot, or a clone, has been written to since: the memory would no longer match it',
   'tag-replaced':
     'the internal snapshot of that name does not belong to the memory: it was deleted and taken again',
   'disk-resized': 'a disk no longer has the size that the guest saw at the snapshot',

@@ -36,3 +36,4 @@ export {
   readImage,
   writeImage,
 } from './fake-host.ts';
+export { FakeVolumes } from './fake-volumes.ts';

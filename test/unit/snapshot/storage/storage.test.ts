@@ -1,0 +1,302 @@
+/** Snapshots that a disk's own storage takes, from the create to the delete. */
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parseConfig } from '../../../../src/config/parse.ts';
+import { readConfigFile } from '../../../../src/config/read.ts';
+import { toDomid } from '../../../../src/core/brand.ts';
+import { configDisks } from '../../../../src/memfile/libxl-config.ts';
+import { readManifest } from '../../../../src/memfile/manifest.ts';
+import type { CreateResult } from '../../../../src/snapshot/api.ts';
+import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
+import { examineDomain } from '../../../../src/snapshot/create/examine.ts';
+import { deleteSnapshots } from '../../../../src/snapshot/delete/delete.ts';
+import { listSnapshots } from '../../../../src/snapshot/list/list.ts';
+import { recoverSnapshot } from '../../../../src/snapshot/recover.ts';
+import { revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
+import { contentOf, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
+import { failure, fastDirectory, filesOf } from '../../../support/scene.ts';
+
+let directory: string;
+let host: FakeHost;
+beforeEach(() => {
+  directory = fastDirectory('xlsnap-storage-');
+  host = new FakeHost({
+    directory,
+    disks: [{ vdev: 'xvda', on: 'thin' }, { vdev: 'xvdb', on: 'file' }, { vdev: 'xvdc' }],
+  });
+});
+afterEach(() => {
+  expect(host.harm).toEqual([]);
+  rmSync(directory, { recursive: true });
+});
+
+const volume = (): string => join(directory, 'vg', 'guest1-xvda');
+const image = (vdev: string): string => join(directory, `${vdev}.img`);
+const volumes = (): string[] => readdirSync(join(directory, 'vg')).sort();
+const contents = (): string[] => configDisks(host.config).map(({ path }) => contentOf(path ?? ''));
+
+async function create(config = `name="s1"\nmemory_path="${directory}/s1.save"`): Promise<CreateResult> {
+  return await createSnapshot(host, { domain: 'guest1', config: parseConfig(config, 'x.cfg'), sync: false });
+}
+
+async function revert(force = false) {
+  return await revertSnapshot(host, {
+    domain: 'guest1',
+    config: await readConfigFile(`${directory}/s1.save.cfg`),
+    force,
+  });
+}
+
+describe('a domain with a thin volume, a raw file and a qcow2 image', () => {
+  it('is snapshotted without a cfgfile, each disk where it is, and QEMU comes last', async () => {
+    host.write('at the snapshot');
+    const { plan } = await create();
+    expect(plan.disks).toEqual([
+      {
+        kind: 'storage',
+        vdev: 'xvda',
+        storage: 'lvm-thin',
+        image: volume(),
+        snapshot: expect.stringMatching(/\/vg\/guest1-xvda\.s1-[0-9a-f]{6}$/) as string,
+      },
+      {
+        kind: 'storage',
+        vdev: 'xvdb',
+        storage: 'reflink',
+        image: image('xvdb'),
+        snapshot: `${image('xvdb')}.s1`,
+      },
+      { kind: 'internal', vdev: 'xvdc', image: image('xvdc'), tag: 's1' },
+    ]);
+    const taken = ['lvcreate', 'clone', 'snapshotDisks'].map((call) => host.calls.indexOf(call));
+    expect(taken).toEqual([...taken].sort((a, b) => a - b));
+    const suspended = host.calls.indexOf('suspend');
+    expect(host.calls.indexOf('flush')).toBeLessThan(suspended);
+    expect(host.calls.indexOf('flush volume')).toBeLessThan(suspended);
+    expect(Math.min(...taken)).toBeGreaterThan(suspended);
+    expect(readFileSync(`${directory}/s1.save.cfg`, 'utf8')).toContain('",,xvda"');
+    const manifest = await readManifest(`${directory}/s1.save.json`);
+    expect(manifest?.identities).toMatchObject([
+      { vdev: 'xvda', snapshot: expect.stringMatching(/^uuid-/) as string },
+      { vdev: 'xvdb', snapshot: expect.stringMatching(/^\d+ [\d.]+$/) as string },
+      { vdev: 'xvdc', tag: { id: expect.any(String) as string } },
+    ]);
+  });
+
+  it('is reverted any number of times, and its disks keep their names', async () => {
+    host.write('at the snapshot');
+    await create();
+    for (const later of ['later', 'later still', 'with the domain down']) {
+      host.write(later);
+      if (later === 'with the domain down') {
+        await host.toolstack.destroy(host.domid ?? toDomid(0), { timeoutMs: 1 });
+      }
+      const { warnings } = await revert();
+      expect(warnings).toEqual([]);
+      expect(host.runs).toBe(true);
+      expect(contents()).toEqual(['at the snapshot', 'at the snapshot', 'at the snapshot']);
+      expect(volumes()).toHaveLength(2);
+      expect(readdirSync(directory).filter((name) => /before-|fresh-/.test(name))).toEqual([]);
+    }
+  });
+
+  it('keeps what a revert replaces with --keep', async () => {
+    await create();
+    host.write('later');
+    const config = await readConfigFile(`${directory}/s1.save.cfg`);
+    const { kept } = await revertSnapshot(host, { domain: 'guest1', config, keep: true });
+    expect(kept).toHaveLength(2);
+    for (const path of kept) expect(contentOf(path)).toBe('later');
+  });
+
+  it('has its snapshots listed and deleted while it runs, and the others stay', async () => {
+    host.write('at the snapshot');
+    await create();
+    await create(`name="s2"\nmemory_path="${directory}/s2.save"`);
+    const { snapshots } = await listSnapshots(host);
+    expect(snapshots.map(({ name, revert }) => [name, revert])).toEqual([
+      ['s1', 'possible'],
+      ['s2', 'possible'],
+    ]);
+    await deleteSnapshots(host, { domain: 'guest1', snapshots: ['s2'] });
+    expect(volumes()).toEqual(['guest1-xvda', expect.stringMatching(/\.s1-/)]);
+    expect(existsSync(`${image('xvdb')}.s2`)).toBe(false);
+    host.write('later');
+    await revert();
+    expect(contents()).toEqual(['at the snapshot', 'at the snapshot', 'at the snapshot']);
+  });
+
+  it('is examined without anything being changed', async () => {
+    const before = filesOf(directory);
+    const { possible, byDefault, disks } = await examineDomain(host, 'guest1');
+    expect({ possible, byDefault }).toEqual({ possible: true, byDefault: true });
+    expect(disks).toMatchObject([
+      { vdev: 'xvda', storage: 'LVM thin snapshot', obstacles: [] },
+      { vdev: 'xvdb', storage: 'clone', obstacles: [] },
+      { vdev: 'xvdc', internal: true },
+    ]);
+    expect(filesOf(directory)).toEqual(before);
+  });
+});
+
+it('a clone goes where the cfgfile says', async () => {
+  const path = join(directory, 'elsewhere.raw');
+  const { plan } = await create(
+    `name="s1"\nmemory_path="${directory}/s1.save"\ndisks=['${path},raw,xvdb', ',,xvda', ',,xvdc']`,
+  );
+  expect(plan.disks[0]).toMatchObject({ storage: 'reflink', snapshot: path });
+  host.write('later');
+  await revert();
+  expect(contents()).toEqual(['at start', 'at start', 'at start']);
+});
+
+describe('a create is refused, and changes nothing,', () => {
+  const full = { dataPercent: 99.5, metadataPercent: 3, health: '' };
+  it.each<[string, (host: FakeHost) => void, string, RegExp]>([
+    [
+      'if the pool is full',
+      (host) => void Object.assign(host.volumes, { pool: full }),
+      'LVM_POOL_FULL',
+      /99.5 %/,
+    ],
+    [
+      'if the pool fails',
+      (host) =>
+        void Object.assign(host.volumes, {
+          pool: { dataPercent: 1, metadataPercent: 1, health: 'out_of_data' },
+        }),
+      'LVM_POOL_FULL',
+      /out_of_data/,
+    ],
+    [
+      'if udevd does not run',
+      (host) => void Object.assign(host.volumes, { obstacle: 'udevd does not run' }),
+      'LVM_CANNOT',
+      /udevd does not run/,
+    ],
+    [
+      'if the file system has no reflinks',
+      (host) => void Object.assign(host, { cloneObstacle: 'the file system of /srv has no reflinks' }),
+      'NO_REFLINK',
+      /has no reflinks/,
+    ],
+  ])('%s', async (_what, break_, code, message) => {
+    break_(host);
+    const before = filesOf(directory);
+    expect(await failure(create())).toMatchObject({
+      exitCode: 5,
+      code,
+      message: expect.stringMatching(message) as string,
+    });
+    expect(filesOf(directory)).toEqual(before);
+    expect(host.calls).not.toContain('suspend');
+    const { byDefault, disks } = await examineDomain(host, 'guest1');
+    expect(byDefault).toBe(false);
+    expect(disks.flatMap(({ obstacles }) => obstacles.map((one) => one.code))).toContain(code);
+  });
+
+  it.each([
+    [
+      "for a clone of a volume: '/x.raw,raw,xvda'",
+      (at: string) => `'${at}/x.raw,raw,xvda'`,
+      'NOT_A_RAW_FILE',
+    ],
+    [
+      "for a clone of a qcow2 image: '/x.raw,raw,xvdc'",
+      (at: string) => `'${at}/x.raw,raw,xvdc'`,
+      'NOT_A_RAW_FILE',
+    ],
+    [
+      'for a clone in a directory that is not there',
+      (at: string) => `'${at}/no/x.raw,raw,xvdb'`,
+      'NO_DIRECTORY',
+    ],
+    ['for a clone in the place of a file', (at: string) => `'${at}/xvdc.img,raw,xvdb'`, 'FILE_EXISTS'],
+    ['for a clone in the place of the memory file', (at: string) => `'${at}/s1.save,raw,xvdb'`, 'PATH_TWICE'],
+  ])('%s', async (_what, entry, code) => {
+    const before = filesOf(directory);
+    const error = await failure(
+      create(`name="s1"\nmemory_path="${directory}/s1.save"\ndisks=[${entry(directory)}]`),
+    );
+    expect(error).toMatchObject({ exitCode: 5, code });
+    expect(filesOf(directory)).toEqual(before);
+  });
+});
+
+describe('a revert is refused, even with force, and the domain keeps running,', () => {
+  const find = (part: string): string => volumes().find((name) => name.includes(part)) ?? '';
+  it.each<[string, () => void, string]>([
+    [
+      'if the snapshot volume no longer exists',
+      () => rmSync(join(directory, 'vg', find('.s1-'))),
+      'NO_SNAPSHOT',
+    ],
+    ['if the clone no longer exists', () => rmSync(`${image('xvdb')}.s1`), 'NO_SNAPSHOT'],
+    [
+      'if another volume has taken its name',
+      () => {
+        const path = join(directory, 'vg', find('.s1-'));
+        const { volume: facts } = readImage(path) as unknown as { readonly volume: object };
+        writeImage(path, { ...readImage(path), volume: { ...facts, uuid: 'another' } } as never);
+      },
+      'SNAPSHOT_REPLACED',
+    ],
+    ['if the manifest is missing', () => rmSync(`${directory}/s1.save.json`), 'PREFLIGHT'],
+  ])('%s', async (_what, break_, code) => {
+    await create();
+    break_();
+    host.write('now');
+    const before = filesOf(directory);
+    expect(await failure(revert(true))).toMatchObject({ exitCode: 5, code });
+    expect(host.runs).toBe(true);
+    expect(filesOf(directory)).toEqual(before);
+    if (existsSync(`${directory}/s1.save.json`)) {
+      const { snapshots } = await listSnapshots(host);
+      expect(snapshots).toMatchObject([{ name: 's1', revert: 'impossible' }]);
+    }
+  });
+
+  it('if its storage is not one of this host', async () => {
+    await create();
+    const path = `${directory}/s1.save.json`;
+    const text = readFileSync(path, 'utf8').replace('"lvm-thin"', '"zvol"');
+    rmSync(path);
+    writeFileSync(path, text);
+    expect(await failure(revert(true))).toMatchObject({ code: 'NO_STORAGE' });
+    expect(host.runs).toBe(true);
+  });
+});
+
+it('a clone that was written to since is a risk', async () => {
+  await create();
+  const clone = `${image('xvdb')}.s1`;
+  writeImage(clone, { ...readImage(clone), content: 'spoilt' });
+  const error = await failure(revert());
+  expect(error).toMatchObject({ code: 'RISKY', data: { risks: [{ risk: 'base-written', vdev: 'xvdb' }] } });
+});
+
+it('a volume that a program has open is not reverted, and all disks are as before', async () => {
+  await create();
+  host.write('now');
+  const before = filesOf(directory);
+  host.after = (call) => {
+    // Once the domain is down, something in dom0 mounts it.
+    if (call === 'destroy') host.othersUse.push(volume());
+  };
+  const error = await failure(revert());
+  expect(error).toMatchObject({ code: 'DISKS_NOT_REVERTED', phase: 'disks', undoFailures: [] });
+  expect(error.message).toContain(`domain other (domid 99) uses ${volume()}`);
+  host.othersUse.length = 0;
+  expect(filesOf(directory)).toEqual(before);
+});
+
+it('a file that another program has put in the place of a clone stays, when a create is recovered', async () => {
+  host.fault = (call) => {
+    if (call === 'clone') throw new Error('the disk is full');
+  };
+  await failure(create());
+  expect(existsSync(`${image('xvdb')}.s1`)).toBe(false);
+  expect(volumes()).toEqual(['guest1-xvda']);
+  expect(await recoverSnapshot(host, { path: `${directory}/s1.save` })).toMatchObject({ outcome: 'nothing' });
+});
