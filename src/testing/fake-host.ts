@@ -24,6 +24,7 @@ import type {
 import type { Clones } from '../snapshot/storage/clones.ts';
 import type { DiskPlace, DiskStorage } from '../snapshot/storage/port.ts';
 import { ReflinkStorage } from '../snapshot/storage/reflink.ts';
+import { ThickStorage } from '../snapshot/storage/thick.ts';
 import { ThinStorage } from '../snapshot/storage/thin.ts';
 import { FakeDomain } from './fake-domain.ts';
 import { FakeGuest } from './fake-guest.ts';
@@ -52,9 +53,10 @@ export interface FakeOptions {
     format?: string;
     internal?: readonly Problem[];
     /**
-     * `file`: a raw image on a file system with reflinks; `thin`: a thin volume. Default: a qcow2 image that QEMU serves.
+     * `file`: a raw image on a file system with reflinks; `thin` and `linear`: a volume of LVM. Default: a qcow2 image that QEMU
+     * serves.
      */
-    on?: 'file' | 'thin';
+    on?: 'file' | 'thin' | 'linear';
   }[];
 }
 
@@ -160,10 +162,12 @@ export class FakeHost implements Host {
     this.hypervisor = this.#told(this.#makeHypervisor());
     this.toolstack = this.#told(this.#makeToolstack());
     this.images = this.#told(this.#makeImages());
-    const volumes = this.volumes.port((call) => this.#call(call));
+    const volumes = this.#told(this.volumes.port((call) => this.#call(call)));
+    const lvm = { devices: options.directory, releaseMs: 1 };
     this.storages = [
       new ReflinkStorage(this.#told(this.#makeClones())),
-      new ThinStorage(this.#told(volumes), { devices: options.directory, releaseMs: 1 }),
+      new ThinStorage(volumes, lvm),
+      new ThickStorage(volumes, lvm),
     ];
   }
 
@@ -191,7 +195,10 @@ export class FakeHost implements Host {
   ): FakeDomain {
     const type = options.type ?? 'pvh';
     const disks = (options.disks ?? [{ vdev: 'xvda' }]).map((disk) => {
-      const volume = disk.on === 'thin' ? this.volumes.create(`${name}-${disk.vdev}`) : undefined;
+      const volume =
+        disk.on === 'thin' || disk.on === 'linear'
+          ? this.volumes.create(`${name}-${disk.vdev}`, disk.on)
+          : undefined;
       const path =
         volume?.path ??
         images[disk.vdev] ??

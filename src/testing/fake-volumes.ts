@@ -11,6 +11,9 @@ interface Facts {
   readonly tags: readonly string[];
   readonly active: boolean;
   readonly minor: number;
+  readonly kind: Volume['kind'];
+  /** The store of a thick snapshot was full. */
+  readonly invalid?: boolean;
 }
 
 const MAJOR = 253;
@@ -21,6 +24,8 @@ export class FakeVolumes {
   readonly directory: string;
   /** What is wrong with the pool. */
   pool: Pool = { dataPercent: 10, metadataPercent: 10, health: '' };
+  /** Bytes that the group has free. */
+  free = 2 ** 30;
   /** Why volumes cannot be created. */
   obstacle: string | undefined;
   readonly #isOpen: (path: string) => boolean;
@@ -36,10 +41,13 @@ export class FakeVolumes {
     this.#harmed = harmed;
   }
 
-  /** Creates an active thin volume. @returns its path and its device */
-  create(name: string): { readonly path: string; readonly major: number; readonly minor: number } {
+  /** Creates an active volume. @returns its path and its device */
+  create(
+    name: string,
+    kind: 'thin' | 'linear',
+  ): { readonly path: string; readonly major: number; readonly minor: number } {
     mkdirSync(this.directory, { recursive: true });
-    const minor = this.#write(name, 'at start', { active: true, tags: [] });
+    const minor = this.#write(name, 'at start', { active: true, tags: [], kind });
     return { path: this.path(name), major: MAJOR, minor };
   }
 
@@ -69,6 +77,19 @@ export class FakeVolumes {
         (_group: string, origin: string, name: string, { keep }: { keep: boolean }) =>
           this.#snapshot(origin, name, keep),
       ),
+      free: told('vgs', () => this.free),
+      createStore: told('lvcreate store', (_group: string, name: string) => {
+        this.#refuse(name);
+        this.#write(name, 'a store', { active: false, tags: [VOLUME_TAG], kind: 'linear' });
+      }),
+      snapshotThick: told('lvconvert', (_group: string, origin: string, store: string) => {
+        this.#change(store, { kind: 'snapshot', active: true }, this.#content(origin));
+      }),
+      settle: told('udevadm settle', () => {}),
+      writeBack: told('write back', (_group: string, snapshot: string, origin: string) => {
+        if (this.#isOpen(this.path(origin))) this.#harmed(`${origin} was written to, which is open`);
+        this.#change(origin, {}, this.#content(snapshot));
+      }),
       rename: told('lvrename', (_group: string, from: string, to: string) => this.#rename(from, to)),
       activate: told('lvchange -ay', (_group: string, name: string) => this.#activate(name, true)),
       deactivate: told('lvchange -an', (_group: string, name: string) => this.#activate(name, false)),
@@ -84,7 +105,7 @@ export class FakeVolumes {
     return (JSON.parse(readFileSync(this.path(name), 'utf8')) as { readonly volume: Facts }).volume;
   }
 
-  #write(name: string, content: string, facts: Pick<Facts, 'active' | 'tags'>): number {
+  #write(name: string, content: string, facts: Pick<Facts, 'active' | 'tags' | 'kind'>): number {
     const minor = ++count;
     const volume: Facts = { uuid: `uuid-${minor}`, minor, ...facts };
     const image = { format: 'raw', content, tags: {}, volume };
@@ -94,19 +115,21 @@ export class FakeVolumes {
 
   #volume(name: string): Volume | undefined {
     if (!existsSync(this.path(name))) return undefined;
-    const { uuid, tags, active } = this.#facts(name);
+    const { uuid, tags, active, kind, invalid = false } = this.#facts(name);
     return {
       group: basename(this.directory),
       name,
       uuid,
       size: 1 << 20,
-      kind: 'thin',
-      layout: 'thin,sparse',
+      kind,
+      layout: kind === 'thin' ? 'thin,sparse' : 'linear',
       active,
       open: this.#isOpen(this.path(name)),
       merging: false,
       tags,
-      pool: 'pool',
+      pool: kind === 'thin' ? 'pool' : undefined,
+      usedPercent: kind === 'snapshot' ? 1 : 0,
+      invalid,
     };
   }
 
@@ -116,16 +139,17 @@ export class FakeVolumes {
 
   #snapshot(origin: string, name: string, keep: boolean): void {
     this.#must(origin);
-    if (existsSync(this.path(name))) throw new DiskError('TEST', `there is a volume ${name} already`);
-    this.#write(name, readImage(this.path(origin)).content, {
+    this.#refuse(name);
+    this.#write(name, this.#content(origin), {
       active: false,
       tags: keep ? [VOLUME_TAG] : [],
+      kind: 'thin',
     });
   }
 
   #rename(from: string, to: string): void {
     this.#must(from);
-    if (existsSync(this.path(to))) throw new DiskError('TEST', `there is a volume ${to} already`);
+    this.#refuse(to);
     if (this.#isOpen(this.path(from))) this.#harmed(`lvrename of ${from}, which is open`);
     renameSync(this.path(from), this.path(to));
   }
@@ -133,8 +157,24 @@ export class FakeVolumes {
   #activate(name: string, active: boolean): void {
     this.#must(name);
     if (!active && this.#isOpen(this.path(name))) throw new DiskError('TEST', `${name} is open`);
+    this.#change(name, { active }, this.#content(name));
+  }
+
+  #content(name: string): string {
+    this.#must(name);
+    return readImage(this.path(name)).content;
+  }
+
+  #refuse(name: string): void {
+    if (existsSync(this.path(name))) throw new DiskError('TEST', `there is a volume ${name} already`);
+  }
+
+  /** Changes what is said of a volume, and its content. */
+  #change(name: string, facts: Partial<Facts>, content: string): void {
+    this.#must(name);
     const image = JSON.parse(readFileSync(this.path(name), 'utf8')) as { readonly volume: Facts };
-    writeFileSync(this.path(name), JSON.stringify({ ...image, volume: { ...image.volume, active } }));
+    const volume = { ...image.volume, ...facts };
+    writeFileSync(this.path(name), JSON.stringify({ ...image, content, volume }));
   }
 
   #remove(name: string): void {

@@ -29,7 +29,7 @@ interface Phase {
 }
 
 it.each(TYPES)(
-  'a %s guest on a thin volume and a raw file on XFS, both by blkback, is snapshotted at one instant and reverted twice',
+  'a %s guest on a thin volume, a raw file on XFS and a thick volume, all by blkback, is snapshotted at one instant and reverted twice',
   async (type) => {
     const name = `e2e-storage-${type}`;
     await dom0.steadily(name, async () => {
@@ -43,6 +43,7 @@ it.each(TYPES)(
         disks: [
           { vdev: 'xvda', format: 'thin', sizeMiB: 32 },
           { vdev: 'xvdb', format: 'raw-xfs', sizeMiB: 32 },
+          { vdev: 'xvdc', format: 'lvm', sizeMiB: 32 },
         ],
       });
       await dom0.lab.waitForTicks(name, 70);
@@ -66,7 +67,7 @@ async function lifeOf(guest: LabGuest, name: string, live: boolean): Promise<voi
   });
   await dom0.result(`snapshot-delete ${name} s1`);
   await goOn(name);
-  expect(await left(name)).toEqual([`${name}-xvda`, `${name}-xvdb.raw`]);
+  expect(await left(name)).toEqual([`${name}-xvda`, `${name}-xvdb.raw`, `${name}-xvdc`]);
 }
 
 /** @returns the number at the snapshot's instant */
@@ -76,6 +77,7 @@ async function create(guest: LabGuest, name: string, live: boolean): Promise<num
   expect(disks).toMatchObject([
     { vdev: 'xvda', storage: 'lvm-thin' },
     { vdev: 'xvdb', storage: 'reflink', snapshot: `${guest.disks[1]?.path}.s1` },
+    { vdev: 'xvdc', storage: 'lvm-thick' },
   ]);
   const seconds = (result['phases'] as readonly Phase[])
     .filter((phase) => ['prepare', 'memory', 'disks', 'finish'].includes(phase.name))
@@ -117,7 +119,7 @@ async function revert(name: string, instant: number, time: string): Promise<void
   const first = rest.find((tick, at) => tick.n < (rest[at - 1]?.n ?? numbers.at(-1) ?? 0));
   expect(first?.n).toBeGreaterThanOrEqual(instant);
   expect(first?.n).toBeLessThan(instant + 5);
-  expect((await left(name)).filter((one) => /before-|fresh-/.test(one))).toEqual([]);
+  expect((await left(name)).filter((one) => /before-|fresh-|safety-/.test(one))).toEqual([]);
 }
 
 async function goOn(name: string): Promise<void> {

@@ -9,10 +9,11 @@ import { expect } from 'vitest';
 import type { SnapshotConfig } from '../../src/config/config.ts';
 import { parseConfig } from '../../src/config/parse.ts';
 import { XlsnapError } from '../../src/core/errors.ts';
+import { omitUndefined } from '../../src/core/omit-undefined.ts';
 import { configDisks } from '../../src/memfile/libxl-config.ts';
 import type { FakeHost, FakeOptions } from '../../src/testing/fake-host.ts';
 
-export type DiskKind = 'internal' | 'external' | 'clone' | 'thin';
+export type DiskKind = 'internal' | 'external' | 'clone' | 'thin' | 'thick';
 
 /** A kind of create, for the tests that plant faults in every kind. */
 export interface CreateKind {
@@ -41,6 +42,7 @@ function entryOf(kind: DiskKind, vdev: string, path: string): string {
   switch (kind) {
     case 'internal':
     case 'thin':
+    case 'thick':
       return `',,${vdev}'`;
     case 'external':
       return `'${path}-${vdev}.qcow2,qcow2,${vdev}'`;
@@ -51,10 +53,14 @@ function entryOf(kind: DiskKind, vdev: string, path: string): string {
 
 /** Disks xvda, xvdb, … of a fake host on which such snapshots can be taken. */
 export function fakeDisks(kinds: readonly DiskKind[]): NonNullable<FakeOptions['disks']> {
-  return kinds.map((kind, i) => ({
-    vdev: `xvd${'ab'[i]}`,
-    ...(kind === 'clone' ? { on: 'file' as const } : kind === 'thin' ? { on: 'thin' as const } : {}),
-  }));
+  const on = {
+    clone: 'file',
+    thin: 'thin',
+    thick: 'linear',
+    internal: undefined,
+    external: undefined,
+  } as const;
+  return kinds.map((kind, i) => omitUndefined({ vdev: `xvd${'ab'[i]}`, on: on[kind] }));
 }
 
 /** Runs `body` for each item, a few at once: while one waits, another has the processor. */

@@ -23,6 +23,10 @@ export interface Volume {
   readonly tags: readonly string[];
   /** The pool of a thin one. */
   readonly pool: string | undefined;
+  /** How full the store of a thick snapshot is, in per cent; 0 for others. */
+  readonly usedPercent: number;
+  /** Whether a thick snapshot is lost, since its store was full. */
+  readonly invalid: boolean;
 }
 
 /** A pool of thin volumes. */
@@ -59,6 +63,26 @@ export interface Volumes {
     name: string,
     options: { readonly keep: boolean },
   ): Promise<void>;
+  /** Bytes that a group has free. */
+  free(group: string): Promise<number>;
+  /**
+   * Creates a plain volume that is to become the store of a thick snapshot: not active, with the tag, and its beginning wiped.
+   * @param bytes is rounded up
+   * @throws {DiskError} If it cannot be created
+   */
+  createStore(group: string, name: string, bytes: number): Promise<void>;
+  /**
+   * Makes a store a snapshot of a plain volume as that is now, active. Does not wait until udev has made its device's name.
+   * @throws {DiskError} If that is not possible
+   */
+  snapshotThick(group: string, origin: string, store: string): Promise<void>;
+  /** Waits until udev has made all devices' names. */
+  settle(): Promise<void>;
+  /**
+   * Makes a volume that nobody has open equal to a thick snapshot of it, and waits until that is on the disk. May be repeated.
+   * @throws {DiskError} If that is not possible; the volume may be equal in part
+   */
+  writeBack(group: string, snapshot: string, origin: string): Promise<void>;
   /**
    * Renames a volume, which must not be active.
    * @throws {DiskError} If that is not possible

@@ -218,7 +218,7 @@ function backendObstacles({ vdev, backend, image }: StoredDisk, facts: BlockFact
       {
         code: 'DISK_BACKEND',
         message: `disk ${vdev}${where} is served by ${backendName(backend.kind)}, which cannot snapshot it`,
-        hint: 'keep it on a thin volume of LVM, or in a raw file on XFS or btrfs; or let QEMU serve it: set backendtype=qdisk in its disk= line (with format=qcow2 and a qcow2 image for internal snapshots), then shut the domain down and start it again',
+        hint: 'keep it on a volume of LVM, or in a raw file on XFS or btrfs; or let QEMU serve it: set backendtype=qdisk in its disk= line (with format=qcow2 and a qcow2 image for internal snapshots), then shut the domain down and start it again',
       },
     ];
   }

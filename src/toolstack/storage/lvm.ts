@@ -8,6 +8,7 @@ import { parseJson } from '../../core/json.ts';
 import { type Pool, VOLUME_TAG, type Volume, type Volumes } from '../../snapshot/storage/volumes.ts';
 import { findProcess } from '../process/find.ts';
 import { runProgram, runUnkilled } from '../process/run.ts';
+import { writeBack } from './write-back.ts';
 
 /** Time limit in milliseconds for a command that only reads: it waits for one that writes. */
 const READ_MS = 60_000;
@@ -29,6 +30,8 @@ const COLUMNS = [
   'lv_merging',
   'lv_tags',
   'pool_lv',
+  'snap_percent',
+  'lv_snapshot_invalid',
 ] as const;
 
 export class Lvm implements Volumes {
@@ -107,6 +110,48 @@ export class Lvm implements Volumes {
     ]);
   }
 
+  async free(group: string): Promise<number> {
+    const [row] = await this.#report('vgs', 'vg', `vg_name="${checked(group)}"`, ['vg_free']);
+    const bytes = Number(row?.['vg_free'] ?? 'none');
+    if (Number.isFinite(bytes)) return bytes;
+    throw new EnvironmentError('LVM', `vgs does not know the volume group ${group}`);
+  }
+
+  async createStore(group: string, name: string, bytes: number): Promise<void> {
+    const size = ['-L', `${Math.ceil(bytes / 1024)}k`];
+    // Active until its beginning is wiped; LVM does not accept `-an` with that.
+    await this.#change('lvcreate', [
+      '-y',
+      '--addtag',
+      VOLUME_TAG,
+      ...size,
+      '-n',
+      checked(name),
+      checked(group),
+    ]);
+    await this.deactivate(group, name);
+  }
+
+  async snapshotThick(group: string, origin: string, store: string): Promise<void> {
+    const how = ['-y', '--noudevsync', '--type', 'snapshot', '-Zn'];
+    await this.#change('lvconvert', [...how, full(group, origin), full(group, store)]);
+  }
+
+  async settle(): Promise<void> {
+    await runProgram('udevadm', ['settle'], { timeoutMs: READ_MS });
+  }
+
+  async writeBack(group: string, snapshot: string, origin: string): Promise<void> {
+    const volume = await this.byName(group, origin);
+    if (volume === undefined) throw new DiskError('NO_VOLUME', `there is no volume ${group}/${origin}`);
+    const [from, to] = [device(group, snapshot), device(group, origin)];
+    const store = `${from}-cow`;
+    // What dom0 has cached of a volume that blkback wrote to is out of date.
+    for (const one of [from, store, to]) await dropCache(one);
+    await writeBack(from, store, to, volume.size);
+    await dropCache(to);
+  }
+
   async rename(group: string, from: string, to: string): Promise<void> {
     await this.#change('lvrename', [checked(group), checked(from), checked(to)]);
   }
@@ -129,6 +174,15 @@ export class Lvm implements Volumes {
   }
 
   async #lvs(selection: string, columns: readonly string[]): Promise<readonly Row[]> {
+    return await this.#report('lvs', 'lv', selection, columns);
+  }
+
+  async #report(
+    program: 'lvs' | 'vgs',
+    kind: 'lv' | 'vg',
+    selection: string,
+    columns: readonly string[],
+  ): Promise<readonly Row[]> {
     const args = [
       '--reportformat',
       'json',
@@ -140,10 +194,13 @@ export class Lvm implements Volumes {
       '-S',
       selection,
     ];
-    const { status, stdout, stderr } = await runProgram('lvs', args, { timeoutMs: READ_MS, env: cleanEnv() });
-    const rows = status === 0 ? toRows(stdout) : undefined;
+    const { status, stdout, stderr } = await runProgram(program, args, {
+      timeoutMs: READ_MS,
+      env: cleanEnv(),
+    });
+    const rows = status === 0 ? toRows(stdout, kind) : undefined;
     if (rows !== undefined) return rows;
-    throw new EnvironmentError('LVM', `lvs failed with exit status ${status}: ${stderr.trim()}`);
+    throw new EnvironmentError('LVM', `${program} failed with exit status ${status}: ${stderr.trim()}`);
   }
 
   async #change(program: string, args: readonly string[]): Promise<void> {
@@ -194,12 +251,12 @@ export class Lvm implements Volumes {
 type Row = Readonly<Record<string, string>>;
 
 /** Reads `lvs --reportformat json`: all values are texts. */
-function toRows(text: string): readonly Row[] | undefined {
+function toRows(text: string, kind: 'lv' | 'vg'): readonly Row[] | undefined {
   try {
     const value: unknown = parseJson(text);
     const report = isRecord(value) ? value['report'] : undefined;
     const [first] = Array.isArray(report) ? (report as readonly unknown[]) : [];
-    const rows = isRecord(first) ? first['lv'] : undefined;
+    const rows = isRecord(first) ? first[kind] : undefined;
     if (!Array.isArray(rows)) return undefined;
     return rows
       .filter(isRecord)
@@ -227,6 +284,8 @@ function toVolume(row: Row): Volume {
     merging: cell('lv_merging') !== '',
     tags: words('lv_tags'),
     pool: cell('pool_lv') === '' ? undefined : cell('pool_lv'),
+    usedPercent: Number.parseFloat(cell('snap_percent')) || 0,
+    invalid: !['', 'unknown'].includes(cell('lv_snapshot_invalid')),
   };
 }
 
@@ -256,6 +315,17 @@ function checked(name: string): string {
 
 function full(group: string, name: string): string {
   return `${checked(group)}/${checked(name)}`;
+}
+
+/** The path of a volume's device, and of those that are hidden with a suffix (lvm(8)). */
+function device(group: string, name: string): string {
+  return `/dev/mapper/${[checked(group), checked(name)].map((part) => part.replaceAll('-', '--')).join('-')}`;
+}
+
+/** Drops what the kernel has cached of a device: the ioctl BLKFLSBUF, which Node does not have. */
+async function dropCache(path: string): Promise<void> {
+  const { status, stderr } = await runProgram('blockdev', ['--flushbufs', path], { timeoutMs: READ_MS });
+  if (status !== 0) throw new DiskError('LVM', `blockdev --flushbufs ${path} failed: ${stderr.trim()}`);
 }
 
 /**

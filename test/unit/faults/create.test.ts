@@ -38,6 +38,8 @@ const DISKS: readonly (readonly DiskKind[])[] = [
   ['clone', 'internal'],
   ['thin'],
   ['external', 'thin'],
+  ['thick'],
+  ['thick', 'internal'],
 ];
 
 /** Each disk kind with each guest type; running and paused, live and not, among them. */

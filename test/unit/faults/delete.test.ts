@@ -42,6 +42,8 @@ const KINDS: readonly Kind[] = [
   { disks: ['internal', 'external'], running: true, merge: true },
   { disks: ['external', 'external'], running: false, merge: true },
   { disks: ['clone', 'internal'], running: false },
+  { disks: ['thin'], running: true },
+  { disks: ['thick'], running: false },
 ];
 
 let count = 0;

@@ -35,6 +35,8 @@ const DISKS: readonly (readonly DiskKind[])[] = [
   ['clone', 'internal'],
   ['thin'],
   ['external', 'thin'],
+  ['thick'],
+  ['thick', 'internal'],
 ];
 
 let count = 0;
@@ -91,7 +93,7 @@ class Scene implements Disposable {
   leftovers(): string[] {
     const { directory } = this.host;
     const files = readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter((name) =>
-      /before-|fresh-|journal/.test(name),
+      /before-|fresh-|safety-|journal/.test(name),
     );
     const tags = ['xvda', 'xvdb']
       .map((vdev) => `${this.host.directory}/${vdev}.img`)

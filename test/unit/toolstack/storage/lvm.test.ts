@@ -41,6 +41,9 @@ const row = {
   lv_merging: '',
   lv_tags: 'a,xlsnap',
   pool_lv: 'tp',
+  // What LVM prints for all but thick snapshots.
+  snap_percent: '',
+  lv_snapshot_invalid: 'unknown',
 };
 
 function lvs(...rows: readonly Readonly<Record<string, string>>[]): void {
@@ -64,6 +67,8 @@ describe('a volume', () => {
       merging: false,
       tags: ['a', 'xlsnap'],
       pool: 'tp',
+      usedPercent: 0,
+      invalid: false,
     });
     expect(calls()[0]).toContain('-S vg_name="vg" && lv_name="ta-s1"');
   });
@@ -153,12 +158,42 @@ describe('a change', () => {
     expect(env).not.toContain('DM_DISABLE_UDEV');
   });
 
+  it('for a thick snapshot is a store before, and one quick command while the guest is stopped', async () => {
+    for (const name of ['lvcreate', 'lvconvert', 'lvchange']) command(name, 'exit 0');
+    await lvm().createStore('vg', 'd.s1', 2 ** 20 + 1);
+    await lvm().snapshotThick('vg', 'd', 'd.s1');
+    expect(calls()).toEqual([
+      'lvcreate -qq -y --addtag xlsnap -L 1025k -n d.s1 vg',
+      'lvchange -qq -an vg/d.s1',
+      'lvconvert -qq -y --noudevsync --type snapshot -Zn vg/d vg/d.s1',
+    ]);
+  });
+
   it("that fails is reported with LVM's own words", async () => {
     command('lvcreate', 'echo "Thin pool vg/tp is out of data space." >&2; exit 5');
     const error = await failure(lvm().snapshotThin('vg', 'ta', 'ta.s1', { keep: true }));
     expect(error.code).toBe('LVM');
     expect(error.message).toContain('exit status 5: Thin pool vg/tp is out of data space.');
   });
+});
+
+it('a thick snapshot says how full its store is, and whether it is lost', async () => {
+  const thick = { ...row, lv_layout: 'linear', lv_role: 'public,snapshot,thicksnapshot', pool_lv: '' };
+  lvs({ ...thick, snap_percent: '0.13', lv_snapshot_invalid: '' });
+  expect(await lvm().byName('vg', 'x')).toMatchObject({
+    kind: 'snapshot',
+    usedPercent: 0.13,
+    invalid: false,
+  });
+  lvs({ ...thick, snap_percent: '100.00', lv_snapshot_invalid: 'snapshot invalid' });
+  expect(await lvm().byName('vg', 'x')).toMatchObject({ usedPercent: 100, invalid: true });
+});
+
+it('a group says how much it has free', async () => {
+  command('vgs', `echo '{"report":[{"vg":[{"vg_free":"21168652288"}]}]}'`);
+  expect(await lvm().free('vg')).toBe(21168652288);
+  command('vgs', `echo '{"report":[{"vg":[]}]}'`);
+  await expect(lvm().free('vg')).rejects.toThrow('does not know the volume group vg');
 });
 
 it('a pool says how full it is, and one whose figures are missing counts as full', async () => {
