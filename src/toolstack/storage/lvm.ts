@@ -37,11 +37,18 @@ const COLUMNS = [
 export class Lvm implements Volumes {
   readonly #devices: string;
   readonly #proc: string;
+  readonly #writeMs: number;
 
-  /** @param places where the kernel describes block devices and processes, for tests */
-  constructor(places: { readonly devices?: string; readonly proc?: string } = {}) {
-    this.#devices = places.devices ?? '/sys/dev/block';
-    this.#proc = places.proc ?? '/proc';
+  /**
+   * @param options for tests: where the kernel describes block devices and processes, and how long to wait for a command that
+   * writes
+   */
+  constructor(
+    options: { readonly devices?: string; readonly proc?: string; readonly writeMs?: number } = {},
+  ) {
+    this.#devices = options.devices ?? '/sys/dev/block';
+    this.#proc = options.proc ?? '/proc';
+    this.#writeMs = options.writeMs ?? WRITE_MS;
   }
 
   async at({
@@ -204,12 +211,15 @@ export class Lvm implements Volumes {
   }
 
   async #change(program: string, args: readonly string[]): Promise<void> {
-    const result = await runUnkilled(program, ['-qq', ...args], { timeoutMs: WRITE_MS, env: cleanEnv() });
+    const result = await runUnkilled(program, ['-qq', ...args], {
+      timeoutMs: this.#writeMs,
+      env: cleanEnv(),
+    });
     const line = [program, ...args].join(' ');
     if (!result.ended) {
       throw new DiskError(
         'LVM_HANGS',
-        `${line} (pid ${result.pid}) has not ended within ${WRITE_MS / 1000} s`,
+        `${line} (pid ${result.pid}) has not ended within ${this.#writeMs / 1000} s`,
         {
           hint: 'find out what it waits for: udevd, another command of LVM, or the disk below; then run xlsnap recover',
         },

@@ -300,3 +300,76 @@ it('a file that another program has put in the place of a clone stays, when a cr
   expect(volumes()).toEqual(['guest1-xvda']);
   expect(await recoverSnapshot(host, { path: `${directory}/s1.save` })).toMatchObject({ outcome: 'nothing' });
 });
+
+describe('a domain with a thick volume', () => {
+  const store = (): string => join(directory, 'vg', volumes().find((name) => name.includes('.s1-')) ?? '');
+  const facts = (change: object): void => {
+    const image = readImage(store()) as ReturnType<typeof readImage> & { readonly volume: object };
+    writeImage(store(), Object.assign({ ...image }, { volume: { ...image.volume, ...change } }));
+  };
+  beforeEach(() => {
+    rmSync(directory, { recursive: true });
+    directory = fastDirectory('xlsnap-storage-');
+    host = new FakeHost({ directory, disks: [{ vdev: 'xvda', on: 'linear' }] });
+  });
+
+  it('has its store made before it is suspended, is reverted any number of times, and never merged', async () => {
+    host.write('at the snapshot');
+    const { plan } = await create();
+    expect(plan.disks).toMatchObject([{ storage: 'lvm-thick', image: volume() }]);
+    const order = ['lvcreate store', 'suspend', 'lvconvert', 'resume', 'udevadm settle'];
+    expect(order.map((call) => host.calls.indexOf(call))).toEqual(
+      order.map((call) => host.calls.indexOf(call)).sort((a, b) => a - b),
+    );
+    for (const later of ['later', 'later still']) {
+      host.write(later);
+      await revert();
+      expect(contents()).toEqual(['at the snapshot']);
+      expect(volumes()).toHaveLength(2);
+    }
+    expect(await listSnapshots(host)).toMatchObject({ snapshots: [{ revert: 'possible' }] });
+    await deleteSnapshots(host, { domain: 'guest1', snapshots: ['s1'] });
+    expect(volumes()).toEqual(['guest1-xvda']);
+  });
+
+  it('is refused if its group has no room, with what it needs', async () => {
+    host.volumes.free = 2 ** 20;
+    const error = await failure(create());
+    expect(error).toMatchObject({ exitCode: 5, code: 'LVM_NO_ROOM' });
+    expect(error.message).toMatch(/has 1 MiB free, and a snapshot of guest1-xvda needs 10 MiB/);
+    expect(volumes()).toEqual(['guest1-xvda']);
+  });
+
+  it.each([
+    ['is invalid', () => facts({ invalid: true }), 'SNAPSHOT_INVALID'],
+    ['was merged', () => facts({ kind: 'linear' }), 'SNAPSHOT_INVALID'],
+    ['has another uuid', () => facts({ uuid: 'another' }), 'SNAPSHOT_REPLACED'],
+    [
+      'leaves no room for the safety copy',
+      () => void Object.assign(host.volumes, { free: 0 }),
+      'LVM_NO_ROOM',
+    ],
+  ])('is not reverted to a snapshot that %s, and keeps running', async (_what, break_, code) => {
+    await create();
+    break_();
+    const before = filesOf(directory);
+    expect(await failure(revert(true))).toMatchObject({ exitCode: 5, code });
+    expect(host.runs).toBe(true);
+    expect(filesOf(directory)).toEqual(before);
+  });
+
+  it('is as before if writing back fails, and nothing is left', async () => {
+    host.write('at the snapshot');
+    await create();
+    host.write('now');
+    const before = filesOf(directory);
+    let once = true;
+    host.after = (call) => {
+      if (call !== 'writeBack' || !once) return;
+      once = false;
+      throw new Error('the disk fails');
+    };
+    expect(await failure(revert())).toMatchObject({ phase: 'disks', undoFailures: [] });
+    expect(filesOf(directory)).toEqual(before);
+  });
+});

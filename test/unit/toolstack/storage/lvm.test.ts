@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -167,6 +167,15 @@ describe('a change', () => {
       'lvchange -qq -an vg/d.s1',
       'lvconvert -qq -y --noudevsync --type snapshot -Zn vg/d vg/d.s1',
     ]);
+  });
+
+  it('that hangs is waited for no longer after a while, and never killed', async () => {
+    command('lvcreate', `sleep 1; echo ended >${scratch}/ended`);
+    const volumes = new Lvm({ proc: join(scratch, 'proc'), writeMs: 100 });
+    const error = await failure(volumes.snapshotThin('vg', 'ta', 'ta.s1', { keep: true }));
+    expect(error.code).toBe('LVM_HANGS');
+    expect(error.message).toMatch(/^lvcreate .* \(pid \d+\) has not ended within 0.1 s$/);
+    await expect.poll(() => existsSync(join(scratch, 'ended')), { timeout: 20_000 }).toBe(true);
   });
 
   it("that fails is reported with LVM's own words", async () => {
