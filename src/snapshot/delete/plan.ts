@@ -358,7 +358,7 @@ async function storedDisk(
     problems.push({
       code: 'IMAGE_IN_USE',
       message: `disk ${vdev}: ${user.holder} uses ${user.path}${user.path === snapshot ? '' : `, which depends on ${snapshot}`}`,
-      hint: 'shut it down first',
+      hint: `${howToRelease(user)} first`,
     });
   }
   const wanted = await truePath(snapshot);

@@ -3,6 +3,7 @@ import type { ImageUse } from '../../snapshot/ports.ts';
 import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { type BlkbackUser, type KernelRoots, kernelUsers } from '../kernel/image-users.ts';
 import { readStoredDisks } from '../qemu/disks.ts';
+import { parseDevice } from '../storage/places.ts';
 
 /**
  * Does what `Toolstack.imagesInUse` says. A loop device that blkback serves to a domain counts as that domain.
@@ -22,17 +23,9 @@ export async function imagesInUse(
     for (const { image, writable, backend } of await readStoredDisks(domid, xenstore)) {
       if (image !== undefined) found.push({ ...image, domid, holder, writable });
       // Device numbers of another domain mean nothing here.
-      if (backend?.domid !== 0) continue;
-      const device = toDecimal(await xenstore.readMaybe(`${backend.path}/physical-device`));
-      if (device !== undefined) devices.set(device, { domid, holder, writable });
+      const device = backend?.domid === 0 ? parseDevice(backend.device) : undefined;
+      if (device !== undefined) devices.set(`${device.major}:${device.minor}`, { domid, holder, writable });
     }
   }
   return [...found, ...(await kernelUsers(devices, roots))];
-}
-
-/** Converts blkback's `major:minor`, both hexadecimal (drivers/block/xen-blkback/xenbus.c), to sysfs's. */
-function toDecimal(device: string | undefined): string | undefined {
-  const [, major, minor] = /^([0-9a-f]+):([0-9a-f]+)$/i.exec(device ?? '') ?? [];
-  if (major === undefined || minor === undefined) return undefined;
-  return `${Number.parseInt(major, 16)}:${Number.parseInt(minor, 16)}`;
 }
