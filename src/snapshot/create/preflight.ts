@@ -33,6 +33,15 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     ...(plan.manifestPath === undefined ? [] : [plan.manifestPath]),
     ...plan.disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : [])),
   ];
+  for (const image of findTwice(
+    plan.disks.flatMap((disk) => (disk.kind === 'storage' ? [disk.image] : [])),
+  )) {
+    findings.push({
+      code: 'IMAGE_TWICE',
+      message: `${image} is two disks of the domain: a revert could not put both back`,
+      hint: 'leave one of them out of disks',
+    });
+  }
   // Its storage has looked at the place of a snapshot by itself.
   const snapshots = plan.disks.flatMap((disk) => (disk.kind === 'storage' ? [disk.snapshot] : []));
   for (const path of findTwice([...newFiles, ...snapshots])) {

@@ -35,11 +35,8 @@ const DISKS: readonly (readonly DiskKind[])[] = [
   ['external'],
   ['external', 'internal'],
   ['clone'],
-  ['clone', 'internal'],
-  ['thin'],
   ['external', 'thin'],
   ['thick'],
-  ['thick', 'internal'],
 ];
 
 /** Each disk kind with each guest type; running and paused, live and not, among them. */

@@ -31,12 +31,9 @@ const DISKS: readonly (readonly DiskKind[])[] = [
   ['internal'],
   ['external'],
   ['internal', 'external'],
-  ['clone'],
   ['clone', 'internal'],
   ['thin'],
-  ['external', 'thin'],
   ['thick'],
-  ['thick', 'internal'],
 ];
 
 let count = 0;

@@ -224,6 +224,16 @@ describe('a create is refused, and changes nothing,', () => {
   });
 });
 
+it('an image that is two disks of the domain is refused', async () => {
+  const place = host.places.get('xvdb');
+  if (place !== undefined) host.places.set('xvdc', place);
+  host.obstacles.set('xvdc', [{ code: 'DISK_NOT_QCOW2', message: 'not qcow2' }]);
+  expect(await failure(create())).toMatchObject({ exitCode: 5 });
+  const entries = `disks=[',,xvdb', '${directory}/c.raw,raw,xvdc']`;
+  const error = await failure(create(`name="s1"\nmemory_path="${directory}/s1.save"\n${entries}`));
+  expect(error).toMatchObject({ exitCode: 5, code: 'IMAGE_TWICE' });
+});
+
 describe('a revert is refused, even with force, and the domain keeps running,', () => {
   const find = (part: string): string => volumes().find((name) => name.includes(part)) ?? '';
   it.each<[string, () => void, string]>([
