@@ -1,5 +1,6 @@
 /** Recovers from creates, reverts and deletes that were killed: finds their journals, and undoes creates. */
 
+import type { Dirent } from 'node:fs';
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -135,10 +136,7 @@ export async function recoverAll(
   // Guests before disks and files: one storage that hangs must not keep the guests of others.
   const held = findHolds(host);
   for (const guest of held) await releaseHeld(host, guest, options);
-  const journals = await findJournals(directory).catch((error: unknown) => {
-    errors.push(toTypedError(error, directory));
-    return [];
-  });
+  const journals = await findJournals(directory, (path, error) => errors.push(toTypedError(error, path)));
   for (const path of new Set([...journals, ...held.map(({ journal }) => journal)])) {
     try {
       results.push(await recoverSnapshot(host, { path }, options));
@@ -182,18 +180,25 @@ function toTypedError(error: unknown, path: string): XlsnapError {
   return new RecoverError('NOT_RECOVERED', `${path}: ${describeError(error)}`, { cause: error });
 }
 
-/** Finds journals on two levels: one directory for each domain. */
-async function findJournals(directory: string): Promise<readonly string[]> {
-  const entries = await readdir(directory, { withFileTypes: true }).catch((error: unknown) => {
-    if (errnoCode(error) === 'ENOENT') return [];
-    throw error;
-  });
+/**
+ * Finds journals on two levels: one directory for each domain.
+ * @param failed is called for each directory that cannot be read; the others are
+ */
+async function findJournals(
+  directory: string,
+  failed: (path: string, error: unknown) => void,
+): Promise<readonly string[]> {
+  const entriesOf = (path: string): Promise<readonly Dirent[]> =>
+    readdir(path, { withFileTypes: true }).catch((error: unknown) => {
+      if (errnoCode(error) !== 'ENOENT') failed(path, error);
+      return [];
+    });
   const found: string[] = [];
-  for (const entry of entries) {
+  for (const entry of await entriesOf(directory)) {
     const path = join(directory, entry.name);
     if (entry.isFile() && entry.name.endsWith('.journal')) found.push(path);
     if (!entry.isDirectory()) continue;
-    for (const name of await readdir(path)) if (name.endsWith('.journal')) found.push(join(path, name));
+    for (const { name } of await entriesOf(path)) if (name.endsWith('.journal')) found.push(join(path, name));
   }
   return found.sort();
 }

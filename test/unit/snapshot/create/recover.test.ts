@@ -12,7 +12,8 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import fs, { writeFile } from 'node:fs/promises';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { toDomid } from '../../../../src/core/brand.ts';
@@ -483,5 +484,24 @@ describe('recoverAll', () => {
     rmSync(at('a'), { recursive: true });
     expectAsBefore(host, was);
     expect(await recoverAll(host, host.directory)).toEqual([]);
+  });
+
+  it('tries all others if the directory of a domain cannot be read', async () => {
+    await killedIn('resume');
+    mkdirSync(at('a'));
+    const { readdir } = fs;
+    const failing = vi.spyOn(fs, 'readdir');
+    failing.mockImplementation(((path: string, options: object) =>
+      path === at('a')
+        ? Promise.reject(Object.assign(new Error('EIO: i/o error'), { code: 'EIO' }))
+        : Reflect.apply(readdir, fs, [path, options])) as typeof readdir);
+    syncBuiltinESMExports();
+    const error = await failure(recoverAll(host, host.directory));
+    failing.mockRestore();
+    syncBuiltinESMExports();
+    expect(error).toMatchObject({ code: 'NOT_RECOVERED', exitCode: 14 });
+    expect(error.message).toContain(`${at('a')}: EIO`);
+    rmSync(at('a'), { recursive: true });
+    expectAsBefore(host, was);
   });
 });

@@ -239,6 +239,13 @@ describe('suspend', () => {
     expect((await suspend({ timeoutMs: 1000 })).outcome).toBe('suspended');
   });
 
+  test('gives up on a guest that answers with what is no text, and takes nothing back', async () => {
+    // As the client reads bytes that are not UTF-8.
+    domain.answer = () => domain.nodes.set(REQUEST, '\ufffd\ufffd');
+    expect((await suspend({ timeoutMs: 1000 })).outcome).toMatchObject({ code: 'SUSPEND_STUCK' });
+    expect(domain.nodes.get(REQUEST)).toBe('\ufffd\ufffd');
+  });
+
   test('gives up on a guest that acknowledges and keeps running', async () => {
     domain.answer = () => domain.acknowledge();
     expect((await suspend({ timeoutMs: 1000 })).outcome).toMatchObject({
