@@ -24,7 +24,7 @@ import type { DeviceModel, DomainState, Guardian, Host } from '../ports.ts';
 import { finishOutput, removeJournal } from './finish.ts';
 import type { CreateJournal } from './journal.ts';
 import { type CreateRun, type OpenOutput, openOutput, openRecord, warn } from './open.ts';
-import { findLiveDomain, makeCreateContext } from './plan.ts';
+import { findDomain, makeCreateContext } from './plan.ts';
 import { beingSavedProblem, preflightCreate } from './preflight.ts';
 import { planDiskUndos, toAction, undoTakenDisk } from './undo.ts';
 
@@ -66,7 +66,7 @@ export async function createSnapshot(
     await using locked = await lockIdentified(
       phases,
       host.toolstack,
-      async () => ({ keys: domainKeys(await findLiveDomain(host, request.domain)) }),
+      async () => ({ keys: domainKeys(await findDomain(host, request.domain)) }),
       'snapshot-create',
     );
     // Dismissed once everything is done or undone; needed if this process does not get that far.
