@@ -32,6 +32,12 @@ const steps = [
     after: ['build'],
   },
   {
+    name: 'examples in the docs',
+    command: process.execPath,
+    args: ['scripts/doc-examples.mjs'],
+    after: ['build'],
+  },
+  {
     name: 'types as they are resolved',
     command: bin('attw'),
     args: ['--pack', '.', '--profile', 'esm-only', '--quiet'],

@@ -1,4 +1,5 @@
 /** Texts that snapshot-delete prints. */
+import { describeProblem } from '../core/problem.ts';
 import type { DeleteDisk, DeletePlan, DeleteResult, PlannedDelete } from '../snapshot/delete/types.ts';
 import { diskLinesText, formatSize, plural } from './text.ts';
 
@@ -13,7 +14,7 @@ export function deletePlanText(plan: DeletePlan): string {
     ]),
     ...plan.refused.flatMap(({ name, problems }) => [
       `Snapshot "${name}" cannot be deleted now`,
-      ...problems.map(({ message, hint }) => `  ${message}${hint === undefined ? '' : `: ${hint}`}`),
+      ...problems.map((one) => `  ${describeProblem(one)}`),
     ]),
     ...plan.warnings.map((warning) => `warning: ${warning}`),
     ...(plan.snapshots.length > 0 ? [mergedText(plan, 'Then')] : []),

@@ -1,4 +1,5 @@
 /** The text that snapshot-list prints. */
+import { describeProblem } from '../core/problem.ts';
 import type { DamagedSnapshot, ListedSnapshot, SnapshotList } from '../snapshot/list/list.ts';
 import { describeRisk } from '../snapshot/risks.ts';
 import { formatSize, localTime, wrapText } from './text.ts';
@@ -45,10 +46,9 @@ function row(one: ListedSnapshot): Row {
   const kinds = disks.map(({ vdev, kind }) => `${vdev} ${kind}`).join(', ');
   return {
     cells: [domain, name, localTime(created), state, memory, kinds === '' ? 'none' : kinds, REVERT[revert]],
-    reasons: [
-      ...problems.map(({ message, hint }) => (hint === undefined ? message : `${message}: ${hint}`)),
-      ...risks.map(describeRisk),
-    ].flatMap((reason) => reason.split('\n')),
+    reasons: [...problems.map(describeProblem), ...risks.map(describeRisk)].flatMap((reason) =>
+      reason.split('\n'),
+    ),
   };
 }
 

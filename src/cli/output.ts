@@ -12,7 +12,7 @@ import type {
   SnapshotPlan,
 } from '../snapshot/api.ts';
 import { describeRisk } from '../snapshot/risks.ts';
-import { formatBytes, formatSeconds, localTime, plural } from './text.ts';
+import { diskLinesText, formatBytes, formatSeconds, localTime, plural } from './text.ts';
 
 /** What `snapshot-create --dry-run` prints. */
 export function createPlanText(plan: SnapshotPlan): string {
@@ -25,6 +25,7 @@ export function createPlanText(plan: SnapshotPlan): string {
     plan.manifestPath === undefined ? undefined : `  manifest: ${plan.manifestPath}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${plannedText(disk)}`),
     ...plan.warnings.map((warning) => `  warning: ${warning}`),
+    overlaysText(plan, 'Then'),
     'Dry run: nothing was changed.',
   ]);
 }
@@ -60,8 +61,9 @@ export function createResultText(result: CreateResult): string {
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${takenText(disk)}`),
     stoppedText(result),
     plan.configPath === undefined
-      ? 'A stream has no cfgfile beside it: see "Streams" in docs/cfgfile.md'
+      ? 'A stream has no cfgfile beside it: see man xlsnap.cfg, "Streams"'
       : `To revert: ${['xlsnap', 'snapshot-revert', plan.domain, plan.configPath].map(shellQuote).join(' ')}`,
+    overlaysText(plan, 'Now'),
   ]);
 }
 
@@ -74,6 +76,16 @@ function takenText(disk: SnapshotDisk): string {
     case 'storage':
       return `${disk.snapshot}; the domain stays on ${disk.image}`;
   }
+}
+
+/** What to do about the file that the domain is started from, once disks are on overlays. */
+function overlaysText({ domain, disks }: SnapshotPlan, when: string): string | undefined {
+  const overlays = disks.flatMap((disk) =>
+    disk.kind === 'external' ? [[disk.vdev, disk.overlay] as const] : [],
+  );
+  if (overlays.length === 0) return undefined;
+  const change = diskLinesText(domain, new Map(overlays), when);
+  return `${change}. Starting it on the old image would ruin this snapshot and the disk`;
 }
 
 function stoppedText({ plan, phases, rounds, downtimeSeconds }: CreateResult): string {

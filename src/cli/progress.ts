@@ -37,7 +37,7 @@ export function makeReporter(context: CliContext, options: ProgressOptions): Cli
   const bar = isTerminal(context.stderr, context.env) && !options.quiet ? new Bar(context) : undefined;
   const yellow = hasColour(context.stderr, context.env);
   return {
-    phase: (name, event) => (event === 'start' ? bar?.start(name) : bar?.clear()),
+    phase: (name, event) => (event === 'start' ? bar?.start(name) : bar?.end(name, event)),
     progress: (progress) => bar?.update(progress),
     log(level, message) {
       if (level !== 'warning') return;
@@ -72,6 +72,18 @@ function jsonReporter(context: CliContext, quiet: boolean): CliReporter {
   };
 }
 
+/** What is done in a phase, for people. Others are shown by their names. */
+const LABELS: Readonly<Record<string, string>> = {
+  precopy: 'copying memory, guest runs',
+  suspend: 'suspending the guest',
+  contexts: "reading the guest's state",
+  'device-model': 'saving the devices',
+  finish: 'checking the file',
+  check: 'checking',
+  restore: 'restoring memory',
+  merge: 'merging the overlay',
+};
+
 /** One line of the terminal, redrawn. */
 class Bar {
   readonly #context: CliContext;
@@ -79,6 +91,8 @@ class Bar {
   #shown = false;
   #phase = '';
   #phaseStart = 0;
+  /** Whether a create has stopped the guest. */
+  #stopped = false;
 
   constructor(context: CliContext) {
     this.#context = context;
@@ -87,7 +101,19 @@ class Bar {
   start(phase: string): void {
     this.#phase = phase;
     this.#phaseStart = this.#context.now();
-    this.#draw(phase);
+    this.#draw(this.#label(phase));
+  }
+
+  /** The end of a phase. */
+  end(phase: string, event: 'end' | 'failed'): void {
+    this.clear();
+    if (phase === 'suspend' && event === 'end') this.#stopped = true;
+    if (phase === 'resume' || event === 'failed') this.#stopped = false;
+  }
+
+  #label(phase: string): string {
+    const label = LABELS[phase] ?? phase;
+    return this.#stopped ? `${label}, GUEST STOPPED` : label;
   }
 
   update(progress: Progress): void {
@@ -98,7 +124,7 @@ class Bar {
       this.#phaseStart = this.#context.now();
     }
     const seconds = (this.#context.now() - this.#phaseStart) / 1000;
-    this.#draw(progressLine(progress, seconds, (this.#context.stderr.columns ?? 80) - 1));
+    this.#draw(progressLine(progress, seconds, this.#width, this.#label(progress.phase)));
   }
 
   clear(): void {
@@ -110,33 +136,49 @@ class Bar {
   #draw(line: string): void {
     this.#drawnAt = this.#context.now();
     this.#shown = true;
-    const width = Math.max(0, (this.#context.stderr.columns ?? 80) - 1);
-    this.#context.stderr.write(`\r${line.slice(0, width)}\x1b[K`);
+    this.#context.stderr.write(`\r${line.slice(0, this.#width)}\x1b[K`);
+  }
+
+  get #width(): number {
+    return (columnsOf(this.#context.stderr) ?? 80) - 1;
   }
 }
 
 /**
- * `memory [####....] 64 of 128 MiB  52 MiB/s  ETA 0:02`, at most `width` characters; the bar takes what room is left.
+ * `memory [####....] 64 of 128 MiB  52 MiB/s  ETA 0:02`, at most `width` characters; the bar takes what room is left, and
+ * what does not fit is left out.
  * @param seconds since the phase began, for the rate where none is measured
  */
-export function progressLine(progress: Progress, seconds: number, width: number): string {
-  const { phase, done, total, unit, round, dirtyPages } = progress;
+export function progressLine(
+  progress: Progress,
+  seconds: number,
+  width: number,
+  label: string = progress.phase,
+): string {
+  const { done, total, unit, round, dirtyPages } = progress;
   const scale = unit === 'pages' ? PAGE_SIZE : 1;
   const perSecond = progress.rate ?? (seconds > 0 ? (done * scale) / seconds : 0);
-  const amount =
-    unit === 'steps'
-      ? `${done}${total === undefined ? '' : ` of ${total}`}`
-      : `${formatBytes(done * scale)}${total === undefined ? '' : ` of ${formatBytes(total * scale)}`}`;
-  const facts = [amount];
-  if (unit !== 'steps' && perSecond > 0) facts.push(`${formatBytes(perSecond)}/s`);
-  if (round !== undefined) facts.push(`round ${round}`);
-  if (dirtyPages !== undefined) facts.push(`${dirtyPages} dirty pages`);
+  const facts: string[] = [];
+  if (unit === 'steps') facts.push(`${done}${total === undefined ? '' : ` of ${total}`}`);
+  else if (total === undefined) facts.push(formatBytes(done * scale));
+  else {
+    // As wide as it gets, so that the bar does not jump.
+    const all = formatBytes(total * scale);
+    facts.push(`${formatBytes(done * scale).padStart(all.length)} of ${all}`);
+  }
   if (unit !== 'steps' && total !== undefined && perSecond > 0 && done < total) {
     facts.push(`ETA ${formatClock(((total - done) * scale) / perSecond)}`);
   }
+  if (unit !== 'steps' && perSecond > 0) facts.push(`${formatBytes(perSecond)}/s`);
+  if (round !== undefined) facts.push(`pass ${round + 1}`);
+  if (dirtyPages !== undefined) facts.push(`${dirtyPages} dirty pages`);
+  const fits = (): boolean => label.length + 1 + facts.join('  ').length <= width;
+  while (facts.length > 1 && !fits()) facts.pop();
+  if (!fits() && total !== undefined && total > 0)
+    facts.splice(0, 1, `${Math.floor((100 * done) / total)} %`);
   const text = facts.join('  ');
-  const room = Math.min(40, width - phase.length - text.length - 4);
-  if (total === undefined || total <= 0 || room < 5) return `${phase} ${text}`.slice(0, Math.max(0, width));
+  const room = Math.min(40, width - label.length - text.length - 4);
+  if (total === undefined || total <= 0 || room < 5) return `${label} ${text}`.slice(0, Math.max(0, width));
   const filled = Math.min(room, Math.max(0, Math.floor((done / total) * room)));
-  return `${phase} [${'#'.repeat(filled)}${'.'.repeat(room - filled)}] ${text}`;
+  return `${label} [${'#'.repeat(filled)}${'.'.repeat(room - filled)}] ${text}`;
 }

@@ -23,8 +23,10 @@ export function reportError(context: CliContext, error: unknown, json: boolean):
     context.stderr.write(`${line}\n`);
     return exitCode;
   }
-  const label = exitCode === EXIT.bug ? 'bug:' : 'error:';
-  const lines = [`${label} ${known?.message ?? describeError(error)}`];
+  const interrupted = exitCode === EXIT.interrupted;
+  const label = exitCode === EXIT.bug ? 'bug:' : interrupted ? 'interrupted' : 'error:';
+  const message = known?.message ?? describeError(error);
+  const lines = [interrupted ? interruptedLine(message) : `${label} ${message}`];
   if (known !== undefined) lines.push(...details(known));
   if (stack !== undefined) {
     lines.push(stack, 'Please report this, with the command and the text above.');
@@ -33,14 +35,22 @@ export function reportError(context: CliContext, error: unknown, json: boolean):
   const command = known?.data['command'];
   // Not wrapped, so that it can be copied.
   const last = typeof command === 'string' ? `\n${printable(`    ${command}`)}` : '';
-  const red = hasColour(context.stderr, context.env);
-  context.stderr.write(`${red ? `\x1b[31m${label}\x1b[0m${text.slice(label.length)}` : text}${last}\n`);
+  const coloured = hasColour(context.stderr, context.env);
+  // Whoever interrupted it knows: that is not a failure.
+  const colour = interrupted ? '\x1b[33m' : '\x1b[31m';
+  context.stderr.write(`${coloured ? `${colour}${label}\x1b[0m${text.slice(label.length)}` : text}${last}\n`);
   return exitCode;
+}
+
+/** `interrupted`, with what that means if the message says more. */
+function interruptedLine(message: string): string {
+  return message === 'interrupted' ? message : `interrupted: ${message}`;
 }
 
 function details(error: XlsnapError): string[] {
   const lines: string[] = [];
-  const cause = error.cause === undefined ? '' : describeError(error.cause);
+  const known = error.cause === undefined || error.exitCode === EXIT.interrupted;
+  const cause = known ? '' : describeError(error.cause);
   if (cause !== '' && !error.message.includes(cause)) lines.push(`  because: ${cause}`);
   if (error.phase !== undefined) lines.push(`  in phase: ${error.phase}`);
   if (error.undone.length > 0) lines.push(`  undone: ${error.undone.join('; ')}`);

@@ -24,9 +24,20 @@ export async function run(args: readonly string[], context: CliContext): Promise
     if (error.exitCode === 0) return EXIT.ok;
     // No command at all: commander has written the help to stderr.
     if (error.code === 'commander.help') return EXIT.usage;
+    const known = program.commands.map((command) => command.name());
     const usage = new UsageError('USAGE', error.message.replace(/^error: /, ''), {
-      hint: 'xlsnap --help, or xlsnap COMMAND --help',
+      hint: usageHint(args, known),
     });
     return reportError(context, usage, json);
   }
+}
+
+/** Names the command whose help says more, or the one that was meant: `snapshot-revert` for `revert`. */
+function usageHint(args: readonly string[], commands: readonly string[]): string {
+  const words = args.filter((word) => !word.startsWith('-'));
+  const given = words.find((word) => commands.includes(word));
+  if (given !== undefined) return `xlsnap ${given} --help`;
+  const [word = ''] = words;
+  const meant = commands.find((name) => name === `snapshot-${word}`);
+  return meant === undefined ? 'xlsnap --help lists the commands' : `did you mean ${meant}?`;
 }

@@ -90,9 +90,10 @@ export function diskLinesText(domain: string, images: ReadonlyMap<string, string
   return `${when} change the disk line of the file that you start ${domain} from: ${disks}`;
 }
 
-/** Returns the width of a terminal; undefined if there is none, as for a pipe. */
-export function columnsOf(stream: TextStream): number | undefined {
-  return stream.isTTY === true ? (stream.columns ?? 80) : undefined;
+/** Returns the width of a terminal, 80 if it reports none; undefined if there is no terminal, as for a pipe. */
+export function columnsOf({ isTTY, columns = 0 }: TextStream): number | undefined {
+  if (isTTY !== true) return undefined;
+  return columns > 0 ? columns : 80;
 }
 
 /** Text is not broken into narrower columns. */
@@ -127,8 +128,12 @@ export function jsonLine(messageType: string, fields: object): string {
   );
 }
 
-/** Converts the keys of plain data to what `--json` prints: `memoryPath` becomes `memory_path`, and `NOTAB` stays. */
+/**
+ * Converts plain data to what `--json` prints: `memoryPath` becomes `memory_path`, `NOTAB` stays, and fractions are rounded to
+ * millionths, since no clock here is more exact.
+ */
 export function snakeKeys(value: unknown): unknown {
+  if (typeof value === 'number' && !Number.isInteger(value)) return Math.round(value * 1e6) / 1e6;
   if (Array.isArray(value)) return value.map(snakeKeys);
   if (typeof value !== 'object' || value === null) return value;
   return Object.fromEntries(

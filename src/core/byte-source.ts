@@ -66,7 +66,8 @@ export class FileSource implements ByteSource, AsyncDisposable {
       const found = await file.stat();
       const { size, blocks } = found;
       if (!found.isFile() && !found.isBlockDevice()) {
-        throw Object.assign(new Error(`${path} is neither a file nor a block device`), { code: 'ENOTSUP' });
+        const what = found.isDirectory() ? 'a directory' : 'neither a file nor a block device';
+        throw Object.assign(new Error(`${path} is ${what}`), { code: 'ENOTSUP' });
       }
       // stat(2) counts in units of 512 bytes, whatever the file system's blocks.
       return new FileSource(file, size, 512 * blocks, windowSize);

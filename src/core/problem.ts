@@ -10,3 +10,8 @@ export interface Problem {
 export function toProblem({ code, message, hint }: Problem): Problem {
   return { code, message, hint };
 }
+
+/** Describes a problem in one line. */
+export function describeProblem({ message, hint }: Pick<Problem, 'message' | 'hint'>): string {
+  return hint === undefined ? message : `${message} (${hint})`;
+}

@@ -37,6 +37,8 @@ class WorkDone extends Error {}
  *
  * @example
  * ```ts
+ * import { createSnapshot, observe } from 'xlsnap';
+ *
  * const work = observe((reporter) => createSnapshot(host, { domain: 'guest1' }, { reporter, signal }));
  * for await (const event of work) if (event.type === 'progress') console.log(event.phase, event.done);
  * const result = await work.result;

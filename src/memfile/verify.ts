@@ -169,11 +169,33 @@ export async function openMemoryFile(path: string): Promise<FileSource> {
   try {
     return await FileSource.open(path, HEAD_WINDOW);
   } catch (cause) {
-    const missing = errnoCode(cause) === 'ENOENT';
-    throw new MemoryFileError(
-      missing ? 'NO_MEMORY_FILE' : 'MEMORY_FILE',
-      missing ? `there is no memory file ${path}` : `cannot open the memory file ${path}`,
-      { cause, hint: 'nothing has been changed' },
-    );
+    throw unreadable(path, cause);
+  }
+}
+
+function unreadable(path: string, cause: unknown): MemoryFileError {
+  switch (errnoCode(cause)) {
+    case 'ENOENT':
+    case 'ENOTDIR':
+      return path === '-'
+        ? new MemoryFileError('MEMORY_FILE', 'a memory file cannot be read from a pipe', {
+            hint: 'write the stream to a file, and give that',
+          })
+        : new MemoryFileError('NO_MEMORY_FILE', `there is no memory file ${path}`, {
+            hint: 'xlsnap snapshot-list shows the snapshots',
+          });
+    case 'EACCES':
+    case 'EPERM':
+      return new MemoryFileError('MEMORY_FILE', `cannot open the memory file ${path}`, {
+        cause,
+        hint: 'run it as root: only root may read the memory of guests',
+      });
+    case 'ENOTSUP':
+      return new MemoryFileError('MEMORY_FILE', `${path} is not a memory file`, {
+        cause,
+        hint: 'give a regular file; what comes from a pipe has to be written to one first',
+      });
+    default:
+      return new MemoryFileError('MEMORY_FILE', `cannot open the memory file ${path}`, { cause });
   }
 }

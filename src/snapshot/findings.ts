@@ -1,6 +1,6 @@
 /** What a check of an operation has found: every obstacle, thrown as one error. */
 import { EXIT, PreflightError, XlsnapError } from '../core/errors.ts';
-import { type Problem, toProblem } from '../core/problem.ts';
+import { describeProblem, type Problem, toProblem } from '../core/problem.ts';
 
 /**
  * Throws one error for all findings.
@@ -10,9 +10,7 @@ export function throwFindings(findings: readonly Problem[], domid: number | unde
   const [first] = findings;
   if (first === undefined) return;
   const many = findings.length > 1;
-  const lines = findings.map(
-    (finding) => `  - ${finding.message}${finding.hint === undefined ? '' : ` (${finding.hint})`}`,
-  );
+  const lines = findings.map((finding) => `  - ${describeProblem(finding)}`);
   throw new PreflightError(
     many ? 'PREFLIGHT' : first.code,
     many ? `this is not possible, for ${findings.length} reasons:\n${lines.join('\n')}` : first.message,

@@ -37,8 +37,11 @@ export function removeWrapper(
   { prefix = DEFAULT_PREFIX }: XlWrapperOptions,
 ): Promise<number> {
   return runLocal(context, { quiet: true }, async ({ print }) => {
-    const path = await removeXlWrapper(prefix);
-    print('remove_xl_wrapper_result', { path }, () => `removed ${path}`);
+    const result = await removeXlWrapper(prefix);
+    const { path, removed } = result;
+    print('remove_xl_wrapper_result', result, () =>
+      removed ? `removed ${path}` : `There is no ${path}: nothing to remove`,
+    );
     return EXIT.ok;
   });
 }

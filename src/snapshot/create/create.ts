@@ -26,7 +26,7 @@ import { storageOf } from '../storage/find.ts';
 import { finishOutput, removeJournal } from './finish.ts';
 import type { CreateJournal } from './journal.ts';
 import { type CreateRun, type OpenOutput, openOutput, openRecord, warn } from './open.ts';
-import { findLiveDomain, makeCreateContext } from './plan.ts';
+import { findDomain, makeCreateContext } from './plan.ts';
 import { beingSavedProblem, preflightCreate } from './preflight.ts';
 import { planDiskUndos, toAction, undoStored, undoTakenDisk } from './undo.ts';
 
@@ -68,7 +68,7 @@ export async function createSnapshot(
     await using locked = await lockIdentified(
       phases,
       host.toolstack,
-      async () => ({ keys: domainKeys(await findLiveDomain(host, request.domain)) }),
+      async () => ({ keys: domainKeys(await findDomain(host, request.domain)) }),
       'snapshot-create',
     );
     // Dismissed once everything is done or undone; needed if this process does not get that far.

@@ -48,21 +48,28 @@ export interface CreateContext {
 }
 
 /**
+ * Finds the domain called `nameOrDomid`, whatever its state: that of another create is suspended, for example.
+ * @throws {DomainError} If there is none
+ */
+export async function findDomain(host: Host, nameOrDomid: string): Promise<DomainState> {
+  const domid = await host.toolstack.findDomain(nameOrDomid);
+  const state = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
+  if (state !== undefined) return state;
+  const named = /^\d+$/.test(nameOrDomid) ? await host.toolstack.findByName(nameOrDomid) : undefined;
+  throw new DomainError('DOMAIN_NOT_FOUND', `there is no domain ${nameOrDomid}`, {
+    hint:
+      named === undefined
+        ? 'xl list shows the domains'
+        : `a number is a domid, as for xl; the domain of that name has domid ${named}: use that`,
+  });
+}
+
+/**
  * Finds the running or paused domain called `nameOrDomid`.
  * @throws {DomainError} If there is none, or it is dying or shut down
  */
 export async function findLiveDomain(host: Host, nameOrDomid: string): Promise<DomainState> {
-  const domid = await host.toolstack.findDomain(nameOrDomid);
-  const state = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
-  if (state === undefined) {
-    const named = /^\d+$/.test(nameOrDomid) ? await host.toolstack.findByName(nameOrDomid) : undefined;
-    throw new DomainError('DOMAIN_NOT_FOUND', `there is no domain ${nameOrDomid}`, {
-      hint:
-        named === undefined
-          ? 'xl list shows the domains'
-          : `a number is a domid, as for xl; the domain of that name has domid ${named}: use that`,
-    });
-  }
+  const state = await findDomain(host, nameOrDomid);
   if (state.dying || state.shutdown !== undefined) {
     const how = state.dying ? 'is dying' : `is shut down (${state.shutdown})`;
     throw new DomainError('DOMAIN_NOT_RUNNING', `domain ${nameOrDomid} ${how}`, {

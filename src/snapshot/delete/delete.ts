@@ -2,6 +2,7 @@
 import { rm } from 'node:fs/promises';
 import type { CallOptions } from '../../core/call-options.ts';
 import { PreflightError, RecoverError, throwIfAborted } from '../../core/errors.ts';
+import { describeProblem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { FoundManifest } from '../../memfile/find-manifests.ts';
 import type { RecoverResult } from '../api.ts';
@@ -12,14 +13,7 @@ import { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
 import { type DeleteStep, makeDeleteHead, openDeleteJournal } from './journal.ts';
-import {
-  type DeleteTarget,
-  describeProblem,
-  type Examined,
-  examine,
-  findDeleteTarget,
-  refusedOf,
-} from './plan.ts';
+import { type DeleteTarget, type Examined, examine, findDeleteTarget, refusedOf } from './plan.ts';
 import { recoverDelete } from './recover.ts';
 import { deleteActions, isUntouched, removeEmpty, syncRemoval } from './steps.ts';
 import type { DeletePlan, DeleteRequest, DeleteResult, PlannedDelete, RefusedDelete } from './types.ts';

@@ -481,8 +481,3 @@ async function filesOf(
   }
   return { files, allocatedBytes };
 }
-
-/** Describes a problem in one line. */
-export function describeProblem({ message, hint }: Problem): string {
-  return hint === undefined ? message : `${message} (${hint})`;
-}

@@ -8,6 +8,7 @@ import { constants } from 'node:fs';
 import { access, lstat, open, rename, rm } from 'node:fs/promises';
 import { delimiter, dirname, join, resolve } from 'node:path';
 import { EnvironmentError, errnoCode, OutputError } from '../../core/errors.ts';
+import { exists } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 
 /** Default prefix. It is in root's usual PATH, before the system's own programs. */
@@ -77,19 +78,22 @@ export async function installXlWrapper(prefix: string, xlsnap: string): Promise<
 }
 
 /**
- * Removes the wrapper.
- * @returns its path
- * @throws {OutputError} If there is none, or the file is not our wrapper.
+ * Removes the wrapper, if there is one.
+ * @returns its path, and whether it was there
+ * @throws {OutputError} If the file is not our wrapper.
  */
-export async function removeXlWrapper(prefix: string): Promise<string> {
+export async function removeXlWrapper(
+  prefix: string,
+): Promise<{ readonly path: string; readonly removed: boolean }> {
   const path = xlWrapperPath(prefix);
+  if (!(await exists(path))) return { path, removed: false };
   if (!(await isXlWrapper(path))) {
     throw new OutputError('NOT_OURS', `${path} is not an xlsnap wrapper`, {
       hint: 'nothing was removed; was it installed with another --prefix?',
     });
   }
   await rm(path);
-  return path;
+  return { path, removed: true };
 }
 
 function script(xl: string, xlsnap: string): string {

@@ -35,6 +35,7 @@ describe('snapshot-create', () => {
       '  disk xvdb: /d/b.raw; the domain continues on /d/b1.qcow2',
       'The guest was stopped for 2.4 s, most of it by memory (1.9 s), after 2 rounds',
       "To revert: xlsnap snapshot-revert guest1 '/var/lib/xen/snapshots/u/before upgrade.save.cfg'",
+      'Now change the disk line of the file that you start guest1 from: xvdb is /d/b1.qcow2. Starting it on the old image would ruin this snapshot and the disk',
       '',
     ]);
   });
@@ -117,7 +118,7 @@ describe('snapshot-create', () => {
     const text = await xlsnap(['snapshot-create', 'guest1'], world);
     expect(text.stdout).toBe('');
     expect(text.stderr).toContain('memory: /dev/stdout (a stream of 512 MiB)');
-    expect(text.stderr).toContain('docs/cfgfile.md');
+    expect(text.stderr).toContain('man xlsnap.cfg');
     const json = await xlsnap(['snapshot-create', 'guest1', '--json'], world);
     expect(json.stdout).toBe('');
     const last = json.stderr.trimEnd().split('\n').at(-1) ?? '';

@@ -52,7 +52,7 @@ describe('snapshot-delete', () => {
       `  ${path}.json`,
       '  the files take 201 MiB',
       'Snapshot "old" cannot be deleted now',
-      '  disk xvda: it is in use: shut it down first',
+      '  disk xvda: it is in use (shut it down first)',
       'warning: a journal cannot be read',
       'Dry run: nothing was changed.',
       '',

@@ -114,6 +114,19 @@ test('an error while closing hides neither the result nor the first error', asyn
   expect(bad.code).toBe(EXIT.suspend);
 });
 
+describe('the hint of a usage error', () => {
+  test.each([
+    [['create'], 'did you mean snapshot-create?'],
+    [['list', 'guest1'], 'did you mean snapshot-list?'],
+    [['snapshot-create', '--nonsense'], 'xlsnap snapshot-create --help'],
+    [['nonsense'], 'xlsnap --help lists the commands'],
+  ])('%j: %s', async (args, hint) => {
+    const { code, stderr } = await xlsnap(args);
+    expect(code).toBe(EXIT.usage);
+    expect(stderr).toContain(`\n  hint: ${hint}\n`);
+  });
+});
+
 describe('signals', () => {
   /** Runs a create that receives signals and then ends by `end`. */
   async function interrupted(names: readonly EndingSignal[], end: (signal: AbortSignal) => Promise<never>) {
@@ -143,7 +156,18 @@ describe('signals', () => {
     const outcome = await interrupted([name], undone);
     expect(outcome.code).toBe(code);
     expect(outcome.closed).toBe(1);
-    expect(outcome.stderr).toMatch(new RegExp(`${name}: stopping.*\\nerror: interrupted\\n`));
+    expect(outcome.stderr).toMatch(new RegExp(`${name}: stopping.*\\ninterrupted\\n$`));
+  });
+
+  test('ends in yellow with what was undone, and not as an error', async () => {
+    const error = new InterruptedError('INTERRUPTED', 'interrupted', {
+      cause: new Error('SIGINT'),
+      phase: 'memory',
+    });
+    error.undone = ['resumed the guest'];
+    const calls = { createSnapshot: () => Promise.reject(error) };
+    const { stderr } = await xlsnap(create, { calls, tty: true });
+    expect(stderr).toBe('\x1b[33minterrupted\x1b[0m\n  in phase: memory\n  undone: resumed the guest\n');
   });
 
   test('a second one is answered: xlsnap is still undoing', async () => {

@@ -76,7 +76,7 @@ describe('the table', () => {
     expect(lines[1]).toMatch(/^guest1 {2}torn {12}\? {20}.* no$/);
     expect(lines[2]).toBe('  the manifest /srv/torn.save.json is not JSON');
     expect(lines[3]).toMatch(/^guest1 {2}gone .* running {2}missing {2}xvda internal, xvdb external {2}no$/);
-    expect(lines[4]).toBe('  disk xvda: there is no such tag: it has none');
+    expect(lines[4]).toBe('  disk xvda: there is no such tag (it has none)');
     expect(lines[5]).toContain(clock('2026-11-24T20:15:30.000Z'));
     expect(lines[5]).toMatch(/^guest1 {2}before upgrade .* paused {3}201 MiB .* risky$/);
     expect(lines[6]).toBe('  base-written: /d/b.raw was written to');

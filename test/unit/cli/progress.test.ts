@@ -36,10 +36,47 @@ describe('on a terminal', () => {
     expect(drawn.length).toBeGreaterThan(8);
     expect(drawn.length).toBeLessThan(16);
     for (const line of drawn) expect(line.length).toBeLessThan(60);
-    expect(stderr).toMatch(/\rmemory \[#+\.+\] 19 MiB of 63 MiB {2}63 MiB\/s {2}ETA 0:01/);
+    expect(stderr).toMatch(/\rmemory \[#+\.+\] 19 MiB of 63 MiB {2}ETA 0:01 {2}63 MiB\/s/);
     expect(stderr.endsWith('\r\x1b[K')).toBe(true);
     expect(stderr).not.toContain('\n');
     expect(stdout).not.toContain('\x1b');
+  });
+
+  test('says whether the guest runs or is stopped', async () => {
+    let now = 0;
+    const { stderr } = await xlsnap(['snapshot-create', 'guest1'], {
+      tty: true,
+      columns: 40,
+      now: () => now,
+      calls: {
+        createSnapshot: (_host, _request, { reporter }) => {
+          for (const phase of ['precopy', 'suspend', 'memory', 'resume', 'finish']) {
+            reporter?.phase(phase, 'start');
+            now += 200;
+            reporter?.progress({ phase, done: 96 * MIB, total: 128 * MIB, unit: 'bytes', round: 0 });
+            reporter?.phase(phase, 'end', 0.2);
+          }
+          return Promise.resolve({ ...createResult, warnings: [] });
+        },
+      },
+    });
+    const lines = stderr.split('\r').map((part) => part.replace('\x1b[K', '').trim());
+    expect(lines).toEqual(
+      expect.arrayContaining([
+        'copying memory, guest runs',
+        'copying memory, guest runs [###..] 75 %',
+        'suspending the guest  96 MiB of 128 MiB',
+        'memory, GUEST STOPPED [#######...] 75 %',
+        'resume, GUEST STOPPED [#######...] 75 %',
+        'checking the file  96 MiB of 128 MiB',
+      ]),
+    );
+    for (const line of lines) expect(line.length).toBeLessThan(40);
+  });
+
+  test('takes a terminal that reports no size for one of 80 columns', async () => {
+    const { stderr } = await busy([], { tty: true, columns: 0 });
+    expect(stderr).toMatch(/\rmemory \[#+\.+\] 19 MiB of 63 MiB/);
   });
 
   test.each([
@@ -83,17 +120,17 @@ describe('progressLine', () => {
       { phase: 'memory', done: 64 * MIB, total: 128 * MIB, unit: 'bytes', rate: 32 * MIB } as const,
       0,
       80,
-      'memory [################.................] 64 MiB of 128 MiB  32 MiB/s  ETA 0:02',
+      'memory [################................]  64 MiB of 128 MiB  ETA 0:02  32 MiB/s',
     ],
     [
       { phase: 'memory', done: 256, total: 512, unit: 'pages', round: 2, dirtyPages: 12 } as const,
       1,
       200,
-      `memory [${'#'.repeat(20)}${'.'.repeat(20)}] 1.0 MiB of 2.0 MiB  1.0 MiB/s  round 2  12 dirty pages  ETA 0:01`,
+      `memory [${'#'.repeat(20)}${'.'.repeat(20)}] 1.0 MiB of 2.0 MiB  ETA 0:01  1.0 MiB/s  pass 3  12 dirty pages`,
     ],
     [{ phase: 'disks', done: 1, total: 2, unit: 'steps' } as const, 9, 20, 'disks [##...] 1 of 2'],
     [{ phase: 'memory', done: 5, unit: 'steps' } as const, 0, 80, 'memory 5'],
-    [{ phase: 'memory', done: 64 * MIB, total: 128 * MIB, unit: 'bytes' } as const, 0, 10, 'memory 64 '],
+    [{ phase: 'memory', done: 64 * MIB, total: 128 * MIB, unit: 'bytes' } as const, 0, 10, 'memory 50 '],
     [{ phase: 'memory', done: 9, total: 3, unit: 'steps' } as const, 0, 24, 'memory [########] 9 of 3'],
     [{ phase: 'memory', done: 0, total: 0, unit: 'bytes' } as const, 0, 80, 'memory 0.0 MiB of 0.0 MiB'],
   ])('%#', (progress, seconds, width, line) => {

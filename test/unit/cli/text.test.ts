@@ -61,6 +61,22 @@ test('plural', () => {
   expect([0, 1, 2].map((n) => plural(n, 'round'))).toEqual(['0 rounds', '1 round', '2 rounds']);
 });
 
+test('fractions in JSON are rounded to millionths', () => {
+  const fields = {
+    seconds: 0.005206890999999928,
+    tiny: 0.00008735999999998966,
+    whole: 2 ** 53 - 1,
+    share: 1.5,
+  };
+  expect(JSON.parse(jsonLine('x', fields))).toEqual({
+    message_type: 'x',
+    seconds: 0.005207,
+    tiny: 0.000087,
+    whole: 2 ** 53 - 1,
+    share: 1.5,
+  });
+});
+
 describe('text in a terminal', () => {
   const text = 'error: the first line is long\n  - and so is the second\nshort';
 

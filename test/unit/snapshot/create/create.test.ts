@@ -342,6 +342,15 @@ describe('a create that cannot begin', () => {
     expectUntouched(host, before);
   });
 
+  it('and says so also while that has suspended the guest', async () => {
+    const host = makeHost();
+    host.locked = true;
+    host.suspended = true;
+    expect((await failure(createSnapshot(host, request()))).code).toBe('DOMAIN_BUSY');
+    host.locked = false;
+    expect((await failure(createSnapshot(host, request()))).code).toBe('DOMAIN_NOT_RUNNING');
+  });
+
   it('a guest that another program has suspended is left to that program', async () => {
     const host = makeHost();
     // `xl save` begins between the plan and the suspend.
