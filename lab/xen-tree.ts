@@ -27,7 +27,7 @@ export interface XenTree {
   readonly python: string | undefined;
   /** Absolute path under which libxl starts QEMU, as dom0 has it; undefined if it looks in PATH. */
   readonly qemu: string | undefined;
-  /** Whether the hypervisor can log what a running PV guest writes. */
+  /** Whether the hypervisor was configured with shadow paging, by which it logs what a running PV guest writes. */
   readonly shadow: boolean;
   /** Whether there is firmware for HVM guests. */
   readonly hvm: boolean;
@@ -81,8 +81,7 @@ export function readXenTree(dir: string): XenTree {
     programs: dirs([...found, ...verifier]),
     python: python === undefined ? undefined : `/${parent(parent(parent(python)))}`,
     qemu: libxl === undefined ? undefined : qemuPath(readFileSync(join(dir, libxl), 'latin1')),
-    // Shadow paging is there unless it was configured away.
-    shadow: config === undefined || /^CONFIG_SHADOW_PAGING=y$/m.test(readFileSync(join(dir, config), 'utf8')),
+    shadow: config !== undefined && /^CONFIG_SHADOW_PAGING=y$/m.test(readFileSync(join(dir, config), 'utf8')),
     hvm: named(/\/hvmloader$/).length > 0,
     fingerprint: files
       .map((file) => {

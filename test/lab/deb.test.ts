@@ -23,7 +23,7 @@ afterAll(async () => {
 });
 
 const guest = new SharedGuest(
-  smallGuest(NAME, { disks: [{ vdev: 'xvda', format: 'qcow2', sizeMiB: 16 }] }),
+  smallGuest(NAME, { memoryMiB: 96, disks: [{ vdev: 'xvda', format: 'qcow2', sizeMiB: 16 }] }),
   () => dom0,
 );
 
