@@ -102,7 +102,7 @@ export interface PackedPages {
   readonly kinds: Uint8Array;
   /**
    * The XXH3 (64 bits, as 16 hexadecimal digits) of the bytes that were written, without the zeros at their end: exactly of those,
-   * even if the guest's memory changes meanwhile. Absent where it was not wanted, or costs too much: then the file is read again.
+   * even if the guest's memory changes in between. Absent where it was not wanted, or costs too much: then the file is read again.
    */
   readonly sum?: string | undefined;
 }

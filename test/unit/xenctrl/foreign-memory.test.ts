@@ -193,7 +193,7 @@ describe('packPages', () => {
     expect(calls).toBe(Math.ceil((HEAD + 2 * PAGE) / 1000));
   });
 
-  test('what is written is what is summed up, even if the guest changes meanwhile', async () => {
+  test('what is written is what is summed up, even if the guest writes in between', async () => {
     const { XXH3_64bits: xxh3 } = bind(koffi, XXHASH);
     fill = (gfn) => (gfn % 3 === 0 ? 0 : 1 + (gfn % 200));
     const foreign = memory({ xxh3 });
