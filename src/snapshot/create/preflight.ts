@@ -10,6 +10,7 @@ import { shellQuote } from '../../core/shell-quote.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import { asFinding } from '../findings.ts';
+import { isSameImage } from '../images/chain.ts';
 import { infoOf } from '../images/identity.ts';
 import { journalPathOf } from '../naming.ts';
 import { partialOf } from '../output/file.ts';
@@ -72,6 +73,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   }
   if (!plan.stream) await checkRoom(host, context, memory === undefined);
   if (plan.live) findings.push(...(await findLiveObstacles(host, context)));
+  await checkWriters(host, context);
   for (const disk of plan.disks) {
     if (disk.kind === 'storage') continue;
     // Only the memory file's directory is created.
@@ -101,6 +103,29 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
         });
       }
     });
+  }
+}
+
+/**
+ * Finds other programs that write to an image, as domains do that share a disk (`w!`): they are not suspended, so the disk would
+ * not be of one instant.
+ */
+async function checkWriters(host: Host, { plan, domain, findings }: CreateContext): Promise<void> {
+  const disks = plan.disks.filter((disk) => disk.kind !== 'storage');
+  if (disks.length === 0) return;
+  const others = (await host.toolstack.imagesInUse()).filter(
+    ({ writable, domid }) => writable && domid !== domain.domid,
+  );
+  for (const disk of disks) {
+    const image = disk.kind === 'internal' ? disk.image : disk.base;
+    for (const { path, holder } of others) {
+      if (!(await isSameImage(path, image))) continue;
+      findings.push({
+        code: 'IMAGE_SHARED',
+        message: `disk ${disk.vdev}: ${holder} writes to ${image} too, and is not suspended: the disk would not be of one instant`,
+        hint: `leave ${disk.vdev} out of disks, or shut the other one down`,
+      });
+    }
   }
 }
 
