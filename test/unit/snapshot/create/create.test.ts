@@ -200,6 +200,7 @@ const reads = new Set([
   'memoryObstacle',
   'createFindings',
   'saver',
+  'imagesInUse',
 ]);
 
 /** Checks what must hold whenever a create has failed. */
@@ -278,9 +279,17 @@ describe('a create that is refused', () => {
       'FILE_EXISTS',
     ],
     ['an image that no longer exists', () => rmSync(join(directory, 'xvda.img')), 'NO_IMAGE'],
+    [
+      'a disk that another domain writes to',
+      (host: FakeHost) => {
+        const [path = ''] = host.inUse.values();
+        host.addDomain({ name: 'guest2', images: { xvda: path } });
+      },
+      'IMAGE_SHARED',
+    ],
   ])('%s', async (_what, change, code) => {
     const host = makeHost();
-    change();
+    change(host);
     const before = state();
     const config = parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'x');
     const error = await failure(createSnapshot(host, request({ config })));
