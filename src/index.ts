@@ -70,6 +70,7 @@ export {
   type TagIdentity,
   type UnknownDrive,
 } from './memfile/manifest.ts';
+export type { ChecksumAlgorithm } from './memfile/summer.ts';
 export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './memfile/verify.ts';
 export type {
   CopyRound,
@@ -124,6 +125,7 @@ export type {
   MergeOptions,
   OnProgress,
   OverlayMerge,
+  PackedPages,
   RestoreFacts,
   RestoreFindings,
   RestoreOptions,

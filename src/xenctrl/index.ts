@@ -26,7 +26,7 @@ export {
   type StructLayout,
 } from './abi.ts';
 export { XenCallError } from './errors.ts';
-export type { HeadMaker, PageRewriter } from './foreign-memory.ts';
+export type { HeadMaker, PackedPages, PackOptions, PageRewriter } from './foreign-memory.ts';
 export { findLibraries, koffiVersion, type LibrariesFound } from './libraries.ts';
 export { NO_FRAME } from './pv/frame-table.ts';
 export type { BadEntry } from './pv/page-table.ts';

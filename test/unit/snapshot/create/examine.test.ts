@@ -40,6 +40,7 @@ describe('a domain that can be snapshotted', () => {
       'createFindings',
       'restoreFindings',
       'saver',
+      'imagesInUse',
       'findDomain',
       'domainState',
       'domainConfig',
