@@ -11,7 +11,7 @@ import {
   verifyStream,
   xlConfigText,
 } from '../savefmt/index.ts';
-import { findDamage } from './damage.ts';
+import { findDamage } from './compare-checksums.ts';
 import { type LibxlConfig, parseLibxlConfig } from './libxl-config.ts';
 import { type Manifest, ManifestError, NO_MANIFEST, readManifest } from './manifest.ts';
 import { manifestPathOf } from './names.ts';

@@ -7,15 +7,10 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { toDomid } from '../../src/core/brand.ts';
 import { DomainError, EnvironmentError, EXIT, InterruptedError } from '../../src/core/errors.ts';
 import { FakeHost } from '../../src/testing/fake-host.ts';
+import { findByName, findByUuid, findDomain } from '../../src/toolstack/libxl/find-domain.ts';
 import { editStoredConfig } from '../../src/toolstack/libxl/userdata.ts';
 import { runProgram, runUnkilled } from '../../src/toolstack/process/run.ts';
-import {
-  destroyDomain,
-  domainConfig,
-  findByName,
-  findByUuid,
-  findDomain,
-} from '../../src/toolstack/xl/commands.ts';
+import { destroyDomain, domainConfig } from '../../src/toolstack/xl/commands.ts';
 import { lockFile } from '../../src/xenctrl/flock.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { FakeXenstored } from '../../src/xenstore/testing.ts';

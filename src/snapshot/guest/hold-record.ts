@@ -20,8 +20,8 @@ import { isRecord } from '../../core/guards.ts';
 import { RUN_DIRECTORY, runDirectory } from '../../core/run-directory.ts';
 import { bootId, isOfThisBoot } from '../journal/file.ts';
 import type { Host } from '../ports.ts';
+import { isGone } from './gone.ts';
 import { type HoldState, isHold } from './hold.ts';
-import { isGone } from './state.ts';
 
 export interface HoldHead {
   /** Absolute path of the create's journal. */

@@ -4,7 +4,7 @@ import { within } from '../../core/deadline.ts';
 import { DomainError, EnvironmentError, InterruptedError, SuspendError } from '../../core/errors.ts';
 import { isRecord } from '../../core/guards.ts';
 import type { DeviceModel, Hypervisor } from '../ports.ts';
-import { isGone } from './state.ts';
+import { isGone } from './gone.ts';
 
 /** What has been done to a guest; plain data, so that another process can take it up. */
 export interface HoldState {

@@ -4,8 +4,8 @@ import type { XlsnapError } from '../../core/errors.ts';
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
 import type { DirtyLog } from './dirty-log.ts';
+import { wasDestroyed } from './gone.ts';
 import type { GuestHold } from './hold.ts';
-import { wasDestroyed } from './state.ts';
 
 /**
  * Registers turning log-dirty mode off.

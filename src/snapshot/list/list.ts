@@ -7,7 +7,7 @@ import { exists } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import { findDamage } from '../../memfile/damage.ts';
+import { findDamage } from '../../memfile/compare-checksums.ts';
 import {
   byAge,
   type DamagedManifest,

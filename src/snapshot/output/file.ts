@@ -6,6 +6,7 @@ import { errnoCode, OutputError } from '../../core/errors.ts';
 import { type FileIdentity, isSameFile, renameNew, syncDirectory } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { FileRange } from '../../memfile/checksums.ts';
+import { partialOf } from '../../memfile/names.ts';
 import { WrittenSums } from './written-sums.ts';
 
 /** Writes of fewer bytes are made in this thread: handing one over takes as long. */
@@ -182,11 +183,6 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     const named = await stat(this.path).catch(() => undefined);
     if (named !== undefined && isSameFile(named, this.#identity)) await rm(this.path, { force: true });
   }
-}
-
-/** Returns the name of a file while it is being written. */
-export function partialOf(path: string): string {
-  return `${path}.partial`;
 }
 
 /**

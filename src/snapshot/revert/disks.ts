@@ -14,7 +14,8 @@ import { storageOf } from '../storage/find.ts';
 import type { RevertSteps } from '../storage/port.ts';
 import { deleteSafetyTag } from './delete-safety-tag.ts';
 import { type RevertJournal, withTime } from './journal.ts';
-import { asidePath, describeKept, freshPath, type KeptDisk, planRevertDiskUndo, safetyTag } from './kept.ts';
+import { describeKept, type KeptDisk, planRevertDiskUndo } from './kept.ts';
+import { asidePath, freshPath, safetyTag } from './names.ts';
 
 /**
  * Puts every disk back; no program may use them. Each step has its undo in `phases`, so that a failure on one disk leaves all

@@ -4,6 +4,7 @@ import type { RevertDisk } from '../api.ts';
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
 import { storageOf } from '../storage/find.ts';
+import { asidePath, freshPath, safetyTag } from './names.ts';
 
 /** A disk as it was before the revert. */
 export type KeptDisk =
@@ -16,21 +17,6 @@ export type KeptDisk =
       readonly path: string;
       readonly forget: () => Promise<boolean>;
     };
-
-/** Returns the name of a revert's safety tags. */
-export function safetyTag(mark: string): string {
-  return `xlsnap-before-${mark}`;
-}
-
-/** Returns the path that the replaced overlay is moved to. */
-export function asidePath(overlay: string, mark: string): string {
-  return `${overlay}.before-${mark}`;
-}
-
-/** Returns the path at which the new overlay is created. */
-export function freshPath(overlay: string, mark: string): string {
-  return `${overlay}.fresh-${mark}`;
-}
 
 /**
  * Registers putting one disk back as it was before the revert.

@@ -9,7 +9,7 @@ import { omitUndefined } from '../../core/omit-undefined.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { RecoverResult, RevertDisk } from '../api.ts';
-import { guestNow } from '../guest/state.ts';
+import { guestNow } from '../guest/gone.ts';
 import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { type FoundSteps, isOfThisBoot, Journal } from '../journal/file.ts';
@@ -21,7 +21,8 @@ import { revertCommand } from './command.ts';
 import { deleteSafetyTag } from './delete-safety-tag.ts';
 import { stepsOf } from './disks.ts';
 import { type RevertHead, type RevertJournal, type RevertStep, withTime } from './journal.ts';
-import { asidePath, freshPath, planRevertDiskUndo, safetyTag } from './kept.ts';
+import { planRevertDiskUndo } from './kept.ts';
+import { asidePath, freshPath, safetyTag } from './names.ts';
 import { changedImage } from './users.ts';
 
 /** How long to wait for a qemu-img whose xlsnap was killed. */

@@ -3,7 +3,7 @@
 import { DomainError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { RevertDisk, RevertPlan } from '../api.ts';
-import { isGone } from '../guest/state.ts';
+import { isGone } from '../guest/gone.ts';
 import { howToRelease, userOf } from '../images/chain.ts';
 import type { DomainState, Host } from '../ports.ts';
 

@@ -1,9 +1,5 @@
-/** The part of the port `Toolstack` that all libxl-based toolstacks share. */
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
-import { DomainError, EnvironmentError } from '../../core/errors.ts';
-import { runDirectory } from '../../core/run-directory.ts';
+import { EnvironmentError } from '../../core/errors.ts';
 import { type DiskImage, type LibxlConfig, withImages } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import { queryBlock, queryBlockedReasons } from '../../qmp/commands.ts';
@@ -20,7 +16,6 @@ import type {
   RestoreOptions,
   Toolstack,
 } from '../../snapshot/ports.ts';
-import { lockFile } from '../../xenctrl/flock.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import { deviceModelObstacles, migrationObstacles, suspendObstacles } from '../create-checks/checks.ts';
 import { foreignDrives } from '../create-checks/foreign-drives.ts';
@@ -31,7 +26,8 @@ import { readStoredDisks, resolveDisks } from '../qemu/disks.ts';
 import { checkRestore } from '../restore-checks/checks.ts';
 import { serviceWarnings } from '../restore-checks/service.ts';
 import { findPlace } from '../storage/places.ts';
-import { findByName, findByUuid, findDomain } from '../xl/commands.ts';
+import { lockDomain } from './domain-lock.ts';
+import { findByName, findByUuid, findDomain } from './find-domain.ts';
 import { imagesInUse } from './images-in-use.ts';
 import { findSaver } from './savers.ts';
 import { editStoredConfig } from './userdata.ts';
@@ -93,46 +89,11 @@ export abstract class LibxlToolstack implements Toolstack {
     return findByUuid(this.xenstore, uuid);
   }
 
-  async lock(
+  lock(
     keys: readonly string[],
     options: { readonly what: string; readonly timeoutMs?: number },
   ): Promise<AsyncDisposable> {
-    const taken: AsyncDisposable[] = [];
-    const release = async (): Promise<void> => {
-      for (const lock of taken.splice(0).reverse()) await lock[Symbol.asyncDispose]();
-    };
-    try {
-      // All processes lock in the same order, so that no two wait for each other's keys.
-      for (const key of [...new Set(keys)].sort()) taken.push(await this.#lockKey(key, options));
-    } catch (error) {
-      await release();
-      throw error;
-    }
-    return { [Symbol.asyncDispose]: release };
-  }
-
-  async #lockKey(
-    key: string,
-    { what, timeoutMs = 0 }: { readonly what: string; readonly timeoutMs?: number },
-  ): Promise<AsyncDisposable> {
-    const path = join(runDirectory(this.#runDirectory), `lock-${encodeURIComponent(key)}`);
-    try {
-      const lock = await lockFile(path, timeoutMs);
-      await lock.note(`${process.pid} ${what}`);
-      return lock;
-    } catch (error) {
-      if (!(error instanceof EnvironmentError && error.code === 'LOCK_BUSY')) throw error;
-      const text = await readFile(path, 'utf8').catch(() => '');
-      const [, pid, holder] = /^([0-9]+) ([a-z-]{1,40}) *\n/.exec(text) ?? [];
-      throw new DomainError(
-        'DOMAIN_BUSY',
-        `another xlsnap is working on the domain${pid === undefined ? '' : `: ${holder}, pid ${pid}`}`,
-        {
-          hint: 'wait for it to finish',
-          data: pid === undefined ? {} : { pid: Number(pid), what: holder },
-        },
-      );
-    }
+    return lockDomain(keys, { ...options, runDirectory: this.#runDirectory });
   }
 
   guard(): Guardian {

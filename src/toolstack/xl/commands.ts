@@ -1,6 +1,6 @@
 /** Calls xl, and interprets its output. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Domid, toDomid } from '../../core/brand.ts';
+import type { Domid } from '../../core/brand.ts';
 import {
   DomainError,
   EnvironmentError,
@@ -8,7 +8,7 @@ import {
   throwIfAborted,
   type XlsnapError,
 } from '../../core/errors.ts';
-import { isRecord, isUuid } from '../../core/guards.ts';
+import { isRecord } from '../../core/guards.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { parseLibxlJson } from '../../memfile/libxl-json.ts';
 import type { Hypervisor } from '../../snapshot/ports.ts';
@@ -23,41 +23,6 @@ import { type DeviceNumbers, loopFile, parseDevice } from '../storage/places.ts'
  */
 const XL_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
-
-/** Finds a domain by name, number or uuid, in xenstore. A number is taken for a domid, as xl does. */
-export async function findDomain(xenstore: XenstoreClient, nameOrDomid: string): Promise<Domid | undefined> {
-  if (/^\d+$/.test(nameOrDomid)) {
-    try {
-      return toDomid(Number(nameOrDomid));
-    } catch {
-      return undefined;
-    }
-  }
-  const found = isUuid(nameOrDomid) ? await findByUuid(xenstore, nameOrDomid.toLowerCase()) : undefined;
-  return found ?? (await findByName(xenstore, nameOrDomid));
-}
-
-/** Finds the domain with exactly this name, which is not taken for a number. */
-export function findByName(xenstore: XenstoreClient, name: string): Promise<Domid | undefined> {
-  return findBy(xenstore, 'name', name);
-}
-
-/** Finds the domain with this uuid. */
-export function findByUuid(xenstore: XenstoreClient, uuid: string): Promise<Domid | undefined> {
-  return findBy(xenstore, 'vm', `/vm/${uuid}`);
-}
-
-async function findBy(
-  xenstore: XenstoreClient,
-  key: 'name' | 'vm',
-  value: string,
-): Promise<Domid | undefined> {
-  for (const domid of await xenstore.list('/local/domain')) {
-    if (!/^\d+$/.test(domid)) continue;
-    if ((await xenstore.readMaybe(`/local/domain/${domid}/${key}`)) === value) return toDomid(Number(domid));
-  }
-  return undefined;
-}
 
 /**
  * Returns the configuration that `xl save` would put into the file's header.

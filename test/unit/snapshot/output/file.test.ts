@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { OutputError } from '../../../../src/core/errors.ts';
 import { exists, makeDirectory } from '../../../../src/core/files.ts';
-import { OutputFile, partialOf, writeWhole } from '../../../../src/snapshot/output/file.ts';
+import { partialOf } from '../../../../src/memfile/names.ts';
+import { OutputFile, writeWhole } from '../../../../src/snapshot/output/file.ts';
 import { tempDir } from '../../../support/temp.ts';
 
 let directory: Awaited<ReturnType<typeof tempDir>>;

@@ -15,7 +15,7 @@ import { describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../src/config/parse.ts';
 import { InterruptedError } from '../../../src/core/errors.ts';
 import { checksumFile, STRETCH } from '../../../src/memfile/checksums.ts';
-import { findDamage } from '../../../src/memfile/damage.ts';
+import { findDamage } from '../../../src/memfile/compare-checksums.ts';
 import { type Manifest, readManifest } from '../../../src/memfile/manifest.ts';
 import { lengthWithoutZeros } from '../../../src/memfile/summer.ts';
 import { MemoryFileError, verifyMemoryFile } from '../../../src/memfile/verify.ts';

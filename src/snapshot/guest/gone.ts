@@ -1,4 +1,4 @@
-/** The state of a domain. */
+/** Tells whether a domain is gone, and what that means for an error. */
 import type { Domid } from '../../core/brand.ts';
 import { InterruptedError } from '../../core/errors.ts';
 import type { RecoverResult } from '../api.ts';
