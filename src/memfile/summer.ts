@@ -1,6 +1,7 @@
 /** Sums up one stretch of a file after the other, piece by piece. */
 import type { IHasher } from 'hash-wasm';
 import { crc32, crc32OfZeros } from '../core/crc32.ts';
+import { lengthWithoutZeros } from '../core/zeros.ts';
 
 /** See `Checksums`. */
 export type ChecksumAlgorithm = 'xxh3' | 'crc32';
@@ -79,17 +80,4 @@ class Xxh3Summer implements Summer {
     this.#zeros = 0;
     return sum;
   }
-}
-
-/** Returns the length of the bytes without the zeros at their end. */
-export function lengthWithoutZeros(bytes: Uint8Array): number {
-  let length = bytes.length;
-  while (length >= ZEROS.length && isZero(bytes.subarray(length - ZEROS.length, length)))
-    length -= ZEROS.length;
-  while (length > 0 && bytes[length - 1] === 0) length--;
-  return length;
-}
-
-function isZero(bytes: Uint8Array): boolean {
-  return Buffer.compare(bytes, ZEROS.subarray(0, bytes.length)) === 0;
 }

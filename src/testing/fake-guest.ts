@@ -5,7 +5,7 @@ import { xxhash3 } from 'hash-wasm';
 import type { Bitmap } from '../core/bitmap.ts';
 import { DomainError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
-import { lengthWithoutZeros } from '../memfile/summer.ts';
+import { lengthWithoutZeros } from '../core/zeros.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
 import type { Guest, PackedPages } from '../snapshot/ports.ts';
 

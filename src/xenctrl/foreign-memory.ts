@@ -4,6 +4,7 @@ import { promisify } from 'node:util';
 import { type Domid, PAGE_SIZE } from '../core/brand.ts';
 import { errnoCode, OutputError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
+import { lengthWithoutZeros } from '../core/zeros.ts';
 import type { FOREIGNMEMORY, LIBC } from './declarations.ts';
 import { XenCallError } from './errors.ts';
 import type { loadKoffi, NativeFunction } from './native.ts';
@@ -227,9 +228,7 @@ export class ForeignMemory {
   /** Sums up what was packed, without the zeros at its end. */
   async #sum(buffer: Uint8Array, used: number): Promise<string | undefined> {
     if (this.#xxh3 === undefined) return undefined;
-    let length = used;
-    while (buffer[length - 1] === 0) length--;
-    const { value } = await this.#xxh3.call(buffer, length);
+    const { value } = await this.#xxh3.call(buffer, lengthWithoutZeros(buffer.subarray(0, used)));
     return BigInt(value).toString(16).padStart(16, '0');
   }
 

@@ -9,7 +9,7 @@ import { DiskError, RecoverError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
-import type { DiskPlace, DiskStorage, RevertSteps, WantedSnapshot } from './port.ts';
+import type { DiskPlace, DiskStorage, RevertSteps } from './port.ts';
 import { isKept, partsOf, quoteVolume, type VolumeName, VolumeStorage } from './volume-storage.ts';
 import type { Volume } from './volumes.ts';
 
@@ -47,11 +47,6 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
         hint: 'enlarge the group with vgextend, remove volumes that are not needed, or move the disk to a thin volume',
       },
     ];
-  }
-
-  async plan(place: DiskPlace, wanted: WantedSnapshot) {
-    const { disk, problems } = await this.planVolume(place, wanted);
-    return { disk, problems };
   }
 
   /** Creates the store, and wipes its beginning: a snapshot then takes one step. */
@@ -163,16 +158,8 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
     return true;
   }
 
-  async former({ image }: StorageDisk, mark: string): Promise<string | undefined> {
-    const { group, name } = safetyOf(partsOf(image), mark);
-    return (await this.volumes.byName(group, name)) === undefined ? undefined : this.pathOf(group, name);
-  }
-
-  async forget({ image }: StorageDisk, mark: string): Promise<boolean> {
-    const { group, name } = safetyOf(partsOf(image), mark);
-    if ((await this.volumes.byName(group, name)) === undefined) return false;
-    await this.volumes.remove(group, name);
-    return true;
+  protected formerOf(volume: VolumeName, mark: string): VolumeName {
+    return safetyOf(volume, mark);
   }
 
   byHand({ image, snapshot }: StorageDisk, what: Parameters<DiskStorage['byHand']>[1], mark: string): string {

@@ -8,7 +8,7 @@ import { DiskError, RecoverError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
-import type { DiskPlace, DiskStorage, RevertSteps, WantedSnapshot } from './port.ts';
+import type { DiskPlace, DiskStorage, RevertSteps } from './port.ts';
 import { isKept, partsOf, quoteVolume, type VolumeName, VolumeStorage } from './volume-storage.ts';
 import type { Volume } from './volumes.ts';
 
@@ -46,11 +46,6 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
       });
     }
     return problems;
-  }
-
-  async plan(place: DiskPlace, wanted: WantedSnapshot) {
-    const { disk, problems } = await this.planVolume(place, wanted);
-    return { disk, problems };
   }
 
   async prepare({ image }: StorageDisk): Promise<undefined> {
@@ -159,16 +154,8 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
     return done;
   }
 
-  async former({ image }: StorageDisk, mark: string): Promise<string | undefined> {
-    const { group, name } = namesOf(partsOf(image), mark).before;
-    return (await this.volumes.byName(group, name)) === undefined ? undefined : this.pathOf(group, name);
-  }
-
-  async forget({ image }: StorageDisk, mark: string): Promise<boolean> {
-    const { group, name } = namesOf(partsOf(image), mark).before;
-    if ((await this.volumes.byName(group, name)) === undefined) return false;
-    await this.volumes.remove(group, name);
-    return true;
+  protected formerOf(volume: VolumeName, mark: string): VolumeName {
+    return namesOf(volume, mark).before;
   }
 
   byHand({ image, snapshot }: StorageDisk, what: Parameters<DiskStorage['byHand']>[1], mark: string): string {

@@ -66,7 +66,7 @@ export abstract class VolumeStorage {
   }
 
   /** Plans a snapshot in the disk's group, with random digits in its name. */
-  protected async planVolume(place: DiskPlace, { vdev, name, path }: WantedSnapshot) {
+  async plan(place: DiskPlace, { vdev, name, path }: WantedSnapshot) {
     const volume = place.kind === 'device' ? await this.volumes.at(place) : undefined;
     if (volume === undefined) throw new DiskError('NO_VOLUME', `disk ${vdev}: ${place.path} is no volume`);
     const { group } = volume;
@@ -98,7 +98,7 @@ export abstract class VolumeStorage {
       image,
       snapshot: this.pathOf(group, snapshot),
     };
-    return { volume, disk, problems };
+    return { disk, problems };
   }
 
   /** The name has random digits, so a volume that has it and our tag is ours. */
@@ -150,6 +150,21 @@ export abstract class VolumeStorage {
   async remove(disk: StorageDisk, identity: string | undefined): Promise<boolean> {
     if ((await this.find(disk, identity)) !== 'there') return false;
     const { group, name } = partsOf(disk.snapshot);
+    await this.volumes.remove(group, name);
+    return true;
+  }
+
+  /** The volume in which a revert keeps the former content. */
+  protected abstract formerOf(volume: VolumeName, mark: string): VolumeName;
+
+  async former({ image }: StorageDisk, mark: string): Promise<string | undefined> {
+    const { group, name } = this.formerOf(partsOf(image), mark);
+    return (await this.volumes.byName(group, name)) === undefined ? undefined : this.pathOf(group, name);
+  }
+
+  async forget({ image }: StorageDisk, mark: string): Promise<boolean> {
+    const { group, name } = this.formerOf(partsOf(image), mark);
+    if ((await this.volumes.byName(group, name)) === undefined) return false;
     await this.volumes.remove(group, name);
     return true;
   }
