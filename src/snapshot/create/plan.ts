@@ -289,7 +289,7 @@ async function chooseDisks(
       if (asked.kind === 'internal') chosen.push({ kind: 'internal', vdev, image, tag: name });
       continue;
     }
-    findings.push(...found.problems);
+    findings.push(...found.problems.map((problem) => withOverlayHint(problem, disk)));
     if (found.problems.length > 0) continue;
     const path = asked.kind === 'clone' ? asked.path : undefined;
     const planned = await found.storage.plan(disk.place, { vdev, name, path });
@@ -297,6 +297,13 @@ async function chooseDisks(
     chosen.push(planned.disk);
   }
   return chosen;
+}
+
+/** Adds to what prevents a snapshot in a disk's own storage that QEMU can put an overlay on the disk, if it can. */
+function withOverlayHint(problem: Problem, { vdev, external }: DomainDisk): Problem {
+  if (external.length > 0) return problem;
+  const overlay = `for an external snapshot, write '/path/of/overlay.qcow2,qcow2,${vdev}' in the cfgfile`;
+  return { ...problem, hint: problem.hint === undefined ? overlay : `${overlay}; or ${problem.hint}` };
 }
 
 /** Says that a disk is nothing that could be cloned. */

@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
 import { readConfigFile } from '../../../../src/config/read.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
+import type { XlsnapError } from '../../../../src/core/errors.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
 import { readManifest } from '../../../../src/memfile/manifest.ts';
 import type { CreateResult } from '../../../../src/snapshot/api.ts';
@@ -194,6 +195,12 @@ describe('a create is refused, and changes nothing,', () => {
     const { byDefault, disks } = await examineDomain(host, 'guest1');
     expect(byDefault).toBe(false);
     expect(disks.flatMap(({ obstacles }) => obstacles.map((one) => one.code))).toContain(code);
+  });
+
+  it('with a hint at an overlay where QEMU can put one on the disk', async () => {
+    host.cloneObstacle = 'the file system of /srv has no reflinks';
+    const { hint } = (await failure(create())) as XlsnapError;
+    expect(hint).toMatch(/overlay\.qcow2,qcow2,xvdb.* or keep the image on XFS or btrfs/);
   });
 
   it.each([
