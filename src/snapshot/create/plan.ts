@@ -1,5 +1,6 @@
 /** The plan of a create. */
 
+import type { DiskRequest } from '../../config/config.ts';
 import { printConfig } from '../../config/print.ts';
 import { DomainError, UsageError } from '../../core/errors.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
@@ -103,9 +104,10 @@ export async function makeCreateContext(
   const unknownDrives = found?.unknownDrives ?? [];
   const name = request.config?.name ?? request.name ?? nameFromTime(now);
   const storages = await findStorages(host, disks, findings);
-  const chosen = await chooseDisks(request, name, { disks, storages, findings });
+  const wanted = wantedDisks(request, disks);
+  const chosen = await chooseDisks(wanted, name, { disks, storages, findings });
   const uncovered = disks
-    .filter((disk) => isVolume(disk) && !chosen.some((covered) => covered.vdev === disk.vdev))
+    .filter((disk) => isVolume(disk) && !wanted.some(({ target }) => target === disk.vdev))
     .map((disk) => disk.vdev);
   const warnings = uncovered.map(
     (vdev) =>
@@ -256,15 +258,17 @@ interface Choice {
   readonly findings: Problem[];
 }
 
+/** The disks that the snapshot is to have: those of the cfgfile, or all that the guest writes to. */
+function wantedDisks({ config }: CreateRequest, disks: readonly DomainDisk[]): readonly DiskRequest[] {
+  return config?.disks ?? disks.filter(isVolume).map(({ vdev }) => ({ kind: 'internal', target: vdev }));
+}
+
 /** Chooses how each disk is snapshotted; what prevents it is added to the findings. */
 async function chooseDisks(
-  request: CreateRequest,
+  wanted: readonly DiskRequest[],
   name: string,
   { disks, storages, findings }: Choice,
 ): Promise<readonly SnapshotDisk[]> {
-  const wanted =
-    request.config?.disks ??
-    disks.filter(isVolume).map((disk) => ({ kind: 'internal', target: disk.vdev }) as const);
   const chosen: SnapshotDisk[] = [];
   for (const asked of wanted) {
     const disk = disks.find((candidate) => candidate.vdev === asked.target);

@@ -192,8 +192,9 @@ describe('a create is refused, and changes nothing,', () => {
     });
     expect(filesOf(directory)).toEqual(before);
     expect(host.calls).not.toContain('suspend');
-    const { byDefault, disks } = await examineDomain(host, 'guest1');
+    const { byDefault, disks, warnings } = await examineDomain(host, 'guest1');
     expect(byDefault).toBe(false);
+    expect(warnings).toEqual([]);
     expect(disks.flatMap(({ obstacles }) => obstacles.map((one) => one.code))).toContain(code);
   });
 
