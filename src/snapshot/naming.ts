@@ -31,6 +31,12 @@ export function defaultMemoryPath(snapshotDir: string, uuid: string, name: strin
   return join(snapshotDir, uuid, `${name}.save`);
 }
 
+/** A path that a hint can propose for an overlay on an image: beside it, unless it is a device. */
+export function exampleOverlay(image: string): string {
+  const usable = image.startsWith('/') && !image.startsWith('/dev/');
+  return usable ? `${image.replace(/\.[^./]*$/, '')}-overlay.qcow2` : '/path/of/overlay.qcow2';
+}
+
 /** The journal that belongs to a memory file. */
 export function journalPathOf(memoryPath: string): string {
   return `${memoryPath}.journal`;

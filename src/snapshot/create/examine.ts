@@ -133,9 +133,8 @@ async function revertWarnings(host: Host, { domain, config }: CreateContext): Pr
 
 function examineDisk(disk: DomainDisk, found: FoundStorage | undefined): DiskExamination {
   const storage = found?.problems.length === 0 ? found.storage.noun : undefined;
-  // What its storage can do needs no QEMU.
-  const obstacles =
-    storage === undefined ? [...(found?.problems ?? []), ...disk.external, ...disk.internal] : [];
+  // What its storage can do needs no QEMU, and what its storage cannot do says more than QEMU.
+  const obstacles = storage === undefined ? [...disk.external, ...(found?.problems ?? disk.internal)] : [];
   return omitUndefined({
     vdev: disk.vdev,
     path: disk.path,

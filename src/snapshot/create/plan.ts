@@ -12,7 +12,7 @@ import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import type { CreateRequest, MemorySink, PrecopyLimits, SnapshotPlan, Tuning } from '../api.ts';
 import { domainKeys } from '../domain-lock.ts';
 import { asFinding } from '../findings.ts';
-import { checkNames, defaultMemoryPath, nameFromTime, snapshotDirOf } from '../naming.ts';
+import { checkNames, defaultMemoryPath, exampleOverlay, nameFromTime, snapshotDirOf } from '../naming.ts';
 import { isStream } from '../output/stream.ts';
 import type { DomainDisk, DomainState, Host } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
@@ -246,7 +246,9 @@ async function findStorages(
     if (disk.internal.length === 0) continue;
     await asFinding(findings, async () => {
       const found = await findStorage(host, disk);
-      if (found !== undefined) storages.set(disk.vdev, found);
+      if (found === undefined) return;
+      const problems = found.problems.map((problem) => withOverlayHint(problem, disk));
+      storages.set(disk.vdev, { ...found, problems });
     });
   }
   return storages;
@@ -293,7 +295,7 @@ async function chooseDisks(
       if (asked.kind === 'internal') chosen.push({ kind: 'internal', vdev, image, tag: name });
       continue;
     }
-    findings.push(...found.problems.map((problem) => withOverlayHint(problem, disk)));
+    findings.push(...found.problems);
     if (found.problems.length > 0) continue;
     const path = asked.kind === 'clone' ? asked.path : undefined;
     const planned = await found.storage.plan(disk.place, { vdev, name, path });
@@ -304,9 +306,9 @@ async function chooseDisks(
 }
 
 /** Adds to what prevents a snapshot in a disk's own storage that QEMU can put an overlay on the disk, if it can. */
-function withOverlayHint(problem: Problem, { vdev, external }: DomainDisk): Problem {
-  if (external.length > 0) return problem;
-  const overlay = `for an external snapshot, write '/path/of/overlay.qcow2,qcow2,${vdev}' in the cfgfile`;
+function withOverlayHint(problem: Problem, { vdev, path, external }: DomainDisk): Problem {
+  if (path === undefined || external.length > 0) return problem;
+  const overlay = `take an external one: disks=['${exampleOverlay(path)},qcow2,${vdev}']`;
   return { ...problem, hint: problem.hint === undefined ? overlay : `${overlay}; or ${problem.hint}` };
 }
 

@@ -19,6 +19,7 @@ import {
   queryNamedBlockNodes,
   type TransactionAction,
 } from '../../qmp/commands.ts';
+import { exampleOverlay } from '../../snapshot/naming.ts';
 import type { DomainDisk } from '../../snapshot/ports.ts';
 import type { XenstoreAccess } from '../../xenstore/access.ts';
 import { plainPath } from './images.ts';
@@ -312,7 +313,7 @@ function nodeObstacles(
 
 /** Finds obstacles in the image, to an internal snapshot only. */
 function imageObstacles(vdev: string, node: BlockNode): Problem[] {
-  const hint = `take an external one: disks=['${overlayFor(node)},qcow2,${vdev}']`;
+  const hint = `take an external one: disks=['${exampleOverlay(plainPath(node.file))},qcow2,${vdev}']`;
   if (node.driver !== 'qcow2') {
     return [
       {
@@ -327,13 +328,6 @@ function imageObstacles(vdev: string, node: BlockNode): Problem[] {
     return [{ code: 'DISK_DATA_FILE', message, hint }];
   }
   return [];
-}
-
-/** A path beside an image, for an example. */
-function overlayFor({ file }: BlockNode): string {
-  const path = plainPath(file);
-  const usable = path.startsWith('/') && !path.startsWith('/dev/');
-  return usable ? `${path.replace(/\.[^./]*$/, '')}-overlay.qcow2` : '/path/of/overlay.qcow2';
 }
 
 interface Candidate {
