@@ -9,11 +9,15 @@ import { join } from 'node:path';
 import { ensurePackages } from '../lab/packages.ts';
 import { labPaths } from '../lab/paths.ts';
 import { Steps } from '../lab/timings.ts';
-import { failureLines, type Report } from './failures.ts';
+import { failureLines, type Report, slowestFiles } from './report.ts';
+
+/** Of each step, this many of the files that took longest are named. */
+const MOST_FILES = 12;
 
 const reports = mkdtempSync(join(tmpdir(), 'xlsnap-test-'));
 const counts = { passed: 0, skipped: 0 };
 const failures: string[] = [];
+const times: string[] = [];
 
 function run(name: string, command: string, args: readonly string[]): void {
   const report = join(reports, `${name}.json`);
@@ -24,17 +28,19 @@ function run(name: string, command: string, args: readonly string[]): void {
     env: { ...process.env, XLSNAP_TEST_REPORT: report },
   });
   const told: string[] = [];
+  let slowest: readonly string[] = [];
   try {
     const json = JSON.parse(readFileSync(report, 'utf8')) as Report;
     counts.passed += json.numPassedTests;
     counts.skipped += json.numPendingTests;
     told.push(...failureLines(json, process.cwd()));
+    slowest = slowestFiles(json, process.cwd(), MOST_FILES);
   } catch {
     told.push('no report of the tests');
   }
-  console.error(
-    `=== ${name}: ${status === 0 ? 'ok' : 'FAILED'}, ${Math.round((performance.now() - start) / 1000)} s`,
-  );
+  const seconds = Math.round((performance.now() - start) / 1000);
+  console.error(`=== ${name}: ${status === 0 ? 'ok' : 'FAILED'}, ${seconds} s`);
+  times.push(`${name} took ${seconds} s: ${slowest.join(', ')}`);
   if (status !== 0 && told.length === 0) told.push('failed, but none of its tests did: see its output');
   failures.push(...told.map((line) => `FAILED ${name}: ${line}`));
 }
@@ -49,6 +55,6 @@ vitest('integration');
 vitest('lab');
 rmSync(reports, { recursive: true, force: true });
 // Once more at the end, and all on stdout: whoever has only the last lines of the output needs them.
-for (const line of failures) console.log(line);
+for (const line of [...times, ...failures]) console.log(line);
 console.log(`${counts.passed} passed, ${failures.length} failed, ${counts.skipped} skipped`);
 if (failures.length > 0) process.exit(1);

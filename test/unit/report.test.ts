@@ -2,10 +2,10 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { expect, test } from 'vitest';
-import { failureLines, type Report } from '../../scripts/failures.ts';
+import { failureLines, type Report, slowestFiles } from '../../scripts/report.ts';
 import { tempDir } from '../support/temp.ts';
 
-test('each failed test is reported in one line, from a report of vitest’s', async () => {
+test('each failed test is reported in one line, and the slowest files, from a report of vitest’s', async () => {
   await using directory = await tempDir();
   const file = (name: string, text: string): void => writeFileSync(join(directory.path, name), text);
   const lines = [
@@ -26,10 +26,17 @@ test('each failed test is reported in one line, from a report of vitest’s', as
     { cwd: directory.path, stdio: 'ignore' },
   );
   expect(status).toBe(1);
-  const told = failureLines(JSON.parse(readFileSync(report, 'utf8')) as Report, directory.path);
+  const json = JSON.parse(readFileSync(report, 'utf8')) as Report;
+  const told = failureLines(json, directory.path);
   expect(told.sort()).toEqual([
     'a.test.js > outer sum: AssertionError: expected 2 to be 3 // Object.is equality',
     'a.test.js > words: Error: it failed | qemu-img: no room | three',
     'b.test.js: no such thing',
   ]);
+  expect(slowestFiles(json, directory.path, 5).sort()).toEqual(['a.test.js 0 s', 'b.test.js 0 s']);
+  const [first] = json.testResults;
+  if (first === undefined) throw new Error('no file');
+  const late = { ...first, name: `${directory.path}/late.js`, endTime: first.startTime + 61_234 };
+  const longer = { ...json, testResults: [...json.testResults, late] };
+  expect(slowestFiles(longer, directory.path, 1)).toEqual(['late.js 61 s']);
 });
