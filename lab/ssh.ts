@@ -90,6 +90,9 @@ export class Ssh {
       'Compression=no',
       'Ciphers=chacha20-poly1305@openssh.com,aes128-ctr',
       `ConnectTimeout=${timeoutS}`,
+      // A machine that froze is found after three minutes, not when its last command's time is up.
+      'ServerAliveInterval=20',
+      'ServerAliveCountMax=9',
       ...(this.#control === undefined ? [] : [`ControlPath=${this.#control}`]),
     ];
     const { key, port } = this.#target;
