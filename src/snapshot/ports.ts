@@ -365,9 +365,11 @@ export interface Toolstack {
   /**
    * Another program that saves or migrates the domain at this moment, as far as can be known: it suspends and resumes
    * the guest, and takes the dirty log over.
+   * @param options `onlyNew`: it was asked without that a moment ago, and found none; the guest is stopped now, so an answer must
+   * be quick
    * @returns its pid; `undefined` when there is none
    */
-  saver(domid: Domid): Promise<number | undefined>;
+  saver(domid: Domid, options?: { readonly onlyNew?: boolean }): Promise<number | undefined>;
   /** The configuration it would be saved with. */
   domainConfig(domid: Domid): Promise<LibxlConfig>;
   /** All disks of the domain, with what prevents a snapshot of each. */
