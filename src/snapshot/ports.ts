@@ -130,7 +130,8 @@ export interface Guest extends AsyncDisposable {
    * back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
    * @param pfns at most `maxBatch`
    * @param makeHead is given the kind of each page; where it makes one of zeros `data`, that page is written too
-   * @param options `sum`: whether to sum up what is written
+   * @param options `sum`: whether to sum up what is written. `directFd`: the same file, opened with O_DIRECT, which may be used
+   * instead where position, length and address are multiples of 4096
    * @throws {OutputError} If a write fails
    */
   packPages(
@@ -138,7 +139,7 @@ export interface Guest extends AsyncDisposable {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-    options?: { readonly sum?: boolean },
+    options?: { readonly sum?: boolean; readonly directFd?: number | undefined },
   ): Promise<PackedPages>;
   /**
    * Copies pages into `into`, page i to byte 4096 * i. Pages must have types that carry data.

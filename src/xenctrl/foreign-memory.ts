@@ -52,6 +52,8 @@ export interface PackOptions {
   readonly rewriter?: PageRewriter | undefined;
   /** Whether to sum up what is written. */
   readonly sum?: boolean | undefined;
+  /** The same file, opened with O_DIRECT. It is used if position and length are multiples of 4096. */
+  readonly directFd?: number | undefined;
 }
 
 /** What was packed. */
@@ -63,6 +65,12 @@ export interface PackedPages {
    * not wanted, or libxxhash is not installed.
    */
   readonly sum: string | undefined;
+}
+
+/** See `PackOptions`. */
+interface FileToWrite {
+  readonly fd: number;
+  readonly directFd: number | undefined;
 }
 
 /** A stretch of the file, in memory. */
@@ -128,7 +136,7 @@ export class ForeignMemory {
     fd: number,
     position: number,
     makeHead: HeadMaker,
-    { rewriter, sum = false }: PackOptions = {},
+    { rewriter, sum = false, directFd }: PackOptions = {},
   ): Promise<PackedPages> {
     const packed = this.#withMapped(domid, gfns, (pages) => this.#pack(pages, makeHead, rewriter));
     const { buffer, kinds, used } = packed;
@@ -136,7 +144,7 @@ export class ForeignMemory {
       const summing = sum ? this.#sum(buffer, used) : undefined;
       // If the write fails, nobody waits for the sum.
       summing?.catch(() => {});
-      await this.#inTurn(() => this.#writeWhole(fd, buffer.subarray(0, used), position));
+      await this.#inTurn(() => this.#writeWhole({ fd, directFd }, buffer.subarray(0, used), position));
       return { kinds, sum: await summing };
     } finally {
       this.#buffers.push(buffer);
@@ -229,8 +237,12 @@ export class ForeignMemory {
   }
 
   #takeBuffer(bytes: number): Uint8Array {
-    const buffer = this.#buffers.pop();
-    return buffer !== undefined && buffer.length >= bytes ? buffer : new Uint8Array(bytes);
+    const used = this.#buffers.pop();
+    if (used !== undefined && used.length >= bytes) return used;
+    // At a multiple of 4096, as O_DIRECT needs it.
+    const buffer = new Uint8Array(bytes + PAGE_SIZE);
+    const start = -this.#addressOf(buffer) & (PAGE_SIZE - 1);
+    return buffer.subarray(start, start + bytes);
   }
 
   /** Sums up what was packed, without the zeros at its end. */
@@ -329,13 +341,21 @@ export class ForeignMemory {
    * Writes all of `bytes` at an offset.
    * @throws {OutputError} If it fails
    */
-  async #writeWhole(fd: number, bytes: Uint8Array, position: number): Promise<void> {
+  async #writeWhole(file: FileToWrite, bytes: Uint8Array, position: number): Promise<void> {
+    let { directFd } = file;
     for (let done = 0; done < bytes.length; ) {
+      const aligned = ((position + done) | (bytes.length - done)) % PAGE_SIZE === 0;
+      const fd = directFd !== undefined && aligned ? directFd : file.fd;
       try {
         const { bytesWritten } = await this.#write(fd, bytes, done, bytes.length - done, position + done);
         done += bytesWritten;
       } catch (cause) {
         const name = errnoCode(cause) ?? 'unknown error';
+        // The file system wants more than these multiples, or cannot do it at all.
+        if (name === 'EINVAL' && fd === directFd) {
+          directFd = undefined;
+          continue;
+        }
         throw new OutputError('OUTPUT_WRITE', `cannot write guest memory: ${name}`, {
           cause,
           offset: position + done,

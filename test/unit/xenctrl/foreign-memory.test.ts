@@ -185,6 +185,68 @@ describe('packPages', () => {
     expect(mapped).toBe(0);
   });
 
+  describe('with a descriptor for O_DIRECT', () => {
+    const DIRECT = 1_000_000;
+    const alignedHead = (kinds: Uint8Array): Uint8Array =>
+      new Uint8Array(2 * PAGE).fill(9).fill(7, 0, kinds.length);
+    let writes: { readonly direct: boolean; readonly position: number; readonly length: number }[];
+    /** What a kernel says that writes at most 3 pages at once, and only what is aligned. */
+    const kernel: WriteFd = async (file, bytes, offset, length, position) => {
+      const direct = file === DIRECT;
+      writes.push({ direct, position, length });
+      const address = Number(koffi.address(bytes)) + offset;
+      if (direct && (address | length | position) % PAGE !== 0)
+        throw Object.assign(new Error(), { code: 'EINVAL' });
+      return await real(fd, bytes, offset, Math.min(length, 3 * PAGE), position);
+    };
+    beforeEach(() => {
+      writes = [];
+    });
+
+    test('all is written there if it is aligned', async () => {
+      const foreign = memory({ write: kernel });
+      const gfns = range(1, 9);
+      await foreign.packPages(DOMID, gfns, fd, 8192, alignedHead, { directFd: DIRECT });
+      // A buffer that was used before.
+      await foreign.packPages(DOMID, gfns.subarray(0, 4), fd, 16 * PAGE, alignedHead, { directFd: DIRECT });
+      expect(writes.every(({ direct }) => direct)).toBe(true);
+      expect(writes.map(({ position }) => position / PAGE)).toEqual([2, 5, 8, 11, 16, 19]);
+      const file = readFileSync(join(directory, 'f'));
+      expect([2, 4, 12, 18, 21].map((page) => file[page * PAGE])).toEqual([7, 1, 9, 1, 4]);
+    });
+
+    test('what is not aligned is written by the other one', async () => {
+      await memory({ write: kernel }).packPages(DOMID, range(1, 2), fd, 512, alignedHead, {
+        directFd: DIRECT,
+      });
+      await memory({ write: kernel }).packPages(DOMID, range(1, 2), fd, 0, head, { directFd: DIRECT });
+      expect(writes.some(({ direct }) => direct)).toBe(false);
+    });
+
+    test('a file system that refuses it gets the rest by the other one', async () => {
+      const picky: WriteFd = async (...args) => {
+        if (args[0] === DIRECT && writes.length === 1) throw Object.assign(new Error(), { code: 'EINVAL' });
+        return await kernel(...args);
+      };
+      const { kinds } = await memory({ write: picky }).packPages(DOMID, range(1, 9), fd, 0, alignedHead, {
+        directFd: DIRECT,
+      });
+      expect(writes.map(({ direct }) => direct)).toEqual([true, false, false, false]);
+      expect(kinds.every((kind) => kind === DATA)).toBe(true);
+      expect(readFileSync(join(directory, 'f'))).toHaveLength(11 * PAGE);
+    });
+
+    test('any other error is an error', async () => {
+      const full: WriteFd = async () => {
+        throw diskFull;
+      };
+      const failed = memory({ write: full }).packPages(DOMID, range(1, 2), fd, 0, alignedHead, {
+        directFd: DIRECT,
+      });
+      await expect(failed).rejects.toMatchObject({ data: { errno: 'ENOSPC' } });
+    });
+  });
+
   test('names a page that cannot be mapped, never touches it, and writes the others', async () => {
     failing.set(7, -22);
     const { kinds } = await memory().packPages(DOMID, Uint32Array.of(6, 7, 8), fd, 0, head);
