@@ -490,4 +490,6 @@ export interface Host extends AsyncDisposable {
   readonly extents?: (fd: number) => Promise<Extents>;
   /** Memory in bytes that may be filled with pages that wait to be written. Default: by `/proc/meminfo`. */
   readonly spareMemory?: (() => number) | undefined;
+  /** Bytes that can be written to files before the writer has to wait for the disk. Default: by `/proc/vmstat`. */
+  readonly dirtyRoom?: (() => number) | undefined;
 }

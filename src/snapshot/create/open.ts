@@ -97,14 +97,13 @@ async function openJournal(run: CreateRun): Promise<CreateJournal> {
   return journal;
 }
 
-async function openFile({ context, phases }: CreateRun, journal: CreateJournal): Promise<OutputFile> {
+async function openFile({ host, context, phases }: CreateRun, journal: CreateJournal): Promise<OutputFile> {
   const { memoryPath } = context.plan;
   const file = await OutputFile.create(memoryPath);
   planPartialUndo(phases, memoryPath, () => file.discard(phases.hanging));
   journal.note({ step: 'opened', inode: await file.inode() });
-  if (context.tuning?.direct ?? context.domain.memoryBytes > DIRECT_FACTOR * dirtyRoom()) {
-    await file.openDirect();
-  }
+  const room = host.dirtyRoom ?? dirtyRoom;
+  if (context.tuning?.direct ?? context.domain.memoryBytes > DIRECT_FACTOR * room()) await file.openDirect();
   return file;
 }
 
