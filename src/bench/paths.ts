@@ -16,7 +16,7 @@ export interface BenchPath {
 
 export const DEFAULT_PATHS = 'xl-save,paused,live';
 /** What `all` stands for. */
-const ALL_PATHS = `${DEFAULT_PATHS},xl-save+sync,paused+sync,live+sync,paused+in-flight=1,paused+batch=510,paused+no-sparse,paused+no-checksums`;
+const ALL_PATHS = `${DEFAULT_PATHS},xl-save+sync,paused+sync,live+sync,paused+in-flight=1,paused+batch=510,paused+no-sparse,paused+no-checksums,paused+direct,paused+no-direct`;
 
 /**
  * Parses a list of paths: each is a mode, followed by options with a `+` before each, such as `paused+sync+batch=510`.

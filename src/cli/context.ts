@@ -98,6 +98,23 @@ export interface CliContext {
   readonly own: readonly string[];
 }
 
+/** The library's calls. Each loads its code when it is made: a create should not wait for that of a revert. */
+const LAZY_CALLS: SnapshotCalls = {
+  planCreate: async (host, request) =>
+    (await import('../snapshot/create/create.ts')).planCreate(host, request),
+  createSnapshot: async (...args) => (await import('../snapshot/create/create.ts')).createSnapshot(...args),
+  planRevert: async (...args) => (await import('../snapshot/revert/revert.ts')).planRevert(...args),
+  revertSnapshot: async (...args) => (await import('../snapshot/revert/revert.ts')).revertSnapshot(...args),
+  planDelete: async (...args) => (await import('../snapshot/delete/delete.ts')).planDelete(...args),
+  deleteSnapshots: async (...args) => (await import('../snapshot/delete/delete.ts')).deleteSnapshots(...args),
+  findSnapshotConfig: async (...args) =>
+    (await import('../snapshot/list/named.ts')).findSnapshotConfig(...args),
+  snapshotNames: async (...args) => (await import('../snapshot/list/list.ts')).snapshotNames(...args),
+  listSnapshots: async (...args) => (await import('../snapshot/list/list.ts')).listSnapshots(...args),
+  recoverSnapshot: async (...args) => (await import('../snapshot/recover.ts')).recoverSnapshot(...args),
+  recoverAll: async (...args) => (await import('../snapshot/recover.ts')).recoverAll(...args),
+};
+
 /** Makes the context of this process. Heavy modules are loaded when they are used, so that help and usage errors are quick. */
 export function processContext(): CliContext {
   return {
@@ -137,15 +154,7 @@ export function processContext(): CliContext {
       return imageHost({ signal });
     },
     async loadCalls() {
-      const [create, revert, recover, list, named, remove] = await Promise.all([
-        import('../snapshot/create/create.ts'),
-        import('../snapshot/revert/revert.ts'),
-        import('../snapshot/recover.ts'),
-        import('../snapshot/list/list.ts'),
-        import('../snapshot/list/named.ts'),
-        import('../snapshot/delete/delete.ts'),
-      ]);
-      return { ...create, ...revert, ...recover, ...list, ...named, ...remove };
+      return LAZY_CALLS;
     },
     async runDoctor(domain, options = {}) {
       const { runDoctor } = await import('../toolstack/doctor/doctor.ts');

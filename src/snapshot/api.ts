@@ -16,6 +16,11 @@ export interface Tuning {
   readonly sparse?: boolean;
   /** Computes the manifest's checksums. Default: true. */
   readonly checksums?: boolean;
+  /**
+   * Writes the pages past the page cache (O_DIRECT), where the file system can. Default: if the guest has far more memory
+   * than the kernel takes into its page cache before it makes writers wait.
+   */
+  readonly direct?: boolean;
 }
 
 /**

@@ -130,7 +130,8 @@ export interface Guest extends AsyncDisposable {
    * back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
    * @param pfns at most `maxBatch`
    * @param makeHead is given the kind of each page; where it makes one of zeros `data`, that page is written too
-   * @param options `sum`: whether to sum up what is written
+   * @param options `sum`: whether to sum up what is written. `directFd`: the same file, opened with O_DIRECT, which may be used
+   * instead where position, length and address are multiples of 4096
    * @throws {OutputError} If a write fails
    */
   packPages(
@@ -138,7 +139,7 @@ export interface Guest extends AsyncDisposable {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-    options?: { readonly sum?: boolean },
+    options?: { readonly sum?: boolean; readonly directFd?: number | undefined },
   ): Promise<PackedPages>;
   /**
    * Copies pages into `into`, page i to byte 4096 * i. Pages must have types that carry data.
@@ -365,9 +366,11 @@ export interface Toolstack {
   /**
    * Another program that saves or migrates the domain at this moment, as far as can be known: it suspends and resumes
    * the guest, and takes the dirty log over.
+   * @param options `onlyNew`: it was asked without that a moment ago, and found none; the guest is stopped now, so an answer must
+   * be quick
    * @returns its pid; `undefined` when there is none
    */
-  saver(domid: Domid): Promise<number | undefined>;
+  saver(domid: Domid, options?: { readonly onlyNew?: boolean }): Promise<number | undefined>;
   /** The configuration it would be saved with. */
   domainConfig(domid: Domid): Promise<LibxlConfig>;
   /** All disks of the domain, with what prevents a snapshot of each. */
@@ -487,4 +490,6 @@ export interface Host extends AsyncDisposable {
   readonly extents?: (fd: number) => Promise<Extents>;
   /** Memory in bytes that may be filled with pages that wait to be written. Default: by `/proc/meminfo`. */
   readonly spareMemory?: (() => number) | undefined;
+  /** Bytes that can be written to files before the writer has to wait for the disk. Default: by `/proc/vmstat`. */
+  readonly dirtyRoom?: (() => number) | undefined;
 }

@@ -118,6 +118,8 @@ export class FakeHost implements Host {
   freeMemory = 2 ** 32;
   /** Memory of dom0 in bytes for pages that wait to be written. */
   spareMemory: () => number = () => 2 ** 26;
+  /** Bytes that the page cache takes at once. */
+  dirtyRoom: () => number = () => 2 ** 40;
   /** Whether pages of a running guest may be read, which is right for estimates but not for a snapshot. */
   peeking = false;
   /** Why the guest's memory cannot be read. */

@@ -1,5 +1,7 @@
 /** Starts the guardian: a process that undoes a create if this one is killed. */
 import { spawn } from 'node:child_process';
+import nodeModule from 'node:module';
+import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { EnvironmentError } from '../core/errors.ts';
 import type { Guardian } from '../snapshot/ports.ts';
@@ -19,6 +21,7 @@ export function startGuardian(
     cwd: '/',
     // Out of reach of Ctrl-C, and of programs that wait for the end of our pipes.
     detached: true,
+    env: { ...process.env, ...compileCache() },
     stdio: ['pipe', 'ignore', 'ignore'],
   });
   // Neither the guardian nor its end may stop us or keep us running.
@@ -39,6 +42,14 @@ export function startGuardian(
       child.stdin.end('done\n');
     },
   };
+}
+
+/** Node's variable that has the guardian load its code from where this process does (Node 22.8 and later), if anywhere. */
+function compileCache(): { readonly NODE_COMPILE_CACHE?: string } {
+  const { getCompileCacheDir } = nodeModule as { readonly getCompileCacheDir?: () => string | undefined };
+  const own = getCompileCacheDir?.();
+  // That of this version of Node, below the one that is asked for.
+  return own === undefined ? {} : { NODE_COMPILE_CACHE: dirname(own) };
 }
 
 function guardianScript(): string {

@@ -28,6 +28,8 @@ export interface ForeignMemoryOptions {
   readonly write?: WriteFd;
 }
 
+/** So many pages and more are looked at as a whole: fewer are zeros together too rarely. */
+const MIN_STRETCH = 64;
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
 /** Makes the head of a stretch of the file, at least 64 bytes, once the kinds of its pages are known. */
@@ -50,6 +52,8 @@ export interface PackOptions {
   readonly rewriter?: PageRewriter | undefined;
   /** Whether to sum up what is written. */
   readonly sum?: boolean | undefined;
+  /** The same file, opened with O_DIRECT. It is used if position and length are multiples of 4096. */
+  readonly directFd?: number | undefined;
 }
 
 /** What was packed. */
@@ -61,6 +65,12 @@ export interface PackedPages {
    * not wanted, or libxxhash is not installed.
    */
   readonly sum: string | undefined;
+}
+
+/** See `PackOptions`. */
+interface FileToWrite {
+  readonly fd: number;
+  readonly directFd: number | undefined;
 }
 
 /** A stretch of the file, in memory. */
@@ -97,6 +107,7 @@ export class ForeignMemory {
   readonly #xxh3: NativeFunction | undefined;
   readonly #write: WriteFd;
   readonly #zeros = new Uint8Array(PAGE_SIZE);
+  readonly #addressOfZeros: number;
   /** Buffers for packing that are not in use. */
   readonly #buffers: Uint8Array[] = [];
   #turn: Promise<void> = Promise.resolve();
@@ -112,6 +123,7 @@ export class ForeignMemory {
     this.#koffi = koffi;
     this.#functions = functions;
     this.#handle = handle;
+    this.#addressOfZeros = this.#addressOf(this.#zeros);
   }
 
   /**
@@ -124,7 +136,7 @@ export class ForeignMemory {
     fd: number,
     position: number,
     makeHead: HeadMaker,
-    { rewriter, sum = false }: PackOptions = {},
+    { rewriter, sum = false, directFd }: PackOptions = {},
   ): Promise<PackedPages> {
     const packed = this.#withMapped(domid, gfns, (pages) => this.#pack(pages, makeHead, rewriter));
     const { buffer, kinds, used } = packed;
@@ -132,7 +144,7 @@ export class ForeignMemory {
       const summing = sum ? this.#sum(buffer, used) : undefined;
       // If the write fails, nobody waits for the sum.
       summing?.catch(() => {});
-      await this.#inTurn(() => this.#writeWhole(fd, buffer.subarray(0, used), position));
+      await this.#inTurn(() => this.#writeWhole({ fd, directFd }, buffer.subarray(0, used), position));
       return { kinds, sum: await summing };
     } finally {
       this.#buffers.push(buffer);
@@ -150,11 +162,15 @@ export class ForeignMemory {
     return this.#withMapped(domid, gfns, ({ address, errors }) => {
       const kinds = new Uint8Array(gfns.length);
       const target = this.#addressOf(into);
-      for (let i = 0; i < gfns.length; i++) {
-        if (errors[i] !== 0) kinds[i] = PAGE_KIND.unmapped;
-        else {
-          this.#functions.memcpy.callFast(target + i * PAGE_SIZE, address + i * PAGE_SIZE, PAGE_SIZE);
+      for (let i = 0; i < gfns.length; ) {
+        if (errors[i] !== 0) {
+          kinds[i++] = PAGE_KIND.unmapped;
+          continue;
         }
+        const from = i++;
+        while (errors[i] === 0) i++;
+        const length = (i - from) * PAGE_SIZE;
+        this.#functions.memcpy.callFast(target + from * PAGE_SIZE, address + from * PAGE_SIZE, length);
       }
       for (const i of rewriter?.pages ?? []) {
         if (kinds[i] !== PAGE_KIND.data) continue;
@@ -221,8 +237,12 @@ export class ForeignMemory {
   }
 
   #takeBuffer(bytes: number): Uint8Array {
-    const buffer = this.#buffers.pop();
-    return buffer !== undefined && buffer.length >= bytes ? buffer : new Uint8Array(bytes);
+    const used = this.#buffers.pop();
+    if (used !== undefined && used.length >= bytes) return used;
+    // At a multiple of 4096, as O_DIRECT needs it.
+    const buffer = new Uint8Array(bytes + PAGE_SIZE);
+    const start = -this.#addressOf(buffer) & (PAGE_SIZE - 1);
+    return buffer.subarray(start, start + bytes);
   }
 
   /** Sums up what was packed, without the zeros at its end. */
@@ -234,15 +254,47 @@ export class ForeignMemory {
 
   /** Determines the kinds of the pages. Pages that are not mapped are not touched. */
   #classify(address: number, errors: Int32Array): Uint8Array {
-    const { memcmp } = this.#functions;
-    const zeros = this.#addressOf(this.#zeros);
     const kinds = new Uint8Array(errors.length);
+    let all = true;
     for (let i = 0; i < kinds.length; i++) {
-      if (errors[i] !== 0) kinds[i] = PAGE_KIND.unmapped;
-      // memcmp stops at the first byte that differs; in most pages with data that is the first byte.
-      else if (memcmp.callFast(address + i * PAGE_SIZE, zeros, PAGE_SIZE) === 0) kinds[i] = PAGE_KIND.zero;
+      if (errors[i] === 0) continue;
+      kinds[i] = PAGE_KIND.unmapped;
+      all = false;
     }
+    this.#findZeros(address, kinds, { from: 0, to: kinds.length, whole: all });
     return kinds;
+  }
+
+  /**
+   * Marks pages of zeros. Memory that a guest does not use is zero in long stretches, so a stretch is looked at as a whole,
+   * then its halves.
+   * @param stretch `whole`: all of its pages are mapped
+   */
+  #findZeros(
+    address: number,
+    kinds: Uint8Array,
+    { from, to, whole }: { readonly from: number; readonly to: number; readonly whole: boolean },
+  ): void {
+    const { memcmp } = this.#functions;
+    const isZero = (i: number): boolean =>
+      memcmp.callFast(address + i * PAGE_SIZE, this.#addressOfZeros, PAGE_SIZE) === 0;
+    const pages = to - from;
+    if (whole && pages >= MIN_STRETCH) {
+      const start = address + from * PAGE_SIZE;
+      // Each page is like the one before it.
+      if (isZero(from) && memcmp.callFast(start, start + PAGE_SIZE, (pages - 1) * PAGE_SIZE) === 0) {
+        kinds.fill(PAGE_KIND.zero, from, to);
+        return;
+      }
+      const middle = from + (pages >>> 1);
+      this.#findZeros(address, kinds, { from, to: middle, whole });
+      this.#findZeros(address, kinds, { from: middle, to, whole });
+      return;
+    }
+    for (let i = from; i < to; i++) {
+      // memcmp stops at the first byte that differs; in most pages with data that is the first byte.
+      if (kinds[i] === PAGE_KIND.data && isZero(i)) kinds[i] = PAGE_KIND.zero;
+    }
   }
 
   /**
@@ -289,13 +341,21 @@ export class ForeignMemory {
    * Writes all of `bytes` at an offset.
    * @throws {OutputError} If it fails
    */
-  async #writeWhole(fd: number, bytes: Uint8Array, position: number): Promise<void> {
+  async #writeWhole(file: FileToWrite, bytes: Uint8Array, position: number): Promise<void> {
+    let { directFd } = file;
     for (let done = 0; done < bytes.length; ) {
+      const aligned = ((position + done) | (bytes.length - done)) % PAGE_SIZE === 0;
+      const fd = directFd !== undefined && aligned ? directFd : file.fd;
       try {
         const { bytesWritten } = await this.#write(fd, bytes, done, bytes.length - done, position + done);
         done += bytesWritten;
       } catch (cause) {
         const name = errnoCode(cause) ?? 'unknown error';
+        // The file system wants more than these multiples, or cannot do it at all.
+        if (name === 'EINVAL' && fd === directFd) {
+          directFd = undefined;
+          continue;
+        }
         throw new OutputError('OUTPUT_WRITE', `cannot write guest memory: ${name}`, {
           cause,
           offset: position + done,

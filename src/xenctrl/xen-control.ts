@@ -56,6 +56,9 @@ const XTAB_WORDS = Uint32Array.from({ length: 2 * PAGE_TYPE_CHUNK }, (_, at) =>
  */
 const HANDOVER_MS = 0.1;
 
+/** Arguments of xc_shadow_control, behind the domid. */
+const ENABLE_LOG = [SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0] as const;
+
 /** Options of `XenControl.open`. */
 export interface OpenXenOptions {
   /** Whether a release that is newer than all in `ABIS` may be used, for HVM and PVH guests. Default: false. */
@@ -429,20 +432,17 @@ export class XenControl implements AsyncDisposable {
    * @param gfns how many gfns later calls will ask for
    */
   async startDirtyLog(domid: Domid, gfns: number): Promise<void> {
+    const { xc_shadow_control } = this.#libraries.ctrl;
+    const enable = (): Promise<number> => this.#call(xc_shadow_control, domid, ...ENABLE_LOG);
     try {
-      await this.#enableDirtyLog(domid);
+      await enable();
     } catch {
       // tools/libs/guest/xg_sr_save.c: enable_logdirty.
       await this.stopDirtyLog(domid);
-      await this.#enableDirtyLog(domid);
+      await enable();
     }
     // As in tools/libs/guest/xg_sr_save.c: enable_logdirty.
     await this.#clean(domid, gfns, false);
-  }
-
-  async #enableDirtyLog(domid: Domid): Promise<void> {
-    const { xc_shadow_control } = this.#libraries.ctrl;
-    await this.#call(xc_shadow_control, domid, SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0);
   }
 
   async stopDirtyLog(domid: Domid): Promise<void> {
@@ -462,7 +462,7 @@ export class XenControl implements AsyncDisposable {
     gfns: number,
     final: boolean,
   ): Promise<{ readonly bitmap: Uint8Array; readonly whole: boolean }> {
-    if (final && !(await this.#logsDirty(domid))) throw logLost(domid);
+    if (final && !this.#logsDirty(domid)) throw logLost(domid);
     const taken = await takeBitmap(() => this.#clean(domid, gfns, final));
     if (taken.whole) return taken;
     if (final) throw logLost(domid);
@@ -489,7 +489,11 @@ export class XenControl implements AsyncDisposable {
       async ({ struct, address }) => {
         const mode = final ? SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
         const { XEN_DOMCTL_SHADOW_OP_CLEAN: clean } = SHADOW_OP;
-        const seen = await this.#call(ctrl.xc_logdirty_control, domid, clean, struct, gfns, mode, stats);
+        const args = [domid, clean, struct, gfns, mode, stats] as const;
+        // A thread would take as long to begin; but a running guest's log must not hold this one up.
+        const seen = final
+          ? this.#quick(ctrl.xc_logdirty_control, ...args)
+          : await this.#call(ctrl.xc_logdirty_control, ...args);
         if (seen !== gfns) {
           throw new XenCallError('xc_logdirty_control', 0, { domid, data: { expected: gfns, seen } });
         }
@@ -502,16 +506,14 @@ export class XenControl implements AsyncDisposable {
   /**
    * Returns whether log-dirty mode is on; afterwards it is on in any case. Xen cannot be asked, and returns
    * an empty bitmap if the mode is off; but turning it on fails if it is on already
-   * (xen/arch/x86/mm/paging.c: paging_log_dirty_enable).
+   * (xen/arch/x86/mm/paging.c: paging_log_dirty_enable). In this thread, since the guest is stopped.
    */
-  async #logsDirty(domid: Domid): Promise<boolean> {
-    try {
-      await this.#enableDirtyLog(domid);
-      return false;
-    } catch (error) {
-      if (error instanceof XenCallError && error.errno === 'EINVAL') return true;
-      throw error;
-    }
+  #logsDirty(domid: Domid): boolean {
+    const { xc_shadow_control } = this.#libraries.ctrl;
+    const { value, errno } = xc_shadow_control.callHere(this.#open('takeDirty'), domid, ...ENABLE_LOG);
+    if (value >= 0) return false;
+    if (errnoName(errno) === 'EINVAL') return true;
+    throw new XenCallError(xc_shadow_control.name, errno, { domid });
   }
 
   async tscInfo(domid: Domid): Promise<TscNumbers> {

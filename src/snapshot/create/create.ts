@@ -176,6 +176,8 @@ async function take(run: CreateRun): Promise<CreateResult> {
   if (plan.disks.length > 0) await noteDisks(run, opened.journal);
   const stored = storageDisks(plan);
   if (stored.length > 0) await phases.run('prepare', () => prepareDisks(run, opened.journal, stored));
+  // All processes, so that few are left to be looked at while the guest is stopped.
+  if (precopy !== undefined) await phases.step(() => checkLogIsOurs(run));
   const hold = new GuestHold(host.hypervisor, domain.domid, (state) => record.note({ hold: state }));
   run.hold = hold;
   const forgetHold = planHoldUndo(phases, plan.state, domain.domid, hold);
@@ -291,7 +293,7 @@ async function copyRest(
   if (precopy === undefined) await saver.copyAll();
   else {
     await precopy.finish();
-    await checkLogIsOurs(run);
+    await checkLogIsOurs(run, { onlyNew: true });
   }
   return { memory: await saver.finish(), newPrefix };
 }
@@ -315,9 +317,12 @@ function changedPrefix({ output, prefix }: OpenOutput, now: Uint8Array): Uint8Ar
  * Checks that no other save has taken over the dirty log: we would have missed the pages that it was given.
  * @throws {DomainError} If one may have
  */
-async function checkLogIsOurs({ host, context }: CreateRun): Promise<void> {
+async function checkLogIsOurs(
+  { host, context }: CreateRun,
+  options: { readonly onlyNew?: boolean } = {},
+): Promise<void> {
   const { domid } = context.domain;
-  const pid = await host.toolstack.saver(domid);
+  const pid = await host.toolstack.saver(domid, options);
   if (pid === undefined) return;
   const { code, message, hint } = beingSavedProblem(pid);
   throw new DomainError(code, message, { domid, hint });

@@ -238,6 +238,7 @@ export class SegmentWriter {
     };
     const { kinds, sum } = await this.#guest.packPages(this.#output.fd, pfns, offset, makeHead, {
       sum: this.#sums,
+      directFd: this.#output.directFd,
     });
     if (sum !== undefined) this.#output.noteSum({ from: offset, to: dataOffset + count * PAGE_SIZE }, sum);
     const firstBit = record * bitsPerRecord(layout.perRecord);

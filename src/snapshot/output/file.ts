@@ -33,6 +33,8 @@ export interface MemoryOutput {
 /** A file that is written at offsets. */
 export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
   readonly fd: number;
+  /** The same file, opened with O_DIRECT, if writes should go past the page cache. */
+  readonly directFd?: number | undefined;
   /** Notes the checksum of a stretch that was written by `fd`, until something is written there again. */
   noteSum(stretch: FileRange, sum: string): void;
   /** Called now and then while the guest runs: starts writing to disk what has been written so far. */
@@ -49,6 +51,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   /** While the guest is stopped, nothing in this thread waits for the file system: signals must be handled. */
   guestStopped = false;
   readonly #file: FileHandle;
+  #direct: FileHandle | undefined;
   readonly #sums = new WrittenSums();
   /** What the file is, from when it may have its name. */
   #identity: FileIdentity | undefined;
@@ -79,6 +82,17 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   /** File descriptor, open for reading and writing. */
   get fd(): number {
     return this.#file.fd;
+  }
+
+  get directFd(): number | undefined {
+    return this.#direct?.fd;
+  }
+
+  /** Opens the file once more, for writes past the page cache. Not all file systems can do that; then it changes nothing. */
+  async openDirect(): Promise<void> {
+    const flags = constants.O_WRONLY | constants.O_DIRECT;
+    // By the descriptor: it is this file, whatever has its name.
+    this.#direct ??= await open(`/proc/self/fd/${this.#file.fd}`, flags).catch(() => undefined);
   }
 
   /**
@@ -161,6 +175,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
 
   async #giveName(): Promise<void> {
     this.#identity = await this.#file.stat();
+    await this.#direct?.close();
     await this.#file.close();
     try {
       await renameNew(this.partialPath, this.path);
@@ -175,7 +190,10 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
    * @param users when they are over; until then the file's number must not become another file's
    */
   async discard(users?: Promise<unknown>): Promise<void> {
-    const close = (): Promise<void> => this.#file.close().catch(() => undefined);
+    const close = async (): Promise<void> => {
+      await this.#direct?.close().catch(() => undefined);
+      await this.#file.close().catch(() => undefined);
+    };
     if (users === undefined) await close();
     else void users.then(close);
     await rm(this.partialPath, { force: true });

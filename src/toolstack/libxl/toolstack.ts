@@ -29,7 +29,7 @@ import { findPlace } from '../storage/places.ts';
 import { lockDomain } from './domain-lock.ts';
 import { findByName, findByUuid, findDomain } from './find-domain.ts';
 import { imagesInUse } from './images-in-use.ts';
-import { findSaver } from './savers.ts';
+import { SaverSearch } from './savers.ts';
 import { editStoredConfig } from './userdata.ts';
 
 /** Time limit for a restored domain's disks to connect, in milliseconds. */
@@ -46,6 +46,7 @@ const CONNECT_MS = 5000;
 export abstract class LibxlToolstack implements Toolstack {
   protected readonly hypervisor: Hypervisor;
   protected readonly xenstore: XenstoreClient;
+  readonly #savers = new SaverSearch();
   readonly #userdata: string | undefined;
   readonly #runDirectory: string | undefined;
 
@@ -100,8 +101,8 @@ export abstract class LibxlToolstack implements Toolstack {
     return startGuardian();
   }
 
-  saver(domid: Domid): Promise<number | undefined> {
-    return findSaver(domid);
+  saver(domid: Domid, options?: { readonly onlyNew?: boolean }): Promise<number | undefined> {
+    return this.#savers.find(domid, options);
   }
 
   imagesInUse(): Promise<readonly ImageUse[]> {

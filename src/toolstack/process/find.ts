@@ -8,6 +8,10 @@ export type ReadOfProcess = (file: 'comm' | 'cmdline') => Promise<string>;
 
 /** Longest name that the kernel has for a process, with the newline: TASK_COMM_LEN. */
 const MAX_COMM_BYTES = 16;
+/** More than the fields of /proc/PID/stat take. */
+const MAX_STAT_BYTES = 1024;
+/** USER_HZ, in which /proc counts time on x86. */
+const TICKS_PER_SECOND = 100;
 
 /**
  * Returns what a process has read, written and computed, as a text to compare; `undefined` if it has ended.
@@ -73,25 +77,48 @@ export async function findProcess(
  * Lists the processes of a name, in this thread: a guest may be stopped now, and the thread pool takes twenty times as
  * long. Reading a process's name never waits.
  * @param comm its name in the kernel, at most 15 characters
+ * @param skipped pids that are not looked at
  * @returns their pids
  */
-export function pidsNamed(comm: string, proc: string): readonly string[] {
+export function pidsNamed(
+  comm: string,
+  proc: string,
+  skipped: ReadonlySet<string> = new Set(),
+): readonly string[] {
   const wanted = `${comm}\n`;
   const buffer = Buffer.alloc(MAX_COMM_BYTES);
-  const nameOf = (pid: string): string | undefined => {
-    try {
-      const fd = openSync(`${proc}/${pid}/comm`, 'r');
-      try {
-        return buffer.toString('latin1', 0, readSync(fd, buffer, 0, MAX_COMM_BYTES, null));
-      } finally {
-        closeSync(fd);
-      }
-    } catch {
-      // It has exited in the meantime.
-      return undefined;
-    }
+  const nameOf = (pid: string): string | undefined => readStart(`${proc}/${pid}/comm`, buffer);
+  return readdirSync(proc).filter((pid) => isPid(pid) && !skipped.has(pid) && nameOf(pid) === wanted);
+}
+
+/**
+ * Lists the processes that have run for some time; those of which that is not known are left out.
+ * @param seconds how long
+ * @returns their pids
+ */
+export function pidsOlderThan(seconds: number, proc: string): readonly string[] {
+  const buffer = Buffer.alloc(MAX_STAT_BYTES);
+  const uptime = Number.parseFloat(readStart(`${proc}/uptime`, buffer) ?? '');
+  const startOf = (pid: string): number => {
+    const stat = readStart(`${proc}/${pid}/stat`, buffer) ?? '';
+    // proc(5): the 22nd field; the name before them, which may contain spaces, is the second.
+    return Number(stat.slice(stat.lastIndexOf(')')).split(' ')[20]) / TICKS_PER_SECOND;
   };
-  return readdirSync(proc).filter((pid) => isPid(pid) && nameOf(pid) === wanted);
+  return readdirSync(proc).filter((pid) => isPid(pid) && uptime - startOf(pid) > seconds);
+}
+
+/** The beginning of a file of /proc; `undefined` if the process has exited in the meantime. */
+function readStart(path: string, buffer: Buffer): string | undefined {
+  try {
+    const fd = openSync(path, 'r');
+    try {
+      return buffer.toString('latin1', 0, readSync(fd, buffer, 0, buffer.length, null));
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    return undefined;
+  }
 }
 
 function isPid(name: string): boolean {

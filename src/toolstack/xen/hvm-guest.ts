@@ -96,7 +96,7 @@ export class HvmGuest implements Guest {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-    options?: { readonly sum?: boolean },
+    options?: Parameters<Guest['packPages']>[4],
   ): Promise<PackedPages> {
     return this.#xen.packPages(this.#domid, pfns, fd, position, makeHead, options);
   }

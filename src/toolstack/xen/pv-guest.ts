@@ -89,7 +89,7 @@ export class PvGuest implements Guest {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-    options?: { readonly sum?: boolean },
+    options?: Parameters<Guest['packPages']>[4],
   ): Promise<PackedPages> {
     return this.#withRewriter(pfns, (mfns, rewriter) =>
       this.#xen.packPages(this.#domid, mfns, fd, position, makeHead, { ...options, rewriter }),

@@ -70,6 +70,7 @@ class Scene implements Disposable {
       disks: disks.map((_, i) => ({ vdev: `xvd${'ab'[i]}` })),
     });
     const { host } = this;
+    if (paused) host.dirtyRoom = () => 0;
     host.fault = (call) => {
       if (!live) return;
       keepWriting(host, call, PAGES);

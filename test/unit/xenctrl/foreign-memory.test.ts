@@ -19,6 +19,7 @@ const DOMID = toDomid(5);
 
 const libc = koffi.load(null);
 const mmap = libc.func('mmap', 'void *', ['void *', 'size_t', 'int', 'int', 'int', 'int64_t']);
+const mprotect = libc.func('mprotect', 'int', ['void *', 'size_t', 'int']);
 const munmap = libc.func('munmap', 'int', ['void *', 'size_t']);
 const libcFunctions = bind(koffi, LIBC);
 const PROT_READ_WRITE = 3;
@@ -63,11 +64,12 @@ function fn(name: string, body: (...args: NativeArgument[]) => [number | bigint,
 }
 
 /** Foreign memory over anonymous mappings of this process. */
-function memory(options: ForeignMemoryOptions = {}): ForeignMemory {
+function memory(options: ForeignMemoryOptions = {}, memcmp = libcFunctions.memcmp): ForeignMemory {
   return new ForeignMemory(
     koffi,
     {
       ...libcFunctions,
+      memcmp,
       xenforeignmemory_map: fn('map', (_handle, _domid, _prot, pages, words, errors) => {
         if (mapErrno !== 0) return [0n, mapErrno];
         const length = Number(pages) * PAGE;
@@ -78,6 +80,8 @@ function memory(options: ForeignMemoryOptions = {}): ForeignMemory {
           bytes.fill(fill(gfn), i * PAGE, (i + 1) * PAGE);
           if (gfn === last) bytes[(i + 1) * PAGE - 1] = 1;
           (errors as Int32Array)[i] = failing.get(gfn) ?? 0;
+          // Touching it kills the process, as it does on Xen.
+          if (failing.has(gfn)) mprotect(address + BigInt(i * PAGE), PAGE, 0);
         }
         mapped++;
         return [address, 0];
@@ -134,6 +138,36 @@ describe('packPages', () => {
     expect(file.indexOf(1, 3)).toBe(HEAD + PAGE - 1);
   });
 
+  for (const odd of [0, 1, 63, 64, 127, 510, 511, 512, 1020, 1021]) {
+    test(`finds zeros in long stretches: all but page ${odd} of a record`, async () => {
+      fill = () => 0;
+      last = odd;
+      const gfns = range(0, 1022);
+      const { kinds } = await memory().packPages(DOMID, gfns, fd, 0, head);
+      expect([...gfns].filter((i) => kinds[i] === DATA)).toEqual([odd]);
+      expect(kinds.every((kind, i) => i === odd || kind === ZERO)).toBe(true);
+      // The same, where the page cannot be mapped.
+      failing.set(odd, -22);
+      const again = await memory().packPages(DOMID, gfns, fd, 0, head);
+      expect([...again.kinds]).toEqual([...kinds].map((kind) => (kind === DATA ? UNMAPPED : kind)));
+    });
+  }
+
+  test('a record of zeros takes two calls, not one for each page', async () => {
+    fill = () => 0;
+    let calls = 0;
+    const counted = {
+      ...libcFunctions.memcmp,
+      callFast: (...args: number[]) => {
+        calls++;
+        return libcFunctions.memcmp.callFast(...args);
+      },
+    };
+    const { kinds } = await memory({}, counted).packPages(DOMID, range(0, 1022), fd, 0, head);
+    expect(kinds.every((kind) => kind === ZERO)).toBe(true);
+    expect(calls).toBe(2);
+  });
+
   test('writes parallel batches one after the other, and one that fails does not stop the next', async () => {
     let writing = 0;
     const slow: WriteFd = async (file, bytes, offset, length, position) => {
@@ -149,6 +183,68 @@ describe('packPages', () => {
     );
     expect(both.map(({ status }) => status)).toEqual(['rejected', 'fulfilled', 'rejected']);
     expect(mapped).toBe(0);
+  });
+
+  describe('with a descriptor for O_DIRECT', () => {
+    const DIRECT = 1_000_000;
+    const alignedHead = (kinds: Uint8Array): Uint8Array =>
+      new Uint8Array(2 * PAGE).fill(9).fill(7, 0, kinds.length);
+    let writes: { readonly direct: boolean; readonly position: number; readonly length: number }[];
+    /** What a kernel says that writes at most 3 pages at once, and only what is aligned. */
+    const kernel: WriteFd = async (file, bytes, offset, length, position) => {
+      const direct = file === DIRECT;
+      writes.push({ direct, position, length });
+      const address = Number(koffi.address(bytes)) + offset;
+      if (direct && (address | length | position) % PAGE !== 0)
+        throw Object.assign(new Error(), { code: 'EINVAL' });
+      return await real(fd, bytes, offset, Math.min(length, 3 * PAGE), position);
+    };
+    beforeEach(() => {
+      writes = [];
+    });
+
+    test('all is written there if it is aligned', async () => {
+      const foreign = memory({ write: kernel });
+      const gfns = range(1, 9);
+      await foreign.packPages(DOMID, gfns, fd, 8192, alignedHead, { directFd: DIRECT });
+      // A buffer that was used before.
+      await foreign.packPages(DOMID, gfns.subarray(0, 4), fd, 16 * PAGE, alignedHead, { directFd: DIRECT });
+      expect(writes.every(({ direct }) => direct)).toBe(true);
+      expect(writes.map(({ position }) => position / PAGE)).toEqual([2, 5, 8, 11, 16, 19]);
+      const file = readFileSync(join(directory, 'f'));
+      expect([2, 4, 12, 18, 21].map((page) => file[page * PAGE])).toEqual([7, 1, 9, 1, 4]);
+    });
+
+    test('what is not aligned is written by the other one', async () => {
+      await memory({ write: kernel }).packPages(DOMID, range(1, 2), fd, 512, alignedHead, {
+        directFd: DIRECT,
+      });
+      await memory({ write: kernel }).packPages(DOMID, range(1, 2), fd, 0, head, { directFd: DIRECT });
+      expect(writes.some(({ direct }) => direct)).toBe(false);
+    });
+
+    test('a file system that refuses it gets the rest by the other one', async () => {
+      const picky: WriteFd = async (...args) => {
+        if (args[0] === DIRECT && writes.length === 1) throw Object.assign(new Error(), { code: 'EINVAL' });
+        return await kernel(...args);
+      };
+      const { kinds } = await memory({ write: picky }).packPages(DOMID, range(1, 9), fd, 0, alignedHead, {
+        directFd: DIRECT,
+      });
+      expect(writes.map(({ direct }) => direct)).toEqual([true, false, false, false]);
+      expect(kinds.every((kind) => kind === DATA)).toBe(true);
+      expect(readFileSync(join(directory, 'f'))).toHaveLength(11 * PAGE);
+    });
+
+    test('any other error is an error', async () => {
+      const full: WriteFd = async () => {
+        throw diskFull;
+      };
+      const failed = memory({ write: full }).packPages(DOMID, range(1, 2), fd, 0, alignedHead, {
+        directFd: DIRECT,
+      });
+      await expect(failed).rejects.toMatchObject({ data: { errno: 'ENOSPC' } });
+    });
   });
 
   test('names a page that cannot be mapped, never touches it, and writes the others', async () => {

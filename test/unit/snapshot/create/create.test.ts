@@ -6,8 +6,9 @@ import { parseConfig } from '../../../../src/config/parse.ts';
 import { DomainError, EnvironmentError, PreflightError, UsageError } from '../../../../src/core/errors.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
 import { readMemoryFacts, verifyMemoryFile } from '../../../../src/memfile/verify.ts';
-import type { CreateRequest } from '../../../../src/snapshot/api.ts';
+import type { CreateRequest, Tuning } from '../../../../src/snapshot/api.ts';
 import { createSnapshot, planCreate } from '../../../../src/snapshot/create/create.ts';
+import type { Guest } from '../../../../src/snapshot/ports.ts';
 import { recoverAll, recoverSnapshot } from '../../../../src/snapshot/recover.ts';
 import { FakeGuest } from '../../../../src/testing/fake-guest.ts';
 import {
@@ -533,6 +534,35 @@ describe('a create that fails', () => {
     expect(filesIn(directory)).toEqual(['xvda.img', 'xvdb.img']);
     await createSnapshot(host, mixed());
     expect(host.runs).toBe(true);
+  });
+});
+
+describe('the page cache', () => {
+  /** Whether a create's pages were to be written past it. */
+  async function isDirect(room: (memory: number) => number, tuning?: Tuning): Promise<boolean> {
+    const host = makeHost();
+    host.dirtyRoom = () => room(host.guest.memoryBytes);
+    const direct: boolean[] = [];
+    const pack = host.guest.packPages.bind(host.guest);
+    vi.spyOn(host.guest, 'packPages').mockImplementation((...args) => {
+      const [fd, , , , { directFd } = {}] = args as Parameters<Guest['packPages']>;
+      direct.push(directFd !== undefined && directFd !== fd);
+      return pack(...args);
+    });
+    const { plan } = await createSnapshot(host, request({ name: `s${room(4)}${tuning?.direct}`, tuning }));
+    expect((await verifyMemoryFile(plan.memoryPath)).checksums).toBe('right');
+    expect(new Set(direct).size).toBe(1);
+    return direct[0] ?? false;
+  }
+
+  it('is left out if a guest has more than four times the memory that it takes', async () => {
+    expect(await isDirect((memory) => memory / 4)).toBe(false);
+    expect(await isDirect((memory) => memory / 4 - 1)).toBe(true);
+  });
+
+  it('is used or left out if the tuning says so', async () => {
+    expect(await isDirect((memory) => memory, { direct: true })).toBe(true);
+    expect(await isDirect(() => 0, { direct: false })).toBe(false);
   });
 });
 

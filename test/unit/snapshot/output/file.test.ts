@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { constants, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import fs, { open } from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
@@ -25,6 +25,24 @@ const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const names = (): string[] => readdirSync(directory.path);
 
 describe('OutputFile', () => {
+  it('is opened for O_DIRECT if its file system can do that, and closes both', async () => {
+    const open = (): number => readdirSync('/proc/self/fd').length;
+    const before = open();
+    const file = await OutputFile.create(path);
+    expect(file.directFd).toBeUndefined();
+    await file.openDirect();
+    if (file.directFd !== undefined) {
+      const flags = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`/proc/self/fdinfo/${file.directFd}`, 'utf8'));
+      expect(Number.parseInt(flags?.[1] ?? '0', 8) & constants.O_DIRECT).toBe(constants.O_DIRECT);
+    }
+    await file.commit();
+    expect(open()).toBe(before);
+    const other = await OutputFile.create(`${path}2`);
+    await other.openDirect();
+    await other.discard();
+    expect(open()).toBe(before);
+  });
+
   it('has its name only once it is complete, and is for its owner alone', async () => {
     const before = process.umask(0);
     try {
