@@ -149,7 +149,7 @@ function toWanted(one: string | SnapshotConfig): Wanted {
 /** The snapshot that a cfgfile names, which must be of the domain. */
 async function ofPath(
   memoryPath: string,
-  { found }: FoundManifests,
+  { found, damaged }: FoundManifests,
   own: readonly FoundManifest[],
   { domain }: DeleteRequest,
 ): Promise<FoundManifest> {
@@ -163,7 +163,8 @@ async function ofPath(
       data: { stored: { name, uuid } },
     });
   }
-  // Why it cannot be read, if it is there.
+  // Why it cannot be read, or not trusted, if it is there.
+  for (const one of damaged) if ((await truePath(one.memoryPath)) === real) throw one.error;
   await readManifest(manifestPathOf(memoryPath));
   throw new UsageError('NO_SNAPSHOT', `there is no manifest ${manifestPathOf(memoryPath)}`, {
     hint: 'without it nothing says what belongs to the snapshot: docs/howto/clean-up.md deletes one by hand',

@@ -73,7 +73,11 @@ export function pickNamed(
     throw new UsageError(
       'NO_SNAPSHOT',
       `no snapshot "${name}" of domain ${domain} can be read: ${messages.join('; ')}`,
-      { hint: 'give the cfgfile of the snapshot instead of its name' },
+      {
+        hint:
+          torn.find(({ error }) => error.code === 'MANIFEST_OWNER')?.error.hint ??
+          'give the cfgfile of the snapshot instead of its name',
+      },
     );
   }
   throw unknown(request, directories, own);

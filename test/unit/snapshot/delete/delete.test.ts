@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   readFileSync,
@@ -601,6 +602,32 @@ test('a dry run says what would go, and changes nothing', async () => {
   expect(plan.snapshots[0]?.allocatedBytes).toBeGreaterThan(0);
   expect(filesOf(host.directory)).toEqual(before);
   expect(host.locked).toBe(false);
+});
+
+test('a snapshot whose directory is a link elsewhere goes, and its killed delete is found there', async () => {
+  const path = await take('s1');
+  const own = join(host.directory, FAKE_UUID);
+  const elsewhere = fastDirectory('xlsnap-delete-elsewhere-');
+  renameSync(own, join(elsewhere, 'moved'));
+  symlinkSync(join(elsewhere, 'moved'), own);
+  const bury = await killed(host, 'after', 'undoSnapshots', () => remove('s1'));
+  expect(await names()).toEqual(['s1 impossible']);
+  expect(await recoverAll(host)).toMatchObject([{ kind: 'delete', outcome: 'deleted' }]);
+  expect(filesOf(elsewhere)).toEqual({ [join(elsewhere, 'moved')]: '' });
+  expect(existsSync(path)).toBe(false);
+  await bury();
+  rmSync(elsewhere, { recursive: true });
+});
+
+test('a manifest that another user could have written deletes nothing', async () => {
+  const path = await take('s1');
+  chmodSync(`${path}.json`, 0o666);
+  const before = filesOf(host.directory);
+  const config = { memoryPath: path };
+  expect(await refusal({ snapshots: [config] })).toMatchObject({ code: 'MANIFEST_OWNER', exitCode: 9 });
+  expect((await refusal({ snapshots: ['s1'] })).hint).toContain('chown root:root');
+  expect((await deleteSnapshots(host, { domain: 'guest1', keep: 1 })).plan.snapshots).toEqual([]);
+  expect(filesOf(host.directory)).toEqual(before);
 });
 
 test('a memory file elsewhere is found by its directory, under any name for it', async () => {

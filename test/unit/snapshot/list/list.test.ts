@@ -1,4 +1,7 @@
+import { execFileSync } from 'node:child_process';
 import {
+  chmodSync,
+  chownSync,
   mkdirSync,
   readFileSync,
   renameSync,
@@ -105,6 +108,21 @@ describe('snapshots are listed', () => {
     expect(error).toMatchObject({ code: 'NO_DIRECTORY', exitCode: 2 });
   });
 
+  test('where a directory of the host or of the caller is a link to one elsewhere', async () => {
+    const elsewhere = fastDirectory('xlsnap-list-elsewhere-');
+    const path = await take('s1');
+    const own = join(host.directory, FAKE_UUID);
+    renameSync(own, join(elsewhere, 'moved'));
+    symlinkSync(join(elsewhere, 'moved'), own);
+    symlinkSync('/nonexistent', join(host.directory, 'dangling'));
+    symlinkSync(host.directory, join(host.directory, 'loop'));
+    expect((await list()).snapshots).toMatchObject([{ memoryPath: path, revert: 'possible' }]);
+    // Each once, however many names lead there.
+    const found = await list({ directories: [elsewhere, join(elsewhere, 'moved')] });
+    expect(names(found)).toEqual(['s1']);
+    rmSync(elsewhere, { recursive: true });
+  });
+
   test('while no domain runs', async () => {
     await take('s1');
     await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
@@ -161,6 +179,30 @@ describe('a manifest that cannot be read', () => {
     for (const request of [{}, { domain: 'guest1' }]) {
       expect((await list(request)).damaged).toMatchObject([{ name: 'x' }]);
     }
+  });
+
+  test('is not trusted if another user could have written it', async () => {
+    const path = await take('s1');
+    const { name } = (await list()).snapshots[0] ?? {};
+    expect(name).toBe('s1');
+    for (const mode of [0o620, 0o602, 0o666]) {
+      chmodSync(`${path}.json`, mode);
+      const found = await list();
+      expect(names(found)).toEqual([]);
+      expect(found.damaged).toMatchObject([{ name: 's1', message: expect.stringContaining('another user') }]);
+    }
+    chmodSync(`${path}.json`, 0o600);
+    expect(names(await list())).toEqual(['s1']);
+    // Only root can give files away.
+    if (process.geteuid?.() !== 0) return;
+    chownSync(`${path}.json`, 65_534, 65_534);
+    expect((await list()).damaged).toMatchObject([{ message: expect.stringContaining('uid 65534') }]);
+  });
+
+  test('is passed over if it is a FIFO, which nobody may ever write to', async () => {
+    await take('s1');
+    execFileSync('mkfifo', [join(host.directory, 'pipe.save.json')]);
+    expect(names(await list())).toEqual(['s1']);
   });
 
   test('is not taken for one if it is JSON of something else', async () => {
