@@ -467,6 +467,8 @@ export interface ImageHost {
   readonly storages?: readonly DiskStorage[];
   /** As in `Host`. */
   readonly snapshotDir?: string;
+  /** As in `Toolstack`, where that can be known; none if no domain runs. */
+  readonly imagesInUse?: () => Promise<readonly ImageUse[]>;
 }
 
 /** All ports together. */

@@ -8,6 +8,7 @@ import {
   rmSync,
   symlinkSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
@@ -16,6 +17,7 @@ import { parseConfig } from '../../../../src/config/parse.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { type ListRequest, listSnapshots, type SnapshotList } from '../../../../src/snapshot/list/list.ts';
+import type { ImageUse } from '../../../../src/snapshot/ports.ts';
 import { planRevert } from '../../../../src/snapshot/revert/revert.ts';
 import { FAKE_UUID, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
 import { failure, fastDirectory, snapshotConfig } from '../../../support/scene.ts';
@@ -302,6 +304,53 @@ describe('whether a snapshot can be reverted to now', () => {
       ({ code }: { code: string }) => (code === 'RISKY' ? 'risky' : 'impossible'),
     );
     if (!codes.includes('UNFINISHED')) expect(verdict).toBe(revert);
+  });
+
+  test('an overlay beside the image is a risk, unless the image was written to since', async () => {
+    await take('s1');
+    const overlay = join(host.directory, 'other.qcow2');
+    const header = Buffer.alloc(200);
+    header.writeUInt32BE(0x514649fb);
+    header.writeBigUInt64BE(100n, 8);
+    header.writeUInt32BE('xvda.img'.length, 16);
+    header.write('xvda.img', 100);
+    writeFileSync(overlay, header);
+    expect((await list()).snapshots).toMatchObject([
+      { revert: 'risky', risks: [{ risk: 'later-snapshot', message: expect.stringContaining(overlay) }] },
+    ]);
+    const path = join(host.directory, FAKE_UUID, 's1.save.cfg');
+    const request = { domain: 'guest1', config: parseConfig(readFileSync(path, 'utf8'), path) };
+    expect((await failure(planRevert(host, request))).code).toBe('RISKY');
+    const hours = Date.now() / 1000 - 7200;
+    utimesSync(overlay, hours, hours);
+    expect((await list()).snapshots).toMatchObject([{ revert: 'possible', risks: [] }]);
+  });
+
+  test('an overlay that a domain uses is a risk, wherever it is', async () => {
+    await take('s1');
+    const elsewhere = fastDirectory('xlsnap-list-overlay-');
+    const above = join(elsewhere, 'above.qcow2');
+    writeImage(above, { format: 'qcow2', content: '', tags: {}, backing: image() });
+    const { images, snapshotDir } = host;
+    const uses: ImageUse[] = [
+      { path: above, format: 'qcow2', domid: 7, holder: 'domain guest1 (domid 7)', writable: true },
+    ];
+    const of = async (): Promise<unknown> =>
+      (await listSnapshots({ images, snapshotDir, imagesInUse: () => Promise.resolve(uses) })).snapshots;
+    expect(await of()).toMatchObject([
+      {
+        revert: 'risky',
+        risks: [
+          {
+            risk: 'later-snapshot',
+            message: `disk xvda: ${above}, which domain guest1 (domid 7) uses now, depends on ${image()} and would be broken`,
+          },
+        ],
+      },
+    ]);
+    uses[0] = { path: image(), format: 'qcow2', domid: 7, holder: 'domain guest1 (domid 7)', writable: true };
+    expect(await of()).toMatchObject([{ revert: 'possible' }]);
+    rmSync(elsewhere, { recursive: true });
   });
 
   test('a disk that is not part of it is a risk', async () => {
