@@ -245,7 +245,8 @@ function notAll(
   const lines = refused.flatMap(({ name, problems }) =>
     problems.map((one) => `  - "${name}": ${describeProblem(one)}`),
   );
-  const message = `${refused.length} of ${refused.length + deleted.length} snapshots cannot be deleted now:\n${lines.join('\n')}`;
+  const total = refused.length + deleted.length;
+  const message = `${refused.length} of ${total} ${total === 1 ? 'snapshot' : 'snapshots'} cannot be deleted now:\n${lines.join('\n')}`;
   const details = { phase: 'delete', data: { deleted, refused } };
   return deleted.length === 0 && !changed
     ? new PreflightError('NOT_ALL_DELETED', message, { ...details, hint: 'nothing has been changed' })

@@ -199,7 +199,8 @@ async function checkSnapshot(
   if (!(await exists(memoryPath))) {
     problems.push({ code: 'NO_MEMORY_FILE', message: `its memory file ${memoryPath} is missing` });
     await tried(problems, async () => {
-      if (await isLeftOver({ memoryPath, manifest })) problems.splice(0, 1, await leftOver(host, manifest));
+      if (await isLeftOver({ memoryPath, manifest }))
+        problems.splice(0, 1, await leftOver(host, memoryPath, manifest));
     });
     return { problems, risks: [] };
   }
@@ -220,9 +221,14 @@ async function checkSnapshot(
 }
 
 /** Of a snapshot that was deleted, its overlays are left. */
-async function leftOver(host: ImageHost, manifest: Manifest): Promise<Problem> {
+async function leftOver(host: ImageHost, memoryPath: string, manifest: Manifest): Promise<Problem> {
   const overlays = (await mergeableLater(host, manifest)).map(({ overlay }) => overlay);
-  const again = `xlsnap snapshot-delete ${shellQuote(manifest.domain)} ${shellQuote(manifest.name)}`;
+  const directory = dirname(memoryPath);
+  const found = [directory, dirname(directory)].includes(snapshotDirOf(host));
+  const again = [
+    `xlsnap snapshot-delete ${shellQuote(manifest.domain)} ${shellQuote(manifest.name)}`,
+    ...(found ? [] : [`--dir ${shellQuote(directory)}`]),
+  ].join(' ');
   return overlays.length === 0
     ? {
         code: 'OVERLAY_LEFT',
