@@ -29,7 +29,7 @@ export function benchFindings({ paths }: BenchResult): readonly string[] {
     const same = wallRatio.min <= 1 && wallRatio.max >= 1;
     const took =
       same || wallRatio.count < MIN_ROUNDS
-        ? `no difference from ${baseline.name} that can be told from noise (${range(wallRatio)} of its time)`
+        ? `no difference from ${baseline.name} beyond noise (${range(wallRatio)} of its time)`
         : `${wallRatio.max < 1 ? 'faster' : 'slower'} than ${baseline.name} in every round, with ${ratio(wallRatio.median)} of its time`;
     const stops = stopsOf(path, baseline);
     return [`${path.name}: ${took}${stops === undefined ? '' : `; ${stops}`}.`];

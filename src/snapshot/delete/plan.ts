@@ -86,7 +86,7 @@ export async function findDeleteTarget(
       if (begun.length > 0 || finished.includes(name ?? path)) continue;
       const found =
         path === undefined
-          ? pickNamed({ domain: request.domain, name }, searchedToo, own, all.damaged)
+          ? pickNamed({ domain: request.domain, name }, searchedToo, own, all)
           : await ofPath(path, all, own, request);
       if (!snapshots.includes(found)) snapshots.push(found);
     }

@@ -125,7 +125,7 @@ test('a caution is on top where the figures may not hold, and each comparison in
   } as BenchResult;
   expect(benchFindings(result)).toEqual([
     'live+sync: faster than xl-save in every round, with 0.60 of its time; the guest was stopped for 12 ms instead of 1.80 s.',
-    'paused: no difference from xl-save that can be told from noise (0.90 to 1.20 of its time); the guest was stopped for 1.75 s instead of 1.80 s, which overlap.',
+    'paused: no difference from xl-save beyond noise (0.90 to 1.20 of its time); the guest was stopped for 1.75 s instead of 1.80 s, which overlap.',
     'slow: slower than xl-save in every round, with 1.40 of its time.',
   ]);
   // Two rounds may be on one side by chance.
