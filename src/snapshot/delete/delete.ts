@@ -2,7 +2,7 @@
 import { rm } from 'node:fs/promises';
 import type { CallOptions } from '../../core/call-options.ts';
 import { PartialError, PreflightError, RecoverError, throwIfAborted } from '../../core/errors.ts';
-import { describeProblem } from '../../core/problem.ts';
+import { describeProblems } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { FoundManifest } from '../../memfile/find-manifests.ts';
 import type { RecoverResult } from '../api.ts';
@@ -243,7 +243,7 @@ function notAll(
   changed: boolean,
 ): PartialError | PreflightError {
   const lines = refused.flatMap(({ name, problems }) =>
-    problems.map((one) => `  - "${name}": ${describeProblem(one)}`),
+    describeProblems(problems).map((reason) => `  - "${name}": ${reason}`),
   );
   const total = refused.length + deleted.length;
   const message = `${refused.length} of ${total} ${total === 1 ? 'snapshot' : 'snapshots'} cannot be deleted now:\n${lines.join('\n')}`;
