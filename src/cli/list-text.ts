@@ -17,7 +17,8 @@ const REVERT = { possible: 'yes', risky: 'risky', impossible: 'no' } as const;
 export function snapshotListText(list: SnapshotList, columns: number | undefined): string {
   const { snapshots, damaged, directories } = list;
   if (snapshots.length === 0 && damaged.length === 0) {
-    return `No snapshots in ${directories.join(', ')}. For another place: xlsnap snapshot-list --dir DIR`;
+    const none = `No snapshots in ${directories.join(', ')}. For another place: xlsnap snapshot-list --dir DIR`;
+    return wrapText(none, columns);
   }
   const rows = [...damaged.map(damagedRow), ...snapshots.map(row)];
   const [head = '', ...aligned] = table([HEADINGS, ...rows.map(({ cells }) => cells)], 'left');
