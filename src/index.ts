@@ -31,6 +31,7 @@ export {
   errnoCode,
   InterruptedError,
   OutputError,
+  PartialError,
   PreflightError,
   RecoverError,
   RestoreError,

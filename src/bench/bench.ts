@@ -133,6 +133,7 @@ class Bench {
     const started = new Date();
     const startMs = performance.now();
     const loadBefore = load();
+    const total = paths.length * (rounds + 1);
     let done = 0;
     for (let round = 0; round <= rounds; round++) {
       for (const at of roundOrder(paths.length, round)) {
@@ -140,10 +141,13 @@ class Bench {
         if (path === undefined) continue;
         this.#reporter.progress({
           phase: round === 0 ? `warm-up, ${path.name}` : `round ${round}, ${path.name}`,
-          done: done++,
-          total: paths.length * (rounds + 1),
+          done,
+          total,
           unit: 'steps',
+          remainingSeconds:
+            done === 0 ? undefined : ((performance.now() - startMs) / 1000 / done) * (total - done),
         });
+        done++;
         await this.#turn(path, round);
       }
     }

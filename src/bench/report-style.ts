@@ -3,12 +3,12 @@ const LIGHT = `
   color-scheme: light;
   --paper: #fff; --ink: #1b1f24; --muted: #5b6470; --line: #d8dde3; --box: #dbe6f4; --dot: #1c62b3; --base: #6a7380; --base-box: #e6e9ed;
   --process: #b6bdc6; --checks: #8d97a3; --open: #b47aa8; --precopy: #2f7fc4; --suspend: #e0a021; --stopped: #cf5a12; --finish: #23936b;
-  --device-model: #b47aa8; --memory: #cf5a12; --contexts: #8a6d1d; --disks: #2f7fc4; --resume: #23936b;`;
+  --device-model: #b47aa8; --memory: #7a4fb5; --contexts: #8a6d1d; --disks: #2f7fc4; --resume: #23936b; --warn: #fff4d6;`;
 const DARK = `
   color-scheme: dark;
   --paper: #15181c; --ink: #e4e7eb; --muted: #9aa4b0; --line: #353b43; --box: #23405f; --dot: #78b4f0; --base: #a3acb8; --base-box: #3a4048;
   --process: #59616b; --checks: #7d8793; --open: #c892bd; --precopy: #5ba3e0; --suspend: #e6b450; --stopped: #ec7f3c; --finish: #45b88d;
-  --device-model: #c892bd; --memory: #ec7f3c; --contexts: #c2a250; --disks: #5ba3e0; --resume: #45b88d;`;
+  --device-model: #c892bd; --memory: #a987e0; --contexts: #c2a250; --disks: #5ba3e0; --resume: #45b88d; --warn: #3d3218;`;
 
 /** Colours of the parts of bars. */
 const PARTS: Readonly<Record<string, string>> = {
@@ -48,10 +48,14 @@ thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
 td, th:first-child { white-space: nowrap; }
 th:first-child { text-align: left; }
 tbody th { font-weight: 600; }
-svg { display: block; width: 100%; min-width: 34rem; height: auto; font-size: 12.5px; }
+svg { display: block; width: 100%; height: auto; font-size: 12.5px; }
+svg.narrow { display: none; }
 svg text { fill: var(--ink); }
 svg .label { text-anchor: end; }
 svg .value { font-variant-numeric: tabular-nums; }
+svg.narrow .first { text-anchor: start; }
+svg.narrow .label { text-anchor: start; font-weight: 600; }
+svg.narrow .value { text-anchor: end; }
 svg .tick { fill: var(--muted); text-anchor: middle; font-size: 11px; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .box { fill: var(--box); }
@@ -67,13 +71,30 @@ ${Object.entries(PARTS)
 .key { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; vertical-align: -.08rem; border-radius: 2px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .failed { border-left: 4px solid var(--stopped); padding: .1rem 0 .1rem .9rem; margin: 1.25rem 0; }
 .failed h2 { margin-top: .25rem; }
+.result { font-size: 1.1rem; }
+.caution { background: var(--warn); border-left: 4px solid var(--suspend); padding: .5rem .9rem; margin: 1rem 0; max-width: 46rem; }
+.caution ul { margin: 0; padding-left: 1.1rem; }
+@media screen and (max-width: 40rem) {
+  body { padding: 1rem .75rem 2rem; }
+  svg.wide { display: none; }
+  svg.narrow { display: block; }
+  .cards thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
+  .cards table, .cards tbody, .cards tr, .cards th, .cards td { display: block; }
+  .cards tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
+  .cards th, .cards td { border: 0; padding: .1rem 0; white-space: normal; }
+  .cards td { display: flex; justify-content: space-between; gap: 1rem; }
+  .cards td:empty { display: none; }
+  .cards td::before { content: attr(data-label); color: var(--muted); text-align: left; }
+  .scroll { background: linear-gradient(90deg, var(--paper) 1.5rem, transparent) local, linear-gradient(270deg, var(--paper) 1.5rem, transparent) 100% 0 local,
+    linear-gradient(90deg, var(--line), transparent .9rem), linear-gradient(270deg, var(--line), transparent .9rem) 100% 0; }
+}
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; font-size: .9rem; }
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
 @page { size: A4; margin: 14mm; }
 @media print {
   body { padding: 0; max-width: none; font-size: 9.5pt; }
-  svg { min-width: 0; font-size: 12px; }
+  svg { font-size: 12px; }
   .scroll { overflow: visible; }
   table { font-size: 7.6pt; }
   th, td { padding: .2rem .35rem; }

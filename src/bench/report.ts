@@ -1,4 +1,5 @@
 /** The bench's report: one HTML file with tables and plots. */
+import { benchCautions, benchFindings } from './findings.ts';
 import { escapeMarkup, tableMarkup } from './markup.ts';
 import { type BarPart, type BarRow, stackedBars, stripPlot } from './plot.ts';
 import { REPORT_STYLE } from './report-style.ts';
@@ -41,8 +42,10 @@ export function benchReport(result: BenchResult, command: string): string {
     '<main>',
     `<h1>${escapeMarkup(`Saving ${domain}: xl and xlsnap`)}</h1>`,
     `<p class="sub">${escapeMarkup(
-      `${result.type}, ${mib(result.memoryBytes)}; ${rounds} rounds on ${started.slice(0, 16).replace('T', ' ')} UTC`,
+      `${result.type}, ${mib(result.memoryBytes)}; ${rounds === 1 ? 'one round' : `${rounds} rounds`} on ${started.slice(0, 16).replace('T', ' ')} UTC`,
     )}</p>`,
+    ...cautions(result),
+    ...benchFindings(result).map((text) => `<p class="result">${escapeMarkup(text)}</p>`),
     ...(failures.length === 0 ? [] : [failureSection(result)]),
     summaryTable(result),
     ...plots(result),
@@ -57,6 +60,14 @@ export function benchReport(result: BenchResult, command: string): string {
   ].join('\n');
 }
 
+function cautions(result: BenchResult): readonly string[] {
+  const all = benchCautions(result);
+  if (all.length === 0) return [];
+  return [
+    `<div class="caution"><ul>${all.map((text) => `<li>${escapeMarkup(text)}</li>`).join('')}</ul></div>`,
+  ];
+}
+
 function failureSection({ failures }: BenchResult): string {
   const items = failures.map(
     ({ path, round, message }) =>
@@ -65,14 +76,17 @@ function failureSection({ failures }: BenchResult): string {
   return `<section class="failed"><h2>Failed</h2>\n<ul>${items.join('')}</ul>\n<p>The figures below are from the successful runs.</p></section>`;
 }
 
-function summaryTable({ paths }: BenchResult): string {
-  const rows = paths.map((path) => {
+function summaryTable(result: BenchResult): string {
+  const rows = result.paths.map((path) => {
     const compared = path.baseline !== path.name;
     return [
       path.name,
       String(path.wallSeconds?.count ?? 0),
       spread(path.wallSeconds, seconds),
       compared ? spread(path.wallRatio, ratio) : '',
+      path.wallSeconds === undefined
+        ? '–'
+        : String(Math.round(result.memoryBytes / MIB / path.wallSeconds.median)),
       spread(path.downtimeSeconds ?? path.stopSeconds, time),
       spread(path.cpuSeconds, seconds),
       compared ? middle(path.cpuRatio, ratio) : '',
@@ -82,10 +96,20 @@ function summaryTable({ paths }: BenchResult): string {
   return [
     '<h2>Summary</h2>',
     tableMarkup(
-      ['path', 'runs', 'whole command, s', 'vs xl', 'guest stopped', 'CPU, s', 'CPU vs xl', 'peak memory'],
+      [
+        'path',
+        'runs',
+        'whole command, s',
+        'vs xl',
+        'MiB/s',
+        'guest stopped',
+        'CPU, s',
+        'CPU vs xl',
+        'peak memory',
+      ],
       rows,
     ),
-    '<p class="small">Medians, with minimum and maximum in brackets. <em>vs xl</em>: each run against <code>xl save -c</code> of the same round. ',
+    '<p class="small">Medians, with minimum and maximum in brackets. <em>vs xl</em>: each run against <code>xl save -c</code> of the same round. <em>MiB/s</em>: the guest’s memory by the whole command. ',
     'For xlsnap, the time that the guest was stopped is xlsnap’s own measurement; for xl it is sampled from outside.</p>',
   ].join('\n');
 }
@@ -113,8 +137,13 @@ function plots({ paths, runs }: BenchResult): readonly string[] {
     });
     return rows.length === 0 ? '' : figure(heading, stripPlot(rows, { title: heading, format }), caption);
   };
-  const bars = (heading: string, caption: string, partsOf: (run: BenchRun) => readonly BarPart[]): string => {
-    const rows = paths.flatMap((path) => barOf(path, counting(runs, path), partsOf));
+  const bars = (
+    heading: string,
+    caption: string,
+    measured: (run: BenchRun) => number,
+    partsOf: (run: BenchRun) => readonly BarPart[],
+  ): string => {
+    const rows = paths.flatMap((path) => barOf(path, medianRun(counting(runs, path), measured), partsOf));
     return rows.length === 0
       ? ''
       : figure(heading, stackedBars(rows, { title: heading, format: time }), caption);
@@ -128,7 +157,8 @@ function plots({ paths, runs }: BenchResult): readonly string[] {
     ),
     bars(
       'Where the time goes',
-      'Means. xl reports nothing itself; only its stop can be seen from outside.',
+      'Of each path the run whose time is the median. xl reports nothing itself; only its stop can be seen from outside.',
+      (run) => run.wallSeconds,
       commandParts,
     ),
     strip(
@@ -139,7 +169,8 @@ function plots({ paths, runs }: BenchResult): readonly string[] {
     ),
     bars(
       'While the guest is stopped',
-      'Means. memory: the guest’s pages, or those of the last round when live; contexts: the rest of its state.',
+      'Of each path the run whose stop is the median. memory: the guest’s pages, or those of the last round when live; contexts: the rest of its state.',
+      (run) => run.downtimeSeconds ?? run.stop?.seconds ?? 0,
       stoppedParts,
     ),
     strip(
@@ -194,14 +225,25 @@ function liveRounds({ paths, runs }: BenchResult): readonly string[] {
         spread(of('pages'), whole),
         spread(of('seconds'), time),
         spread(of('dirtyAfter'), whole),
+        spread(
+          summarise(
+            these.flatMap(({ dirtyAfter, seconds: took }) =>
+              took > 0 && at < most - 1 ? [dirtyAfter / took] : [],
+            ),
+          ),
+          whole,
+        ),
       ];
     });
   });
   if (rows.length === 0) return [];
   return [
     '<h2>Rounds of the live snapshots</h2>',
-    tableMarkup(['path', 'round', 'in runs', 'pages copied', 'time', 'written in the meantime'], rows),
-    '<p class="small">Medians, with minimum and maximum in brackets. The last round of a run copies from the stopped guest.</p>',
+    tableMarkup(
+      ['path', 'round', 'in runs', 'pages copied', 'time', 'written in the meantime', 'pages/s'],
+      rows,
+    ),
+    '<p class="small">Medians, with minimum and maximum in brackets. <em>pages/s</em>: how fast the guest wrote to pages that it had not written to in the round. The last round of a run copies from the stopped guest.</p>',
   ];
 }
 
@@ -266,6 +308,7 @@ function everyRun({ runs }: BenchResult): string {
         'peak',
       ],
       rows,
+      'scroll',
     ),
     '<p class="small"><em>call</em>: the library call alone, without starting Node.</p>',
   ].join('\n');
@@ -291,15 +334,17 @@ function stoppedParts(run: BenchRun): readonly BarPart[] {
     .map(({ name, seconds: value }) => ({ name: PHASE_WORDS[name] ?? name, value }));
 }
 
-/** Makes one bar of the means of several runs. */
+/** The run with the median; of an even number, the lower of the two in the middle. */
+function medianRun(runs: readonly BenchRun[], measured: (run: BenchRun) => number): BenchRun | undefined {
+  return [...runs].sort((a, b) => measured(a) - measured(b))[Math.floor((runs.length - 1) / 2)];
+}
+
 function barOf(
   path: PathResult,
-  runs: readonly BenchRun[],
+  run: BenchRun | undefined,
   partsOf: (run: BenchRun) => readonly BarPart[],
 ): readonly BarRow[] {
-  const sums = new Map<string, number>();
-  for (const { name, value } of runs.flatMap(partsOf)) sums.set(name, (sums.get(name) ?? 0) + value);
-  const parts = [...sums].map(([name, sum]) => ({ name, value: sum / runs.length }));
+  const parts = run === undefined ? [] : partsOf(run);
   if (parts.length === 0) return [];
   return [{ label: path.name, parts, value: time(parts.reduce((sum, { value }) => sum + value, 0)) }];
 }
@@ -309,7 +354,7 @@ function counting(runs: readonly BenchRun[], path: PathResult): readonly BenchRu
 }
 
 function figure(heading: string, content: string, caption: string): string {
-  return `<h2>${escapeMarkup(heading)}</h2>\n<figure><div class="scroll">${content}</div>\n<figcaption>${escapeMarkup(caption)}</figcaption></figure>`;
+  return `<h2>${escapeMarkup(heading)}</h2>\n<figure>${content}\n<figcaption>${escapeMarkup(caption)}</figcaption></figure>`;
 }
 
 function spread(summary: Summary | undefined, format: (value: number) => string): string {

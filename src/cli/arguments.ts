@@ -14,12 +14,12 @@ export function seconds(text: string): number {
   return value;
 }
 
-/** `300`, `300ms` or `2s`. */
+/** `300ms` or `2s`. A number alone would be read as seconds by some, since other options take those. */
 export function milliseconds(text: string): number {
-  const [, number, unit] = /^([0-9]+(?:\.[0-9]+)?)(ms|s)?$/.exec(text) ?? [];
+  const [, number, unit] = /^([0-9]+(?:\.[0-9]+)?)(ms|s)$/.exec(text) ?? [];
   const value = Number(number) * (unit === 's' ? 1000 : 1);
   if (!(value <= MAX_TIMEOUT_SECONDS * 1000)) {
-    throw new InvalidArgumentError('Expected milliseconds, or a time such as 300ms or 2s.');
+    throw new InvalidArgumentError('Expected a time with its unit, such as 300ms or 2s.');
   }
   return value;
 }

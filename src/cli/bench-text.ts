@@ -1,33 +1,61 @@
 /** The text that `xlsnap bench` prints. */
+import { benchCautions, benchFindings } from '../bench/findings.ts';
 import type { Summary } from '../bench/statistics.ts';
 import type { BenchResult, PathResult } from '../bench/types.ts';
 import { shellQuote } from '../core/shell-quote.ts';
-import { formatBytes, formatSeconds, table } from './text.ts';
+import { formatBytes, formatSeconds, plural, table, widthOf } from './text.ts';
 
-/** What `bench` prints. */
-export function benchResultText(result: BenchResult, report: string | undefined): string {
+/**
+ * What `bench` prints: two tables, of times and of resources.
+ * @param columns of the terminal; where the times do not fit with their minima and maxima, they are medians only
+ */
+export function benchResultText(
+  result: BenchResult,
+  report: string | undefined,
+  columns: number | undefined,
+): string {
   const { domain, type, memoryBytes, rounds, xen, machine, paths, failures } = result;
+  const full = timesTable(paths, spread);
+  const fits = columns === undefined || full.every((line) => widthOf(line) <= columns);
+  const figures = fits ? 'medians (minimum to maximum)' : 'medians';
   return [
-    `${domain}, ${type}, ${formatBytes(memoryBytes)}, on Xen ${xen.major}.${xen.minor}, ${machine.cpus} processors, ` +
-      `${machine.fileSystem}: medians of ${rounds} rounds (minimum to maximum)`,
+    `${domain}, ${type}, ${formatBytes(memoryBytes)}, on Xen ${xen.major}.${xen.minor}, ${machine.cpus} processors, ${machine.fileSystem}`,
+    `${plural(rounds, 'round')}: ${figures}`,
+    ...(fits ? full : timesTable(paths, median)),
+    '',
     ...table([
-      ['path', 'seconds', 'to xl', 'guest stopped', 'CPU s', 'to xl', 'file', 'on disk', 'peak memory'],
-      ...paths.map(row),
+      ['path', 'CPU s', 'to xl', 'MiB/s', 'file', 'on disk', 'peak memory'],
+      ...paths.map((path) => resources(path, memoryBytes)),
     ]),
+    '',
+    ...benchFindings(result),
+    ...benchCautions(result).map((text) => `Caution: ${text}`),
     ...failures.map(({ path, round, message }) => `path ${path} failed in round ${round}: ${message}`),
     ...(report === undefined ? [] : [`Report: ${shellQuote(report)}`]),
   ].join('\n');
 }
 
-function row(path: PathResult): readonly string[] {
+type Format = (summary: Summary | undefined, format: (value: number) => string) => string;
+
+function timesTable(paths: readonly PathResult[], show: Format): readonly string[] {
+  return table([
+    ['path', 'seconds', 'to xl', 'guest stopped'],
+    ...paths.map((path) => [
+      path.name,
+      show(path.wallSeconds, (seconds) => seconds.toFixed(2)),
+      path.baseline === path.name ? '' : show(path.wallRatio, (ratio) => ratio.toFixed(2)),
+      // xlsnap's own figures are more precise than what can be seen from outside.
+      show(path.downtimeSeconds ?? path.stopSeconds, formatSeconds),
+    ]),
+  ]);
+}
+
+function resources(path: PathResult, memoryBytes: number): readonly string[] {
   return [
     path.name,
-    spread(path.wallSeconds, (seconds) => seconds.toFixed(2)),
-    path.baseline === path.name ? '' : spread(path.wallRatio, (ratio) => ratio.toFixed(2)),
-    // xlsnap's own figures are more precise than what can be seen from outside.
-    spread(path.downtimeSeconds ?? path.stopSeconds, formatSeconds),
-    spread(path.cpuSeconds, (seconds) => seconds.toFixed(2)),
+    median(path.cpuSeconds, (seconds) => seconds.toFixed(2)),
     path.baseline === path.name ? '' : median(path.cpuRatio, (ratio) => ratio.toFixed(2)),
+    median(path.wallSeconds, (seconds) => String(Math.round(memoryBytes / 2 ** 20 / seconds))),
     median(path.fileBytes, formatBytes),
     median(path.allocatedBytes, formatBytes),
     median(path.peakBytes, formatBytes),

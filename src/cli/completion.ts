@@ -1,5 +1,6 @@
 /** Completions for shells, made from the definitions of the commands. */
 import type { Argument, Command, Option } from 'commander';
+import { DEFAULT_PATHS } from '../bench/paths.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import { riskNames } from '../snapshot/risks.ts';
 
@@ -20,7 +21,10 @@ const KINDS: Readonly<Record<string, Kind>> = {
 };
 
 /** Values that are lists of words with commas between them, by name. */
-const LISTS: Readonly<Record<string, readonly string[]>> = { risks: riskNames() };
+const LISTS: Readonly<Record<string, readonly string[]>> = {
+  risks: riskNames(),
+  list: [...DEFAULT_PATHS.split(','), 'all'],
+};
 
 /** How a value is completed: one or more of some words, or by kind; undefined when only the user knows. */
 type Completion =
@@ -95,6 +99,7 @@ export function bashCompletion(program: Command): string {
     '  fi',
     '  command=$' + '{COMP_WORDS[1]}',
     '  case $command in',
+    `  help) if ((COMP_CWORD == 2)); then _${name}_words ${quotedWords(commands.map((command) => command.name()))} "$cur"; fi; return ;;`,
     ...commands.flatMap((command) => bashOptions(name, command)),
     '  *) return ;;',
     '  esac',

@@ -1,5 +1,8 @@
 /** Texts that snapshot-delete prints. */
+
+import { dirname } from 'node:path';
 import { describeProblem } from '../core/problem.ts';
+import { shellQuote } from '../core/shell-quote.ts';
 import type { DeleteDisk, DeletePlan, DeleteResult, PlannedDelete } from '../snapshot/delete/types.ts';
 import { diskLinesText, formatSize, plural } from './text.ts';
 
@@ -17,7 +20,8 @@ export function deletePlanText(plan: DeletePlan): string {
       ...problems.map((one) => `  ${describeProblem(one)}`),
     ]),
     ...plan.warnings.map((warning) => `warning: ${warning}`),
-    ...(plan.snapshots.length > 0 ? [mergedText(plan, 'Then')] : []),
+    mergedText(plan, 'Then'),
+    leftText(plan),
     'Dry run: nothing was changed.',
   ]
     .filter((line) => line !== undefined)
@@ -41,6 +45,8 @@ export function deleteResultText({ plan, finished }: DeleteResult): string {
   }
   const merged = mergedText(plan, 'Now');
   if (merged !== undefined) lines.push(merged);
+  const left = leftText(plan);
+  if (left !== undefined) lines.push(left);
   return lines.length === 0 ? 'There was nothing to delete' : lines.join('\n');
 }
 
@@ -54,6 +60,21 @@ function mergedText({ snapshots }: DeletePlan, when: string): string | undefined
   const [first] = snapshots;
   if (first === undefined || bases.size === 0) return undefined;
   return diskLinesText(first.domain, bases, when);
+}
+
+/** How to merge the overlays that stay. */
+function leftText({ snapshots }: DeletePlan): string | undefined {
+  const left = snapshots.filter(({ keptManifest }) => keptManifest !== undefined);
+  const [first] = left;
+  if (first === undefined) return undefined;
+  const directories = new Set(left.map(({ memoryPath }) => dirname(memoryPath)).filter(isElsewhere));
+  const options = [...directories].map((directory) => ` --dir ${shellQuote(directory)}`).join('');
+  return `To merge what is kept, once no snapshot needs it: xlsnap snapshot-delete ${shellQuote(first.domain)} --merge${options}`;
+}
+
+/** Tells whether snapshots are found in a directory only if it is given. */
+function isElsewhere(directory: string): boolean {
+  return ![directory, dirname(directory)].includes('/var/lib/xen/snapshots');
 }
 
 function parts(one: PlannedDelete): readonly string[] {

@@ -18,6 +18,7 @@ export const EXIT_MEANINGS: Readonly<Record<keyof typeof EXIT, string>> = {
   output: 'a file could not be written',
   environment: 'the host lacks something that xlsnap needs',
   recover: 'what a killed command left could not be fully undone or finished',
+  partial: 'some snapshots were deleted, and others could not be',
   interrupted: 'ended by SIGINT; 143 by SIGTERM, 129 by SIGHUP',
 };
 

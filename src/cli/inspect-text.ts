@@ -45,6 +45,7 @@ function snapshotLines({ name, description, created, state }: Manifest): string[
 /** Says that the file is damaged; the findings themselves are reported with the error. */
 function damageLines({ sound, findings }: Inspection): string[] {
   const first = findings.find(({ severity }) => severity === 'error');
+  if (first?.code === 'XL_MAGIC') return addTitle('contents', ['not a save file of xl']);
   return sound ? [] : addTitle('damaged', [`at offset ${first?.offset ?? 0}; this is what could be read`]);
 }
 

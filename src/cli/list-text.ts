@@ -2,11 +2,9 @@
 import { describeProblem } from '../core/problem.ts';
 import type { DamagedSnapshot, ListedSnapshot, SnapshotList } from '../snapshot/list/list.ts';
 import { describeRisk } from '../snapshot/risks.ts';
-import { formatSize, localTime, wrapText } from './text.ts';
+import { formatSize, localTime, table, widthOf, wrapText } from './text.ts';
 
 const HEADINGS = ['DOMAIN', 'NAME', 'CREATED', 'STATE', 'MEMORY', 'DISKS', 'REVERT'] as const;
-/** Between two columns. */
-const GAP = 2;
 const UNKNOWN = '?';
 
 const REVERT = { possible: 'yes', risky: 'risky', impossible: 'no' } as const;
@@ -19,17 +17,15 @@ const REVERT = { possible: 'yes', risky: 'risky', impossible: 'no' } as const;
 export function snapshotListText(list: SnapshotList, columns: number | undefined): string {
   const { snapshots, damaged, directories } = list;
   if (snapshots.length === 0 && damaged.length === 0) {
-    return `No snapshots in ${directories.join(', ')}. For another place: xlsnap snapshot-list --dir DIR`;
+    const none = `No snapshots in ${directories.join(', ')}. For another place: xlsnap snapshot-list --dir DIR`;
+    return wrapText(none, columns);
   }
   const rows = [...damaged.map(damagedRow), ...snapshots.map(row)];
-  const widths = HEADINGS.map((heading, at) =>
-    Math.max(heading.length, ...rows.map(({ cells }) => widthOf(cells[at] ?? ''))),
-  );
-  const total = widths.reduce((sum, width) => sum + width + GAP, -GAP);
-  const narrow = columns !== undefined && total > columns;
-  const lines = narrow ? [] : [tableLine(HEADINGS, widths)];
-  for (const { cells, reasons } of rows) {
-    lines.push(...(narrow ? blockLines(cells, columns) : [tableLine(cells, widths)]));
+  const [head = '', ...aligned] = table([HEADINGS, ...rows.map(({ cells }) => cells)], 'left');
+  const narrow = columns !== undefined && [head, ...aligned].some((line) => widthOf(line) > columns);
+  const lines = narrow ? [] : [head];
+  for (const [at, { cells, reasons }] of rows.entries()) {
+    lines.push(...(narrow ? blockLines(cells, columns) : [aligned[at] ?? '']));
     for (const reason of reasons) lines.push(wrapText(`  ${reason}`, columns));
   }
   return lines.join('\n');
@@ -42,7 +38,8 @@ interface Row {
 
 function row(one: ListedSnapshot): Row {
   const { domain, name, created, state, allocatedBytes, disks, revert, problems, risks } = one;
-  const memory = allocatedBytes === undefined ? 'missing' : formatSize(allocatedBytes);
+  const left = problems.some(({ code }) => code === 'OVERLAY_LEFT');
+  const memory = allocatedBytes === undefined ? (left ? 'deleted' : 'missing') : formatSize(allocatedBytes);
   const kinds = disks.map(({ vdev, kind }) => `${vdev} ${kind}`).join(', ');
   return {
     cells: [domain, name, localTime(created), state, memory, kinds === '' ? 'none' : kinds, REVERT[revert]],
@@ -57,21 +54,9 @@ function damagedRow({ domain, name, message }: DamagedSnapshot): Row {
   return { cells, reasons: [message] };
 }
 
-function tableLine(cells: readonly string[], widths: readonly number[]): string {
-  return cells
-    .map((cell, at) => cell + ' '.repeat((widths[at] ?? 0) - widthOf(cell) + GAP))
-    .join('')
-    .trimEnd();
-}
-
 /** One snapshot, where there is no room for a table. */
 function blockLines(cells: readonly string[], columns: number): readonly string[] {
   const [domain = '', name = '', ...rest] = cells;
   const facts = rest.map((cell, at) => `${(HEADINGS[at + 2] ?? '').toLowerCase()}: ${cell}`);
   return [`${domain} ${name}`, ...facts.map((fact) => `  ${fact}`)].map((line) => wrapText(line, columns));
-}
-
-/** Characters, not UTF-16's units. */
-function widthOf(text: string): number {
-  return [...text].length;
 }

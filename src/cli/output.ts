@@ -12,7 +12,7 @@ import type {
   SnapshotPlan,
 } from '../snapshot/api.ts';
 import { describeRisk } from '../snapshot/risks.ts';
-import { diskLinesText, formatBytes, formatSeconds, localTime, plural } from './text.ts';
+import { diskLinesText, formatBytes, formatSeconds, indentedTable, localTime, plural } from './text.ts';
 
 /** What `snapshot-create --dry-run` prints. */
 export function createPlanText(plan: SnapshotPlan): string {
@@ -191,13 +191,10 @@ function revertRecoveredLines(result: RecoverResult): readonly (string | undefin
 export function verifyResultText(report: MemoryReport): string {
   const { path, bytes, guestType, xen, pages, records, checksums } = report;
   const by = xen === undefined ? '' : `, saved by Xen ${xen.major}.${xen.minor}`;
-  const rows = records.map(({ level, name, count, bytes }) => [`${level} ${name}`, count, bytes] as const);
-  const width = Math.max(0, ...rows.map(([name]) => name.length));
   return joinLines([
     `${path} is sound: ${guestType === 'pv' ? 'PV' : 'HVM or PVH'} guest${by}, ${pages} pages, ${formatBytes(bytes)}`,
-    ...rows.map(
-      ([name, count, bytes]) =>
-        `  ${name.padEnd(width)} ${String(count).padStart(6)} ${String(bytes).padStart(14)} bytes`,
+    ...indentedTable(
+      records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), `${bytes} bytes`]),
     ),
     checksums === 'right'
       ? '  each byte is as written, according to the checksums in its manifest'

@@ -155,7 +155,7 @@ export function progressLine(
   width: number,
   label: string = progress.phase,
 ): string {
-  const { done, total, unit, round, dirtyPages } = progress;
+  const { done, total, unit, round, dirtyPages, remainingSeconds } = progress;
   const scale = unit === 'pages' ? PAGE_SIZE : 1;
   const perSecond = progress.rate ?? (seconds > 0 ? (done * scale) / seconds : 0);
   const facts: string[] = [];
@@ -166,9 +166,9 @@ export function progressLine(
     const all = formatBytes(total * scale);
     facts.push(`${formatBytes(done * scale).padStart(all.length)} of ${all}`);
   }
-  if (unit !== 'steps' && total !== undefined && perSecond > 0 && done < total) {
-    facts.push(`ETA ${formatClock(((total - done) * scale) / perSecond)}`);
-  }
+  const copied = unit !== 'steps' && total !== undefined && perSecond > 0 && done < total;
+  const left = remainingSeconds ?? (copied ? ((total - done) * scale) / perSecond : undefined);
+  if (left !== undefined) facts.push(`ETA ${formatClock(left)}`);
   if (unit !== 'steps' && perSecond > 0) facts.push(`${formatBytes(perSecond)}/s`);
   if (round !== undefined) facts.push(`pass ${round + 1}`);
   if (dirtyPages !== undefined) facts.push(`${dirtyPages} dirty pages`);

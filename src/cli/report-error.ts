@@ -53,6 +53,7 @@ function details(error: XlsnapError): string[] {
   const cause = known ? '' : describeError(error.cause);
   if (cause !== '' && !error.message.includes(cause)) lines.push(`  because: ${cause}`);
   if (error.phase !== undefined) lines.push(`  in phase: ${error.phase}`);
+  if (error.done.length > 0) lines.push(`  done: ${error.done.join('; ')}`);
   if (error.undone.length > 0) lines.push(`  undone: ${error.undone.join('; ')}`);
   for (const failure of error.undoFailures) lines.push(`  NOT UNDONE: ${failure}`);
   if (error.hint !== undefined) {

@@ -25,19 +25,26 @@ export async function run(args: readonly string[], context: CliContext): Promise
     // No command at all: commander has written the help to stderr.
     if (error.code === 'commander.help') return EXIT.usage;
     const known = program.commands.map((command) => command.name());
-    const usage = new UsageError('USAGE', error.message.replace(/^error: /, ''), {
-      hint: usageHint(args, known),
-    });
+    // Commander's own suggestion is beside ours.
+    const [message = '', suggestion] = error.message
+      .replace(/^error: /, '')
+      .split(/\n\(Did you mean (.*)\?\)$/);
+    const usage = new UsageError('USAGE', message, { hint: usageHint(args, known, suggestion) });
     return reportError(context, usage, json);
   }
 }
 
 /** Names the command whose help says more, or the one that was meant: `snapshot-revert` for `revert`. */
-function usageHint(args: readonly string[], commands: readonly string[]): string {
+function usageHint(
+  args: readonly string[],
+  commands: readonly string[],
+  suggestion: string | undefined,
+): string {
   const words = args.filter((word) => !word.startsWith('-'));
   const given = words.find((word) => commands.includes(word));
-  if (given !== undefined) return `xlsnap ${given} --help`;
+  const similar = suggestion === undefined ? '' : `did you mean ${suggestion}? `;
+  if (given !== undefined) return `${similar}xlsnap ${given} --help`;
   const [word = ''] = words;
   const meant = commands.find((name) => name === `snapshot-${word}`);
-  return meant === undefined ? 'xlsnap --help lists the commands' : `did you mean ${meant}?`;
+  return meant === undefined ? `${similar}xlsnap --help lists the commands` : `did you mean ${meant}?`;
 }

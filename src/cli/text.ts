@@ -20,19 +20,27 @@ export function formatPages(pages: number): string {
   return pages === 0 ? '0' : formatSize(pages * PAGE_SIZE);
 }
 
-/** Aligns the columns of rows of cells: the first to the left, the others to the right. */
-export function table(rows: readonly (readonly string[])[]): readonly string[] {
+/** Aligns the columns of rows of cells: the first to the left, the others to the right, or all to the left. */
+export function table(
+  rows: readonly (readonly string[])[],
+  others: 'right' | 'left' = 'right',
+): readonly string[] {
   const widths =
-    rows[0]?.map((_, column) => Math.max(...rows.map((cells) => cells[column]?.length ?? 0))) ?? [];
+    rows[0]?.map((_, column) => Math.max(...rows.map((cells) => widthOf(cells[column] ?? '')))) ?? [];
   return rows.map((cells) =>
     cells
       .map((cell, column) => {
-        const width = widths[column] ?? 0;
-        return column === 0 ? cell.padEnd(width) : cell.padStart(width);
+        const room = ' '.repeat((widths[column] ?? 0) - widthOf(cell));
+        return column === 0 || others === 'left' ? cell + room : room + cell;
       })
       .join('  ')
       .trimEnd(),
   );
+}
+
+/** Characters, not UTF-16's units. */
+export function widthOf(text: string): number {
+  return [...text].length;
 }
 
 /** Aligns columns like `table`, indented by two. */

@@ -1,4 +1,5 @@
 /** Parses a cfgfile, and reports everything that is wrong in it. */
+import { nearest } from '../core/nearest.ts';
 import { omitUndefined } from '../core/omit-undefined.ts';
 import type { Problem } from '../core/problem.ts';
 import type { DiskRequest, SnapshotConfig } from './config.ts';
@@ -175,7 +176,7 @@ const KEYS = ['name', 'description', 'memory_path', 'disks'] as const;
 function interpret(settings: Map<string, Setting>, report: Report): SnapshotConfig {
   for (const { key, at } of settings.values()) {
     if (KEYS.some((known) => known === key)) continue;
-    const near = nearest(key);
+    const near = nearest(key, KEYS);
     report(at, {
       code: 'UNKNOWN_KEY',
       message: `unknown key ${key.slice(0, 60)}`,
@@ -297,29 +298,6 @@ function fromKeywords(fields: readonly string[]): string | undefined {
   };
   const vdev = wordOf('vdev') ?? 'TARGET';
   return `'${wordOf('target') ?? 'PATH'},qcow2,${vdev}' for an external snapshot, ',,${vdev}' for an internal one`;
-}
-
-/** Returns the key that was probably meant. */
-function nearest(key: string): string | undefined {
-  const plain = key.slice(0, 40).toLowerCase().replaceAll(/[.-]/g, '_');
-  const [best] = KEYS.map((known) => ({ known, distance: editDistance(plain, known) })).sort(
-    (a, b) => a.distance - b.distance,
-  );
-  return best !== undefined && best.distance <= Math.max(1, best.known.length / 3) ? best.known : undefined;
-}
-
-/** Returns the Levenshtein distance. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
 }
 
 /** Maximum width of the part of a line that is shown. */

@@ -22,6 +22,7 @@ export const EXIT = {
   output: 12,
   environment: 13,
   recover: 14,
+  partial: 15,
   interrupted: 130,
 } as const;
 
@@ -51,6 +52,8 @@ export abstract class XlsnapError extends Error {
   readonly data: Readonly<Record<string, unknown>>;
   /** Set once by the phase runner. */
   phase: string | undefined;
+  /** What had been completed before this error, and stays. */
+  done: readonly string[] = [];
   /** What the phase runner undid after this error, in order; empty when nothing had to be. */
   undone: readonly string[] = [];
   /** Undos that failed themselves, with what to do by hand. */
@@ -69,7 +72,7 @@ export abstract class XlsnapError extends Error {
 
   /** The error as plain data, as `--json` prints it. */
   toJSON(): Record<string, unknown> {
-    const { phase, domid, offset, hint, data, undone, undoFailures } = this;
+    const { phase, domid, offset, hint, data, done, undone, undoFailures } = this;
     return omitUndefined({
       name: this.name,
       code: this.code,
@@ -80,6 +83,7 @@ export abstract class XlsnapError extends Error {
       offset,
       hint,
       data: Object.keys(data).length === 0 ? undefined : data,
+      done: done.length === 0 ? undefined : done,
       undone: undone.length === 0 ? undefined : undone,
       undo_failures: undoFailures.length === 0 ? undefined : undoFailures,
       cause: this.cause === undefined ? undefined : describeError(this.cause),
@@ -95,6 +99,11 @@ export class UsageError extends XlsnapError {
 /** A domain that is not there, or is in a state that cannot be snapshotted. */
 export class DomainError extends XlsnapError {
   readonly exitCode = EXIT.domain;
+}
+
+/** Some of several things that are independent of each other were done, and others could not be. `done` says which. */
+export class PartialError extends XlsnapError {
+  readonly exitCode = EXIT.partial;
 }
 
 /** Something the preflight found; nothing had been touched. */

@@ -102,12 +102,13 @@ export function isSameFile(one: FileIdentity, other: FileIdentity): boolean {
 
 /** Makes the names in a directory durable. */
 export async function syncDirectory(path: string): Promise<void> {
-  const dir = await open(path, 'r');
-  try {
-    await dir.sync();
-  } finally {
-    await dir.close();
-  }
+  await syncFile(path);
+}
+
+/** Makes what has been written to a file durable. */
+export async function syncFile(path: string): Promise<void> {
+  await using file = await open(path, 'r');
+  await file.sync();
 }
 
 /** Finds the nearest directory at or above a path that exists. */
@@ -126,7 +127,8 @@ export async function nearestDirectory(path: string): Promise<string> {
 }
 
 /**
- * Finds the entries with an ending in some directories, and in the directories right below some of those.
+ * Finds the entries with an ending in some directories, and in the directories right below some of those. A symbolic link to a
+ * directory counts as one: whoever put it there moved the directory.
  * @param withBelow those of `directories` whose subdirectories are read too
  * @param entriesOf reads a directory, and decides what an unreadable one means
  * @returns their paths, each once
@@ -146,10 +148,14 @@ export async function findByEnding(
     add(top, entries);
     if (!withBelow.includes(top)) continue;
     for (const entry of entries) {
-      if (!entry.isDirectory()) continue;
       const directory = join(top, entry.name);
-      add(directory, await entriesOf(directory));
+      if (await isDirectory(entry, directory)) add(directory, await entriesOf(directory));
     }
   }
   return [...paths];
+}
+
+async function isDirectory(entry: Dirent, path: string): Promise<boolean> {
+  if (!entry.isSymbolicLink()) return entry.isDirectory();
+  return (await stat(path).catch(() => undefined))?.isDirectory() === true;
 }

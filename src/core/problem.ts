@@ -15,3 +15,14 @@ export function toProblem({ code, message, hint }: Problem): Problem {
 export function describeProblem({ message, hint }: Pick<Problem, 'message' | 'hint'>): string {
   return hint === undefined ? message : `${message} (${hint})`;
 }
+
+/** Describes several problems: those with the same code and hint in one text, with the hint once. */
+export function describeProblems(problems: readonly Problem[]): readonly string[] {
+  const groups = new Map<string, Problem>();
+  for (const one of problems) {
+    const key = `${one.code} ${one.hint}`;
+    const before = groups.get(key);
+    groups.set(key, before === undefined ? one : { ...one, message: `${before.message}; ${one.message}` });
+  }
+  return [...groups.values()].map(describeProblem);
+}

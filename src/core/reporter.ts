@@ -12,6 +12,8 @@ export interface Progress {
   /** Number of the live round, from 0. */
   readonly round?: number;
   readonly dirtyPages?: number;
+  /** Where bytes and pages do not say it. */
+  readonly remainingSeconds?: number | undefined;
 }
 
 export type LogLevel = 'debug' | 'info' | 'warning';

@@ -145,10 +145,12 @@ class Reader {
     const offset = this.offset;
     const bytes = await this.#exactly(XL_FIXED_LENGTH, 'xl header');
     if (!XL_MAGIC.every((byte, i) => byte === bytes[i])) {
-      throw new StreamError('XL_MAGIC', 'not a save file of xl: wrong magic number', {
-        offset,
-        hint: 'give a file that xl save or xlsnap wrote',
-      });
+      const kind = kindOf(bytes);
+      throw new StreamError(
+        'XL_MAGIC',
+        `not a save file of xl: ${kind === undefined ? 'wrong magic number' : `it is ${kind.name}`}`,
+        { offset, hint: kind?.hint ?? 'give a file that xl save or xlsnap wrote' },
+      );
     }
     const { byteOrder, mandatoryFlags, optionalFlags, optionalDataLength } = xlWords.parse(
       bytes.subarray(XL_MAGIC.length),
@@ -392,4 +394,18 @@ function bigEndian(where: string, offset: number): StreamError {
     offset,
     hint: 'Xen on x86 cannot restore it either',
   });
+}
+
+/** What a file is that is not a save file, where people mix them up. */
+const OTHER_KINDS: readonly { readonly magic: string; readonly name: string; readonly hint?: string }[] = [
+  { magic: '1f8b', name: 'compressed with gzip', hint: 'decompress it first: gunzip -k' },
+  { magic: '28b52ffd', name: 'compressed with zstd', hint: 'decompress it first: unzstd' },
+  { magic: 'fd377a585a00', name: 'compressed with xz', hint: 'decompress it first: unxz -k' },
+  { magic: '04224d18', name: 'compressed with lz4', hint: 'decompress it first: unlz4' },
+  { magic: '514649fb', name: 'a qcow2 image', hint: 'give the memory file, which ends in .save by default' },
+];
+
+function kindOf(bytes: Uint8Array): (typeof OTHER_KINDS)[number] | undefined {
+  const start = Buffer.from(bytes.subarray(0, 8)).toString('hex');
+  return OTHER_KINDS.find(({ magic }) => start.startsWith(magic));
 }

@@ -1,6 +1,6 @@
 /** What a check of an operation has found: every obstacle, thrown as one error. */
 import { EXIT, PreflightError, XlsnapError } from '../core/errors.ts';
-import { describeProblem, type Problem, toProblem } from '../core/problem.ts';
+import { describeProblems, type Problem, toProblem } from '../core/problem.ts';
 
 /**
  * Throws one error for all findings.
@@ -10,10 +10,13 @@ export function throwFindings(findings: readonly Problem[], domid: number | unde
   const [first] = findings;
   if (first === undefined) return;
   const many = findings.length > 1;
-  const lines = findings.map((finding) => `  - ${describeProblem(finding)}`);
+  const reasons = describeProblems(findings);
+  const lines = reasons.map((reason) => `  - ${reason}`);
   throw new PreflightError(
     many ? 'PREFLIGHT' : first.code,
-    many ? `this is not possible, for ${findings.length} reasons:\n${lines.join('\n')}` : first.message,
+    many
+      ? `this is not possible, for ${reasons.length === 1 ? 'one reason' : `${reasons.length} reasons`}:\n${lines.join('\n')}`
+      : first.message,
     {
       phase: 'preflight',
       data: { findings },

@@ -342,6 +342,8 @@ export interface Toolstack {
   findDomain(nameOrDomid: string): Promise<Domid | undefined>;
   /** Domid of the domain that has exactly this name, which may consist of digits. `undefined` when there is none. */
   findByName(name: string): Promise<Domid | undefined>;
+  /** Names of the domains that run, for suggestions. Default: none. */
+  domainNames?(): Promise<readonly string[]>;
   /** Domid of the domain with this uuid, lower case, with dashes. `undefined` when there is none. */
   findByUuid(uuid: string): Promise<Domid | undefined>;
   /**
@@ -470,6 +472,8 @@ export interface ImageHost {
   readonly storages?: readonly DiskStorage[];
   /** As in `Host`. */
   readonly snapshotDir?: string;
+  /** As in `Toolstack`, where that can be known; none if no domain runs. */
+  readonly imagesInUse?: () => Promise<readonly ImageUse[]>;
 }
 
 /** All ports together. */

@@ -1,12 +1,11 @@
 /** Recovers from creates, reverts and deletes that were killed: finds their journals, and undoes creates. */
 
-import type { Dirent } from 'node:fs';
 import { readdir, rm, stat } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
-import { exists, removeIfPresent } from '../core/files.ts';
+import { exists, findByEnding, removeIfPresent } from '../core/files.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import type { QemuDisk, SnapshotDisk } from '../memfile/manifest.ts';
 import { partialOf } from '../memfile/names.ts';
@@ -188,19 +187,13 @@ async function findJournals(
   directory: string,
   failed: (path: string, error: unknown) => void,
 ): Promise<readonly string[]> {
-  const entriesOf = (path: string): Promise<readonly Dirent[]> =>
+  const found = await findByEnding(journalPathOf(''), [directory], [directory], (path) =>
     readdir(path, { withFileTypes: true }).catch((error: unknown) => {
       if (errnoCode(error) !== 'ENOENT') failed(path, error);
       return [];
-    });
-  const found: string[] = [];
-  for (const entry of await entriesOf(directory)) {
-    const path = join(directory, entry.name);
-    if (entry.isFile() && entry.name.endsWith('.journal')) found.push(path);
-    if (!entry.isDirectory()) continue;
-    for (const { name } of await entriesOf(path)) if (name.endsWith('.journal')) found.push(join(path, name));
-  }
-  return found.sort();
+    }),
+  );
+  return [...found].sort();
 }
 
 async function readWithHead(path: string): Promise<FoundJournal | undefined> {

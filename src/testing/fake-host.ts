@@ -593,6 +593,10 @@ export class FakeHost implements Host {
         await this.#call('findByName');
         return this.domains.find((domain) => domain.domid !== undefined && domain.name === name)?.domid;
       },
+      domainNames: async () => {
+        await this.#call('domainNames');
+        return this.domains.filter(({ domid }) => domid !== undefined).map(({ name }) => name);
+      },
       findByUuid: async (uuid) => {
         await this.#call('findByUuid');
         return this.domains.find((domain) => domain.domid !== undefined && domain.uuid === uuid)?.domid;

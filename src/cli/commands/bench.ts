@@ -8,7 +8,7 @@ import { writeWhole } from '../../snapshot/output/file.ts';
 import { benchResultText } from '../bench-text.ts';
 import type { CliContext } from '../context.ts';
 import { type CommonOptions, runSession } from '../session.ts';
-import { jsonLine } from '../text.ts';
+import { columnsOf, jsonLine } from '../text.ts';
 
 import { version } from '../version.ts';
 
@@ -35,7 +35,7 @@ export function bench(context: CliContext, domain: string, options: BenchOptions
       }
       return options.json === true
         ? jsonLine('bench_result', result)
-        : benchResultText(result, options.report);
+        : benchResultText(result, options.report, columnsOf(context.stdout));
     },
   );
 }

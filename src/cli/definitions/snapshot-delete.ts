@@ -13,7 +13,7 @@ export const defineSnapshotDelete: Define = (program, context, finish) => {
     .description(
       'Deletes snapshots: their tags in the images, then cfgfile, memory file and manifest. The domain may run. ' +
         'What another snapshot, a domain or another program needs is refused, and nothing is changed then. ' +
-        "The base and the overlay of an external snapshot are kept, since they are the domain's disk; with --merge the overlay is merged into the base. " +
+        "The base and the overlay of an external snapshot are kept, since they are the domain's disk, and the manifest with them; with --merge the overlay is merged into the base. " +
         'If xlsnap is killed, the same command, or recover, deletes the rest.',
     )
     .argument('<domain>', 'name, uuid or domid; the domain need not be running', notEmpty)
@@ -30,7 +30,7 @@ export const defineSnapshotDelete: Define = (program, context, finish) => {
     .option('--prefix <text>', 'with --keep: only snapshots whose names begin with this', notEmpty)
     .option(
       '--merge',
-      'merge the overlays of external snapshots into their bases, on which the domain continues, and remove them',
+      'merge the overlays of external snapshots into their bases, on which the domain continues, and remove them; without names: those that earlier deletes have left',
     )
     .option(
       '--dir <dir>',
@@ -45,6 +45,7 @@ export const defineSnapshotDelete: Define = (program, context, finish) => {
       ['xlsnap snapshot-delete guest1 before-upgrade', 'one snapshot'],
       ['xlsnap snapshot-delete guest1 a b --dry-run', 'only show what would go'],
       ['xlsnap snapshot-delete guest1 ext --merge', 'with the overlay of an external snapshot'],
+      ['xlsnap snapshot-delete guest1 --merge', 'the overlays that earlier deletes have left'],
       ['xlsnap snapshot-delete guest1 --keep 7 --prefix nightly-', 'all but the newest'],
     )
     .action(async (domain: string, snapshots: readonly string[], options: DeleteOptions) => {

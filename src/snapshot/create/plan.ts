@@ -3,6 +3,7 @@
 import type { DiskRequest } from '../../config/config.ts';
 import { printConfig } from '../../config/print.ts';
 import { DomainError, UsageError } from '../../core/errors.ts';
+import { nearest } from '../../core/nearest.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
@@ -57,10 +58,13 @@ export async function findDomain(host: Host, nameOrDomid: string): Promise<Domai
   const state = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   if (state !== undefined) return state;
   const named = /^\d+$/.test(nameOrDomid) ? await host.toolstack.findByName(nameOrDomid) : undefined;
+  const near = nearest(nameOrDomid, (await host.toolstack.domainNames?.()) ?? []);
   throw new DomainError('DOMAIN_NOT_FOUND', `there is no domain ${nameOrDomid}`, {
     hint:
       named === undefined
-        ? 'xl list shows the domains'
+        ? near === undefined
+          ? 'xl list shows the domains'
+          : `did you mean ${near}? xl list shows the domains`
         : `a number is a domid, as for xl; the domain of that name has domid ${named}: use that`,
   });
 }

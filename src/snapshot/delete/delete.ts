@@ -1,8 +1,8 @@
 /** Deletes snapshots: their tags, then their files. */
 import { rm } from 'node:fs/promises';
 import type { CallOptions } from '../../core/call-options.ts';
-import { PreflightError, RecoverError, throwIfAborted } from '../../core/errors.ts';
-import { describeProblem } from '../../core/problem.ts';
+import { PartialError, PreflightError, RecoverError, throwIfAborted } from '../../core/errors.ts';
+import { describeProblems } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { FoundManifest } from '../../memfile/find-manifests.ts';
 import type { RecoverResult } from '../api.ts';
@@ -32,19 +32,20 @@ export async function planDelete(
  * cfgfile, memory file and manifest. The domain may run.
  *
  * Nothing is deleted that another snapshot, a domain or another program needs. Of external snapshots, base and overlay
- * stay: they are the domain's disk. With `merge`, the overlay is merged into the base, on which the domain continues; then
- * whatever starts the domain must name the base. With `snapshots`, all of them can be deleted, or none is touched. With `keep`, those that can
- * be are deleted, and the others are in the error.
+ * stay: they are the domain's disk; so does the manifest, which names them. With `merge`, the overlay is merged into the base, on
+ * which the domain continues; then whatever starts the domain must name the base. With `snapshots`, all of them can be deleted, or
+ * none is touched. Otherwise, those that can be are deleted, and the others are in the error.
  *
  * Each has a journal before anything of it goes. If it cannot be deleted completely, or this process is killed, the same
  * request, or `recoverSnapshot` with its memory file, finishes that. Until then `listSnapshots` does not call it good.
  *
  * @throws {PreflightError} If one of `snapshots` cannot be deleted: nothing has been changed
- * @throws {PreflightError} NOT_ALL_DELETED with `keep`, if some cannot be deleted: `data` has `deleted` and `refused`
+ * @throws {PartialError} NOT_ALL_DELETED without `snapshots`, if some cannot be deleted: `data` has `deleted` and `refused`
+ * @throws {PreflightError} NOT_ALL_DELETED without `snapshots`, if none of them can be deleted
  * @throws {DiskError} If a tag cannot be deleted
  * @throws {OutputError} If a journal cannot be written, or a file cannot be removed
- * @throws {InterruptedError} If the signal is aborted. In each case `undoFailures` says which snapshot is deleted in part; those
- * before it no longer exist, those after it are complete
+ * @throws {InterruptedError} If the signal is aborted. In each case `done` says which snapshots are deleted, and `undoFailures`
+ * which is deleted in part; the others are complete
  */
 export async function deleteSnapshots(
   host: Host,
@@ -62,8 +63,9 @@ export async function deleteSnapshots(
   });
   const { keys } = locked;
   const deleted: PlannedDelete[] = [];
+  let finished: readonly RecoverResult[] = [];
   try {
-    const finished = await finishFormer(host, locked.found, phases, options);
+    finished = await finishFormer(host, locked.found, phases, options);
     const done = finished.flatMap((one) => [one.name ?? '', one.journal.slice(0, -journalPathOf('').length)]);
     const { plan, target } = await phases.run('check', async () => {
       const found = await findDeleteTarget(host, request, done);
@@ -82,7 +84,7 @@ export async function deleteSnapshots(
       if ('problems' in outcome) refused.push(outcome);
       else deleted.push(outcome);
     }
-    if (refused.length > 0) throw notAll(refused, deleted);
+    if (refused.length > 0) throw notAll(refused, deleted, finished.length > 0);
     return {
       plan,
       finished,
@@ -91,7 +93,12 @@ export async function deleteSnapshots(
       warnings: plan.warnings,
     };
   } catch (error) {
-    throw await phases.fail(error);
+    const failure = await phases.fail(error);
+    failure.done = [
+      ...finished.map(({ name = '' }) => `finished the delete of snapshot "${name}"`),
+      ...deleted.map(({ name }) => `deleted snapshot "${name}"`),
+    ];
+    throw failure;
   }
 }
 
@@ -121,7 +128,7 @@ async function makePlan(
     else before.push(examined);
   }
   const domid = target.given.running?.domid;
-  if (request.keep === undefined) {
+  if ((request.snapshots ?? []).length > 0) {
     const several = target.snapshots.length > 1;
     throwFindings(
       refused.flatMap(({ name, problems }) =>
@@ -148,7 +155,9 @@ function staying(
 ): readonly FoundManifest[] {
   return all.found.filter(
     ({ memoryPath }) =>
-      memoryPath !== own.memoryPath && !gone.some((other) => other.memoryPath === memoryPath),
+      memoryPath !== own.memoryPath &&
+      // An overlay that is left needs its base as it is.
+      !gone.some((other) => other.memoryPath === memoryPath && other.keptManifest === undefined),
   );
 }
 
@@ -227,17 +236,22 @@ async function deleteOne(
   return planned;
 }
 
-function notAll(refused: readonly RefusedDelete[], deleted: readonly PlannedDelete[]): PreflightError {
+/** @returns the error to throw */
+function notAll(
+  refused: readonly RefusedDelete[],
+  deleted: readonly PlannedDelete[],
+  changed: boolean,
+): PartialError | PreflightError {
   const lines = refused.flatMap(({ name, problems }) =>
-    problems.map((one) => `  - "${name}": ${describeProblem(one)}`),
+    describeProblems(problems).map((reason) => `  - "${name}": ${reason}`),
   );
-  return new PreflightError(
-    'NOT_ALL_DELETED',
-    `${refused.length} of ${refused.length + deleted.length} snapshots cannot be deleted now:\n${lines.join('\n')}`,
-    {
-      phase: 'delete',
-      hint: deleted.length === 0 ? 'nothing has been changed' : 'the others have been deleted',
-      data: { deleted, refused },
-    },
-  );
+  const total = refused.length + deleted.length;
+  const message = `${refused.length} of ${total} ${total === 1 ? 'snapshot' : 'snapshots'} cannot be deleted now:\n${lines.join('\n')}`;
+  const details = { phase: 'delete', data: { deleted, refused } };
+  return deleted.length === 0 && !changed
+    ? new PreflightError('NOT_ALL_DELETED', message, { ...details, hint: 'nothing has been changed' })
+    : new PartialError('NOT_ALL_DELETED', message, {
+        ...details,
+        hint: 'these are as good as before; run the same command again once the cause has gone',
+      });
 }

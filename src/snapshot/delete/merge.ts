@@ -1,8 +1,9 @@
 /** Merges the overlay of an external snapshot into its base: what prevents that, and the step itself. */
-import { open, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DiskError, EnvironmentError, RecoverError } from '../../core/errors.ts';
+import { syncFile } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
@@ -191,10 +192,4 @@ function progressOf({ reporter }: CallOptions): ((done: number, total: number) =
 
 async function inodeOf(path: string): Promise<number | undefined> {
   return (await stat(path).catch(() => undefined))?.ino;
-}
-
-/** Makes what has been written to a file durable. */
-async function syncFile(path: string): Promise<void> {
-  await using file = await open(path, 'r');
-  await file.sync();
 }

@@ -19,6 +19,7 @@ import { asFinding } from '../findings.ts';
 import { howToRelease, isSameImage, truePath, userOf } from '../images/chain.ts';
 import { isBaseLost, isSameTag } from '../images/identity.ts';
 import { JournalError } from '../journal/file.ts';
+import { isLeftOver, mergeableLater } from '../list/left-over.ts';
 import { searched } from '../list/list.ts';
 import { type GivenDomain, givenDomain, ownedBy } from '../list/match.ts';
 import { pickNamed } from '../list/named.ts';
@@ -76,14 +77,16 @@ export async function findDeleteTarget(
   );
   const unfinished: FoundDelete[] = [];
   const snapshots: FoundManifest[] = [];
-  if (request.keep === undefined) {
+  if (wanted.length === 0 && request.keep === undefined) {
+    for (const found of own) if (await isLeftOver(found)) snapshots.push(found);
+  } else if (request.keep === undefined) {
     for (const { name, path } of wanted) {
       const begun = deletes.filter(({ head }) => head.name === name || head.memoryPath === path);
       unfinished.push(...begun.filter((one) => !unfinished.includes(one)));
       if (begun.length > 0 || finished.includes(name ?? path)) continue;
       const found =
         path === undefined
-          ? pickNamed({ domain: request.domain, name }, searchedToo, own, all.damaged)
+          ? pickNamed({ domain: request.domain, name }, searchedToo, own, all)
           : await ofPath(path, all, own, request);
       if (!snapshots.includes(found)) snapshots.push(found);
     }
@@ -112,14 +115,18 @@ function checkRequest({ snapshots = [], keep, prefix, merge }: DeleteRequest): v
     throw new UsageError('KEEP', 'give either names of snapshots or the number to keep, not both');
   }
   if (keep !== undefined && merge === true) {
-    throw new UsageError('KEEP', 'overlays are merged only for snapshots that are given by their names', {
-      hint: 'the newer snapshots, which are kept, depend on them',
-    });
-  }
-  if (keep === undefined && snapshots.length === 0) {
     throw new UsageError(
       'KEEP',
-      'there is nothing to delete: give names of snapshots, or the number to keep',
+      'give either the number to keep or --merge: the snapshots that are kept need the overlays',
+      {
+        hint: 'once nothing needs them any more, --merge alone merges those that earlier deletes have left',
+      },
+    );
+  }
+  if (keep === undefined && snapshots.length === 0 && merge !== true) {
+    throw new UsageError(
+      'KEEP',
+      'there is nothing to delete: give names of snapshots, the number to keep, or --merge',
     );
   }
   if (keep !== undefined && !(Number.isSafeInteger(keep) && keep > 0)) {
@@ -149,7 +156,7 @@ function toWanted(one: string | SnapshotConfig): Wanted {
 /** The snapshot that a cfgfile names, which must be of the domain. */
 async function ofPath(
   memoryPath: string,
-  { found }: FoundManifests,
+  { found, damaged }: FoundManifests,
   own: readonly FoundManifest[],
   { domain }: DeleteRequest,
 ): Promise<FoundManifest> {
@@ -163,7 +170,8 @@ async function ofPath(
       data: { stored: { name, uuid } },
     });
   }
-  // Why it cannot be read, if it is there.
+  // Why it cannot be read, or not trusted, if it is there.
+  for (const one of damaged) if ((await truePath(one.memoryPath)) === real) throw one.error;
   await readManifest(manifestPathOf(memoryPath));
   throw new UsageError('NO_SNAPSHOT', `there is no manifest ${manifestPathOf(memoryPath)}`, {
     hint: 'without it nothing says what belongs to the snapshot: docs/howto/clean-up.md deletes one by hand',
@@ -229,10 +237,32 @@ export async function examine(
       else disks.push(await internalDisk(subject, disk, problems, tags));
     });
   }
-  const { files, allocatedBytes } = await filesOf(memoryPath);
-  const paths = files.map(({ path }) => path);
+  let left: readonly External[] = [];
+  if (!surroundings.merge) {
+    await asFinding(problems, async () => {
+      left = await mergeableLater(host, manifest);
+    });
+  }
+  const { files, allocatedBytes } = await filesOf(memoryPath, left.length > 0);
+  if (left.length > 0 && [...files, ...tags, ...snapshots].length === 0) {
+    problems.push({
+      code: 'OVERLAY_LEFT',
+      message: `it was deleted; what is left is ${left.map(({ overlay }) => overlay).join(', ')}`,
+      hint: '--merge merges that into its base',
+    });
+  }
   return {
-    planned: { name, domain, uuid, created, memoryPath, files: paths, allocatedBytes, disks },
+    planned: omitUndefined({
+      name,
+      domain,
+      uuid,
+      created,
+      memoryPath,
+      files: files.map(({ path }) => path),
+      allocatedBytes,
+      disks,
+      keptManifest: left.length > 0 ? manifestPathOf(memoryPath) : undefined,
+    }),
     tags,
     overlays,
     snapshots,
@@ -331,7 +361,7 @@ async function internalDisk(
       problems.push({
         code: 'SNAPSHOT_NEEDED',
         message: `disk ${vdev}: ${image}, which would be written to, is the base of snapshot "${other.manifest.name}" (${other.memoryPath})`,
-        hint: 'delete that one first',
+        hint: 'delete that one too, with --merge',
       });
     }
   }
@@ -470,10 +500,12 @@ function identityOf({ identities = [] }: Manifest, vdev: string): DoomedTag['ide
 
 async function filesOf(
   memoryPath: string,
+  keepManifest: boolean,
 ): Promise<{ readonly files: readonly DoomedFile[]; readonly allocatedBytes: number }> {
   const files: DoomedFile[] = [];
   let allocatedBytes = 0;
-  for (const path of [configPathOf(memoryPath), memoryPath, manifestPathOf(memoryPath)]) {
+  const manifest = keepManifest ? [] : [manifestPathOf(memoryPath)];
+  for (const path of [configPathOf(memoryPath), memoryPath, ...manifest]) {
     const found = await stat(path).catch(() => undefined);
     if (found === undefined) continue;
     files.push({ path, inode: found.ino });

@@ -12,8 +12,9 @@ export interface DeleteRequest {
   /** In place of `snapshots`: deletes all snapshots of the domain but this many, the newest. */
   readonly keep?: number | undefined;
   /**
-   * With `snapshots`: merges the overlays of external snapshots into their bases, on which the domain continues. It may run
-   * in the meantime. Default: base and overlay stay.
+   * Merges the overlays of external snapshots into their bases, on which the domain continues. It may run in the meantime.
+   * Default: base and overlay stay, and the manifest with them, so that they can be merged later. Without `snapshots`: those
+   * that earlier deletes have left.
    */
   readonly merge?: boolean | undefined;
   /** With `keep`: only snapshots whose names begin with this are counted and deleted. */
@@ -64,6 +65,8 @@ export interface PlannedDelete {
   /** Bytes that the file system has allocated for them. */
   readonly allocatedBytes: number;
   readonly disks: readonly DeleteDisk[];
+  /** Present if the manifest stays, since it says which overlay is to be merged later: its path. */
+  readonly keptManifest?: string;
 }
 
 /** A snapshot that cannot be deleted now. */
@@ -83,7 +86,7 @@ export interface DeletePlan {
   readonly domid: number | undefined;
   /** Newest first, in the order in which they are deleted. */
   readonly snapshots: readonly PlannedDelete[];
-  /** With `keep` only: those that would be deleted, but cannot be. */
+  /** Unless `snapshots` are given: those that would be deleted, but cannot be. */
   readonly refused: readonly RefusedDelete[];
   /** Journals of deletes that were killed: these are finished first. */
   readonly unfinished: readonly string[];

@@ -221,7 +221,10 @@ export async function refuseUsed(host: Host, image: string): Promise<void> {
  * @returns `undefined` when it has no backing file, or is not a qcow2 image
  * @throws {DiskError} If it cannot be read
  */
-export async function baseOfOverlay(images: Images, overlay: string): Promise<string | undefined> {
+export async function baseOfOverlay(
+  images: Pick<Images, 'info'>,
+  overlay: string,
+): Promise<string | undefined> {
   try {
     return (await images.info(overlay, 'qcow2'))?.backing;
   } catch (error) {

@@ -11,7 +11,7 @@ import { baseOfOverlay } from './chain.ts';
 import { freeImages } from './free.ts';
 
 /** The guest may write to the base for as long after its overlay was made, until it has suspended; milliseconds. */
-const SUSPEND_MS = 120_000;
+export const SUSPEND_MS = 120_000;
 
 /** Tells whether the tag or the overlay exists. */
 export async function isThere(host: Host, disk: QemuDisk): Promise<boolean> {

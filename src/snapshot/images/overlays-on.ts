@@ -1,6 +1,6 @@
 /** Finds overlays that nobody has open, by reading the headers of the files in some directories. */
 import { constants } from 'node:fs';
-import { open, readdir } from 'node:fs/promises';
+import { open, readdir, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { truePath } from './chain.ts';
 
@@ -35,6 +35,9 @@ export async function overlaysOn(
 
 /** The true name of a qcow2 image's backing file; `undefined` if it has none, or is not a qcow2 image. */
 async function backingFile(path: string): Promise<string | undefined> {
+  // In /dev there are links to what does something when it is opened.
+  const found = await stat(path).catch(() => undefined);
+  if (found?.isFile() !== true && found?.isBlockDevice() !== true) return undefined;
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch(() => undefined);
   if (file === undefined) return undefined;
   try {

@@ -25,6 +25,7 @@ import { journalPathOf, snapshotDirOf } from '../naming.ts';
 import type { ImageHost, ImageInfo, Images } from '../ports.ts';
 import { checkDisksAtRest } from '../revert/plan.ts';
 import type { Risk } from '../risks.ts';
+import { isLeftOver, mergeableLater } from './left-over.ts';
 import { keysOf, ofDomain } from './match.ts';
 
 export interface ListRequest {
@@ -103,8 +104,7 @@ export async function listSnapshots(
   options: CallOptions = {},
 ): Promise<SnapshotList> {
   const { directories, all, wanted, keys } = await findWanted(host, request);
-  const { storages, snapshotDir } = host;
-  const once: ImageHost = omitUndefined({ images: remembering(host.images), storages, snapshotDir });
+  const once = askingOnce(host);
   const snapshots: ListedSnapshot[] = [];
   for (const one of newestOf(byAge(wanted), request.newest)) {
     throwIfAborted(options.signal);
@@ -198,6 +198,10 @@ async function checkSnapshot(
   }
   if (!(await exists(memoryPath))) {
     problems.push({ code: 'NO_MEMORY_FILE', message: `its memory file ${memoryPath} is missing` });
+    await tried(problems, async () => {
+      if (await isLeftOver({ memoryPath, manifest }))
+        problems.splice(0, 1, await leftOver(host, memoryPath, manifest));
+    });
     return { problems, risks: [] };
   }
   const { memory } = manifest;
@@ -214,6 +218,28 @@ async function checkSnapshot(
     risks.push(...disks.risks);
   });
   return { problems, risks };
+}
+
+/** Of a snapshot that was deleted, its overlays are left. */
+async function leftOver(host: ImageHost, memoryPath: string, manifest: Manifest): Promise<Problem> {
+  const overlays = (await mergeableLater(host, manifest)).map(({ overlay }) => overlay);
+  const directory = dirname(memoryPath);
+  const found = [directory, dirname(directory)].includes(snapshotDirOf(host));
+  const again = [
+    `xlsnap snapshot-delete ${shellQuote(manifest.domain)} ${shellQuote(manifest.name)}`,
+    ...(found ? [] : [`--dir ${shellQuote(directory)}`]),
+  ].join(' ');
+  return overlays.length === 0
+    ? {
+        code: 'OVERLAY_LEFT',
+        message: 'it was deleted, and its overlays are merged, or of no use',
+        hint: again,
+      }
+    : {
+        code: 'OVERLAY_LEFT',
+        message: `it was deleted; what the domain has written since is in ${overlays.join(', ')}`,
+        hint: `${again} --merge merges that into its base`,
+      };
 }
 
 /** Runs a check of one snapshot. What it cannot find out is a problem of that one, and does not end the list. */
@@ -266,7 +292,18 @@ async function identityOf(memoryPath: string): Promise<{ name: string; uuid: str
   }
 }
 
-/** Asks for each image once: many snapshots may be in one. */
+/** Asks for each image once, and once who uses which: many snapshots may be in one. */
+function askingOnce(host: ImageHost): ImageHost {
+  const { storages, snapshotDir } = host;
+  let asked: ReturnType<NonNullable<ImageHost['imagesInUse']>> | undefined;
+  return omitUndefined({
+    images: remembering(host.images),
+    storages,
+    snapshotDir,
+    imagesInUse: host.imagesInUse && (() => (asked ??= host.imagesInUse?.() ?? Promise.resolve([]))),
+  });
+}
+
 function remembering(images: Pick<Images, 'info'>): Pick<Images, 'info'> {
   const known = new Map<string, Promise<ImageInfo | undefined>>();
   return {

@@ -3,10 +3,11 @@ import type { SnapshotConfig } from '../../config/config.ts';
 import { readConfigFile } from '../../config/read.ts';
 import { UsageError } from '../../core/errors.ts';
 import { exists } from '../../core/files.ts';
+import { nearest } from '../../core/nearest.ts';
 import {
   byAge,
-  type DamagedManifest,
   type FoundManifest,
+  type FoundManifests,
   findManifests,
   nameOfFile,
 } from '../../memfile/find-manifests.ts';
@@ -44,22 +45,23 @@ export async function findSnapshotConfig(host: Host, request: NamedRequest): Pro
 /** @throws {UsageError} If there is none (`NO_SNAPSHOT`), or more than one (`AMBIGUOUS_SNAPSHOT`) */
 export async function findNamed(host: Host, request: NamedRequest): Promise<FoundManifest> {
   const directories = await searched(host, request.directories);
-  const { found, damaged } = await findManifests(directories);
+  const all = await findManifests(directories);
   const { keys } = await givenDomain(host, request.domain);
-  return pickNamed(request, directories, ofDomain(found, keys), damaged);
+  return pickNamed(request, directories, ofDomain(all.found, keys), all);
 }
 
 /**
  * Picks the snapshot of that name.
  * @param directories for the message
  * @param some the domain's snapshots
+ * @param all everything that was found
  * @throws {UsageError} If there is none (`NO_SNAPSHOT`), or more than one (`AMBIGUOUS_SNAPSHOT`)
  */
 export function pickNamed(
   request: Pick<NamedRequest, 'domain' | 'name'>,
   directories: readonly string[],
   some: readonly FoundManifest[],
-  damaged: readonly DamagedManifest[],
+  all: FoundManifests,
 ): FoundManifest {
   const { domain, name } = request;
   const own = byAge(some);
@@ -67,16 +69,20 @@ export function pickNamed(
   const [first] = named;
   if (first !== undefined && named.length === 1) return first;
   if (first !== undefined) throw ambiguous(request, named);
-  const torn = damaged.filter(({ memoryPath }) => nameOfFile(memoryPath) === name);
+  const torn = all.damaged.filter(({ memoryPath }) => nameOfFile(memoryPath) === name);
   if (torn.length > 0) {
     const messages = torn.map(({ error }) => error.message);
     throw new UsageError(
       'NO_SNAPSHOT',
       `no snapshot "${name}" of domain ${domain} can be read: ${messages.join('; ')}`,
-      { hint: 'give the cfgfile of the snapshot instead of its name' },
+      {
+        hint:
+          torn.find(({ error }) => error.code === 'MANIFEST_OWNER')?.error.hint ??
+          'give the cfgfile of the snapshot instead of its name',
+      },
     );
   }
-  throw unknown(request, directories, own);
+  throw unknown(request, directories, own, all);
 }
 
 function ambiguous(
@@ -97,6 +103,7 @@ function unknown(
   { domain, name }: Pick<NamedRequest, 'domain' | 'name'>,
   directories: readonly string[],
   own: readonly FoundManifest[],
+  { found }: FoundManifests,
 ): UsageError {
   const names = own.map(({ manifest }) => manifest.name);
   const more = names.length > SHOWN_NAMES ? `, and ${names.length - SHOWN_NAMES} older ones` : '';
@@ -105,9 +112,26 @@ function unknown(
       ? `there are no snapshots of it in ${directories.join(', ')}`
       : `there are ${names.slice(-SHOWN_NAMES).reverse().join(', ')}${more}`;
   return new UsageError('NO_SNAPSHOT', `there is no snapshot "${name}" of domain ${domain}; ${there}`, {
-    hint: 'xlsnap snapshot-list shows all snapshots; for one that is elsewhere, give its cfgfile',
+    hint: `${meant(domain, name, names, found)}xlsnap snapshot-list shows all snapshots; for one that is elsewhere, give its cfgfile`,
     data: { candidates: candidates(own) },
   });
+}
+
+/** The snapshot, or the domain, that was probably meant. */
+function meant(
+  domain: string,
+  name: string,
+  names: readonly string[],
+  found: readonly FoundManifest[],
+): string {
+  const near =
+    names.length > 0
+      ? nearest(name, names)
+      : nearest(
+          domain,
+          found.map(({ manifest }) => manifest.domain),
+        );
+  return near === undefined ? '' : `did you mean ${names.length > 0 ? `"${near}"` : `domain ${near}`}? `;
 }
 
 function candidates(some: readonly FoundManifest[]) {

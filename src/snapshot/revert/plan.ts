@@ -22,7 +22,7 @@ import { snapshotDirOf } from '../naming.ts';
 import type { DomainState, Host, ImageHost } from '../ports.ts';
 import { listRisks, type Risk } from '../risks.ts';
 import { revertCommand } from './command.ts';
-import { findLaterSnapshots, type KnownSnapshot } from './later-snapshots.ts';
+import { findLaterSnapshots, findOverlaysInUse, type KnownSnapshot } from './later-snapshots.ts';
 import { planDisk, type WantedDisk, wantedDisks } from './plan-disks.ts';
 import { checkRestore } from './restore-check.ts';
 import { findTarget, type RevertTarget } from './target.ts';
@@ -244,6 +244,7 @@ export async function checkDisksAtRest(
     if (resolved !== undefined) disks.push(resolved);
   }
   const others = known.filter((other) => other.memoryPath !== memoryPath);
+  for (const risk of await findOverlaysInUse(host, disks)) addRisk(risks, risk);
   for (const risk of await findLaterSnapshots(host, memoryPath, disks, others)) addRisk(risks, risk);
   risks.push(...uncoveredDisks(config, wanted));
   return { findings, risks };

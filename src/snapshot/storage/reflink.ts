@@ -9,7 +9,7 @@
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { DiskError, OutputError, RecoverError } from '../../core/errors.ts';
-import { exists, removeIfPresent, statMaybe, syncDirectory } from '../../core/files.ts';
+import { exists, removeIfPresent, statMaybe, syncDirectory, syncFile } from '../../core/files.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
@@ -89,7 +89,7 @@ export class ReflinkStorage implements DiskStorage {
   }
 
   async finish({ snapshot }: StorageDisk) {
-    await syncFile(snapshot);
+    await syncClone(snapshot);
     const { size, mtimeMs } = await stat(snapshot);
     return { identity: identityOf({ size, mtimeMs }), virtualSize: size };
   }
@@ -138,7 +138,7 @@ export class ReflinkStorage implements DiskStorage {
     const inode = await reserve(fresh);
     await this.#clones.clone(snapshot, fresh);
     await this.#clones.copyAttributes(image, fresh);
-    await syncFile(fresh);
+    await syncClone(fresh);
     await note(inode);
     await checkFree();
     await rename(image, before);
@@ -223,10 +223,9 @@ function identityOf({ size, mtimeMs }: { readonly size: number; readonly mtimeMs
   return `${size} ${mtimeMs}`;
 }
 
-async function syncFile(path: string): Promise<void> {
+async function syncClone(path: string): Promise<void> {
   try {
-    await using file = await open(path);
-    await file.sync();
+    await syncFile(path);
   } catch (cause) {
     throw new DiskError('CLONE_SYNC', `cannot write ${path} to its disk`, { cause });
   }

@@ -10,6 +10,7 @@ import { givenDomain } from '../../snapshot/list/match.ts';
 import type { Host } from '../../snapshot/ports.ts';
 import { XenstoreClient } from '../../xenstore/client.ts';
 import { readSuspendFeature } from '../create-checks/suspend-feature.ts';
+import { imageHost } from '../image-host.ts';
 import { asFailure, checkHost, type HostCheck, type HostCheckOptions } from './host-checks.ts';
 
 /** A domain, and what its QEMU and its kernel report. */
@@ -66,7 +67,7 @@ async function newestSnapshots(host: Host, nameOrDomid: string): Promise<readonl
   try {
     const { keys } = await givenDomain(host, nameOrDomid);
     const [domain = nameOrDomid, ...others] = keys;
-    return (await listSnapshots(host, { domain, keys: others, newest: SHOWN_SNAPSHOTS })).snapshots;
+    return (await listSnapshots(imageHost(), { domain, keys: others, newest: SHOWN_SNAPSHOTS })).snapshots;
   } catch (error) {
     if (error instanceof XlsnapError) return [];
     throw error;

@@ -21,6 +21,16 @@ export function findByName(xenstore: XenstoreClient, name: string): Promise<Domi
   return findBy(xenstore, 'name', name);
 }
 
+/** The names of all domains but dom0. */
+export async function domainNames(xenstore: XenstoreClient): Promise<readonly string[]> {
+  const names: string[] = [];
+  for (const domid of await xenstore.list('/local/domain')) {
+    const name = await xenstore.readMaybe(`/local/domain/${domid}/name`);
+    if (domid !== '0' && name !== undefined) names.push(name);
+  }
+  return names;
+}
+
 /** Finds the domain with this uuid. */
 export function findByUuid(xenstore: XenstoreClient, uuid: string): Promise<Domid | undefined> {
   return findBy(xenstore, 'vm', `/vm/${uuid}`);

@@ -27,7 +27,7 @@ import { checkRestore } from '../restore-checks/checks.ts';
 import { serviceWarnings } from '../restore-checks/service.ts';
 import { findPlace } from '../storage/places.ts';
 import { lockDomain } from './domain-lock.ts';
-import { findByName, findByUuid, findDomain } from './find-domain.ts';
+import { domainNames, findByName, findByUuid, findDomain } from './find-domain.ts';
 import { imagesInUse } from './images-in-use.ts';
 import { SaverSearch } from './savers.ts';
 import { editStoredConfig } from './userdata.ts';
@@ -84,6 +84,10 @@ export abstract class LibxlToolstack implements Toolstack {
 
   findByName(name: string): Promise<Domid | undefined> {
     return findByName(this.xenstore, name);
+  }
+
+  domainNames(): Promise<readonly string[]> {
+    return domainNames(this.xenstore);
   }
 
   findByUuid(uuid: string): Promise<Domid | undefined> {

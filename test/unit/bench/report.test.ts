@@ -1,6 +1,9 @@
 import { describe, expect, test } from 'vitest';
+import { benchCautions, benchFindings } from '../../../src/bench/findings.ts';
 import { ticks } from '../../../src/bench/plot.ts';
 import { benchReport } from '../../../src/bench/report.ts';
+import type { Summary } from '../../../src/bench/statistics.ts';
+import type { BenchResult } from '../../../src/bench/types.ts';
 import { benchResult } from './samples.ts';
 
 const html = benchReport(benchResult, "xlsnap bench 'guest<1>' --rounds 2");
@@ -55,14 +58,17 @@ test('it has the machine, the versions, the failures and every run', () => {
     expect(text).toContain(fact);
   }
   expect(text).toContain('warming up');
-  expect(body.match(/<th scope="row">(xl-save|live\+sync)<\/th><td>(warm-up|[12])<\/td>/g)).toHaveLength(
+  expect(body.match(/<th scope="row">(xl-save|live\+sync)<\/th><td[^>]*>(warm-up|[12])<\/td>/g)).toHaveLength(
     benchResult.runs.length + 4,
   );
 });
 
 test('plots have a dot, within their area, for each run that counts', () => {
-  const plots = [...html.matchAll(/<svg viewBox="0 0 (\d+) (\d+)"[\s\S]*?<\/svg>/g)];
-  expect(plots.map(([plot]) => /aria-label="([^"]*)"/.exec(plot)?.[1])).toEqual([
+  const plots = [...html.matchAll(/<svg class="(?:wide|narrow)" viewBox="0 0 (\d+) (\d+)"[\s\S]*?<\/svg>/g)];
+  const titles = plots.map(([plot]) => /aria-label="([^"]*)"/.exec(plot)?.[1]);
+  // Once for wide windows, and once for narrow ones.
+  expect(titles.filter((_, at) => at % 2 === 0)).toEqual(titles.filter((_, at) => at % 2 === 1));
+  expect(titles.filter((_, at) => at % 2 === 0)).toEqual([
     'The whole command',
     'Where the time goes',
     'Guest stopped',
@@ -88,6 +94,71 @@ test('each part of a bar has a colour, in light and dark mode', () => {
     // Light, dark, and light on paper.
     expect(style.match(new RegExp(`[\\s;]${colour}: #`, 'g')), name).toHaveLength(3);
   }
+});
+
+test('a caution is on top where the figures may not hold, and each comparison in a sentence', () => {
+  const [xl, live] = benchResult.paths;
+  if (xl?.wallSeconds === undefined || live === undefined) throw new Error('no sample');
+  const of = (min: number, median: number, max: number, count = 5): Summary => ({
+    count,
+    min,
+    lowerQuartile: min,
+    median,
+    upperQuartile: max,
+    max,
+  });
+  const result = {
+    ...benchResult,
+    rounds: 5,
+    paths: [
+      { ...xl, baseline: xl.name, stopSeconds: of(1.7, 1.8, 1.9) },
+      { ...live, baseline: xl.name, wallRatio: of(0.5, 0.6, 0.7), downtimeSeconds: of(0.01, 0.012, 0.02) },
+      {
+        ...live,
+        name: 'paused',
+        baseline: xl.name,
+        wallRatio: of(0.9, 1.1, 1.2),
+        downtimeSeconds: of(1.6, 1.75, 1.8),
+      },
+      { ...live, name: 'slow', baseline: xl.name, wallRatio: of(1.3, 1.4, 1.5), downtimeSeconds: undefined },
+    ],
+  } as BenchResult;
+  expect(benchFindings(result)).toEqual([
+    'live+sync: faster than xl-save in every round, with 0.60 of its time; the guest was stopped for 12 ms instead of 1.80 s.',
+    'paused: no difference from xl-save beyond noise (0.90 to 1.20 of its time); the guest was stopped for 1.75 s instead of 1.80 s, which overlap.',
+    'slow: slower than xl-save in every round, with 1.40 of its time.',
+  ]);
+  // Two rounds may be on one side by chance.
+  const few = {
+    ...result,
+    paths: result.paths.map((path) => ({ ...path, wallRatio: of(0.5, 0.6, 0.7, 2) })),
+  };
+  expect(benchFindings(few)[0]).toContain('no difference');
+  expect(benchCautions(result)).toEqual([]);
+  const busy = { ...result, rounds: 1, machine: { ...result.machine, loadAfter: 7.66 } };
+  expect(benchCautions(busy)).toEqual([
+    'dom0 was busy: a load of 7.7 on 2 processors, so the figures vary',
+    'one round says little: --rounds 5 or more',
+  ]);
+  const page = benchReport(busy, 'x');
+  expect(page.indexOf('dom0 was busy')).toBeGreaterThan(page.indexOf('<h1>'));
+  expect(page.indexOf('dom0 was busy')).toBeLessThan(page.indexOf('Summary'));
+});
+
+test('bars are of the run with the median, not of means that no run has', () => {
+  const shares = [1, 2, 9].map((seconds, at) => ({
+    path: 'xl-save',
+    round: at + 1,
+    wallSeconds: seconds,
+    userSeconds: 0,
+    systemSeconds: 0,
+    peakBytes: 1,
+    phases: [{ name: 'stopped', startSeconds: 0, seconds }],
+    fileBytes: 1,
+    allocatedBytes: 1,
+  }));
+  const page = benchReport({ ...benchResult, runs: shares }, 'x');
+  expect(page).toContain('<title>xl-save, guest stopped: 2 s</title>');
 });
 
 describe('ticks', () => {

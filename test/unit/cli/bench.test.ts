@@ -3,7 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { BenchRequest } from '../../../src/bench/types.ts';
+import { benchResultText } from '../../../src/cli/bench-text.ts';
 import { EXIT } from '../../../src/core/errors.ts';
+import { benchResult } from '../bench/samples.ts';
 import { xlsnap } from './support.ts';
 
 let directory: string;
@@ -23,6 +25,18 @@ test('prints a table, and what failed', async () => {
   expect(stdout).toMatch(/^paused +-/m);
   expect(stdout).toContain('path paused failed in round 0');
 });
+
+test.each([40, 60, 80])(
+  'its tables fit a terminal of %i columns, if the names of the paths do',
+  (columns) => {
+    const text = benchResultText(benchResult, undefined, columns);
+    const rows = text.split('\n').filter((line) => /^(path|xl-save|live\+sync|paused) +[\dCs-]/.test(line));
+    expect(rows.length).toBeGreaterThanOrEqual(8);
+    const times = rows.slice(0, 4);
+    expect(Math.max(...times.map((line) => line.length))).toBeLessThanOrEqual(Math.max(columns, 45));
+    expect(text.includes('(2.10 to 2.20)')).toBe(columns >= 80);
+  },
+);
 
 test('arguments reach the bench', async () => {
   const { calls } = await xlsnap([

@@ -64,7 +64,7 @@ describe('snapshot-create', () => {
     [['--live'], { live: true }],
     [['--no-sync'], { sync: false }],
     [
-      ['--live', '--max-rounds', '9', '--target-downtime', '1.5', '--max-downtime', '2s'],
+      ['--live', '--max-rounds', '9', '--target-downtime', '1.5ms', '--max-downtime', '2s'],
       { live: true, maxRounds: 9, targetDowntimeMs: 1.5, maxDowntimeMs: 2000 },
     ],
     [['--live', '--max-downtime', '300ms'], { live: true, maxDowntimeMs: 300 }],

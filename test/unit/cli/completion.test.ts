@@ -88,6 +88,8 @@ describe('bash', () => {
   test('names of risks, also after a comma', () => {
     expect(offers('snapshot-revert', 'guest1', 'a file.cfg', '--accept', '')).toEqual(riskNames());
     expect(offers('snapshot-revert', '--accept', 'xen-changed,no-')).toEqual(['xen-changed,no-manifest']);
+    expect(offers('bench', 'guest1', '--paths', 'xl-save,p')).toEqual(['xl-save,paused']);
+    expect(offers('help', 'snapshot-r')).toEqual(['snapshot-revert']);
     expect(zshCompletion(program())).toContain(`_sequence compadd - ${riskNames().join(' ')}`);
   });
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { PreflightError } from '../../../src/core/errors.ts';
+import { PartialError, PreflightError } from '../../../src/core/errors.ts';
 import { deletePlan, deleteResult, xlsnap } from './support.ts';
 
 describe('snapshot-delete', () => {
@@ -114,6 +114,44 @@ describe('snapshot-delete', () => {
       '',
     ]);
     expect((await xlsnap(args)).calls[0]?.request).toMatchObject({ snapshots: ['a'], merge: true });
+  });
+
+  test('--merge without names, and how to merge what is kept', async () => {
+    expect((await xlsnap(['snapshot-delete', 'guest1', '--merge'])).calls[0]?.request).toEqual({
+      domain: 'guest1',
+      snapshots: [],
+      merge: true,
+    });
+    const [first] = deletePlan.snapshots;
+    if (first === undefined) throw new Error('no sample');
+    const own = { ...first, keptManifest: `${first.memoryPath}.json` };
+    const elsewhere = { ...own, memoryPath: '/srv/my snapshots/x.save' };
+    for (const [snapshots, options] of [
+      [[own], ''],
+      [[own, elsewhere, elsewhere], " --dir '/srv/my snapshots'"],
+    ] as const) {
+      const plan = { ...deletePlan, unfinished: [], refused: [], warnings: [], snapshots };
+      const calls = {
+        planDelete: () => Promise.resolve(plan),
+        deleteSnapshots: () => Promise.resolve({ ...deleteResult, finished: [], warnings: [], plan }),
+      };
+      const last = `To merge what is kept, once no snapshot needs it: xlsnap snapshot-delete guest1 --merge${options}`;
+      const { stdout } = await xlsnap(['snapshot-delete', 'guest1', 'a'], { calls });
+      expect(stdout.trimEnd().split('\n').at(-1)).toBe(last);
+      const dry = await xlsnap(['snapshot-delete', 'guest1', 'a', '--dry-run'], { calls });
+      expect(dry.stdout.split('\n')).toContain(last);
+    }
+  });
+
+  test('says what had been deleted before an error', async () => {
+    const error = new PartialError('NOT_ALL_DELETED', '1 of 2 snapshots cannot be deleted now');
+    error.done = ['deleted snapshot "b"'];
+    const calls = { deleteSnapshots: () => Promise.reject(error) };
+    const { code, stderr } = await xlsnap(['snapshot-delete', 'guest1', '--keep', '1'], { calls });
+    expect({ code, stderr }).toEqual({
+      code: 15,
+      stderr: 'error: 1 of 2 snapshots cannot be deleted now\n  done: deleted snapshot "b"\n',
+    });
   });
 
   test('says that there was nothing', async () => {

@@ -120,10 +120,14 @@ describe('the hint of a usage error', () => {
     [['list', 'guest1'], 'did you mean snapshot-list?'],
     [['snapshot-create', '--nonsense'], 'xlsnap snapshot-create --help'],
     [['nonsense'], 'xlsnap --help lists the commands'],
+    [['revert'], 'did you mean snapshot-revert?'],
+    [['snapshot-creat', 'x'], 'did you mean snapshot-create? xlsnap --help lists the commands'],
+    [['snapshot-create', 'x', '--dryrun'], 'did you mean --dry-run? xlsnap snapshot-create --help'],
   ])('%j: %s', async (args, hint) => {
     const { code, stderr } = await xlsnap(args);
     expect(code).toBe(EXIT.usage);
     expect(stderr).toContain(`\n  hint: ${hint}\n`);
+    expect(stderr.match(/did you mean/gi) ?? []).toHaveLength(hint.includes('did you mean') ? 1 : 0);
   });
 });
 

@@ -95,7 +95,9 @@ describe('the table', () => {
   });
 
   test('says where it looked if there is nothing', () => {
-    const text = snapshotListText({ directories: ['/a', '/b'], snapshots: [], damaged: [] }, 80);
+    const nothing = { directories: ['/a', '/b'], snapshots: [], damaged: [] };
+    for (const line of snapshotListText(nothing, 40).split('\n')) expect(line.length).toBeLessThanOrEqual(40);
+    const text = snapshotListText(nothing, 80);
     expect(text).toBe('No snapshots in /a, /b. For another place: xlsnap snapshot-list --dir DIR');
   });
 });

@@ -252,6 +252,17 @@ describe('damaged fields', () => {
     expect(findings.at(-1)).toMatchObject({ severity: 'error', code, offset });
   });
 
+  test.each([
+    [[0x1f, 0x8b], 'it is compressed with gzip', 'gunzip'],
+    [[0x28, 0xb5, 0x2f, 0xfd], 'it is compressed with zstd', 'unzstd'],
+    [[0x51, 0x46, 0x49, 0xfb], 'it is a qcow2 image', '.save'],
+    [[0x51, 0x46, 0x49, 0xfc], 'wrong magic number', 'xl save'],
+  ])('what is taken for a save file is named: %j', async (bytes, message, hint) => {
+    const error = (await names(spoil(0, ...bytes)).catch((thrown: unknown) => thrown)) as XlsnapError;
+    expect(error).toMatchObject({ code: 'XL_MAGIC', message: expect.stringContaining(message) });
+    expect(error.hint).toContain(hint);
+  });
+
   const head = [...libxcHeaders(2), ...record(0x10)];
   test.each<[string, number[], string, number]>([
     ['no room for the count', [...u32(4), 0, 0, 0, 0, 0, 0, 0, 0], 'RECORD_SIZE', 48],

@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   readFileSync,
@@ -179,11 +180,77 @@ describe('an external snapshot', () => {
             : `${overlay} has what was written since the snapshot, and depends on ${image()}`,
         },
       ]);
-      for (const end of ['', '.cfg', '.json']) delete before[`${path}${end}`];
+      expect(plan.snapshots[0]).toMatchObject({ files: [`${path}.cfg`, path], keptManifest: `${path}.json` });
+      for (const end of ['', '.cfg']) delete before[`${path}${end}`];
       expect(filesOf(host.directory)).toEqual(before);
       expect(contentOf(overlay)).toBe('after');
     },
   );
+
+  test.each([true, false])(
+    'stays reachable until its overlay is merged (the domain runs: %s)',
+    async (runs) => {
+      await take('e1', 'external');
+      await take('e2', 'external');
+      host.write('now');
+      if (!runs) down();
+      await remove('e1', 'e2');
+      const left = (await listSnapshots(host)).snapshots;
+      expect(left).toMatchObject([
+        { name: 'e1', revert: 'impossible', problems: [{ code: 'OVERLAY_LEFT' }] },
+        { name: 'e2', revert: 'impossible', problems: [{ code: 'OVERLAY_LEFT' }] },
+      ]);
+      const overlay = `${host.directory}/e1-xvda.qcow2`;
+      expect(left[0]?.problems[0]).toEqual({
+        code: 'OVERLAY_LEFT',
+        message: `it was deleted; what the domain has written since is in ${overlay}`,
+        hint: 'xlsnap snapshot-delete guest1 e1 --merge merges that into its base',
+      });
+      // Without --merge nothing is left to do.
+      expect(await refusal({ snapshots: ['e1'] })).toMatchObject({ code: 'OVERLAY_LEFT', exitCode: 5 });
+      // It is no snapshot that could be kept in place of another.
+      expect((await deleteSnapshots(host, { domain: 'guest1', keep: 1 })).plan.snapshots).toEqual([]);
+      const { plan } = await deleteSnapshots(host, { domain: 'guest1', merge: true });
+      expect(plan.snapshots.map(({ name }) => name)).toEqual(['e2', 'e1']);
+      expect(Object.keys(filesOf(host.directory))).toEqual([image()]);
+      expect(contentOf(image())).toBe('now');
+      expect(await deleteSnapshots(host, { domain: 'guest1', merge: true })).toMatchObject({
+        plan: { snapshots: [], refused: [] },
+      });
+    },
+  );
+
+  test('that a later one needs is left by a merge of the others, with the reason', async () => {
+    await take('e1', 'external');
+    await take('e2', 'external');
+    await remove('e1');
+    const merge = { merge: true };
+    expect(await refusal(merge)).toMatchObject({
+      code: 'NOT_ALL_DELETED',
+      exitCode: 5,
+      hint: 'nothing has been changed',
+      data: { refused: [{ name: 'e1', problems: [{ code: 'SNAPSHOT_NEEDED' }] }] },
+    });
+    expect(await names()).toEqual(['e1 impossible', 'e2 possible']);
+    await remove('e2');
+    await deleteSnapshots(host, { domain: 'guest1', ...merge });
+    expect(Object.keys(filesOf(host.directory))).toEqual([image()]);
+  });
+
+  test.each<[string, () => void]>([
+    ['its overlay was removed', () => rmSync(`${host.directory}/e1-xvda.qcow2`)],
+    ['its base was written to', () => writeImage(image(), { ...readImage(image()), content: 'else' })],
+    [
+      'its overlay is on no base',
+      () => writeImage(`${host.directory}/e1-xvda.qcow2`, { format: 'qcow2', content: '', tags: {} }),
+    ],
+  ])('leaves no manifest if %s: there is nothing to merge', async (_what, change) => {
+    await take('e1', 'external');
+    down();
+    change();
+    expect((await remove('e1')).plan.snapshots[0]).not.toHaveProperty('keptManifest');
+    expect(await names()).toEqual([]);
+  });
 
   test('and internal ones on its overlay are independent', async () => {
     await take('e1', 'external');
@@ -191,7 +258,7 @@ describe('an external snapshot', () => {
     const overlay = `${host.directory}/e1-xvda.qcow2`;
     await remove('e1');
     expect(tags(overlay)).toEqual(['i2']);
-    expect(await names()).toEqual(['i2 possible']);
+    expect(await names()).toEqual(['e1 impossible', 'i2 possible']);
     await remove('i2');
     expect(tags(overlay)).toEqual([]);
   });
@@ -379,10 +446,6 @@ describe('an overlay that is merged', () => {
     await revertSnapshot(host, { domain: 'guest1', config });
     await bury();
   });
-
-  test('is only for snapshots that are named', async () => {
-    expect(await refusal({ keep: 1, merge: true })).toMatchObject({ code: 'KEEP', exitCode: 2 });
-  });
 });
 
 describe('what others need is refused', () => {
@@ -403,10 +466,11 @@ describe('what others need is refused', () => {
       'IMAGE_IN_USE',
       `domain guest1 (domid 7) uses ${overlay}, which depends on ${image()}`,
     );
-    // With the domain down, the image is still the base of a snapshot, until that is deleted too.
+    // With the domain down, the image is still the base of a snapshot, or of what that has left, until it is merged.
     down();
     await expectRefused({ snapshots: ['i1'] }, 'SNAPSHOT_NEEDED', 'is the base of snapshot "e2"');
-    await remove('i1', 'e2');
+    await expectRefused({ snapshots: ['i1', 'e2'] }, 'SNAPSHOT_NEEDED', 'is the base of snapshot "e2"');
+    await deleteSnapshots(host, { domain: 'guest1', snapshots: ['i1', 'e2'], merge: true });
     expect(tags()).toEqual([]);
     expect(await names()).toEqual([]);
   });
@@ -498,6 +562,8 @@ describe('what others need is refused', () => {
     [{ keep: 0 }],
     [{ keep: 1.5 }],
     [{ snapshots: ['a'], prefix: 'p' }],
+    [{ prefix: 'p', merge: true }],
+    [{ keep: 1, merge: true }],
   ])('wrong arguments: %j', async (request) => {
     expect(await refusal(request)).toMatchObject({ code: 'KEEP', exitCode: 2 });
   });
@@ -569,8 +635,8 @@ describe('all but the newest', () => {
     const error = await refusal({ keep: 1 });
     expect(error).toMatchObject({
       code: 'NOT_ALL_DELETED',
-      exitCode: 5,
-      hint: 'the others have been deleted',
+      exitCode: 15,
+      done: ['deleted snapshot "i3"', 'deleted snapshot "e2"'],
     });
     expect(error.data).toMatchObject({
       deleted: [{ name: 'i3' }, { name: 'e2' }],
@@ -578,11 +644,28 @@ describe('all but the newest', () => {
     });
     expect(error.undoFailures).toEqual([]);
     // What is left is as good as before; the later overlay is still on the image of the first.
-    expect(await names()).toEqual(['i1 possible', 'i4 possible']);
+    expect(await names()).toEqual(['i1 risky', 'e2 impossible', 'i4 possible']);
     down();
-    await remove('i1');
+    await deleteSnapshots(host, { domain: 'guest1', snapshots: ['i1', 'e2', 'i4'], merge: true });
     expect(tags()).toEqual([]);
+    expect(Object.keys(filesOf(host.directory))).toEqual([image()]);
   });
+});
+
+test.each(['fails', 'is interrupted'])('an error says which were deleted before one that %s', async (how) => {
+  for (const name of ['a', 'b', 'c']) await take(name);
+  const abort = new AbortController();
+  let calls = 0;
+  host.fault = (name) => {
+    if (name !== 'undoSnapshots' || ++calls < 3) return;
+    if (how === 'fails') throw new Error('planted');
+    abort.abort();
+  };
+  const request = { domain: 'guest1', snapshots: ['a', 'b', 'c'] };
+  const error = await failure(deleteSnapshots(host, request, { signal: abort.signal }));
+  host.fault = () => {};
+  expect(error.done).toEqual(['deleted snapshot "c"', 'deleted snapshot "b"']);
+  expect(error.toJSON()).toMatchObject({ done: error.done });
 });
 
 test('a journal whose writer was killed at once is no obstacle', async () => {
@@ -601,6 +684,32 @@ test('a dry run says what would go, and changes nothing', async () => {
   expect(plan.snapshots[0]?.allocatedBytes).toBeGreaterThan(0);
   expect(filesOf(host.directory)).toEqual(before);
   expect(host.locked).toBe(false);
+});
+
+test('a snapshot whose directory is a link elsewhere goes, and its killed delete is found there', async () => {
+  const path = await take('s1');
+  const own = join(host.directory, FAKE_UUID);
+  const elsewhere = fastDirectory('xlsnap-delete-elsewhere-');
+  renameSync(own, join(elsewhere, 'moved'));
+  symlinkSync(join(elsewhere, 'moved'), own);
+  const bury = await killed(host, 'after', 'undoSnapshots', () => remove('s1'));
+  expect(await names()).toEqual(['s1 impossible']);
+  expect(await recoverAll(host)).toMatchObject([{ kind: 'delete', outcome: 'deleted' }]);
+  expect(filesOf(elsewhere)).toEqual({ [join(elsewhere, 'moved')]: '' });
+  expect(existsSync(path)).toBe(false);
+  await bury();
+  rmSync(elsewhere, { recursive: true });
+});
+
+test('a manifest that another user could have written deletes nothing', async () => {
+  const path = await take('s1');
+  chmodSync(`${path}.json`, 0o666);
+  const before = filesOf(host.directory);
+  const config = { memoryPath: path };
+  expect(await refusal({ snapshots: [config] })).toMatchObject({ code: 'MANIFEST_OWNER', exitCode: 9 });
+  expect((await refusal({ snapshots: ['s1'] })).hint).toContain('chown root:root');
+  expect((await deleteSnapshots(host, { domain: 'guest1', keep: 1 })).plan.snapshots).toEqual([]);
+  expect(filesOf(host.directory)).toEqual(before);
 });
 
 test('a memory file elsewhere is found by its directory, under any name for it', async () => {

@@ -1,10 +1,14 @@
+import { execFileSync } from 'node:child_process';
 import {
+  chmodSync,
+  chownSync,
   mkdirSync,
   readFileSync,
   renameSync,
   rmSync,
   symlinkSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
@@ -13,6 +17,7 @@ import { parseConfig } from '../../../../src/config/parse.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { type ListRequest, listSnapshots, type SnapshotList } from '../../../../src/snapshot/list/list.ts';
+import type { ImageUse } from '../../../../src/snapshot/ports.ts';
 import { planRevert } from '../../../../src/snapshot/revert/revert.ts';
 import { FAKE_UUID, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
 import { failure, fastDirectory, snapshotConfig } from '../../../support/scene.ts';
@@ -105,6 +110,21 @@ describe('snapshots are listed', () => {
     expect(error).toMatchObject({ code: 'NO_DIRECTORY', exitCode: 2 });
   });
 
+  test('where a directory of the host or of the caller is a link to one elsewhere', async () => {
+    const elsewhere = fastDirectory('xlsnap-list-elsewhere-');
+    const path = await take('s1');
+    const own = join(host.directory, FAKE_UUID);
+    renameSync(own, join(elsewhere, 'moved'));
+    symlinkSync(join(elsewhere, 'moved'), own);
+    symlinkSync('/nonexistent', join(host.directory, 'dangling'));
+    symlinkSync(host.directory, join(host.directory, 'loop'));
+    expect((await list()).snapshots).toMatchObject([{ memoryPath: path, revert: 'possible' }]);
+    // Each once, however many names lead there.
+    const found = await list({ directories: [elsewhere, join(elsewhere, 'moved')] });
+    expect(names(found)).toEqual(['s1']);
+    rmSync(elsewhere, { recursive: true });
+  });
+
   test('while no domain runs', async () => {
     await take('s1');
     await host.toolstack.destroy(toDomid(7), { timeoutMs: 1 });
@@ -161,6 +181,30 @@ describe('a manifest that cannot be read', () => {
     for (const request of [{}, { domain: 'guest1' }]) {
       expect((await list(request)).damaged).toMatchObject([{ name: 'x' }]);
     }
+  });
+
+  test('is not trusted if another user could have written it', async () => {
+    const path = await take('s1');
+    const { name } = (await list()).snapshots[0] ?? {};
+    expect(name).toBe('s1');
+    for (const mode of [0o620, 0o602, 0o666]) {
+      chmodSync(`${path}.json`, mode);
+      const found = await list();
+      expect(names(found)).toEqual([]);
+      expect(found.damaged).toMatchObject([{ name: 's1', message: expect.stringContaining('another user') }]);
+    }
+    chmodSync(`${path}.json`, 0o600);
+    expect(names(await list())).toEqual(['s1']);
+    // Only root can give files away.
+    if (process.geteuid?.() !== 0) return;
+    chownSync(`${path}.json`, 65_534, 65_534);
+    expect((await list()).damaged).toMatchObject([{ message: expect.stringContaining('uid 65534') }]);
+  });
+
+  test('is passed over if it is a FIFO, which nobody may ever write to', async () => {
+    await take('s1');
+    execFileSync('mkfifo', [join(host.directory, 'pipe.save.json')]);
+    expect(names(await list())).toEqual(['s1']);
   });
 
   test('is not taken for one if it is JSON of something else', async () => {
@@ -260,6 +304,53 @@ describe('whether a snapshot can be reverted to now', () => {
       ({ code }: { code: string }) => (code === 'RISKY' ? 'risky' : 'impossible'),
     );
     if (!codes.includes('UNFINISHED')) expect(verdict).toBe(revert);
+  });
+
+  test('an overlay beside the image is a risk, unless the image was written to since', async () => {
+    await take('s1');
+    const overlay = join(host.directory, 'other.qcow2');
+    const header = Buffer.alloc(200);
+    header.writeUInt32BE(0x514649fb);
+    header.writeBigUInt64BE(100n, 8);
+    header.writeUInt32BE('xvda.img'.length, 16);
+    header.write('xvda.img', 100);
+    writeFileSync(overlay, header);
+    expect((await list()).snapshots).toMatchObject([
+      { revert: 'risky', risks: [{ risk: 'later-snapshot', message: expect.stringContaining(overlay) }] },
+    ]);
+    const path = join(host.directory, FAKE_UUID, 's1.save.cfg');
+    const request = { domain: 'guest1', config: parseConfig(readFileSync(path, 'utf8'), path) };
+    expect((await failure(planRevert(host, request))).code).toBe('RISKY');
+    const hours = Date.now() / 1000 - 7200;
+    utimesSync(overlay, hours, hours);
+    expect((await list()).snapshots).toMatchObject([{ revert: 'possible', risks: [] }]);
+  });
+
+  test('an overlay that a domain uses is a risk, wherever it is', async () => {
+    await take('s1');
+    const elsewhere = fastDirectory('xlsnap-list-overlay-');
+    const above = join(elsewhere, 'above.qcow2');
+    writeImage(above, { format: 'qcow2', content: '', tags: {}, backing: image() });
+    const { images, snapshotDir } = host;
+    const uses: ImageUse[] = [
+      { path: above, format: 'qcow2', domid: 7, holder: 'domain guest1 (domid 7)', writable: true },
+    ];
+    const of = async (): Promise<unknown> =>
+      (await listSnapshots({ images, snapshotDir, imagesInUse: () => Promise.resolve(uses) })).snapshots;
+    expect(await of()).toMatchObject([
+      {
+        revert: 'risky',
+        risks: [
+          {
+            risk: 'later-snapshot',
+            message: `disk xvda: ${above}, which domain guest1 (domid 7) uses now, depends on ${image()} and would be broken`,
+          },
+        ],
+      },
+    ]);
+    uses[0] = { path: image(), format: 'qcow2', domid: 7, holder: 'domain guest1 (domid 7)', writable: true };
+    expect(await of()).toMatchObject([{ revert: 'possible' }]);
+    rmSync(elsewhere, { recursive: true });
   });
 
   test('a disk that is not part of it is a risk', async () => {

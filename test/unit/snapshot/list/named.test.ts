@@ -99,6 +99,20 @@ describe('a snapshot by its name', () => {
     );
   });
 
+  test('or of a domain that none is of, gets a suggestion', async () => {
+    await take('before-upgrade');
+    expect((await failure(find('guest1', 'before-upgrad'))).hint).toMatch(
+      /^did you mean "before-upgrade"\? /,
+    );
+    expect((await failure(find('guest2', 'before-upgrade'))).hint).toMatch(/^did you mean domain guest1\? /);
+    expect((await failure(find('database', 'x'))).hint).toMatch(/^xlsnap snapshot-list /);
+    const create = createSnapshot(host, { domain: 'guest' });
+    expect(await failure(create)).toMatchObject({
+      code: 'DOMAIN_NOT_FOUND',
+      hint: 'did you mean guest1? xl list shows the domains',
+    });
+  });
+
   test('whose manifest is damaged is refused, and says so', async () => {
     const path = await take('s1');
     writeFileSync(`${path}.json`, '{');
