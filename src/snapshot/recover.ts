@@ -265,7 +265,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
       done.failures.length > 0 ? undefined : await recoverCreate(host, rest, options),
     );
   }
-  const disksLeft = !whole && (steps.disks || steps.lossy) ? head.disks : [];
+  const disksLeft = whole ? [] : leftDisks(head, steps);
   const needsQemu = domain !== undefined && disksLeft.some(({ kind }) => kind !== 'storage');
   let noQemu: unknown;
   const unlessGone = (error: unknown): undefined => {
@@ -296,6 +296,7 @@ interface CreateSteps {
   readonly inode: number | undefined;
   readonly logDirty: boolean;
   readonly hold: HoldState | undefined;
+  readonly preparing: boolean;
   readonly disks: boolean;
   /** What storages have prepared, by vdev. */
   readonly prepared: ReadonlyMap<string, string>;
@@ -315,6 +316,7 @@ function sumSteps({ steps, lossy }: FoundCreate): CreateSteps {
     inode: last('opened')?.inode,
     logDirty: last('log-dirty')?.on === true,
     hold: last('hold')?.hold,
+    preparing: last('preparing') !== undefined,
     disks: last('disks') !== undefined,
     prepared: new Map(
       steps.flatMap((step) => (step.step === 'prepared' ? [[step.vdev, step.made] as const] : [])),
@@ -348,7 +350,7 @@ function planUndos(left: KilledCreate, steps: CreateSteps, path: string, whole: 
   });
   if (!whole) planPartialUndo(phases, memoryPath, () => discard(memoryPath, steps));
   if (whole) return;
-  if (steps.disks || steps.lossy) planLeftDisks(left, steps);
+  planLeftDisks(left, steps);
   for (const { path: text, sha256 } of steps.texts) {
     planTextUndo(phases, text, sha256);
     phases.onUndo(`removed ${partialOf(text)}`, `rm ${shellQuote(partialOf(text))}`, () =>
@@ -365,10 +367,18 @@ async function discard(memoryPath: string, { inode }: CreateSteps): Promise<bool
   return (await removeIfPresent(memoryPath)) || partial;
 }
 
-function planLeftDisks(left: KilledCreate, { prepared }: CreateSteps): void {
+/** The disks of which there may be a snapshot. Before it is noted that QEMU's come next, a tag or an overlay is another's. */
+function leftDisks({ disks }: CreateHead, steps: CreateSteps): readonly SnapshotDisk[] {
+  if (steps.disks || steps.lossy) return disks;
+  return steps.preparing ? disks.filter(({ kind }) => kind === 'storage') : [];
+}
+
+function planLeftDisks(left: KilledCreate, steps: CreateSteps): void {
   const { host, head, phases } = left;
-  planDiskUndos<SnapshotDisk>(phases, host, head.disks, (disk) =>
-    disk.kind === 'storage' ? undoStored(host, disk, prepared.get(disk.vdev)) : undoLeftDisk(left, disk),
+  planDiskUndos(phases, host, leftDisks(head, steps), (disk) =>
+    disk.kind === 'storage'
+      ? undoStored(host, disk, steps.prepared.get(disk.vdev))
+      : undoLeftDisk(left, disk),
   );
 }
 

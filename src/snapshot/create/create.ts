@@ -166,6 +166,9 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const xen = await phases.step(() => host.hypervisor.version());
   const opened = await phases.run('open', () => openOutput(run, xen));
   const record = await openRecord(run, opened.journal);
+  const stored = storageDisks(plan);
+  // Before the rounds: what the guest writes while this takes its time would be copied while it is stopped.
+  if (stored.length > 0) await phases.run('prepare', () => prepareDisks(run, opened.journal, stored));
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
   const precopy =
     plan.precopy === undefined
@@ -174,8 +177,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
   if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(run, record, log, precopy));
 
   if (plan.disks.length > 0) await noteDisks(run, opened.journal);
-  const stored = storageDisks(plan);
-  if (stored.length > 0) await phases.run('prepare', () => prepareDisks(run, opened.journal, stored));
+  if (stored.length > 0) await phases.run('flush', () => flushDisks(run, stored));
   const hold = new GuestHold(host.hypervisor, domain.domid, (state) => record.note({ hold: state }));
   run.hold = hold;
   const forgetHold = planHoldUndo(phases, plan.state, domain.domid, hold);
@@ -323,18 +325,32 @@ async function checkLogIsOurs({ host, context }: CreateRun): Promise<void> {
   throw new DomainError(code, message, { domid, hint });
 }
 
-/** Has the storages do what they can before the guest is suspended. */
+/** Has the storages do everything slow, before the memory is copied. */
 async function prepareDisks(
-  { host, phases }: CreateRun,
+  run: CreateRun,
   journal: CreateJournal,
   disks: readonly StorageDisk[],
 ): Promise<void> {
+  const { host, phases, context } = run;
+  // After a crash of the host, the first line is what says whose a volume or a clone is.
+  await phases.step(() => journal.synced());
+  journal.note({ step: 'preparing' });
   for (const disk of disks) {
     phases.checkpoint();
     let made: string | undefined;
     planDiskUndos(phases, host, [disk], () => undoStored(host, disk, made));
     made = await storageOf(host, disk).prepare(disk);
     if (made !== undefined) journal.note({ step: 'prepared', vdev: disk.vdev, made });
+  }
+  if (context.plan.live) await flushDisks(run, disks);
+  phases.checkpoint();
+}
+
+/** Has what is cached of the disks written out: right before the suspend that takes the least time. */
+async function flushDisks({ host, phases }: CreateRun, disks: readonly StorageDisk[]): Promise<void> {
+  for (const disk of disks) {
+    phases.checkpoint();
+    await storageOf(host, disk).flush(disk);
   }
   phases.checkpoint();
 }

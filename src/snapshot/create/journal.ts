@@ -27,6 +27,8 @@ export type CreateStep =
   | { readonly step: 'hold'; readonly hold: HoldState }
   /** The disks' transaction comes next. */
   | { readonly step: 'disks' }
+  /** Storages prepare their disks' snapshots next. */
+  | { readonly step: 'preparing' }
   /** A storage has prepared a disk's snapshot, and knows it by that. */
   | { readonly step: 'prepared'; readonly vdev: string; readonly made: string }
   /** A small file with these bytes comes next. */
@@ -104,6 +106,7 @@ function toStep(line: Readonly<Record<string, unknown>>): CreateStep | undefined
       return typeof vdev === 'string' && typeof made === 'string' ? { step, vdev, made } : undefined;
     case 'problem':
       return typeof message === 'string' ? { step, message } : undefined;
+    case 'preparing':
     case 'disks':
     case 'whole':
     case 'undoing':

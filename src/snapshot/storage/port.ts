@@ -64,10 +64,15 @@ export interface DiskStorage {
     wanted: WantedSnapshot,
   ): Promise<{ readonly disk: StorageDisk; readonly problems: readonly Problem[] }>;
   /**
-   * Does everything that can be done while the guest still runs.
+   * Does everything slow: the guest runs, and if the create is live, its memory is copied only afterwards.
    * @returns what it has made, for `undo`, to tell it from what another program makes under that name; `undefined`: nothing
    */
   prepare(disk: StorageDisk): Promise<string | undefined>;
+  /**
+   * Writes out what is cached of the disk, so that `take` has less to write. Called right before the suspend, and in a live create
+   * also before the memory is copied, so that the second time is short.
+   */
+  flush(disk: StorageDisk): Promise<void>;
   /** Takes the snapshot. The guest is suspended, and nothing else writes to the disk. */
   take(disk: StorageDisk): Promise<void>;
   /**

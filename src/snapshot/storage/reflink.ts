@@ -78,10 +78,12 @@ export class ReflinkStorage implements DiskStorage {
   }
 
   /** @returns the inode number of the clone to be; the name may not be taken from now on */
-  async prepare({ image, snapshot }: StorageDisk): Promise<string> {
-    const inode = await reserve(snapshot);
+  async prepare({ snapshot }: StorageDisk): Promise<string> {
+    return await reserve(snapshot);
+  }
+
+  async flush({ image }: StorageDisk): Promise<void> {
     await this.#clones.flush(image);
-    return inode;
   }
 
   async take({ image, snapshot }: StorageDisk): Promise<void> {

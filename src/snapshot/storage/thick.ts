@@ -55,7 +55,6 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
     if (volume === undefined) throw new DiskError('NO_VOLUME', `there is no volume ${image}`);
     const { group, name } = partsOf(snapshot);
     await this.volumes.createStore(group, name, storeSize(volume.size));
-    await this.volumes.flush(partsOf(image));
   }
 
   async take({ image, snapshot }: StorageDisk): Promise<void> {

@@ -101,6 +101,10 @@ export abstract class VolumeStorage {
     return { disk, problems };
   }
 
+  async flush({ image }: StorageDisk): Promise<void> {
+    await this.volumes.flush(partsOf(image));
+  }
+
   /** The name has random digits, so a volume that has it and our tag is ours. */
   async undo({ snapshot }: StorageDisk): Promise<boolean> {
     const there = await this.volumeAt(snapshot);

@@ -16,7 +16,7 @@ import { listSnapshots } from '../../../../src/snapshot/list/list.ts';
 import { recoverSnapshot } from '../../../../src/snapshot/recover.ts';
 import { revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
 import { contentOf, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
-import { failure, fastDirectory, filesOf } from '../../../support/scene.ts';
+import { failure, fastDirectory, filesOf, keepWriting } from '../../../support/scene.ts';
 
 let directory: string;
 let host: FakeHost;
@@ -83,6 +83,25 @@ describe('a domain with a thin volume, a raw file and a qcow2 image', () => {
       { vdev: 'xvdb', snapshot: expect.stringMatching(/^\d+ [\d.]+$/) as string },
       { vdev: 'xvdc', tag: { id: expect.any(String) as string } },
     ]);
+  });
+
+  it('has its slow steps done before the memory is copied, and its caches written out right before the suspend, if that is live', async () => {
+    host = new FakeHost({
+      directory,
+      disks: [
+        { vdev: 'xvda', on: 'linear' },
+        { vdev: 'xvdb', on: 'file' },
+      ],
+    });
+    host.fault = (call) => keepWriting(host, call);
+    await createSnapshot(host, { domain: 'guest1', live: true, sync: false });
+    const at = (call: string): number => host.calls.indexOf(call);
+    expect(at('lvcreate store')).toBeLessThan(at('packPages'));
+    for (const call of ['flush', 'flush volume']) {
+      expect(at(call)).toBeLessThan(at('packPages'));
+      expect(host.calls.slice(host.calls.lastIndexOf('packPages', at('suspend')))).toContain(call);
+      expect(host.calls.lastIndexOf(call)).toBeLessThan(at('suspend'));
+    }
   });
 
   it('is reverted any number of times, and its disks keep their names', async () => {
