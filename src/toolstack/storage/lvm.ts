@@ -29,6 +29,7 @@ const COLUMNS = [
   'lv_device_open',
   'lv_merging',
   'lv_tags',
+  'origin_uuid',
   'pool_lv',
   'snap_percent',
   'lv_snapshot_invalid',
@@ -171,8 +172,14 @@ export class Lvm implements Volumes {
     await this.#change('lvchange', ['-an', full(group, name)]);
   }
 
-  async remove(group: string, name: string): Promise<void> {
-    await this.#change('lvremove', ['-f', '-y', full(group, name)]);
+  async snapshotsOf(group: string, origin: string): Promise<readonly Volume[]> {
+    const rows = await this.#lvs(`vg_name="${checked(group)}" && origin="${checked(origin)}"`, COLUMNS);
+    return rows.map(toVolume).filter(({ kind }) => kind === 'snapshot');
+  }
+
+  async remove({ group, name, uuid }: Pick<Volume, 'group' | 'name' | 'uuid'>): Promise<void> {
+    const same = ['-S', `lv_uuid="${checked(uuid)}"`];
+    await this.#change('lvremove', ['-f', '-y', ...same, full(group, name)]);
   }
 
   async #volume(selection: string): Promise<Volume | undefined> {
@@ -293,6 +300,7 @@ function toVolume(row: Row): Volume {
     open: cell('lv_device_open') === 'open',
     merging: cell('lv_merging') !== '',
     tags: words('lv_tags'),
+    originUuid: cell('origin_uuid') === '' ? undefined : cell('origin_uuid'),
     pool: cell('pool_lv') === '' ? undefined : cell('pool_lv'),
     usedPercent: Number.parseFloat(cell('snap_percent')) || 0,
     invalid: !['', 'unknown'].includes(cell('lv_snapshot_invalid')),

@@ -1,5 +1,5 @@
 /** Snapshots that a disk's own storage takes, from the create to the delete. */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
@@ -338,11 +338,76 @@ it('a file that another program has put in the place of a clone stays, when a cr
   expect(await recoverSnapshot(host, { path: `${directory}/s1.save` })).toMatchObject({ outcome: 'nothing' });
 });
 
+describe('a domain with two thick volumes in one group', () => {
+  beforeEach(() => {
+    rmSync(directory, { recursive: true });
+    directory = fastDirectory('xlsnap-storage-');
+    const disks = ['xvda', 'xvdb'].map((vdev) => ({ vdev, on: 'linear' as const }));
+    host = new FakeHost({ directory, disks });
+  });
+  /** Of one store, in bytes. */
+  const STORE = 9_445_376;
+
+  it('is refused if one snapshot would fit, and two do not', async () => {
+    host.volumes.free = 2 * STORE - 1;
+    const error = await failure(create());
+    expect(error).toMatchObject({ exitCode: 5, code: 'LVM_NO_ROOM' });
+    expect(error.message).toBe(
+      'the volume group vg has 18 MiB free, and the snapshots need 10 MiB for xvda, 10 MiB for xvdb',
+    );
+    expect(host.calls).not.toContain('lvcreate store');
+    host.volumes.free = 2 * STORE;
+    await create();
+    expect(volumes()).toHaveLength(4);
+  });
+
+  it('is not reverted if there is room for one safety copy, and none for two', async () => {
+    await create();
+    host.volumes.free = 2 * STORE + 9 * 2 ** 20;
+    const error = await failure(revert(true));
+    expect(error).toMatchObject({ exitCode: 5, code: 'LVM_NO_ROOM' });
+    expect(error.message).toContain('the safety copies of a revert need 9 MiB for xvda, 9 MiB for xvdb');
+    expect(host.runs).toBe(true);
+    expect((await listSnapshots(host)).snapshots).toMatchObject([{ revert: 'impossible' }]);
+  });
+});
+
+it.each(['thin', 'linear'] as const)(
+  'a create fails, and nothing is left, if a %s volume has got another name in the meantime',
+  async (on) => {
+    host = new FakeHost({ directory: fastDirectory('xlsnap-storage-'), disks: [{ vdev: 'xvda', on }] });
+    const at = join(host.directory, 'vg', 'guest1-xvda');
+    host.fault = (call) => {
+      if (call !== 'suspend') return;
+      renameSync(at, `${at}-renamed`);
+      host.volumes.create('guest1-xvda', on);
+    };
+    const config = parseConfig(`name="s1"\nmemory_path="${host.directory}/s1.save"`, 'x.cfg');
+    const error = await failure(createSnapshot(host, { domain: 'guest1', config, sync: false }));
+    expect(error).toMatchObject({ code: 'OTHER_VOLUME', undoFailures: [] });
+    expect(readdirSync(join(host.directory, 'vg')).sort()).toEqual(['guest1-xvda', 'guest1-xvda-renamed']);
+    expect(host.runs).toBe(true);
+    rmSync(host.directory, { recursive: true });
+  },
+);
+
+it('cow= is refused for a disk whose snapshot needs no room', async () => {
+  for (const vdev of ['xvda', 'xvdb', 'xvdc']) {
+    const error = await failure(
+      create(`name="s1"\nmemory_path="${directory}/s1.save"\ndisks=[',,${vdev},cow=1G']`),
+    );
+    expect(error).toMatchObject({ exitCode: 5, code: 'COW_NOT_THICK' });
+  }
+});
+
 describe('a domain with a thick volume', () => {
-  const store = (): string => join(directory, 'vg', volumes().find((name) => name.includes('.s1-')) ?? '');
-  const facts = (change: object): void => {
-    const image = readImage(store()) as ReturnType<typeof readImage> & { readonly volume: object };
-    writeImage(store(), Object.assign({ ...image }, { volume: { ...image.volume, ...change } }));
+  type WithFacts = ReturnType<typeof readImage> & { readonly volume: Readonly<Record<string, unknown>> };
+  const find = (part: string): string =>
+    join(directory, 'vg', volumes().find((name) => name.includes(part)) ?? '');
+  const facts = (part = '.s1-') => (readImage(find(part)) as WithFacts).volume;
+  const change = (part: string, some: object): void => {
+    const image = readImage(find(part)) as WithFacts;
+    writeImage(find(part), Object.assign({ ...image }, { volume: { ...image.volume, ...some } }));
   };
   beforeEach(() => {
     rmSync(directory, { recursive: true });
@@ -373,14 +438,60 @@ describe('a domain with a thick volume', () => {
     host.volumes.free = 2 ** 20;
     const error = await failure(create());
     expect(error).toMatchObject({ exitCode: 5, code: 'LVM_NO_ROOM' });
-    expect(error.message).toMatch(/has 1 MiB free, and a snapshot of guest1-xvda needs 10 MiB/);
+    expect(error.message).toBe('the volume group vg has 1 MiB free, and the snapshots need 10 MiB for xvda');
+    expect(error.hint).toContain(`',,xvda,cow=SIZE'`);
+    expect(volumes()).toEqual(['guest1-xvda']);
+    const { possible, obstacles } = await examineDomain(host, 'guest1');
+    expect(possible).toBe(false);
+    expect(obstacles).toMatchObject([{ code: 'LVM_NO_ROOM' }]);
+  });
+
+  const withStore = (cow: string) =>
+    create(`name="s1"\nmemory_path="${directory}/s1.save"\ndisks=[',,xvda,cow=${cow}']`);
+
+  it.each([
+    ['512K', 2 ** 19],
+    ['50%', 2 ** 19],
+    ['1T', 9_445_376],
+  ])('has a store of the size that the cfgfile says: cow=%s', async (cow, bytes) => {
+    host.volumes.free = bytes;
+    const { plan, warnings } = await withStore(cow);
+    expect(plan.disks).toMatchObject([{ storage: 'lvm-thick', store: bytes }]);
+    expect(facts()['size']).toBe(bytes);
+    // Never more than the volume can need, and then it cannot overflow.
+    expect(warnings.join()).toMatch(cow === '1T' ? /^$/ : /has room for 1 MiB .* the snapshot is lost/);
+    host.write('later');
+    host.volumes.free = 2 ** 30;
+    await revert();
+    expect(contents()).toEqual(['at start']);
+  });
+
+  it('is refused if even the store of the cfgfile does not fit', async () => {
+    host.volumes.free = 2 ** 18;
+    expect(await failure(withStore('512K'))).toMatchObject({ code: 'LVM_NO_ROOM' });
     expect(volumes()).toEqual(['guest1-xvda']);
   });
 
+  it('puts another snapshot at risk whose store is too small for what the revert writes back', async () => {
+    await create();
+    await create(`name="s2"\nmemory_path="${directory}/s2.save"\ndisks=[',,xvda,cow=64K']`);
+    change('.s2-', { used: 90 });
+    change('.s1-', { used: 10 });
+    const error = await failure(revert());
+    expect(error).toMatchObject({
+      code: 'RISKY',
+      data: { risks: [{ risk: 'later-snapshot', vdev: 'xvda' }] },
+    });
+    expect(error.message).toMatch(/vg\/guest1-xvda\.s2-[0-9a-f]{6} has 0 MiB of room left/);
+    change('.s1-', { used: 0 });
+    change('.s2-', { used: 0, size: 2 ** 20 });
+    await revert();
+  });
+
   it.each([
-    ['is invalid', () => facts({ invalid: true }), 'SNAPSHOT_INVALID'],
-    ['was merged', () => facts({ kind: 'linear' }), 'SNAPSHOT_INVALID'],
-    ['has another uuid', () => facts({ uuid: 'another' }), 'SNAPSHOT_REPLACED'],
+    ['is invalid', () => change('.s1-', { invalid: true }), 'SNAPSHOT_INVALID'],
+    ['was merged', () => change('.s1-', { kind: 'linear' }), 'SNAPSHOT_INVALID'],
+    ['has another uuid', () => change('.s1-', { uuid: 'another' }), 'SNAPSHOT_REPLACED'],
     [
       'leaves no room for the safety copy',
       () => void Object.assign(host.volumes, { free: 0 }),
