@@ -184,6 +184,22 @@ describe.each(['xfs', 'btrfs'])('a raw image on %s', (type) => {
   });
 });
 
+it('a raw image on ext4 is refused, with what would help, and nothing is left of the attempt', async (context) => {
+  const directory = join(scratch, 'ext4');
+  const missing = mount('ext4', directory);
+  if (missing !== undefined) {
+    console.log(`  skipped: ext4 cannot be mounted here: ${missing}`);
+    return context.skip();
+  }
+  const path = join(directory, 'disk.raw');
+  writeFileSync(path, 'data');
+  const problems = await storage.examine('xvda', { kind: 'file', path });
+  expect(problems).toMatchObject([{ code: 'NO_REFLINK' }]);
+  expect(problems?.[0]?.message).toContain(`the file system of ${directory} has no reflinks`);
+  expect(problems?.[0]?.hint).toContain('XFS or btrfs');
+  expect(readdirSync(directory).sort()).toEqual(['disk.raw', 'lost+found']);
+});
+
 it('a raw image on a file system without reflinks is refused, and nothing is left of the attempt', async (context) => {
   const directory = mkdtempSync('/dev/shm/xlsnap-no-reflink-');
   try {

@@ -77,7 +77,7 @@ const cases = [...LIVES, ...(all ? COMBINATIONS : [])]
   });
 
 it.each(cases)(
-  'a %s guest on %s, is snapshotted at one instant while it writes, and reverted again and again',
+  'a %s guest on %s is snapshotted at one instant while it writes, and reverted again and again',
   async (type, _how, life) => {
     const name = `e2e-storage-${type}${life.backend === undefined ? '' : `-${life.backend}`}`;
     await dom0.steadily(name, async () => {

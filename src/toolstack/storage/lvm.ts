@@ -154,7 +154,13 @@ export class Lvm implements Volumes {
     if (volume === undefined) throw new DiskError('NO_VOLUME', `there is no volume ${group}/${origin}`);
     const [from, to] = [device(group, snapshot), device(group, origin)];
     const store = `${from}-cow`;
-    // What dom0 has cached of a volume that blkback wrote to is out of date.
+    /*
+     * What dom0 has cached of a volume that blkback wrote to is out of date: blkback's requests go past the page cache. Here that
+     * cache is emptied, and not bypassed by O_DIRECT, for which Node cannot align its buffers. It is as good: nobody has the volume
+     * open any more, so whatever is read after that comes from the disk, and nothing writes below the cache in the meantime. All
+     * that is written are whole blocks, and fsync reports an error of any of them. Then the cache is emptied again, since the
+     * next guest writes past it.
+     */
     for (const one of [from, store, to]) await dropCache(one);
     await writeBack(from, store, to, volume.size);
     await dropCache(to);

@@ -294,6 +294,17 @@ describe('a revert is refused, even with force, and the domain keeps running,', 
     }
   });
 
+  it('if its own volume has another name now', async () => {
+    await create();
+    renameSync(volume(), `${volume()}-renamed`);
+    const before = filesOf(directory);
+    const error = await failure(revert(true));
+    expect(error).toMatchObject({ exitCode: 5, code: 'NO_IMAGE' });
+    expect(error.hint).toContain('was it renamed?');
+    expect(host.runs).toBe(true);
+    expect(filesOf(directory)).toEqual(before);
+  });
+
   it('if its storage is not one of this host', async () => {
     await create();
     const path = `${directory}/s1.save.json`;
@@ -303,6 +314,19 @@ describe('a revert is refused, even with force, and the domain keeps running,', 
     expect(await failure(revert(true))).toMatchObject({ code: 'NO_STORAGE' });
     expect(host.runs).toBe(true);
   });
+});
+
+it('a snapshot volume that has lost its tag is still known by its uuid, and reverted to and deleted', async () => {
+  host.write('at the snapshot');
+  await create();
+  const path = join(directory, 'vg', volumes().find((name) => name.includes('.s1-')) ?? '');
+  const { volume: facts } = readImage(path) as unknown as { readonly volume: object };
+  writeImage(path, { ...readImage(path), volume: { ...facts, tags: [] } } as never);
+  host.write('later');
+  await revert();
+  expect(contents()).toEqual(['at the snapshot', 'at the snapshot', 'at the snapshot']);
+  await deleteSnapshots(host, { domain: 'guest1', snapshots: ['s1'] });
+  expect(volumes()).toEqual(['guest1-xvda']);
 });
 
 it('a clone that was written to since is a risk', async () => {
@@ -502,6 +526,18 @@ describe('a domain with a thick volume', () => {
     break_();
     const before = filesOf(directory);
     expect(await failure(revert(true))).toMatchObject({ exitCode: 5, code });
+    expect(host.runs).toBe(true);
+    expect(filesOf(directory)).toEqual(before);
+  });
+
+  it('is not snapshotted if its store is full at once, and nothing is left', async () => {
+    const before = filesOf(directory);
+    host.after = (call) => {
+      if (call === 'resume') change('.s1-', { invalid: true, used: 100 });
+    };
+    const error = await failure(withStore('4K'));
+    expect(error).toMatchObject({ code: 'NO_SNAPSHOT', undoFailures: [] });
+    expect(error.hint).toContain('cow=');
     expect(host.runs).toBe(true);
     expect(filesOf(directory)).toEqual(before);
   });
