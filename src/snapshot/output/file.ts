@@ -7,6 +7,7 @@ import {
   type FileIdentity,
   isSameFile,
   type Reservation,
+  removeReserved,
   renameNew,
   reserveFile,
   syncDirectory,
@@ -77,11 +78,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     const partialPath = partialOf(path);
     try {
       if (reservation !== undefined) {
-        const inode = await reserveFile(partialPath, reservation);
-        const file = await open(partialPath, constants.O_RDWR | constants.O_NOFOLLOW);
-        if ((await file.stat()).ino === inode) return new OutputFile(path, partialPath, file);
-        await file.close();
-        throw new Error('another file has taken its place');
+        return new OutputFile(path, partialPath, await createReserved(partialPath, reservation));
       }
       const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
       return new OutputFile(path, partialPath, await open(partialPath, flags, 0o600));
@@ -195,6 +192,20 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     if (this.#identity === undefined) return;
     const named = await stat(this.path).catch(() => undefined);
     if (named !== undefined && isSameFile(named, this.#identity)) await rm(this.path, { force: true });
+  }
+}
+
+/** Reserves a file and opens it. */
+async function createReserved(path: string, reservation: Reservation): Promise<FileHandle> {
+  const inode = await reserveFile(path, reservation);
+  try {
+    const file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
+    if ((await file.stat()).ino === inode) return file;
+    await file.close();
+    throw new Error('another file has taken its place');
+  } catch (error) {
+    await removeReserved(path, { mark: reservation.mark, inode });
+    throw error;
   }
 }
 

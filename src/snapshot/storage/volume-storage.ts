@@ -181,13 +181,15 @@ export abstract class VolumeStorage {
   async find({ snapshot }: StorageDisk, identity: string | undefined): Promise<'there' | 'gone' | 'other'> {
     const there = await this.volumeAt(snapshot);
     if (there === undefined) return 'gone';
-    return identity === undefined || there.uuid === identity ? 'there' : 'other';
+    // Without an identity, at least one of ours.
+    return (identity === undefined ? isKept(there) : there.uuid === identity) ? 'there' : 'other';
   }
 
   async remove(disk: StorageDisk, identity: string | undefined): Promise<boolean> {
+    if ((await this.find(disk, identity)) !== 'there') return false;
     const there = await this.volumeAt(disk.snapshot);
-    if (there === undefined || (identity !== undefined && there.uuid !== identity)) return false;
-    await this.volumes.remove(there);
+    if (there === undefined) return false;
+    await this.volumes.remove({ ...there, uuid: identity ?? there.uuid });
     return true;
   }
 

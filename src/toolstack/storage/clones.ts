@@ -44,8 +44,12 @@ export class FicloneClones implements Clones {
   }
 
   async flush(path: string): Promise<void> {
-    await using file = await open(path);
-    await file.datasync();
+    try {
+      await using file = await open(path);
+      await file.datasync();
+    } catch (cause) {
+      throw new DiskError('FLUSH', `cannot write out what is cached of ${path}`, { cause });
+    }
   }
 
   async clone(from: KnownFile, to: KnownFile): Promise<void> {

@@ -94,9 +94,14 @@ export class Lvm implements Volumes {
   }
 
   async flush({ group, name }: Pick<Volume, 'group' | 'name'>): Promise<void> {
-    // Without creating a file in /dev if there is no such device.
-    await using device = await open(`/dev/${checked(group)}/${checked(name)}`, 'r');
-    await device.datasync();
+    const path = `/dev/${checked(group)}/${checked(name)}`;
+    try {
+      // Without creating a file in /dev if there is no such device.
+      await using file = await open(path, 'r');
+      await file.datasync();
+    } catch (cause) {
+      throw new DiskError('FLUSH', `cannot write out what is cached of ${path}`, { cause });
+    }
   }
 
   async snapshotThin(
