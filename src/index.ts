@@ -16,7 +16,7 @@
  *
  * @module
  */
-export type { DiskRequest, SnapshotConfig } from './config/config.ts';
+export type { DiskRequest, SnapshotConfig, StoreSize } from './config/config.ts';
 export { Bitmap } from './core/bitmap.ts';
 export { type Brand, type Domid, toDomid } from './core/brand.ts';
 export type { CallOptions } from './core/call-options.ts';
@@ -135,7 +135,15 @@ export type {
 export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert/revert.ts';
 export { RISKS, type Risk, type RiskName } from './snapshot/risks.ts';
-export type { DiskPlace, DiskStorage, RevertSteps, WantedSnapshot } from './snapshot/storage/port.ts';
+export type {
+  DiskPlace,
+  DiskStorage,
+  PlannedSnapshot,
+  PreparedSnapshot,
+  PrepareSteps,
+  RevertSteps,
+  WantedSnapshot,
+} from './snapshot/storage/port.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor/doctor.ts';
 export { checkHost, type HostCheck, type HostCheckOptions } from './toolstack/doctor/host-checks.ts';
 export { type HostOptions, openHost } from './toolstack/host.ts';

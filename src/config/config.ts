@@ -13,7 +13,15 @@ export interface SnapshotConfig {
 
 /** One entry of `disks`. */
 export type DiskRequest =
-  | { readonly kind: 'internal'; readonly target: string }
+  | {
+      readonly kind: 'internal';
+      readonly target: string;
+      /** Room for what the guest overwrites, if the disk is a thick volume of LVM. */
+      readonly cow?: StoreSize | undefined;
+    }
   | { readonly kind: 'external'; readonly target: string; readonly path: string; readonly format: string }
   /** A clone of a raw image, at that path. */
   | { readonly kind: 'clone'; readonly target: string; readonly path: string; readonly format: 'raw' };
+
+/** A size: in bytes, a multiple of 1024; or in per cent of the disk's. */
+export type StoreSize = { readonly bytes: number } | { readonly percent: number };

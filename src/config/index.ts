@@ -11,7 +11,7 @@
  * @module
  */
 export type { Problem } from '../core/problem.ts';
-export type { DiskRequest, SnapshotConfig } from './config.ts';
+export type { DiskRequest, SnapshotConfig, StoreSize } from './config.ts';
 export { ConfigError, type ConfigFinding } from './errors.ts';
 export { checkSnapshotName, MAX_NAME_BYTES } from './name.ts';
 export { MAX_CONFIG_BYTES, parseConfig } from './parse.ts';

@@ -2,7 +2,7 @@
 import { nearest } from '../core/nearest.ts';
 import { omitUndefined } from '../core/omit-undefined.ts';
 import type { Problem } from '../core/problem.ts';
-import type { DiskRequest, SnapshotConfig } from './config.ts';
+import type { DiskRequest, SnapshotConfig, StoreSize } from './config.ts';
 import { ConfigError, type ConfigFinding } from './errors.ts';
 import { type Located, nextToken, SyntaxProblem, type Token } from './lex.ts';
 import { checkDescription, checkPath, checkSnapshotName } from './name.ts';
@@ -236,7 +236,8 @@ function disksOf(setting: Setting | undefined, report: Report): readonly DiskReq
 }
 
 /**
- * Parses `PATH,FORMAT,TARGET`, or `,,TARGET` for a snapshot in the disk's own storage. Spaces around the fields are ignored.
+ * Parses `PATH,FORMAT,TARGET`, or `,,TARGET` for a snapshot in the disk's own storage, which `,cow=SIZE` may follow. Spaces around
+ * the fields are ignored.
  */
 function parseDisk(spec: string): DiskRequest | Problem {
   const fields = spec.split(',', 5).map((field) => field.replace(/^[ \t]+/, '').trimEnd());
@@ -251,7 +252,14 @@ function parseDisk(spec: string): DiskRequest | Problem {
       `write ${keywords}`,
     );
   }
-  if (fields.length !== 3 || path === undefined || format === undefined || target === undefined) {
+  const [, , , option] = fields;
+  const cow = fields.length === 4 && option !== undefined ? /^cow[ \t]*=[ \t]*(.*)$/s.exec(option) : null;
+  if (
+    (fields.length !== 3 && cow === null) ||
+    path === undefined ||
+    format === undefined ||
+    target === undefined
+  ) {
     const count = fields.length > 4 ? 'more than 4' : String(fields.length);
     return bad(
       'BAD_DISK',
@@ -268,7 +276,23 @@ function parseDisk(spec: string): DiskRequest | Problem {
       "write it as in the domain's configuration: xvda, hda, sda",
     );
   }
-  if (path === '' && format === '') return { kind: 'internal', target };
+  if (path === '' && format === '') {
+    if (cow === null) return { kind: 'internal', target };
+    const size = parseStoreSize(cow[1] ?? '');
+    if (size !== undefined) return { kind: 'internal', target, cow: size };
+    return bad(
+      'BAD_DISK',
+      `${shown} has no valid size after cow=`,
+      'write a whole number with K, M, G or T, such as cow=4G, or a part of the disk, cow=1% to cow=100%',
+    );
+  }
+  if (cow !== null) {
+    return bad(
+      'BAD_DISK',
+      `${shown} has both a path or a format and cow=`,
+      `cow= is for a thick volume of LVM, whose snapshot is in its group: ',,${target},cow=4G'`,
+    );
+  }
   if (path === '') {
     return bad('BAD_DISK', `${shown} has a format but no path`, `an internal snapshot is ',,${target}'`);
   }
@@ -284,6 +308,18 @@ function parseDisk(spec: string): DiskRequest | Problem {
     );
   }
   return checkPath(path) ?? { kind: 'external', path, format, target };
+}
+
+/** Binary units, as LVM's own. */
+const UNITS: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+
+/** Parses `512M` or `20%`; `undefined` if it is neither. */
+function parseStoreSize(text: string): StoreSize | undefined {
+  const [, digits = '', unit = ''] = /^([0-9]{1,12})([KMGT%])$/i.exec(text) ?? [];
+  const count = Number(digits);
+  if (unit === '%') return count >= 1 && count <= 100 ? { percent: count } : undefined;
+  const bytes = count * (UNITS[unit.toUpperCase()] ?? 0);
+  return bytes > 0 && Number.isSafeInteger(bytes) ? { bytes } : undefined;
 }
 
 /** Returns what to write instead of fields such as `format=qcow2`, which xl's disk= lines may have. */

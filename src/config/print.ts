@@ -1,5 +1,5 @@
 /** Prints a cfgfile. */
-import type { SnapshotConfig } from './config.ts';
+import type { DiskRequest, SnapshotConfig } from './config.ts';
 import { ConfigError } from './errors.ts';
 import { parseConfig } from './parse.ts';
 
@@ -16,8 +16,7 @@ export function printConfig(config: SnapshotConfig, comment = ''): string {
   if (config.disks !== undefined) {
     lines.push('disks=[');
     for (const disk of config.disks) {
-      const fields = disk.kind === 'internal' ? ['', '', disk.target] : [disk.path, disk.format, disk.target];
-      lines.push(`  ${quote(fields.join(','))},`);
+      lines.push(`  ${quote(fieldsOf(disk).join(','))},`);
     }
     lines.push(']');
   }
@@ -34,16 +33,16 @@ export function printConfig(config: SnapshotConfig, comment = ''): string {
   return text;
 }
 
+function fieldsOf(disk: DiskRequest): readonly string[] {
+  if (disk.kind !== 'internal') return [disk.path, disk.format, disk.target];
+  const { target, cow } = disk;
+  if (cow === undefined) return ['', '', target];
+  return ['', '', target, `cow=${'percent' in cow ? `${cow.percent}%` : `${cow.bytes / 1024}K`}`];
+}
+
 function same(a: SnapshotConfig, b: SnapshotConfig): boolean {
   const plain = (config: SnapshotConfig): string =>
-    JSON.stringify([
-      config.name,
-      config.description,
-      config.memoryPath,
-      config.disks?.map((disk) =>
-        disk.kind === 'internal' ? [disk.target] : [disk.target, disk.path, disk.format],
-      ),
-    ]);
+    JSON.stringify([config.name, config.description, config.memoryPath, config.disks?.map(fieldsOf)]);
   return plain(a) === plain(b);
 }
 

@@ -1,8 +1,17 @@
 /** Small questions and changes to files and directories. */
+import { randomBytes } from 'node:crypto';
 import type { Dirent, Stats } from 'node:fs';
 import { link, lstat, mkdir, open, rename, rm, rmdir, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoCode, OutputError } from './errors.ts';
+
+/** Length of the mark that an operation puts into names to tell them from all others. */
+const MARK_BYTES = 12;
+
+/** Makes such a mark. */
+export function makeMark(): string {
+  return randomBytes(MARK_BYTES / 2).toString('hex');
+}
 
 /** Tells whether a path exists. Errors other than "no such file" count as existing. */
 export async function exists(path: string): Promise<boolean> {
@@ -19,6 +28,16 @@ export async function exists(path: string): Promise<boolean> {
 export async function statMaybe(path: string): Promise<Stats | undefined> {
   try {
     return await stat(path);
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return undefined;
+    throw error;
+  }
+}
+
+/** Does the same without following a symbolic link. */
+export async function lstatMaybe(path: string): Promise<Stats | undefined> {
+  try {
+    return await lstat(path);
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return undefined;
     throw error;
@@ -88,6 +107,61 @@ export async function renameNew(from: string, to: string): Promise<void> {
     });
   }
   await rename(from, to);
+}
+
+/** What tells a file that is reserved from another program's, whatever happens. */
+export interface Reservation {
+  /** A part of the file's first name that no other program uses: `[0-9a-z-]`. */
+  readonly mark: string;
+  /** Records the file's inode number, before it gets its name. */
+  readonly note: (inode: number) => void | Promise<void>;
+}
+
+/** The name of a reserved file before its inode number is known. */
+function newPath(path: string, mark: string): string {
+  return `${path}.new-${mark}`;
+}
+
+/** Bytes that a name needs for a moment in addition to its own. */
+export const RESERVE_BYTES = '.new-'.length + MARK_BYTES;
+
+/**
+ * Creates an empty file, mode 0600, and never takes another program's for it, not even after a kill: it has a name of its own until
+ * its inode number is recorded.
+ * @returns its inode number
+ * @throws EEXIST if there is a file of that name, whatever it is; what open(2) and link(2) throw
+ */
+export async function reserveFile(path: string, { mark, note }: Reservation): Promise<number> {
+  const first = newPath(path, mark);
+  try {
+    const { ino } = await open(first, 'wx', 0o600).then(async (file) => {
+      try {
+        return await file.stat();
+      } finally {
+        await file.close();
+      }
+    });
+    await note(ino);
+    await renameNew(first, path);
+    return ino;
+  } catch (error) {
+    await rm(first, { force: true });
+    throw error;
+  }
+}
+
+/**
+ * Removes a file that was reserved, whatever it holds by now; another program's of that name stays.
+ * @param inode what was recorded; `undefined` if nothing was
+ * @returns whether there was one
+ */
+export async function removeReserved(
+  path: string,
+  { mark, inode }: { readonly mark: string; readonly inode: number | undefined },
+): Promise<boolean> {
+  const first = await removeIfPresent(newPath(path, mark));
+  if (inode === undefined || (await lstatMaybe(path))?.ino !== inode) return first;
+  return (await removeIfPresent(path)) || first;
 }
 
 /** What identifies a file on this machine. */

@@ -32,10 +32,14 @@ export interface StorageDisk {
   readonly image: string;
   /** Absolute path of the snapshot. */
   readonly snapshot: string;
+  /** Bytes that a thick LVM snapshot has for what the guest overwrites. */
+  readonly store?: number;
 }
 
 /** A disk that QEMU has snapshotted, in its image or by an overlay. */
 export type QemuDisk = Exclude<SnapshotDisk, StorageDisk>;
+
+export type ExternalDisk = Extract<SnapshotDisk, { kind: 'external' }>;
 
 /** A drive that the guest writes to and that its configuration does not name. No snapshot contains it. */
 export interface UnknownDrive {
@@ -252,13 +256,14 @@ export function toSnapshotDisk(fields: Fields): SnapshotDisk {
         overlay: fields.text('overlay'),
       };
     case 'storage':
-      return {
+      return omitUndefined({
         kind,
         vdev,
         storage: fields.text('storage'),
         image: fields.text('image'),
         snapshot: fields.text('snapshot'),
-      };
+        store: fields.optional('store', (key) => fields.count(key)),
+      });
   }
 }
 

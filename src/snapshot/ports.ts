@@ -234,7 +234,13 @@ export interface RestoreFindings {
 /** One disk's part of the transaction. */
 export type DiskAction =
   | { readonly kind: 'internal'; readonly vdev: string; readonly tag: string }
-  | { readonly kind: 'external'; readonly vdev: string; readonly path: string };
+  | {
+      readonly kind: 'external';
+      readonly vdev: string;
+      readonly path: string;
+      /** Inode number of an empty file that is there for QEMU to write to; any other file is refused. */
+      readonly reserved?: number | undefined;
+    };
 
 /** An internal snapshot in an image: and what distinguishes it from another one of the same name. */
 export interface ImageTag extends TagIdentity {
@@ -294,7 +300,7 @@ export interface DeviceModel extends AsyncDisposable {
   /** The machine's state without its memory and disks: content of an EMULATOR_CONTEXT record. HVM only. */
   saveState(): Promise<Uint8Array>;
   /**
-   * Takes all snapshots in one transaction: all or none.
+   * Takes all snapshots in one transaction: all or none. An overlay that is not `reserved` is created.
    * @throws {DiskError} If it fails: no disk has changed then, except with `DISKS_UNKNOWN`, where QEMU broke off;
    * `undoSnapshots` puts it right
    */

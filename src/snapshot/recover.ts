@@ -5,19 +5,26 @@ import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../core/call-options.ts';
 import { describeError, EnvironmentError, errnoCode, RecoverError, XlsnapError } from '../core/errors.ts';
-import { exists, findByEnding, removeIfPresent } from '../core/files.ts';
+import { findByEnding, removeIfPresent, removeReserved, statMaybe } from '../core/files.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import type { QemuDisk, SnapshotDisk } from '../memfile/manifest.ts';
 import { partialOf } from '../memfile/names.ts';
 import type { RecoverRequest, RecoverResult } from './api.ts';
 import type { CreateHead, CreateStep } from './create/journal.ts';
-import { planDiskUndos, planPartialUndo, planTextUndo, undoDisk, undoStored } from './create/undo.ts';
+import {
+  planDiskUndos,
+  planPartialUndo,
+  planReservationUndo,
+  planTextUndo,
+  undoDisk,
+  undoStored,
+} from './create/undo.ts';
 import { recoverDelete } from './delete/recover.ts';
 import { guestNow } from './guest/gone.ts';
 import { type HoldState, isHeld } from './guest/hold.ts';
 import { type FoundHold, findHold, findHolds, holdPath } from './guest/hold-record.ts';
 import { recoverGuest } from './guest/recover.ts';
-import { undoIdleDisk } from './images/idle-disk.ts';
+import { type Reserved, undoIdleDisk } from './images/idle-disk.ts';
 import { type FoundSteps, isOfThisBoot } from './journal/file.ts';
 import { journalPathOf, snapshotDirOf } from './naming.ts';
 import { Phases } from './phases.ts';
@@ -258,7 +265,7 @@ async function recoverCreate(host: Host, found: FoundCreate, options: CallOption
       done.failures.length > 0 ? undefined : await recoverCreate(host, rest, options),
     );
   }
-  const disksLeft = !whole && (steps.disks || steps.lossy) ? head.disks : [];
+  const disksLeft = whole ? [] : leftDisks(head, steps);
   const needsQemu = domain !== undefined && disksLeft.some(({ kind }) => kind !== 'storage');
   let noQemu: unknown;
   const unlessGone = (error: unknown): undefined => {
@@ -289,9 +296,12 @@ interface CreateSteps {
   readonly inode: number | undefined;
   readonly logDirty: boolean;
   readonly hold: HoldState | undefined;
+  readonly preparing: boolean;
   readonly disks: boolean;
   /** What storages have prepared, by vdev. */
   readonly prepared: ReadonlyMap<string, string>;
+  /** Inode numbers of the files that were reserved for overlays, by vdev. */
+  readonly reserved: ReadonlyMap<string, number>;
   readonly texts: readonly Extract<CreateStep, { step: 'text' }>[];
   /** A stream's reader has received all of it. */
   readonly whole: boolean;
@@ -308,9 +318,13 @@ function sumSteps({ steps, lossy }: FoundCreate): CreateSteps {
     inode: last('opened')?.inode,
     logDirty: last('log-dirty')?.on === true,
     hold: last('hold')?.hold,
+    preparing: last('preparing') !== undefined,
     disks: last('disks') !== undefined,
     prepared: new Map(
       steps.flatMap((step) => (step.step === 'prepared' ? [[step.vdev, step.made] as const] : [])),
+    ),
+    reserved: new Map(
+      steps.flatMap((step) => (step.step === 'reserved' ? [[step.vdev, step.inode] as const] : [])),
     ),
     texts: steps.filter((step) => step.step === 'text'),
     whole: last('whole') !== undefined,
@@ -324,7 +338,8 @@ async function isWhole(
   { memoryPath }: CreateHead,
   { inode, whole, undoing, lossy }: CreateSteps,
 ): Promise<boolean> {
-  if (undoing || (await exists(partialOf(memoryPath)))) return false;
+  const partial = await statMaybe(partialOf(memoryPath));
+  if (undoing || (partial !== undefined && (inode === undefined || partial.ino === inode))) return false;
   if (whole) return true;
   const found = await stat(memoryPath).catch(() => undefined);
   return found !== undefined && (found.ino === inode || (inode === undefined && lossy));
@@ -339,34 +354,71 @@ function planUndos(left: KilledCreate, steps: CreateSteps, path: string, whole: 
     keep: () => Promise.resolve(),
     remove: () => rm(path, { force: true }),
   });
-  if (!whole) planPartialUndo(phases, memoryPath, () => discard(memoryPath, steps));
+  if (!whole) planPartialUndo(phases, memoryPath, () => discard(head, steps));
   if (whole) return;
-  if (steps.disks || steps.lossy) planLeftDisks(left, steps);
-  for (const { path: text, sha256 } of steps.texts) {
+  planLeftDisks(left, steps);
+  for (const { path: text, sha256, inode } of steps.texts) {
     planTextUndo(phases, text, sha256);
-    phases.onUndo(`removed ${partialOf(text)}`, `rm ${shellQuote(partialOf(text))}`, () =>
-      removeIfPresent(partialOf(text)),
+    const partial = partialOf(text);
+    phases.onUndo(`removed ${partial}`, `rm ${shellQuote(partial)}`, () =>
+      removePartial(text, head, { inode, lossy: steps.lossy }),
     );
   }
 }
 
 /** Removes the memory file, under either name; never another file. */
-async function discard(memoryPath: string, { inode }: CreateSteps): Promise<boolean> {
-  const partial = await removeIfPresent(partialOf(memoryPath));
+async function discard(head: CreateHead, steps: CreateSteps): Promise<boolean> {
+  const { memoryPath } = head;
+  const { inode } = steps;
+  const partial = await removePartial(memoryPath, head, steps);
   const named = await stat(memoryPath).catch(() => undefined);
   if (inode === undefined || named?.ino !== inode) return partial;
   return (await removeIfPresent(memoryPath)) || partial;
 }
 
-function planLeftDisks(left: KilledCreate, { prepared }: CreateSteps): void {
+/** Removes what a file is written as before it is complete. @param noted its inode number, and whether that note may be lost */
+async function removePartial(
+  path: string,
+  { mark }: CreateHead,
+  { inode, lossy }: Pick<CreateSteps, 'inode' | 'lossy'>,
+): Promise<boolean> {
+  const partial = partialOf(path);
+  const reserved = await removeReserved(partial, { mark, inode });
+  // Earlier versions noted it only afterwards, or not at all.
+  const unknown = inode === undefined && (mark === '' || lossy);
+  return (unknown && (await removeIfPresent(partial))) || reserved;
+}
+
+/** The disks of which there may be a snapshot. Before it is noted that QEMU's come next, a tag or an overlay is another's. */
+function leftDisks({ disks }: CreateHead, steps: CreateSteps): readonly SnapshotDisk[] {
+  if (steps.disks || steps.lossy) return disks;
+  return steps.preparing ? disks.filter(({ kind }) => kind === 'storage') : [];
+}
+
+function planLeftDisks(left: KilledCreate, steps: CreateSteps): void {
   const { host, head, phases } = left;
-  planDiskUndos<SnapshotDisk>(phases, host, head.disks, (disk) =>
-    disk.kind === 'storage' ? undoStored(host, disk, prepared.get(disk.vdev)) : undoLeftDisk(left, disk),
+  const { mark } = head;
+  for (const disk of steps.preparing || steps.lossy ? head.disks : []) {
+    if (disk.kind === 'external') {
+      planReservationUndo(phases, disk, { mark, inode: () => steps.reserved.get(disk.vdev) });
+    }
+  }
+  planDiskUndos(phases, host, leftDisks(head, steps), (disk) =>
+    disk.kind === 'storage'
+      ? undoStored(host, disk, { mark, made: steps.prepared.get(disk.vdev) })
+      : undoLeftDisk(left, disk, reservedOf(head, steps, disk)),
   );
 }
 
+/** Which file at an overlay's place is the create's own. */
+function reservedOf({ mark }: CreateHead, { reserved, lossy }: CreateSteps, { vdev }: QemuDisk): Reserved {
+  const inode = reserved.get(vdev);
+  // Earlier versions noted none, and without syncs the note may be lost.
+  return inode === undefined && (mark === '' || lossy) ? 'unknown' : { inode };
+}
+
 /** Undoes one disk's snapshot, as far as it exists: by the domain's QEMU if that has the image, else by qemu-img. */
-async function undoLeftDisk(left: KilledCreate, disk: QemuDisk): Promise<boolean> {
+async function undoLeftDisk(left: KilledCreate, disk: QemuDisk, reserved: Reserved): Promise<boolean> {
   const { host, domain, same, deviceModel } = left;
   const used = deviceModel?.imageOf(disk.vdev);
   const images = disk.kind === 'internal' ? [disk.image] : same ? [disk.overlay, disk.base] : [disk.overlay];
@@ -379,7 +431,7 @@ async function undoLeftDisk(left: KilledCreate, disk: QemuDisk): Promise<boolean
     if (undone || disk.kind === 'internal') return undone;
   }
   // What a guest that kept running has written is in its base by now.
-  return await undoIdleDisk(host, disk, { merge: !same });
+  return await undoIdleDisk(host, disk, { merge: !same, reserved });
 }
 
 function notRecoveredError(

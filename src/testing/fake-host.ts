@@ -761,6 +761,8 @@ export class FakeHost implements Host {
       const path = imageOf(action.vdev);
       if (action.kind === 'internal') tagImage(path, action.tag);
       else {
+        const { ino, size } = statSync(action.path);
+        if (ino !== action.reserved || size > 0) this.#harmed(`QEMU has overwritten ${action.path}`);
         writeImage(action.path, { format: 'qcow2', content: '', tags: {}, backing: path });
         domain.inUse.set(action.vdev, action.path);
       }
@@ -799,6 +801,11 @@ export class FakeHost implements Host {
       snapshotDisks: async (actions) => {
         await ask('snapshotDisks');
         if (!domain.suspended) throw new DiskError('TEST', 'disks snapshotted while the guest runs');
+        for (const action of actions) {
+          if (action.kind === 'internal' && action.tag in readImage(imageOf(action.vdev)).tags) {
+            throw new DiskError('TEST', `there is a tag ${action.tag} already`);
+          }
+        }
         for (const action of actions) take(action);
       },
       undoSnapshots: async (actions) => {
@@ -899,7 +906,10 @@ export class FakeHost implements Host {
       },
       clone: async (from, to) => {
         await this.#call('clone');
-        copyFileSync(from, to);
+        for (const { path, inode = statSync(path).ino } of [from, to]) {
+          if (statSync(path).ino !== inode) throw new DiskError('TEST', `${path} is another file`);
+        }
+        copyFileSync(from.path, to.path);
       },
       copyAttributes: async () => {
         await this.#call('copyAttributes');

@@ -12,11 +12,18 @@ interface Facts {
   readonly active: boolean;
   readonly minor: number;
   readonly kind: Volume['kind'];
+  readonly size?: number;
+  /** Of what it is a snapshot. */
+  readonly origin?: string;
+  /** How full its store is, in per cent. */
+  readonly used?: number;
   /** The store of a thick snapshot was full. */
   readonly invalid?: boolean;
 }
 
 const MAJOR = 253;
+/** Of each volume that is not a store, in bytes. */
+const SIZE = 2 ** 20;
 let count = 0;
 
 export class FakeVolumes {
@@ -24,7 +31,7 @@ export class FakeVolumes {
   readonly directory: string;
   /** What is wrong with the pool. */
   pool: Pool = { dataPercent: 10, metadataPercent: 10, health: '' };
-  /** Bytes that the group has free. */
+  /** Bytes that the group has for stores. */
   free = 2 ** 30;
   /** Why volumes cannot be created. */
   obstacle: string | undefined;
@@ -77,14 +84,23 @@ export class FakeVolumes {
         (_group: string, origin: string, name: string, { keep }: { keep: boolean }) =>
           this.#snapshot(origin, name, keep),
       ),
-      free: told('vgs', () => this.free),
-      createStore: told('lvcreate store', (_group: string, name: string) => {
+      free: told('vgs', () => this.#unused()),
+      createStore: told('lvcreate store', (_group: string, name: string, size: number) => {
         this.#refuse(name);
-        this.#write(name, 'a store', { active: false, tags: [VOLUME_TAG], kind: 'linear' });
+        if (size > this.#unused()) throw new DiskError('TEST', `${name} needs ${size} bytes`);
+        this.#write(name, 'a store', { active: false, tags: [VOLUME_TAG], kind: 'linear', size });
       }),
       snapshotThick: told('lvconvert', (_group: string, origin: string, store: string) => {
-        this.#change(store, { kind: 'snapshot', active: true }, this.#content(origin));
+        const { uuid } = this.#facts(origin);
+        this.#change(store, { kind: 'snapshot', active: true, origin: uuid }, this.#content(origin));
       }),
+      snapshotsOf: told('lvs origin', (_group: string, origin: string) =>
+        this.#all().flatMap((name) => {
+          const facts = this.#facts(name);
+          const volume = this.#volume(name);
+          return facts.origin === this.#facts(origin).uuid && volume?.kind === 'snapshot' ? [volume] : [];
+        }),
+      ),
       settle: told('udevadm settle', () => {}),
       writeBack: told('write back', (_group: string, snapshot: string, origin: string) => {
         if (this.#isOpen(this.path(origin))) this.#harmed(`${origin} was written to, which is open`);
@@ -93,7 +109,7 @@ export class FakeVolumes {
       rename: told('lvrename', (_group: string, from: string, to: string) => this.#rename(from, to)),
       activate: told('lvchange -ay', (_group: string, name: string) => this.#activate(name, true)),
       deactivate: told('lvchange -an', (_group: string, name: string) => this.#activate(name, false)),
-      remove: told('lvremove', (_group: string, name: string) => this.#remove(name)),
+      remove: told('lvremove', (volume: Pick<Volume, 'name' | 'uuid'>) => this.#remove(volume)),
     };
   }
 
@@ -105,7 +121,11 @@ export class FakeVolumes {
     return (JSON.parse(readFileSync(this.path(name), 'utf8')) as { readonly volume: Facts }).volume;
   }
 
-  #write(name: string, content: string, facts: Pick<Facts, 'active' | 'tags' | 'kind'>): number {
+  #unused(): number {
+    return this.#all().reduce((free, name) => free - (this.#facts(name).size ?? 0), this.free);
+  }
+
+  #write(name: string, content: string, facts: Omit<Facts, 'uuid' | 'minor'>): number {
     const minor = ++count;
     const volume: Facts = { uuid: `uuid-${minor}`, minor, ...facts };
     const image = { format: 'raw', content, tags: {}, volume };
@@ -115,20 +135,21 @@ export class FakeVolumes {
 
   #volume(name: string): Volume | undefined {
     if (!existsSync(this.path(name))) return undefined;
-    const { uuid, tags, active, kind, invalid = false } = this.#facts(name);
+    const { uuid, tags, active, kind, size, origin, used, invalid = false } = this.#facts(name);
     return {
       group: basename(this.directory),
       name,
       uuid,
-      size: 1 << 20,
+      size: size ?? SIZE,
       kind,
       layout: kind === 'thin' ? 'thin,sparse' : 'linear',
       active,
       open: this.#isOpen(this.path(name)),
       merging: false,
       tags,
+      originUuid: origin,
       pool: kind === 'thin' ? 'pool' : undefined,
-      usedPercent: kind === 'snapshot' ? 1 : 0,
+      usedPercent: kind === 'snapshot' ? (used ?? 1) : 0,
       invalid,
     };
   }
@@ -144,6 +165,7 @@ export class FakeVolumes {
       active: false,
       tags: keep ? [VOLUME_TAG] : [],
       kind: 'thin',
+      origin: this.#facts(origin).uuid,
     });
   }
 
@@ -177,8 +199,9 @@ export class FakeVolumes {
     writeFileSync(this.path(name), JSON.stringify({ ...image, content, volume }));
   }
 
-  #remove(name: string): void {
-    this.#must(name);
+  #remove({ name, uuid }: Pick<Volume, 'name' | 'uuid'>): void {
+    // LVM selects none, and that is not an error.
+    if (!existsSync(this.path(name)) || this.#facts(name).uuid !== uuid) return;
     if (this.#isOpen(this.path(name))) throw new DiskError('TEST', `${name} is open`);
     rmSync(this.path(name));
   }

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { open as openFile, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { open as openFile, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { createConnection, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -158,6 +158,30 @@ describe('disk snapshots', () => {
     await expect((await open()).snapshotDisks(mixed())).rejects.toMatchObject({ code: 'OVERLAY' });
     expect((await stat(overlay())).size).toBe(8);
     expect(await tops()).toMatchObject([{ tags: [] }, { nodeName: 'xvdb-raw' }]);
+  });
+
+  it('go to the file that was reserved for the overlay, and to no other', async () => {
+    const action = (reserved: number): DiskAction => ({
+      kind: 'external',
+      vdev: 'xvdb',
+      path: overlay(),
+      reserved,
+    });
+    await writeFile(overlay(), '', { mode: 0o600 });
+    const { ino } = await stat(overlay());
+    await writeFile(at('theirs'), '');
+    await rename(at('theirs'), overlay());
+    const other = (await stat(overlay())).ino;
+    const model = await open();
+    await expect(model.snapshotDisks([action(ino)])).rejects.toMatchObject({ code: 'OVERLAY' });
+    expect((await stat(overlay())).ino).toBe(other);
+    await writeFile(overlay(), 'precious');
+    await expect(model.snapshotDisks([action(other)])).rejects.toMatchObject({ code: 'OVERLAY' });
+    expect(await readFile(overlay(), 'utf8')).toBe('precious');
+    await writeFile(overlay(), '');
+    await model.snapshotDisks([action(other)]);
+    expect(await tops()).toMatchObject([{}, { file: overlay(), backingFiles: [at('second.raw')] }]);
+    expect((await stat(overlay())).ino).toBe(other);
   });
 
   it('cannot share an overlay', async () => {

@@ -6,6 +6,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   truncateSync,
@@ -15,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { describeError } from '../../src/core/errors.ts';
+import type { StorageDisk } from '../../src/memfile/manifest.ts';
 import type { RevertSteps } from '../../src/snapshot/storage/port.ts';
 import { ReflinkStorage } from '../../src/snapshot/storage/reflink.ts';
 import { FicloneClones } from '../../src/toolstack/storage/clones.ts';
@@ -43,6 +45,20 @@ function mount(type: string, at: string): string | undefined {
 
 const storage = new ReflinkStorage(new FicloneClones());
 const steps: RevertSteps = { mark: '20261127-000000-abcdef', checkFree: () => Promise.resolve() };
+
+const mark = 'abcdef012345';
+
+/** @returns what was noted */
+async function prepare(disk: StorageDisk): Promise<string | undefined> {
+  let made: string | undefined;
+  await storage.prepare(disk, {
+    mark,
+    note: async (text) => {
+      made = text;
+    },
+  });
+  return made;
+}
 
 /** Node has no extended attributes. */
 function python(statement: string, path: string): string {
@@ -73,9 +89,10 @@ describe.each(['xfs', 'btrfs'])('a raw image on %s', (type) => {
     expect(await storage.examine('xvda', place)).toEqual([]);
     const { disk, problems } = await storage.plan(place, { vdev: 'xvda', name: 's1', path: undefined });
     expect(problems).toEqual([]);
-    const made = await storage.prepare(disk);
-    await storage.take(disk);
-    const known = await storage.finish(disk);
+    const made = await prepare(disk);
+    await storage.flush(disk);
+    await storage.take(disk, made);
+    const known = await storage.finish(disk, made);
     expect(known.virtualSize).toBe(then.length);
     // Not synced: what the guest's writes have left in the page cache.
     for (const time of ['first', 'second']) {
@@ -97,16 +114,16 @@ describe.each(['xfs', 'btrfs'])('a raw image on %s', (type) => {
       expect(await storage.forget(disk, steps.mark)).toBe(true);
     }
     expect(await storage.find(disk, known.identity)).toBe('there');
-    expect(await storage.undo(disk, made)).toBe(true);
+    expect(await storage.undo(disk, { mark, made })).toBe(true);
     expect(readdirSync(directory).filter((name) => name.startsWith('disk.'))).toEqual(['disk.raw']);
   });
 
   it('is as before once a revert is undone, wherever that was', async (context) => {
     if (missing !== undefined) return context.skip();
     const { disk } = await storage.plan(place, { vdev: 'xvda', name: 's2', path: undefined });
-    await storage.prepare(disk);
-    await storage.take(disk);
-    await storage.finish(disk);
+    const made = await prepare(disk);
+    await storage.take(disk, made);
+    await storage.finish(disk, made);
     appendFileSync(image, 'later');
     const now = readFileSync(image);
     for (const last of [0, 1, 2]) {
@@ -133,6 +150,31 @@ describe.each(['xfs', 'btrfs'])('a raw image on %s', (type) => {
     expect(readdirSync(directory).filter((name) => name.startsWith('disk.'))).toEqual(['disk.raw']);
   });
 
+  it('is never cloned over another file that has taken the place of the clone, and that stays', async (context) => {
+    if (missing !== undefined) return context.skip();
+    const { disk } = await storage.plan(place, { vdev: 'xvda', name: 's4', path: undefined });
+    const made = await prepare(disk);
+    for (const content of ['', 'of another program']) {
+      writeFileSync(`${disk.snapshot}.theirs`, content);
+      renameSync(`${disk.snapshot}.theirs`, disk.snapshot);
+      await expect(storage.take(disk, made)).rejects.toMatchObject({ code: 'CLONE' });
+      expect(await storage.undo(disk, { mark, made })).toBe(false);
+      expect(readFileSync(disk.snapshot, 'utf8')).toBe(content);
+    }
+    rmSync(disk.snapshot);
+  });
+
+  it('is not cloned if another file has taken the place of the image', async (context) => {
+    if (missing !== undefined) return context.skip();
+    const { disk } = await storage.plan(place, { vdev: 'xvda', name: 's5', path: undefined });
+    const made = await prepare(disk);
+    renameSync(image, `${image}.moved`);
+    writeFileSync(image, 'another image');
+    await expect(storage.take(disk, made)).rejects.toMatchObject({ code: 'CLONE' });
+    renameSync(`${image}.moved`, image);
+    expect(await storage.undo(disk, { mark, made })).toBe(true);
+  });
+
   it('cannot be cloned to another file system, and leaves nothing of the attempt there', async (context) => {
     if (missing !== undefined) return context.skip();
     const path = join(scratch, 'elsewhere.raw');
@@ -140,6 +182,22 @@ describe.each(['xfs', 'btrfs'])('a raw image on %s', (type) => {
     expect(problems).toMatchObject([{ code: 'NO_REFLINK' }]);
     expect(readdirSync(scratch).filter((name) => name.includes('elsewhere'))).toEqual([]);
   });
+});
+
+it('a raw image on ext4 is refused, with what would help, and nothing is left of the attempt', async (context) => {
+  const directory = join(scratch, 'ext4');
+  const missing = mount('ext4', directory);
+  if (missing !== undefined) {
+    console.log(`  skipped: ext4 cannot be mounted here: ${missing}`);
+    return context.skip();
+  }
+  const path = join(directory, 'disk.raw');
+  writeFileSync(path, 'data');
+  const problems = await storage.examine('xvda', { kind: 'file', path });
+  expect(problems).toMatchObject([{ code: 'NO_REFLINK' }]);
+  expect(problems?.[0]?.message).toContain(`the file system of ${directory} has no reflinks`);
+  expect(problems?.[0]?.hint).toContain('XFS or btrfs');
+  expect(readdirSync(directory).sort()).toEqual(['disk.raw', 'lost+found']);
 });
 
 it('a raw image on a file system without reflinks is refused, and nothing is left of the attempt', async (context) => {

@@ -1,16 +1,13 @@
-/** Guests on LVM volumes and raw files, served by blkback: snapshots by their storage, checked by the guest's own counter. */
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import type { GuestType } from '../../lab/guests.ts';
+/** Guests on LVM volumes and raw files: snapshots by their storage, checked by the guest's own counter. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { GuestDisk, GuestType } from '../../lab/guests.ts';
 import type { LabGuest } from '../../lab/lab.ts';
-import { Dom0, PV_LIVE, XEN } from './host.ts';
-
-/**
- * `XLSNAP_LAB_STORAGE=all` also runs it with a PVH guest. blkback and LVM take seconds for each step under emulation.
- */
-const TYPES: readonly GuestType[] = process.env['XLSNAP_LAB_STORAGE'] === 'all' ? ['pv', 'pvh'] : ['pv'];
+import { Dom0, errorOf, PV_LIVE, TYPES, XEN } from './host.ts';
 
 /** Longer than LVM needs beside a guest that writes. */
 const TICK_MS = 500;
+/** Time limit for commands of LVM in milliseconds: with a guest that writes they take seconds each. */
+const LVM_MS = 300_000;
 
 let dom0: Dom0;
 beforeAll(async () => {
@@ -20,7 +17,14 @@ afterAll(() => dom0?.close());
 
 interface Planned {
   readonly memory_path: string;
-  readonly disks: readonly { readonly vdev: string; readonly storage: string; readonly snapshot: string }[];
+  readonly disks: readonly {
+    readonly vdev: string;
+    readonly kind: string;
+    readonly image: string;
+    readonly storage?: string;
+    readonly snapshot?: string;
+    readonly tag?: string;
+  }[];
 }
 
 interface Phase {
@@ -28,37 +32,85 @@ interface Phase {
   readonly seconds: number;
 }
 
-it.each(TYPES)(
-  'a %s guest on a thin volume, a raw file on XFS and a thick volume, all by blkback, is snapshotted at one instant and reverted twice',
-  async (type) => {
-    const name = `e2e-storage-${type}`;
+/** The storage of each kind of the lab's disks. */
+const STORAGES = {
+  thin: 'lvm-thin',
+  lvm: 'lvm-thick',
+  'raw-xfs': 'reflink',
+  'raw-btrfs': 'reflink',
+  qcow2: undefined,
+  raw: undefined,
+};
+
+/** What is lived through with one guest: booting it takes longest. */
+interface Life {
+  readonly type: GuestType;
+  readonly disks: readonly GuestDisk['format'][];
+  readonly backend?: 'phy' | 'qdisk';
+  readonly live: boolean;
+  readonly reverts: number;
+}
+
+const LIVES: readonly Life[] = [
+  { type: 'pv', disks: ['thin', 'raw-xfs'], live: PV_LIVE, reverts: 2 },
+  { type: 'pvh', disks: ['thin', 'raw-xfs'], live: true, reverts: 2 },
+  { type: 'hvm', disks: ['lvm'], live: false, reverts: 1 },
+];
+
+/** All storages with each backend, beside a qcow2 image in the same snapshot. */
+const COMBINATIONS: readonly Life[] = (['phy', 'qdisk'] as const).map((backend) => ({
+  type: 'pv',
+  disks: ['qcow2', 'thin', 'lvm', 'raw-xfs', 'raw-btrfs'],
+  backend,
+  live: false,
+  reverts: 2,
+}));
+
+const all = process.env['XLSNAP_LAB_STORAGE'] === 'all';
+const wanted = process.env['XLSNAP_LAB_STORAGE_TYPES']?.split(',');
+
+const cases = [...LIVES, ...(all ? COMBINATIONS : [])]
+  .filter(({ type }) => TYPES.includes(type) && (wanted?.includes(type) ?? true))
+  .map((life) => {
+    const how = `${life.disks.join(', ')} by ${life.backend ?? 'blkback'}, ${life.live ? 'live' : 'stopped'}`;
+    return [life.type, how, life] as const;
+  });
+
+it.each(cases)(
+  'a %s guest on %s is snapshotted at one instant while it writes, and reverted again and again',
+  async (type, _how, life) => {
+    const name = `e2e-storage-${type}${life.backend === undefined ? '' : `-${life.backend}`}`;
     await dom0.steadily(name, async () => {
-      await dom0.lab.removeGuest(name);
-      await dom0.lab.run('rm -rf /var/lib/xen/snapshots');
-      const guest = await dom0.lab.startGuest({
-        type,
-        name,
-        memoryMiB: 84,
-        tickMs: TICK_MS,
-        disks: [
-          { vdev: 'xvda', format: 'thin', sizeMiB: 32 },
-          { vdev: 'xvdb', format: 'raw-xfs', sizeMiB: 32 },
-          { vdev: 'xvdc', format: 'lvm', sizeMiB: 32 },
-        ],
-      });
-      await dom0.lab.waitForTicks(name, 70);
-      for (const live of type === 'pv' && !PV_LIVE ? [false] : [false, true]) {
-        await lifeOf(guest, name, live);
-      }
+      const guest = await start(name, type, life.disks, life.backend);
+      await lifeOf(guest, name, life);
     });
     await dom0.lab.removeGuest(name);
   },
 );
 
-/** Takes a snapshot, reverts to it twice, and deletes it. */
-async function lifeOf(guest: LabGuest, name: string, live: boolean): Promise<void> {
-  const instant = await create(guest, name, live);
-  for (const time of ['first', 'second']) {
+async function start(
+  name: string,
+  type: GuestType,
+  formats: Life['disks'],
+  backend?: Life['backend'],
+): Promise<LabGuest> {
+  await dom0.lab.removeGuest(name);
+  await dom0.lab.run('rm -rf /var/lib/xen/snapshots');
+  const disks = formats.map((format, at) => ({
+    vdev: `xvd${'abcde'[at]}`,
+    format,
+    sizeMiB: 32,
+    ...(backend === undefined || format === 'qcow2' ? {} : { backend }),
+  }));
+  const guest = await dom0.lab.startGuest({ type, name, memoryMiB: 84, tickMs: TICK_MS, disks });
+  await dom0.lab.waitForTicks(name, 70);
+  return guest;
+}
+
+/** Takes a snapshot, reverts to it, and deletes it. */
+async function lifeOf(guest: LabGuest, name: string, life: Life): Promise<void> {
+  const instant = await create(guest, name, life);
+  for (let time = 1; time <= life.reverts; time++) {
     await dom0.lab.waitForTicks(name, 4);
     await revert(name, instant, time);
   }
@@ -67,50 +119,58 @@ async function lifeOf(guest: LabGuest, name: string, live: boolean): Promise<voi
   });
   await dom0.result(`snapshot-delete ${name} s1`);
   await goOn(name);
-  expect(await left(name)).toEqual([`${name}-xvda`, `${name}-xvdb.raw`, `${name}-xvdc`]);
+  await expectNothingLeft(guest, name);
 }
 
 /** @returns the number at the snapshot's instant */
-async function create(guest: LabGuest, name: string, live: boolean): Promise<number> {
+async function create(guest: LabGuest, name: string, { live, disks: formats }: Life): Promise<number> {
   const result = await dom0.result(`snapshot-create ${name} --name s1 ${live ? '--live' : ''}`);
   const { memory_path: memoryPath, disks } = result['plan'] as Planned;
-  expect(disks).toMatchObject([
-    { vdev: 'xvda', storage: 'lvm-thin' },
-    { vdev: 'xvdb', storage: 'reflink', snapshot: `${guest.disks[1]?.path}.s1` },
-    { vdev: 'xvdc', storage: 'lvm-thick' },
-  ]);
-  const seconds = (result['phases'] as readonly Phase[])
-    .filter((phase) => ['prepare', 'memory', 'disks', 'finish'].includes(phase.name))
-    .map((phase) => `${phase.name} ${phase.seconds.toFixed(1)} s`);
-  const stopped = Number(result['downtime_seconds']).toFixed(1);
-  console.log(`  Xen ${XEN}, ${live ? 'live' : 'stopped'}: stopped for ${stopped} s; ${seconds.join(', ')}`);
+  expect(disks.map(({ storage }) => storage)).toEqual(formats.map((format) => STORAGES[format]));
+  for (const [at, { storage, snapshot }] of disks.entries()) {
+    if (storage === 'reflink') expect(snapshot).toBe(`${guest.disks[at]?.path}.s1`);
+  }
+  report(
+    `${live ? 'live' : 'stopped'}: stopped for ${Number(result['downtime_seconds']).toFixed(1)} s`,
+    result,
+  );
   await goOn(name);
   const counter = await dom0.memoryCounter(memoryPath);
-  for (const { vdev, storage, snapshot } of disks) {
-    const disk =
-      storage === 'lvm-thin' ? await volumeCounter(snapshot) : await dom0.diskCounter(snapshot, 'raw');
-    expect(disk.problems, vdev).toEqual([]);
-    expect(disk.head.number, vdev).toBeGreaterThanOrEqual(counter.done);
-    expect(disk.head.number, vdev).toBeLessThanOrEqual(counter.started);
+  for (const disk of disks) {
+    const { vdev } = disk;
+    const { problems, head } = await counterOf(disk);
+    expect(problems, vdev).toEqual([]);
+    expect(head.number, vdev).toBeGreaterThanOrEqual(counter.done);
+    expect(head.number, vdev).toBeLessThanOrEqual(counter.started);
   }
   return counter.done;
 }
 
-/** The counter's part of a snapshot that is not active. */
-async function volumeCounter(path: string) {
-  await dom0.lab.run(`lvchange -qq -ay -K ${path}`, { timeoutMs: 120_000 });
+function report(what: string, result: Record<string, unknown>): void {
+  const phases = (result['phases'] as readonly Phase[])
+    .filter(({ seconds }) => seconds >= 0.05)
+    .map(({ name, seconds }) => `${name} ${seconds.toFixed(1)}`);
+  console.log(`  Xen ${XEN}, ${what}: ${phases.join(', ')}`);
+}
+
+/** The counter's part of a disk's snapshot. */
+async function counterOf({ kind, storage, image, snapshot = '', tag }: Planned['disks'][number]) {
+  if (kind === 'internal') return await dom0.diskCounter(image, 'qcow2', tag);
+  if (storage !== 'lvm-thin') return await dom0.diskCounter(snapshot, 'raw');
+  // It is not active.
+  await dom0.lab.run(`lvchange -qq -ay -K ${snapshot}`, { timeoutMs: LVM_MS });
   try {
-    return await dom0.diskCounter(path, 'raw');
+    return await dom0.diskCounter(snapshot, 'raw');
   } finally {
-    await dom0.lab.run(`lvchange -qq -an ${path}`, { timeoutMs: 120_000 });
+    await dom0.lab.run(`lvchange -qq -an ${snapshot}`, { timeoutMs: LVM_MS });
   }
 }
 
-async function revert(name: string, instant: number, time: string): Promise<void> {
+async function revert(name: string, instant: number, time: number): Promise<void> {
   const before = await dom0.lab.guestReport(name);
   const numbers = before.ticks.map((tick) => tick.n);
   const result = await dom0.result(`snapshot-revert ${name} s1`);
-  console.log(`  the ${time} revert took ${Number(result['total_seconds']).toFixed(1)} s`);
+  report(`revert ${time} in ${Number(result['total_seconds']).toFixed(1)} s`, result);
   await goOn(name);
   const after = await dom0.lab.guestReport(name);
   expect(after.up).toHaveLength(before.up.length);
@@ -130,8 +190,8 @@ async function goOn(name: string): Promise<void> {
 /** The volumes and files of a guest and its snapshots. */
 async function left(name: string): Promise<readonly string[]> {
   const { stdout } = await dom0.lab.run(
-    `lvs --noheadings -o lv_name lab; ls /lab/xfs; find /var/lib/xen/snapshots -name '*.journal'`,
-    { timeoutMs: 120_000 },
+    `lvs --noheadings -o lv_name lab; ls /lab/xfs /lab/btrfs 2>/dev/null; find /var/lib/xen/snapshots -name '*.journal'`,
+    { timeoutMs: LVM_MS },
   );
   return stdout
     .split('\n')
@@ -139,3 +199,107 @@ async function left(name: string): Promise<readonly string[]> {
     .filter((line) => line.startsWith(name) || line.endsWith('.journal'))
     .sort();
 }
+
+async function expectNothingLeft(guest: LabGuest, name: string): Promise<void> {
+  const own = guest.disks.filter(({ format }) => format !== 'qcow2');
+  expect(await left(name)).toEqual(own.map(({ path }) => path.split('/').at(-1)).sort());
+}
+
+/** Behind `XLSNAP_LAB_STORAGE=all`: each takes minutes under emulation. */
+describe.runIf(all)('on real LVM', () => {
+  const name = 'e2e-storage-faults';
+  const FORMATS = ['thin', 'lvm', 'raw-xfs'] as const;
+  let guest: LabGuest;
+  beforeAll(async () => {
+    guest = await start(name, 'pv', FORMATS);
+  });
+  afterAll(() => dom0.lab.removeGuest(name));
+
+  /** Runs xlsnap with LVM's and cp's commands wrapped: once the n-th that changes something has ended, xlsnap is killed. */
+  async function killedAfter(n: number, args: string): Promise<boolean> {
+    const bin = '/lab/killing';
+    const { stdout } = await dom0.lab.run(
+      `rm -rf ${bin} /lab/killing.*; mkdir ${bin}; echo 0 >/lab/killing.count
+      for program in lvcreate lvconvert lvchange lvrename lvremove cp; do
+        cat >${bin}/$program <<'END'
+#!/bin/sh
+PATH=\${PATH#/lab/killing:} "\${0##*/}" "$@"; status=$?
+count=$(($(cat /lab/killing.count) + 1)); echo $count >/lab/killing.count
+if [ $count -eq ${n} ]; then echo "$PPID: \${0##*/} $*" >/lab/killing.at; kill -9 $PPID; fi
+exit $status
+END
+        chmod +x ${bin}/$program
+      done
+      PATH=${bin}:$PATH xlsnap ${args} --json >/lab/killing.out 2>&1
+      cat /lab/killing.at 2>/dev/null || true`,
+      { timeoutMs: 900_000 },
+    );
+    if (stdout !== '') console.log(`  killed: ${stdout.trim()}`);
+    return stdout !== '';
+  }
+
+  it('a create whose process is killed after any command of LVM is undone', async () => {
+    for (let n = 1; await killedAfter(n, `snapshot-create ${name} --name s1`); n++) {
+      // The guardian may be at it.
+      await dom0.lab.run('i=0; until xlsnap recover || [ $i -ge 20 ]; do i=$((i + 1)); sleep 3; done', {
+        timeoutMs: 900_000,
+      });
+      await goOn(name);
+      await expectNothingLeft(guest, name);
+    }
+    await goOn(name);
+  });
+
+  it('a revert whose process is killed after any command of LVM is finished by the same command', async () => {
+    const [snapshot] = (await dom0.result(`snapshot-list ${name}`))['snapshots'] as readonly {
+      memory_path: string;
+    }[];
+    const { done } = await dom0.memoryCounter(snapshot?.memory_path ?? '');
+    for (let n = 1; await killedAfter(n, `snapshot-revert ${name} s1`); n++) {
+      await revert(name, done, n);
+    }
+    await goOn(name);
+    await dom0.result(`snapshot-delete ${name} s1`);
+    await expectNothingLeft(guest, name);
+  });
+
+  it('a thin pool and a volume group that are full are refused, and the guest is unharmed', async () => {
+    const fill =
+      'lvcreate -qq -y -V 2G -T lab/pool -n filler && dd if=/dev/zero of=/dev/lab/filler bs=1M count=980 oflag=direct conv=nocreat';
+    for (const [make, code] of [
+      [fill, 'LVM_POOL_FULL'],
+      ['lvcreate -qq -y -Wn -Zn -l 100%FREE -n filler lab', 'LVM_NO_ROOM'],
+    ] as const) {
+      await dom0.lab.run(make, { timeoutMs: 900_000 });
+      try {
+        const said = await dom0.xlsnap(`snapshot-create ${name} --name full --json`);
+        const error = errorOf(said);
+        expect(`${error.code} ${said.stderr}`).toContain(code);
+      } finally {
+        await dom0.lab.run('lvremove -qq -f -y lab/filler', { timeoutMs: LVM_MS });
+      }
+      await goOn(name);
+      await expectNothingLeft(guest, name);
+    }
+  });
+
+  it('a snapshot whose store was too small is refused by a revert, and the guest keeps running', async () => {
+    await dom0.lab.run(
+      `printf '%s\\n' 'name="small"' "disks=[',,xvda', ',,xvdb,cow=4M', ',,xvdc']" >/lab/small.cfg`,
+    );
+    await dom0.result(`snapshot-create ${name} /lab/small.cfg`);
+    // The counter does not use the end of the disk.
+    const volume = guest.disks[1]?.path ?? '';
+    await dom0.lab.run(
+      `dd if=/dev/urandom of=${volume} bs=1M seek=16 count=12 oflag=direct conv=nocreat,notrunc`,
+      {
+        timeoutMs: 600_000,
+      },
+    );
+    const said = await dom0.xlsnap(`snapshot-revert ${name} small --force --json`);
+    expect(errorOf(said)).toMatchObject({ code: 'SNAPSHOT_INVALID' });
+    await goOn(name);
+    await dom0.result(`snapshot-delete ${name} small`);
+    await expectNothingLeft(guest, name);
+  });
+});

@@ -2,10 +2,11 @@
 
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
-import { DomainError, describeError, EnvironmentError } from '../../core/errors.ts';
+import { DomainError, describeError, EnvironmentError, OutputError, XlsnapError } from '../../core/errors.ts';
+import { makeMark, type Reservation, reserveFile } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { XenVersion } from '../../core/xen.ts';
-import type { QemuDisk, StorageDisk } from '../../memfile/manifest.ts';
+import type { ExternalDisk, QemuDisk, StorageDisk } from '../../memfile/manifest.ts';
 import type { CreateRequest, CreateResult, SnapshotPlan } from '../api.ts';
 import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
 import { throwFindings } from '../findings.ts';
@@ -24,11 +25,11 @@ import { Phases } from '../phases.ts';
 import type { DeviceModel, DomainState, Guardian, Host } from '../ports.ts';
 import { storageOf } from '../storage/find.ts';
 import { finishOutput, removeJournal } from './finish.ts';
-import type { CreateJournal } from './journal.ts';
+import type { CreateJournal, CreateStep } from './journal.ts';
 import { type CreateRun, type OpenOutput, openOutput, openRecord, warn } from './open.ts';
 import { findDomain, makeCreateContext } from './plan.ts';
 import { beingSavedProblem, preflightCreate } from './preflight.ts';
-import { planDiskUndos, toAction, undoStored, undoTakenDisk } from './undo.ts';
+import { planDiskUndos, planReservationUndo, toAction, undoStored, undoTakenDisk } from './undo.ts';
 
 /** How long noting that everything is being undone may take; the guest runs by then. */
 const NOTE_TIMEOUT_MS = 5000;
@@ -130,7 +131,19 @@ async function createLocked(
   }
   guardian?.watch(journalPathOf(context.journalBase));
   const warnings = [...context.plan.warnings];
-  const run: CreateRun = { host, context, guest, deviceModel, options, phases, warnings };
+  const mark = makeMark();
+  const run: CreateRun = {
+    host,
+    context,
+    guest,
+    deviceModel,
+    options,
+    phases,
+    warnings,
+    mark,
+    prepared: new Map(),
+    reserved: new Map(),
+  };
   try {
     return await take(run);
   } catch (error) {
@@ -166,6 +179,11 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const xen = await phases.step(() => host.hypervisor.version());
   const opened = await phases.run('open', () => openOutput(run, xen));
   const record = await openRecord(run, opened.journal);
+  const stored = storageDisks(plan);
+  // Before the rounds: what the guest writes while this takes its time would be copied while it is stopped.
+  if (plan.disks.some(({ kind }) => kind !== 'internal')) {
+    await phases.run('prepare', () => prepareDisks(run, opened.journal));
+  }
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
   const precopy =
     plan.precopy === undefined
@@ -174,8 +192,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
   if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(run, record, log, precopy));
 
   if (plan.disks.length > 0) await noteDisks(run, opened.journal);
-  const stored = storageDisks(plan);
-  if (stored.length > 0) await phases.run('prepare', () => prepareDisks(run, opened.journal, stored));
+  if (stored.length > 0) await phases.run('flush', () => flushDisks(run, stored));
   // All processes, so that few are left to be looked at while the guest is stopped.
   if (precopy !== undefined) await phases.step(() => checkLogIsOurs(run));
   const hold = new GuestHold(host.hypervisor, domain.domid, (state) => record.note({ hold: state }));
@@ -328,18 +345,60 @@ async function checkLogIsOurs(
   throw new DomainError(code, message, { domid, hint });
 }
 
-/** Has the storages do what they can before the guest is suspended. */
-async function prepareDisks(
-  { host, phases }: CreateRun,
-  journal: CreateJournal,
-  disks: readonly StorageDisk[],
-): Promise<void> {
+/** Has the storages do everything slow, and reserves the overlays, before the memory is copied. */
+async function prepareDisks(run: CreateRun, journal: CreateJournal): Promise<void> {
+  const { host, phases, context, prepared, reserved, mark } = run;
+  const { plan } = context;
+  // After a crash of the host, the first line is what says whose a volume or a clone is.
+  await phases.step(() => journal.synced());
+  journal.note({ step: 'preparing' });
+  const record = (step: CreateStep): Promise<void> => noteFor(plan, journal, step);
+  for (const disk of plan.disks) {
+    phases.checkpoint();
+    const { vdev } = disk;
+    if (disk.kind === 'storage') {
+      planDiskUndos(phases, host, [disk], () => undoStored(host, disk, { mark, made: prepared.get(vdev) }));
+      const note = async (made: string): Promise<void> => {
+        prepared.set(vdev, made);
+        await record({ step: 'prepared', vdev, made });
+      };
+      await storageOf(host, disk).prepare(disk, { mark, note });
+    } else if (disk.kind === 'external') {
+      planReservationUndo(phases, disk, { mark, inode: () => reserved.get(vdev) });
+      await reserveOverlay(disk, {
+        mark,
+        note: async (inode) => {
+          reserved.set(vdev, inode);
+          await record({ step: 'reserved', vdev, inode });
+        },
+      });
+    }
+  }
+  if (plan.live) await flushDisks(run, storageDisks(plan));
+  phases.checkpoint();
+}
+
+/** Notes a step before it takes effect, on the disk unless the user wants no syncs. */
+async function noteFor({ sync }: SnapshotPlan, journal: CreateJournal, step: CreateStep): Promise<void> {
+  if (sync) await journal.noteDurably(step);
+  else journal.note(step);
+}
+
+/** Creates the empty file that QEMU is to write an overlay to: it would overwrite what is there by then. */
+async function reserveOverlay({ overlay }: ExternalDisk, reservation: Reservation): Promise<void> {
+  try {
+    await reserveFile(overlay, reservation);
+  } catch (cause) {
+    if (cause instanceof XlsnapError) throw cause;
+    throw new OutputError('OVERLAY', `cannot create the overlay ${overlay}`, { cause });
+  }
+}
+
+/** Has what is cached of the disks written out: right before the suspend that takes the least time. */
+async function flushDisks({ host, phases }: CreateRun, disks: readonly StorageDisk[]): Promise<void> {
   for (const disk of disks) {
     phases.checkpoint();
-    let made: string | undefined;
-    planDiskUndos(phases, host, [disk], () => undoStored(host, disk, made));
-    made = await storageOf(host, disk).prepare(disk);
-    if (made !== undefined) journal.note({ step: 'prepared', vdev: disk.vdev, made });
+    await storageOf(host, disk).flush(disk);
   }
   phases.checkpoint();
 }
@@ -349,14 +408,14 @@ async function prepareDisks(
  * point: it takes all disks or none, and can be undone best.
  */
 async function snapshotDisks(
-  { context, host, phases, deviceModel }: CreateRun,
+  { context, host, phases, deviceModel, prepared, reserved }: CreateRun,
   hold: GuestHold,
   stored: readonly StorageDisk[],
 ): Promise<void> {
   const { domid } = context.domain;
   await hold.check();
   for (const disk of stored) {
-    await storageOf(host, disk).take(disk);
+    await storageOf(host, disk).take(disk, prepared.get(disk.vdev));
     phases.checkpoint();
   }
   const disks = qemuDisks(context.plan);
@@ -364,8 +423,16 @@ async function snapshotDisks(
   // It may have taken long.
   if (stored.length > 0) await hold.check();
   // Before, not after: if QEMU fails half-way, they may have been taken.
-  planDiskUndos(phases, host, disks, (disk) => undoTakenDisk(host, domid, deviceModel, disk));
-  await deviceModel.snapshotDisks(disks.map(toAction));
+  const forget = planDiskUndos(phases, host, disks, (disk) =>
+    undoTakenDisk(host, domid, deviceModel, disk, { inode: reserved.get(disk.vdev) }),
+  );
+  try {
+    await deviceModel.snapshotDisks(disks.map((disk) => toAction(disk, reserved.get(disk.vdev))));
+  } catch (error) {
+    // None was taken, so a tag of that name is another program's.
+    if (error instanceof XlsnapError && error.code !== 'DISKS_UNKNOWN') forget();
+    throw error;
+  }
   phases.checkpoint();
   const overlays = disks.flatMap((disk) =>
     disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],

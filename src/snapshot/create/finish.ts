@@ -15,7 +15,6 @@ import { identifyDisk } from '../images/identity.ts';
 import type { MemoryOutcome } from '../memory/file-saver.ts';
 import { OutputFile, writeWhole } from '../output/file.ts';
 import type { StreamOutput } from '../output/stream.ts';
-import type { Host } from '../ports.ts';
 import { storageOf } from '../storage/find.ts';
 import type { CreateJournal } from './journal.ts';
 import { type CreateRun, type OpenOutput, warn } from './open.ts';
@@ -85,13 +84,14 @@ async function finishFile(
 
 /** Completes a stream: its last bytes complete the snapshot. */
 async function finishStream(
-  { host, context, phases }: CreateRun,
+  run: CreateRun,
   { journal, saver }: OpenOutput,
   stream: StreamOutput,
   suffix: Uint8Array,
 ): Promise<Sizes> {
+  const { context, phases } = run;
   await saver.writeKept();
-  for (const disk of context.plan.disks) if (disk.kind === 'storage') await identify(host, disk);
+  for (const disk of context.plan.disks) if (disk.kind === 'storage') await identify(run, disk);
   await stream.writeLast(suffix);
   phases.shield();
   // The reader has it all the same; after a crash of the host, only this line says so.
@@ -102,14 +102,15 @@ async function finishStream(
 }
 
 async function writeManifestAndCfgfile(
-  { context, host, phases }: CreateRun,
+  run: CreateRun,
   journal: CreateJournal,
   xen: XenVersion,
   memory: { readonly bytes: number; readonly pages: number },
   checksums: Checksums | undefined,
 ): Promise<void> {
+  const { context, phases, mark } = run;
   const { plan } = context;
-  const identities = await Promise.all(plan.disks.map((disk) => identify(host, disk)));
+  const identities = await Promise.all(plan.disks.map((disk) => identify(run, disk)));
   const manifest: Manifest = omitUndefined({
     format: 'xlsnap-manifest' as const,
     version: 1 as const,
@@ -132,10 +133,13 @@ async function writeManifestAndCfgfile(
   });
   const write = async (path: string, text: string): Promise<void> => {
     phases.checkpoint();
-    journal.note({ step: 'text', path, sha256: digest(text) });
+    const sha256 = digest(text);
     // After, not before: another program's file of that name stays.
-    await writeWhole(path, text);
-    planTextUndo(phases, path, digest(text));
+    await writeWhole(path, text, {
+      mark,
+      note: (inode) => journal.note({ step: 'text', path, sha256, inode }),
+    });
+    planTextUndo(phases, path, sha256);
   };
   if (plan.manifestPath !== undefined) {
     await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
@@ -143,9 +147,12 @@ async function writeManifestAndCfgfile(
   if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
 }
 
-async function identify(host: Host, disk: SnapshotDisk): Promise<DiskIdentity | undefined> {
+async function identify(
+  { host, prepared }: CreateRun,
+  disk: SnapshotDisk,
+): Promise<DiskIdentity | undefined> {
   if (disk.kind !== 'storage') return await identifyDisk(host, disk);
-  const { identity, virtualSize } = await storageOf(host, disk).finish(disk);
+  const { identity, virtualSize } = await storageOf(host, disk).finish(disk, prepared.get(disk.vdev));
   return { vdev: disk.vdev, virtualSize, snapshot: identity };
 }
 

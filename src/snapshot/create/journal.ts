@@ -20,17 +20,27 @@ import { journalPathOf } from '../naming.ts';
 
 /** A step of a create. */
 export type CreateStep =
-  /** The partial file exists, with this inode number. */
+  /** The partial file is about to get its name; it has this inode number. */
   | { readonly step: 'opened'; readonly inode: number }
   /** Only read: before there was a record in `/run/xlsnap`, what was done to the guest was here. */
   | { readonly step: 'log-dirty'; readonly on: boolean }
   | { readonly step: 'hold'; readonly hold: HoldState }
   /** The disks' transaction comes next. */
   | { readonly step: 'disks' }
-  /** A storage has prepared a disk's snapshot, and knows it by that. */
+  /** Storages prepare their disks' snapshots next. */
+  | { readonly step: 'preparing' }
+  /** A storage is preparing a disk's snapshot, and what it makes is known by that. */
   | { readonly step: 'prepared'; readonly vdev: string; readonly made: string }
-  /** A small file with these bytes comes next. */
-  | { readonly step: 'text'; readonly path: string; readonly sha256: string }
+  /** An overlay is reserved, with this inode number: an empty file, that QEMU is to write to. */
+  | { readonly step: 'reserved'; readonly vdev: string; readonly inode: number }
+  /** A small file with these bytes comes next; until it is complete, `PATH.partial` has this inode number. */
+  | {
+      readonly step: 'text';
+      readonly path: string;
+      readonly sha256: string;
+      /** Absent in journals of earlier versions. */
+      readonly inode?: number;
+    }
   /** A stream's reader has received all of it. */
   | { readonly step: 'whole' }
   | { readonly step: 'undoing' }
@@ -44,6 +54,8 @@ export interface CreateHead extends JournalHead {
   readonly memoryPath: string;
   /** The highest directory that was created for it, if any. */
   readonly madeDirectory?: string | undefined;
+  /** In the names of files that are being reserved; empty in journals of earlier versions. */
+  readonly mark: string;
   readonly disks: readonly SnapshotDisk[];
 }
 
@@ -58,12 +70,14 @@ export async function openCreateJournal(
   plan: SnapshotPlan,
   base: string,
   madeDirectory: string | undefined,
+  mark: string,
 ): Promise<CreateJournal> {
   const head: CreateHead = {
     ...makeHead('create', plan),
     domid: plan.domid,
     memoryPath: base,
     madeDirectory,
+    mark,
     disks: plan.disks,
   };
   return await Journal.create(journalPathOf(base), head, { recover: base, sync: plan.sync });
@@ -78,11 +92,14 @@ export async function toCreateJournal(
   lines: JournalLines,
 ): Promise<FoundSteps<CreateHead, CreateStep>> {
   const { common, fields } = readHead(path, lines.head, 'create');
+  const mark = fields.optional('mark', (key) => fields.text(key)) ?? '';
+  if (!/^[0-9a-z-]*$/.test(mark)) throw fields.error('mark', 'has invalid characters');
   const head: CreateHead = {
     ...common,
     domid: fields.count('domid'),
     memoryPath: fields.text('memoryPath'),
     madeDirectory: fields.optional('madeDirectory', (key) => fields.text(key)),
+    mark,
     disks: fields.list('disks').map(toSnapshotDisk),
   };
   await checkPlace(path, journalPathOf(head.memoryPath));
@@ -99,11 +116,15 @@ function toStep(line: Readonly<Record<string, unknown>>): CreateStep | undefined
     case 'hold':
       return isHold(hold) ? { step, hold } : undefined;
     case 'text':
-      return typeof path === 'string' && typeof sha256 === 'string' ? { step, path, sha256 } : undefined;
+      if (typeof path !== 'string' || typeof sha256 !== 'string') return undefined;
+      return { step, path, sha256, ...(typeof inode === 'number' ? { inode } : {}) };
+    case 'reserved':
+      return typeof vdev === 'string' && typeof inode === 'number' ? { step, vdev, inode } : undefined;
     case 'prepared':
       return typeof vdev === 'string' && typeof made === 'string' ? { step, vdev, made } : undefined;
     case 'problem':
       return typeof message === 'string' ? { step, message } : undefined;
+    case 'preparing':
     case 'disks':
     case 'whole':
     case 'undoing':

@@ -43,6 +43,12 @@ export interface CreateRun {
   hold?: GuestHold;
   /** The highest directory that was created for the journal, if any. */
   madeDirectory?: string | undefined;
+  /** In the names of files that are being reserved. */
+  readonly mark: string;
+  /** What storages have noted about the snapshots that they prepare, by vdev. */
+  readonly prepared: Map<string, string>;
+  /** Inode numbers of the files that are reserved for overlays, by vdev. */
+  readonly reserved: Map<string, number>;
 }
 
 /** What the memory goes to, with its journal. */
@@ -91,17 +97,22 @@ async function openJournal(run: CreateRun): Promise<CreateJournal> {
   const made = await makeDirectory(dirname(journalBase));
   if (made !== undefined) planDirectoryUndo(phases, made, journalBase);
   run.madeDirectory = made;
-  const journal = await openCreateJournal(plan, journalBase, made);
+  const journal = await openCreateJournal(plan, journalBase, made, run.mark);
   run.journal = journal;
   planJournalUndo(phases, journal.path, journalBase, journal);
   return journal;
 }
 
-async function openFile({ host, context, phases }: CreateRun, journal: CreateJournal): Promise<OutputFile> {
+async function openFile(
+  { host, context, phases, mark }: CreateRun,
+  journal: CreateJournal,
+): Promise<OutputFile> {
   const { memoryPath } = context.plan;
-  const file = await OutputFile.create(memoryPath);
+  const file = await OutputFile.create(memoryPath, {
+    mark,
+    note: (inode) => journal.note({ step: 'opened', inode }),
+  });
   planPartialUndo(phases, memoryPath, () => file.discard(phases.hanging));
-  journal.note({ step: 'opened', inode: await file.inode() });
   const room = host.dirtyRoom ?? dirtyRoom;
   if (context.tuning?.direct ?? context.domain.memoryBytes > DIRECT_FACTOR * room()) await file.openDirect();
   return file;

@@ -18,7 +18,7 @@ import { isStream } from '../output/stream.ts';
 import type { DomainDisk, DomainState, Host } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
 import { relatedReverts } from '../revert/related.ts';
-import { type FoundStorage, findStorage } from '../storage/find.ts';
+import { type FoundStorage, findStorage, storeProblems } from '../storage/find.ts';
 
 /** How long a guest may take to suspend; the same as libxl. */
 const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
@@ -108,15 +108,17 @@ export async function makeCreateContext(
   const unknownDrives = found?.unknownDrives ?? [];
   const name = request.config?.name ?? request.name ?? nameFromTime(now);
   const storages = await findStorages(host, disks, findings);
+  const warnings: string[] = [];
   const wanted = wantedDisks(request, disks);
-  const chosen = await chooseDisks(wanted, name, { disks, storages, findings });
+  const chosen = await chooseDisks(wanted, name, { disks, storages, findings, warnings });
   const uncovered = disks
     .filter((disk) => isVolume(disk) && !wanted.some(({ target }) => target === disk.vdev))
     .map((disk) => disk.vdev);
-  const warnings = uncovered.map(
-    (vdev) =>
+  for (const vdev of uncovered) {
+    warnings.push(
       `disk ${vdev} is writable and not part of the snapshot: it keeps changing, and a revert will need --accept disk-uncovered`,
-  );
+    );
+  }
   for (const { name: drive, path } of unknownDrives) {
     warnings.push(
       `the guest writes to ${path} (QEMU's drive ${drive}), which its configuration does not name: it is not part of the ` +
@@ -262,6 +264,7 @@ interface Choice {
   readonly disks: readonly DomainDisk[];
   readonly storages: CreateContext['storages'];
   readonly findings: Problem[];
+  readonly warnings: string[];
 }
 
 /** The disks that the snapshot is to have: those of the cfgfile, or all that the guest writes to. */
@@ -273,7 +276,7 @@ function wantedDisks({ config }: CreateRequest, disks: readonly DomainDisk[]): r
 async function chooseDisks(
   wanted: readonly DiskRequest[],
   name: string,
-  { disks, storages, findings }: Choice,
+  { disks, storages, findings, warnings }: Choice,
 ): Promise<readonly SnapshotDisk[]> {
   const chosen: SnapshotDisk[] = [];
   for (const asked of wanted) {
@@ -288,6 +291,7 @@ async function chooseDisks(
       continue;
     }
     const { vdev, path: image, format } = disk;
+    const cow = asked.kind === 'internal' ? asked.cow : undefined;
     if (asked.kind === 'external') {
       findings.push(...disk.external);
       chosen.push({ kind: 'external', vdev, base: image, baseFormat: format, overlay: asked.path });
@@ -296,14 +300,16 @@ async function chooseDisks(
     const found = storages.get(vdev);
     if (found === undefined || disk.place === undefined) {
       findings.push(...(asked.kind === 'clone' ? [notCloned(disk)] : disk.internal));
+      if (disk.internal.length === 0) findings.push(...storeProblems(vdev, cow));
       if (asked.kind === 'internal') chosen.push({ kind: 'internal', vdev, image, tag: name });
       continue;
     }
     findings.push(...found.problems);
     if (found.problems.length > 0) continue;
     const path = asked.kind === 'clone' ? asked.path : undefined;
-    const planned = await found.storage.plan(disk.place, { vdev, name, path });
+    const planned = await found.storage.plan(disk.place, { vdev, name, path, cow });
     findings.push(...planned.problems);
+    warnings.push(...(planned.warnings ?? []));
     chosen.push(planned.disk);
   }
   return chosen;

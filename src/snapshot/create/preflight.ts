@@ -15,6 +15,7 @@ import { isSameImage } from '../images/chain.ts';
 import { infoOf } from '../images/identity.ts';
 import { journalPathOf } from '../naming.ts';
 import type { Host } from '../ports.ts';
+import { sharedProblems } from '../storage/find.ts';
 import type { CreateContext } from './plan.ts';
 import { type DataShare, sampleData } from './room.ts';
 
@@ -74,6 +75,10 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   if (!plan.stream) await checkRoom(host, context, memory === undefined);
   if (plan.live) findings.push(...(await findLiveObstacles(host, context)));
   await checkWriters(host, context);
+  const stored = plan.disks.filter((disk) => disk.kind === 'storage');
+  await asFinding(findings, async () => {
+    findings.push(...(await sharedProblems(host, stored, 'create')));
+  });
   for (const disk of plan.disks) {
     if (disk.kind === 'storage') continue;
     // Only the memory file's directory is created.

@@ -7,14 +7,16 @@ import { createHash } from 'node:crypto';
 import { readFile, rm, stat } from 'node:fs/promises';
 import type { Domid } from '../../core/brand.ts';
 import { errnoCode } from '../../core/errors.ts';
+import { lstatMaybe, removeReserved } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import type { QemuDisk, SnapshotDisk, StorageDisk } from '../../memfile/manifest.ts';
+import type { ExternalDisk, QemuDisk, SnapshotDisk, StorageDisk } from '../../memfile/manifest.ts';
 import { partialOf } from '../../memfile/names.ts';
 import { wasDestroyed } from '../guest/gone.ts';
-import { isThere, undoIdleDisk } from '../images/idle-disk.ts';
+import { isTaken, type Reserved, undoIdleDisk } from '../images/idle-disk.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, DiskAction, Host } from '../ports.ts';
 import { storageOf } from '../storage/find.ts';
+import type { PreparedSnapshot } from '../storage/port.ts';
 
 /** Maximum size of a cfgfile or a manifest; a larger file is not ours. */
 const MAX_TEXT_BYTES = 4 * 1024 * 1024;
@@ -25,24 +27,58 @@ export function planPartialUndo(phases: Phases, memoryPath: string, discard: () 
   phases.onUndo(`removed ${partial}`, `rm ${shellQuote(partial)}`, discard);
 }
 
-/** Registers one undo for each disk, so that one that fails does not prevent the others. */
+/**
+ * Registers one undo for each disk, so that one that fails does not prevent the others.
+ * @returns a function that forgets them
+ */
 export function planDiskUndos<Disk extends SnapshotDisk>(
   phases: Phases,
   host: Host,
   disks: readonly Disk[],
   undoOne: (disk: Disk) => Promise<unknown>,
-): void {
-  for (const disk of disks) {
-    phases.onUndo(`removed the snapshot of disk ${disk.vdev}`, byHand(host, disk), () => undoOne(disk));
-  }
+): () => void {
+  const forget = disks.map((disk) =>
+    phases.onUndo(`removed the snapshot of disk ${disk.vdev}`, byHand(host, disk), () => undoOne(disk)),
+  );
+  return () => {
+    for (const one of forget) one();
+  };
 }
 
 /**
  * Undoes what a storage has prepared or taken for a disk.
- * @param made what the storage has noted about it
+ * @param prepared what the storage has noted about it
  */
-export async function undoStored(host: Host, disk: StorageDisk, made: string | undefined): Promise<boolean> {
-  return await storageOf(host, disk).undo(disk, made);
+export async function undoStored(
+  host: Host,
+  disk: StorageDisk,
+  prepared: PreparedSnapshot,
+): Promise<boolean> {
+  return await storageOf(host, disk).undo(disk, prepared);
+}
+
+/**
+ * Removes the file that was reserved for an overlay, as long as QEMU has not written to it.
+ * @param inode what was noted of it
+ */
+export async function undoReservation(
+  { overlay }: ExternalDisk,
+  { mark, inode }: { readonly mark: string; readonly inode: number | undefined },
+): Promise<boolean> {
+  const used = ((await lstatMaybe(overlay))?.size ?? 0) > 0;
+  return await removeReserved(overlay, { mark, inode: used ? undefined : inode });
+}
+
+/** Registers the removal of the file that is reserved for an overlay. */
+export function planReservationUndo(
+  phases: Phases,
+  disk: ExternalDisk,
+  { mark, inode }: { readonly mark: string; readonly inode: () => number | undefined },
+): void {
+  const { overlay } = disk;
+  phases.onUndo(`removed ${overlay}`, `rm ${shellQuote(overlay)}, if it is empty`, () =>
+    undoReservation(disk, { mark, inode: inode() }),
+  );
 }
 
 /** Undoes one disk's snapshot, if it was taken: by its QEMU, or without if the domain has been destroyed since. */
@@ -51,13 +87,14 @@ export async function undoTakenDisk(
   domid: Domid,
   deviceModel: DeviceModel,
   disk: QemuDisk,
+  reserved: Reserved,
 ): Promise<unknown> {
-  if (await wasDestroyed(host, domid)) return await undoIdleDisk(host, disk, { merge: true });
+  if (await wasDestroyed(host, domid)) return await undoIdleDisk(host, disk, { merge: true, reserved });
   try {
     return await undoDisk(host, domid, deviceModel, disk);
   } catch (error) {
     // A QEMU that died before it took any leaves nothing to undo.
-    if (await isThere(host, disk)) throw error;
+    if (await isTaken(host, disk)) throw error;
     return false;
   }
 }
@@ -101,10 +138,16 @@ export function digest(text: string | Uint8Array): string {
   return createHash('sha256').update(text).digest('hex');
 }
 
-export function toAction(disk: QemuDisk): DiskAction {
+/** @param reserved the inode number of the file that was reserved for an overlay */
+export function toAction(disk: QemuDisk, reserved?: number): DiskAction {
   return disk.kind === 'internal'
     ? { kind: 'internal', vdev: disk.vdev, tag: disk.tag }
-    : { kind: 'external', vdev: disk.vdev, path: disk.overlay };
+    : {
+        kind: 'external',
+        vdev: disk.vdev,
+        path: disk.overlay,
+        ...(reserved === undefined ? {} : { reserved }),
+      };
 }
 
 function byHand({ storages = [] }: Host, disk: SnapshotDisk): string {

@@ -11,8 +11,8 @@ import type { SnapshotDisk } from '../../memfile/manifest.ts';
 import { howToRelease, isSameImage, truePath } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { overlaysOn } from '../images/overlays-on.ts';
+import { waitForWorker } from '../images/worker.ts';
 import type { DomainState, Host } from '../ports.ts';
-import { waitForWorker } from '../revert/recover.ts';
 import type { DeleteStep, DoomedOverlay } from './journal.ts';
 import { allUsersOf, type Merged, ownDomain } from './users.ts';
 

@@ -2,7 +2,7 @@
 
 import { stat } from 'node:fs/promises';
 import { RecoverError } from '../../core/errors.ts';
-import { exists } from '../../core/files.ts';
+import { statMaybe } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { QemuDisk } from '../../memfile/manifest.ts';
 
@@ -13,11 +13,18 @@ import { freeImages } from './free.ts';
 /** The guest may write to the base for as long after its overlay was made, until it has suspended; milliseconds. */
 export const SUSPEND_MS = 120_000;
 
-/** Tells whether the tag or the overlay exists. */
-export async function isThere(host: Host, disk: QemuDisk): Promise<boolean> {
-  if (disk.kind === 'external') return await exists(disk.overlay);
+/** Tells whether the tag exists, or an overlay that QEMU has written to. */
+export async function isTaken(host: Host, disk: QemuDisk): Promise<boolean> {
+  if (disk.kind === 'external') return ((await statMaybe(disk.overlay))?.size ?? 0) > 0;
   return (await host.images.info(disk.image, 'qcow2'))?.tags.includes(disk.tag) === true;
 }
+
+/** Which file at an overlay's place is the one that the create has reserved. */
+export type Reserved =
+  /** With this inode number; `undefined`: none is. */
+  | { readonly inode: number | undefined }
+  /** Whichever is empty or has the base: what was reserved was not noted, or that note may be lost. */
+  | 'unknown';
 
 /**
  * Undoes one disk's snapshot, if it exists.
@@ -29,15 +36,19 @@ export async function isThere(host: Host, disk: QemuDisk): Promise<boolean> {
 export async function undoIdleDisk(
   host: Host,
   disk: QemuDisk,
-  { merge }: { merge: boolean },
+  { merge, reserved }: { readonly merge: boolean; readonly reserved: Reserved },
 ): Promise<boolean> {
-  if (!(await isThere(host, disk))) return false;
   if (disk.kind === 'internal') {
+    if (!(await isTaken(host, disk))) return false;
     await freeImages(host).deleteTag(disk.image, disk.tag);
     return true;
   }
-  // One that was made for QEMU, which did not write to it, is empty; another program's stays.
-  if ((await stat(disk.overlay)).size > 0) {
+  const there = await statMaybe(disk.overlay);
+  if (there === undefined) return false;
+  // Another program's stays.
+  if (reserved !== 'unknown' && there.ino !== reserved.inode) return false;
+  // QEMU has not written to one that is empty.
+  if (there.size > 0) {
     if ((await baseOfOverlay(host.images, disk.overlay)) !== disk.base) return false;
     if (merge) {
       await refuseNewerBase(disk.overlay, disk.base);

@@ -3,7 +3,15 @@ import { constants, writeSync } from 'node:fs';
 import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoCode, OutputError } from '../../core/errors.ts';
-import { type FileIdentity, isSameFile, renameNew, syncDirectory } from '../../core/files.ts';
+import {
+  type FileIdentity,
+  isSameFile,
+  type Reservation,
+  removeReserved,
+  renameNew,
+  reserveFile,
+  syncDirectory,
+} from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { FileRange } from '../../memfile/checksums.ts';
 import { partialOf } from '../../memfile/names.ts';
@@ -64,10 +72,17 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     this.#file = file;
   }
 
-  /** @throws {OutputError} If `<path>.partial` already exists or cannot be created */
-  static async create(path: string): Promise<OutputFile> {
+  /**
+   * Creates the partial file.
+   * @param reservation so that an undo in another process can tell it from another program's
+   * @throws {OutputError} If `<path>.partial` already exists or cannot be created
+   */
+  static async create(path: string, reservation?: Reservation): Promise<OutputFile> {
     const partialPath = partialOf(path);
     try {
+      if (reservation !== undefined) {
+        return new OutputFile(path, partialPath, await createReserved(partialPath, reservation));
+      }
       const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
       return new OutputFile(path, partialPath, await open(partialPath, flags, 0o600));
     } catch (error) {
@@ -143,11 +158,6 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       });
   }
 
-  /** Returns the inode number, which stays the same when the file gets its name. */
-  async inode(): Promise<number> {
-    return (await this.#file.stat()).ino;
-  }
-
   async sizes(): Promise<{ fileBytes: number; allocatedBytes: number }> {
     const { size, blocks } = await this.#file.stat();
     return { fileBytes: size, allocatedBytes: blocks * 512 };
@@ -203,12 +213,26 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   }
 }
 
+/** Reserves a file and opens it. */
+async function createReserved(path: string, reservation: Reservation): Promise<FileHandle> {
+  const inode = await reserveFile(path, reservation);
+  try {
+    const file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
+    if ((await file.stat()).ino === inode) return file;
+    await file.close();
+    throw new Error('another file has taken its place');
+  } catch (error) {
+    await removeReserved(path, { mark: reservation.mark, inode });
+    throw error;
+  }
+}
+
 /**
  * Writes a small file in the same way: all or nothing, mode 0600.
  * @throws {OutputError} If it already exists, or cannot be written
  */
-export async function writeWhole(path: string, text: string): Promise<void> {
-  const file = await OutputFile.create(path);
+export async function writeWhole(path: string, text: string, reservation?: Reservation): Promise<void> {
+  const file = await OutputFile.create(path, reservation);
   try {
     await file.writeAt(new TextEncoder().encode(text), 0);
     await file.commit();

@@ -1,21 +1,13 @@
 /** Puts the disks of a revert back, and removes what is no longer needed of the former ones. */
 
-import { rm, stat } from 'node:fs/promises';
 import type { Domid } from '../../core/brand.ts';
 import { describeError } from '../../core/errors.ts';
-import { exists } from '../../core/files.ts';
-import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { RevertDisk } from '../api.ts';
-import { refuseUsed } from '../images/chain.ts';
-import { freeImages } from '../images/free.ts';
 import type { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
-import { storageOf } from '../storage/find.ts';
-import type { RevertSteps } from '../storage/port.ts';
-import { deleteSafetyTag } from './delete-safety-tag.ts';
-import { type RevertJournal, withTime } from './journal.ts';
+import { madeStep, type RevertJournal, withTime } from './journal.ts';
 import { describeKept, type KeptDisk, planRevertDiskUndo } from './kept.ts';
-import { asidePath, freshPath, safetyTag } from './names.ts';
+import { stepsOf, type Way, wayOf } from './ways.ts';
 
 /**
  * Puts every disk back; no program may use them. Each step has its undo in `phases`, so that a failure on one disk leaves all
@@ -34,59 +26,28 @@ export async function revertDisks(
   phases: Phases,
   journal: RevertJournal,
 ): Promise<readonly KeptDisk[]> {
-  const free = freeImages(host);
   const kept: KeptDisk[] = [];
   const forget: (() => void)[] = [];
-  const onUndo = (disk: RevertDisk, putBack: () => Promise<unknown>): void => {
-    const undo = (): Promise<unknown> => {
-      journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
-      return putBack();
-    };
-    forget.push(planRevertDiskUndo(phases, host, disk, mark, undo));
-  };
-  for (const disk of disks) {
+  for (const way of disks.map((disk) => wayOf(host, disk))) {
     phases.checkpoint();
-    if (disk.kind === 'internal') {
-      const safety = safetyTag(mark);
-      await free.createTag(disk.image, safety);
-      onUndo(disk, async () => {
-        await free.applyTag(disk.image, safety);
-        await free.deleteTag(disk.image, safety);
-      });
-      await journal.noteDurably(withTime({ step: 'tagged', vdev: disk.vdev }));
+    const { vdev } = way.disk;
+    let made: string | undefined;
+    forget.push(
+      planRevertDiskUndo(phases, way, mark, () =>
+        way.undoRevert(stepsOf(host, way, mark), made, () => {
+          journal.noteMaybe(withTime({ step: 'undoing', vdev }));
+          return Promise.resolve();
+        }),
+      ),
+    );
+    await way.revert(stepsOf(host, way, mark, phases), async (id) => {
+      made = id;
+      await journal.noteDurably(withTime(madeStep(way.disk, id)));
       // A call that was given up continues here if what it waited for ends after all.
       phases.checkpoint();
-      await free.applyTag(disk.image, disk.tag);
-      kept.push({ kind: 'tag', vdev: disk.vdev, image: disk.image, tag: safety });
-    } else if (disk.kind === 'storage') {
-      const storage = storageOf(host, disk);
-      let made: string | undefined;
-      onUndo(disk, () => storage.undoRevert(disk, stepsOf(host, disk, mark), made, async () => {}));
-      await storage.revert(disk, stepsOf(host, disk, mark, phases), async (id) => {
-        made = id;
-        await journal.noteDurably(withTime({ step: 'made', vdev: disk.vdev, made: id }));
-      });
-      const path = (await storage.former(disk, mark)) ?? disk.image;
-      kept.push({ kind: 'storage', vdev: disk.vdev, path, forget: () => storage.forget(disk, mark) });
-    } else {
-      const aside = asidePath(disk.overlay, mark);
-      const fresh = freshPath(disk.overlay, mark);
-      onUndo(disk, async () => {
-        await rm(fresh, { force: true });
-        if (await exists(aside)) await free.rename(aside, disk.overlay);
-        else if (disk.replaced === undefined) await free.remove(disk.overlay);
-      });
-      await host.images.createOverlay(fresh, { path: disk.base, format: disk.baseFormat });
-      const { ino: inode } = await stat(fresh);
-      await journal.noteDurably(withTime({ step: 'fresh', vdev: disk.vdev, inode }));
-      phases.checkpoint();
-      if (disk.replaced !== undefined) {
-        await free.rename(disk.overlay, aside);
-        kept.push({ kind: 'file', vdev: disk.vdev, path: aside });
-      }
-      phases.checkpoint();
-      await free.rename(fresh, disk.overlay);
-    }
+    });
+    const former = await way.former(mark);
+    if (former !== undefined) kept.push(former.kept);
   }
   phases.checkpoint();
   await journal.noteDurably(withTime({ step: 'reverted' }));
@@ -95,45 +56,41 @@ export async function revertDisks(
 }
 
 /**
- * What a storage needs for its part of a revert.
- * @param phases if it is to end when the revert is interrupted
- */
-export function stepsOf(
-  host: Host,
-  disk: Pick<StorageDisk, 'image'>,
-  mark: string,
-  phases?: Phases,
-): RevertSteps {
-  const checkFree = async (): Promise<void> => {
-    await refuseUsed(host, disk.image);
-    // A call that was given up continues here if what it waited for ends after all.
-    phases?.checkpoint();
-  };
-  return { mark, checkFree };
-}
-
-/**
- * Removes what the revert replaced, once the domain is restored; with `keep`, overlays stay (safety tags never do).
+ * Removes what the revert replaced, once the domain is restored; with `keep`, what may stay does.
  * @returns the files kept, and a warning for each thing that could not be removed
  */
 export async function cleanKept(
   host: Host,
   domid: Domid,
-  kept: readonly KeptDisk[],
-  keep: boolean,
-  phases: Phases,
+  disks: readonly RevertDisk[],
+  mark: string,
+  { keep, phases }: { readonly keep: boolean; readonly phases: Phases },
 ): Promise<{ files: readonly string[]; warnings: readonly string[] }> {
   const files: string[] = [];
   const warnings: string[] = [];
-  for (const disk of kept) {
-    try {
-      if (disk.kind === 'tag') await phases.bounded(() => deleteSafetyTag(host, domid, disk));
-      else if (keep) files.push(disk.path);
-      else if (disk.kind === 'storage') await phases.bounded(disk.forget);
-      else await rm(disk.path, { force: true });
-    } catch (error) {
-      warnings.push(`${describeKept(disk)} is still there: ${describeError(error)}`);
-    }
+  for (const way of disks.map((disk) => wayOf(host, disk))) {
+    const { left, warning } = await cleanDisk(way, domid, mark, { keep, phases });
+    if (left !== undefined) files.push(left);
+    if (warning !== undefined) warnings.push(warning);
   }
   return { files, warnings };
+}
+
+async function cleanDisk(
+  way: Way,
+  domid: Domid,
+  mark: string,
+  { keep, phases }: { readonly keep: boolean; readonly phases: Phases },
+): Promise<{ readonly left?: string; readonly warning?: string }> {
+  let what = `what disk ${way.disk.vdev} was before`;
+  try {
+    const former = await phases.bounded(() => way.former(mark));
+    if (former === undefined) return {};
+    what = describeKept(former.kept);
+    if (keep && former.mayStay) return { left: former.where };
+    await phases.bounded(() => way.forget(mark, domid));
+    return {};
+  } catch (error) {
+    return { warning: `${what} is still there: ${describeError(error)}` };
+  }
 }

@@ -76,6 +76,33 @@ export function withTime(event: RevertEvent): RevertStep {
   return { ...event, at: Date.now() };
 }
 
+/**
+ * The note that what is about to take a disk's place is there. For images of QEMU it has the form that it has always had: an
+ * earlier version may have to read it.
+ * @param made what it is known by
+ */
+export function madeStep({ kind, vdev }: RevertDisk, made: string): RevertEvent {
+  switch (kind) {
+    case 'internal':
+      return { step: 'tagged', vdev };
+    case 'external':
+      return { step: 'fresh', vdev, inode: Number(made) };
+    case 'storage':
+      return { step: 'made', vdev, made };
+  }
+}
+
+/** What `madeStep` has noted, by vdev. */
+export function madeBySteps(steps: readonly RevertStep[]): ReadonlyMap<string, string> {
+  const made = new Map<string, string>();
+  for (const step of steps) {
+    if (step.step === 'tagged') made.set(step.vdev, 'tagged');
+    if (step.step === 'fresh') made.set(step.vdev, String(step.inode));
+    if (step.step === 'made') made.set(step.vdev, step.made);
+  }
+  return made;
+}
+
 /** End of the names of these journals, behind the uuid of the snapshot's domain. */
 export const REVERT_JOURNAL = '.revert.journal';
 

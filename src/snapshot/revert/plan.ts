@@ -8,7 +8,13 @@ import { shellQuote } from '../../core/shell-quote.ts';
 import { findDamage } from '../../memfile/compare-checksums.ts';
 import { configChanges, describeChanges } from '../../memfile/config-changes.ts';
 import { configDisks, isVolume, type LibxlConfig } from '../../memfile/libxl-config.ts';
-import { type DiskIdentity, type Manifest, type QemuDisk, readManifest } from '../../memfile/manifest.ts';
+import {
+  type DiskIdentity,
+  type Manifest,
+  type QemuDisk,
+  readManifest,
+  type StorageDisk,
+} from '../../memfile/manifest.ts';
 import { manifestPathOf } from '../../memfile/names.ts';
 import { type MemoryFacts, readMemoryFacts } from '../../memfile/verify.ts';
 import type { RevertDisk, RevertPlan, RevertRequest } from '../api.ts';
@@ -21,6 +27,7 @@ import { findChanged, infoOf } from '../images/identity.ts';
 import { snapshotDirOf } from '../naming.ts';
 import type { DomainState, Host, ImageHost } from '../ports.ts';
 import { listRisks, type Risk } from '../risks.ts';
+import { sharedProblems } from '../storage/find.ts';
 import { revertCommand } from './command.ts';
 import { findLaterSnapshots, findOverlaysInUse, type KnownSnapshot } from './later-snapshots.ts';
 import { planDisk, type WantedDisk, wantedDisks } from './plan-disks.ts';
@@ -111,6 +118,7 @@ async function checkTarget(
     if (user !== undefined) findings.push(user);
     disks.push(resolved);
   }
+  findings.push(...(await sharedProblems(host, storedDisks(disks), 'revert')));
   for (const risk of await findLaterSnapshots(host, memoryPath, disks)) addRisk(risks, risk);
   risks.push(...uncoveredDisks(facts.config, wanted));
   await checkRunning(host, current, facts, risks);
@@ -243,11 +251,16 @@ export async function checkDisksAtRest(
     const resolved = await checkDisk(host, disk, undefined, manifest, { findings, risks });
     if (resolved !== undefined) disks.push(resolved);
   }
+  findings.push(...(await sharedProblems(host, storedDisks(disks), 'revert')));
   const others = known.filter((other) => other.memoryPath !== memoryPath);
   for (const risk of await findOverlaysInUse(host, disks)) addRisk(risks, risk);
   for (const risk of await findLaterSnapshots(host, memoryPath, disks, others)) addRisk(risks, risk);
   risks.push(...uncoveredDisks(config, wanted));
   return { findings, risks };
+}
+
+function storedDisks(disks: readonly RevertDisk[]): readonly StorageDisk[] {
+  return disks.filter((disk) => disk.kind === 'storage');
 }
 
 /**

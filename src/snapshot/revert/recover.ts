@@ -1,29 +1,22 @@
 /** Undoes or completes a revert whose process was killed. */
 
-import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../../core/call-options.ts';
-import { DiskError, describeError, RecoverError } from '../../core/errors.ts';
-import { exists, removeIfPresent, statMaybe } from '../../core/files.ts';
+import { describeError, RecoverError } from '../../core/errors.ts';
+import { statMaybe } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import type { StorageDisk } from '../../memfile/manifest.ts';
-import type { RecoverResult, RevertDisk } from '../api.ts';
+import type { RecoverResult } from '../api.ts';
 import { guestNow } from '../guest/gone.ts';
-import { baseOfOverlay, refuseUsed, userOf } from '../images/chain.ts';
-import { freeImages } from '../images/free.ts';
+import { refuseUsed, userOf } from '../images/chain.ts';
 import { type FoundSteps, isOfThisBoot, Journal } from '../journal/file.ts';
 import { Phases } from '../phases.ts';
 import type { DomainState, Host } from '../ports.ts';
-import { storageOf } from '../storage/find.ts';
 import { planDirectoryUndo, planJournalUndo } from '../undo.ts';
 import { revertCommand } from './command.ts';
-import { deleteSafetyTag } from './delete-safety-tag.ts';
-import { stepsOf } from './disks.ts';
-import { type RevertHead, type RevertJournal, type RevertStep, withTime } from './journal.ts';
+import { madeBySteps, type RevertHead, type RevertJournal, type RevertStep, withTime } from './journal.ts';
 import { planRevertDiskUndo } from './kept.ts';
-import { asidePath, freshPath, safetyTag } from './names.ts';
-import { changedImage } from './users.ts';
+import { giveUpByHand, stepsOf, type Way, wayOf } from './ways.ts';
 
 /** How long to wait for a qemu-img whose xlsnap was killed. */
 const WORKER_MS = 30_000;
@@ -31,13 +24,11 @@ const POLL_MS = 100;
 /** How long it may have kept writing: as long as our own time-out. */
 const STEP_MS = 300_000;
 
-type Internal = Extract<RevertDisk, { kind: 'internal' }>;
-type External = Extract<RevertDisk, { kind: 'external' }>;
-
 /** What a killed revert left behind. */
 interface KilledRevert {
   readonly host: Host;
   readonly head: RevertHead;
+  readonly ways: readonly Way[];
   readonly done: RevertSteps;
   readonly journal: RevertJournal;
   readonly phases: Phases;
@@ -70,7 +61,8 @@ export async function recoverRevert(
   const halfBuilt = unknown && domain?.paused === true;
   const journal = await Journal.reopen<RevertStep>(path);
   await using _open = { [Symbol.asyncDispose]: () => journal.keep() };
-  const left: KilledRevert = { host, head, done, journal, phases, domain };
+  const ways = head.disks.map((disk) => wayOf(host, disk));
+  const left: KilledRevert = { host, head, ways, done, journal, phases, domain };
   // It stays, so that the next recover or revert knows what that domain is.
   if (!halfBuilt) {
     if (head.madeDirectory !== undefined) planDirectoryUndo(phases, head.madeDirectory, path);
@@ -110,10 +102,7 @@ export async function recoverRevert(
 
 /** The journal's steps, summed up. */
 interface RevertSteps {
-  readonly tagged: ReadonlySet<string>;
-  /** Inode numbers of the fresh overlays, by vdev. */
-  readonly fresh: ReadonlyMap<string, number>;
-  /** What storages have made, by vdev. */
+  /** What was made to take a disk's place, by vdev. */
   readonly made: ReadonlyMap<string, string>;
   readonly reverted: boolean;
   readonly restoring: boolean;
@@ -130,11 +119,7 @@ function sumSteps({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): R
   const begun = Date.parse(head.created);
   const newest = (some: readonly RevertStep[]): number => Math.max(begun, ...some.map((step) => step.at));
   return {
-    tagged: new Set(steps.flatMap((step) => (step.step === 'tagged' ? [step.vdev] : []))),
-    fresh: new Map(
-      steps.flatMap((step) => (step.step === 'fresh' ? [[step.vdev, step.inode] as const] : [])),
-    ),
-    made: new Map(steps.flatMap((step) => (step.step === 'made' ? [[step.vdev, step.made] as const] : []))),
+    made: madeBySteps(steps),
     // Undone after that: writing the note was what failed.
     reverted: at('reverted') > at('undoing'),
     restoring: at('restoring') >= 0,
@@ -143,20 +128,6 @@ function sumSteps({ steps, lossy, head }: FoundSteps<RevertHead, RevertStep>): R
     lossy,
     last: (vdev) => newest(steps.filter((step) => step.step !== 'undoing' || step.vdev === vdev)),
   };
-}
-
-/**
- * Waits for what the dead process started: it must have finished before its results are looked at.
- * @throws {RecoverError} If it takes too long
- */
-export async function waitForWorker({ images }: Host, path: string): Promise<void> {
-  const deadline = performance.now() + WORKER_MS;
-  for (let pid = await images.worker(path); pid !== undefined; pid = await images.worker(path)) {
-    if (performance.now() > deadline) {
-      throw new RecoverError('IMAGE_BUSY', `qemu-img (pid ${pid}) is still working on ${path}`);
-    }
-    await sleep(POLL_MS);
-  }
 }
 
 /** Finds the domain with the snapshot's uuid, if it exists. */
@@ -195,80 +166,19 @@ async function waitForRestorer(host: Host, head: RevertHead): Promise<DomainStat
 
 /** Registers one undo for each disk, so that one that fails does not prevent the others. */
 function planDiskUndos(left: KilledRevert): void {
-  const { phases, head } = left;
-  for (const disk of head.disks) {
-    planRevertDiskUndo(phases, left.host, disk, head.mark, () => putBack(left, disk));
+  for (const way of left.ways) {
+    planRevertDiskUndo(left.phases, way, left.head.mark, () => putBack(left, way));
   }
 }
 
-async function putBack(left: KilledRevert, disk: RevertDisk): Promise<boolean> {
-  switch (disk.kind) {
-    case 'internal':
-      return await putImageBack(left, disk);
-    case 'external':
-      return await putOverlayBack(left, disk);
-    case 'storage':
-      return await putStoredBack(left, disk);
-  }
-}
-
-async function putStoredBack(
-  { host, head, done, journal }: KilledRevert,
-  disk: StorageDisk,
-): Promise<boolean> {
-  const { vdev, image } = disk;
-  const steps = stepsOf(host, disk, head.mark);
-  return await storageOf(host, disk).undoRevert(disk, steps, done.made.get(vdev), async () => {
-    await refuseWritten(image, done.last(vdev), toKeep(host, disk, head));
+async function putBack({ host, head, done, journal }: KilledRevert, way: Way): Promise<boolean> {
+  const { vdev } = way.disk;
+  // Without its note, it may have been made all the same.
+  const made = done.made.get(vdev) ?? (done.lossy ? 'unknown' : undefined);
+  return await way.undoRevert(stepsOf(host, way, head.mark), made, async () => {
+    await refuseWritten(way.image, done.last(vdev), giveUpByHand(way, head.mark, head.journal));
     journal.noteMaybe(withTime({ step: 'undoing', vdev }));
   });
-}
-
-async function putImageBack({ host, head, done, journal }: KilledRevert, disk: Internal): Promise<boolean> {
-  const tag = safetyTag(head.mark);
-  await waitForWorker(host, disk.image);
-  const info = await host.images.info(disk.image, 'qcow2');
-  if (info === undefined && done.tagged.has(disk.vdev)) {
-    throw new DiskError('NO_IMAGE', `its image ${disk.image} no longer exists`);
-  }
-  // Nothing had been done to it, or it has been put back, by hand perhaps.
-  if (info?.tags.includes(tag) !== true) return false;
-  // Before anything is noted.
-  await refuseUsed(host, disk.image);
-  const free = freeImages(host);
-  // Until that is noted nothing else was applied.
-  if (done.tagged.has(disk.vdev) || done.lossy) {
-    await refuseWritten(disk.image, done.last(disk.vdev), toKeep(host, disk, head));
-    journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
-    await free.applyTag(disk.image, tag);
-  }
-  await free.deleteTag(disk.image, tag);
-  return true;
-}
-
-async function putOverlayBack({ host, head, done, journal }: KilledRevert, disk: External): Promise<boolean> {
-  const aside = asidePath(disk.overlay, head.mark);
-  const fresh = freshPath(disk.overlay, head.mark);
-  await waitForWorker(host, fresh);
-  const wasFresh = await removeIfPresent(fresh);
-  const there = await stat(disk.overlay).catch(() => undefined);
-  const ours =
-    there !== undefined &&
-    there.ino === done.fresh.get(disk.vdev) &&
-    (await baseOfOverlay(host.images, disk.overlay)) === disk.base;
-  const former = await exists(aside);
-  if (former && there !== undefined && !ours) {
-    throw new RecoverError('FILE_EXISTS', `${disk.overlay} is not the file that the revert created`);
-  }
-  // Put back already, or replaced on purpose by what is there now.
-  if (!former && (!ours || disk.replaced !== undefined)) return wasFresh;
-  const free = freeImages(host);
-  await refuseUsed(host, disk.overlay);
-  if (ours) await refuseWritten(disk.overlay, done.last(disk.vdev), toKeep(host, disk, head));
-  journal.noteMaybe(withTime({ step: 'undoing', vdev: disk.vdev }));
-  if (former) await free.rename(aside, disk.overlay);
-  else await free.remove(disk.overlay);
-  return true;
 }
 
 /**
@@ -301,29 +211,21 @@ async function findWritten(image: string, since: number): Promise<Date | undefin
 async function refuseChanged(left: KilledRevert): Promise<void> {
   const { host, head, done } = left;
   const failures: string[] = [];
-  for (const disk of head.disks) {
-    const image = changedImage(disk);
+  for (const way of left.ways) {
+    const { vdev } = way.disk;
     try {
-      await refuseUsed(host, image);
-      await refuseWritten(image, done.last(disk.vdev), toKeep(host, disk, head));
+      await refuseUsed(host, way.image);
+      await refuseWritten(way.image, done.last(vdev), giveUpByHand(way, head.mark, head.journal));
     } catch (error) {
-      failures.push(`disk ${disk.vdev}: ${describeError(error)}`);
+      failures.push(`disk ${vdev}: ${describeError(error)}`);
     }
   }
   if (failures.length > 0) throw notRecoveredError(left, [], failures);
 }
 
-/** Says how to keep what a disk holds now, and give up its former content. */
-function toKeep(host: Host, disk: RevertDisk, { mark, journal }: RevertHead): string {
-  if (disk.kind === 'storage') return storageOf(host, disk).byHand(disk, 'forget', mark);
-  if (disk.kind === 'internal') return `qemu-img snapshot -d ${safetyTag(mark)} ${shellQuote(disk.image)}`;
-  return `rm ${shellQuote(disk.replaced === undefined ? journal : asidePath(disk.overlay, mark))}`;
-}
-
 /** Tells whether a program uses a disk that is as at the snapshot, or has written to it since. */
-async function isUsed({ host, head, done }: KilledRevert): Promise<boolean> {
-  for (const disk of head.disks) {
-    const image = changedImage(disk);
+async function isUsed({ host, ways, done }: KilledRevert): Promise<boolean> {
+  for (const { image, disk } of ways) {
     if ((await userOf(host, image)) !== undefined) return true;
     if ((await findWritten(image, done.last(disk.vdev))) !== undefined) return true;
   }
@@ -331,20 +233,11 @@ async function isUsed({ host, head, done }: KilledRevert): Promise<boolean> {
 }
 
 /** Finds what exists of the disks as they were before. */
-async function findKept({ host, head }: KilledRevert): Promise<readonly string[]> {
+async function findKept({ ways, head }: KilledRevert): Promise<readonly string[]> {
   const kept: string[] = [];
-  for (const disk of head.disks) {
-    if (disk.kind === 'storage') {
-      const former = await storageOf(host, disk).former(disk, head.mark);
-      if (former !== undefined) kept.push(former);
-    } else if (disk.kind === 'internal') {
-      const tag = safetyTag(head.mark);
-      const info = await host.images.info(disk.image, 'qcow2');
-      if (info?.tags.includes(tag) === true) kept.push(`snapshot ${tag} of ${disk.image}`);
-    } else {
-      const aside = asidePath(disk.overlay, head.mark);
-      if (await exists(aside)) kept.push(aside);
-    }
+  for (const way of ways) {
+    const former = await way.former(head.mark);
+    if (former !== undefined) kept.push(former.where);
   }
   return kept;
 }
@@ -353,44 +246,21 @@ async function findKept({ host, head }: KilledRevert): Promise<readonly string[]
  * Registers the removal of what was kept of the former disks.
  * @returns the files that stay
  */
-async function planRemovals(left: KilledRevert): Promise<readonly string[]> {
-  const { host, phases, head } = left;
+async function planRemovals({ phases, head, ways, domain }: KilledRevert): Promise<readonly string[]> {
   const kept: string[] = [];
-  for (const disk of head.disks) {
-    if (disk.kind === 'storage') {
-      const storage = storageOf(host, disk);
-      const former = await storage.former(disk, head.mark);
-      if (former === undefined) continue;
-      if (head.options.keep) kept.push(former);
-      else {
-        phases.onUndo(`removed ${former}`, storage.byHand(disk, 'forget', head.mark), () =>
-          storage.forget(disk, head.mark),
-        );
-      }
+  for (const way of ways) {
+    const former = await way.former(head.mark);
+    if (former === undefined) continue;
+    if (head.options.keep && former.mayStay) {
+      kept.push(former.where);
       continue;
     }
-    if (disk.kind === 'internal') {
-      const tag = safetyTag(head.mark);
-      phases.onUndo(
-        `removed the safety tag of disk ${disk.vdev}`,
-        `with the domain down, qemu-img snapshot -d ${tag} ${shellQuote(disk.image)}`,
-        () => removeTag(left, disk, tag),
-      );
-      continue;
-    }
-    const aside = asidePath(disk.overlay, head.mark);
-    if (!head.options.keep)
-      phases.onUndo(`removed ${aside}`, `rm ${shellQuote(aside)}`, () => removeIfPresent(aside));
-    else if (await exists(aside)) kept.push(aside);
+    const byHand = giveUpByHand(way, head.mark, head.journal);
+    phases.onUndo(former.removed, former.mayStay ? byHand : `with the domain down, ${byHand}`, () =>
+      way.forget(head.mark, domain?.domid),
+    );
   }
   return kept;
-}
-
-/** @returns whether it was there */
-async function removeTag({ host, domain }: KilledRevert, disk: Internal, tag: string): Promise<boolean> {
-  await waitForWorker(host, disk.image);
-  if ((await host.images.info(disk.image, 'qcow2'))?.tags.includes(tag) !== true) return false;
-  return await deleteSafetyTag(host, domain?.domid, { ...disk, tag });
 }
 
 /** The command line that continues it, if the cfgfile is known. */

@@ -148,7 +148,10 @@ export async function revertSnapshot(
     const { files, warnings } = await phases.run('finish', async () => {
       // Once more, and on the disk: after a crash of dom0, recover would put the former disks back without it.
       await phases.bounded(() => journal.noteDurably(withTime({ step: 'restored', domid }))).catch(() => {});
-      const cleaned = await cleanKept(host, domid, replaced, request.keep === true, phases);
+      const cleaned = await cleanKept(host, domid, plan.disks, mark, {
+        keep: request.keep === true,
+        phases,
+      });
       return { ...cleaned, warnings: [...cleaned.warnings, ...(await remove())] };
     });
     return {

@@ -6,11 +6,7 @@ import type { RevertDisk, RevertPlan } from '../api.ts';
 import { isGone } from '../guest/gone.ts';
 import { howToRelease, userOf } from '../images/chain.ts';
 import type { DomainState, Host } from '../ports.ts';
-
-/** The image of a disk that a revert writes to or replaces. */
-export function changedImage(disk: RevertDisk): string {
-  return disk.kind === 'external' ? disk.overlay : disk.image;
-}
+import { wayOf } from './ways.ts';
 
 /**
  * Finds the users of a disk's image other than the domain that will be destroyed. Nothing overrides this: writing to an
@@ -21,7 +17,7 @@ export async function findOtherUser(
   disk: RevertDisk,
   running: DomainState | undefined,
 ): Promise<Problem | undefined> {
-  const user = await userOf(host, changedImage(disk), running?.domid);
+  const user = await userOf(host, wayOf(host, disk).image, running?.domid);
   if (user === undefined) return undefined;
   return {
     code: 'IMAGE_IN_USE',

@@ -1,4 +1,5 @@
 /** Finds the storage of a disk. */
+import type { StoreSize } from '../../config/config.ts';
 import { EnvironmentError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
@@ -39,4 +40,30 @@ export async function findStorage(
     if (problems !== undefined) return { storage, problems };
   }
   return undefined;
+}
+
+/** What prevents snapshots of a set of disks, or reverts to them, though each alone may be possible. Changes nothing. */
+export async function sharedProblems(
+  { storages = [] }: Pick<ImageHost, 'storages'>,
+  disks: readonly StorageDisk[],
+  what: 'create' | 'revert',
+): Promise<readonly Problem[]> {
+  const problems: Problem[] = [];
+  for (const storage of storages) {
+    const own = disks.filter((disk) => disk.storage === storage.name);
+    if (own.length > 0) problems.push(...((await storage.together?.(own, what)) ?? []));
+  }
+  return problems;
+}
+
+/** Says that `cow=` is of no use for a disk, if it is given. */
+export function storeProblems(vdev: string, cow: StoreSize | undefined): readonly Problem[] {
+  if (cow === undefined) return [];
+  return [
+    {
+      code: 'COW_NOT_THICK',
+      message: `disk ${vdev}: its snapshot needs no room of its own, which cow= gives`,
+      hint: 'cow= is for thick volumes of LVM only: leave it out',
+    },
+  ];
 }

@@ -2,6 +2,7 @@
  * The port of storage that can snapshot a disk by itself, whoever serves it to the guest: a file system with reflinks, LVM. The
  * guest stays on its disk, and the snapshot is beside it. What QEMU can do inside and above its images is in `DeviceModel`.
  */
+import type { StoreSize } from '../../config/config.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
@@ -26,6 +27,35 @@ export interface WantedSnapshot {
   readonly name: string;
   /** Where the cfgfile wants it; `undefined`: where the storage keeps it. */
   readonly path: string | undefined;
+  /** Room for what the guest overwrites, if the storage needs any; `undefined`: as much as it may ever need. */
+  readonly cow?: StoreSize | undefined;
+}
+
+/** A plan of a snapshot. */
+export interface PlannedSnapshot {
+  readonly disk: StorageDisk;
+  /** What prevents it: a path that it cannot use, for example. */
+  readonly problems: readonly Problem[];
+  /** What does not, but should be known. */
+  readonly warnings?: readonly string[];
+}
+
+/** What a create gives to a storage. */
+export interface PrepareSteps {
+  /** Distinguishes what this create makes from everything else: `[0-9a-z-]`. */
+  readonly mark: string;
+  /**
+   * Records, and waits until that is on the disk, what tells the snapshot from what other programs make. Call it before anything
+   * gets a name that others may use too; `undo` gets what was recorded last.
+   */
+  readonly note: (made: string) => Promise<void>;
+}
+
+/** What `undo` knows of a create. */
+export interface PreparedSnapshot {
+  readonly mark: string;
+  /** What was noted; `undefined` if `prepare` did not get that far. */
+  readonly made: string | undefined;
 }
 
 /** What a revert gives to a storage. */
@@ -55,32 +85,42 @@ export interface DiskStorage {
    * @returns what prevents a snapshot there; `undefined` if the disk does not lie on this storage
    */
   examine(vdev: string, place: DiskPlace): Promise<readonly Problem[] | undefined>;
+  /** Plans a snapshot of a disk that nothing prevents. Changes nothing. */
+  plan(place: DiskPlace, wanted: WantedSnapshot): Promise<PlannedSnapshot>;
   /**
-   * Plans a snapshot of a disk that nothing prevents. Changes nothing.
-   * @returns with what prevents this one: a path that it cannot use, no room
+   * Says what prevents snapshots of several disks, or reverts to them, in one operation: room that they share. Also called for one.
+   * Changes nothing. Absent: nothing does.
    */
-  plan(
-    place: DiskPlace,
-    wanted: WantedSnapshot,
-  ): Promise<{ readonly disk: StorageDisk; readonly problems: readonly Problem[] }>;
+  together?(disks: readonly StorageDisk[], what: 'create' | 'revert'): Promise<readonly Problem[]>;
   /**
-   * Does everything that can be done while the guest still runs.
-   * @returns what it has made, for `undo`, to tell it from what another program makes under that name; `undefined`: nothing
+   * Does everything slow: the guest runs, and if the create is live, its memory is copied only afterwards. What another program has
+   * under a name that it wants stays, and is an error.
    */
-  prepare(disk: StorageDisk): Promise<string | undefined>;
-  /** Takes the snapshot. The guest is suspended, and nothing else writes to the disk. */
-  take(disk: StorageDisk): Promise<void>;
+  prepare(disk: StorageDisk, steps: PrepareSteps): Promise<void>;
+  /**
+   * Writes out what is cached of the disk, so that `take` has less to write. Called right before the suspend, and in a live create
+   * also before the memory is copied, so that the second time is short.
+   */
+  flush(disk: StorageDisk): Promise<void>;
+  /**
+   * Takes the snapshot. The guest is suspended, and nothing else writes to the disk.
+   * @param made what `prepare` has noted
+   */
+  take(disk: StorageDisk, made: string | undefined): Promise<void>;
   /**
    * Completes the snapshot, the guest running again, and makes it durable.
+   * @param made what `prepare` has noted
    * @returns what it is known by from now on, for the manifest: `check` and `remove` compare it
    */
-  finish(disk: StorageDisk): Promise<{ readonly identity: string; readonly virtualSize: number }>;
+  finish(
+    disk: StorageDisk,
+    made: string | undefined,
+  ): Promise<{ readonly identity: string; readonly virtualSize: number }>;
   /**
-   * Removes what `prepare` and `take` have made.
-   * @param made what `prepare` returned; `undefined` also if it did not get that far
+   * Removes what `prepare` and `take` have made, and nothing that another program has put in its place.
    * @returns whether there was anything
    */
-  undo(disk: StorageDisk, made: string | undefined): Promise<boolean>;
+  undo(disk: StorageDisk, prepared: PreparedSnapshot): Promise<boolean>;
   /**
    * Says what prevents a revert to the snapshot, or makes it risky. Changes nothing.
    * @param then what the manifest has; `undefined` if it has nothing

@@ -8,19 +8,38 @@
  */
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
-import { DiskError, OutputError, RecoverError } from '../../core/errors.ts';
-import { exists, removeIfPresent, statMaybe, syncDirectory, syncFile } from '../../core/files.ts';
+import { DiskError, OutputError, RecoverError, XlsnapError } from '../../core/errors.ts';
+import {
+  exists,
+  RESERVE_BYTES,
+  removeIfPresent,
+  removeReserved,
+  reserveFile,
+  statMaybe,
+  syncDirectory,
+  syncFile,
+} from '../../core/files.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
 import type { Clones } from './clones.ts';
-import type { DiskPlace, DiskStorage, RevertSteps, WantedSnapshot } from './port.ts';
+import { storeProblems } from './find.ts';
+import type {
+  DiskPlace,
+  DiskStorage,
+  PreparedSnapshot,
+  PrepareSteps,
+  RevertSteps,
+  WantedSnapshot,
+} from './port.ts';
 
 /** Length of `.before-MARK`. */
 const MARK_BYTES = 31;
-/** NAME_MAX (linux/limits.h) less the longest that a revert adds. */
-const MAX_IMAGE_NAME = 255 - MARK_BYTES;
+/** linux/limits.h */
+const NAME_MAX = 255;
+/** Leaves room for the longest that a revert adds. */
+const MAX_IMAGE_NAME = NAME_MAX - MARK_BYTES;
 
 export class ReflinkStorage implements DiskStorage {
   readonly name = 'reflink';
@@ -36,11 +55,11 @@ export class ReflinkStorage implements DiskStorage {
     return await this.#obstacles(vdev, place.path, dirname(place.path));
   }
 
-  async plan({ path: image }: DiskPlace, { vdev, name, path }: WantedSnapshot) {
+  async plan({ path: image }: DiskPlace, { vdev, name, path, cow }: WantedSnapshot) {
     const snapshot = path ?? `${image}.${name}`;
     const disk: StorageDisk = { kind: 'storage', vdev, storage: this.name, image, snapshot };
     const directory = dirname(snapshot);
-    const problems: Problem[] = [];
+    const problems: Problem[] = [...storeProblems(vdev, cow)];
     if (Buffer.byteLength(basename(image)) > MAX_IMAGE_NAME) {
       problems.push({
         code: 'NAME_TOO_LONG',
@@ -48,7 +67,14 @@ export class ReflinkStorage implements DiskStorage {
         hint: `give the image a name of at most ${MAX_IMAGE_NAME} bytes`,
       });
     }
-    if (await exists(snapshot)) {
+    const nameLimit = NAME_MAX - RESERVE_BYTES;
+    if (Buffer.byteLength(basename(snapshot)) > nameLimit) {
+      problems.push({
+        code: 'NAME_TOO_LONG',
+        message: `disk ${vdev}: the name of its clone ${snapshot} is longer than ${nameLimit} bytes`,
+        hint: 'use a shorter name',
+      });
+    } else if (await exists(snapshot)) {
       problems.push({
         code: 'FILE_EXISTS',
         message: `disk ${vdev}: ${snapshot} already exists`,
@@ -77,28 +103,38 @@ export class ReflinkStorage implements DiskStorage {
     ];
   }
 
-  /** @returns the inode number of the clone to be; the name may not be taken from now on */
-  async prepare({ image, snapshot }: StorageDisk): Promise<string> {
-    const inode = await reserve(snapshot);
+  /** Notes the inode numbers of the clone to be and of the image. */
+  async prepare({ image, snapshot }: StorageDisk, { mark, note }: PrepareSteps): Promise<void> {
+    const { ino } = await stat(image);
+    try {
+      await reserveFile(snapshot, { mark, note: (inode) => note(`${inode} ${ino}`) });
+    } catch (cause) {
+      if (cause instanceof XlsnapError) throw cause;
+      throw new OutputError('CLONE', `cannot create ${snapshot}`, { cause });
+    }
+  }
+
+  async flush({ image }: StorageDisk): Promise<void> {
     await this.#clones.flush(image);
-    return inode;
   }
 
-  async take({ image, snapshot }: StorageDisk): Promise<void> {
-    await this.#clones.clone(image, snapshot);
+  async take({ image, snapshot }: StorageDisk, made: string | undefined): Promise<void> {
+    const { clone, image: from } = parseMade(made);
+    await this.#clones.clone({ path: image, inode: from }, { path: snapshot, inode: clone });
   }
 
-  async finish({ snapshot }: StorageDisk) {
+  async finish({ snapshot }: StorageDisk, made: string | undefined) {
     await syncClone(snapshot);
-    const { size, mtimeMs } = await stat(snapshot);
+    await syncDirectory(dirname(snapshot));
+    const { size, mtimeMs, ino } = await stat(snapshot);
+    if (ino !== parseMade(made).clone) {
+      throw new DiskError('CLONE_REPLACED', `another file has taken the place of ${snapshot}`);
+    }
     return { identity: identityOf({ size, mtimeMs }), virtualSize: size };
   }
 
-  async undo({ snapshot }: StorageDisk, made: string | undefined): Promise<boolean> {
-    const there = await statMaybe(snapshot);
-    // What is empty was reserved, and its process killed before it could note that.
-    if (there === undefined || (there.size > 0 && String(there.ino) !== made)) return false;
-    return await removeIfPresent(snapshot);
+  async undo({ snapshot }: StorageDisk, { mark, made }: PreparedSnapshot): Promise<boolean> {
+    return await removeReserved(snapshot, { mark, inode: parseMade(made).clone });
   }
 
   async check(
@@ -135,11 +171,11 @@ export class ReflinkStorage implements DiskStorage {
     note: (made: string) => Promise<void>,
   ): Promise<void> {
     const { before, fresh } = namesOf(image, mark);
-    const inode = await reserve(fresh);
-    await this.#clones.clone(snapshot, fresh);
+    const inode = await createEmpty(fresh);
+    await this.#clones.clone({ path: snapshot }, { path: fresh, inode });
     await this.#clones.copyAttributes(image, fresh);
     await syncClone(fresh);
-    await note(inode);
+    await note(String(inode));
     await checkFree();
     await rename(image, before);
     await checkFree();
@@ -208,14 +244,23 @@ function namesOf(image: string, mark: string): { readonly before: string; readon
   return { before: `${image}.before-${mark}`, fresh: `${image}.fresh-${mark}` };
 }
 
-/** Creates an empty file. @returns its inode number */
-async function reserve(path: string): Promise<string> {
+/** Creates an empty file whose name nobody else has. @returns its inode number */
+async function createEmpty(path: string): Promise<number> {
   try {
     await using file = await open(path, 'wx', 0o600);
-    return String((await file.stat()).ino);
+    return (await file.stat()).ino;
   } catch (cause) {
     throw new OutputError('CLONE', `cannot create ${path}`, { cause });
   }
+}
+
+/** Reads what `prepare` has noted. */
+function parseMade(made: string | undefined): {
+  readonly clone: number | undefined;
+  readonly image: number | undefined;
+} {
+  const [clone, image] = (made ?? '').split(' ').map(Number);
+  return { clone: made === undefined ? undefined : clone, image };
 }
 
 /** By its size and the time when it was last written to: a copy of it that has its time is as good. */

@@ -1,16 +1,25 @@
 /**
- * Snapshots of plain (thick) volumes of LVM: what the guest overwrites is first copied to a store, a volume of the same group. The
- * store is as large as the volume can ever need, so it cannot overflow, which would lose the snapshot.
+ * Snapshots of plain (thick) volumes of LVM: what the guest overwrites is first copied to a store, a volume of the same group.
+ * Unless the cfgfile wants a smaller one, the store is as large as the volume can ever need, so that it cannot overflow, which would
+ * lose the snapshot.
  *
  * A revert never merges, since that uses up the snapshot. It writes back what differs, which may be done twice, after another
  * snapshot, D.safety-MARK, that an undo writes back from.
  */
+import type { StoreSize } from '../../config/config.ts';
 import { DiskError, RecoverError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
-import type { DiskPlace, DiskStorage, RevertSteps } from './port.ts';
-import { isKept, partsOf, quoteVolume, type VolumeName, VolumeStorage } from './volume-storage.ts';
+import type {
+  DiskPlace,
+  DiskStorage,
+  PlannedSnapshot,
+  PrepareSteps,
+  RevertSteps,
+  WantedSnapshot,
+} from './port.ts';
+import { partsOf, quoteVolume, type VolumeName, VolumeStorage } from './volume-storage.ts';
 import type { Volume } from './volumes.ts';
 
 /** A chunk of a store, and how many entries about chunks are in one (drivers/md/dm-snap-persistent.c), in bytes. */
@@ -27,35 +36,59 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
     if (place.kind !== 'device') return undefined;
     const volume = await this.volumes.at(place);
     if (volume?.kind !== 'linear') return undefined;
-    const room = await this.#roomProblems(vdev, volume, storeSize(volume.size), 'a snapshot');
-    return [...(await this.commonObstacles(vdev, volume)), ...room];
+    return await this.commonObstacles(vdev, volume);
   }
 
-  async #roomProblems(
-    vdev: string,
-    { group, name }: VolumeName,
-    wanted: number,
-    what: string,
-  ): Promise<readonly Problem[]> {
-    const free = await this.volumes.free(group);
-    if (free >= wanted) return [];
-    const mib = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;
-    return [
-      {
+  async plan(place: DiskPlace, wanted: WantedSnapshot): Promise<PlannedSnapshot> {
+    const { disk, problems, volume } = await this.planVolume(place, wanted);
+    const most = storeSize(volume.size);
+    const store = Math.min(most, bytesOf(wanted.cow, volume.size) ?? most);
+    const warnings =
+      store === most
+        ? []
+        : [
+            `disk ${wanted.vdev}: its snapshot has room for ${mib(store)} that the guest overwrites; once there is more, the snapshot is lost`,
+          ];
+    return { disk: { ...disk, store }, problems, warnings };
+  }
+
+  /** A group's free space is shared by all stores that an operation makes in it. */
+  async together(disks: readonly StorageDisk[], what: 'create' | 'revert'): Promise<readonly Problem[]> {
+    const wanted = new Map<string, { readonly disk: StorageDisk; readonly bytes: number }[]>();
+    for (const disk of disks) {
+      const bytes = what === 'create' ? (disk.store ?? 0) : await this.#safetyOf(disk);
+      const { group } = partsOf(disk.image);
+      wanted.set(group, [...(wanted.get(group) ?? []), { disk, bytes }]);
+    }
+    const problems: Problem[] = [];
+    for (const [group, needs] of wanted) {
+      const free = await this.volumes.free(group);
+      if (needs.reduce((sum, { bytes }) => sum + bytes, 0) <= free) continue;
+      const each = needs.map(({ disk, bytes }) => `${mib(bytes)} for ${disk.vdev}`).join(', ');
+      const store = what === 'create' ? 'the snapshots need' : 'the safety copies of a revert need';
+      const smaller =
+        what === 'create'
+          ? `, or make the store smaller than the disk: ',,${needs[0]?.disk.vdev},cow=SIZE' in a cfgfile`
+          : '';
+      problems.push({
         code: 'LVM_NO_ROOM',
-        message: `disk ${vdev}: the volume group ${group} has ${mib(free)} free, and ${what} of ${name} needs ${mib(wanted)}`,
-        hint: 'enlarge the group with vgextend, remove volumes that are not needed, or move the disk to a thin volume',
-      },
-    ];
+        message: `the volume group ${group} has ${mib(free, Math.floor)} free, and ${store} ${each}`,
+        hint: `enlarge the group with vgextend, or remove volumes that are not needed${smaller}`,
+      });
+    }
+    return problems;
+  }
+
+  async #safetyOf({ snapshot }: StorageDisk): Promise<number> {
+    const there = await this.volumeAt(snapshot);
+    return there === undefined ? 0 : safetySize(there);
   }
 
   /** Creates the store, and wipes its beginning: a snapshot then takes one step. */
-  async prepare({ image, snapshot }: StorageDisk): Promise<undefined> {
-    const volume = await this.volumeAt(image);
-    if (volume === undefined) throw new DiskError('NO_VOLUME', `there is no volume ${image}`);
-    const { group, name } = partsOf(snapshot);
-    await this.volumes.createStore(group, name, storeSize(volume.size));
-    await this.volumes.flush(partsOf(image));
+  async prepare(disk: StorageDisk, steps: PrepareSteps): Promise<void> {
+    const { size } = await this.noteOrigin(disk, steps);
+    const { group, name } = partsOf(disk.snapshot);
+    await this.volumes.createStore(group, name, disk.store ?? storeSize(size));
   }
 
   async take({ image, snapshot }: StorageDisk): Promise<void> {
@@ -63,11 +96,14 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
     await this.volumes.snapshotThick(group, name, partsOf(snapshot).name);
   }
 
-  async finish({ vdev, image, snapshot }: StorageDisk) {
+  async finish(disk: StorageDisk, made: string | undefined) {
+    const { vdev, image, snapshot } = disk;
     await this.volumes.settle();
-    const there = await this.volumeAt(snapshot);
-    if (there === undefined || !isKept(there) || !isSound(there)) {
-      throw new DiskError('NO_SNAPSHOT', `disk ${vdev}: LVM has no sound snapshot ${snapshot} of ${image}`);
+    const there = await this.taken(disk, made);
+    if (!isSound(there)) {
+      throw new DiskError('NO_SNAPSHOT', `disk ${vdev}: ${snapshot} is not a sound snapshot of ${image}`, {
+        hint: 'its store was full at once: give it more room with cow=',
+      });
     }
     const origin = await this.volumeAt(image);
     return { identity: there.uuid, virtualSize: origin?.size ?? 0 };
@@ -94,9 +130,7 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
       return { problems, risks };
     }
     problems.push(...(await this.commonObstacles(vdev, volume)));
-    if (there !== undefined) {
-      problems.push(...(await this.#roomProblems(vdev, volume, safetySize(there), 'the safety copy')));
-    }
+    if (there !== undefined) risks.push(...(await this.#crowdedOut(vdev, volume, there)));
     if (then !== undefined && volume.size !== then.virtualSize) {
       risks.push({
         risk: 'disk-resized',
@@ -105,6 +139,22 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
       });
     }
     return { problems, risks };
+  }
+
+  /** Other snapshots of the volume keep what is written back over: one whose store is too small for that would be lost. */
+  async #crowdedOut(vdev: string, volume: Volume, source: Volume): Promise<readonly Risk[]> {
+    const written = usedBytes(source);
+    const others = await this.volumes.snapshotsOf(volume.group, volume.name);
+    return others
+      .filter(({ uuid, invalid }) => uuid !== source.uuid && !invalid)
+      .filter(
+        (other) => other.size < storeSize(volume.size) - SPARE && other.size - usedBytes(other) < written,
+      )
+      .map((other) => ({
+        risk: 'later-snapshot' as const,
+        message: `disk ${vdev}: ${other.group}/${other.name} has ${mib(other.size - usedBytes(other), Math.floor)} of room left, and the revert may need ${mib(written)} there: it would be lost`,
+        vdev,
+      }));
   }
 
   async revert(
@@ -154,7 +204,7 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
       await this.release(volume);
       await this.volumes.writeBack(group, safety.name, name);
     }
-    await this.volumes.remove(group, safety.name);
+    await this.volumes.remove(safety);
     return true;
   }
 
@@ -187,9 +237,23 @@ function storeSize(size: number): number {
   return size + (Math.ceil(chunks / ENTRIES) + 1) * CHUNK + SPARE;
 }
 
-/** Size of a store for what is written back from a snapshot, in bytes: as much as its own holds, which lvs rounds. */
-function safetySize({ size, usedPercent }: Volume): number {
-  return Math.ceil((size * Math.min(100, usedPercent + 0.1)) / 100) + SPARE;
+/** Bytes of a store that are in use, at most: lvs rounds. */
+function usedBytes({ size, usedPercent }: Volume): number {
+  return Math.ceil((size * Math.min(100, usedPercent + 0.1)) / 100);
+}
+
+/** Size of a store for what is written back from a snapshot, in bytes: as much as its own holds. */
+function safetySize(source: Volume): number {
+  return usedBytes(source) + SPARE;
+}
+
+function bytesOf(cow: StoreSize | undefined, size: number): number | undefined {
+  if (cow === undefined) return undefined;
+  return 'bytes' in cow ? cow.bytes : Math.ceil((size * cow.percent) / 100);
+}
+
+function mib(bytes: number, round: (value: number) => number = Math.ceil): string {
+  return `${round(bytes / 2 ** 20)} MiB`;
 }
 
 function isSound({ kind, invalid }: Volume): boolean {

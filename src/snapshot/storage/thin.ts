@@ -8,8 +8,16 @@ import { DiskError, RecoverError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
-import type { DiskPlace, DiskStorage, RevertSteps } from './port.ts';
-import { isKept, partsOf, quoteVolume, type VolumeName, VolumeStorage } from './volume-storage.ts';
+import { storeProblems } from './find.ts';
+import type {
+  DiskPlace,
+  DiskStorage,
+  PlannedSnapshot,
+  PrepareSteps,
+  RevertSteps,
+  WantedSnapshot,
+} from './port.ts';
+import { partsOf, quoteVolume, type VolumeName, VolumeStorage } from './volume-storage.ts';
 import type { Volume } from './volumes.ts';
 
 /** A pool with less room than that is as good as full: its guests are about to fail, not only the snapshot; per cent. */
@@ -48,8 +56,13 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
     return problems;
   }
 
-  async prepare({ image }: StorageDisk): Promise<undefined> {
-    await this.volumes.flush(partsOf(image));
+  async plan(place: DiskPlace, wanted: WantedSnapshot): Promise<PlannedSnapshot> {
+    const { disk, problems } = await this.planVolume(place, wanted);
+    return { disk, problems: [...storeProblems(wanted.vdev, wanted.cow), ...problems] };
+  }
+
+  async prepare(disk: StorageDisk, steps: PrepareSteps): Promise<void> {
+    await this.noteOrigin(disk, steps);
   }
 
   async take({ image, snapshot }: StorageDisk): Promise<void> {
@@ -57,15 +70,9 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
     await this.volumes.snapshotThin(group, name, partsOf(snapshot).name, { keep: true });
   }
 
-  async finish({ vdev, snapshot }: StorageDisk) {
-    const there = await this.volumeAt(snapshot);
-    if (there === undefined || !isKept(there)) {
-      throw new DiskError(
-        'NO_SNAPSHOT',
-        `disk ${vdev}: LVM has no snapshot ${snapshot}, which it has just created`,
-      );
-    }
-    return { identity: there.uuid, virtualSize: there.size };
+  async finish(disk: StorageDisk, made: string | undefined) {
+    const { uuid, size } = await this.taken(disk, made);
+    return { identity: uuid, virtualSize: size };
   }
 
   async check(
@@ -136,7 +143,7 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
       await beforeChange();
       if (there !== undefined) {
         await this.release(volume);
-        await this.volumes.remove(group, name);
+        await this.volumes.remove(there);
       }
       await this.volumes.rename(group, before.name, name);
       done = true;
@@ -147,8 +154,9 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
       await this.volumes.activate(group, name);
       done = true;
     }
-    if ((await this.volumes.byName(group, fresh.name)) !== undefined) {
-      await this.volumes.remove(group, fresh.name);
+    const left = await this.volumes.byName(group, fresh.name);
+    if (left !== undefined) {
+      await this.volumes.remove(left);
       done = true;
     }
     return done;

@@ -6,7 +6,7 @@ import { DiskError, RecoverError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
-import type { DiskPlace, WantedSnapshot } from './port.ts';
+import type { DiskPlace, PrepareSteps, WantedSnapshot } from './port.ts';
 import { VOLUME_TAG, type Volume, type Volumes } from './volumes.ts';
 
 /** A name of the device mapper has 127 bytes (DM_NAME_LEN); hyphens count twice. */
@@ -66,7 +66,7 @@ export abstract class VolumeStorage {
   }
 
   /** Plans a snapshot in the disk's group, with random digits in its name. */
-  async plan(place: DiskPlace, { vdev, name, path }: WantedSnapshot) {
+  protected async planVolume(place: DiskPlace, { vdev, name, path }: WantedSnapshot) {
     const volume = place.kind === 'device' ? await this.volumes.at(place) : undefined;
     if (volume === undefined) throw new DiskError('NO_VOLUME', `disk ${vdev}: ${place.path} is no volume`);
     const { group } = volume;
@@ -98,15 +98,52 @@ export abstract class VolumeStorage {
       image,
       snapshot: this.pathOf(group, snapshot),
     };
-    return { disk, problems };
+    return { disk, problems, volume };
+  }
+
+  async flush({ image }: StorageDisk): Promise<void> {
+    await this.volumes.flush(partsOf(image));
   }
 
   /** The name has random digits, so a volume that has it and our tag is ours. */
   async undo({ snapshot }: StorageDisk): Promise<boolean> {
     const there = await this.volumeAt(snapshot);
     if (there === undefined || !isKept(there)) return false;
-    await this.volumes.remove(there.group, there.name);
+    await this.volumes.remove(there);
     return true;
+  }
+
+  /** The disk's volume, whose uuid is noted: its name may be another's by the time when the snapshot is taken. */
+  protected async noteOrigin({ image }: StorageDisk, { note }: PrepareSteps): Promise<Volume> {
+    const volume = await this.volumeAt(image);
+    if (volume === undefined) throw new DiskError('NO_VOLUME', `there is no volume ${image}`);
+    await note(volume.uuid);
+    return volume;
+  }
+
+  /**
+   * The snapshot that has just been taken.
+   * @param made what `noteOrigin` has noted
+   * @throws {DiskError} If it is not there, or not one of the disk
+   */
+  protected async taken({ vdev, image, snapshot }: StorageDisk, made: string | undefined): Promise<Volume> {
+    const there = await this.volumeAt(snapshot);
+    if (there === undefined || !isKept(there)) {
+      throw new DiskError(
+        'NO_SNAPSHOT',
+        `disk ${vdev}: LVM has no snapshot ${snapshot}, which it has just created`,
+      );
+    }
+    if (there.originUuid !== made) {
+      throw new DiskError(
+        'OTHER_VOLUME',
+        `disk ${vdev}: another volume has taken the name ${image}, and was snapshotted`,
+        {
+          hint: 'give the volume its name back with lvrename, then run the same command again',
+        },
+      );
+    }
+    return there;
   }
 
   /** Says what is wrong with the snapshot itself. */
@@ -144,13 +181,15 @@ export abstract class VolumeStorage {
   async find({ snapshot }: StorageDisk, identity: string | undefined): Promise<'there' | 'gone' | 'other'> {
     const there = await this.volumeAt(snapshot);
     if (there === undefined) return 'gone';
-    return identity === undefined || there.uuid === identity ? 'there' : 'other';
+    // Without an identity, at least one of ours.
+    return (identity === undefined ? isKept(there) : there.uuid === identity) ? 'there' : 'other';
   }
 
   async remove(disk: StorageDisk, identity: string | undefined): Promise<boolean> {
     if ((await this.find(disk, identity)) !== 'there') return false;
-    const { group, name } = partsOf(disk.snapshot);
-    await this.volumes.remove(group, name);
+    const there = await this.volumeAt(disk.snapshot);
+    if (there === undefined) return false;
+    await this.volumes.remove({ ...there, uuid: identity ?? there.uuid });
     return true;
   }
 
@@ -164,8 +203,9 @@ export abstract class VolumeStorage {
 
   async forget({ image }: StorageDisk, mark: string): Promise<boolean> {
     const { group, name } = this.formerOf(partsOf(image), mark);
-    if ((await this.volumes.byName(group, name)) === undefined) return false;
-    await this.volumes.remove(group, name);
+    const there = await this.volumes.byName(group, name);
+    if (there === undefined) return false;
+    await this.volumes.remove(there);
     return true;
   }
 

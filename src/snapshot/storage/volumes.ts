@@ -21,6 +21,8 @@ export interface Volume {
   readonly open: boolean;
   readonly merging: boolean;
   readonly tags: readonly string[];
+  /** The volume that it is, or was made as, a snapshot of; `undefined` if there is none, or none any more. */
+  readonly originUuid: string | undefined;
   /** The pool of a thin one. */
   readonly pool: string | undefined;
   /** How full the store of a thick snapshot is, in per cent; 0 for others. */
@@ -65,6 +67,8 @@ export interface Volumes {
   ): Promise<void>;
   /** Bytes that a group has free. */
   free(group: string): Promise<number>;
+  /** The thick snapshots of a volume. */
+  snapshotsOf(group: string, origin: string): Promise<readonly Volume[]>;
   /**
    * Creates a plain volume that is to become the store of a thick snapshot: not active, with the tag, and its beginning wiped.
    * @param bytes is rounded up
@@ -92,8 +96,11 @@ export interface Volumes {
   activate(group: string, name: string): Promise<void>;
   /** Makes it disappear. @throws {DiskError} If that is not possible: someone has it open, for example */
   deactivate(group: string, name: string): Promise<void>;
-  /** Removes a volume, active or not. @throws {DiskError} If that is not possible */
-  remove(group: string, name: string): Promise<void>;
+  /**
+   * Removes a volume, active or not; another one that has its name by now stays.
+   * @throws {DiskError} If that is not possible
+   */
+  remove(volume: Pick<Volume, 'group' | 'name' | 'uuid'>): Promise<void>;
 }
 
 /** The tag of every snapshot that xlsnap keeps. */

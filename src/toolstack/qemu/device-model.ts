@@ -5,6 +5,7 @@ import { basename, dirname, join } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
 import type { Limits } from '../../core/deadline.ts';
 import { DiskError, describeError, OutputError } from '../../core/errors.ts';
+import { lstatMaybe } from '../../core/files.ts';
 import { COMMAND_TIMEOUT_MS, QmpClient, qmpSocketPaths } from '../../qmp/client.ts';
 import {
   type BlockDevice,
@@ -108,7 +109,7 @@ export class QemuDeviceModel implements DeviceModel {
     } catch (error) {
       if (!(error instanceof QmpCommandError)) await this.#takeBack(actions, before, error);
       // QEMU leaves the overlays that it has written to.
-      for (const path of overlays) await rm(path, { force: true });
+      await removeOverlays(overlays);
       throw error;
     }
   }
@@ -241,24 +242,49 @@ function takenOn(
   return found?.inserted;
 }
 
+/** An overlay's file, by its inode number. */
+interface OverlayFile {
+  readonly path: string;
+  readonly inode: number;
+}
+
 /**
- * Creates the overlays as empty files, which QEMU then writes to. QEMU itself would overwrite existing files,
+ * Creates the overlays that are not reserved as empty files, which QEMU then writes to. QEMU itself would overwrite existing files,
  * and create files that everyone can read.
  */
-async function reserveOverlays(actions: readonly DiskAction[]): Promise<readonly string[]> {
-  const made: string[] = [];
+async function reserveOverlays(actions: readonly DiskAction[]): Promise<readonly OverlayFile[]> {
+  const made: OverlayFile[] = [];
   try {
     for (const action of actions) {
       if (action.kind !== 'external') continue;
-      const file = await open(action.path, 'wx', 0o600);
-      made.push(action.path);
-      await file.close();
+      const { path, reserved } = action;
+      if (reserved !== undefined) {
+        const there = await lstatMaybe(path);
+        if (there?.ino !== reserved || there.size > 0) {
+          throw new Error(`${path} is not the empty file that was reserved for it`);
+        }
+        continue;
+      }
+      await using file = await open(path, 'wx', 0o600);
+      made.push({ path, inode: (await file.stat()).ino });
     }
   } catch (cause) {
-    for (const path of made) await rm(path, { force: true });
+    await removeOverlays(made);
     throw new OutputError('OVERLAY', 'cannot create the overlays', { cause });
   }
-  return made;
+  const reserved = actions.flatMap((action) =>
+    action.kind === 'external' && action.reserved !== undefined
+      ? [{ path: action.path, inode: action.reserved }]
+      : [],
+  );
+  return [...made, ...reserved];
+}
+
+/** Removes overlays that no QEMU uses; another program's file in the place of one stays. */
+async function removeOverlays(overlays: readonly OverlayFile[]): Promise<void> {
+  for (const { path, inode } of overlays) {
+    if ((await lstatMaybe(path))?.ino === inode) await rm(path, { force: true });
+  }
 }
 
 function noNode(vdev: string): DiskError {

@@ -1,7 +1,7 @@
 /** Implements the port `Clones` by the ioctl FICLONE, through Node, and cp for attributes. */
 import { copyFile, type FileHandle, constants as files, open } from 'node:fs/promises';
 import { DiskError, errnoCode } from '../../core/errors.ts';
-import type { Clones } from '../../snapshot/storage/clones.ts';
+import type { Clones, KnownFile } from '../../snapshot/storage/clones.ts';
 import { runProgram } from '../process/run.ts';
 
 /** O_TMPFILE (asm-generic/fcntl.h), which Node does not name: a file without a name, in a directory. */
@@ -21,8 +21,8 @@ export class FicloneClones implements Clones {
       return `cannot write in ${directory}: ${wordsOf(error)}`;
     }
     try {
-      // The name that the kernel gives to an open file; nothing is left whatever happens.
-      await clone(image, `/proc/self/fd/${file.fd}`);
+      // Nothing is left whatever happens.
+      await clone(image, openPath(file));
       return undefined;
     } catch (error) {
       switch (errnoCode(error)) {
@@ -44,15 +44,29 @@ export class FicloneClones implements Clones {
   }
 
   async flush(path: string): Promise<void> {
-    await using file = await open(path);
-    await file.datasync();
+    try {
+      await using file = await open(path);
+      await file.datasync();
+    } catch (cause) {
+      throw new DiskError('FLUSH', `cannot write out what is cached of ${path}`, { cause });
+    }
   }
 
-  async clone(from: string, to: string): Promise<void> {
+  async clone(from: KnownFile, to: KnownFile): Promise<void> {
     try {
-      await clone(from, to);
+      // By what is open: libuv would overwrite, and after a failure remove, whatever has the name by then.
+      await using target = await open(to.path, files.O_RDWR | files.O_NOFOLLOW);
+      const { ino, size } = await target.stat();
+      if (size > 0 || (to.inode !== undefined && ino !== to.inode)) {
+        throw new Error(`another file has taken the place of ${to.path}`);
+      }
+      await using source = await open(from.path);
+      if (from.inode !== undefined && (await source.stat()).ino !== from.inode) {
+        throw new Error(`another file has taken the place of ${from.path}`);
+      }
+      await clone(openPath(source), openPath(target));
     } catch (cause) {
-      throw new DiskError('CLONE', `cannot clone ${from} to ${to}`, { cause });
+      throw new DiskError('CLONE', `cannot clone ${from.path} to ${to.path}`, { cause });
     }
   }
 
@@ -62,6 +76,11 @@ export class FicloneClones implements Clones {
     if (status === 0) return;
     throw new DiskError('CLONE_ATTRIBUTES', `cannot give ${to} the attributes of ${from}: ${stderr.trim()}`);
   }
+}
+
+/** The name that the kernel gives to an open file. */
+function openPath({ fd }: FileHandle): string {
+  return `/proc/self/fd/${fd}`;
 }
 
 async function clone(from: string, to: string): Promise<void> {

@@ -29,6 +29,7 @@ const COLUMNS = [
   'lv_device_open',
   'lv_merging',
   'lv_tags',
+  'origin_uuid',
   'pool_lv',
   'snap_percent',
   'lv_snapshot_invalid',
@@ -93,9 +94,14 @@ export class Lvm implements Volumes {
   }
 
   async flush({ group, name }: Pick<Volume, 'group' | 'name'>): Promise<void> {
-    // Without creating a file in /dev if there is no such device.
-    await using device = await open(`/dev/${checked(group)}/${checked(name)}`, 'r');
-    await device.datasync();
+    const path = `/dev/${checked(group)}/${checked(name)}`;
+    try {
+      // Without creating a file in /dev if there is no such device.
+      await using file = await open(path, 'r');
+      await file.datasync();
+    } catch (cause) {
+      throw new DiskError('FLUSH', `cannot write out what is cached of ${path}`, { cause });
+    }
   }
 
   async snapshotThin(
@@ -153,7 +159,13 @@ export class Lvm implements Volumes {
     if (volume === undefined) throw new DiskError('NO_VOLUME', `there is no volume ${group}/${origin}`);
     const [from, to] = [device(group, snapshot), device(group, origin)];
     const store = `${from}-cow`;
-    // What dom0 has cached of a volume that blkback wrote to is out of date.
+    /*
+     * What dom0 has cached of a volume that blkback wrote to is out of date: blkback's requests go past the page cache. Here that
+     * cache is emptied, and not bypassed by O_DIRECT, for which Node cannot align its buffers. It is as good: nobody has the volume
+     * open any more, so whatever is read after that comes from the disk, and nothing writes below the cache in the meantime. All
+     * that is written are whole blocks, and fsync reports an error of any of them. Then the cache is emptied again, since the
+     * next guest writes past it.
+     */
     for (const one of [from, store, to]) await dropCache(one);
     await writeBack(from, store, to, volume.size);
     await dropCache(to);
@@ -171,8 +183,14 @@ export class Lvm implements Volumes {
     await this.#change('lvchange', ['-an', full(group, name)]);
   }
 
-  async remove(group: string, name: string): Promise<void> {
-    await this.#change('lvremove', ['-f', '-y', full(group, name)]);
+  async snapshotsOf(group: string, origin: string): Promise<readonly Volume[]> {
+    const rows = await this.#lvs(`vg_name="${checked(group)}" && origin="${checked(origin)}"`, COLUMNS);
+    return rows.map(toVolume).filter(({ kind }) => kind === 'snapshot');
+  }
+
+  async remove({ group, name, uuid }: Pick<Volume, 'group' | 'name' | 'uuid'>): Promise<void> {
+    const same = ['-S', `lv_uuid="${checked(uuid)}"`];
+    await this.#change('lvremove', ['-f', '-y', ...same, full(group, name)]);
   }
 
   async #volume(selection: string): Promise<Volume | undefined> {
@@ -293,6 +311,7 @@ function toVolume(row: Row): Volume {
     open: cell('lv_device_open') === 'open',
     merging: cell('lv_merging') !== '',
     tags: words('lv_tags'),
+    originUuid: cell('origin_uuid') === '' ? undefined : cell('origin_uuid'),
     pool: cell('pool_lv') === '' ? undefined : cell('pool_lv'),
     usedPercent: Number.parseFloat(cell('snap_percent')) || 0,
     invalid: !['', 'unknown'].includes(cell('lv_snapshot_invalid')),

@@ -25,6 +25,14 @@ const disks: fc.Arbitrary<readonly DiskRequest[]> = fc.uniqueArray(
   fc.oneof(
     fc.record({ kind: fc.constant('internal' as const), target: fc.stringMatching(/^[a-z0-9]{1,6}$/) }),
     fc.record({
+      kind: fc.constant('internal' as const),
+      target: fc.stringMatching(/^[a-z0-9]{1,6}$/),
+      cow: fc.oneof(
+        fc.record({ bytes: fc.integer({ min: 1, max: 2 ** 40 }).map((kib) => kib * 1024) }),
+        fc.record({ percent: fc.integer({ min: 1, max: 100 }) }),
+      ),
+    }),
+    fc.record({
       kind: fc.constant('external' as const),
       target: fc.stringMatching(/^[a-z0-9]{1,6}$/),
       path: diskPath,

@@ -75,6 +75,18 @@ describe('what a cfgfile may contain', () => {
     });
   });
 
+  test.each([
+    ['cow=512M', { bytes: 512 * 2 ** 20 }],
+    [' cow = 2g ', { bytes: 2 ** 31 }],
+    ['cow=1T', { bytes: 2 ** 40 }],
+    ['cow=4K', { bytes: 4096 }],
+    ['cow=20%', { percent: 20 }],
+  ])('the room of a thick snapshot: %s', (option, cow) => {
+    expect(parseConfig(`disks=[',,xvda,${option}']`).disks).toEqual([
+      { kind: 'internal', target: 'xvda', cow },
+    ]);
+  });
+
   test('escapes; a number is a text; a comment may end the file; a BOM is ignored', () => {
     expect(parseConfig('description="\\\\ \\" \\\' \\n\\t"').description).toBe('\\ " \' \n\t');
     expect(parseConfig('description=0x1f # end').description).toBe('0x1f');
@@ -120,6 +132,12 @@ describe('what is wrong, and where', () => {
     ["disks=[',,/dev/xvda']", '1:8 BAD_DISK', /not a target device/],
     ["disks=[',qcow2,xvda']", '1:8 BAD_DISK', /a format but no path/],
     ["disks=['/a,,xvda']", '1:8 BAD_DISK', /a path but no format/],
+    ["disks=[',,xvda,cow=']", '1:8 BAD_DISK', /no valid size after cow=/],
+    ["disks=[',,xvda,cow=0']", '1:8 BAD_DISK', /no valid size/],
+    ["disks=[',,xvda,cow=101%']", '1:8 BAD_DISK', /no valid size/],
+    ["disks=[',,xvda,cow=12345678901234T']", '1:8 BAD_DISK', /no valid size/],
+    ["disks=[',,xvda,cow=1G,cow=1G']", '1:8 BAD_DISK', /more than 4 fields|5 fields/],
+    ["disks=['/a,raw,xvda,cow=1G']", '1:8 BAD_DISK', /both a path or a format and cow=/],
     ["disks=['/a,vhd,xvda']", '1:8 BAD_FORMAT', /raw for a clone/],
     ["disks=['a.qcow2,qcow2,xvda']", '1:8 RELATIVE_PATH', /not absolute/],
     ["disks=['/a/,qcow2,xvda']", '1:8 BAD_PATH', /names a directory/],

@@ -11,6 +11,8 @@ test('the text', () => {
       disks: [
         { kind: 'external', path: '/x/a.qcow2', format: 'qcow2', target: 'xvda' },
         { kind: 'internal', target: 'xvdb' },
+        { kind: 'internal', target: 'xvdc', cow: { percent: 20 } },
+        { kind: 'internal', target: 'xvdd', cow: { bytes: 2 ** 31 } },
       ],
     },
     'Made by xlsnap.\nOf domain g\r1.',
@@ -25,6 +27,8 @@ test('the text', () => {
       'disks=[',
       '  "/x/a.qcow2,qcow2,xvda",',
       '  ",,xvdb",',
+      '  ",,xvdc,cow=20%",',
+      '  ",,xvdd,cow=2097152K",',
       ']',
       '',
     ].join('\n'),

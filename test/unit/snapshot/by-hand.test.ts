@@ -2,7 +2,9 @@ import { execFileSync } from 'node:child_process';
 import { expect, it } from 'vitest';
 import { planPartialUndo } from '../../../src/snapshot/create/undo.ts';
 import { Phases } from '../../../src/snapshot/phases.ts';
+import type { Host } from '../../../src/snapshot/ports.ts';
 import { planRevertDiskUndo } from '../../../src/snapshot/revert/kept.ts';
+import { TagWay } from '../../../src/snapshot/revert/tag-way.ts';
 
 const EVIL = "/srv/my snaps/a; echo $(echo b) 'c'";
 
@@ -22,8 +24,7 @@ it.each([
     (phases: Phases) =>
       void planRevertDiskUndo(
         phases,
-        {},
-        { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' },
+        new TagWay({} as Host, { kind: 'internal', vdev: 'xvda', image: EVIL, tag: 's1' }),
         'm',
         fails,
       ),

@@ -151,6 +151,21 @@ describe('recoverSnapshot', () => {
     expect(readImage(at('xvdb.img')).tags).toEqual({});
   });
 
+  it.each(['packPages', 'snapshotDisks', 'resume', 'announceResume'])(
+    'recover undoes a create of an earlier version, whose journal knows no reservations, killed in %s',
+    async (call) => {
+      await killedIn(call);
+      const [head = '', ...steps] = readFileSync(journal(), 'utf8').split('\n');
+      const { mark: _, ...earlier } = JSON.parse(head) as Record<string, unknown>;
+      const known = steps.filter((line) => !/"step":"(preparing|reserved|prepared)"/.test(line));
+      writeFileSync(journal(), [JSON.stringify(earlier), ...known].join('\n'), { mode: 0o600 });
+      // It reserved overlays as late as it took the snapshots.
+      if (call === 'packPages') rmSync(at('s1-xvda.qcow2'));
+      await recoverSnapshot(host, { path: memory() });
+      expectAsBefore(host, was);
+    },
+  );
+
   it('recover leaves a memory file, a cfgfile and an overlay of another program', async () => {
     await killedIn('snapshotDisks');
     for (const name of ['s1.save', 's1.save.cfg', 's1-xvda.qcow2']) {

@@ -658,8 +658,10 @@ describe('a revert that fails', () => {
     const { host, request } = await scene(true);
     let applied = 0;
     host.fault = (call) => {
-      if (call === 'createOverlay') throw new DiskError('TEST', 'no createOverlay');
       if (call === 'applyTag' && ++applied === 2) throw new DiskError('TEST', 'no applyTag');
+    };
+    host.after = (call) => {
+      if (call === 'createOverlay') throw new DiskError('TEST', 'no createOverlay');
     };
     const error = await failure(revertSnapshot(host, request));
     expect(error).toMatchObject({ code: 'DISKS_NOT_REVERTED', phase: 'disks' });

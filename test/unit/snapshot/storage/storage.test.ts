@@ -1,5 +1,5 @@
 /** Snapshots that a disk's own storage takes, from the create to the delete. */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
@@ -16,7 +16,7 @@ import { listSnapshots } from '../../../../src/snapshot/list/list.ts';
 import { recoverSnapshot } from '../../../../src/snapshot/recover.ts';
 import { revertSnapshot } from '../../../../src/snapshot/revert/revert.ts';
 import { contentOf, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
-import { failure, fastDirectory, filesOf } from '../../../support/scene.ts';
+import { failure, fastDirectory, filesOf, keepWriting } from '../../../support/scene.ts';
 
 let directory: string;
 let host: FakeHost;
@@ -83,6 +83,25 @@ describe('a domain with a thin volume, a raw file and a qcow2 image', () => {
       { vdev: 'xvdb', snapshot: expect.stringMatching(/^\d+ [\d.]+$/) as string },
       { vdev: 'xvdc', tag: { id: expect.any(String) as string } },
     ]);
+  });
+
+  it('has its slow steps done before the memory is copied, and its caches written out right before the suspend, if that is live', async () => {
+    host = new FakeHost({
+      directory,
+      disks: [
+        { vdev: 'xvda', on: 'linear' },
+        { vdev: 'xvdb', on: 'file' },
+      ],
+    });
+    host.fault = (call) => keepWriting(host, call);
+    await createSnapshot(host, { domain: 'guest1', live: true, sync: false });
+    const at = (call: string): number => host.calls.indexOf(call);
+    expect(at('lvcreate store')).toBeLessThan(at('packPages'));
+    for (const call of ['flush', 'flush volume']) {
+      expect(at(call)).toBeLessThan(at('packPages'));
+      expect(host.calls.slice(host.calls.lastIndexOf('packPages', at('suspend')))).toContain(call);
+      expect(host.calls.lastIndexOf(call)).toBeLessThan(at('suspend'));
+    }
   });
 
   it('is reverted any number of times, and its disks keep their names', async () => {
@@ -275,6 +294,17 @@ describe('a revert is refused, even with force, and the domain keeps running,', 
     }
   });
 
+  it('if its own volume has another name now', async () => {
+    await create();
+    renameSync(volume(), `${volume()}-renamed`);
+    const before = filesOf(directory);
+    const error = await failure(revert(true));
+    expect(error).toMatchObject({ exitCode: 5, code: 'NO_IMAGE' });
+    expect(error.hint).toContain('was it renamed?');
+    expect(host.runs).toBe(true);
+    expect(filesOf(directory)).toEqual(before);
+  });
+
   it('if its storage is not one of this host', async () => {
     await create();
     const path = `${directory}/s1.save.json`;
@@ -284,6 +314,19 @@ describe('a revert is refused, even with force, and the domain keeps running,', 
     expect(await failure(revert(true))).toMatchObject({ code: 'NO_STORAGE' });
     expect(host.runs).toBe(true);
   });
+});
+
+it('a snapshot volume that has lost its tag is still known by its uuid, and reverted to and deleted', async () => {
+  host.write('at the snapshot');
+  await create();
+  const path = join(directory, 'vg', volumes().find((name) => name.includes('.s1-')) ?? '');
+  const { volume: facts } = readImage(path) as unknown as { readonly volume: object };
+  writeImage(path, { ...readImage(path), volume: { ...facts, tags: [] } } as never);
+  host.write('later');
+  await revert();
+  expect(contents()).toEqual(['at the snapshot', 'at the snapshot', 'at the snapshot']);
+  await deleteSnapshots(host, { domain: 'guest1', snapshots: ['s1'] });
+  expect(volumes()).toEqual(['guest1-xvda']);
 });
 
 it('a clone that was written to since is a risk', async () => {
@@ -319,11 +362,76 @@ it('a file that another program has put in the place of a clone stays, when a cr
   expect(await recoverSnapshot(host, { path: `${directory}/s1.save` })).toMatchObject({ outcome: 'nothing' });
 });
 
+describe('a domain with two thick volumes in one group', () => {
+  beforeEach(() => {
+    rmSync(directory, { recursive: true });
+    directory = fastDirectory('xlsnap-storage-');
+    const disks = ['xvda', 'xvdb'].map((vdev) => ({ vdev, on: 'linear' as const }));
+    host = new FakeHost({ directory, disks });
+  });
+  /** Of one store, in bytes. */
+  const STORE = 9_445_376;
+
+  it('is refused if one snapshot would fit, and two do not', async () => {
+    host.volumes.free = 2 * STORE - 1;
+    const error = await failure(create());
+    expect(error).toMatchObject({ exitCode: 5, code: 'LVM_NO_ROOM' });
+    expect(error.message).toBe(
+      'the volume group vg has 18 MiB free, and the snapshots need 10 MiB for xvda, 10 MiB for xvdb',
+    );
+    expect(host.calls).not.toContain('lvcreate store');
+    host.volumes.free = 2 * STORE;
+    await create();
+    expect(volumes()).toHaveLength(4);
+  });
+
+  it('is not reverted if there is room for one safety copy, and none for two', async () => {
+    await create();
+    host.volumes.free = 2 * STORE + 9 * 2 ** 20;
+    const error = await failure(revert(true));
+    expect(error).toMatchObject({ exitCode: 5, code: 'LVM_NO_ROOM' });
+    expect(error.message).toContain('the safety copies of a revert need 9 MiB for xvda, 9 MiB for xvdb');
+    expect(host.runs).toBe(true);
+    expect((await listSnapshots(host)).snapshots).toMatchObject([{ revert: 'impossible' }]);
+  });
+});
+
+it.each(['thin', 'linear'] as const)(
+  'a create fails, and nothing is left, if a %s volume has got another name in the meantime',
+  async (on) => {
+    host = new FakeHost({ directory: fastDirectory('xlsnap-storage-'), disks: [{ vdev: 'xvda', on }] });
+    const at = join(host.directory, 'vg', 'guest1-xvda');
+    host.fault = (call) => {
+      if (call !== 'suspend') return;
+      renameSync(at, `${at}-renamed`);
+      host.volumes.create('guest1-xvda', on);
+    };
+    const config = parseConfig(`name="s1"\nmemory_path="${host.directory}/s1.save"`, 'x.cfg');
+    const error = await failure(createSnapshot(host, { domain: 'guest1', config, sync: false }));
+    expect(error).toMatchObject({ code: 'OTHER_VOLUME', undoFailures: [] });
+    expect(readdirSync(join(host.directory, 'vg')).sort()).toEqual(['guest1-xvda', 'guest1-xvda-renamed']);
+    expect(host.runs).toBe(true);
+    rmSync(host.directory, { recursive: true });
+  },
+);
+
+it('cow= is refused for a disk whose snapshot needs no room', async () => {
+  for (const vdev of ['xvda', 'xvdb', 'xvdc']) {
+    const error = await failure(
+      create(`name="s1"\nmemory_path="${directory}/s1.save"\ndisks=[',,${vdev},cow=1G']`),
+    );
+    expect(error).toMatchObject({ exitCode: 5, code: 'COW_NOT_THICK' });
+  }
+});
+
 describe('a domain with a thick volume', () => {
-  const store = (): string => join(directory, 'vg', volumes().find((name) => name.includes('.s1-')) ?? '');
-  const facts = (change: object): void => {
-    const image = readImage(store()) as ReturnType<typeof readImage> & { readonly volume: object };
-    writeImage(store(), Object.assign({ ...image }, { volume: { ...image.volume, ...change } }));
+  type WithFacts = ReturnType<typeof readImage> & { readonly volume: Readonly<Record<string, unknown>> };
+  const find = (part: string): string =>
+    join(directory, 'vg', volumes().find((name) => name.includes(part)) ?? '');
+  const facts = (part = '.s1-') => (readImage(find(part)) as WithFacts).volume;
+  const change = (part: string, some: object): void => {
+    const image = readImage(find(part)) as WithFacts;
+    writeImage(find(part), Object.assign({ ...image }, { volume: { ...image.volume, ...some } }));
   };
   beforeEach(() => {
     rmSync(directory, { recursive: true });
@@ -354,14 +462,60 @@ describe('a domain with a thick volume', () => {
     host.volumes.free = 2 ** 20;
     const error = await failure(create());
     expect(error).toMatchObject({ exitCode: 5, code: 'LVM_NO_ROOM' });
-    expect(error.message).toMatch(/has 1 MiB free, and a snapshot of guest1-xvda needs 10 MiB/);
+    expect(error.message).toBe('the volume group vg has 1 MiB free, and the snapshots need 10 MiB for xvda');
+    expect(error.hint).toContain(`',,xvda,cow=SIZE'`);
+    expect(volumes()).toEqual(['guest1-xvda']);
+    const { possible, obstacles } = await examineDomain(host, 'guest1');
+    expect(possible).toBe(false);
+    expect(obstacles).toMatchObject([{ code: 'LVM_NO_ROOM' }]);
+  });
+
+  const withStore = (cow: string) =>
+    create(`name="s1"\nmemory_path="${directory}/s1.save"\ndisks=[',,xvda,cow=${cow}']`);
+
+  it.each([
+    ['512K', 2 ** 19],
+    ['50%', 2 ** 19],
+    ['1T', 9_445_376],
+  ])('has a store of the size that the cfgfile says: cow=%s', async (cow, bytes) => {
+    host.volumes.free = bytes;
+    const { plan, warnings } = await withStore(cow);
+    expect(plan.disks).toMatchObject([{ storage: 'lvm-thick', store: bytes }]);
+    expect(facts()['size']).toBe(bytes);
+    // Never more than the volume can need, and then it cannot overflow.
+    expect(warnings.join()).toMatch(cow === '1T' ? /^$/ : /has room for 1 MiB .* the snapshot is lost/);
+    host.write('later');
+    host.volumes.free = 2 ** 30;
+    await revert();
+    expect(contents()).toEqual(['at start']);
+  });
+
+  it('is refused if even the store of the cfgfile does not fit', async () => {
+    host.volumes.free = 2 ** 18;
+    expect(await failure(withStore('512K'))).toMatchObject({ code: 'LVM_NO_ROOM' });
     expect(volumes()).toEqual(['guest1-xvda']);
   });
 
+  it('puts another snapshot at risk whose store is too small for what the revert writes back', async () => {
+    await create();
+    await create(`name="s2"\nmemory_path="${directory}/s2.save"\ndisks=[',,xvda,cow=64K']`);
+    change('.s2-', { used: 90 });
+    change('.s1-', { used: 10 });
+    const error = await failure(revert());
+    expect(error).toMatchObject({
+      code: 'RISKY',
+      data: { risks: [{ risk: 'later-snapshot', vdev: 'xvda' }] },
+    });
+    expect(error.message).toMatch(/vg\/guest1-xvda\.s2-[0-9a-f]{6} has 0 MiB of room left/);
+    change('.s1-', { used: 0 });
+    change('.s2-', { used: 0, size: 2 ** 20 });
+    await revert();
+  });
+
   it.each([
-    ['is invalid', () => facts({ invalid: true }), 'SNAPSHOT_INVALID'],
-    ['was merged', () => facts({ kind: 'linear' }), 'SNAPSHOT_INVALID'],
-    ['has another uuid', () => facts({ uuid: 'another' }), 'SNAPSHOT_REPLACED'],
+    ['is invalid', () => change('.s1-', { invalid: true }), 'SNAPSHOT_INVALID'],
+    ['was merged', () => change('.s1-', { kind: 'linear' }), 'SNAPSHOT_INVALID'],
+    ['has another uuid', () => change('.s1-', { uuid: 'another' }), 'SNAPSHOT_REPLACED'],
     [
       'leaves no room for the safety copy',
       () => void Object.assign(host.volumes, { free: 0 }),
@@ -372,6 +526,18 @@ describe('a domain with a thick volume', () => {
     break_();
     const before = filesOf(directory);
     expect(await failure(revert(true))).toMatchObject({ exitCode: 5, code });
+    expect(host.runs).toBe(true);
+    expect(filesOf(directory)).toEqual(before);
+  });
+
+  it('is not snapshotted if its store is full at once, and nothing is left', async () => {
+    const before = filesOf(directory);
+    host.after = (call) => {
+      if (call === 'resume') change('.s1-', { invalid: true, used: 100 });
+    };
+    const error = await failure(withStore('4K'));
+    expect(error).toMatchObject({ code: 'NO_SNAPSHOT', undoFailures: [] });
+    expect(error.hint).toContain('cow=');
     expect(host.runs).toBe(true);
     expect(filesOf(directory)).toEqual(before);
   });

@@ -142,7 +142,7 @@ describe('a change', () => {
     await volumes.deactivate('vg', 'ta');
     await volumes.rename('vg', 'ta', 'ta.before');
     await volumes.activate('vg', 'ta');
-    await volumes.remove('vg', 'ta.before');
+    await volumes.remove({ group: 'vg', name: 'ta.before', uuid: 'abc-DEF' });
     expect(calls()).toEqual([
       'lvcreate -qq -y --noudevsync --addtag xlsnap -s -n ta.s1 vg/ta',
       // Without -kn the guest's disk would stay inactive after the next boot; a tag would be on it.
@@ -150,7 +150,8 @@ describe('a change', () => {
       'lvchange -qq -an vg/ta',
       'lvrename -qq vg ta ta.before',
       'lvchange -qq -ay -K vg/ta',
-      'lvremove -qq -f -y vg/ta.before',
+      // Another volume that has the name by then stays.
+      'lvremove -qq -f -y -S lv_uuid="abc-DEF" vg/ta.before',
     ]);
     const env = readFileSync(join(scratch, 'env'), 'utf8');
     expect(env).toContain('LVM_SUPPRESS_FD_WARNINGS=1');
