@@ -17,6 +17,7 @@ import type {
   Host,
   Hypervisor,
   Images,
+  LogMarks,
   RestoreFacts,
   RestoreFindings,
   Toolstack,
@@ -554,6 +555,20 @@ export class FakeHost implements Host {
       stopDirtyLog: async () => {
         await ask('stopDirtyLog');
         await guest.stopDirtyLog();
+      },
+      get logMarks(): LogMarks | undefined {
+        const { logMarks: marks } = guest;
+        if (marks === undefined) return undefined;
+        return {
+          set: async () => {
+            await ask('setMarks');
+            return marks.set();
+          },
+          peek: async (pages) => {
+            await ask('peekDirty');
+            await marks.peek(pages);
+          },
+        };
       },
       settle: async (options) => {
         await ask('settle');
