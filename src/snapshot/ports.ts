@@ -15,6 +15,7 @@ import type { DiskImage, LibxlConfig } from '../memfile/libxl-config.ts';
 import type { TagIdentity, UnknownDrive } from '../memfile/manifest.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
 import type { DiskPlace, DiskStorage } from './storage/port.ts';
+import type { MemoryClones } from './track/clones.ts';
 
 /** A domain as the hypervisor sees it (xen_domctl_getdomaininfo) and xenstore names it. */
 export interface DomainState {
@@ -512,6 +513,8 @@ export interface Host extends AsyncDisposable {
   readonly snapshotDir?: string;
   /** Where the state of guests that are held is kept, on tmpfs. Absolute. Default: `/run/xlsnap`. */
   readonly runDirectory?: string;
+  /** Clones memory files, so that a guest can be tracked. Default: it cannot. */
+  readonly memoryClones?: MemoryClones | undefined;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
   readonly extents?: (fd: number) => Promise<Extents>;
   /** Memory in bytes that may be filled with pages that wait to be written. Default: by `/proc/meminfo`. */

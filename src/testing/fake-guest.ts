@@ -85,6 +85,11 @@ export class FakeGuest implements Guest {
     if (this.logging) this.#dirty.add(pfn);
   }
 
+  /** The guest gives a page away, and the log does not show it. */
+  loseSilently(pfn: number): void {
+    this.#types[pfn] = 15;
+  }
+
   typeOf(pfn: number): number {
     return this.#types[pfn] ?? 15;
   }

@@ -57,9 +57,10 @@ export class DirtyLog {
    * @param marks those that it has set
    */
   async resume(marks: readonly number[]): Promise<void> {
-    await this.#startQemus();
+    // It is on: whatever fails, it is ours to turn off.
     this.#guestOn = true;
     this.#marks = marks;
+    await this.#startQemus();
   }
 
   async #startQemus(): Promise<void> {

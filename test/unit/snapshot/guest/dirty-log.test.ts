@@ -37,7 +37,7 @@ describe('a dirty log', () => {
     await expect(log.take(taken, { final: true })).rejects.toMatchObject({ code: 'DIRTY_LOG_LOST' });
   });
 
-  it('can be continued by another process that knows its marks, unless somebody touched it', async () => {
+  it('can be continued by another process that knows its marks, unless another program touched it', async () => {
     const { guest, log, taken } = await started();
     await log.take(taken, { final: true, keep: true });
     expect(log.marks).not.toEqual([]);
