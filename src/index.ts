@@ -77,6 +77,7 @@ export type {
   CopyRound,
   CreateRequest,
   CreateResult,
+  FullCopy,
   MemorySink,
   PrecopyLimits,
   RecoverRequest,
@@ -86,6 +87,8 @@ export type {
   RevertRequest,
   RevertResult,
   SnapshotPlan,
+  TrackedCopy,
+  TrackOffResult,
   Tuning,
 } from './snapshot/api.ts';
 export { createSnapshot, planCreate } from './snapshot/create/create.ts';
@@ -123,6 +126,7 @@ export type {
   Images,
   ImageTag,
   ImageUse,
+  LogMarks,
   MergeOptions,
   OnProgress,
   OverlayMerge,
@@ -144,6 +148,8 @@ export type {
   RevertSteps,
   WantedSnapshot,
 } from './snapshot/storage/port.ts';
+export type { MemoryClones } from './snapshot/track/clones.ts';
+export { stopTracking } from './snapshot/track/off.ts';
 export { type DoctorReport, type DomainReport, runDoctor } from './toolstack/doctor/doctor.ts';
 export { checkHost, type HostCheck, type HostCheckOptions } from './toolstack/doctor/host-checks.ts';
 export { type HostOptions, openHost } from './toolstack/host.ts';

@@ -12,6 +12,7 @@ import type {
   RevertRequest,
   RevertResult,
   SnapshotPlan,
+  TrackOffResult,
 } from '../snapshot/api.ts';
 import type { DeletePlan, DeleteRequest, DeleteResult } from '../snapshot/delete/types.ts';
 import type { ListRequest, SnapshotList } from '../snapshot/list/list.ts';
@@ -59,6 +60,7 @@ export interface SnapshotCalls {
   findSnapshotConfig(host: Host, request: NamedRequest): Promise<SnapshotConfig>;
   snapshotNames(host: ImageHost, request: ListRequest): Promise<readonly string[]>;
   listSnapshots(host: ImageHost, request: ListRequest, options: CallOptions): Promise<SnapshotList>;
+  stopTracking(host: Host, domain: string, options: CallOptions): Promise<TrackOffResult>;
   recoverSnapshot(host: Host, request: RecoverRequest, options: CallOptions): Promise<RecoverResult>;
   recoverAll(
     host: Host,
@@ -113,6 +115,7 @@ const LAZY_CALLS: SnapshotCalls = {
   listSnapshots: async (...args) => (await import('../snapshot/list/list.ts')).listSnapshots(...args),
   recoverSnapshot: async (...args) => (await import('../snapshot/recover.ts')).recoverSnapshot(...args),
   recoverAll: async (...args) => (await import('../snapshot/recover.ts')).recoverAll(...args),
+  stopTracking: async (...args) => (await import('../snapshot/track/off.ts')).stopTracking(...args),
 };
 
 /** Makes the context of this process. Heavy modules are loaded when they are used, so that help and usage errors are quick. */

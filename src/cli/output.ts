@@ -12,7 +12,15 @@ import type {
   SnapshotPlan,
 } from '../snapshot/api.ts';
 import { describeRisk } from '../snapshot/risks.ts';
-import { diskLinesText, formatBytes, formatSeconds, indentedTable, localTime, plural } from './text.ts';
+import {
+  diskLinesText,
+  formatBytes,
+  formatPages,
+  formatSeconds,
+  indentedTable,
+  localTime,
+  plural,
+} from './text.ts';
 
 /** What `snapshot-create --dry-run` prints. */
 export function createPlanText(plan: SnapshotPlan): string {
@@ -21,6 +29,7 @@ export function createPlanText(plan: SnapshotPlan): string {
     plan.description === '' ? undefined : `  description: ${plan.description.replaceAll('\n', '\n    ')}`,
     `  memory: ${plan.memoryPath} (${plan.stream ? 'a stream, ' : ''}at most about ${formatBytes(plan.memoryBytes)})`,
     plan.precopy === undefined ? undefined : `  live: ${limitsText(plan.precopy)}`,
+    plan.tracking ? '  afterwards: the guest is tracked' : undefined,
     plan.configPath === undefined ? undefined : `  cfgfile: ${plan.configPath}`,
     plan.manifestPath === undefined ? undefined : `  manifest: ${plan.manifestPath}`,
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${plannedText(disk)}`),
@@ -58,13 +67,30 @@ export function createResultText(result: CreateResult): string {
   return joinLines([
     `Snapshot "${plan.name}" of ${plan.domain} taken`,
     `  memory: ${plan.memoryPath} (${sizes})`,
+    copiedText(result),
     ...plan.disks.map((disk) => `  disk ${disk.vdev}: ${takenText(disk)}`),
     stoppedText(result),
+    trackingText(result),
     plan.configPath === undefined
       ? 'A stream has no cfgfile beside it: see man xlsnap.cfg, "Streams"'
       : `To revert: ${['xlsnap', 'snapshot-revert', plan.domain, plan.configPath].map(shellQuote).join(' ')}`,
     overlaysText(plan, 'Now'),
   ]);
+}
+
+/** How much of the memory was copied, if the guest was or is to be tracked. */
+function copiedText({ tracked }: CreateResult): string | undefined {
+  if (tracked === undefined || ('full' in tracked && tracked.full === 'NOT_TRACKED')) return undefined;
+  return 'full' in tracked
+    ? `  copied: all memory, since ${tracked.message}`
+    : `  copied: ${formatPages(tracked.pages)}, written since ${tracked.parent}, which is not needed any more`;
+}
+
+function trackingText({ plan, tracking }: CreateResult): string | undefined {
+  if (tracking === undefined) return undefined;
+  return tracking
+    ? `The guest is tracked: the next snapshot copies what it writes from now on. To end that: xlsnap track off ${shellQuote(plan.domain)}`
+    : 'The guest is not tracked any more: the next snapshot copies all memory';
 }
 
 function takenText(disk: SnapshotDisk): string {

@@ -11,6 +11,7 @@ import { defineSnapshotCreate } from './definitions/snapshot-create.ts';
 import { defineSnapshotDelete } from './definitions/snapshot-delete.ts';
 import { defineSnapshotList } from './definitions/snapshot-list.ts';
 import { defineSnapshotRevert } from './definitions/snapshot-revert.ts';
+import { defineTrack } from './definitions/track.ts';
 import { defineVerify } from './definitions/verify.ts';
 import { defineInstallXlWrapper, defineRemoveXlWrapper } from './definitions/xl-wrapper.ts';
 import { DocumentedCommand } from './documented-command.ts';
@@ -23,6 +24,7 @@ const DEFINITIONS: readonly Define[] = [
   defineSnapshotList,
   defineSnapshotRevert,
   defineSnapshotDelete,
+  defineTrack,
   defineRecover,
   defineInspect,
   defineVerify,

@@ -120,7 +120,8 @@ export function sumsLength(size: number, { algorithm = 'xxh3', head, stretch }: 
   return SUM_DIGITS[algorithm] * ((first > 0 ? 1 : 0) + Math.ceil((size - first) / stretch));
 }
 
-function* stretches(size: number, head: number, stretch: number): Generator<FileRange> {
+/** The stretches of a file of `size` bytes. */
+export function* stretches(size: number, head: number, stretch: number): Generator<FileRange> {
   for (let from = 0; from < size; ) {
     const to = Math.min(size, from < head ? head : from + stretch);
     yield { from, to };

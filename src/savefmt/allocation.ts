@@ -49,6 +49,18 @@ export class AllocationLayout {
   }
 
   /**
+   * Returns how many regions have room in the records between two offsets.
+   * @throws {RangeError} If no number of regions fills it
+   */
+  static regionsBetween(start: number, end: number): number {
+    const pages = (end - start) / PAGE_SIZE;
+    const regions = pages - Math.ceil(pages / (REGIONS_PER_RECORD + 1));
+    if (new AllocationLayout(start, regions).end !== end)
+      throw new RangeError(`${end - start} bytes of allocation`);
+    return regions;
+  }
+
+  /**
    * Makes the records.
    * @param pfns which pages are allocated
    * @returns each record with its offset; the bytes hold until the next is asked for

@@ -40,6 +40,12 @@ export interface CreateRequest {
   readonly name?: string | undefined;
   /** Copies the memory while the guest runs, and stops it only for what it wrote in the meantime. */
   readonly live?: boolean | undefined;
+  /**
+   * Live only. True: the guest is tracked from this snapshot on: its dirty log stays on, and the next live snapshot copies only
+   * what was written since. False: copies all memory although the guest is tracked. Unless it is true, tracking ends. Default: the
+   * snapshot copies only what was written if the guest is tracked, and tracking ends.
+   */
+  readonly track?: boolean | undefined;
   /** Live only: maximum number of rounds while the guest runs, 1 to 49. Default: 5. */
   readonly maxRounds?: number | undefined;
   /** Live only: stops the guest as soon as the downtime would be about this long. Default: as short as possible. */
@@ -82,6 +88,8 @@ export interface SnapshotPlan {
   /** How its memory is copied while it runs; absent if the guest is stopped for copying. */
   readonly precopy?: PrecopyLimits;
   readonly live: boolean;
+  /** The guest is tracked afterwards, see `CreateRequest.track`. */
+  readonly tracking: boolean;
   readonly state: 'running' | 'paused';
   /** Of the memory file or the stream; `-` for a sink. */
   readonly memoryPath: string;
@@ -109,6 +117,27 @@ export interface CopyRound {
   readonly dirtyAfter: number;
 }
 
+/** Why all memory was copied, although the guest was tracked, or is from now on. */
+export interface FullCopy {
+  readonly full:
+    | 'NOT_TRACKED'
+    | 'OTHER_LIFE'
+    | 'LOG_BROKEN'
+    | 'PARENT_GONE'
+    | 'PARENT_CHANGED'
+    | 'PARENT_LAYOUT'
+    | 'NOT_CLONED';
+  readonly message: string;
+}
+
+/** The memory file began as a clone of an earlier one, and got only what was written since. */
+export interface TrackedCopy {
+  /** Absolute path of the earlier one. It is not needed any more. */
+  readonly parent: string;
+  /** Pages that were written to the clone; a page that was written in several rounds counts each time. */
+  readonly pages: number;
+}
+
 export interface CreateResult {
   readonly plan: SnapshotPlan;
   readonly xen: XenVersion;
@@ -118,6 +147,10 @@ export interface CreateResult {
    * pages alone, with the guest stopped; its other state is read and written in the phase `contexts`.
    */
   readonly rounds?: readonly CopyRound[];
+  /** Which part of the memory was copied, if the guest was tracked before, or was to be. */
+  readonly tracked?: TrackedCopy | FullCopy;
+  /** Whether the guest is tracked now. Absent if it was neither tracked before nor to be. */
+  readonly tracking?: boolean;
   /**
    * From the guest's being suspended to its being resumed, as its own clock shows it: neither the wait for it to suspend
    * (phase `suspend`) nor what comes afterwards (phase `finish`) is part of it.
@@ -140,6 +173,16 @@ export interface CreateResult {
    * until it runs again. A warning says so, too.
    */
   readonly pagesWrittenStopped?: number;
+  readonly warnings: readonly string[];
+}
+
+/** What `stopTracking` has done. */
+export interface TrackOffResult {
+  /** The domain's name. */
+  readonly domain: string;
+  readonly domid: number;
+  /** Whether it was tracked before. */
+  readonly tracked: boolean;
   readonly warnings: readonly string[];
 }
 

@@ -15,6 +15,7 @@ import type { DiskImage, LibxlConfig } from '../memfile/libxl-config.ts';
 import type { TagIdentity, UnknownDrive } from '../memfile/manifest.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
 import type { DiskPlace, DiskStorage } from './storage/port.ts';
+import type { MemoryClones } from './track/clones.ts';
 
 /** A domain as the hypervisor sees it (xen_domctl_getdomaininfo) and xenstore names it. */
 export interface DomainState {
@@ -108,6 +109,20 @@ export interface PackedPages {
 }
 
 /**
+ * Marks in a dirty log: bits of pages that the guest does not write. Another program that restarts the log, or takes what is in
+ * it, takes them away, and nothing brings them back.
+ */
+export interface LogMarks {
+  /**
+   * Sets them, for as long as the log is on.
+   * @returns the pfns; empty if the guest has no such pages
+   */
+  set(): Promise<readonly number[]>;
+  /** Sets in `pages`, a bitmap of `p2mSize` bits, what is in the log, and leaves the log as it is. Nothing if it is off. */
+  peek(pages: Bitmap): Promise<void>;
+}
+
+/**
  * One guest, opened. Its memory never shows outside of the methods. What differs between types of guests is behind them:
  * a PV guest's pfns stand for mfns that it may change, and its page tables go into a file with pfns in them.
  */
@@ -160,6 +175,8 @@ export interface Guest extends AsyncDisposable {
   takeDirty(pages: Bitmap, options: { final: boolean }): Promise<boolean>;
   /** Log-dirty mode off. May be called when it is off. */
   stopDirtyLog(): Promise<void>;
+  /** What shows that nobody else has emptied or restarted the dirty log. Absent where nothing can. */
+  readonly logMarks?: LogMarks | undefined;
   /**
    * Looks again for what the guest may have moved while it ran. Call it once the guest is suspended, before the last pages are read.
    * @param options `mayGrow`: no page has been read yet, so a p2m that has grown since is taken as it is now
@@ -496,6 +513,8 @@ export interface Host extends AsyncDisposable {
   readonly snapshotDir?: string;
   /** Where the state of guests that are held is kept, on tmpfs. Absolute. Default: `/run/xlsnap`. */
   readonly runDirectory?: string;
+  /** Clones memory files, so that a guest can be tracked. Default: it cannot. */
+  readonly memoryClones?: MemoryClones | undefined;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
   readonly extents?: (fd: number) => Promise<Extents>;
   /** Memory in bytes that may be filled with pages that wait to be written. Default: by `/proc/meminfo`. */

@@ -2,7 +2,7 @@
 import { copyFileSync, existsSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
-import { DiskError, DomainError, throwIfAborted } from '../core/errors.ts';
+import { DiskError, DomainError, OutputError, throwIfAborted } from '../core/errors.ts';
 import type { Problem } from '../core/problem.ts';
 import type { GuestType } from '../core/xen.ts';
 import { configDisks, domainIdentity, type LibxlConfig, withImages } from '../memfile/libxl-config.ts';
@@ -17,6 +17,7 @@ import type {
   Host,
   Hypervisor,
   Images,
+  LogMarks,
   RestoreFacts,
   RestoreFindings,
   Toolstack,
@@ -26,6 +27,7 @@ import type { DiskPlace, DiskStorage } from '../snapshot/storage/port.ts';
 import { ReflinkStorage } from '../snapshot/storage/reflink.ts';
 import { ThickStorage } from '../snapshot/storage/thick.ts';
 import { ThinStorage } from '../snapshot/storage/thin.ts';
+import type { MemoryClones } from '../snapshot/track/clones.ts';
 import { FakeDomain } from './fake-domain.ts';
 import { FakeGuest } from './fake-guest.ts';
 import {
@@ -143,6 +145,12 @@ export class FakeHost implements Host {
   readonly toolstack: Toolstack;
   readonly images: Images;
   readonly storages: readonly DiskStorage[];
+  /** Copies, where a real file system clones. */
+  readonly memoryClones: MemoryClones;
+  /** Why no memory file can be cloned. */
+  reflinkObstacle: string | undefined;
+  /** Whether cloning a memory file fails, although nothing seemed to prevent it. */
+  cloneFails = false;
   /** The volumes of the group `vg`. */
   readonly volumes: FakeVolumes;
   readonly #locks = new Set<string>();
@@ -164,6 +172,18 @@ export class FakeHost implements Host {
     this.hypervisor = this.#told(this.#makeHypervisor());
     this.toolstack = this.#told(this.#makeToolstack());
     this.images = this.#told(this.#makeImages());
+    this.memoryClones = this.#told({
+      obstacle: async () => {
+        await this.#call('cloneObstacle');
+        return this.reflinkObstacle;
+      },
+      clone: async (from, to) => {
+        await this.#call('cloneMemory');
+        if (this.cloneFails) throw new OutputError('CLONE', 'it cannot be cloned');
+        if (statSync(to).size > 0) throw new OutputError('CLONE', 'it is not empty');
+        copyFileSync(from, to);
+      },
+    } satisfies MemoryClones);
     const volumes = this.#told(this.volumes.port((call) => this.#call(call)));
     const lvm = { devices: options.directory, releaseMs: 1 };
     this.storages = [
@@ -518,6 +538,7 @@ export class FakeHost implements Host {
       await this.#call(call);
       this.#must(domid);
     };
+    const told = (marks: LogMarks): LogMarks => this.#told(marks);
     return {
       streamType: guest.streamType,
       get p2mSize() {
@@ -554,6 +575,20 @@ export class FakeHost implements Host {
       stopDirtyLog: async () => {
         await ask('stopDirtyLog');
         await guest.stopDirtyLog();
+      },
+      get logMarks(): LogMarks | undefined {
+        const { logMarks: marks } = guest;
+        if (marks === undefined) return undefined;
+        return told({
+          set: async () => {
+            await ask('setMarks');
+            return marks.set();
+          },
+          peek: async (pages) => {
+            await ask('peekDirty');
+            await marks.peek(pages);
+          },
+        });
       },
       settle: async (options) => {
         await ask('settle');

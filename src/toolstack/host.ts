@@ -4,6 +4,7 @@ import type { DiskStorage } from '../snapshot/storage/port.ts';
 import { writtenExtents } from '../xenctrl/extents.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { QemuImages } from './qemu/images.ts';
+import { FicloneMemoryClones } from './storage/memory-clones.ts';
 import { shippedStorages } from './storage/shipped.ts';
 import { XenHypervisor } from './xen/hypervisor.ts';
 import { XlToolstack } from './xl/toolstack.ts';
@@ -42,6 +43,7 @@ class XenHost implements Host {
   readonly toolstack: Toolstack;
   readonly images: Images = new QemuImages();
   readonly storages: readonly DiskStorage[];
+  readonly memoryClones = new FicloneMemoryClones();
   readonly extents = writtenExtents;
   readonly #close: () => Promise<void>;
 

@@ -149,6 +149,12 @@ export const XENCTRL_PRIVATE = declare({
       result: 'int',
       parameters: ['xc_interface *', 'uint32_t', 'unsigned int', 'xen_pfn_t *'],
     },
+    // Sets the bits of gfns in the dirty log of an HVM or PVH domain (xenctrl_compat.h; XEN_DMOP_modified_memory). Does nothing
+    // while the log is off, and for gfns that have no page.
+    xc_hvm_modified_memory: {
+      result: 'int',
+      parameters: ['xc_interface *', 'uint32_t', 'uint64_t', 'uint64_t'],
+    },
     // The struct is copied in and out; buffers that it points to must be hypercall buffers.
     xc_memory_op: {
       result: 'long long',

@@ -469,12 +469,27 @@ export class XenControl implements AsyncDisposable {
     return { bitmap: allOnes(gfns), whole: false };
   }
 
+  /** Returns the bitmap of gfns written so far, and leaves Xen's own as it is. It is empty if the log is off. */
+  async peekDirty(domid: Domid, gfns: number): Promise<Uint8Array> {
+    return (await this.#logDirtyOp(SHADOW_OP.XEN_DOMCTL_SHADOW_OP_PEEK, domid, gfns, 0)).bitmap;
+  }
+
+  /** Sets a gfn's bit in the dirty log of an HVM or PVH domain. Does nothing if the log is off, or there is no such page. */
+  async markDirty(domid: Domid, gfn: number): Promise<void> {
+    await this.#call(this.#libraries.ctrl.xc_hvm_modified_memory, domid, BigInt(gfn), 1n);
+  }
+
   /**
    * Takes and clears Xen's bitmap.
    * @returns also how many gfns Xen has counted since the last call (xen/arch/x86/mm/paging.c:
    * paging_mark_pfn_dirty)
    */
   async #clean(domid: Domid, gfns: number, final: boolean): Promise<CleanedLog> {
+    const mode = final ? SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
+    return await this.#logDirtyOp(SHADOW_OP.XEN_DOMCTL_SHADOW_OP_CLEAN, domid, gfns, mode);
+  }
+
+  async #logDirtyOp(op: number, domid: Domid, gfns: number, mode: number): Promise<CleanedLog> {
     const { abi, ctrl } = this.#libraries;
     const length = Math.ceil(gfns / 64) * 8;
     const xch = this.#open('takeDirty');
@@ -487,11 +502,10 @@ export class XenControl implements AsyncDisposable {
       abi.hypercallBufferSize,
       length,
       async ({ struct, address }) => {
-        const mode = final ? SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
-        const { XEN_DOMCTL_SHADOW_OP_CLEAN: clean } = SHADOW_OP;
-        const args = [domid, clean, struct, gfns, mode, stats] as const;
+        const args = [domid, op, struct, gfns, mode, stats] as const;
         // A thread would take as long to begin; but a running guest's log must not hold this one up.
-        const seen = final
+        const stopped = mode === SHADOW_OP.XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL;
+        const seen = stopped
           ? this.#quick(ctrl.xc_logdirty_control, ...args)
           : await this.#call(ctrl.xc_logdirty_control, ...args);
         if (seen !== gfns) {

@@ -14,6 +14,7 @@ import { jsonLine } from '../text.ts';
 export interface CreateOptions extends CommonOptions {
   readonly name?: string;
   readonly live?: boolean;
+  readonly track?: boolean;
   readonly maxRounds?: number;
   /** Milliseconds. */
   readonly targetDowntime?: number;
@@ -65,7 +66,7 @@ async function requestOf(
       hint: 'without the memory the disks would be as after a crash; omit --disk-only, or use qemu-img with the domain down',
     });
   }
-  const { name, timeout, live, maxRounds, targetDowntime, maxDowntime } = options;
+  const { name, timeout, live, track, maxRounds, targetDowntime, maxDowntime } = options;
   const problem = name === undefined ? undefined : checkSnapshotName(name);
   if (problem !== undefined) {
     throw new UsageError(problem.code, `--name: ${problem.message}`, { hint: problem.hint });
@@ -79,6 +80,7 @@ async function requestOf(
     config,
     name,
     live,
+    track,
     maxRounds,
     targetDowntimeMs: targetDowntime,
     maxDowntimeMs: maxDowntime,

@@ -21,6 +21,11 @@ export const defineSnapshotCreate: Define = (program, context, finish) => {
     )
     .option('--live', 'copy the memory while the domain runs, and stop it only for the remainder')
     .option(
+      '--track',
+      'with --live: leave the dirty log on, so that the next snapshot copies only what the guest has written; each first write to a page costs the guest a little (see xlsnap track)',
+    )
+    .option('--no-track', 'with --live: copy all memory although the domain is tracked')
+    .option(
       '--max-rounds <n>',
       'with --live: maximum number of passes over the memory while the domain runs (default: 5)',
       count(49),
@@ -50,6 +55,7 @@ export const defineSnapshotCreate: Define = (program, context, finish) => {
       ['xlsnap snapshot-create guest1', 'use the defaults'],
       ['xlsnap snapshot-create guest1 --name before-upgrade', 'name the snapshot'],
       ['xlsnap snapshot-create guest1 --live', 'keep the guest running'],
+      ['xlsnap snapshot-create guest1 --live --track', 'the next copies less'],
       ['xlsnap snapshot-create guest1 snap.cfg --dry-run', 'show what would be done'],
       ['xlsnap snapshot-create 7 snap.cfg --json', 'from a script, by domid'],
     )

@@ -1,5 +1,6 @@
 /** Takes a snapshot of a domain. */
 
+import { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { DomainError, describeError, EnvironmentError, OutputError, XlsnapError } from '../../core/errors.ts';
@@ -24,6 +25,7 @@ import { StreamOutput } from '../output/stream.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, DomainState, Guardian, Host } from '../ports.ts';
 import { storageOf } from '../storage/find.ts';
+import { Tracking } from '../track/tracking.ts';
 import { finishOutput, removeJournal } from './finish.ts';
 import type { CreateJournal, CreateStep } from './journal.ts';
 import { type CreateRun, type OpenOutput, openOutput, openRecord, warn } from './open.ts';
@@ -185,11 +187,25 @@ async function take(run: CreateRun): Promise<CreateResult> {
     await phases.run('prepare', () => prepareDisks(run, opened.journal));
   }
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
+  await using base = opened.base?.base;
+  const dirty = base && new Bitmap(guest.p2mSize);
   const precopy =
     plan.precopy === undefined
       ? undefined
-      : new Precopy(opened.saver, log, guest.p2mSize, plan.precopy, options);
-  if (precopy !== undefined) await phases.run('precopy', () => runPrecopy(run, record, log, precopy));
+      : new Precopy(opened.saver, log, guest.p2mSize, plan.precopy, {
+          ...options,
+          dirty,
+          keepLog: plan.tracking,
+        });
+  const tracking = new Tracking(run, opened, log);
+  if (precopy !== undefined) {
+    await phases.run('precopy', async () => {
+      planLogUndo(phases, host, domain.domid, log, () => record.note({ logDirty: false }));
+      record.note({ logDirty: true });
+      await tracking.begin(dirty);
+      await precopy.run();
+    });
+  }
 
   if (plan.disks.length > 0) await noteDisks(run, opened.journal);
   if (stored.length > 0) await phases.run('flush', () => flushDisks(run, stored));
@@ -219,17 +235,19 @@ async function take(run: CreateRun): Promise<CreateResult> {
   if (opened.output instanceof OutputFile) opened.output.guestStopped = false;
   // Not earlier, since that would lengthen the downtime.
   const announced = await announce(run, hold);
-  const logEnded = await stopLog(run, record, log);
+  let logEnded = plan.tracking || (await stopLog(run, record, log));
   const { memory, newPrefix } = copied;
   if (memory.writtenStopped > 0) warnOfWritten(run, memory.writtenStopped);
-  const sizes = await phases.run('finish', () =>
+  const finished = await phases.run('finish', () =>
     finishOutput(run, opened, { xen, memory, newPrefix, suffix }),
   );
+  if (await tracking.keep(memory, finished.checksums)) record.note({ logDirty: false });
+  else if (plan.tracking) logEnded = await stopLog(run, record, log);
   await removeJournal(run, opened.journal);
   if (announced && logEnded) record.remove();
   // It shows what `xlsnap recover` can still do.
   else record.close();
-  return resultOf(run, { xen, precopy, memory, sizes, downtimeSeconds });
+  return resultOf(run, { xen, precopy, memory, sizes: finished, downtimeSeconds, tracking });
 }
 
 function resultOf(
@@ -240,34 +258,25 @@ function resultOf(
     readonly memory: MemoryOutcome;
     readonly sizes: Pick<CreateResult, 'fileBytes' | 'allocatedBytes'>;
     readonly downtimeSeconds: number;
+    readonly tracking: Tracking;
   },
 ): CreateResult {
-  const { xen, precopy, memory, sizes, downtimeSeconds } = taken;
+  const { xen, precopy, memory, sizes, downtimeSeconds, tracking } = taken;
   return omitUndefined({
     plan,
     xen,
     phases: phases.timings,
     downtimeSeconds,
     totalSeconds: phases.seconds,
-    ...sizes,
+    fileBytes: sizes.fileBytes,
+    allocatedBytes: sizes.allocatedBytes,
+    ...tracking.result(precopy?.rounds),
     pages: memory.pages,
     zeroPages: memory.zeroPages,
     rounds: precopy?.rounds,
     pagesWrittenStopped: precopy === undefined ? undefined : memory.writtenStopped,
     warnings,
   });
-}
-
-async function runPrecopy(
-  { host, context, phases }: CreateRun,
-  record: HoldRecord,
-  log: DirtyLog,
-  precopy: Precopy,
-): Promise<void> {
-  planLogUndo(phases, host, context.domain.domid, log, () => record.note({ logDirty: false }));
-  record.note({ logDirty: true });
-  await log.start();
-  await precopy.run();
 }
 
 /**

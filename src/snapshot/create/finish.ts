@@ -6,7 +6,7 @@ import { unmakeDirectory } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { XenVersion } from '../../core/xen.ts';
-import { type Checksums, checksumFile, STRETCH } from '../../memfile/checksums.ts';
+import { type Checksums, checksumFile, type FileRange, STRETCH } from '../../memfile/checksums.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import type { DiskIdentity, Manifest, SnapshotDisk } from '../../memfile/manifest.ts';
 import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
@@ -30,13 +30,15 @@ export interface TakenState {
   readonly suffix: Uint8Array;
 }
 
-interface Sizes {
+interface Finished {
   readonly fileBytes: number;
   readonly allocatedBytes: number;
+  /** Of a file, if they were computed. */
+  readonly checksums?: Checksums | undefined;
 }
 
 /** Completes the file or the stream. */
-export async function finishOutput(run: CreateRun, opened: OpenOutput, state: TakenState): Promise<Sizes> {
+export async function finishOutput(run: CreateRun, opened: OpenOutput, state: TakenState): Promise<Finished> {
   const { output } = opened;
   // Before the header with more room, which is a part of it.
   if (state.newPrefix !== undefined && output instanceof OutputFile) await output.writeAt(state.newPrefix, 0);
@@ -66,11 +68,13 @@ async function finishFile(
   { journal, saver }: OpenOutput,
   file: OutputFile,
   { xen, memory, suffix }: TakenState,
-): Promise<Sizes> {
+): Promise<Finished> {
   const { plan, tuning } = run.context;
   const { sync } = plan;
   await file.writeAt(suffix, memory.end);
   await saver.writeKept();
+  // A clone may be longer.
+  if (file.cloneSums !== undefined) await file.setLength(memory.end + suffix.length);
   const sizes = await file.sizes();
   // The disk is the slowest part.
   if (sync) file.beginSync();
@@ -79,7 +83,7 @@ async function finishFile(
   const facts = { bytes: sizes.fileBytes, pages: memory.pages };
   await writeManifestAndCfgfile(run, journal, xen, facts, checksums);
   await file.commit({ sync });
-  return sizes;
+  return { ...sizes, checksums };
 }
 
 /** Completes a stream: its last bytes complete the snapshot. */
@@ -88,7 +92,7 @@ async function finishStream(
   { journal, saver }: OpenOutput,
   stream: StreamOutput,
   suffix: Uint8Array,
-): Promise<Sizes> {
+): Promise<Finished> {
   const { context, phases } = run;
   await saver.writeKept();
   for (const disk of context.plan.disks) if (disk.kind === 'storage') await identify(run, disk);
@@ -163,20 +167,18 @@ async function readBack(
   size: number,
   head: number,
 ): Promise<Checksums> {
+  const reading = {
+    signal: options.signal,
+    extents: host.extents,
+    progress: (done: number) =>
+      phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'bytes' }),
+  };
   try {
-    return await checksumFile(
-      file.fd,
-      size,
-      { head, stretch: STRETCH },
-      {
-        signal: options.signal,
-        extents: host.extents,
-        known: (stretch) => file.sumOf(stretch),
-        progress: (done) => phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'bytes' }),
-      },
-    );
+    if (file.cloneSums !== undefined) return await file.cloneSums.compute(file.fd, size, reading);
+    const known = (stretch: FileRange): string | undefined => file.sumOf(stretch);
+    return await checksumFile(file.fd, size, { head, stretch: STRETCH }, { ...reading, known });
   } catch (cause) {
-    if (cause instanceof InterruptedError) throw cause;
+    if (cause instanceof InterruptedError || cause instanceof OutputError) throw cause;
     throw new OutputError('OUTPUT_READ', `cannot read ${file.partialPath} back`, {
       cause,
       hint: 'check the file system: is it failing?',

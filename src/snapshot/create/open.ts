@@ -1,12 +1,15 @@
 /** Opens what a create writes to: its journal, the memory file or stream, and the record of what is done to the guest. */
 
 import { dirname } from 'node:path';
+import type { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { dirtyRoom } from '../../core/dirty-room.ts';
+import { OutputError } from '../../core/errors.ts';
 import { makeDirectory } from '../../core/files.ts';
 import type { XenVersion } from '../../core/xen.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
+import type { FullCopy } from '../api.ts';
 import type { GuestHold } from '../guest/hold.ts';
 import { HoldRecord, removeStaleHold } from '../guest/hold-record.ts';
 import { planRecordUndo } from '../guest/undo.ts';
@@ -17,6 +20,8 @@ import { OutputFile } from '../output/file.ts';
 import { StreamOutput } from '../output/stream.ts';
 import type { Phases } from '../phases.ts';
 import type { DeviceModel, Guest, Host } from '../ports.ts';
+import { type Base, findBase } from '../track/base.ts';
+import { CloneSums } from '../track/clone-sums.ts';
 import { planDirectoryUndo, planJournalUndo } from '../undo.ts';
 import { type CreateJournal, openCreateJournal } from './journal.ts';
 import type { CreateContext } from './plan.ts';
@@ -56,6 +61,10 @@ export interface OpenOutput {
   readonly journal: CreateJournal;
   readonly output: OutputFile | StreamOutput;
   readonly saver: PageSaver;
+  /** The earlier memory file that this one is a clone of, and which pages have places in it. */
+  readonly base?: { readonly base: Base; readonly placed: Bitmap } | undefined;
+  /** Why it is none, if it could have been one. */
+  readonly full?: FullCopy | undefined;
   /** Everything that comes before the pages. */
   readonly prefix: Uint8Array;
   /** Makes the prefix again, of the guest as it is now. */
@@ -74,8 +83,6 @@ export async function openOutput(run: CreateRun, xen: XenVersion): Promise<OpenO
   const makePrefix = () => guestPrefix(guest, printLibxlJson(context.config), xen);
   const journal = await openJournal(run);
   const prefix = await makePrefix();
-  const output = context.plan.stream ? await openStream(run) : await openFile(run, journal);
-  await output.writeAt(prefix, 0);
   const saving: MemoryOptions = {
     signal: options.signal,
     reporter: phases.reporter,
@@ -83,11 +90,21 @@ export async function openOutput(run: CreateRun, xen: XenVersion): Promise<OpenO
     tuning: context.tuning,
     spareMemory: host.spareMemory,
   };
-  const saver =
-    output instanceof OutputFile
-      ? new FileSaver(guest, output, prefix.length, saving)
-      : new StreamSaver(guest, output, prefix.length, saving);
-  return { journal, output, saver, prefix, makePrefix };
+  if (context.plan.stream) {
+    const output = await openStream(run);
+    await output.writeAt(prefix, 0);
+    return {
+      journal,
+      output,
+      saver: new StreamSaver(guest, output, prefix.length, saving),
+      prefix,
+      makePrefix,
+    };
+  }
+  const { output, base, full } = await openFile(run, journal, prefix);
+  const saver = new FileSaver(guest, output, prefix.length, saving);
+  const based = base && { base, placed: saver.adopt(base.memory) };
+  return { journal, output, saver, base: based, full, prefix, makePrefix };
 }
 
 /** Creates the journal beside the memory file; for a stream, where its file would be. */
@@ -103,8 +120,47 @@ async function openJournal(run: CreateRun): Promise<CreateJournal> {
   return journal;
 }
 
-async function openFile(
-  { host, context, phases, mark }: CreateRun,
+interface OpenedFile {
+  readonly output: OutputFile;
+  readonly base?: Base;
+  readonly full?: FullCopy;
+}
+
+/** Creates the memory file with what precedes the pages, as a clone of an earlier one if it can be. */
+async function openFile(run: CreateRun, journal: CreateJournal, prefix: Uint8Array): Promise<OpenedFile> {
+  const { context, phases, options, host, guest } = run;
+  const found = context.mayClone
+    ? await findBase(host, context.domain, guest, prefix.length, options.signal)
+    : undefined;
+  const base = found === undefined || 'full' in found ? undefined : found;
+  try {
+    const output = await createPartial(run, journal);
+    const failure = base && (await cloneBase(host, base, output));
+    if (base !== undefined && failure === undefined) {
+      const before = new Uint8Array(prefix.length);
+      await base.file.read(before, 0, before.length, 0);
+      if (Buffer.compare(before, prefix) !== 0) await output.writeAt(prefix, 0);
+      return { output, base };
+    }
+    await base?.[Symbol.asyncDispose]();
+    const room = host.dirtyRoom ?? dirtyRoom;
+    const { tuning, domain } = context;
+    if (tuning?.direct ?? domain.memoryBytes > DIRECT_FACTOR * room()) await output.openDirect();
+    await output.writeAt(prefix, 0);
+    const full = failure ?? found;
+    if (full === undefined || !('full' in full)) return { output };
+    // A domain that is tracked from now on was not expected to be tracked.
+    if (full.full !== 'NOT_TRACKED') phases.reporter.log('info', `all memory is copied: ${full.message}`);
+    return { output, full };
+  } catch (error) {
+    await base?.[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Creates the partial file, and registers its removal, here and in the journal. */
+async function createPartial(
+  { context, phases, mark }: CreateRun,
   journal: CreateJournal,
 ): Promise<OutputFile> {
   const { memoryPath } = context.plan;
@@ -113,9 +169,28 @@ async function openFile(
     note: (inode) => journal.note({ step: 'opened', inode }),
   });
   planPartialUndo(phases, memoryPath, () => file.discard(phases.hanging));
-  const room = host.dirtyRoom ?? dirtyRoom;
-  if (context.tuning?.direct ?? context.domain.memoryBytes > DIRECT_FACTOR * room()) await file.openDirect();
   return file;
+}
+
+/**
+ * Makes the new file a clone of the memory file.
+ * @returns why that cannot be; then the new file is empty
+ */
+async function cloneBase(
+  { memoryClones }: Host,
+  base: Base,
+  output: OutputFile,
+): Promise<FullCopy | undefined> {
+  try {
+    if (memoryClones === undefined) throw new OutputError('CLONE', 'this toolstack cannot clone files');
+    // The files that were looked at and created, whatever has their names now.
+    await memoryClones.clone(`/proc/self/fd/${base.file.fd}`, `/proc/self/fd/${output.fd}`);
+    output.cloneSums = new CloneSums(base.parent);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof OutputError) || error.code !== 'CLONE') throw error;
+    return { full: 'NOT_CLONED', message: error.message };
+  }
 }
 
 /** Opens the stream. What has been written cannot be undone, but no restore accepts an unfinished stream. */

@@ -19,6 +19,7 @@ import type { DomainDisk, DomainState, Host } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
 import { relatedReverts } from '../revert/related.ts';
 import { type FoundStorage, findStorage, storeProblems } from '../storage/find.ts';
+import { planTracking } from '../track/plan.ts';
 
 /** How long a guest may take to suspend; the same as libxl. */
 const DEFAULT_SUSPEND_TIMEOUT_MS = 60_000;
@@ -45,6 +46,8 @@ export interface CreateContext {
   readonly qemu: string | undefined;
   /** What prevents the plan so far; preflight adds to it. */
   readonly findings: Problem[];
+  /** Whether an earlier memory file may be the base of this one. */
+  readonly mayClone: boolean;
   /** The plan's warnings; preflight adds to them. */
   readonly warnings: string[];
 }
@@ -136,6 +139,8 @@ export async function makeCreateContext(
   const snapshotDir = request.snapshotDir ?? snapshotDirOf(host);
   const memoryPath = memoryPathOf(request, snapshotDir, domain, name);
   const stream = request.sink !== undefined || (await isStream(memoryPath));
+  const target = { memoryPath, stream };
+  const tracking = await planTracking(host, request, domain, target, (text) => warnings.push(text));
   const plan: SnapshotPlan = omitUndefined({
     name,
     description: request.config?.description ?? '',
@@ -144,6 +149,7 @@ export async function makeCreateContext(
     domain: domain.name,
     type: domain.type,
     live: precopy !== undefined,
+    tracking,
     precopy,
     state: domain.paused ? ('paused' as const) : ('running' as const),
     memoryPath,
@@ -176,6 +182,7 @@ export async function makeCreateContext(
     journalBase,
     qemu: found?.qemu,
     findings,
+    mayClone: precopy !== undefined && !stream && request.track !== false,
     warnings,
   };
 }

@@ -16,6 +16,7 @@ import { infoOf } from '../images/identity.ts';
 import { journalPathOf } from '../naming.ts';
 import type { Host } from '../ports.ts';
 import { sharedProblems } from '../storage/find.ts';
+import { readTrack } from '../track/record.ts';
 import type { CreateContext } from './plan.ts';
 import { type DataShare, sampleData } from './room.ts';
 
@@ -218,6 +219,8 @@ async function checkRoom(host: Host, context: CreateContext, mayRead: boolean): 
   const { bavail, bsize } = await statfs(directory);
   const room = bavail * bsize;
   if (room >= wanted) return;
+  // A clone takes what has changed. If all has to be copied after all, and does not fit, everything is undone.
+  if (context.mayClone && readTrack(host, plan.uuid)?.domid === plan.domid) return;
   const mib = (bytes: number): string => `${Math.ceil(bytes / 1048576)} MiB`;
   const sparse = context.tuning?.sparse !== false;
   await asFinding(findings, async () => {

@@ -5,6 +5,7 @@ import { within } from '../../core/deadline.ts';
 import { EnvironmentError } from '../../core/errors.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, Host } from '../ports.ts';
+import { dropTrack } from '../track/record.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { GuestHold, isHeld } from './hold.ts';
 import { type FoundHold, isOver, noteLogOff, removeHold } from './hold-record.ts';
@@ -54,7 +55,10 @@ export async function recoverGuest(
     // Xen's log needs only the domid: opening a guest takes memory, and for PV its tables.
     const ofXen = { stopDirtyLog: () => host.hypervisor.stopDirtyLog(domid) };
     const log = DirtyLog.adopt(ofXen, type === 'hvm' ? (deviceModel ?? unreachable(noQemu)) : undefined);
-    planLogUndo(phases, host, domid, log, () => noteLogOff(found));
+    planLogUndo(phases, host, domid, log, () => {
+      dropTrack(host, found.uuid);
+      noteLogOff(found);
+    });
   }
   return await phases.undo();
 }

@@ -6,13 +6,7 @@ import { DomainError, throwIfAborted } from '../../core/errors.ts';
 import { PAGE_KIND } from '../../core/page-kind.ts';
 import { type Reporter, silentReporter } from '../../core/reporter.ts';
 import { spareMemory } from '../../core/spare-memory.ts';
-import {
-  type AllocationLayout,
-  encodeAmendment,
-  hasPageData,
-  PAGE_TYPE,
-  PfnWords,
-} from '../../savefmt/index.ts';
+import { AllocationLayout, encodeAmendment, hasPageData, PAGE_TYPE, PfnWords } from '../../savefmt/index.ts';
 import type { Tuning } from '../api.ts';
 import type { PositionalOutput } from '../output/file.ts';
 import type { Guest } from '../ports.ts';
@@ -32,6 +26,15 @@ const WORD = 8;
 const NOWHERE = -1;
 
 const NO_PAGES = new Uint8Array(0);
+
+/** Memory of the guest that is in the file already. */
+export interface AdoptedMemory {
+  readonly segments: readonly Segment[];
+  /** Where the records with pages begin and end. */
+  readonly start: number;
+  readonly end: number;
+  readonly zeroPages: number;
+}
 
 export interface MemoryOutcome {
   /** Pages with data. */
@@ -136,6 +139,8 @@ export class FileSaver implements PageSaver {
   readonly #reading = { pages: 0, ms: 0 };
   #end: number;
   #zeroPages = 0;
+  /** How many of the segments were in the file before. */
+  #adopted = 0;
 
   /**
    * @param firstRecordOffset a multiple of 4096, where the first PAGE_DATA record goes
@@ -157,6 +162,23 @@ export class FileSaver implements PageSaver {
     this.#expectedPages = options.expectedPages;
     this.#tuning = options.tuning ?? {};
     this.#later = new LaterWrites(options.spareMemory ?? spareMemory);
+  }
+
+  /**
+   * Takes the place of `copyAll` in a file that has the guest's memory as it was earlier: only what is dirty is copied. Returns
+   * which pages have places.
+   */
+  adopt({ segments, start, end, zeroPages }: AdoptedMemory): Bitmap {
+    const regions = AllocationLayout.regionsBetween(this.#end, start);
+    this.#allocation = regions === 0 ? undefined : new AllocationLayout(this.#end, regions);
+    this.#segments.push(...segments);
+    this.#adopted = segments.length;
+    this.#start = start;
+    this.#end = end;
+    this.#zeroPages = zeroPages;
+    const placed = new Bitmap(this.#guest.p2mSize);
+    for (const segment of segments) segment.addTo(placed);
+    return placed;
   }
 
   /**
@@ -291,6 +313,8 @@ export class FileSaver implements PageSaver {
     const allocation = this.#allocation;
     if (allocation === undefined) return;
     this.#allocation = undefined;
+    // It is there already.
+    if (this.#adopted > 0 && this.#adopted === this.#segments.length && this.#gone.size === 0) return;
     const pfns = new Bitmap(this.#guest.p2mSize);
     for (const segment of this.#segments) segment.addTo(pfns);
     for (const pfn of this.#gone) pfns.clear(pfn);

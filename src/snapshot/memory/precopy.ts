@@ -29,11 +29,28 @@ export class Precopy {
   /** How often the log was lost. */
   #losses = 0;
 
-  constructor(saver: PageSaver, log: DirtyLog, p2mSize: number, limits: PrecopyLimits, options: CallOptions) {
+  /** Whether the file has all pages before the first round. */
+  readonly #adopted: boolean;
+  /** Whether the log stays on, for a later create. */
+  readonly #keepsLog: boolean;
+
+  /**
+   * @param options `dirty`: which pages the first round has to copy, if the saver has all others (`FileSaver.adopt`); `keepLog`:
+   * whether the log stays on
+   */
+  constructor(
+    saver: PageSaver,
+    log: DirtyLog,
+    p2mSize: number,
+    limits: PrecopyLimits,
+    options: CallOptions & { readonly dirty?: Bitmap | undefined; readonly keepLog?: boolean },
+  ) {
     this.#saver = saver;
     this.#log = log;
     this.#limits = limits;
-    this.#dirty = new Bitmap(p2mSize);
+    this.#adopted = options.dirty !== undefined;
+    this.#dirty = options.dirty ?? new Bitmap(p2mSize);
+    this.#keepsLog = options.keepLog === true;
     this.#reporter = options.reporter ?? silentReporter;
   }
 
@@ -71,7 +88,7 @@ export class Precopy {
 
   /** The round that makes the file right. The guest is suspended, and its device model stopped. */
   async finish(): Promise<void> {
-    await this.#log.take(this.#dirty, { final: true });
+    await this.#log.take(this.#dirty, { final: true, keep: this.#keepsLog });
     await this.#round({ last: true });
   }
 
@@ -79,7 +96,7 @@ export class Precopy {
     const number = this.rounds.length;
     const start = performance.now();
     const pages =
-      number === 0
+      number === 0 && !this.#adopted
         ? await this.#saver.copyAll(this.#dirty)
         : await (last
             ? this.#saver.copyLast(this.#dirty, number)

@@ -66,11 +66,12 @@ export class Segment {
 }
 
 /** Each record's bits begin at a multiple of 32, where they can be counted from. */
-function emptyBit(index: number, perRecord: number): number {
+export function emptyBit(index: number, perRecord: number): number {
   return Math.floor(index / perRecord) * bitsPerRecord(perRecord) + (index % perRecord);
 }
 
-function bitsPerRecord(perRecord: number): number {
+/** Bits of one record in the bitmap of a `Segment`. */
+export function bitsPerRecord(perRecord: number): number {
   return Math.ceil(perRecord / 32) * 32;
 }
 

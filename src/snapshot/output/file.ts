@@ -15,6 +15,7 @@ import {
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { FileRange } from '../../memfile/checksums.ts';
 import { partialOf } from '../../memfile/names.ts';
+import type { CloneSums } from '../track/clone-sums.ts';
 import { WrittenSums } from './written-sums.ts';
 
 /** Writes of fewer bytes are made in this thread: handing one over takes as long. */
@@ -61,6 +62,8 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   readonly #file: FileHandle;
   #direct: FileHandle | undefined;
   readonly #sums = new WrittenSums();
+  /** Set if the file began as a clone of another memory file: sums up what was written since. */
+  cloneSums: CloneSums | undefined;
   /** What the file is, from when it may have its name. */
   #identity: FileIdentity | undefined;
   #syncing: Promise<void> | undefined;
@@ -86,6 +89,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
       return new OutputFile(path, partialPath, await open(partialPath, flags, 0o600));
     } catch (error) {
+      if (error instanceof OutputError) throw error;
       const hint =
         errnoCode(error) === 'EEXIST'
           ? `another xlsnap is writing it, or one was killed: run xlsnap recover ${shellQuote(path)}`
@@ -115,7 +119,9 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
    * @throws {OutputError} If it fails
    */
   async writeAt(bytes: Uint8Array, position: number): Promise<void> {
-    this.#sums.forget({ from: position, to: position + bytes.length });
+    const range = { from: position, to: position + bytes.length };
+    this.#sums.forget(range);
+    this.cloneSums?.note(range);
     let done = 0;
     try {
       while (done < bytes.length) {
@@ -156,6 +162,18 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
       .finally(() => {
         this.#syncing = undefined;
       });
+  }
+
+  /**
+   * Cuts off what a clone has beyond the end of what was written.
+   * @throws {OutputError} If it fails
+   */
+  async setLength(bytes: number): Promise<void> {
+    try {
+      await this.#file.truncate(bytes);
+    } catch (cause) {
+      throw new OutputError('OUTPUT_WRITE', `cannot shorten ${this.partialPath}`, { cause });
+    }
   }
 
   async sizes(): Promise<{ fileBytes: number; allocatedBytes: number }> {

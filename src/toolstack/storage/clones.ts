@@ -5,7 +5,7 @@ import type { Clones, KnownFile } from '../../snapshot/storage/clones.ts';
 import { runProgram } from '../process/run.ts';
 
 /** O_TMPFILE (asm-generic/fcntl.h), which Node does not name: a file without a name, in a directory. */
-const O_TMPFILE = 0o20200000;
+export const O_TMPFILE = 0o20200000;
 
 /** Time limit for cp in milliseconds; it copies attributes only. */
 const TIMEOUT_MS = 60_000;

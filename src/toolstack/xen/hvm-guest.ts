@@ -3,7 +3,7 @@ import type { Bitmap } from '../../core/bitmap.ts';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
 import { type LibxcStateRecord, PAGE_TYPE } from '../../savefmt/index.ts';
-import type { Guest, PackedPages } from '../../snapshot/ports.ts';
+import type { Guest, LogMarks, PackedPages } from '../../snapshot/ports.ts';
 import { HVM_PARAM } from '../../xenctrl/index.ts';
 import { cpuPolicyRecords, tscRecord, type Xen } from './guest-records.ts';
 
@@ -46,6 +46,16 @@ const SAVED_PARAMS: readonly number[] = [
   HVM_PARAM.HVM_PARAM_NR_IOREQ_SERVER_PAGES,
   HVM_PARAM.HVM_PARAM_X87_FIP_WIDTH,
   HVM_PARAM.HVM_PARAM_MCA_CAP,
+];
+
+/**
+ * Where libxc puts pages for rings that only introspection, paging and sharing tools use (tools/libs/guest/xg_dom_x86.c:
+ * alloc_magic_pages_hvm). They are memory of the guest, in a place that it keeps its hands off.
+ */
+const RING_PARAMS: readonly number[] = [
+  HVM_PARAM.HVM_PARAM_PAGING_RING_PFN,
+  HVM_PARAM.HVM_PARAM_MONITOR_RING_PFN,
+  HVM_PARAM.HVM_PARAM_SHARING_RING_PFN,
 ];
 
 /** An HVM or PVH guest on real Xen. Its pfns are gfns, so nothing is translated. */
@@ -117,6 +127,23 @@ export class HvmGuest implements Guest {
 
   async stopDirtyLog(): Promise<void> {
     await this.#xen.stopDirtyLog(this.#domid);
+  }
+
+  readonly logMarks: LogMarks = {
+    set: async () => {
+      const pages = await this.#rings();
+      for (const pfn of pages) await this.#xen.markDirty(this.#domid, pfn);
+      return pages;
+    },
+    peek: async (pages) => pages.or(await this.#xen.peekDirty(this.#domid, this.p2mSize)),
+  };
+
+  /** The pages for rings that there are. */
+  async #rings(): Promise<readonly number[]> {
+    const values = await Promise.all(RING_PARAMS.map((index) => this.#xen.hvmParam(this.#domid, index)));
+    const pfns = values.map(Number).filter((pfn) => pfn > 0 && pfn < this.p2mSize);
+    const types = await this.pageTypes(Uint32Array.from(pfns));
+    return pfns.filter((_, at) => types[at] === PAGE_TYPE.notab);
   }
 
   /**

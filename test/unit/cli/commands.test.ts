@@ -31,13 +31,37 @@ describe('snapshot-create', () => {
     expect(stdout.split('\n')).toEqual([
       'Snapshot "before upgrade" of guest1 taken',
       '  memory: /var/lib/xen/snapshots/u/before upgrade.save (512 MiB, 201 MiB on disk)',
+      '  copied: 3.5 MiB, written since /srv/earlier.save, which is not needed any more',
       '  disk xvda: in /d/a.qcow2',
       '  disk xvdb: /d/b.raw; the domain continues on /d/b1.qcow2',
       'The guest was stopped for 2.4 s, most of it by memory (1.9 s), after 2 rounds',
+      'The guest is tracked: the next snapshot copies what it writes from now on. To end that: xlsnap track off guest1',
       "To revert: xlsnap snapshot-revert guest1 '/var/lib/xen/snapshots/u/before upgrade.save.cfg'",
       'Now change the disk line of the file that you start guest1 from: xvdb is /d/b1.qcow2. Starting it on the old image would ruin this snapshot and the disk',
       '',
     ]);
+  });
+
+  test('says why all memory was copied, and that tracking has ended', async () => {
+    const result = {
+      ...createResult,
+      tracked: { full: 'LOG_BROKEN' as const, message: 'another program used the log' },
+      tracking: false,
+    };
+    const { stdout } = await xlsnap(['snapshot-create', 'guest1'], {
+      calls: { createSnapshot: async () => result },
+    });
+    expect(stdout).toContain('\n  copied: all memory, since another program used the log\n');
+    expect(stdout).toContain('\nThe guest is not tracked any more: the next snapshot copies all memory\n');
+  });
+
+  test.each([
+    [['--track'], true],
+    [['--no-track'], false],
+    [[], undefined],
+  ])("%j is the request's track", async (options, track) => {
+    const { calls } = await xlsnap(['snapshot-create', 'guest1', '--live', ...options]);
+    expect(calls[0]?.request).toMatchObject({ live: true, track });
   });
 
   test('takes a cfgfile, --name and --timeout', async () => {
@@ -340,6 +364,22 @@ describe('wrong arguments open nothing', () => {
     expect(stderr).toBe(
       `error: ${badCfgfile}:1:1: unknown key nam\n1 | nam='x'\n  | ^\n  next: did you mean name?\n`,
     );
+  });
+});
+
+describe('track off', () => {
+  test('ends the tracking of a domain', async () => {
+    const { code, stdout, calls } = await xlsnap(['track', 'off', 'guest1']);
+    expect({ code, calls }).toMatchObject({ code: 0, calls: [{ name: 'stopTracking', request: 'guest1' }] });
+    expect(stdout).toBe(
+      'Domain guest1 is not tracked any more: the next snapshot copies all of its memory\n',
+    );
+  });
+
+  test('prints JSON, and knows no other word', async () => {
+    const { stdout } = await xlsnap(['track', 'off', 'guest1', '--json']);
+    expect(JSON.parse(stdout)).toMatchObject({ message_type: 'track_off_result', tracked: true });
+    expect((await xlsnap(['track', 'on', 'guest1'])).code).toBe(2);
   });
 });
 

@@ -31,6 +31,7 @@ export const plan: SnapshotPlan = {
   domain: 'guest1',
   type: 'pvh',
   live: true,
+  tracking: false,
   precopy: { maxRounds: 5, targetDowntimeMs: 300 },
   state: 'running',
   memoryPath: '/var/lib/xen/snapshots/u/before upgrade.save',
@@ -69,6 +70,8 @@ export const createResult: CreateResult = {
   totalSeconds: 23,
   fileBytes: 512 * 2 ** 20,
   allocatedBytes: 201 * 2 ** 20,
+  tracked: { parent: '/srv/earlier.save', pages: 900 },
+  tracking: true,
   pages: 131072,
   zeroPages: 79616,
   pagesWrittenStopped: 0,
@@ -371,6 +374,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
           calls.push({ name: 'findSnapshotConfig', request });
           return Promise.resolve({ name: request.name, memoryPath: `/srv/${request.name}.save` });
         },
+        stopTracking: note('stopTracking', { domain: 'guest1', domid: 7, tracked: true, warnings: [] }),
         recoverSnapshot: note('recoverSnapshot', recoverResult),
         recoverAll: note('recoverAll', [recoverResult, revertRecovered]),
       }),

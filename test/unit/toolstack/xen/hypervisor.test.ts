@@ -105,6 +105,8 @@ class FakeDomain {
         readPages: unused,
         startDirtyLog: unused,
         takeDirty: unused,
+        peekDirty: unused,
+        markDirty: unused,
         stopDirtyLog: unused,
         [Symbol.asyncDispose]: async () => {},
       },

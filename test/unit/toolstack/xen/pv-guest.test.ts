@@ -67,6 +67,8 @@ function makeXen(): Xen {
       return { kinds, sum: undefined };
     },
     readPages: async (_domid, mfns, into, rewriter) => read(mfns, into, rewriter),
+    peekDirty: unused,
+    markDirty: unused,
     takeDirty: async () => {
       const pages = new Bitmap(PFNS);
       for (const pfn of dirty.splice(0)) pages.set(pfn);
