@@ -71,10 +71,18 @@ class Story {
     const fourth = await this.#take({ full: 'LOG_BROKEN' });
     await this.#take({ parent: fourth.memory });
 
-    // The receiver refuses, so the domain stays, as after any migration that fails.
-    await dom0.lab.run(`xl migrate -C /lab/none -s false ${this.#name} localhost || true`, {
+    // The receiver goes away while the memory is sent, so the domain stays, as after any migration that fails.
+    const receiver = '/lab/receiver';
+    await dom0.lab.run(`cat >${receiver}; chmod 755 ${receiver}`, {
+      input:
+        "#!/bin/sh\nprintf 'xl migration receiver ready, send binary domain data.\\n'\nhead -c 4000000 >/dev/null\n",
+    });
+    const migration = await dom0.lab.run(`xl migrate -s '' ${this.#name} ${receiver} 2>&1`, {
+      check: false,
       timeoutMs: 600_000,
     });
+    expect(migration.stdout).toMatch(/Saving to migration stream/);
+    expect(migration.code).not.toBe(0);
     await this.#goesOn();
     await this.#take({ full: 'LOG_BROKEN' });
 
