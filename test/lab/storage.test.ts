@@ -52,7 +52,7 @@ interface Life {
 }
 
 const LIVES: readonly Life[] = [
-  { type: 'pv', disks: ['thin', 'raw-xfs'], live: PV_LIVE, reverts: 2 },
+  { type: 'pv', disks: ['thin', 'raw-xfs'], live: PV_LIVE, reverts: 1 },
   { type: 'pvh', disks: ['thin', 'raw-xfs'], live: true, reverts: 2 },
   { type: 'hvm', disks: ['lvm'], live: false, reverts: 1 },
 ];
