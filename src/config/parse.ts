@@ -315,7 +315,7 @@ const UNITS: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 *
 
 /** Parses `512M` or `20%`; `undefined` if it is neither. */
 function parseStoreSize(text: string): StoreSize | undefined {
-  const [, digits = '', unit = ''] = /^([0-9]{1,12})([KMGT%])$/i.exec(text) ?? [];
+  const [, digits = '', unit = ''] = /^([0-9]{1,16})([KMGT%])$/i.exec(text) ?? [];
   const count = Number(digits);
   if (unit === '%') return count >= 1 && count <= 100 ? { percent: count } : undefined;
   const bytes = count * (UNITS[unit.toUpperCase()] ?? 0);
