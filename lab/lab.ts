@@ -308,8 +308,8 @@ export class Lab {
 
   /**
    * Does a job with guests, from their start on. Under emulation a running guest may die of a triple fault at
-   * any time; once in hours the whole machine freezes, or libxl does not wait for a slow QEMU. If that
-   * happens and the job fails, it is done again, up to MAX_ATTEMPTS times in all. Any other failure counts.
+   * any time; once in hours the whole machine freezes, libxl does not wait for a slow QEMU, or a program gets an illegal
+   * instruction. If that happens and the job fails, it is done again, up to MAX_ATTEMPTS times in all. Any other failure counts.
    * @param prepare what a restarted machine needs before the job
    */
   async steadily<T>(what: string, job: () => Promise<T>, prepare?: () => Promise<void>): Promise<T> {
@@ -318,19 +318,14 @@ export class Lab {
       try {
         return await job();
       } catch (error) {
+        const text = messageOf(error);
         const frozen = !(await this.#answers());
-        const faults = frozen ? [] : this.tripleFaults().slice(before);
-        // libxl gives a device model seconds to start; a busy emulated machine sometimes takes longer.
-        const slow = /device model did not start|Destruction of domain failed/.test(messageOf(error));
-        if ((!frozen && !slow && faults.length === 0) || attempt === MAX_ATTEMPTS) {
+        const cause = frozen ? 'the machine froze' : this.#emulationFault(text, before);
+        if (cause === undefined || attempt === MAX_ATTEMPTS) {
           this.#steps.say(`${what}: logs of the failure are in ${await this.keepEvidence(what)}`);
           throw error;
         }
-        const reason = messageOf(error).split('\n', 1)[0];
-        const killed =
-          faults.length > 0 ? `emulation killed domain ${faults.join(', ')}` : 'libxl did not wait for it';
-        const cause = frozen ? 'the machine froze' : killed;
-        this.#steps.say(`${what}: ${cause} (${reason}); doing it again`);
+        this.#steps.say(`${what}: ${cause} (${text.split('\n', 1)[0]}); doing it again`);
         if (frozen) {
           await this.down();
           await this.up();
@@ -338,6 +333,22 @@ export class Lab {
         }
       }
     }
+  }
+
+  /**
+   * Finds what emulation has done to a job that failed.
+   * @param text the error
+   * @param before how many triple faults there were when the job began
+   */
+  #emulationFault(text: string, before: number): string | undefined {
+    const faults = this.tripleFaults().slice(before);
+    if (faults.length > 0) return `emulation killed domain ${faults.join(', ')}`;
+    // libxl gives a device model seconds to start; a busy emulated machine sometimes takes longer.
+    if (/device model did not start|Destruction of domain failed/.test(text))
+      return 'libxl did not wait for it';
+    // QEMU reads an instruction in parts, so one that a thread of V8 replaces at that moment is another.
+    if (/^Illegal instruction/m.test(text)) return 'emulation broke an instruction';
+    return undefined;
   }
 
   /** Returns whether dom0 answers within a minute. */
