@@ -27,7 +27,7 @@ export const defineBench: Define = (program, context, finish) => {
     .option('-q, --quiet', 'no progress')
     .addExamples(
       ['xlsnap bench guest1', 'compare snapshot-create with xl save'],
-      ['xlsnap bench guest1 --paths all --rounds 10 --report /tmp/guest1.html', 'every way, with a report'],
+      ['xlsnap bench guest1 --paths all --rounds 10 --report guest1.html', 'every way, with a report'],
     )
     .action(async (domain: string, options: BenchOptions) => {
       const { bench } = await import('../commands/bench.ts');
