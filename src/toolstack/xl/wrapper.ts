@@ -1,6 +1,6 @@
 /**
  * Installs a program `xl` for those who want to type `xl snapshot-create`: it passes the snapshot
- * commands to xlsnap, and everything else, unchanged, to the real xl. It is a shell script that replaces
+ * commands and their help to xlsnap, and everything else, unchanged, to the real xl. It is a shell script that replaces
  * itself with either (exec), so arguments, standard streams, exit codes and signals are those of that
  * program. It is only installed on request.
  */
@@ -97,14 +97,17 @@ export async function removeXlWrapper(
 }
 
 function script(xl: string, xlsnap: string): string {
+  const commands = WRAPPED_COMMANDS.join('|');
+  const program = shellQuote(xlsnap);
   return [
     '#!/bin/sh',
     MARK,
     '# Installed by: xlsnap install-xl-wrapper. To remove it: xlsnap remove-xl-wrapper',
     `case "\${1-}" in`,
-    `${WRAPPED_COMMANDS.join('|')}) exec ${shellQuote(xlsnap)} "$@" ;;`,
-    `*) exec ${shellQuote(xl)} "$@" ;;`,
+    `${commands}) exec ${program} "$@" ;;`,
+    `help) case "\${2-}" in ${commands}) exec ${program} "$@" ;; esac ;;`,
     'esac',
+    `exec ${shellQuote(xl)} "$@"`,
     '',
   ].join('\n');
 }

@@ -56,7 +56,9 @@ describe('an installed wrapper', () => {
     ['xl', ['list', '-l', '', '*', '$HOME']],
     ['xl', []],
     ['xl', ['-v', 'snapshot-create']],
-    ['xl', ['help', 'snapshot-create']],
+    ['xlsnap', ['help', 'snapshot-create']],
+    ['xl', ['help', 'list']],
+    ['xl', ['help']],
     ['xl', ['snapshot-created']],
   ])('passes to %s %j and standard input, and returns its exit code', async (who, args) => {
     await installXlWrapper(prefix, xlsnap);
