@@ -4,6 +4,7 @@ import { dirname } from 'node:path';
 import { describeProblem } from '../core/problem.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import type { DeleteDisk, DeletePlan, DeleteResult, PlannedDelete } from '../snapshot/delete/types.ts';
+import { DEFAULT_SNAPSHOT_DIR } from '../snapshot/naming.ts';
 import { diskLinesText, formatSize, plural } from './text.ts';
 
 /** What `snapshot-delete --dry-run` prints. */
@@ -74,7 +75,7 @@ function leftText({ snapshots }: DeletePlan): string | undefined {
 
 /** Tells whether snapshots are found in a directory only if it is given. */
 function isElsewhere(directory: string): boolean {
-  return ![directory, dirname(directory)].includes('/var/lib/xen/snapshots');
+  return ![directory, dirname(directory)].includes(DEFAULT_SNAPSHOT_DIR);
 }
 
 function parts(one: PlannedDelete): readonly string[] {

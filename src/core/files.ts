@@ -26,18 +26,17 @@ export async function exists(path: string): Promise<boolean> {
 
 /** Describes a file; `undefined` if there is none of that name. */
 export async function statMaybe(path: string): Promise<Stats | undefined> {
-  try {
-    return await stat(path);
-  } catch (error) {
-    if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return undefined;
-    throw error;
-  }
+  return await unlessMissing(stat(path));
 }
 
 /** Does the same without following a symbolic link. */
 export async function lstatMaybe(path: string): Promise<Stats | undefined> {
+  return await unlessMissing(lstat(path));
+}
+
+async function unlessMissing(found: Promise<Stats>): Promise<Stats | undefined> {
   try {
-    return await lstat(path);
+    return await found;
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes(errnoCode(error) ?? '')) return undefined;
     throw error;
@@ -134,13 +133,8 @@ export const RESERVE_BYTES = '.new-'.length + MARK_BYTES;
 export async function reserveFile(path: string, { mark, note }: Reservation): Promise<number> {
   const first = newPath(path, mark);
   try {
-    const { ino } = await open(first, 'wx', 0o600).then(async (file) => {
-      try {
-        return await file.stat();
-      } finally {
-        await file.close();
-      }
-    });
+    await using file = await open(first, 'wx', 0o600);
+    const { ino } = await file.stat();
     await note(ino);
     await renameNew(first, path);
     return ino;
@@ -152,14 +146,15 @@ export async function reserveFile(path: string, { mark, note }: Reservation): Pr
 
 /**
  * Removes a file that was reserved, whatever it holds by now; another program's of that name stays.
- * @param inode what was recorded; `undefined` if nothing was
+ * @param reserved `mark`: empty in journals of earlier versions, which reserved nothing; `inode`: what was recorded; `undefined`
+ * if nothing was
  * @returns whether there was one
  */
 export async function removeReserved(
   path: string,
   { mark, inode }: { readonly mark: string; readonly inode: number | undefined },
 ): Promise<boolean> {
-  const first = await removeIfPresent(newPath(path, mark));
+  const first = mark !== '' && (await removeIfPresent(newPath(path, mark)));
   if (inode === undefined || (await lstatMaybe(path))?.ino !== inode) return first;
   return (await removeIfPresent(path)) || first;
 }

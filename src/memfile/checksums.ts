@@ -163,7 +163,12 @@ function* pieces(
   }
 }
 
-async function readWhole(fd: number, buffer: Uint8Array, { from, to }: FileRange): Promise<Uint8Array> {
+/** Reads a range of a file. @throws {RangeError} If the file ends before */
+export async function readWhole(
+  fd: number,
+  buffer: Uint8Array,
+  { from, to }: FileRange,
+): Promise<Uint8Array> {
   const length = to - from;
   for (let done = 0; done < length; ) {
     const { bytesRead } = await readFd(fd, buffer, done, length - done, from + done);

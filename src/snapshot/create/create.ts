@@ -30,7 +30,7 @@ import { finishOutput, removeJournal } from './finish.ts';
 import type { CreateJournal, CreateStep } from './journal.ts';
 import { type CreateRun, type OpenOutput, openOutput, openRecord, warn } from './open.ts';
 import { findDomain, makeCreateContext } from './plan.ts';
-import { beingSavedProblem, preflightCreate } from './preflight.ts';
+import { preflightCreate, refuseSaved } from './preflight.ts';
 import { planDiskUndos, planReservationUndo, toAction, undoStored, undoTakenDisk } from './undo.ts';
 
 /** How long noting that everything is being undone may take; the guest runs by then. */
@@ -180,6 +180,8 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const { plan, domain } = context;
   const xen = await phases.step(() => host.hypervisor.version());
   const opened = await phases.run('open', () => openOutput(run, xen));
+  // Right away, so that it is closed whatever fails.
+  await using base = opened.base?.base;
   const record = await openRecord(run, opened.journal);
   const stored = storageDisks(plan);
   // Before the rounds: what the guest writes while this takes its time would be copied while it is stopped.
@@ -187,7 +189,6 @@ async function take(run: CreateRun): Promise<CreateResult> {
     await phases.run('prepare', () => prepareDisks(run, opened.journal));
   }
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
-  await using base = opened.base?.base;
   const dirty = base && new Bitmap(guest.p2mSize);
   const precopy =
     plan.precopy === undefined
@@ -347,11 +348,7 @@ async function checkLogIsOurs(
   { host, context }: CreateRun,
   options: { readonly onlyNew?: boolean } = {},
 ): Promise<void> {
-  const { domid } = context.domain;
-  const pid = await host.toolstack.saver(domid, options);
-  if (pid === undefined) return;
-  const { code, message, hint } = beingSavedProblem(pid);
-  throw new DomainError(code, message, { domid, hint });
+  await refuseSaved(host.toolstack, context.domain.domid, options);
 }
 
 /** Has the storages do everything slow, and reserves the overlays, before the memory is copied. */

@@ -61,15 +61,17 @@ export async function findDomain(host: Host, nameOrDomid: string): Promise<Domai
   const state = domid === undefined ? undefined : await host.hypervisor.domainState(domid);
   if (state !== undefined) return state;
   const named = /^\d+$/.test(nameOrDomid) ? await host.toolstack.findByName(nameOrDomid) : undefined;
-  const near = nearest(nameOrDomid, (await host.toolstack.domainNames?.()) ?? []);
   throw new DomainError('DOMAIN_NOT_FOUND', `there is no domain ${nameOrDomid}`, {
     hint:
       named === undefined
-        ? near === undefined
-          ? 'xl list shows the domains'
-          : `did you mean ${near}? xl list shows the domains`
+        ? await hintAtDomains(host, nameOrDomid)
         : `a number is a domid, as for xl; the domain of that name has domid ${named}: use that`,
   });
+}
+
+async function hintAtDomains({ toolstack }: Host, name: string): Promise<string> {
+  const near = nearest(name, (await toolstack.domainNames?.()) ?? []);
+  return `${near === undefined ? '' : `did you mean ${near}? `}xl list shows the domains`;
 }
 
 /**

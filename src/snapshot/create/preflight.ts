@@ -3,7 +3,8 @@
 import { constants } from 'node:fs';
 import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
-import { describeError, errnoCode } from '../../core/errors.ts';
+import type { Domid } from '../../core/brand.ts';
+import { DomainError, describeError, errnoCode } from '../../core/errors.ts';
 import { exists, nearestDirectory } from '../../core/files.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
@@ -14,7 +15,7 @@ import { asFinding } from '../findings.ts';
 import { isSameImage } from '../images/chain.ts';
 import { infoOf } from '../images/identity.ts';
 import { journalPathOf } from '../naming.ts';
-import type { Host } from '../ports.ts';
+import type { Host, Toolstack } from '../ports.ts';
 import { sharedProblems } from '../storage/find.ts';
 import { readTrack } from '../track/record.ts';
 import type { CreateContext } from './plan.ts';
@@ -173,6 +174,18 @@ export function beingSavedProblem(pid: number): Problem {
     message: `another program is saving or migrating the domain: libxl-save-helper, pid ${pid}`,
     hint: 'wait for it to finish',
   };
+}
+
+/** @throws {DomainError} If another program is saving or migrating the domain (`BEING_SAVED`) */
+export async function refuseSaved(
+  toolstack: Pick<Toolstack, 'saver'>,
+  domid: Domid,
+  options?: Parameters<Toolstack['saver']>[1],
+): Promise<void> {
+  const pid = await toolstack.saver(domid, options);
+  if (pid === undefined) return;
+  const { code, message, hint } = beingSavedProblem(pid);
+  throw new DomainError(code, message, { domid, hint });
 }
 
 async function checkNewFile(path: string, findings: Problem[], hint: string): Promise<void> {

@@ -246,7 +246,7 @@ function notAll(
     describeProblems(problems).map((reason) => `  - "${name}": ${reason}`),
   );
   const total = refused.length + deleted.length;
-  const message = `${refused.length} of ${total} ${total === 1 ? 'snapshot' : 'snapshots'} cannot be deleted now:\n${lines.join('\n')}`;
+  const message = `${refused.length} of ${total} snapshots cannot be deleted now:\n${lines.join('\n')}`;
   const details = { phase: 'delete', data: { deleted, refused } };
   return deleted.length === 0 && !changed
     ? new PreflightError('NOT_ALL_DELETED', message, { ...details, hint: 'nothing has been changed' })

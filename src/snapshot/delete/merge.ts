@@ -7,7 +7,7 @@ import { syncFile } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
-import type { SnapshotDisk } from '../../memfile/manifest.ts';
+import type { ExternalDisk } from '../../memfile/manifest.ts';
 import { howToRelease, isSameImage, truePath } from '../images/chain.ts';
 import { freeImages } from '../images/free.ts';
 import { overlaysOn } from '../images/overlays-on.ts';
@@ -15,8 +15,6 @@ import { waitForWorker } from '../images/worker.ts';
 import type { DomainState, Host } from '../ports.ts';
 import type { DeleteStep, DoomedOverlay } from './journal.ts';
 import { allUsersOf, type Merged, ownDomain } from './users.ts';
-
-type External = Extract<SnapshotDisk, { kind: 'external' }>;
 
 /** What is expected of the images by the time an overlay is merged. */
 interface Foreseen {
@@ -34,7 +32,7 @@ interface Foreseen {
  */
 export async function mergeObstacles(
   host: Host,
-  { vdev, base, overlay }: External,
+  { vdev, base, overlay }: ExternalDisk,
   keys: readonly string[],
   { merged = new Map(), untagged = [], switched = false }: Foreseen = {},
 ): Promise<readonly Problem[]> {
@@ -76,7 +74,7 @@ export async function mergeObstacles(
 }
 
 /** Notes which files a merge is about. @throws {Error} Node's own, if one of them is missing */
-export async function doomOverlay(disk: External): Promise<DoomedOverlay> {
+export async function doomOverlay(disk: ExternalDisk): Promise<DoomedOverlay> {
   const [{ ino: inode }, base] = await Promise.all([stat(disk.overlay), stat(disk.base)]);
   return omitUndefined({ ...disk, inode, baseInode: base.isFile() ? base.ino : undefined });
 }

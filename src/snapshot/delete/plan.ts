@@ -13,7 +13,13 @@ import {
   type FoundManifests,
   findManifests,
 } from '../../memfile/find-manifests.ts';
-import { type Manifest, readManifest, type SnapshotDisk, type StorageDisk } from '../../memfile/manifest.ts';
+import {
+  type ExternalDisk,
+  type Manifest,
+  readManifest,
+  type SnapshotDisk,
+  type StorageDisk,
+} from '../../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import { asFinding } from '../findings.ts';
 import { howToRelease, isSameImage, truePath, userOf } from '../images/chain.ts';
@@ -237,7 +243,7 @@ export async function examine(
       else disks.push(await internalDisk(subject, disk, problems, tags));
     });
   }
-  let left: readonly External[] = [];
+  let left: readonly ExternalDisk[] = [];
   if (!surroundings.merge) {
     await asFinding(problems, async () => {
       left = await mergeableLater(host, manifest);
@@ -316,8 +322,6 @@ export function refusedOf({ planned, problems }: Examined): RefusedDelete {
 }
 
 type Internal = Extract<SnapshotDisk, { kind: 'internal' }>;
-type External = Extract<SnapshotDisk, { kind: 'external' }>;
-
 async function internalDisk(
   { host, manifest, others, keys, merged }: Subject,
   disk: Internal,
@@ -409,7 +413,7 @@ async function storedDisk(
 /** Base and overlay are the disk that the domain has now. */
 async function externalDisk(
   subject: Subject,
-  disk: External,
+  disk: ExternalDisk,
   problems: Problem[],
   overlays: DoomedOverlay[],
 ): Promise<DeleteDisk> {
@@ -434,7 +438,7 @@ async function externalDisk(
 /** Why an overlay cannot be merged into its base. */
 async function mergeProblems(
   { host, manifest, others, keys, merged, before }: Subject,
-  disk: External,
+  disk: ExternalDisk,
 ): Promise<readonly Problem[]> {
   const { vdev, base, overlay } = disk;
   const problems: Problem[] = [];

@@ -7,10 +7,10 @@ import { stat } from 'node:fs/promises';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type {
   DiskIdentity,
+  ExternalDisk,
   FileIdentity,
   Manifest,
   QemuDisk,
-  SnapshotDisk,
   TagIdentity,
 } from '../../memfile/manifest.ts';
 import type { Host, ImageHost, ImageInfo } from '../ports.ts';
@@ -59,7 +59,7 @@ export async function identifyFile(path: string): Promise<FileIdentity | undefin
 /** Tells whether the base of a snapshot's disk has already been replaced or written to: nothing more can be spoilt. */
 export async function isBaseLost(
   { identities = [] }: Pick<Manifest, 'identities'>,
-  { vdev, base }: Pick<Extract<SnapshotDisk, { kind: 'external' }>, 'vdev' | 'base'>,
+  { vdev, base }: Pick<ExternalDisk, 'vdev' | 'base'>,
 ): Promise<boolean> {
   const then = identities.find((identity) => identity.vdev === vdev)?.base;
   const now = await identifyFile(base).catch(() => undefined);

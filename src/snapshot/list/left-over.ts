@@ -1,14 +1,12 @@
 /** What is left of an external snapshot that was deleted without merging its overlays: the manifest, which names them. */
 import { exists } from '../../core/files.ts';
 import type { FoundManifest } from '../../memfile/find-manifests.ts';
-import type { Manifest, SnapshotDisk } from '../../memfile/manifest.ts';
+import type { ExternalDisk, Manifest } from '../../memfile/manifest.ts';
 import { configPathOf } from '../../memfile/names.ts';
 import { baseOfOverlay, isSameImage } from '../images/chain.ts';
 import { isBaseLost } from '../images/identity.ts';
 import { journalPathOf } from '../naming.ts';
 import type { ImageHost } from '../ports.ts';
-
-type External = Extract<SnapshotDisk, { kind: 'external' }>;
 
 /** Tells whether a snapshot was deleted, and its manifest kept for its overlays. Nothing else has a manifest alone, but a create. */
 export async function isLeftOver({ memoryPath, manifest }: FoundManifest): Promise<boolean> {
@@ -27,8 +25,8 @@ export async function isLeftOver({ memoryPath, manifest }: FoundManifest): Promi
 export async function mergeableLater(
   { images }: Pick<ImageHost, 'images'>,
   manifest: Manifest,
-): Promise<readonly External[]> {
-  const found: External[] = [];
+): Promise<readonly ExternalDisk[]> {
+  const found: ExternalDisk[] = [];
   for (const disk of manifest.disks) {
     if (disk.kind !== 'external' || (await isBaseLost(manifest, disk))) continue;
     const { base, overlay } = disk;

@@ -181,15 +181,13 @@ export abstract class VolumeStorage {
   async find({ snapshot }: StorageDisk, identity: string | undefined): Promise<'there' | 'gone' | 'other'> {
     const there = await this.volumeAt(snapshot);
     if (there === undefined) return 'gone';
-    // Without an identity, at least one of ours.
-    return (identity === undefined ? isKept(there) : there.uuid === identity) ? 'there' : 'other';
+    return isMeant(there, identity) ? 'there' : 'other';
   }
 
   async remove(disk: StorageDisk, identity: string | undefined): Promise<boolean> {
-    if ((await this.find(disk, identity)) !== 'there') return false;
     const there = await this.volumeAt(disk.snapshot);
-    if (there === undefined) return false;
-    await this.volumes.remove({ ...there, uuid: identity ?? there.uuid });
+    if (there === undefined || !isMeant(there, identity)) return false;
+    await this.volumes.remove(there);
     return true;
   }
 
@@ -245,4 +243,9 @@ function deviceName(group: string, name: string): string {
  */
 function inAlphabet(name: string): string {
   return name.replaceAll(/[^A-Za-z0-9+.-]+/g, '.').slice(0, MAX_PART);
+}
+
+/** Tells whether a volume is the snapshot of that identity; without one, whether it is at least one of ours. */
+function isMeant(volume: Volume, identity: string | undefined): boolean {
+  return identity === undefined ? isKept(volume) : volume.uuid === identity;
 }

@@ -1,17 +1,13 @@
 /** Checksums of a clone of a memory file that was written to in places. */
-import { read } from 'node:fs';
-import { promisify } from 'node:util';
 import { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import { OutputError, throwIfAborted } from '../../core/errors.ts';
 import { type Extents, HoleFinder } from '../../core/extents.ts';
-import { type Checksums, type FileRange, stretches } from '../../memfile/checksums.ts';
+import { type Checksums, type FileRange, readWhole, stretches } from '../../memfile/checksums.ts';
 import { makeSummer, SUM_DIGITS, type Summer } from '../../memfile/summer.ts';
 
 /** Bytes read at a time: a multiple of a page, and few enough for the second-level cache. */
 const PIECE = 512 * 1024;
-
-const readFd = promisify(read);
 
 /** The file that was cloned. */
 export interface ClonedFile {
@@ -103,11 +99,11 @@ export class CloneSums {
         continue;
       }
       if (theirs > 0) {
-        await readWhole(this.#parent.fd, buffer.subarray(0, theirs), at);
+        await readWhole(this.#parent.fd, buffer, { from: at, to: at + theirs });
         summers.parent.add(buffer.subarray(0, theirs));
       }
       for (const run of this.#writtenRuns({ from: at, to: at + ours })) {
-        await readWhole(fd, buffer.subarray(run.from - at, run.to - at), run.from);
+        await readWhole(fd, buffer.subarray(run.from - at), run);
       }
       summers.clone.add(buffer.subarray(0, ours));
     }
@@ -147,12 +143,4 @@ export class CloneSums {
 
 function nextBlock(offset: number): number {
   return (Math.floor(offset / PAGE_SIZE) + 1) * PAGE_SIZE;
-}
-
-async function readWhole(fd: number, buffer: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < buffer.length; ) {
-    const { bytesRead } = await readFd(fd, buffer, done, buffer.length - done, position + done);
-    if (bytesRead === 0) throw new RangeError(`the file ends at ${position + done}`);
-    done += bytesRead;
-  }
 }

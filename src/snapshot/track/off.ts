@@ -1,9 +1,9 @@
 /** Ends the tracking of a guest. */
 import type { CallOptions } from '../../core/call-options.ts';
-import { DomainError, EnvironmentError } from '../../core/errors.ts';
+import { EnvironmentError } from '../../core/errors.ts';
 import type { TrackOffResult } from '../api.ts';
 import { findDomain } from '../create/plan.ts';
-import { beingSavedProblem } from '../create/preflight.ts';
+import { refuseSaved } from '../create/preflight.ts';
 import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
 import { DirtyLog } from '../guest/dirty-log.ts';
 import { endLog } from '../guest/undo.ts';
@@ -34,11 +34,7 @@ export async function stopTracking(
   const state = await findDomain(host, domain);
   checkHeld(locked.keys, state);
   const { domid, uuid, name, type } = state;
-  const pid = await host.toolstack.saver(domid);
-  if (pid !== undefined) {
-    const { code, message, hint } = beingSavedProblem(pid);
-    throw new DomainError(code, message, { domid, hint });
-  }
+  await refuseSaved(host.toolstack, domid);
   // First: whatever fails then, the next snapshot copies all memory.
   const tracked = dropTrack(host, uuid);
   await using deviceModel =
