@@ -190,7 +190,8 @@ export async function queryVdev(
 ): Promise<string | undefined> {
   try {
     const answer = await client.execute('qom-get', { path: qdev, property: 'vdev' }, limits);
-    return typeof answer === 'string' ? answer : undefined;
+    // QEMU appends the number of the partition, of a whole disk too: `xvda0`.
+    return typeof answer === 'string' ? answer.replace(/^((?:xvd|hd|sd)[a-z]+)0$/, '$1') : undefined;
   } catch (error) {
     if (error instanceof QmpCommandError) return undefined;
     throw error;

@@ -43,7 +43,7 @@ export class FakeBlockGraph {
       [...this.#jobs.keys()].map((device) => ({ device, type: 'commit', status: 'ready' })),
     'qom-get': ({ property }) => {
       if (property !== 'vdev') throw new FakeQmpRefusal(`Property '.${property}' not found`);
-      return 'xvda';
+      return 'xvda0';
     },
     'block-commit': (args, server) => this.#commit(args, server),
     'block-job-complete': ({ device }, server) => this.#complete(String(device), server),

@@ -96,7 +96,7 @@ it('commands are sent as QEMU expects them', async () => {
     transaction: ok,
     'blockdev-snapshot-delete-internal-sync': ok,
     'blockdev-del': ok,
-    'qom-get': ({ path }) => (path === '/xvda' ? 'xvda' : Promise.reject(new Error('no such property'))),
+    'qom-get': ({ path }) => (path === '/xvda' ? 'xvda0' : Promise.reject(new Error('no such property'))),
     'xen-save-devices-state': ok,
     'xen-set-global-dirty-log': ok,
   });
