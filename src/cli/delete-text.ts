@@ -1,10 +1,9 @@
 /** Texts that snapshot-delete prints. */
 
-import { dirname } from 'node:path';
 import { describeProblem } from '../core/problem.ts';
 import { shellQuote } from '../core/shell-quote.ts';
 import type { DeleteDisk, DeletePlan, DeleteResult, PlannedDelete } from '../snapshot/delete/types.ts';
-import { DEFAULT_SNAPSHOT_DIR } from '../snapshot/naming.ts';
+import { dirOptions } from '../snapshot/naming.ts';
 import { diskLinesText, formatSize, plural } from './text.ts';
 
 /** What `snapshot-delete --dry-run` prints. */
@@ -68,14 +67,11 @@ function leftText({ snapshots }: DeletePlan): string | undefined {
   const left = snapshots.filter(({ keptManifest }) => keptManifest !== undefined);
   const [first] = left;
   if (first === undefined) return undefined;
-  const directories = new Set(left.map(({ memoryPath }) => dirname(memoryPath)).filter(isElsewhere));
-  const options = [...directories].map((directory) => ` --dir ${shellQuote(directory)}`).join('');
+  const options = dirOptions(
+    {},
+    left.map(({ memoryPath }) => memoryPath),
+  );
   return `To merge what is kept, once no snapshot needs it: xlsnap snapshot-delete ${shellQuote(first.domain)} --merge${options}`;
-}
-
-/** Tells whether snapshots are found in a directory only if it is given. */
-function isElsewhere(directory: string): boolean {
-  return ![directory, dirname(directory)].includes(DEFAULT_SNAPSHOT_DIR);
 }
 
 function parts(one: PlannedDelete): readonly string[] {

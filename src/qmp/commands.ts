@@ -170,6 +170,34 @@ export async function deleteInternalSnapshot(
   await client.execute('blockdev-snapshot-delete-internal-sync', { device: node, name: tag }, limits);
 }
 
+/**
+ * Deletes a node that belongs to the monitor (`blockdev-add`), with those below it that nobody else uses.
+ * @throws {QmpCommandError} If there is no such node, or anything uses it; nothing has changed then
+ */
+export async function deleteNode(client: QmpClient, node: string, limits?: Limits): Promise<void> {
+  await client.execute('blockdev-del', { 'node-name': node }, limits);
+}
+
+/**
+ * Returns the name that the guest's configuration has for a xen-block device: `xvda`.
+ * @param qdev its QOM path or id
+ * @returns `undefined` if it is another kind of device
+ */
+export async function queryVdev(
+  client: QmpClient,
+  qdev: string,
+  limits?: Limits,
+): Promise<string | undefined> {
+  try {
+    const answer = await client.execute('qom-get', { path: qdev, property: 'vdev' }, limits);
+    // QEMU appends the number of the partition, of a whole disk too: `xvda0`.
+    return typeof answer === 'string' ? answer.replace(/^((?:xvd|hd|sd)[a-z]+)0$/, '$1') : undefined;
+  } catch (error) {
+    if (error instanceof QmpCommandError) return undefined;
+    throw error;
+  }
+}
+
 /** Who watches a job that merges an overlay. */
 export interface CommitWatch {
   /** Called about twice a second, while the job works. */
@@ -194,7 +222,8 @@ export async function commitOverlay(
   limits: Limits = {},
   watch: CommitWatch = {},
 ): Promise<void> {
-  const jobId = `commit-${node}`;
+  // QEMU names nodes `#block123` itself, and takes no such job id.
+  const jobId = `commit-${node.replace(/[^\w.-]/g, '_')}`;
   using events = client.listen(['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']);
   const args = { 'job-id': jobId, device: node, base };
   // Asked only now that we listen: a job that ends in between sends its event.

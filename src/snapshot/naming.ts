@@ -1,7 +1,8 @@
 /** Names and paths of snapshots. */
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { checkPath, checkSnapshotName } from '../config/name.ts';
 import { UsageError } from '../core/errors.ts';
+import { shellQuote } from '../core/shell-quote.ts';
 import type { Host } from './ports.ts';
 
 /** Default directory of memory files: RFC V5, `/var/lib/xen/snapshots/<domain_uuid>/<name>.save`. */
@@ -10,6 +11,17 @@ export const DEFAULT_SNAPSHOT_DIR = '/var/lib/xen/snapshots';
 /** Returns the directory of a host's snapshots. */
 export function snapshotDirOf({ snapshotDir }: Pick<Host, 'snapshotDir'>): string {
   return snapshotDir ?? DEFAULT_SNAPSHOT_DIR;
+}
+
+/**
+ * Returns the options, with a space before each, without which snapshot-list and snapshot-delete do not find these memory files:
+ * they look in the host's directory, and in those right below.
+ */
+export function dirOptions(host: Pick<Host, 'snapshotDir'>, memoryPaths: readonly string[]): string {
+  const elsewhere = memoryPaths
+    .map((path) => dirname(path))
+    .filter((directory) => ![directory, dirname(directory)].includes(snapshotDirOf(host)));
+  return [...new Set(elsewhere)].map((directory) => ` --dir ${shellQuote(directory)}`).join('');
 }
 
 /**

@@ -331,8 +331,9 @@ export interface DeviceModel extends AsyncDisposable {
   undoSnapshots(actions: readonly DiskAction[]): Promise<readonly DiskAction[]>;
   /**
    * Merges the overlay that a disk is on into its base, on which the domain continues. The domain may run in the meantime.
-   * The overlay's file stays. What an earlier call had begun, whose process was killed, is continued.
-   * @returns false if the disk is not on that overlay, and nothing was done
+   * The overlay's file stays, and the domain does not have it open any more. What an earlier call had begun, whose process was
+   * killed, is continued.
+   * @returns false if the disk is not on that overlay: then nothing was done, but closing one that an earlier call has merged
    * @throws {DiskError} If the overlay is on another image than `base` (`OTHER_IMAGE`), or QEMU fails; the disk is still on
    * the overlay then, which has all data, and the base has a part of it. So it is after an interruption
    */
@@ -351,6 +352,8 @@ export interface MergeOptions {
   readonly onProgress?: OnProgress | undefined;
   /** Awaited when all is copied, right before the domain continues on the base. If it rejects, it stays on the overlay. */
   readonly beforeSwitch?: (() => Promise<void>) | undefined;
+  /** Receives what went wrong once the domain was on the base. */
+  readonly onWarning?: ((text: string) => void) | undefined;
 }
 
 /** Receives how many bytes of how many are done; the total may grow. */

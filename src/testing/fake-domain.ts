@@ -21,6 +21,10 @@ export class FakeDomain {
   readonly inUse = new Map<string, string>();
   /** Vdevs of disks whose overlay QEMU is merging. */
   readonly jobs = new Set<string>();
+  /** The images that its QEMU was started on: vdev to path. */
+  readonly started = new Map<string, string>();
+  /** The merged overlays that its QEMU has not closed: vdev to path. It snapshots and merges no disk that has one. */
+  readonly unclosed = new Map<string, string>();
   machineStopped = false;
   /** Whether QEMU reports its own writes to Xen's dirty log. */
   machineLogs = false;
@@ -63,11 +67,19 @@ export class FakeDomain {
     for (const path of this.inUse.values()) writeImage(path, { ...readImage(path), content });
   }
 
+  /** Lets its QEMU open an image. */
+  open(vdev: string, path: string): void {
+    this.inUse.set(vdev, path);
+    this.started.set(vdev, path);
+  }
+
   /** Ends the domain, and forgets everything about it. */
   end(): void {
     this.domid = undefined;
     this.inUse.clear();
     this.jobs.clear();
+    this.started.clear();
+    this.unclosed.clear();
     Object.assign(this, {
       pauses: 0,
       suspended: false,

@@ -2,7 +2,7 @@
 import { copyFileSync, existsSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
-import { DiskError, DomainError, OutputError, throwIfAborted } from '../core/errors.ts';
+import { DiskError, DomainError, describeError, OutputError, throwIfAborted } from '../core/errors.ts';
 import type { Problem } from '../core/problem.ts';
 import type { GuestType } from '../core/xen.ts';
 import { configDisks, domainIdentity, type LibxlConfig, withImages } from '../memfile/libxl-config.ts';
@@ -240,7 +240,7 @@ export class FakeHost implements Host {
     };
     const domain = new FakeDomain(domid, config, type);
     domain.pauses = options.paused === true ? 1 : 0;
-    for (const disk of disks) domain.inUse.set(disk.vdev, disk.pdev_path);
+    for (const disk of disks) domain.open(disk.vdev, disk.pdev_path);
     this.domains.push(domain);
     return domain;
   }
@@ -263,7 +263,7 @@ export class FakeHost implements Host {
   }
 
   #build(domain: FakeDomain): void {
-    for (const { vdev, path } of configDisks(domain.config)) if (path) domain.inUse.set(vdev, path);
+    for (const { vdev, path } of configDisks(domain.config)) if (path) domain.open(vdev, path);
     domain.domid = this.#newDomid();
   }
 
@@ -802,7 +802,12 @@ export class FakeHost implements Host {
         domain.inUse.set(action.vdev, action.path);
       }
     };
+    /** xlsnap closes what an earlier merge has left. Images that a snapshot put on the disk need no such thing. */
+    const close = (vdev: string): void => {
+      domain.unclosed.delete(vdev);
+    };
     const undo = (action: DiskAction): boolean => {
+      close(action.vdev);
       if (action.kind === 'internal') return untagImage(imageOf(action.vdev), action.tag);
       if (imageOf(action.vdev) !== action.path) return false;
       domain.inUse.set(action.vdev, mergeImage(action.path) ?? '');
@@ -841,14 +846,18 @@ export class FakeHost implements Host {
             throw new DiskError('TEST', `there is a tag ${action.tag} already`);
           }
         }
-        for (const action of actions) take(action);
+        for (const action of actions) {
+          close(action.vdev);
+          take(action);
+        }
       },
       undoSnapshots: async (actions) => {
         await ask('undoSnapshots');
         return actions.filter(undo);
       },
-      mergeOverlay: async ({ vdev, overlay, base }, { signal, onProgress, beforeSwitch } = {}) => {
+      mergeOverlay: async ({ vdev, overlay, base }, { signal, onProgress, beforeSwitch, onWarning } = {}) => {
         await ask('mergeOverlay');
+        close(vdev);
         if (imageOf(vdev) !== overlay) return false;
         const { backing } = readImage(overlay);
         if (backing !== base) throw new DiskError('OTHER_IMAGE', `${overlay} is on ${backing}`);
@@ -863,7 +872,19 @@ export class FakeHost implements Host {
           mergeImage(overlay);
           domain.inUse.set(vdev, base);
           domain.jobs.delete(vdev);
+          if (domain.started.get(vdev) === overlay) domain.unclosed.set(vdev, overlay);
           await this.after('switchToBase');
+          if (domain.unclosed.has(vdev)) {
+            try {
+              await ask('closeOverlay');
+              close(vdev);
+              await this.after('closeOverlay');
+            } catch (error) {
+              if (this.dead) throw error;
+              throwIfAborted(signal);
+              onWarning?.(`${overlay} is still open: ${describeError(error)}`);
+            }
+          }
         } finally {
           // The job of a dead process stays.
           if (!this.dead) domain.jobs.delete(vdev);

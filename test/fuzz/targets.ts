@@ -14,7 +14,13 @@ import { configDisks, domainIdentity, LibxlConfigError, withImages } from '../..
 import { parseLibxlJson, printLibxlJson } from '../../src/memfile/libxl-json.ts';
 import { ManifestError, parseManifest } from '../../src/memfile/manifest.ts';
 import type { QmpClient } from '../../src/qmp/client.ts';
-import { queryBlock, queryBlockJobs, queryNamedBlockNodes, queryStatus } from '../../src/qmp/commands.ts';
+import {
+  queryBlock,
+  queryBlockJobs,
+  queryNamedBlockNodes,
+  queryStatus,
+  queryVdev,
+} from '../../src/qmp/commands.ts';
 import { QmpProtocolError } from '../../src/qmp/errors.ts';
 import { classify } from '../../src/qmp/messages.ts';
 import { LineSplitter, parseLine } from '../../src/qmp/wire.ts';
@@ -279,6 +285,10 @@ async function askWith(value: unknown): Promise<void> {
     async () => (facts.devices = await queryBlock(client)),
     async () => (facts.nodes = await queryNamedBlockNodes(client)),
     async () => (facts.jobs = (await queryBlockJobs(client)).map(({ id }) => id)),
+    async () => {
+      const vdev = await queryVdev(client, '/machine/unattached/device[2]');
+      facts.devices = facts.devices.map((device) => ({ ...device, vdev }));
+    },
     () => queryStatus(client),
   ]) {
     try {

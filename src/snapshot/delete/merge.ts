@@ -155,6 +155,7 @@ async function mergeLive(
     const done = await deviceModel.mergeOverlay(merge, {
       signal: options.signal,
       onProgress: progressOf(options),
+      onWarning: (text) => options.reporter?.log('warning', text),
       beforeSwitch: () => note({ step: 'switching', vdev, domid }),
     });
     if (!done) throw otherImage(name, domid, vdev, overlay);
@@ -163,6 +164,9 @@ async function mergeLive(
   } else if (last?.step !== 'switching' || last.domid !== domid) {
     // Another life of the domain, which was started on the base.
     throw unknownNewest(overlay, base);
+  } else {
+    // It is merged, and may still be open.
+    await deviceModel.mergeOverlay({ vdev, overlay, base });
   }
   await host.toolstack.repointDisks(domid, [{ vdev, path: base, format: baseFormat }]);
 }

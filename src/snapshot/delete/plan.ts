@@ -39,7 +39,7 @@ import type { DoomedFile, DoomedOverlay, DoomedSnapshot, DoomedTag } from './jou
 import { doomOverlay, mergeObstacles } from './merge.ts';
 import { findTag } from './steps.ts';
 import type { DeleteDisk, DeleteRequest, PlannedDelete, RefusedDelete } from './types.ts';
-import { type Merged, usersOf } from './users.ts';
+import { type Merged, ownDomain, usersOf } from './users.ts';
 
 /** What a delete is about, by names and manifests alone. */
 export interface DeleteTarget {
@@ -355,7 +355,11 @@ async function internalDisk(
     problems.push({
       code: 'IMAGE_IN_USE',
       message: `disk ${vdev}: ${user.holder} uses ${user.path}${user.path === image ? '' : `, which depends on ${image}`}: its tag cannot be deleted`,
-      hint: `${howToRelease(user)} first`,
+      // QEMU deletes tags of the image on top only. With the domain down, the base of a snapshot is refused, too.
+      hint:
+        user.path !== image && (await ownDomain(host, user, keys)) !== undefined
+          ? `delete the external snapshots above it too, with --merge; for those deleted already, run xlsnap snapshot-delete ${shellQuote(manifest.domain)} --merge first`
+          : `${howToRelease(user)} first`,
     });
   }
   if (user === undefined) {

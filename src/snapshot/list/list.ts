@@ -21,7 +21,7 @@ import type { Manifest, SnapshotDisk } from '../../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../../memfile/names.ts';
 import { readStoredConfig } from '../../memfile/verify.ts';
 import { asFinding } from '../findings.ts';
-import { journalPathOf, snapshotDirOf } from '../naming.ts';
+import { dirOptions, journalPathOf, snapshotDirOf } from '../naming.ts';
 import type { ImageHost, ImageInfo, Images } from '../ports.ts';
 import { checkDisksAtRest } from '../revert/plan.ts';
 import type { Risk } from '../risks.ts';
@@ -223,12 +223,7 @@ async function checkSnapshot(
 /** Of a snapshot that was deleted, its overlays are left. */
 async function leftOver(host: ImageHost, memoryPath: string, manifest: Manifest): Promise<Problem> {
   const overlays = (await mergeableLater(host, manifest)).map(({ overlay }) => overlay);
-  const directory = dirname(memoryPath);
-  const found = [directory, dirname(directory)].includes(snapshotDirOf(host));
-  const again = [
-    `xlsnap snapshot-delete ${shellQuote(manifest.domain)} ${shellQuote(manifest.name)}`,
-    ...(found ? [] : [`--dir ${shellQuote(directory)}`]),
-  ].join(' ');
+  const again = `xlsnap snapshot-delete ${shellQuote(manifest.domain)} ${shellQuote(manifest.name)}${dirOptions(host, [memoryPath])}`;
   return overlays.length === 0
     ? {
         code: 'OVERLAY_LEFT',

@@ -10,7 +10,6 @@ import { COMMAND_TIMEOUT_MS, QmpClient, qmpSocketPaths } from '../../qmp/client.
 import {
   type BlockDevice,
   type BlockNode,
-  commitOverlay,
   cont,
   deleteInternalSnapshot,
   queryBlock,
@@ -24,6 +23,7 @@ import { truePath } from '../../snapshot/images/chain.ts';
 import type { DeviceModel, DiskAction, MergeOptions, OverlayMerge } from '../../snapshot/ports.ts';
 import { externalAction, internalAction, type ResolvedDisk } from './disks.ts';
 import { plainPath } from './images.ts';
+import { deleteLeftNode, mergeNode } from './merge.ts';
 
 /**
  * Opens a session with the domain's QEMU.
@@ -103,6 +103,7 @@ export class QemuDeviceModel implements DeviceModel {
       return part;
     });
     const before = await this.#taken(actions);
+    for (const { vdev } of actions) await this.#deleteLeftNode(vdev);
     const overlays = await reserveOverlays(actions);
     try {
       await transaction(await this.#session(), parts, this.#limits);
@@ -122,11 +123,13 @@ export class QemuDeviceModel implements DeviceModel {
       if (disk.node === undefined) throw noNode(action.vdev);
       const node = takenOn(devices, disk, action);
       if (node === undefined) continue;
+      await this.#deleteLeftNode(action.vdev);
       const [base] = node.backingFiles;
       if (action.kind === 'internal') {
         await deleteInternalSnapshot(await this.#session(), node.nodeName, action.tag);
       } else if (base !== undefined) {
-        await commitOverlay(await this.#session(), node.nodeName, base);
+        const merge = { vdev: action.vdev, node, below: base };
+        await mergeNode(await this.#session(), merge, this.#limits);
         await rm(action.path, { force: true });
       }
       undone.push(action);
@@ -136,10 +139,11 @@ export class QemuDeviceModel implements DeviceModel {
 
   async mergeOverlay(
     { vdev, overlay, base }: OverlayMerge,
-    { signal, onProgress, beforeSwitch }: MergeOptions = {},
+    { signal, onProgress, beforeSwitch, onWarning }: MergeOptions = {},
   ): Promise<boolean> {
     const devices = await queryBlock(await this.#session(), this.#limits);
     const node = takenOn(devices, this.#disk(vdev), { kind: 'external', vdev, path: overlay });
+    await this.#deleteLeftNode(vdev);
     if (node === undefined) return false;
     const [below] = node.backingFiles;
     if (below === undefined || (await truePath(plainPath(below))) !== (await truePath(base))) {
@@ -148,12 +152,16 @@ export class QemuDeviceModel implements DeviceModel {
         `disk ${vdev}: QEMU has ${overlay} on ${below ?? 'no other image'}, not on ${base}`,
       );
     }
-    await commitOverlay(
+    await mergeNode(
       await this.#session(),
-      node.nodeName,
-      below,
+      { vdev, node, below },
+      this.#limits,
       { signal },
-      { onProgress: onProgress && (({ offset, length }) => onProgress(offset, length)), beforeSwitch },
+      {
+        onProgress: onProgress && (({ offset, length }) => onProgress(offset, length)),
+        beforeSwitch,
+        onWarning,
+      },
     );
     return true;
   }
@@ -198,6 +206,10 @@ export class QemuDeviceModel implements DeviceModel {
   async #taken(actions: readonly DiskAction[]): Promise<readonly DiskAction[]> {
     const devices = await queryBlock(await this.#session(), this.#limits);
     return actions.filter((action) => takenOn(devices, this.#disk(action.vdev), action) !== undefined);
+  }
+
+  async #deleteLeftNode(vdev: string): Promise<void> {
+    await deleteLeftNode(await this.#session(), this.#disk(vdev), this.#limits);
   }
 
   /** Returns a working session: one that broke must not keep the guest stopped, or its disks half changed. */

@@ -17,6 +17,7 @@ import {
   queryBlock,
   queryBlockJobs,
   queryNamedBlockNodes,
+  queryVdev,
   type TransactionAction,
 } from '../../qmp/commands.ts';
 import { exampleOverlay } from '../../snapshot/naming.ts';
@@ -31,6 +32,8 @@ export interface ResolvedDisk extends DomainDisk {
   readonly backend: DiskBackend | undefined;
   /** Name of the QEMU node that the guest uses; undefined if there is none, or more than one. */
   readonly node: string | undefined;
+  /** Name of a QEMU node that the disk has left: its image was merged into the one below. */
+  readonly leftNode?: string | undefined;
   /** A free node name for an overlay on this disk. */
   readonly overlayNode: string;
 }
@@ -58,9 +61,15 @@ export interface StoredDisk {
   readonly cdrom: boolean;
 }
 
+/** A drive of QEMU's. */
+export interface Drive extends BlockDevice {
+  /** Name of a xen-block device; only of one whose node has another name. */
+  readonly vdev?: string | undefined;
+}
+
 /** What QEMU says about all disks. */
 export interface BlockFacts {
-  readonly devices: readonly BlockDevice[];
+  readonly devices: readonly Drive[];
   readonly nodes: readonly BlockNode[];
   /** Ids of the block jobs. */
   readonly jobs: readonly string[];
@@ -132,11 +141,19 @@ export async function readStoredDisks(domid: number, xenstore: XenstoreAccess): 
 /** Asks QEMU for drives, nodes and jobs. */
 export async function readBlockFacts(qmp: QmpClient, limits?: Limits): Promise<BlockFacts> {
   const [devices, nodes, jobs] = await Promise.all([
-    queryBlock(qmp, limits),
+    queryBlock(qmp, limits).then((found) => Promise.all(found.map((one) => withVdev(qmp, one, limits)))),
     queryNamedBlockNodes(qmp, limits),
     queryBlockJobs(qmp, limits),
   ]);
   return { devices, nodes, jobs: jobs.map(({ id, type }) => (id === '' ? type : id)) };
+}
+
+/** Asks for the name of a xen-block device whose node does not say it: an image that was opened as a backing file. */
+async function withVdev(qmp: QmpClient, device: BlockDevice, limits?: Limits): Promise<Drive> {
+  const { qdev, inserted } = device;
+  if (device.device !== '' || qdev === undefined || inserted?.nodeName.startsWith('#') !== true)
+    return device;
+  return { ...device, vdev: await queryVdev(qmp, qdev, limits) };
 }
 
 /** Joins the three descriptions of a domain's disks. */
@@ -191,6 +208,7 @@ function resolveOne(disk: StoredDisk, vdevs: readonly string[], facts: BlockFact
     format: image?.format,
     backend,
     node: node?.nodeName,
+    leftNode: node === undefined ? undefined : findLeftNode(vdev, node, facts?.nodes ?? []),
     overlayNode,
     internal: node === undefined ? common : [...common, ...imageObstacles(vdev, node)],
     external: common,
@@ -332,25 +350,22 @@ function imageObstacles(vdev: string, node: BlockNode): Problem[] {
 
 interface Candidate {
   readonly device: string;
+  readonly vdev?: string | undefined;
   readonly inserted: BlockNode;
 }
 
 /**
  * Returns the drives that hold this disk, normally at most one of each kind. xen-block's drives have no name
- * in `device`, emulated ones do. For each kind the surest sign decides: the node's name, the image, or that
- * the image is a base.
+ * in `device`, emulated ones do. For each kind the surest sign decides: the name of the node or the device, the image, or
+ * that the image is a base.
  */
-function candidates(
-  disk: StoredDisk,
-  vdevs: readonly string[],
-  devices: readonly BlockDevice[],
-): Candidate[] {
-  const drives = devices.flatMap(({ device, inserted }) =>
-    inserted === undefined ? [] : [{ device, inserted }],
+function candidates(disk: StoredDisk, vdevs: readonly string[], devices: readonly Drive[]): Candidate[] {
+  const drives = devices.flatMap(({ device, vdev, inserted }) =>
+    inserted === undefined ? [] : [{ device, vdev, inserted }],
   );
   const path = disk.image?.path;
   const named = (drive: Candidate): string | undefined =>
-    vdevs.find((vdev) => isNodeOf(vdev, drive.inserted));
+    vdevs.find((vdev) => isNodeOf(vdev, drive.inserted) || isSameVdev(vdev, drive.vdev));
   const signs: readonly ((drive: Candidate) => boolean)[] = [
     (drive) => named(drive) === disk.vdev,
     (drive) => named(drive) === undefined && plainPath(drive.inserted.file) === path,
@@ -366,8 +381,24 @@ function candidates(
 }
 
 /** Returns whether xen-block, or xlsnap, named the node for this disk. */
-function isNodeOf(vdev: string, { nodeName, driver }: BlockNode): boolean {
-  return nodeName === `${vdev}-${driver}` || nodeName.startsWith(`xlsnap-${vdev}-`);
+function isNodeOf(vdev: string, node: BlockNode): boolean {
+  return isXenNodeOf(vdev, node) || node.nodeName.startsWith(`xlsnap-${vdev}-`);
+}
+
+/** Finds the node on which the disk began, if that is no longer a part of the disk. */
+function findLeftNode(vdev: string, top: BlockNode, nodes: readonly BlockNode[]): string | undefined {
+  const chain = [top.file, ...top.backingFiles].map(plainPath);
+  return nodes.find((node) => isXenNodeOf(vdev, node) && !chain.includes(plainPath(node.file)))?.nodeName;
+}
+
+/** Returns whether xen-block named the node for this disk. */
+function isXenNodeOf(vdev: string, { nodeName, driver }: BlockNode): boolean {
+  return nodeName === `${vdev}-${driver}`;
+}
+
+function isSameVdev(vdev: string, other: string | undefined): boolean {
+  const devid = vdevToDevid(vdev);
+  return other !== undefined && devid !== undefined && devid === vdevToDevid(other);
 }
 
 /** Makes a node name for an overlay; QEMU accepts at most 31 characters. */

@@ -95,6 +95,8 @@ it('commands are sent as QEMU expects them', async () => {
     cont: ok,
     transaction: ok,
     'blockdev-snapshot-delete-internal-sync': ok,
+    'blockdev-del': ok,
+    'qom-get': ({ path }) => (path === '/xvda' ? 'xvda0' : Promise.reject(new Error('no such property'))),
     'xen-save-devices-state': ok,
     'xen-set-global-dirty-log': ok,
   });
@@ -108,6 +110,9 @@ it('commands are sent as QEMU expects them', async () => {
   } as const;
   await commands.transaction(client, [action]);
   await commands.deleteInternalSnapshot(client, 'xvda-qcow2', 's');
+  await commands.deleteNode(client, 'xvda-qcow2');
+  expect(await commands.queryVdev(client, '/xvda')).toBe('xvda');
+  expect(await commands.queryVdev(client, '/vda')).toBeUndefined();
   await commands.cont(client);
   expect(server.received.slice(1)).toEqual([
     { execute: 'stop' },
@@ -115,6 +120,9 @@ it('commands are sent as QEMU expects them', async () => {
     { execute: 'xen-set-global-dirty-log', arguments: { enable: true } },
     { execute: 'transaction', arguments: { actions: [action] } },
     { execute: 'blockdev-snapshot-delete-internal-sync', arguments: { device: 'xvda-qcow2', name: 's' } },
+    { execute: 'blockdev-del', arguments: { 'node-name': 'xvda-qcow2' } },
+    { execute: 'qom-get', arguments: { path: '/xvda', property: 'vdev' } },
+    { execute: 'qom-get', arguments: { path: '/vda', property: 'vdev' } },
     { execute: 'cont' },
   ]);
 });

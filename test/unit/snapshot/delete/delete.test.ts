@@ -457,15 +457,41 @@ describe('what others need is refused', () => {
     expect(filesOf(host.directory)).toEqual(before);
   };
 
-  test('a tag in an image that the domain has below its overlay', async () => {
+  const overlay = (): string => `${host.directory}/e2-xvda.qcow2`;
+  const expectBelow = async (): Promise<void> => {
+    const words = `domain guest1 (domid 7) uses ${overlay()}, which depends on ${image()}`;
+    await expectRefused({ snapshots: ['i1'] }, 'IMAGE_IN_USE', words);
+    expect((await refusal({ snapshots: ['i1'] })).hint).toBe(
+      'delete the external snapshots above it too, with --merge; for those deleted already, run xlsnap snapshot-delete guest1 --merge first',
+    );
+  };
+
+  test.each([
+    ['with', ['i1', 'e2']],
+    ['after', ['i1']],
+  ])(
+    'a tag in an image that the domain has below its overlay, until that is merged: %s its snapshot',
+    async (_, named) => {
+      await take('i1');
+      await take('e2', 'external');
+      await expectBelow();
+      if (!named.includes('e2')) {
+        await remove('e2');
+        await expectBelow();
+        await deleteSnapshots(host, { domain: 'guest1', merge: true });
+      }
+      await deleteSnapshots(host, { domain: 'guest1', snapshots: named, merge: true });
+      expect({ tags: tags(), names: await names(), used: host.inUse.get('xvda') }).toEqual({
+        tags: [],
+        names: [],
+        used: image(),
+      });
+    },
+  );
+
+  test('a tag in an image that the domain had below its overlay', async () => {
     await take('i1');
     await take('e2', 'external');
-    const overlay = `${host.directory}/e2-xvda.qcow2`;
-    await expectRefused(
-      { snapshots: ['i1'] },
-      'IMAGE_IN_USE',
-      `domain guest1 (domid 7) uses ${overlay}, which depends on ${image()}`,
-    );
     // With the domain down, the image is still the base of a snapshot, or of what that has left, until it is merged.
     down();
     await expectRefused({ snapshots: ['i1'] }, 'SNAPSHOT_NEEDED', 'is the base of snapshot "e2"');

@@ -123,6 +123,43 @@ describe('a disk that can be snapshotted', () => {
     expect(disk?.overlayNode).toBe(name === 'snap1' ? 'xlsnap-xvda-1' : 'xlsnap-xvda-2');
   });
 
+  it('can be on an image that was opened as a backing file, whatever xenstore names: the device says its name', () => {
+    const drive = {
+      device: '',
+      qdev: '/machine/unattached/device[2]',
+      inserted: blockNode('#block1', '/g/e1'),
+    };
+    const image = { path: '/g/e2', format: 'qcow2' };
+    const match = (vdev?: string): ResolvedDisk | undefined =>
+      matchDisks([configured('xvda')], [stored('xvda', { image })], {
+        ...facts([]),
+        devices: [{ ...drive, vdev }],
+      })[0];
+    expect(match('xvda')).toMatchObject({ node: '#block1', path: '/g/e1' });
+    // Another name of the same device.
+    expect(match('d0p0')).toMatchObject({ node: '#block1' });
+    expect(match('xvdb')?.node).toBeUndefined();
+    expect(match()?.node).toBeUndefined();
+  });
+
+  it('may have left the node that it began on, once that was merged', () => {
+    const left = (top: BlockNode, ...more: BlockNode[]): string | undefined => {
+      const { devices, nodes } = facts([top]);
+      const all = { devices, nodes: [...nodes, ...more], jobs: [] };
+      return matchDisks([configured('xvda')], [stored('xvda')], all)[0]?.leftNode;
+    };
+    const began = blockNode('xvda-qcow2', '/g/e2', { backingFiles: ['/g/xvda.qcow2'] });
+    const base = blockNode('#block1', '/g/xvda.qcow2');
+    expect(left(base, began)).toBe('xvda-qcow2');
+    expect(left(base)).toBeUndefined();
+    expect(left(began, base)).toBeUndefined();
+    // Below an overlay, it is a part of the disk.
+    const overlay = blockNode('xlsnap-xvda-1', '/g/e3', { backingFiles: ['/g/e2', '/g/xvda.qcow2'] });
+    expect(left(overlay, began, base)).toBeUndefined();
+    // Another disk's, or another program's.
+    expect(left(base, blockNode('xvdb-qcow2', '/g/b'), blockNode('theirs', '/g/e2'))).toBeUndefined();
+  });
+
   it('is distinguished from another on the same base', () => {
     const drives = [
       blockNode('xvda-qcow2', '/g/xvda.qcow2', { backingFiles: ['/g/gold.qcow2'] }),
