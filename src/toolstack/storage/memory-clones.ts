@@ -1,5 +1,5 @@
 /** Implements the port `MemoryClones` by the ioctl FICLONE, through Node. */
-import { copyFile, constants as files, open } from 'node:fs/promises';
+import { chmod, copyFile, constants as files, open, stat } from 'node:fs/promises';
 import { OutputError } from '../../core/errors.ts';
 import type { MemoryClones } from '../../snapshot/track/clones.ts';
 import { FicloneClones, O_TMPFILE } from './clones.ts';
@@ -21,7 +21,10 @@ export class FicloneMemoryClones implements MemoryClones {
 
   async clone(from: string, to: string): Promise<void> {
     try {
+      const { mode } = await stat(to);
       await copyFile(from, to, files.COPYFILE_FICLONE_FORCE);
+      // libuv gives it that of the other file.
+      await chmod(to, mode & 0o7777);
     } catch (cause) {
       throw new OutputError('CLONE', `cannot clone to ${to}`, { cause });
     }

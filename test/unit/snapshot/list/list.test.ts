@@ -6,6 +6,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   symlinkSync,
   truncateSync,
   utimesSync,
@@ -80,6 +81,28 @@ describe('snapshots are listed', () => {
       risks: [],
     });
     expect(found.snapshots[0]?.allocatedBytes).toBeGreaterThan(0);
+  });
+
+  test('with what each shares with other files, where the file system says so', async () => {
+    const path = await take('s1');
+    expect((await list()).snapshots[0]).not.toHaveProperty('sharedBytes');
+    const allocatedBytes = statSync(path).blocks * 512;
+    for (const [answer, sharedBytes] of [
+      [undefined, undefined],
+      [0, 0],
+      [4096, 4096],
+      [2 ** 40, allocatedBytes],
+    ] as const) {
+      Object.assign(host, {
+        sharedBytes: (asked: string) => Promise.resolve(asked === path ? answer : Number.NaN),
+      });
+      const ownBytes = sharedBytes === undefined ? undefined : allocatedBytes - sharedBytes;
+      const [found] = (await list()).snapshots;
+      expect(found).toMatchObject({ allocatedBytes });
+      expect([found?.sharedBytes, found?.ownBytes]).toEqual([sharedBytes, ownBytes]);
+    }
+    rmSync(path);
+    expect((await list()).snapshots[0]).not.toHaveProperty('ownBytes');
   });
 
   test('where there is no directory, there are none', async () => {
