@@ -93,6 +93,31 @@ describe.each(['xfs', 'btrfs'])('a memory file on %s', (type) => {
     expect(await sharedSizes()(child)).toBeLessThan(16 * MIB);
   });
 
+  it('is not cloned when it is in so many extents that copying all memory is quicker', async (context) => {
+    if (missing !== undefined) return context.skip();
+    const scattered = join(directory, 'scattered.save');
+    const copy = join(directory, 'copy.save');
+    writeFileSync(scattered, content);
+    await sync(scattered);
+    writeFileSync(copy, '');
+    await clones.clone(scattered, copy);
+    await sync(copy);
+    const every = (step: number): number[] => Array.from({ length: 4096 / step }, (_, at) => at * step);
+    writePages(copy, every(64), 1);
+    await sync(copy);
+    const target = join(directory, 'target.save');
+    writeFileSync(target, '');
+    await clones.clone(copy, target);
+    writePages(copy, every(4), 1);
+    await sync(copy);
+    writeFileSync(target, '');
+    await expect(clones.clone(copy, target)).rejects.toMatchObject({
+      code: 'CLONE',
+      message: expect.stringContaining('pieces'),
+    });
+    expect(statSync(target).size).toBe(0);
+  });
+
   it('gets no answer once the time for a list is over', async (context) => {
     if (missing !== undefined) return context.skip();
     expect(await sharedSizes(0)(child)).toBeUndefined();
