@@ -18,7 +18,7 @@ import { parseConfig } from '../../../../src/config/parse.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { type ListRequest, listSnapshots, type SnapshotList } from '../../../../src/snapshot/list/list.ts';
-import type { ImageUse } from '../../../../src/snapshot/ports.ts';
+import type { ImageHost, ImageUse } from '../../../../src/snapshot/ports.ts';
 import { planRevert } from '../../../../src/snapshot/revert/revert.ts';
 import { FAKE_UUID, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
 import { failure, fastDirectory, snapshotConfig } from '../../../support/scene.ts';
@@ -41,10 +41,10 @@ async function take(name: string, config?: ReturnType<typeof snapshotConfig>): P
 }
 
 /** Only image files are asked for, and nothing of Xen. */
-async function list(request: ListRequest = {}): Promise<SnapshotList> {
+async function list(request: ListRequest = {}, more: Partial<ImageHost> = {}): Promise<SnapshotList> {
   host.calls.length = 0;
   const { images, snapshotDir } = host;
-  const found = await listSnapshots({ images, snapshotDir }, request);
+  const found = await listSnapshots({ images, snapshotDir, ...more }, request);
   expect(host.calls.filter((call) => call !== 'info')).toEqual([]);
   return found;
 }
@@ -93,11 +93,9 @@ describe('snapshots are listed', () => {
       [4096, 4096],
       [2 ** 40, allocatedBytes],
     ] as const) {
-      Object.assign(host, {
-        sharedBytes: (asked: string) => Promise.resolve(asked === path ? answer : Number.NaN),
-      });
+      const port = { sharedBytes: (asked: string) => Promise.resolve(asked === path ? answer : Number.NaN) };
       const ownBytes = sharedBytes === undefined ? undefined : allocatedBytes - sharedBytes;
-      const [found] = (await list()).snapshots;
+      const [found] = (await list({}, port)).snapshots;
       expect(found).toMatchObject({ allocatedBytes });
       expect([found?.sharedBytes, found?.ownBytes]).toEqual([sharedBytes, ownBytes]);
     }
