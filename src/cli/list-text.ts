@@ -4,7 +4,9 @@ import type { DamagedSnapshot, ListedSnapshot, SnapshotList } from '../snapshot/
 import { describeRisk } from '../snapshot/risks.ts';
 import { formatSize, localTime, table, widthOf, wrapText } from './text.ts';
 
-const HEADINGS = ['DOMAIN', 'NAME', 'CREATED', 'STATE', 'MEMORY', 'DISKS', 'REVERT'] as const;
+const HEADINGS = ['DOMAIN', 'NAME', 'CREATED', 'STATE', 'MEMORY', 'OWN', 'DISKS', 'REVERT'] as const;
+/** Place of what only a file that shares blocks with others has. */
+const OWN = HEADINGS.indexOf('OWN');
 const UNKNOWN = '?';
 
 const REVERT = { possible: 'yes', risky: 'risky', impossible: 'no' } as const;
@@ -20,12 +22,19 @@ export function snapshotListText(list: SnapshotList, columns: number | undefined
     const none = `No snapshots in ${directories.join(', ')}. For another place: xlsnap snapshot-list --dir DIR`;
     return wrapText(none, columns);
   }
-  const rows = [...damaged.map(damagedRow), ...snapshots.map(row)];
-  const [head = '', ...aligned] = table([HEADINGS, ...rows.map(({ cells }) => cells)], 'left');
+  const isShared = snapshots.some(({ sharedBytes = 0 }) => sharedBytes > 0);
+  const shown = (cells: readonly string[]): readonly string[] =>
+    isShared ? cells : cells.filter((_, at) => at !== OWN);
+  const headings = shown(HEADINGS);
+  const rows = [...damaged.map(damagedRow), ...snapshots.map(row)].map(({ cells, reasons }) => ({
+    cells: shown(cells),
+    reasons,
+  }));
+  const [head = '', ...aligned] = table([headings, ...rows.map(({ cells }) => cells)], 'left');
   const narrow = columns !== undefined && [head, ...aligned].some((line) => widthOf(line) > columns);
   const lines = narrow ? [] : [head];
   for (const [at, { cells, reasons }] of rows.entries()) {
-    lines.push(...(narrow ? blockLines(cells, columns) : [aligned[at] ?? '']));
+    lines.push(...(narrow ? blockLines(headings, cells, columns) : [aligned[at] ?? '']));
     for (const reason of reasons) lines.push(wrapText(`  ${reason}`, columns));
   }
   return lines.join('\n');
@@ -37,12 +46,21 @@ interface Row {
 }
 
 function row(one: ListedSnapshot): Row {
-  const { domain, name, created, state, allocatedBytes, disks, revert, problems, risks } = one;
+  const { domain, name, created, state, allocatedBytes, ownBytes, disks, revert, problems, risks } = one;
   const left = problems.some(({ code }) => code === 'OVERLAY_LEFT');
   const memory = allocatedBytes === undefined ? (left ? 'deleted' : 'missing') : formatSize(allocatedBytes);
   const kinds = disks.map(({ vdev, kind }) => `${vdev} ${kind}`).join(', ');
   return {
-    cells: [domain, name, localTime(created), state, memory, kinds === '' ? 'none' : kinds, REVERT[revert]],
+    cells: [
+      domain,
+      name,
+      localTime(created),
+      state,
+      memory,
+      ownBytes === undefined ? UNKNOWN : formatSize(ownBytes),
+      kinds === '' ? 'none' : kinds,
+      REVERT[revert],
+    ],
     reasons: [...problems.map(describeProblem), ...risks.map(describeRisk)].flatMap((reason) =>
       reason.split('\n'),
     ),
@@ -50,13 +68,17 @@ function row(one: ListedSnapshot): Row {
 }
 
 function damagedRow({ domain, name, message }: DamagedSnapshot): Row {
-  const cells = [domain ?? UNKNOWN, name, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, REVERT.impossible];
+  const cells = [domain ?? UNKNOWN, name, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, REVERT.impossible];
   return { cells, reasons: [message] };
 }
 
 /** One snapshot, where there is no room for a table. */
-function blockLines(cells: readonly string[], columns: number): readonly string[] {
+function blockLines(
+  headings: readonly string[],
+  cells: readonly string[],
+  columns: number,
+): readonly string[] {
   const [domain = '', name = '', ...rest] = cells;
-  const facts = rest.map((cell, at) => `${(HEADINGS[at + 2] ?? '').toLowerCase()}: ${cell}`);
+  const facts = rest.map((cell, at) => `${(headings[at + 2] ?? '').toLowerCase()}: ${cell}`);
   return [`${domain} ${name}`, ...facts.map((fact) => `  ${fact}`)].map((line) => wrapText(line, columns));
 }

@@ -500,6 +500,11 @@ export interface ImageHost {
   readonly snapshotDir?: string;
   /** As in `Toolstack`, where that can be known; none if no domain runs. */
   readonly imagesInUse?: () => Promise<readonly ImageUse[]>;
+  /**
+   * How many bytes of a file are shared with other files, by reflinks; undefined where that is not known, or takes too long to
+   * find out. Default: unknown.
+   */
+  readonly sharedBytes?: (path: string) => Promise<number | undefined>;
 }
 
 /** All ports together. */

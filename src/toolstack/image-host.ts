@@ -4,6 +4,7 @@ import { XenstoreClient } from '../xenstore/client.ts';
 import { XenstoreError } from '../xenstore/errors.ts';
 import { imagesInUse } from './libxl/images-in-use.ts';
 import { QemuImages } from './qemu/images.ts';
+import { sharedSizes } from './storage/shared-size.ts';
 import { shippedStorages } from './storage/shipped.ts';
 
 /** Makes the host of image files, by qemu-img. It works on any machine, without Xen. */
@@ -12,6 +13,7 @@ export function imageHost(options: { readonly signal?: AbortSignal } = {}): Imag
     images: new QemuImages(options),
     storages: shippedStorages(),
     imagesInUse: () => imagesOfDomains(options),
+    sharedBytes: sharedSizes(),
   };
 }
 

@@ -221,13 +221,15 @@ export const FOREIGNMEMORY = declare({
 /** The C library of the process itself. */
 export const LIBC = declare({
   soname: '',
-  headers: ['stdio.h', 'string.h', 'sys/file.h', 'unistd.h'],
+  headers: ['stdio.h', 'string.h', 'sys/file.h', 'sys/ioctl.h', 'unistd.h'],
   functions: {
     // NULL with errno. Freed by fclose.
     fopen: { result: 'FILE *', parameters: ['const char *', 'const char *'] },
     fclose: { result: 'int', parameters: ['FILE *'] },
     // Returns 0, or -1: EWOULDBLOCK if another process holds the lock and LOCK_NB was given.
     flock: { result: 'int', parameters: ['int', 'int'] },
+    // Returns 0, or -1 with errno: ENOTTY, EOPNOTSUPP if the file system has no such call.
+    ioctl: { result: 'int', parameters: ['int', 'unsigned long', '...'] },
     // Returns 0 if they are equal.
     memcmp: { result: 'int', parameters: ['const void *', 'const void *', 'size_t'] },
     memcpy: { result: 'void *', parameters: ['void *', 'const void *', 'size_t'] },

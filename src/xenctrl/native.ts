@@ -143,6 +143,8 @@ const SCALARS: Readonly<Record<string, string>> = {
 
 function koffiType(type: string): string {
   if (type === 'const char *') return type;
+  // One pointer: on x86-64 it is passed like a declared parameter.
+  if (type === '...') return 'void *';
   if (type.endsWith('*')) return 'void *';
   const scalar = SCALARS[type];
   if (scalar === undefined) throw new TypeError(`no koffi type for ${type}`);

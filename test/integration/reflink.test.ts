@@ -2,46 +2,28 @@
 import { execFileSync } from 'node:child_process';
 import {
   appendFileSync,
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   statSync,
-  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { describeError } from '../../src/core/errors.ts';
 import type { StorageDisk } from '../../src/memfile/manifest.ts';
 import type { RevertSteps } from '../../src/snapshot/storage/port.ts';
 import { ReflinkStorage } from '../../src/snapshot/storage/reflink.ts';
 import { FicloneClones } from '../../src/toolstack/storage/clones.ts';
+import { mount, unmountAll } from '../support/mounts.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'xlsnap-reflink-'));
-const mounted: string[] = [];
 afterAll(() => {
-  for (const at of mounted) execFileSync('umount', [at]);
+  unmountAll();
   rmSync(scratch, { recursive: true });
 });
-
-/** Mounts a new file system. @returns why that is not possible here */
-function mount(type: string, at: string): string | undefined {
-  try {
-    mkdirSync(at);
-    writeFileSync(`${at}.img`, '');
-    truncateSync(`${at}.img`, 400 * 2 ** 20);
-    execFileSync(`mkfs.${type}`, ['-q', `${at}.img`], { stdio: 'pipe' });
-    execFileSync('mount', ['-o', 'loop', `${at}.img`, at], { stdio: 'pipe' });
-    mounted.push(at);
-    return undefined;
-  } catch (error) {
-    return describeError(error).split('\n')[0];
-  }
-}
 
 const storage = new ReflinkStorage(new FicloneClones());
 const steps: RevertSteps = { mark: '20261127-000000-abcdef', checkFree: () => Promise.resolve() };

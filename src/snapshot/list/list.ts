@@ -66,6 +66,10 @@ export interface ListedSnapshot {
   readonly fileBytes: number;
   /** Bytes that the file system has allocated for it. Absent if it is missing. */
   readonly allocatedBytes?: number;
+  /** How many of these are shared with other files, such as snapshots of a tracked guest. Absent if the file system does not say. */
+  readonly sharedBytes?: number;
+  /** How many of them are not shared: what deleting the snapshot would free. Absent with `sharedBytes`. */
+  readonly ownBytes?: number;
   readonly disks: readonly SnapshotDisk[];
   /**
    * `possible`: nothing that can be known without Xen prevents a revert. `risky`: it needs `accept` or `force`. `impossible`:
@@ -161,6 +165,7 @@ async function listed(
   const { name, description, domain, uuid, created, state, type, disks } = manifest;
   const configPath = configPathOf(memoryPath);
   const file = await stat(memoryPath).catch(() => undefined);
+  const shared = file === undefined ? undefined : await host.sharedBytes?.(memoryPath);
   const { problems, risks } = await checkSnapshot(host, one, found);
   return {
     name,
@@ -174,12 +179,22 @@ async function listed(
     ...((await exists(configPath)) ? { configPath } : {}),
     manifestPath: manifestPathOf(memoryPath),
     fileBytes: manifest.memory.bytes,
-    ...(file === undefined ? {} : { allocatedBytes: file.blocks * 512 }),
+    ...(file === undefined ? {} : sizesOf(file.blocks * 512, shared)),
     disks,
     revert: problems.length > 0 ? 'impossible' : risks.length > 0 ? 'risky' : 'possible',
     problems,
     risks,
   };
+}
+
+/** Blocks that are reserved or not yet written have no extent: what is shared may be more than what is allocated. */
+function sizesOf(
+  allocatedBytes: number,
+  shared: number | undefined,
+): Pick<ListedSnapshot, 'allocatedBytes' | 'sharedBytes' | 'ownBytes'> {
+  if (shared === undefined) return { allocatedBytes };
+  const sharedBytes = Math.min(shared, allocatedBytes);
+  return { allocatedBytes, sharedBytes, ownBytes: allocatedBytes - sharedBytes };
 }
 
 /** What a revert to a snapshot would say, as far as it can be known without Xen and without reading all of its memory. */
@@ -289,12 +304,13 @@ async function identityOf(memoryPath: string): Promise<{ name: string; uuid: str
 
 /** Asks for each image once, and once who uses which: many snapshots may be in one. */
 function askingOnce(host: ImageHost): ImageHost {
-  const { storages, snapshotDir } = host;
+  const { storages, snapshotDir, sharedBytes } = host;
   let asked: ReturnType<NonNullable<ImageHost['imagesInUse']>> | undefined;
   return omitUndefined({
     images: remembering(host.images),
     storages,
     snapshotDir,
+    sharedBytes,
     imagesInUse: host.imagesInUse && (() => (asked ??= host.imagesInUse?.() ?? Promise.resolve([]))),
   });
 }

@@ -8,8 +8,8 @@ export interface MemoryClones {
    */
   obstacle(directory: string): Promise<string | undefined>;
   /**
-   * Gives `to`, an empty file, the content and the mode of `from`: it shares its blocks.
-   * @throws {OutputError} If it cannot (`CLONE`); then it is still empty
+   * Gives `to`, an empty file, the content of `from`: it shares its blocks.
+   * @throws {OutputError} If it cannot, or copying all memory would take less time (`CLONE`); then it is still empty
    */
   clone(from: string, to: string): Promise<void>;
 }

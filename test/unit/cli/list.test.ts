@@ -94,6 +94,23 @@ describe('the table', () => {
     }
   });
 
+  test('has what only a snapshot has, if any shares blocks with others, in 80 columns', () => {
+    const [gone, paused, last] = snapshotList.snapshots;
+    if (gone === undefined || paused === undefined || last === undefined) throw new Error('no samples');
+    const some = [
+      { ...gone, disks: [] },
+      { ...last, sharedBytes: 200 * 1024, ownBytes: 100 * 1024 },
+    ];
+    const lines = snapshotListText({ ...snapshotList, snapshots: some, damaged: [] }, 80).split('\n');
+    expect(lines[0]).toMatch(/ MEMORY {3}OWN {6}DISKS {2}REVERT$/);
+    expect(lines[1]).toMatch(/ missing {2}\? {8}none {3}no$/);
+    expect(lines.at(-1)).toMatch(/ 300 KiB {2}100 KiB {2}none {3}yes$/);
+    const unshared = [{ ...last, sharedBytes: 0, ownBytes: 300 * 1024 }];
+    expect(snapshotListText({ ...snapshotList, snapshots: unshared }, 80)).not.toContain('OWN');
+    const narrow = snapshotListText({ ...snapshotList, snapshots: some }, 30);
+    expect(narrow).toContain('\n  own: 100 KiB\n');
+  });
+
   test('says where it looked if there is nothing', () => {
     const nothing = { directories: ['/a', '/b'], snapshots: [], damaged: [] };
     for (const line of snapshotListText(nothing, 40).split('\n')) expect(line.length).toBeLessThanOrEqual(40);

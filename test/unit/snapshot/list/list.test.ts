@@ -6,6 +6,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   symlinkSync,
   truncateSync,
   utimesSync,
@@ -17,7 +18,7 @@ import { parseConfig } from '../../../../src/config/parse.ts';
 import { toDomid } from '../../../../src/core/brand.ts';
 import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
 import { type ListRequest, listSnapshots, type SnapshotList } from '../../../../src/snapshot/list/list.ts';
-import type { ImageUse } from '../../../../src/snapshot/ports.ts';
+import type { ImageHost, ImageUse } from '../../../../src/snapshot/ports.ts';
 import { planRevert } from '../../../../src/snapshot/revert/revert.ts';
 import { FAKE_UUID, FakeHost, readImage, writeImage } from '../../../../src/testing/fake-host.ts';
 import { failure, fastDirectory, snapshotConfig } from '../../../support/scene.ts';
@@ -40,10 +41,10 @@ async function take(name: string, config?: ReturnType<typeof snapshotConfig>): P
 }
 
 /** Only image files are asked for, and nothing of Xen. */
-async function list(request: ListRequest = {}): Promise<SnapshotList> {
+async function list(request: ListRequest = {}, more: Partial<ImageHost> = {}): Promise<SnapshotList> {
   host.calls.length = 0;
   const { images, snapshotDir } = host;
-  const found = await listSnapshots({ images, snapshotDir }, request);
+  const found = await listSnapshots({ images, snapshotDir, ...more }, request);
   expect(host.calls.filter((call) => call !== 'info')).toEqual([]);
   return found;
 }
@@ -80,6 +81,26 @@ describe('snapshots are listed', () => {
       risks: [],
     });
     expect(found.snapshots[0]?.allocatedBytes).toBeGreaterThan(0);
+  });
+
+  test('with what each shares with other files, where the file system says so', async () => {
+    const path = await take('s1');
+    expect((await list()).snapshots[0]).not.toHaveProperty('sharedBytes');
+    const allocatedBytes = statSync(path).blocks * 512;
+    for (const [answer, sharedBytes] of [
+      [undefined, undefined],
+      [0, 0],
+      [4096, 4096],
+      [2 ** 40, allocatedBytes],
+    ] as const) {
+      const port = { sharedBytes: (asked: string) => Promise.resolve(asked === path ? answer : Number.NaN) };
+      const ownBytes = sharedBytes === undefined ? undefined : allocatedBytes - sharedBytes;
+      const [found] = (await list({}, port)).snapshots;
+      expect(found).toMatchObject({ allocatedBytes });
+      expect([found?.sharedBytes, found?.ownBytes]).toEqual([sharedBytes, ownBytes]);
+    }
+    rmSync(path);
+    expect((await list()).snapshots[0]).not.toHaveProperty('ownBytes');
   });
 
   test('where there is no directory, there are none', async () => {
