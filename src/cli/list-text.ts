@@ -36,9 +36,7 @@ export function snapshotListText(list: SnapshotList, columns: number | undefined
   for (const [at, { cells, reasons }] of rows.entries()) {
     const [domain = '', name = '', ...facts] = cells;
     const titles = headings.slice(2).map((heading) => heading.toLowerCase());
-    lines.push(
-      ...(narrow ? blockLines(`${domain} ${name}`, titles, facts, columns) : [aligned[at] ?? '']),
-    );
+    lines.push(...(narrow ? blockLines(`${domain} ${name}`, titles, facts, columns) : [aligned[at] ?? '']));
     for (const reason of reasons) lines.push(wrapText(`  ${reason}`, columns));
   }
   return lines.join('\n');
