@@ -14,8 +14,9 @@ import {
   PreflightError,
   throwIfAborted,
 } from '../core/errors.ts';
-import { makeDirectory, syncDirectory, unmakeDirectory } from '../core/files.ts';
+import { makeDirectory, syncDirectory, syncFile, unmakeDirectory } from '../core/files.ts';
 import { type Reporter, silentReporter } from '../core/reporter.ts';
+import { shellQuote } from '../core/shell-quote.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
 import { configPathOf, manifestPathOf } from '../memfile/names.ts';
 import { verifyMemoryFile } from '../memfile/verify.ts';
@@ -23,15 +24,19 @@ import { findLiveDomain } from '../snapshot/create/plan.ts';
 import { beingSavedProblem } from '../snapshot/create/preflight.ts';
 import { domainKeys } from '../snapshot/domain-lock.ts';
 import { DEFAULT_SNAPSHOT_DIR } from '../snapshot/naming.ts';
-
 import type { DomainState, Host } from '../snapshot/ports.ts';
+import { stopTracking } from '../snapshot/track/off.ts';
+import { trackingObstacle } from '../snapshot/track/plan.ts';
+import { readTrack } from '../snapshot/track/record.ts';
 import type { CommandRun, CommandRunner } from './command.ts';
 import { GuestWatch, stopOf } from './guest-watch.ts';
 import { describeMachine, load } from './machine.ts';
 import { roundOrder } from './order.ts';
 import { ownFailure, readOwnResult } from './own-result.ts';
-import { type BenchPath, baselineOf, commandOf } from './paths.ts';
+import { type BenchPath, baselineOf, commandOf, type RunFiles } from './paths.ts';
+import { pairedRatios, stoppedSeconds } from './ratios.ts';
 import { type Summary, summarise } from './statistics.ts';
+import { bytesWritten, findStorage, type Storage } from './storage.ts';
 import type { BenchFailure, BenchRequest, BenchResult, BenchRun, PathResult, SeenStop } from './types.ts';
 import { warmPageCache } from './warm.ts';
 
@@ -42,6 +47,8 @@ const OTHERS_MS = 60_000;
 const POLL_MS = 100;
 /** Disk space per byte of guest memory: the page cache's file takes 1.5, a memory file slightly more than 1. */
 const SPACE_FACTOR = 1.6;
+/** With a second memory file, that of a tracked snapshot's parent. */
+const TRACKED_SPACE_FACTOR = 2.7;
 
 /**
  * Runs save paths of a running domain against each other, in rounds. Each run saves the memory alone, to a file that is
@@ -50,7 +57,7 @@ const SPACE_FACTOR = 1.6;
  *
  * @param runCommand `measureCommand`, or a test's replacement
  * @throws {DomainError} If the domain does not exist, is paused, or ends during the bench.
- * @throws {PreflightError} If the disk lacks the space.
+ * @throws {PreflightError} If the disk lacks the space, or a path is `tracked` and the domain cannot be.
  * @throws {OutputError} If a directory cannot be created.
  * @throws {InterruptedError} If the signal is aborted.
  */
@@ -69,9 +76,11 @@ export async function runBench(
     });
   }
   const parent = resolve(request.directory ?? DEFAULT_SNAPSHOT_DIR);
+  const tracked = request.paths.some(({ mode }) => mode === 'tracked');
+  if (tracked) await checkTracking(host, parent, domain);
   const made = await makeDirectory(parent);
   try {
-    await checkRoom(parent, domain);
+    await checkRoom(parent, domain, tracked ? TRACKED_SPACE_FACTOR : SPACE_FACTOR);
     const directory = await mkdtemp(join(parent, 'xlsnap-bench-'));
     try {
       return await new Bench(host, runCommand, request, options, domain, directory).run();
@@ -83,9 +92,18 @@ export async function runBench(
   }
 }
 
-async function checkRoom(directory: string, domain: DomainState): Promise<void> {
+async function checkTracking(host: Host, directory: string, { domid, type }: DomainState): Promise<void> {
+  const obstacle = await trackingObstacle(host, type, join(directory, 'memory'));
+  if (obstacle === undefined) return;
+  throw new PreflightError('BENCH_TRACK', `the path tracked cannot be measured: ${obstacle}`, {
+    domid,
+    hint: 'omit it from --paths, or choose another --dir if the file system is the reason',
+  });
+}
+
+async function checkRoom(directory: string, domain: DomainState, factor: number): Promise<void> {
   const { bavail, bsize } = await statfs(directory);
-  const wanted = domain.memoryBytes * SPACE_FACTOR;
+  const wanted = domain.memoryBytes * factor;
   if (bavail * bsize >= wanted) return;
   throw new PreflightError(
     'NO_ROOM',
@@ -109,6 +127,9 @@ class Bench {
   readonly #runs: BenchRun[] = [];
   readonly #failures: BenchFailure[] = [];
   readonly #warnings: string[] = [];
+  #storage: Storage = { fileSystem: 'unknown', device: undefined };
+  /** A run has left the guest tracked. */
+  #tracked = false;
 
   constructor(
     host: Host,
@@ -133,6 +154,8 @@ class Bench {
     const started = new Date();
     const startMs = performance.now();
     const loadBefore = load();
+    this.#storage = await findStorage(this.#directory);
+    await this.#endEarlierTracking();
     const total = paths.length * (rounds + 1);
     let done = 0;
     for (let round = 0; round <= rounds; round++) {
@@ -160,7 +183,7 @@ class Bench {
       started: started.toISOString(),
       totalSeconds: (performance.now() - startMs) / 1000,
       rounds,
-      machine: { ...(await describeMachine(this.#directory)), loadBefore, loadAfter: load() },
+      machine: { ...(await describeMachine(this.#storage)), loadBefore, loadAfter: load() },
       xen: await this.#host.hypervisor.version(),
       node: process.version,
       version,
@@ -186,26 +209,28 @@ class Bench {
       this.#failures.push({ path: path.name, round, message });
       this.#reporter.log('warning', `path ${path.name}: ${message}`);
     } finally {
-      await this.#settle();
+      try {
+        await this.#settle();
+      } finally {
+        await this.#endTracking();
+      }
     }
   }
 
   async #measure(path: BenchPath, round: number): Promise<BenchRun> {
-    const { own, createOptions } = this.#request;
-    const memory = join(this.#directory, 'memory');
-    const files = { memory, config: join(this.#directory, 'cfg') };
+    const files = this.#files('memory');
+    const parent = this.#files('parent');
+    const { memory } = files;
     const { signal } = this.#options;
     const limits = { signal };
     try {
-      // Without disks, so that no snapshot is left in them.
-      await writeFile(
-        files.config,
-        printConfig({ name: 'bench', memoryPath: memory, disks: [] }, 'xlsnap bench'),
-      );
+      if (path.mode === 'tracked') await this.#createParent(path, parent);
+      await this.#writeConfig(files);
       await warmPageCache(join(this.#directory, 'warm'), this.#domain.memoryBytes, signal);
       throwIfAborted(signal);
+      const writtenBefore = round === 0 ? await this.#written(this.#directory) : undefined;
       await using watch = new GuestWatch(this.#host.hypervisor, this.#domid);
-      let run = await this.#runCommand(commandOf(path, own, this.#domid, files, createOptions), {
+      let run = await this.#runCommand(this.#commandOf(path, files), {
         directory: this.#directory,
         ...limits,
         // xl would leave the guest suspended.
@@ -215,19 +240,98 @@ class Bench {
       const stop = stopOf(await watch.end(), run.startedMs);
       throwIfAborted(signal);
       if (run.status !== 0) throw commandError(path, run);
+      const found = figures(path, run, stop);
+      const writtenAfter = writtenBefore === undefined ? undefined : await this.#written(memory);
       if (round === 0) await verifyMemoryFile(memory, limits);
-      return { path: path.name, round, ...figures(path, run, stop), ...(await sizesOf(memory)) };
+      return {
+        path: path.name,
+        round,
+        ...found,
+        ...(await sizesOf(memory)),
+        ...(writtenBefore === undefined || writtenAfter === undefined
+          ? {}
+          : { writtenBytes: writtenAfter - writtenBefore }),
+      };
     } finally {
-      for (const file of [
-        memory,
-        `${memory}.partial`,
-        configPathOf(memory),
-        manifestPathOf(memory),
-        files.config,
-      ]) {
-        await rm(file, { force: true });
+      for (const { memory: file, config } of [files, parent]) {
+        const beside = [`${file}.partial`, configPathOf(file), manifestPathOf(file)];
+        for (const one of [file, ...beside, config]) await rm(one, { force: true });
       }
     }
+  }
+
+  #files(name: string): RunFiles {
+    return { memory: join(this.#directory, name), config: join(this.#directory, `${name}-cfg`) };
+  }
+
+  #commandOf(path: BenchPath, files: RunFiles): readonly string[] {
+    const { own, createOptions } = this.#request;
+    return commandOf(path, own, this.#domid, files, createOptions);
+  }
+
+  /** Without disks, so that no snapshot is left in them. */
+  async #writeConfig({ config, memory }: RunFiles): Promise<void> {
+    await writeFile(config, printConfig({ name: 'bench', memoryPath: memory, disks: [] }, 'xlsnap bench'));
+  }
+
+  /** Takes the snapshot that a tracked one begins with. Each run has its own, since `xl save` and `live` end the tracking. */
+  async #createParent(path: BenchPath, files: RunFiles): Promise<void> {
+    const { signal } = this.#options;
+    await this.#writeConfig(files);
+    this.#tracked = true;
+    // On the disk: cloning would wait for that.
+    const run = await this.#runCommand(this.#commandOf({ ...path, sync: true }, files), {
+      directory: this.#directory,
+      signal,
+      endsTidily: true,
+    });
+    throwIfAborted(signal);
+    if (run.status !== 0) throw commandError(path, run);
+    const { tracking, warnings } = readOwnResult(run.stdout);
+    if (!tracking) {
+      throw new EnvironmentError('BENCH_FULL', warnings.at(-1) ?? 'snapshot-create did not track the guest');
+    }
+  }
+
+  /** Waits until a file is on the disk, and reads how much has been written to that. */
+  async #written(path: string): Promise<number | undefined> {
+    const { device } = this.#storage;
+    if (device === undefined) return undefined;
+    await syncFile(path);
+    await syncDirectory(this.#directory);
+    return await bytesWritten(device);
+  }
+
+  /** Ends the tracking of a guest that was tracked before the bench: what runs here would end it, and copy less until then. */
+  async #endEarlierTracking(): Promise<void> {
+    if (readTrack(this.#host, this.#domain.uuid) === undefined) return;
+    if (this.#request.paths.every(({ mode }) => mode === 'paused')) return;
+    this.#tracked = true;
+    await this.#endTracking();
+    this.#warn('the guest was tracked, and is not any more: its next snapshot copies all memory');
+  }
+
+  /** @throws {EnvironmentError} If that fails: other paths would be measured wrongly */
+  async #endTracking(): Promise<void> {
+    if (!this.#tracked) return;
+    try {
+      await stopTracking(this.#host, String(this.#domid));
+    } catch (cause) {
+      // Nothing is tracked in a domain that no longer exists.
+      if (cause instanceof DomainError && cause.code === 'DOMAIN_NOT_FOUND') return;
+      const { name } = this.#domain;
+      throw new EnvironmentError('BENCH_TRACKED', `the tracking of domain ${name} could not be ended`, {
+        domid: this.#domid,
+        cause,
+        hint: `run: xlsnap track off ${shellQuote(name)}`,
+      });
+    }
+    this.#tracked = false;
+  }
+
+  #warn(warning: string): void {
+    this.#warnings.push(warning);
+    this.#reporter.log('warning', warning);
   }
 
   /**
@@ -259,9 +363,7 @@ class Bench {
     }
     await this.#host.hypervisor.resume(this.#domid);
     await this.#host.hypervisor.announceResume(this.#domid);
-    const warning = 'the guest had been left suspended, and was resumed';
-    this.#warnings.push(warning);
-    this.#reporter.log('warning', warning);
+    this.#warn('the guest had been left suspended, and was resumed');
   }
 
   /** @throws {DomainError} If the domain no longer exists */
@@ -308,18 +410,17 @@ function commandError(path: BenchPath, { status, stderr }: CommandRun): Environm
   );
 }
 
-type Figures = Omit<BenchRun, 'path' | 'round' | 'fileBytes' | 'allocatedBytes'>;
+type Figures = Omit<BenchRun, 'path' | 'round' | 'fileBytes' | 'allocatedBytes' | 'writtenBytes'>;
 
 function figures(path: BenchPath, run: CommandRun, stop: SeenStop | undefined): Figures {
   const { wallSeconds, userSeconds, systemSeconds, peakBytes } = run;
-  return {
-    wallSeconds,
-    userSeconds,
-    systemSeconds,
-    peakBytes,
-    stop,
-    ...(path.mode === 'xl-save' ? { phases: seenPhases(wallSeconds, stop) } : readOwnResult(run.stdout)),
-  };
+  const seen = { wallSeconds, userSeconds, systemSeconds, peakBytes, stop };
+  if (path.mode === 'xl-save') return { ...seen, phases: seenPhases(wallSeconds, stop) };
+  const { full, tracking, warnings, ...reported } = readOwnResult(run.stdout);
+  if (path.mode === 'tracked' && full !== undefined) {
+    throw new EnvironmentError('BENCH_FULL', `snapshot-create copied all memory: ${full}`);
+  }
+  return { ...seen, ...reported };
 }
 
 /** The phases of a program that reports none itself, as seen from outside. */
@@ -339,16 +440,10 @@ async function sizesOf(path: string): Promise<{ fileBytes: number; allocatedByte
 }
 
 function resultOf(path: BenchPath, paths: readonly BenchPath[], all: readonly BenchRun[]): PathResult {
-  const runsOf = (name: string | undefined): readonly BenchRun[] =>
-    all.filter((run) => run.path === name && run.round > 0);
-  const runs = runsOf(path.name);
-  const baseline = baselineOf(path, paths);
-  const against = runsOf(baseline?.name);
-  const ratio = (value: (run: BenchRun) => number): readonly number[] =>
-    runs.flatMap((run) => {
-      const other = against.find(({ round }) => round === run.round);
-      return other === undefined || value(other) === 0 ? [] : [value(run) / value(other)];
-    });
+  const runs = all.filter((run) => run.path === path.name && run.round > 0);
+  const baseline = baselineOf(path, paths)?.name;
+  const ratios = (value: (run: BenchRun) => number | undefined): readonly number[] =>
+    pairedRatios(all, path.name, baseline, value);
   const cpu = (run: BenchRun): number => run.userSeconds + run.systemSeconds;
   const lists = {
     wallSeconds: runs.map((run) => run.wallSeconds),
@@ -359,16 +454,28 @@ function resultOf(path: BenchPath, paths: readonly BenchPath[], all: readonly Be
     downtimeSeconds: runs.flatMap(({ downtimeSeconds }) => downtimeSeconds ?? []),
     fileBytes: runs.map((run) => run.fileBytes),
     allocatedBytes: runs.map((run) => run.allocatedBytes),
-    wallRatio: ratio((run) => run.wallSeconds),
-    cpuRatio: ratio(cpu),
+    wallRatio: ratios((run) => run.wallSeconds),
+    cpuRatio: ratios(cpu),
+    stopRatio: ratios(stoppedSeconds),
+    dirtyPagesPerSecond: runs.flatMap((run) => dirtyPagesPerSecond(run) ?? []),
+    trackedPages: runs.flatMap(({ trackedPages }) => trackedPages ?? []),
   };
   const summaries = Object.entries(lists).flatMap(([key, values]): [string, Summary][] => {
     const summary = summarise(values);
     return summary === undefined ? [] : [[key, summary]];
   });
+  const written = all.find((run) => run.path === path.name && run.round === 0)?.writtenBytes;
   return {
     ...path,
-    baseline: baseline?.name,
+    baseline,
     ...Object.fromEntries(summaries),
+    ...(written === undefined ? {} : { writtenBytes: written }),
   };
+}
+
+/** Over all rounds in which the guest ran. */
+function dirtyPagesPerSecond({ rounds = [] }: BenchRun): number | undefined {
+  const running = rounds.slice(0, -1);
+  const took = running.reduce((sum, { seconds }) => sum + seconds, 0);
+  return took > 0 ? running.reduce((sum, { dirtyAfter }) => sum + dirtyAfter, 0) / took : undefined;
 }

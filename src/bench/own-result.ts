@@ -10,6 +10,13 @@ export interface OwnResult {
   readonly downtimeSeconds: number;
   readonly phases: readonly PhaseTiming[];
   readonly rounds?: readonly CopyRound[];
+  /** Pages that were written since the memory file that this one began as a clone of. */
+  readonly trackedPages?: number;
+  /** Why all memory was copied although `--track` was given. */
+  readonly full?: string;
+  /** Whether the guest is tracked now. */
+  readonly tracking: boolean;
+  readonly warnings: readonly string[];
 }
 
 /**
@@ -37,10 +44,20 @@ export function readOwnResult(stdout: string): OwnResult {
               dirtyAfter: number(round, 'dirty_after'),
             })),
           }),
+      tracking: isRecord(result) && result['tracking'] === true,
+      warnings: list(result, 'warnings').map(String),
+      ...copyOf(isRecord(result) ? result['tracked'] : undefined),
     };
   } catch (cause) {
     throw new EnvironmentError('BENCH_RESULT', 'xlsnap did not print the result of a snapshot', { cause });
   }
+}
+
+/** Which part of the memory was copied. */
+function copyOf(tracked: unknown): Pick<OwnResult, 'trackedPages' | 'full'> {
+  if (tracked === undefined) return {};
+  if (isRecord(tracked) && 'full' in tracked) return { full: String(tracked['message']) };
+  return { trackedPages: number(tracked, 'pages') };
 }
 
 /** Finds out why `snapshot-create --json` failed: the message of its last error, or its other output. */

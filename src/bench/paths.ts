@@ -3,12 +3,14 @@ import { UsageError } from '../core/errors.ts';
 import type { Tuning } from '../snapshot/api.ts';
 import { parseTuning, tuningWords } from '../snapshot/memory/tuning.ts';
 
+const MODES = ['xl-save', 'paused', 'live', 'tracked'] as const;
+
 /** One way to save a guest's memory to a file without ending the guest. */
 export interface BenchPath {
   /** In the words of `--paths`. */
   readonly name: string;
-  /** `xl save -c`, or `xlsnap snapshot-create` without or with `--live`. */
-  readonly mode: 'xl-save' | 'paused' | 'live';
+  /** `xl save -c`, or `xlsnap snapshot-create` without or with `--live`, or with `--live --track` after another such. */
+  readonly mode: (typeof MODES)[number];
   /** Waits until the file is on the disk. `xl save` by itself does not. */
   readonly sync: boolean;
   readonly tuning: Tuning;
@@ -30,15 +32,19 @@ export function parsePaths(list: string): readonly BenchPath[] {
 }
 
 function parsePath(word: string): BenchPath {
-  const [mode, ...options] = word.split('+');
-  if (mode !== 'xl-save' && mode !== 'paused' && mode !== 'live') {
+  const [first, ...options] = word.split('+');
+  const mode = MODES.find((known) => known === first);
+  if (mode === undefined) {
     throw new UsageError('PATHS', `there is no path "${word}"`, {
-      hint: 'paths are xl-save, paused, live or all; options follow a plus sign: paused+sync, live+batch=510',
+      hint: 'paths are xl-save, paused, live, tracked or all; options follow a plus sign: paused+sync, live+batch=510',
     });
   }
   const tuning = parseTuning(options.filter((option) => option !== 'sync'));
   if (mode === 'xl-save' && tuningWords(tuning).length > 0) {
     throw new UsageError('PATHS', `path "${word}": xl save takes no option but sync`);
+  }
+  if (mode === 'tracked' && (tuning.checksums === false || tuning.batchPages !== undefined)) {
+    throw new UsageError('PATHS', `path "${word}": --track cannot be used with no-checksums or batch`);
   }
   const sync = options.includes('sync');
   const name = [mode, ...(sync ? ['sync'] : []), ...tuningWords(tuning)].join('+');
@@ -79,6 +85,7 @@ export function commandOf(
     '--json',
     ...createOptions,
     ...(path.mode === 'live' ? ['--live'] : []),
+    ...(path.mode === 'tracked' ? ['--live', '--track'] : []),
     ...(path.sync ? [] : ['--no-sync']),
     ...(tuning.length === 0 ? [] : ['--tuning', tuning.join('+')]),
   ];

@@ -1,9 +1,11 @@
 /** The bench's report: one HTML file with tables and plots. */
-import { benchCautions, benchFindings } from './findings.ts';
+import { EMBEDDED_END, EMBEDDED_START } from './earlier.ts';
+import { benchCautions, pathFindings, ratio, VERDICTS } from './findings.ts';
 import { escapeMarkup, tableMarkup } from './markup.ts';
 import { type BarPart, type BarRow, stackedBars, stripPlot } from './plot.ts';
+import { stoppedSeconds } from './ratios.ts';
 import { REPORT_STYLE } from './report-style.ts';
-import { type Summary, summarise } from './statistics.ts';
+import { MIN_FOR_INTERVAL, type Summary, summarise } from './statistics.ts';
 import type { BenchResult, BenchRun, PathResult } from './types.ts';
 
 const MIB = 2 ** 20;
@@ -25,8 +27,9 @@ const STOPPED_PHASES: readonly string[] = ['device-model', 'memory', 'contexts',
 /**
  * Renders a bench as one HTML file that needs nothing else: no scripts, fonts or network.
  * @param command the command line that was run
+ * @param json what `--json` prints, for programs, and for a later `--baseline`
  */
-export function benchReport(result: BenchResult, command: string): string {
+export function benchReport(result: BenchResult, command: string, json: string): string {
   const { domain, rounds, started, failures } = result;
   return [
     '<!DOCTYPE html>',
@@ -42,18 +45,21 @@ export function benchReport(result: BenchResult, command: string): string {
     '<main>',
     `<h1>${escapeMarkup(`Saving ${domain}: xl and xlsnap`)}</h1>`,
     `<p class="sub">${escapeMarkup(
-      `${result.type}, ${mib(result.memoryBytes)}; ${rounds === 1 ? 'one round' : `${rounds} rounds`} on ${started.slice(0, 16).replace('T', ' ')} UTC`,
+      `${result.type}, ${mib(result.memoryBytes)}; ${rounds === 1 ? 'one round' : `${rounds} rounds`} on ${utc(started)}`,
     )}</p>`,
     ...cautions(result),
-    ...benchFindings(result).map((text) => `<p class="result">${escapeMarkup(text)}</p>`),
+    ...pathFindings(result).map((text) => `<p class="result">${escapeMarkup(text)}</p>`),
     ...(failures.length === 0 ? [] : [failureSection(result)]),
     summaryTable(result),
+    ...earlierSection(result),
     ...plots(result),
     ...sizes(result),
     ...liveRounds(result),
     method(result, command),
     everyRun(result),
     '</main>',
+    // As text it may have anything but the end of the element.
+    `${EMBEDDED_START}${json.replaceAll('<', '\\u003c')}${EMBEDDED_END}`,
     '</body>',
     '</html>',
     '',
@@ -77,41 +83,114 @@ function failureSection({ failures }: BenchResult): string {
 }
 
 function summaryTable(result: BenchResult): string {
-  const rows = result.paths.map((path) => {
-    const compared = path.baseline !== path.name;
-    return [
-      path.name,
-      String(path.wallSeconds?.count ?? 0),
-      spread(path.wallSeconds, seconds),
-      compared ? spread(path.wallRatio, ratio) : '',
-      path.wallSeconds === undefined
-        ? '–'
-        : String(Math.round(result.memoryBytes / MIB / path.wallSeconds.median)),
-      spread(path.downtimeSeconds ?? path.stopSeconds, time),
-      spread(path.cpuSeconds, seconds),
-      compared ? middle(path.cpuRatio, ratio) : '',
-      middle(path.peakBytes, mib),
-    ];
-  });
+  const { paths, memoryBytes, rounds } = result;
+  const compared = ({ name, baseline }: PathResult): boolean => baseline !== name;
+  const tail = paths.some(({ wallSeconds }) => wallSeconds?.p95 !== undefined);
+  const stopped = (path: PathResult): Summary | undefined => path.downtimeSeconds ?? path.stopSeconds;
+  const times = paths.map((path) => [
+    path.name,
+    String(path.wallSeconds?.count ?? 0),
+    spread(path.wallSeconds, seconds),
+    path.wallSeconds === undefined ? '–' : String(Math.round(memoryBytes / MIB / path.wallSeconds.median)),
+    compared(path) ? spread(path.wallRatio, ratio) : '',
+    compared(path) ? between(path.wallRatio, ratio) : '',
+    spread(stopped(path), time),
+    compared(path) ? between(path.stopRatio, ratio) : '',
+    ...(tail ? [tailOf(path.wallSeconds, seconds), tailOf(stopped(path), time)] : []),
+  ]);
+  const resources = paths.map((path) => [
+    path.name,
+    spread(path.cpuSeconds, seconds),
+    compared(path) ? spread(path.cpuRatio, ratio) : '',
+    middle(path.peakBytes, mib),
+    middle(path.allocatedBytes, mib),
+    path.writtenBytes === undefined ? '–' : mib(path.writtenBytes),
+    middle(path.dirtyPagesPerSecond, whole),
+    middle(path.trackedPages, whole),
+  ]);
+  // Columns without a figure are left out.
+  const used = (head: readonly string[], rows: readonly (readonly string[])[]): string => {
+    const kept = head.flatMap((_, at) =>
+      at === 0 || rows.some((row) => !['', '–', undefined].includes(row[at])) ? [at] : [],
+    );
+    const cells = (row: readonly string[]): readonly string[] => kept.map((at) => row[at] ?? '');
+    return tableMarkup(cells(head), rows.map(cells));
+  };
   return [
     '<h2>Summary</h2>',
-    tableMarkup(
+    used(
       [
         'path',
         'runs',
         'whole command, s',
-        'vs xl',
         'MiB/s',
+        'vs xl',
+        'interval',
         'guest stopped',
+        'interval vs xl',
+        'command, p95',
+        'stopped, p95',
+      ],
+      times,
+    ),
+    `<p class="small">Medians, with minimum and maximum in brackets. <em>vs xl</em>: each run against <code>xl save -c</code> of the same round. <em>interval</em>: where the median ratio is with a confidence of 95 % or more, by the sign test${rounds < MIN_FOR_INTERVAL ? `; it needs ${MIN_FOR_INTERVAL} rounds` : ''}. ${tail ? '' : 'For a 95th percentile there are too few rounds: the maximum is the worst run. '}<em>MiB/s</em>: the guest’s memory by the whole command. `,
+    'For xlsnap, the time that the guest was stopped is xlsnap’s own measurement; for xl it is sampled from outside.</p>',
+    used(
+      [
+        'path',
         'CPU, s',
         'CPU vs xl',
         'peak memory',
+        'file on disk',
+        'written to the device',
+        'dirtied, pages/s',
+        'written since, pages',
       ],
-      rows,
+      resources,
     ),
-    '<p class="small">Medians, with minimum and maximum in brackets. <em>vs xl</em>: each run against <code>xl save -c</code> of the same round. <em>MiB/s</em>: the guest’s memory by the whole command. ',
-    'For xlsnap, the time that the guest was stopped is xlsnap’s own measurement; for xl it is sampled from outside.</p>',
+    '<p class="small"><em>written to the device</em>: in the run that warmed up, until the file was on the disk; includes what other programs wrote. <em>dirtied</em>: how fast the guest wrote to pages while they were copied.</p>',
   ].join('\n');
+}
+
+function earlierSection({ earlier }: BenchResult): readonly string[] {
+  if (earlier === undefined) return [];
+  const rows = earlier.paths.flatMap(({ name, wall, stop }) =>
+    (
+      [
+        ['whole command', wall],
+        ['guest stopped', stop],
+      ] as const
+    ).flatMap(([what, change]) =>
+      change === undefined
+        ? []
+        : [
+            [
+              name,
+              what,
+              spread(change.before, ratio),
+              between(change.before, ratio),
+              spread(change.after, ratio),
+              between(change.after, ratio),
+              VERDICTS[change.verdict],
+            ],
+          ],
+    ),
+  );
+  return [
+    '<h2>Compared with an earlier bench</h2>',
+    `<p>${escapeMarkup(`xlsnap ${earlier.version}, ${utc(earlier.started)}.`)}</p>`,
+    ...(earlier.differences.length === 0
+      ? []
+      : [
+          `<div class="caution"><ul>${earlier.differences.map((text) => `<li>${escapeMarkup(text)}</li>`).join('')}</ul></div>`,
+        ]),
+    ...(rows.length === 0
+      ? ['<p>No path has a ratio to <code>xl save</code> in both.</p>']
+      : [
+          tableMarkup(['path', 'vs xl', 'then', 'interval then', 'now', 'interval now', 'ratio'], rows),
+          '<p class="small">A ratio is called lower or higher only if the two intervals do not overlap.</p>',
+        ]),
+  ];
 }
 
 function plots({ paths, runs }: BenchResult): readonly string[] {
@@ -161,16 +240,11 @@ function plots({ paths, runs }: BenchResult): readonly string[] {
       (run) => run.wallSeconds,
       commandParts,
     ),
-    strip(
-      'Guest stopped',
-      'From suspend to resume.',
-      (run) => run.downtimeSeconds ?? run.stop?.seconds,
-      time,
-    ),
+    strip('Guest stopped', 'From suspend to resume.', stoppedSeconds, time),
     bars(
       'While the guest is stopped',
       'Of each path the run whose stop is the median. memory: the guest’s pages, or those of the last round when live; contexts: the rest of its state.',
-      (run) => run.downtimeSeconds ?? run.stop?.seconds ?? 0,
+      (run) => stoppedSeconds(run) ?? 0,
       stoppedParts,
     ),
     strip(
@@ -210,7 +284,7 @@ function sizes({ paths }: BenchResult): readonly string[] {
 }
 
 function liveRounds({ paths, runs }: BenchResult): readonly string[] {
-  const live = paths.filter(({ mode }) => mode === 'live');
+  const live = paths.filter(({ mode }) => mode === 'live' || mode === 'tracked');
   const rows = live.flatMap((path) => {
     const all = counting(runs, path).flatMap(({ rounds }) => (rounds === undefined ? [] : [rounds]));
     const most = Math.max(0, ...all.map((rounds) => rounds.length));
@@ -252,10 +326,13 @@ function method(result: BenchResult, command: string): string {
   const unsure = summarise(runs.flatMap(({ stop }) => stop?.plusMinusSeconds ?? []));
   const facts: readonly (readonly [string, string])[] = [
     ['command', command],
-    ['machine', `${machine.cpus} × ${machine.cpu}, ${mib(machine.memoryBytes)} in dom0`],
+    [
+      'machine',
+      `${machine.cpus} × ${machine.cpu}${machine.governor === undefined ? '' : ` (governor ${machine.governor})`}, ${mib(machine.memoryBytes)} in dom0`,
+    ],
     [
       'system',
-      `Xen ${xen.major}.${xen.minor}${xen.extra}, ${machine.kernel}, files on ${machine.fileSystem}`,
+      `Xen ${xen.major}.${xen.minor}${xen.extra}, ${machine.kernel}, files on ${machine.fileSystem}${machine.storage === undefined ? '' : `, ${machine.storage}`}`,
     ],
     ['programs', `xlsnap ${version}, Node ${node}`],
     [
@@ -363,15 +440,25 @@ function spread(summary: Summary | undefined, format: (value: number) => string)
   return min === max ? min : `${format(summary.median)} (${min}–${max})`;
 }
 
+/** The interval of the median. */
+function between(summary: Summary | undefined, format: (value: number) => string): string {
+  const interval = summary?.interval;
+  return interval === undefined ? '–' : `${format(interval.lower)}–${format(interval.upper)}`;
+}
+
+function tailOf(summary: Summary | undefined, format: (value: number) => string): string {
+  return summary?.p95 === undefined ? '–' : format(summary.p95);
+}
+
+function utc(time: string): string {
+  return `${time.slice(0, 16).replace('T', ' ')} UTC`;
+}
+
 function middle(summary: Summary | undefined, format: (value: number) => string): string {
   return summary === undefined ? '–' : format(summary.median);
 }
 
 function seconds(value: number): string {
-  return value.toFixed(2);
-}
-
-function ratio(value: number): string {
   return value.toFixed(2);
 }
 

@@ -2,6 +2,7 @@
 import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { PhaseTiming } from '../memfile/manifest.ts';
 import type { CopyRound } from '../snapshot/api.ts';
+import type { Comparison } from './earlier.ts';
 import type { BenchPath } from './paths.ts';
 import type { Summary } from './statistics.ts';
 
@@ -51,9 +52,16 @@ export interface BenchRun {
   readonly phases: readonly PhaseTiming[];
   /** Live only. */
   readonly rounds?: readonly CopyRound[];
+  /** Tracked only: pages that were written since the earlier file. */
+  readonly trackedPages?: number;
   /** Length of the memory file in bytes. */
   readonly fileBytes: number;
   readonly allocatedBytes: number;
+  /**
+   * What all programs have written to the block device, until the file was on it. Of the round that warms up only, since that waits
+   * for the disk; absent where there is no such device.
+   */
+  readonly writtenBytes?: number | undefined;
 }
 
 export interface BenchFailure {
@@ -79,6 +87,13 @@ export interface PathResult extends BenchPath {
   /** Path against baseline, run by run of the same round. */
   readonly wallRatio?: Summary;
   readonly cpuRatio?: Summary;
+  readonly stopRatio?: Summary;
+  /** Live only: how fast the guest wrote to pages that it had not written to in the round. */
+  readonly dirtyPagesPerSecond?: Summary;
+  /** Tracked only. */
+  readonly trackedPages?: Summary;
+  /** Of the run that warmed up. */
+  readonly writtenBytes?: number | undefined;
 }
 
 export interface Machine {
@@ -88,6 +103,10 @@ export interface Machine {
   readonly kernel: string;
   /** The type of the directory's file system. */
   readonly fileSystem: string;
+  /** How the processor's frequency is chosen, if that is known: `performance`, `ondemand`. */
+  readonly governor?: string;
+  /** The device that the directory is on: model and name. */
+  readonly storage?: string;
   /** Load average of the minute before the start, and before the end. */
   readonly loadBefore: number;
   readonly loadAfter: number;
@@ -110,4 +129,6 @@ export interface BenchResult {
   readonly runs: readonly BenchRun[];
   readonly failures: readonly BenchFailure[];
   readonly warnings: readonly string[];
+  /** The comparison with an earlier bench, if there is one. */
+  readonly earlier?: Comparison;
 }

@@ -8,8 +8,15 @@ import { formatPages, formatShare, formatSize, indentedTable } from './text.ts';
 /** Characters of the bars. */
 const BAR = 10;
 
-/** What `inspect A B` prints: for a terminal of 80 columns. */
-export function comparisonText({ a, b, total, regions }: Comparison, picture?: string): string {
+/**
+ * What `inspect A B` prints.
+ * @param columns of the terminal; `undefined` if there is none
+ */
+export function comparisonText(
+  { a, b, total, regions }: Comparison,
+  picture: string | undefined,
+  columns: number | undefined,
+): string {
   const different = a.domain?.uuid !== b.domain?.uuid;
   return [
     ...sideLines('A', a),
@@ -17,27 +24,30 @@ export function comparisonText({ a, b, total, regions }: Comparison, picture?: s
     ...(different ? ['  They belong to different domains.'] : []),
     '',
     totalLine(total),
-    ...regionLines(regions),
+    ...regionLines(regions, columns),
     ...(picture === undefined ? [] : [`Picture: ${picture}`]),
   ].join('\n');
 }
 
-function regionLines(regions: readonly RegionChange[]): readonly string[] {
+function regionLines(regions: readonly RegionChange[], columns: number | undefined): readonly string[] {
   // Two snapshots of one guest mostly have the same pages.
   const alone = regions.some(({ onlyA, onlyB }) => onlyA + onlyB > 0);
   const titles = ['guest address', 'changed', 'of', ''];
-  return indentedTable([
-    alone ? [...titles, 'only A', 'only B'] : titles,
-    ...regions.map((region) => {
-      const cells = [
-        `${address(region.firstPfn)} - ${address(region.endPfn)}`,
-        formatPages(region.changed),
-        formatPages(region.same + region.changed),
-        bar(region),
-      ];
-      return alone ? [...cells, formatPages(region.onlyA), formatPages(region.onlyB)] : cells;
-    }),
-  ]);
+  return indentedTable(
+    [
+      alone ? [...titles, 'only A', 'only B'] : titles,
+      ...regions.map((region) => {
+        const cells = [
+          `${address(region.firstPfn)} - ${address(region.endPfn)}`,
+          formatPages(region.changed),
+          formatPages(region.same + region.changed),
+          bar(region),
+        ];
+        return alone ? [...cells, formatPages(region.onlyA), formatPages(region.onlyB)] : cells;
+      }),
+    ],
+    columns,
+  );
 }
 
 function sideLines(side: string, { path, manifest, domain, bytes, allocatedBytes }: Inspection): string[] {

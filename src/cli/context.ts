@@ -73,7 +73,7 @@ export interface SnapshotCalls {
 export interface BenchCalls {
   runBench(host: Host, request: BenchRequest, options: CallOptions): Promise<BenchResult>;
   /** Makes the report, as a single HTML file. */
-  benchReport(result: BenchResult, command: string): string;
+  benchReport(result: BenchResult, command: string, json: string): string;
 }
 
 /** The surroundings of the command line; tests bring their own. */

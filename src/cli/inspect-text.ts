@@ -9,8 +9,11 @@ import { formatPages, formatSeconds, formatSize, indentedTable } from './text.ts
 /** Columns that the titles at the left take. */
 const TITLE = 10;
 
-/** What `inspect FILE` prints: for a terminal of 80 columns. */
-export function inspectionText(inspection: Inspection): string {
+/**
+ * What `inspect FILE` prints.
+ * @param columns of the terminal; `undefined` if there is none
+ */
+export function inspectionText(inspection: Inspection, columns: number | undefined): string {
   const { path, domain, manifest, memory, records } = inspection;
   return [
     path,
@@ -20,8 +23,10 @@ export function inspectionText(inspection: Inspection): string {
     ...fileLines(inspection),
     ...(domain === undefined ? [] : diskLines(domain, manifest)),
     ...(manifest === undefined || manifest.phases.length === 0 ? [] : phaseLines(manifest)),
-    ...(memory.pages === 0 ? [] : ['', ...memoryLines(memory, inspection.type === 'pv' ? 'pfns' : 'gfns')]),
-    ...(records.length === 0 ? [] : ['', ...recordLines(records)]),
+    ...(memory.pages === 0
+      ? []
+      : ['', ...memoryLines(memory, inspection.type === 'pv' ? 'pfns' : 'gfns', columns)]),
+    ...(records.length === 0 ? [] : ['', ...recordLines(records, columns)]),
   ].join('\n');
 }
 
@@ -124,7 +129,7 @@ function wrapItems(texts: readonly string[]): string[] {
   return lines;
 }
 
-function memoryLines(memory: MemoryMap, frames: string): string[] {
+function memoryLines(memory: MemoryMap, frames: string, columns: number | undefined): string[] {
   const { pages, holes, storedZeros, read, holesKnown, repeated, superpages, types, gap, ranges } = memory;
   const zeros = [
     ...(holesKnown && holes > 0 ? [`${formatPages(holes)} zeros that take no space`] : []),
@@ -139,7 +144,7 @@ function memoryLines(memory: MemoryMap, frames: string): string[] {
       ? []
       : [`  ${formatPages(repeated)} are in the file more than once; the last copy counts`]),
     ...(superpages === 0 ? [] : [`  ${superpages} superpages of 2 MiB after a restore by Xen 4.21 or later`]),
-    ...indentedTable([[frames, 'size', 'holes', 'zeros'], ...rows]),
+    ...indentedTable([[frames, 'size', 'holes', 'zeros'], ...rows], columns),
     ...(gap === 1 ? [] : [`  (ranges less than ${formatSize(gap * PAGE_SIZE)} apart are shown as one)`]),
   ];
 }
@@ -154,12 +159,11 @@ function rangeRow({ firstPfn, lastPfn, pages, holes, storedZeros }: PageRange, r
   ];
 }
 
-function recordLines(records: readonly RecordCount[]): string[] {
-  return [
-    'Records',
-    ...indentedTable([
-      ['', 'count', 'bytes'],
-      ...records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), String(bytes)]),
-    ]),
-  ];
+function recordLines(records: readonly RecordCount[], columns: number | undefined): string[] {
+  const rows = records.map(({ level, name, count, bytes }) => [
+    `${level} ${name}`,
+    String(count),
+    String(bytes),
+  ]);
+  return ['Records', ...indentedTable([['', 'count', 'bytes'], ...rows], columns)];
 }

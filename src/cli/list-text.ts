@@ -2,7 +2,7 @@
 import { describeProblem } from '../core/problem.ts';
 import type { DamagedSnapshot, ListedSnapshot, SnapshotList } from '../snapshot/list/list.ts';
 import { describeRisk } from '../snapshot/risks.ts';
-import { formatSize, localTime, table, widthOf, wrapText } from './text.ts';
+import { blockLines, formatSize, localTime, table, widthOf, wrapText } from './text.ts';
 
 const HEADINGS = ['DOMAIN', 'NAME', 'CREATED', 'STATE', 'MEMORY', 'OWN', 'DISKS', 'REVERT'] as const;
 /** Place of what only a file that shares blocks with others has. */
@@ -34,7 +34,9 @@ export function snapshotListText(list: SnapshotList, columns: number | undefined
   const narrow = columns !== undefined && [head, ...aligned].some((line) => widthOf(line) > columns);
   const lines = narrow ? [] : [head];
   for (const [at, { cells, reasons }] of rows.entries()) {
-    lines.push(...(narrow ? blockLines(headings, cells, columns) : [aligned[at] ?? '']));
+    const [domain = '', name = '', ...facts] = cells;
+    const titles = headings.slice(2).map((heading) => heading.toLowerCase());
+    lines.push(...(narrow ? blockLines(`${domain} ${name}`, titles, facts, columns) : [aligned[at] ?? '']));
     for (const reason of reasons) lines.push(wrapText(`  ${reason}`, columns));
   }
   return lines.join('\n');
@@ -70,15 +72,4 @@ function row(one: ListedSnapshot): Row {
 function damagedRow({ domain, name, message }: DamagedSnapshot): Row {
   const cells = [domain ?? UNKNOWN, name, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, REVERT.impossible];
   return { cells, reasons: [message] };
-}
-
-/** One snapshot, where there is no room for a table. */
-function blockLines(
-  headings: readonly string[],
-  cells: readonly string[],
-  columns: number,
-): readonly string[] {
-  const [domain = '', name = '', ...rest] = cells;
-  const facts = rest.map((cell, at) => `${(headings[at + 2] ?? '').toLowerCase()}: ${cell}`);
-  return [`${domain} ${name}`, ...facts.map((fact) => `  ${fact}`)].map((line) => wrapText(line, columns));
 }

@@ -5,7 +5,7 @@ import { type CliReporter, makeReporter } from './progress.ts';
 import { reportError } from './report-error.ts';
 import type { CommonOptions } from './session.ts';
 import { catchSignals } from './signals.ts';
-import { jsonLine, printable } from './text.ts';
+import { columnsOf, foldText, jsonLine, printable } from './text.ts';
 
 export interface LocalOptions extends CommonOptions {
   /** Whether the command heeds `signal`; otherwise a signal ends the process, as usual. */
@@ -23,7 +23,7 @@ export interface LocalWork {
   print(
     messageType: string,
     result: object,
-    text: () => string,
+    text: (columns: number | undefined) => string,
     options?: { readonly styled: boolean },
   ): void;
 }
@@ -42,7 +42,9 @@ export async function runLocal(
   using interruption = interruptible ? catchSignals(context, () => {}) : undefined;
   const print: LocalWork['print'] = (messageType, result, text, { styled } = { styled: false }) => {
     reporter.clear();
-    const shown = json ? jsonLine(messageType, result) : styled ? text() : printable(text());
+    const columns = columnsOf(context.stdout);
+    const plain = (): string => foldText(printable(text(columns)), columns);
+    const shown = json ? jsonLine(messageType, result) : styled ? text(columns) : plain();
     context.stdout.write(`${shown}\n`);
   };
   try {

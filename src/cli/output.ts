@@ -214,13 +214,17 @@ function revertRecoveredLines(result: RecoverResult): readonly (string | undefin
 }
 
 /** What `verify` prints of a sound file. */
-export function verifyResultText(report: MemoryReport): string {
+export function verifyResultText(report: MemoryReport, columns: number | undefined): string {
   const { path, bytes, guestType, xen, pages, records, checksums } = report;
   const by = xen === undefined ? '' : `, saved by Xen ${xen.major}.${xen.minor}`;
   return joinLines([
     `${path} is sound: ${guestType === 'pv' ? 'PV' : 'HVM or PVH'} guest${by}, ${pages} pages, ${formatBytes(bytes)}`,
     ...indentedTable(
-      records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), `${bytes} bytes`]),
+      [
+        ['', 'count', 'bytes'],
+        ...records.map(({ level, name, count, bytes }) => [`${level} ${name}`, String(count), String(bytes)]),
+      ],
+      columns,
     ),
     checksums === 'right'
       ? '  each byte is as written, according to the checksums in its manifest'

@@ -7,6 +7,11 @@ import { columnsOf, formatBytes, formatClock, jsonLine, printable, wrapText } fr
 /** Shortest time between two redraws or two progress lines, milliseconds. */
 const INTERVAL_MS = 100;
 
+/** How long a phase must have run before what it has done says how fast it is. */
+const MIN_RATE_SECONDS = 0.5;
+/** Room for a rate of up to `9999 MiB`, so that the bar does not jump. */
+const RATE_WIDTH = 8;
+
 export interface ProgressOptions {
   readonly json: boolean;
   readonly quiet: boolean;
@@ -29,15 +34,19 @@ export function hasColour(stream: TextStream, env: CliContext['env']): boolean {
 }
 
 /**
- * Reports progress on stderr: JSON lines with `--json`, a bar on a terminal, in a pipe only warnings.
+ * Reports progress on stderr: JSON lines with `--json`, a bar on a terminal, a line for each longer phase on a terminal that cannot
+ * move its cursor, in a pipe only warnings.
  * `--quiet` leaves warnings only.
  */
 export function makeReporter(context: CliContext, options: ProgressOptions): CliReporter {
   if (options.json) return jsonReporter(context, options.quiet);
   const bar = isTerminal(context.stderr, context.env) && !options.quiet ? new Bar(context) : undefined;
+  const dumb = context.stderr.isTTY === true && bar === undefined && !options.quiet;
+  const lines = dumb ? new PhaseLines(context) : undefined;
+  const shown = bar ?? lines;
   const yellow = hasColour(context.stderr, context.env);
   return {
-    phase: (name, event) => (event === 'start' ? bar?.start(name) : bar?.end(name, event)),
+    phase: (name, event) => (event === 'start' ? shown?.start(name) : shown?.end(name, event)),
     progress: (progress) => bar?.update(progress),
     log(level, message) {
       if (level !== 'warning') return;
@@ -84,15 +93,47 @@ const LABELS: Readonly<Record<string, string>> = {
   merge: 'merging the overlay',
 };
 
+/** Names phases, and knows whether a create has stopped the guest. */
+class PhaseLabels {
+  #stopped = false;
+
+  of(phase: string): string {
+    const label = LABELS[phase] ?? phase;
+    return this.#stopped ? `${label}, GUEST STOPPED` : label;
+  }
+
+  end(phase: string, event: 'end' | 'failed'): void {
+    if (phase === 'suspend' && event === 'end') this.#stopped = true;
+    if (phase === 'resume' || event === 'failed') this.#stopped = false;
+  }
+}
+
+/** A line for each phase that may take long. */
+class PhaseLines {
+  readonly #context: CliContext;
+  readonly #labels = new PhaseLabels();
+
+  constructor(context: CliContext) {
+    this.#context = context;
+  }
+
+  start(phase: string): void {
+    if (phase in LABELS || phase === 'memory') this.#context.stderr.write(`${this.#labels.of(phase)}\n`);
+  }
+
+  end(phase: string, event: 'end' | 'failed'): void {
+    this.#labels.end(phase, event);
+  }
+}
+
 /** One line of the terminal, redrawn. */
 class Bar {
   readonly #context: CliContext;
+  readonly #labels = new PhaseLabels();
   #drawnAt = Number.NEGATIVE_INFINITY;
   #shown = false;
   #phase = '';
   #phaseStart = 0;
-  /** Whether a create has stopped the guest. */
-  #stopped = false;
 
   constructor(context: CliContext) {
     this.#context = context;
@@ -101,19 +142,13 @@ class Bar {
   start(phase: string): void {
     this.#phase = phase;
     this.#phaseStart = this.#context.now();
-    this.#draw(this.#label(phase));
+    this.#draw(this.#labels.of(phase));
   }
 
   /** The end of a phase. */
   end(phase: string, event: 'end' | 'failed'): void {
     this.clear();
-    if (phase === 'suspend' && event === 'end') this.#stopped = true;
-    if (phase === 'resume' || event === 'failed') this.#stopped = false;
-  }
-
-  #label(phase: string): string {
-    const label = LABELS[phase] ?? phase;
-    return this.#stopped ? `${label}, GUEST STOPPED` : label;
+    this.#labels.end(phase, event);
   }
 
   update(progress: Progress): void {
@@ -124,7 +159,7 @@ class Bar {
       this.#phaseStart = this.#context.now();
     }
     const seconds = (this.#context.now() - this.#phaseStart) / 1000;
-    this.#draw(progressLine(progress, seconds, this.#width, this.#label(progress.phase)));
+    this.#draw(progressLine(progress, seconds, this.#width, this.#labels.of(progress.phase)));
   }
 
   clear(): void {
@@ -157,7 +192,7 @@ export function progressLine(
 ): string {
   const { done, total, unit, round, dirtyPages, remainingSeconds } = progress;
   const scale = unit === 'pages' ? PAGE_SIZE : 1;
-  const perSecond = progress.rate ?? (seconds > 0 ? (done * scale) / seconds : 0);
+  const perSecond = progress.rate ?? (seconds >= MIN_RATE_SECONDS ? (done * scale) / seconds : 0);
   const facts: string[] = [];
   if (unit === 'steps') facts.push(`${done}${total === undefined ? '' : ` of ${total}`}`);
   else if (total === undefined) facts.push(formatBytes(done * scale));
@@ -169,7 +204,7 @@ export function progressLine(
   const copied = unit !== 'steps' && total !== undefined && perSecond > 0 && done < total;
   const left = remainingSeconds ?? (copied ? ((total - done) * scale) / perSecond : undefined);
   if (left !== undefined) facts.push(`ETA ${formatClock(left)}`);
-  if (unit !== 'steps' && perSecond > 0) facts.push(`${formatBytes(perSecond)}/s`);
+  if (unit !== 'steps' && perSecond > 0) facts.push(`${formatBytes(perSecond).padStart(RATE_WIDTH)}/s`);
   if (round !== undefined) facts.push(`pass ${round + 1}`);
   if (dirtyPages !== undefined) facts.push(`${dirtyPages} dirty pages`);
   const fits = (): boolean => label.length + 1 + facts.join('  ').length <= width;

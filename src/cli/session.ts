@@ -6,7 +6,7 @@ import type { CliContext, SnapshotCalls } from './context.ts';
 import { type CliReporter, makeReporter } from './progress.ts';
 import { reportError } from './report-error.ts';
 import { catchSignals } from './signals.ts';
-import { printable } from './text.ts';
+import { columnsOf, foldText, printable } from './text.ts';
 
 /** What a command prints. */
 export interface Printed {
@@ -73,7 +73,7 @@ export async function runSession<Request>(
       reporter.clear();
       const text = typeof printed === 'string' ? printed : printed.text;
       const stream = typeof printed === 'string' ? context.stdout : context.stderr;
-      stream.write(`${json ? text : printable(text)}\n`);
+      stream.write(`${json ? text : foldText(printable(text), columnsOf(stream))}\n`);
     } finally {
       await close(host, reporter);
     }

@@ -38,14 +38,46 @@ export function table(
   );
 }
 
+/**
+ * Aligns columns like `table`, with the headings in the first row. Where that is wider than the terminal, each row gets lines of its
+ * own, with the heading before each cell.
+ */
+export function tableOrBlocks(
+  rows: readonly (readonly string[])[],
+  columns: number | undefined,
+): readonly string[] {
+  const lines = table(rows);
+  if (columns === undefined || lines.every((line) => widthOf(line) <= columns)) return lines;
+  const [head = [], ...body] = rows;
+  return body.flatMap(([name = '', ...cells]) => blockLines(name, head.slice(1), cells, columns));
+}
+
+/** One row of a table as lines of its own: its name, and below it the cells that are not empty. */
+export function blockLines(
+  name: string,
+  headings: readonly string[],
+  cells: readonly string[],
+  columns: number,
+): readonly string[] {
+  const facts = cells.flatMap((cell, at) => {
+    const heading = headings[at] ?? '';
+    return cell === '' ? [] : [`  ${heading === '' ? '' : `${heading}: `}${cell}`];
+  });
+  return [name, ...facts].map((line) => wrapText(line, columns));
+}
+
 /** Characters, not UTF-16's units. */
 export function widthOf(text: string): number {
   return [...text].length;
 }
 
-/** Aligns columns like `table`, indented by two. */
-export function indentedTable(rows: readonly (readonly string[])[]): readonly string[] {
-  return table(rows).map((line) => `  ${line}`);
+/** Aligns columns like `tableOrBlocks`, indented by two. */
+export function indentedTable(
+  rows: readonly (readonly string[])[],
+  columns?: number | undefined,
+): readonly string[] {
+  const room = columns === undefined ? undefined : columns - 2;
+  return tableOrBlocks(rows, room).map((line) => `  ${line.replaceAll('\n', '\n  ')}`);
 }
 
 /** Formats a share: `8.4 %`, `0 %`, and `<0.1 %` for very little. */
@@ -116,12 +148,19 @@ export function wrapText(text: string, columns: number | undefined, indent = 0):
   const help = new Help();
   help.minWidthToWrap = MIN_COLUMNS;
   const wrapped = text.split('\n').map((line) => {
+    if (widthOf(line) <= columns) return line;
     const own = Math.max(indent, /^ */.exec(line)?.[0].length ?? 0);
     const left = line.slice(0, own);
     const width = Math.max(MIN_COLUMNS, columns - own - 2);
     return left + help.boxWrap(line.slice(own), width).replaceAll('\n', `\n${' '.repeat(own + 2)}`);
   });
   return wrapped.join('\n');
+}
+
+/** Wraps each line like `wrapText`, but keeps a command whole: it is there to be copied. */
+export function foldText(text: string, columns: number | undefined): string {
+  const fold = (line: string): string => (/: (?:xlsnap|xl) /.test(line) ? line : wrapText(line, columns));
+  return text.split('\n').map(fold).join('\n');
 }
 
 /**

@@ -1,6 +1,7 @@
 /** Runs `xlsnap bench`. */
+import { compareBenches, readEarlierBench } from '../../bench/earlier.ts';
 import { DEFAULT_PATHS, parsePaths } from '../../bench/paths.ts';
-import type { BenchRequest } from '../../bench/types.ts';
+import type { BenchRequest, BenchResult } from '../../bench/types.ts';
 import { OutputError } from '../../core/errors.ts';
 import { exists } from '../../core/files.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
@@ -12,13 +13,16 @@ import { columnsOf, jsonLine } from '../text.ts';
 
 import { version } from '../version.ts';
 
-const DEFAULT_ROUNDS = 5;
+/** The fewest from which an interval follows; three paths also follow each other equally often in them. */
+const DEFAULT_ROUNDS = 6;
 
 export interface BenchOptions extends CommonOptions {
   readonly paths?: string;
   readonly rounds?: number;
   readonly dir?: string;
   readonly report?: string;
+  /** File with an earlier bench. */
+  readonly baseline?: string;
 }
 
 /** Runs `xlsnap bench`; returns the exit code. */
@@ -26,15 +30,21 @@ export function bench(context: CliContext, domain: string, options: BenchOptions
   return runSession(
     context,
     options,
-    async () => await requestOf(context, domain, options),
-    async (session, request) => {
+    async () => ({
+      request: await requestOf(context, domain, options),
+      earlier: options.baseline === undefined ? undefined : await readEarlierBench(options.baseline),
+    }),
+    async (session, { request, earlier }) => {
       const { runBench, benchReport } = await context.loadBench();
-      const result = await runBench(session.host, request, session.options);
+      const measured = await runBench(session.host, request, session.options);
+      const result: BenchResult =
+        earlier === undefined ? measured : { ...measured, earlier: compareBenches(measured, earlier) };
+      const json = jsonLine('bench_result', result);
       if (options.report !== undefined) {
-        await writeWhole(options.report, benchReport(result, commandLine(domain, options)));
+        await writeWhole(options.report, benchReport(result, commandLine(domain, options), json));
       }
       return options.json === true
-        ? jsonLine('bench_result', result)
+        ? json
         : benchResultText(result, options.report, columnsOf(context.stdout));
     },
   );

@@ -33,7 +33,7 @@ export function inspectFiles(
     checkPicture(picture, other);
     if (other === undefined) {
       const inspection = await inspectMemoryFile(path, { signal, readPages, maxRanges });
-      print('inspect_result', inspection, () => inspectionText(inspection));
+      print('inspect_result', inspection, (columns) => inspectionText(inspection, columns));
       for (const warning of inspection.warnings) reporter.log('warning', warning);
       if (!inspection.sound) throw damagedFileError(path, inspection.findings, inspection.omitted);
       return EXIT.ok;
@@ -41,7 +41,7 @@ export function inspectFiles(
     const comparison = await compareMemoryFiles(path, other, { signal, reporter, maxRanges });
     if (picture !== undefined) await write(picture, changePicture(comparison));
     const { cells, ...shown } = comparison;
-    print('compare_result', { ...shown, picture }, () => comparisonText(comparison, picture));
+    print('compare_result', { ...shown, picture }, (columns) => comparisonText(comparison, picture, columns));
     const { a, b } = comparison;
     for (const warning of [...a.warnings, ...b.warnings]) reporter.log('warning', warning);
     return EXIT.ok;

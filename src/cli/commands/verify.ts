@@ -21,7 +21,7 @@ export function verifyFile(
     const report = await verifyMemoryFile(path, { reporter, signal });
     reporter.clear();
     for (const warning of report.warnings) reporter.log('warning', findingText(warning));
-    print('verify_result', report, () => verifyResultText(report));
+    print('verify_result', report, (columns) => verifyResultText(report, columns));
     return EXIT.ok;
   });
 }

@@ -28,7 +28,7 @@ export async function planTracking(
       hint: 'write the memory to a file, or omit --track',
     });
   }
-  const obstacle = await obstacleOf(host, type, target.memoryPath);
+  const obstacle = await trackingObstacle(host, type, target.memoryPath);
   const untracked =
     tuning?.checksums === false || tuning?.batchPages !== undefined ? 'of --tuning' : obstacle;
   if (untracked === undefined) return true;
@@ -36,7 +36,8 @@ export async function planTracking(
   return false;
 }
 
-async function obstacleOf(
+/** Finds out why a guest cannot be tracked from a snapshot on whose memory goes to `memoryPath`; `undefined` if it can. */
+export async function trackingObstacle(
   { memoryClones }: Pick<Host, 'memoryClones'>,
   type: DomainState['type'],
   memoryPath: string,

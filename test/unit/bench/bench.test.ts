@@ -10,7 +10,8 @@ import { snakeKeys } from '../../../src/cli/text.ts';
 import { readConfigFile } from '../../../src/config/read.ts';
 import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { parseTuning } from '../../../src/snapshot/memory/tuning.ts';
-import { FakeHost, readImage } from '../../../src/testing/fake-host.ts';
+import { readTrack } from '../../../src/snapshot/track/record.ts';
+import { FAKE_UUID, FakeHost, readImage } from '../../../src/testing/fake-host.ts';
 
 let directory: string;
 let host: FakeHost;
@@ -51,6 +52,7 @@ const runner: CommandRunner = async ([...command]) => {
     domain,
     config: await readConfigFile(cfg),
     live: options.includes('--live'),
+    ...(options.includes('--track') ? { track: true } : {}),
     ...(at < 0 ? {} : { tuning: parseTuning((options[at + 1] ?? '').split('+')) }),
   });
   const stdout = JSON.stringify({ message_type: 'create_result', ...(snakeKeys(result) as object) });
@@ -80,8 +82,8 @@ test('each path has its turn in each round, and nothing is left', async () => {
   expect(new Set(commands)).toEqual(
     new Set([
       'xl save -c 7 memory',
-      'xlsnap snapshot-create 7 cfg --json --no-sync',
-      'xlsnap snapshot-create 7 cfg --json --live --no-sync',
+      'xlsnap snapshot-create 7 memory-cfg --json --no-sync',
+      'xlsnap snapshot-create 7 memory-cfg --json --live --no-sync',
     ]),
   );
   expect(result.runs.map(({ round }) => round)).toEqual([0, 0, 0, 1, 1, 1, 2, 2, 2]);
@@ -214,11 +216,72 @@ describe('a path that fails', () => {
   test('is reported if it prints no result', async () => {
     before = (words) => {
       const cfg = words.split(' ')[3] ?? '';
-      if (!words.startsWith('xl ')) writeFileSync(cfg.replace(/cfg$/, 'memory'), 'x');
+      if (!words.startsWith('xl ')) writeFileSync(cfg.replace(/-cfg$/, ''), 'x');
       return words.startsWith('xl ') ? undefined : { stdout: '{}' };
     };
     const { failures } = await runBench(host, runner, request('paused', 1));
     expect(failures[1]?.message).toContain('did not print');
+  });
+});
+
+describe('the path tracked', () => {
+  const isTracked = (): boolean => readTrack(host, FAKE_UUID) !== undefined;
+
+  test('copies what was written since a snapshot of its own, and leaves the guest untracked', async () => {
+    before = (words) => {
+      // Only what `tracked` has begun is tracked.
+      expect(isTracked()).toBe(words.includes('--track') && !words.includes('parent'));
+      return undefined;
+    };
+    const result = await runBench(host, runner, request('xl-save,tracked', 1));
+    expect(commands.filter((words) => words.includes('--track'))).toEqual([
+      'xlsnap snapshot-create 7 parent-cfg --json --live --track',
+      'xlsnap snapshot-create 7 memory-cfg --json --live --track --no-sync',
+      'xlsnap snapshot-create 7 parent-cfg --json --live --track',
+      'xlsnap snapshot-create 7 memory-cfg --json --live --track --no-sync',
+    ]);
+    expect(result.failures).toEqual([]);
+    expect(result.paths[1]).toMatchObject({ wallSeconds: { count: 1 }, trackedPages: { count: 1 } });
+    expect(isTracked()).toBe(false);
+    rmSync(host.runDirectory, { recursive: true, force: true });
+    expectUntouched();
+  });
+
+  test('fails, and tracks no longer, if its command fails', async () => {
+    before = (words) => (words.includes('memory-cfg') ? { status: 7, stderr: 'no room\n' } : undefined);
+    const { failures } = await runBench(host, runner, request('tracked', 1));
+    expect(failures.map(({ message }) => message)).toEqual(
+      [0, 1].map(() => 'snapshot-create exited with status 7: no room'),
+    );
+    expect(isTracked()).toBe(false);
+  });
+
+  test('is refused with the reason where there are no clones', async () => {
+    const { memoryClones } = host;
+    Object.assign(host, {
+      memoryClones: { ...memoryClones, obstacle: () => Promise.resolve('ext4 has no reflinks') },
+    });
+    await expect(runBench(host, runner, request('tracked', 1))).rejects.toMatchObject({
+      code: 'BENCH_TRACK',
+      message: expect.stringContaining('ext4 has no reflinks'),
+    });
+    expect(commands).toEqual([]);
+  });
+
+  test('the tracking of a guest that was tracked before ends, with a warning', async () => {
+    await createSnapshot(host, {
+      domain: '7',
+      config: { name: 'x', memoryPath: join(directory, 'x.save'), disks: [] },
+      live: true,
+      track: true,
+    });
+    expect(isTracked()).toBe(true);
+    const { warnings, failures } = await runBench(host, runner, request('live', 1));
+    expect({ warnings, failures }).toEqual({
+      warnings: [expect.stringContaining('its next snapshot copies all memory')],
+      failures: [],
+    });
+    expect(isTracked()).toBe(false);
   });
 });
 

@@ -15,6 +15,7 @@ test('a path gives its command', () => {
   expect(command('xl-save+sync')).toBe('xl save -c 7 /d/m');
   expect(command('paused')).toBe('node main.js snapshot-create 7 /d/c --json --no-sync');
   expect(command('live+sync')).toBe('node main.js snapshot-create 7 /d/c --json --live');
+  expect(command('tracked')).toBe('node main.js snapshot-create 7 /d/c --json --live --track --no-sync');
   expect(command('paused+no-sparse+in-flight=2+batch=510')).toBe(
     'node main.js snapshot-create 7 /d/c --json --no-sync --tuning batch=510+in-flight=2+no-sparse',
   );
@@ -29,6 +30,8 @@ describe('paths that are refused', () => {
     'live+batch=511',
     'paused+in-flight=65',
     'xl-save+no-sparse',
+    'tracked+no-checksums',
+    'tracked+batch=510',
     'live,live',
     'paused+sync,paused+sync+sync',
   ])('%s', (list) => {

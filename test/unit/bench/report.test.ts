@@ -1,12 +1,20 @@
 import { describe, expect, test } from 'vitest';
-import { benchCautions, benchFindings } from '../../../src/bench/findings.ts';
+import { benchCautions, pathFindings } from '../../../src/bench/findings.ts';
 import { ticks } from '../../../src/bench/plot.ts';
 import { benchReport } from '../../../src/bench/report.ts';
 import type { Summary } from '../../../src/bench/statistics.ts';
 import type { BenchResult } from '../../../src/bench/types.ts';
+import { jsonLine } from '../../../src/cli/text.ts';
 import { benchResult } from './samples.ts';
 
-const html = benchReport(benchResult, "xlsnap bench 'guest<1>' --rounds 2");
+const page = benchReport(
+  benchResult,
+  "xlsnap bench 'guest<1>' --rounds 2",
+  jsonLine('bench_result', benchResult),
+);
+const data = /<script type="application\/json" id="bench-result">([\s\S]*?)<\/script>\n/.exec(page);
+/** Without the figures for programs. */
+const html = page.replace(data?.[0] ?? '', '');
 const style = /<style>([\s\S]*?)<\/style>/.exec(html)?.[1] ?? '';
 const body = html.slice(html.indexOf('<body>'));
 const text = body.replaceAll(/<[^>]*>/g, ' ');
@@ -14,6 +22,10 @@ const text = body.replaceAll(/<[^>]*>/g, ' ');
 test('it needs nothing else: no script, no link, no address', () => {
   expect(html).not.toMatch(/<(script|link|img|iframe|object|embed|base|form)\b/i);
   expect(html).not.toMatch(/https?:|\/\/[a-z]|@import|url\(|\b(src|href|on[a-z]+)=/i);
+});
+
+test('the figures are in it, for programs', () => {
+  expect(JSON.parse(data?.[1] ?? '')).toEqual(JSON.parse(jsonLine('bench_result', benchResult)));
 });
 
 test('each element is closed, in order, and each attribute is quoted', () => {
@@ -99,48 +111,64 @@ test('each part of a bar has a colour, in light and dark mode', () => {
 test('a caution is on top where the figures may not hold, and each comparison in a sentence', () => {
   const [xl, live] = benchResult.paths;
   if (xl?.wallSeconds === undefined || live === undefined) throw new Error('no sample');
-  const of = (min: number, median: number, max: number, count = 5): Summary => ({
+  const of = (min: number, median: number, max: number, count = 6): Summary => ({
     count,
     min,
     lowerQuartile: min,
     median,
     upperQuartile: max,
     max,
+    ...(count < 6 ? {} : { interval: { lower: min, upper: max, confidence: 0.96875 } }),
   });
   const result = {
     ...benchResult,
-    rounds: 5,
+    rounds: 6,
     paths: [
       { ...xl, baseline: xl.name, stopSeconds: of(1.7, 1.8, 1.9) },
-      { ...live, baseline: xl.name, wallRatio: of(0.5, 0.6, 0.7), downtimeSeconds: of(0.01, 0.012, 0.02) },
+      {
+        ...live,
+        baseline: xl.name,
+        wallRatio: of(0.5, 0.6, 0.7),
+        downtimeSeconds: of(0.01, 0.012, 0.02),
+        stopRatio: of(0.005, 0.0066, 0.01),
+        dirtyPagesPerSecond: of(80, 86, 90),
+      },
       {
         ...live,
         name: 'paused',
         baseline: xl.name,
         wallRatio: of(0.9, 1.1, 1.2),
         downtimeSeconds: of(1.6, 1.75, 1.8),
+        stopRatio: of(0.8, 0.97, 1.1),
       },
-      { ...live, name: 'slow', baseline: xl.name, wallRatio: of(1.3, 1.4, 1.5), downtimeSeconds: undefined },
+      {
+        ...live,
+        name: 'tracked',
+        baseline: xl.name,
+        wallRatio: of(1.3, 1.4, 1.5),
+        downtimeSeconds: undefined,
+        trackedPages: of(300, 300, 300),
+      },
     ],
   } as BenchResult;
-  expect(benchFindings(result)).toEqual([
-    'live+sync: faster than xl-save in every round, with 0.60 of its time; the guest was stopped for 12 ms instead of 1.80 s.',
-    'paused: no difference from xl-save beyond noise (0.90 to 1.20 of its time); the guest was stopped for 1.75 s instead of 1.80 s, which overlap.',
-    'slow: slower than xl-save in every round, with 1.40 of its time.',
+  expect(pathFindings(result)).toEqual([
+    'live+sync: faster than xl-save (0.60 of its time, 96 % interval 0.50 to 0.70); the guest was stopped for 12 ms instead of 1.80 s; it wrote to 86 pages/s in the meantime.',
+    'paused: no difference from xl-save beyond noise (1.10 of its time, 96 % interval 0.90 to 1.20); the guest was stopped for 1.75 s instead of 1.80 s, no difference beyond noise.',
+    'tracked: slower than xl-save (1.40 of its time, 96 % interval 1.30 to 1.50); it had written 300 pages since the earlier snapshot.',
   ]);
   // Two rounds may be on one side by chance.
   const few = {
     ...result,
     paths: result.paths.map((path) => ({ ...path, wallRatio: of(0.5, 0.6, 0.7, 2) })),
   };
-  expect(benchFindings(few)[0]).toContain('no difference');
+  expect(pathFindings(few)[0]).toContain('too few rounds to compare with xl-save (0.60 of its time)');
   expect(benchCautions(result)).toEqual([]);
   const busy = { ...result, rounds: 1, machine: { ...result.machine, loadAfter: 7.66 } };
   expect(benchCautions(busy)).toEqual([
     'dom0 was busy: a load of 7.7 on 2 processors, so the figures vary',
-    'one round says little: --rounds 5 or more',
+    'one round is too few for a 95 % interval: --rounds 6 or more',
   ]);
-  const page = benchReport(busy, 'x');
+  const page = benchReport(busy, 'x', '{}');
   expect(page.indexOf('dom0 was busy')).toBeGreaterThan(page.indexOf('<h1>'));
   expect(page.indexOf('dom0 was busy')).toBeLessThan(page.indexOf('Summary'));
 });
@@ -157,7 +185,7 @@ test('bars are of the run with the median, not of means that no run has', () => 
     fileBytes: 1,
     allocatedBytes: 1,
   }));
-  const page = benchReport({ ...benchResult, runs: shares }, 'x');
+  const page = benchReport({ ...benchResult, runs: shares }, 'x', '{}');
   expect(page).toContain('<title>xl-save, guest stopped: 2 s</title>');
 });
 

@@ -82,4 +82,5 @@ export const benchResult: BenchResult = {
   runs: benchRuns,
   failures: [{ path: 'paused', round: 0, message: 'snapshot-create exited with status 6: <no> answer' }],
   warnings: [],
+  earlier: { started: '2026-11-24T15:00:00.000Z', version: '0.0.9', differences: [], paths: [] },
 };

@@ -36,7 +36,7 @@ describe('on a terminal', () => {
     expect(drawn.length).toBeGreaterThan(8);
     expect(drawn.length).toBeLessThan(16);
     for (const line of drawn) expect(line.length).toBeLessThan(60);
-    expect(stderr).toMatch(/\rmemory \[#+\.+\] 19 MiB of 63 MiB {2}ETA 0:01 {2}63 MiB\/s/);
+    expect(stderr).toMatch(/\rmemory \[#+\.+\] 31 MiB of 63 MiB {2}ETA 0:01 {4}63 MiB\/s/);
     expect(stderr.endsWith('\r\x1b[K')).toBe(true);
     expect(stderr).not.toContain('\n');
     expect(stdout).not.toContain('\x1b');
@@ -82,10 +82,23 @@ describe('on a terminal', () => {
   test.each([
     ['a pipe', [], {}],
     ['--quiet', ['--quiet'], { tty: true }],
-    ['a dumb terminal', [], { tty: true, env: { TERM: 'dumb' } }],
+    ['--quiet on a dumb terminal', ['--quiet'], { tty: true, env: { TERM: 'dumb' } }],
   ])('prints nothing with %s', async (_, args, world) => {
     expect((await busy(args, world)).stderr).toBe('');
   });
+});
+
+test('prints a line for each phase on a terminal that cannot move its cursor', async () => {
+  expect((await busy([], { tty: true, env: { TERM: 'dumb' } })).stderr).toBe('memory\n');
+});
+
+test('a rate is not shown before the phase has run for half a second, and has a fixed width', () => {
+  const progress = { phase: 'memory', done: 8 * MIB, total: 1024 * MIB, unit: 'bytes' } as const;
+  expect(progressLine(progress, 0.001, 80)).not.toMatch(/ETA|\/s/);
+  const widths = [8, 80, 800].map((done) =>
+    progressLine({ ...progress, done: done * MIB }, 0.9, 80).indexOf(']'),
+  );
+  expect(new Set(widths).size).toBe(1);
 });
 
 describe('--json', () => {
@@ -120,13 +133,13 @@ describe('progressLine', () => {
       { phase: 'memory', done: 64 * MIB, total: 128 * MIB, unit: 'bytes', rate: 32 * MIB } as const,
       0,
       80,
-      'memory [################................]  64 MiB of 128 MiB  ETA 0:02  32 MiB/s',
+      'memory [###############...............]  64 MiB of 128 MiB  ETA 0:02    32 MiB/s',
     ],
     [
       { phase: 'memory', done: 256, total: 512, unit: 'pages', round: 2, dirtyPages: 12 } as const,
       1,
       200,
-      `memory [${'#'.repeat(20)}${'.'.repeat(20)}] 1.0 MiB of 2.0 MiB  ETA 0:01  1.0 MiB/s  pass 3  12 dirty pages`,
+      `memory [${'#'.repeat(20)}${'.'.repeat(20)}] 1.0 MiB of 2.0 MiB  ETA 0:01   1.0 MiB/s  pass 3  12 dirty pages`,
     ],
     [{ phase: 'disks', done: 1, total: 2, unit: 'steps' } as const, 9, 20, 'disks [##...] 1 of 2'],
     [{ phase: 'memory', done: 5, unit: 'steps' } as const, 0, 80, 'memory 5'],

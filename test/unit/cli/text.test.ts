@@ -1,13 +1,17 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, test } from 'vitest';
 import {
+  foldText,
   formatBytes,
   formatClock,
   formatSeconds,
+  indentedTable,
   jsonLine,
   plural,
   printable,
   snakeKeys,
+  table,
+  tableOrBlocks,
   wrapText,
 } from '../../../src/cli/text.ts';
 import { shellQuote } from '../../../src/core/shell-quote.ts';
@@ -84,8 +88,8 @@ describe('text in a terminal', () => {
     expect(wrapText(text, 24).split('\n')).toEqual([
       'error: the first line',
       '  is long',
-      '  - and so is the',
-      '    second',
+      // As wide as the terminal.
+      '  - and so is the second',
       'short',
     ]);
   });
@@ -97,5 +101,28 @@ describe('text in a terminal', () => {
 
   test('is unchanged in a pipe', () => {
     expect(wrapText(text, undefined)).toBe(text);
+  });
+});
+
+describe('on a narrow terminal', () => {
+  test('lines are folded between words, but a command stays whole', () => {
+    const command = 'To revert: xlsnap snapshot-revert guest1 /a/path/that/is/long.cfg';
+    expect(foldText(`  memory: some words that do not fit\n${command}\nshort`, 24)).toBe(
+      `  memory: some words\n    that do not fit\n${command}\nshort`,
+    );
+    expect(foldText('a b', undefined)).toBe('a b');
+    // As wide as the terminal is not too wide.
+    expect(wrapText('twenty-one characters', 21)).toBe('twenty-one characters');
+  });
+
+  test('a table that is too wide gets a line for each cell', () => {
+    const rows = [
+      ['path', 'seconds', ''],
+      ['xl-save', '2.15', '####'],
+      ['live', '', '#'],
+    ];
+    expect(tableOrBlocks(rows, 22)).toEqual(table(rows));
+    expect(tableOrBlocks(rows, 21)).toEqual(['xl-save', '  seconds: 2.15', '  ####', 'live', '  #']);
+    expect(indentedTable(rows, 23)[0]).toBe('  xl-save');
   });
 });
