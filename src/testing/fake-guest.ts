@@ -21,6 +21,9 @@ export interface FakeGuestCalls {
   mostAtOnce: number;
   /** Number of `packPages` that are running. */
   running: number;
+  /** Maximum number of stretches that were being written at once, and how many are now. */
+  mostWriting: number;
+  writing: number;
   /** Maximum number of pfns that `pageTypes` was asked for at once. */
   mostTypes: number;
 }
@@ -32,9 +35,19 @@ export interface FakeGuestCalls {
 export class FakeGuest implements Guest {
   p2mSize: number;
   maxBatch = 1024;
-  readonly calls: FakeGuestCalls = { packed: [], read: [], mostAtOnce: 0, running: 0, mostTypes: 0 };
+  readonly calls: FakeGuestCalls = {
+    packed: [],
+    read: [],
+    mostAtOnce: 0,
+    running: 0,
+    mostWriting: 0,
+    writing: 0,
+    mostTypes: 0,
+  };
   /** Called before pages are copied, to cause errors or delays. */
   beforeCopy: (pfns: Uint32Array) => Promise<void> = () => Promise.resolve();
+  /** Called before what was copied is written, to cause errors or delays. */
+  beforeWrite: (position: number) => Promise<void> = () => Promise.resolve();
   streamType: 'pv' | 'hvm' = 'hvm';
   /** Where the p2m is, for a PV guest. */
   p2mFrame = 1n;
@@ -126,13 +139,30 @@ export class FakeGuest implements Guest {
       });
       const head = makeHead(kinds);
       const data = [...pfns].filter((_, i) => kinds[i] === PAGE_KIND.data).map((pfn) => this.page(pfn));
-      // In a thread, as the real one writes: this thread must continue if the file system hangs.
-      const bytes = Buffer.concat([head, ...data]);
-      await promisify(write)(fd, bytes, 0, bytes.length, position);
-      if (!sum) return { kinds };
-      return { kinds, sum: await xxhash3(bytes.subarray(0, lengthWithoutZeros(bytes))) };
+      const written = this.#writePacked(fd, Buffer.concat([head, ...data]), position, sum);
+      written.catch(() => {});
+      return { kinds, written };
     } finally {
       calls.running--;
+    }
+  }
+
+  /** In a thread, as the real one writes: this thread must continue if the file system hangs. */
+  async #writePacked(
+    fd: number,
+    bytes: Uint8Array,
+    position: number,
+    sum: boolean,
+  ): Promise<string | undefined> {
+    const { calls } = this;
+    calls.writing++;
+    calls.mostWriting = Math.max(calls.mostWriting, calls.writing);
+    try {
+      await this.beforeWrite(position);
+      await promisify(write)(fd, bytes, 0, bytes.length, position);
+      return sum ? await xxhash3(bytes.subarray(0, lengthWithoutZeros(bytes))) : undefined;
+    } finally {
+      calls.writing--;
     }
   }
 

@@ -2,7 +2,7 @@
 import { write } from 'node:fs';
 import { promisify } from 'node:util';
 import { type Domid, PAGE_SIZE } from '../core/brand.ts';
-import { errnoCode, OutputError } from '../core/errors.ts';
+import { errnoCode, OutputError, throwIfAborted } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
 import { lengthWithoutZeros } from '../core/zeros.ts';
 import type { FOREIGNMEMORY, LIBC } from './declarations.ts';
@@ -30,6 +30,8 @@ export interface ForeignMemoryOptions {
 
 /** So many pages and more are looked at as a whole: fewer are zeros together too rarely. */
 const MIN_STRETCH = 64;
+/** So many buffers are kept to be used again. */
+const BUFFERS = 16;
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
 /** Makes the head of a stretch of the file, at least 64 bytes, once the kinds of its pages are known. */
@@ -54,6 +56,8 @@ export interface PackOptions {
   readonly sum?: boolean | undefined;
   /** The same file, opened with O_DIRECT. It is used if position and length are multiples of 4096. */
   readonly directFd?: number | undefined;
+  /** What has not begun to be written when it is aborted no longer is. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** What was packed. */
@@ -61,16 +65,17 @@ export interface PackedPages {
   /** The kind of each page (`PAGE_KIND`). */
   readonly kinds: Uint8Array;
   /**
-   * The XXH3 (64 bits, 16 hexadecimal digits) of the head and the pages with data, without the zeros at the end. Absent if it was
-   * not wanted, or libxxhash is not installed.
+   * Resolves when it has been written: with the XXH3 (64 bits, 16 hexadecimal digits) of the head and the pages with data, without
+   * the zeros at the end. Undefined if that was not wanted, or libxxhash is not installed. Rejects with an OutputError.
    */
-  readonly sum: string | undefined;
+  readonly written: Promise<string | undefined>;
 }
 
 /** See `PackOptions`. */
 interface FileToWrite {
   readonly fd: number;
   readonly directFd: number | undefined;
+  readonly signal: AbortSignal | undefined;
 }
 
 /** A stretch of the file, in memory. */
@@ -105,7 +110,7 @@ export class ForeignMemory {
   readonly #functions: MemoryFunctions;
   readonly #handle: number | bigint;
   readonly #xxh3: NativeFunction | undefined;
-  readonly #write: WriteFd;
+  readonly #writeFd: WriteFd;
   readonly #zeros = new Uint8Array(PAGE_SIZE);
   readonly #addressOfZeros: number;
   /** Buffers for packing that are not in use. */
@@ -119,7 +124,7 @@ export class ForeignMemory {
     { xxh3, write = writeFd }: ForeignMemoryOptions = {},
   ) {
     this.#xxh3 = xxh3;
-    this.#write = write;
+    this.#writeFd = write;
     this.#koffi = koffi;
     this.#functions = functions;
     this.#handle = handle;
@@ -136,18 +141,34 @@ export class ForeignMemory {
     fd: number,
     position: number,
     makeHead: HeadMaker,
-    { rewriter, sum = false, directFd }: PackOptions = {},
+    { rewriter, sum = false, directFd, signal }: PackOptions = {},
   ): Promise<PackedPages> {
     const packed = this.#withMapped(domid, gfns, (pages) => this.#pack(pages, makeHead, rewriter));
-    const { buffer, kinds, used } = packed;
+    const written = this.#write({ fd, directFd, signal }, packed, position, sum);
+    // Whoever waits for it gets the error.
+    written.catch(() => {});
+    return { kinds: packed.kinds, written };
+  }
+
+  /** Writes what was packed, and returns its sum if that is wanted. */
+  async #write(
+    file: FileToWrite,
+    { buffer, used }: Packed,
+    position: number,
+    sum: boolean,
+  ): Promise<string | undefined> {
+    const summing = sum ? this.#sum(buffer, used) : undefined;
+    // If the write fails, nobody waits for the sum.
+    summing?.catch(() => {});
     try {
-      const summing = sum ? this.#sum(buffer, used) : undefined;
-      // If the write fails, nobody waits for the sum.
-      summing?.catch(() => {});
-      await this.#inTurn(() => this.#writeWhole({ fd, directFd }, buffer.subarray(0, used), position));
-      return { kinds, sum: await summing };
+      await this.#inTurn(() => {
+        throwIfAborted(file.signal);
+        return this.#writeWhole(file, buffer.subarray(0, used), position);
+      });
+      return await summing;
     } finally {
-      this.#buffers.push(buffer);
+      await summing?.catch(() => {});
+      if (this.#buffers.length < BUFFERS) this.#buffers.push(buffer);
     }
   }
 
@@ -347,7 +368,7 @@ export class ForeignMemory {
       const aligned = ((position + done) | (bytes.length - done)) % PAGE_SIZE === 0;
       const fd = directFd !== undefined && aligned ? directFd : file.fd;
       try {
-        const { bytesWritten } = await this.#write(fd, bytes, done, bytes.length - done, position + done);
+        const { bytesWritten } = await this.#writeFd(fd, bytes, done, bytes.length - done, position + done);
         done += bytesWritten;
       } catch (cause) {
         const name = errnoCode(cause) ?? 'unknown error';

@@ -41,7 +41,8 @@ async function run(limits: Partial<PrecopyLimits> = {}, told: Progress[] = []): 
     writeAt: async (bytes: Uint8Array, position: number) => {
       writeSync(fd, bytes, 0, bytes.length, position);
     },
-    noteSum: () => {},
+    noteWrite: () => {},
+    written: async () => {},
     beginSync: () => {},
   };
   const saver = new FileSaver(guest, output, 4096, { expectedPages: PAGES });
