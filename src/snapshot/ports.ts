@@ -96,6 +96,8 @@ export interface Hypervisor {
 
 /** How `packPages` writes. */
 export interface PackOptions {
+  /** Whether pages of zeros are left out. Default: true. */
+  readonly sparse?: boolean;
   readonly sum?: boolean;
   readonly directFd?: number | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -154,7 +156,7 @@ export interface Guest extends AsyncDisposable {
    * Copies what makes one stretch of the file `fd`, from `position` on, and starts to write it: what `makeHead` gives, then the
    * pages that have data, back to back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
    * @param pfns at most `maxBatch`
-   * @param makeHead is given the kind of each page; where it makes one of zeros `data`, that page is written too
+   * @param makeHead is given the kind of each page; at most 16 bytes and 8 for each page
    * @param options `sum`: whether to sum up what is written. `directFd`: the same file, opened with O_DIRECT, which may be used
    * instead where position, length and address are multiples of 4096. `signal`: what has not begun to be written when it is aborted
    * no longer is

@@ -7,7 +7,7 @@ import { DomainError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
 import { lengthWithoutZeros } from '../core/zeros.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
-import type { Guest, LogMarks, PackedPages } from '../snapshot/ports.ts';
+import type { Guest, LogMarks, PackedPages, PackOptions } from '../snapshot/ports.ts';
 
 const PAGE = 4096;
 
@@ -125,7 +125,7 @@ export class FakeGuest implements Guest {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-    { sum = false }: { readonly sum?: boolean } = {},
+    { sum = false, sparse = true }: PackOptions = {},
   ): Promise<PackedPages> {
     const { calls } = this;
     calls.packed.push(pfns);
@@ -135,7 +135,7 @@ export class FakeGuest implements Guest {
       await this.beforeCopy(pfns);
       const kinds = Uint8Array.from(pfns, (pfn) => {
         if (this.typeOf(pfn) >= 13) return PAGE_KIND.unmapped;
-        return this.#word(pfn) === 0 ? PAGE_KIND.zero : PAGE_KIND.data;
+        return sparse && this.#word(pfn) === 0 ? PAGE_KIND.zero : PAGE_KIND.data;
       });
       const head = makeHead(kinds);
       const data = [...pfns].filter((_, i) => kinds[i] === PAGE_KIND.data).map((pfn) => this.page(pfn));

@@ -246,7 +246,6 @@ export class SegmentWriter {
     const layout = this.#layout;
     const { offset, dataOffset, count } = layout.record(record);
     const makeHead = (seen: Uint8Array): Uint8Array => {
-      if (!this.#sparse) countAsData(seen);
       this.#pack(pfns, types, seen);
       const { length } = pfns;
       return layout.encodeHead(
@@ -256,7 +255,7 @@ export class SegmentWriter {
       );
     };
     const { fd, directFd, discarded: signal } = this.#output;
-    const options = { sum: this.#sums, directFd, signal };
+    const options = { sparse: this.#sparse, sum: this.#sums, directFd, signal };
     const { kinds, written } = await this.#guest.packPages(fd, pfns, offset, makeHead, options);
     this.#output.noteWrite({ from: offset, to: dataOffset + count * PAGE_SIZE }, written);
     if (this.#writes === undefined) await written;
@@ -292,11 +291,6 @@ export class SegmentWriter {
     take(true);
     take(false);
   }
-}
-
-/** Has pages of zeros written like the others. */
-function countAsData(kinds: Uint8Array): void {
-  for (let i = 0; i < kinds.length; i++) if (kinds[i] === PAGE_KIND.zero) kinds[i] = PAGE_KIND.data;
 }
 
 /** The suspended guest is without pages that it had. */

@@ -108,7 +108,7 @@ describe('copyAll', () => {
 
   test('copies several records at once', async () => {
     const guest = new FakeGuest(p2m());
-    guest.beforeCopy = () => sleep(20);
+    guest.beforeCopy = () => vi.waitFor(() => expect(guest.calls.mostAtOnce).toBe(4), 10_000);
     const { pages } = await save(guest);
     const sizes = guest.calls.packed.map((pfns) => pfns.length);
     expect(sizes.reduce((a, b) => a + b, 0)).toBe(pages);
@@ -151,7 +151,7 @@ describe('copyAll', () => {
     await vi.waitFor(() => expect(guest.calls.writing).toBe(8));
     await sleep(20);
     expect(guest.calls.writing).toBe(8);
-    const timer = setInterval(() => releases.splice(0).forEach((release) => release()), 1);
+    const timer = setInterval(() => releases.splice(0).map((release) => release()), 1);
     onTestFinished(() => clearInterval(timer));
     await copied;
     const { end } = await saver.finish();
