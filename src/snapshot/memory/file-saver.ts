@@ -195,8 +195,8 @@ export class FileSaver implements PageSaver {
     if (this.#allocation !== undefined) this.#end = this.#allocation.end;
     this.#start = this.#end;
     const progress = this.#progress({ total: this.#expectedPages, round: live ? 0 : undefined, live });
-    // A stopped guest waits for memory to be copied, not for the disk.
-    const writer = this.#writer(progress, deferred, live ? undefined : this.#later.limit);
+    // A stopped guest waits for memory to be copied, not for the disk. The other half leaves the host its page cache.
+    const writer = this.#writer(progress, deferred, live ? undefined : this.#later.limit / 2);
     const { segment, end } = await writer.run(async () => {
       await forEachPage(this.#guest, this.#signal, (pfn, type) => {
         if (!hasPageData(type)) {

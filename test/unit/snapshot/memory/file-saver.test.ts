@@ -146,7 +146,7 @@ describe('copyAll', () => {
     const guest = new FakeGuest(p2m());
     const releases: (() => void)[] = [];
     guest.beforeWrite = () => new Promise((resolve) => releases.push(resolve));
-    const saver = saverOf(guest, {}, 8 * 1022 * PAGE);
+    const saver = saverOf(guest, {}, 2 * 8 * 1022 * PAGE);
     const copied = saver.copyAll();
     await vi.waitFor(() => expect(guest.calls.writing).toBe(8));
     await sleep(20);
