@@ -100,7 +100,8 @@ export interface PackOptions {
   readonly sparse?: boolean;
   readonly sum?: boolean;
   readonly directFd?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
+  /** Asked before each write, when the one before it has ended; if it rejects, nothing is written. */
+  readonly mayWrite?: (() => Promise<void>) | undefined;
 }
 
 /** What `packPages` has copied. */
@@ -158,8 +159,7 @@ export interface Guest extends AsyncDisposable {
    * @param pfns at most `maxBatch`
    * @param makeHead is given the kind of each page; at most 16 bytes and 8 for each page
    * @param options `sum`: whether to sum up what is written. `directFd`: the same file, opened with O_DIRECT, which may be used
-   * instead where position, length and address are multiples of 4096. `signal`: what has not begun to be written when it is aborted
-   * no longer is
+   * instead where position, length and address are multiples of 4096
    * @returns when the pages are copied; `written` says when the file has them
    */
   packPages(

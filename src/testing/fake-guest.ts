@@ -21,7 +21,7 @@ export interface FakeGuestCalls {
   mostAtOnce: number;
   /** Number of `packPages` that are running. */
   running: number;
-  /** Maximum number of stretches that were being written at once, and how many are now. */
+  /** Maximum number of stretches that were copied and not yet written, and how many there are now. */
   mostWriting: number;
   writing: number;
   /** Maximum number of pfns that `pageTypes` was asked for at once. */
@@ -63,6 +63,7 @@ export class FakeGuest implements Guest {
   /** The word that was last written to each page. */
   readonly #written = new Map<number, number>();
   readonly #dirty = new Set<number>();
+  #turn: Promise<unknown> = Promise.resolve();
 
   /** Creates a guest. Default: a small one, with 200 pages, a hole, and 100 pages of which some are zeros. */
   constructor(
@@ -125,7 +126,7 @@ export class FakeGuest implements Guest {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-    { sum = false, sparse = true }: PackOptions = {},
+    { sum = false, sparse = true, mayWrite }: PackOptions = {},
   ): Promise<PackedPages> {
     const { calls } = this;
     calls.packed.push(pfns);
@@ -139,7 +140,13 @@ export class FakeGuest implements Guest {
       });
       const head = makeHead(kinds);
       const data = [...pfns].filter((_, i) => kinds[i] === PAGE_KIND.data).map((pfn) => this.page(pfn));
-      const written = this.#writePacked(fd, Buffer.concat([head, ...data]), position, sum);
+      const bytes = Buffer.concat([head, ...data]);
+      const written = this.#writePacked(async () => {
+        await mayWrite?.();
+        await this.beforeWrite(position);
+        await promisify(write)(fd, bytes, 0, bytes.length, position);
+        return sum ? await xxhash3(bytes.subarray(0, lengthWithoutZeros(bytes))) : undefined;
+      });
       written.catch(() => {});
       return { kinds, written };
     } finally {
@@ -147,20 +154,15 @@ export class FakeGuest implements Guest {
     }
   }
 
-  /** In a thread, as the real one writes: this thread must continue if the file system hangs. */
-  async #writePacked(
-    fd: number,
-    bytes: Uint8Array,
-    position: number,
-    sum: boolean,
-  ): Promise<string | undefined> {
+  /** One after the other, and in a thread, as the real one writes: this thread must continue if the file system hangs. */
+  async #writePacked<T>(one: () => Promise<T>): Promise<T> {
     const { calls } = this;
     calls.writing++;
     calls.mostWriting = Math.max(calls.mostWriting, calls.writing);
+    const mine = this.#turn.then(one);
+    this.#turn = mine.catch(() => {});
     try {
-      await this.beforeWrite(position);
-      await promisify(write)(fd, bytes, 0, bytes.length, position);
-      return sum ? await xxhash3(bytes.subarray(0, lengthWithoutZeros(bytes))) : undefined;
+      return await mine;
     } finally {
       calls.writing--;
     }

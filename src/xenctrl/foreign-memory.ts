@@ -2,7 +2,7 @@
 import { write } from 'node:fs';
 import { promisify } from 'node:util';
 import { type Domid, PAGE_SIZE } from '../core/brand.ts';
-import { errnoCode, OutputError, throwIfAborted } from '../core/errors.ts';
+import { errnoCode, OutputError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
 import { lengthWithoutZeros } from '../core/zeros.ts';
 import type { FOREIGNMEMORY, LIBC } from './declarations.ts';
@@ -63,8 +63,8 @@ export interface PackOptions {
   readonly sum?: boolean | undefined;
   /** The same file, opened with O_DIRECT. It is used if position and length are multiples of 4096. */
   readonly directFd?: number | undefined;
-  /** What has not begun to be written when it is aborted no longer is. */
-  readonly signal?: AbortSignal | undefined;
+  /** Asked before each write; if it rejects, nothing is written. */
+  readonly mayWrite?: (() => Promise<void>) | undefined;
 }
 
 /** What was packed. */
@@ -82,7 +82,7 @@ export interface PackedPages {
 interface FileToWrite {
   readonly fd: number;
   readonly directFd: number | undefined;
-  readonly signal: AbortSignal | undefined;
+  readonly mayWrite: (() => Promise<void>) | undefined;
 }
 
 /** A stretch of the file, in memory. */
@@ -168,8 +168,8 @@ export class ForeignMemory {
     options: PackOptions = {},
   ): Promise<PackedPages> {
     const packed = this.#withMapped(domid, gfns, (pages) => this.#pack(pages, makeHead, options));
-    const { sum = false, directFd, signal } = options;
-    const written = this.#write({ fd, directFd, signal }, packed, position, sum);
+    const { sum = false, directFd, mayWrite } = options;
+    const written = this.#write({ fd, directFd, mayWrite }, packed, position, sum);
     // Whoever waits for it gets the error.
     written.catch(() => {});
     return { kinds: packed.kinds, written };
@@ -186,9 +186,9 @@ export class ForeignMemory {
     // If the write fails, nobody waits for the sum.
     summing?.catch(() => {});
     try {
-      await this.#inTurn(() => {
-        throwIfAborted(file.signal);
-        return this.#writeWhole(file, bytes, position);
+      await this.#inTurn(async () => {
+        await file.mayWrite?.();
+        await this.#writeWhole(file, bytes, position);
       });
       return await summing;
     } finally {

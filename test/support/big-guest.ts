@@ -34,6 +34,7 @@ const output = {
   writeAt: async () => {},
   noteWrite: () => {},
   written: async () => {},
+  mayWrite: async () => {},
   beginSync: () => {},
 };
 const saver = new FileSaver(guest as Guest, output, 8192, { expectedPages: PAGES });

@@ -254,8 +254,9 @@ export class SegmentWriter {
         this.#packed.types.subarray(0, length),
       );
     };
-    const { fd, directFd, discarded: signal } = this.#output;
-    const options = { sparse: this.#sparse, sum: this.#sums, directFd, signal };
+    const { fd, directFd } = this.#output;
+    const mayWrite = () => this.#output.mayWrite();
+    const options = { sparse: this.#sparse, sum: this.#sums, directFd, mayWrite };
     const { kinds, written } = await this.#guest.packPages(fd, pfns, offset, makeHead, options);
     this.#output.noteWrite({ from: offset, to: dataOffset + count * PAGE_SIZE }, written);
     if (this.#writes === undefined) await written;

@@ -2,7 +2,7 @@
 import { constants, writeSync } from 'node:fs';
 import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { errnoCode, OutputError } from '../../core/errors.ts';
+import { errnoCode, OutputError, throwIfAborted } from '../../core/errors.ts';
 import {
   type FileIdentity,
   isSameFile,
@@ -44,8 +44,11 @@ export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
   readonly fd: number;
   /** The same file, opened with O_DIRECT, if writes should go past the page cache. */
   readonly directFd?: number | undefined;
-  /** Aborted when nothing needs to be written any more. */
-  readonly discarded?: AbortSignal;
+  /**
+   * Resolves when a write by `fd` may begin.
+   * @throws {InterruptedError} If nothing needs to be written any more
+   */
+  mayWrite(): Promise<void>;
   /**
    * Notes a stretch that is being written by `fd`. The file stays open until that has ended.
    * @param written gives its checksum, which is kept until something is written there again
@@ -76,6 +79,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   readonly #underWay = new Set<Promise<void>>();
   #writeFailure: { readonly error: unknown } | undefined;
   readonly #discarded = new AbortController();
+  #pause: { readonly promise: Promise<void>; readonly end: () => void } | undefined;
   /** Set if the file began as a clone of another memory file: sums up what was written since. */
   cloneSums: CloneSums | undefined;
   /** What the file is, from when it may have its name. */
@@ -117,8 +121,23 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     return this.#file.fd;
   }
 
-  get discarded(): AbortSignal {
-    return this.#discarded.signal;
+  async mayWrite(): Promise<void> {
+    await this.#pause?.promise;
+    throwIfAborted(this.#discarded.signal);
+  }
+
+  /** Has `mayWrite` wait until `resumeWrites`. */
+  pauseWrites(): void {
+    let end = (): void => {};
+    const promise = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    this.#pause = { promise, end };
+  }
+
+  resumeWrites(): void {
+    this.#pause?.end();
+    this.#pause = undefined;
   }
 
   get directFd(): number | undefined {
@@ -254,6 +273,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
    */
   async discard(users?: Promise<unknown>): Promise<void> {
     this.#discarded.abort();
+    this.resumeWrites();
     const close = async (): Promise<void> => {
       await this.#direct?.close().catch(() => undefined);
       await this.#file.close().catch(() => undefined);

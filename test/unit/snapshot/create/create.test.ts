@@ -692,6 +692,27 @@ describe('the guest resumes first', () => {
     expect(filesIn(directory)).toEqual(['xvda.img']);
   });
 
+  it('no write of memory begins while the disks are snapshotted', async () => {
+    const host = makeHost({ guest: new FakeGuest(new Uint8Array(12 * 1022)) });
+    const begun: string[] = [];
+    host.guest.beforeWrite = async () => {
+      begun.push(host.calls.at(-1) ?? '');
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    };
+    let before = 0;
+    host.fault = async (call) => {
+      if (call !== 'snapshotDisks') return;
+      before = begun.length;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      // One may have been under way.
+      expect(begun.length).toBe(before);
+    };
+    const { plan } = await createSnapshot(host, request());
+    expect(before).toBeLessThan(12);
+    expect(begun).toHaveLength(12);
+    expect((await verifyMemoryFile(plan.memoryPath)).checksums).toBe('right');
+  });
+
   it('a write of memory that fails when the guest runs again undoes the disks, too', async () => {
     const host = makeHost();
     host.guest.beforeWrite = async () => {

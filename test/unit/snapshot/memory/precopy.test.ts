@@ -43,6 +43,7 @@ async function run(limits: Partial<PrecopyLimits> = {}, told: Progress[] = []): 
     },
     noteWrite: () => {},
     written: async () => {},
+    mayWrite: async () => {},
     beginSync: () => {},
   };
   const saver = new FileSaver(guest, output, 4096, { expectedPages: PAGES });
