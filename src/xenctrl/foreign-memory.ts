@@ -35,8 +35,6 @@ const HEAD_ROOM = 8192;
 /** Bytes before the words for each page in a head, and of each word (libxc's PAGE_DATA record). */
 const HEAD_BYTES = 16;
 const WORD_BYTES = 8;
-/** So many buffers are kept to be used again. */
-const BUFFERS = 16;
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
 /** Makes the head of a stretch of the file, up to 16 bytes and 8 for each page, once the kinds of its pages are known. */
@@ -137,7 +135,7 @@ export class ForeignMemory {
   readonly #writeFd: WriteFd;
   readonly #zeros = Buffer.alloc(PAGE_SIZE);
   readonly #addressOfZeros: number;
-  /** Buffers for packing that are not in use. */
+  /** Buffers for packing that are not in use. All are kept: the kernel and V8 take long to provide others. */
   readonly #buffers: Buffer[] = [];
   #turn: Promise<void> = Promise.resolve();
 
@@ -193,7 +191,7 @@ export class ForeignMemory {
       return await summing;
     } finally {
       await summing?.catch(() => {});
-      if (this.#buffers.length < BUFFERS) this.#buffers.push(buffer);
+      this.#buffers.push(buffer);
     }
   }
 
@@ -328,7 +326,11 @@ export class ForeignMemory {
     this.#functions.memcpy.callFast(target + start, address + from * PAGE_SIZE, (to - from) * PAGE_SIZE);
     for (let i = from; i < to; i++) {
       const at = start + (i - from) * PAGE_SIZE;
-      if (sparse && words[at / 4] === 0 && this.#zeros.equals(buffer.subarray(at, at + PAGE_SIZE))) {
+      if (
+        sparse &&
+        words[at / 4] === 0 &&
+        buffer.compare(this.#zeros, 0, PAGE_SIZE, at, at + PAGE_SIZE) === 0
+      ) {
         kinds[i] = PAGE_KIND.zero;
       } else if (tables.has(i)) {
         const page = words.subarray(at / 4, (at + PAGE_SIZE) / 4);

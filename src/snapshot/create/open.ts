@@ -144,11 +144,8 @@ async function openFile(run: CreateRun, journal: CreateJournal, prefix: Uint8Arr
     }
     await base?.[Symbol.asyncDispose]();
     const room = host.dirtyRoom ?? dirtyRoom;
-    const { tuning, domain, plan } = context;
-    // A stopped guest does not wait for these writes, and the page cache would be written out afterwards anyway.
-    const waits = plan.sync && plan.precopy === undefined;
-    const direct = waits || domain.memoryBytes > DIRECT_FACTOR * room();
-    if (tuning?.direct ?? direct) await output.openDirect();
+    const { tuning, domain } = context;
+    if (tuning?.direct ?? domain.memoryBytes > DIRECT_FACTOR * room()) await output.openDirect();
     await output.writeAt(prefix, 0);
     const full = failure ?? found;
     if (full === undefined || !('full' in full)) return { output };

@@ -1,5 +1,5 @@
 /** One pass over the memory of a guest, written to a file record by record. */
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError, throwIfAborted } from '../../core/errors.ts';
@@ -14,6 +14,10 @@ import type { CopyProgress } from './progress.ts';
 
 /** Records under way at once: as many as libuv's pool has threads unless told otherwise. */
 const IN_FLIGHT = 4;
+
+/** A record is copied when the one so many before it is written, unless that takes longer than so many milliseconds. */
+const PACE = 1;
+const PATIENCE_MS = 100;
 
 /** How a pass is written. */
 interface WriterOptions {
@@ -142,6 +146,9 @@ export class SegmentWriter {
   readonly #lanes: Lanes;
   readonly #sparse: boolean;
   readonly #sums: boolean;
+  /** The last records that were copied. */
+  readonly #recent: Promise<unknown>[] = [];
+  #isSlow = false;
   /** Records that are copied and wait to be written; undefined if each is written before it counts as copied. */
   readonly #writes: Lanes | undefined;
   readonly #pages: PageSet;
@@ -264,6 +271,7 @@ export class SegmentWriter {
       await this.#writes.start(async () => {
         await written;
       });
+      await this.#keepPace(written);
     }
     const firstBit = record * bitsPerRecord(layout.perRecord);
     const unmapped: number[] = [];
@@ -277,6 +285,18 @@ export class SegmentWriter {
     for (const pfn of unmapped) this.#deferred?.set(pfn);
     if (this.#deferred !== undefined) this.#output.beginSync();
     this.#progress.add(pfns.length - unmapped.length);
+  }
+
+  /**
+   * Waits for writes that are about as fast as copying, since copies in buffers that were just used cost less than those in new ones;
+   * once one takes longer, no more.
+   */
+  async #keepPace(written: Promise<unknown>): Promise<void> {
+    this.#recent.push(written);
+    const before = this.#recent.length > PACE ? this.#recent.shift() : undefined;
+    if (before === undefined || this.#isSlow) return;
+    const isLate = await Promise.race([before.then(() => false), sleep(PATIENCE_MS, true)]);
+    if (isLate) this.#isSlow = true;
   }
 
   /** The pages with data, then the others. */

@@ -573,10 +573,6 @@ describe('the page cache', () => {
     }
   });
 
-  it('is left out if the file of a stopped guest has to be on the disk anyway', async () => {
-    expect(await isDirect((memory) => memory, { sync: true })).toBe(true);
-  });
-
   it('is used or left out if the tuning says so', async () => {
     expect(await isDirect((memory) => memory, { tuning: { direct: true } })).toBe(true);
     expect(await isDirect(() => 0, { tuning: { direct: false } })).toBe(false);
