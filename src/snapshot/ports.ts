@@ -94,18 +94,31 @@ export interface Hypervisor {
   openGuest(domid: Domid): Promise<Guest>;
 }
 
-/** What `packPages` has written. */
+/** How `packPages` writes. */
+export interface PackOptions {
+  /** Whether pages of zeros are left out. Default: true. */
+  readonly sparse?: boolean;
+  readonly sum?: boolean;
+  readonly directFd?: number | undefined;
+  /** Asked before each write, when the one before it has ended; if it rejects, nothing is written. */
+  readonly mayWrite?: (() => Promise<void>) | undefined;
+}
+
+/** What `packPages` has copied. */
 export interface PackedPages {
   /**
-   * The kind of each page (`PAGE_KIND`): its data was written, it is all zeros, or it cannot be had: the guest has no such page
+   * The kind of each page (`PAGE_KIND`): its data was copied, it is all zeros, or it cannot be had: the guest has no such page
    * (any more), or, of a running PV guest, it is a page table that is being changed.
    */
   readonly kinds: Uint8Array;
   /**
-   * The XXH3 (64 bits, as 16 hexadecimal digits) of the bytes that were written, without the zeros at their end: exactly of those,
-   * even if the guest's memory changes in between. Absent where it was not wanted, or costs too much: then the file is read again.
+   * Resolves when the copy has been written, and rejects with an OutputError if that fails. The guest may run again before.
+   *
+   * Its value is the XXH3 (64 bits, as 16 hexadecimal digits) of the bytes that were written, without the zeros at their end: exactly
+   * of those, even if the guest's memory changes in between. Undefined where it was not wanted, or costs too much: then the file is
+   * read again.
    */
-  readonly sum?: string | undefined;
+  readonly written: Promise<string | undefined>;
 }
 
 /**
@@ -141,20 +154,20 @@ export interface Guest extends AsyncDisposable {
   /** The same for `count` pfns from `first` on. */
   pageTypesFrom(first: number, count: number): Promise<Uint8Array>;
   /**
-   * Writes one stretch of the file `fd`, from `position` on: what `makeHead` gives, then the pages that have data, back to
-   * back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
+   * Copies what makes one stretch of the file `fd`, from `position` on, and starts to write it: what `makeHead` gives, then the
+   * pages that have data, back to back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
    * @param pfns at most `maxBatch`
-   * @param makeHead is given the kind of each page; where it makes one of zeros `data`, that page is written too
+   * @param makeHead is given the kind of each page; at most 16 bytes and 8 for each page
    * @param options `sum`: whether to sum up what is written. `directFd`: the same file, opened with O_DIRECT, which may be used
    * instead where position, length and address are multiples of 4096
-   * @throws {OutputError} If a write fails
+   * @returns when the pages are copied; `written` says when the file has them
    */
   packPages(
     fd: number,
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-    options?: { readonly sum?: boolean; readonly directFd?: number | undefined },
+    options?: PackOptions,
   ): Promise<PackedPages>;
   /**
    * Copies pages into `into`, page i to byte 4096 * i. Pages must have types that carry data.

@@ -7,7 +7,7 @@ import { DomainError } from '../core/errors.ts';
 import { PAGE_KIND } from '../core/page-kind.ts';
 import { lengthWithoutZeros } from '../core/zeros.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
-import type { Guest, LogMarks, PackedPages } from '../snapshot/ports.ts';
+import type { Guest, LogMarks, PackedPages, PackOptions } from '../snapshot/ports.ts';
 
 const PAGE = 4096;
 
@@ -21,6 +21,9 @@ export interface FakeGuestCalls {
   mostAtOnce: number;
   /** Number of `packPages` that are running. */
   running: number;
+  /** Maximum number of stretches that were copied and not yet written, and how many there are now. */
+  mostWriting: number;
+  writing: number;
   /** Maximum number of pfns that `pageTypes` was asked for at once. */
   mostTypes: number;
 }
@@ -32,9 +35,19 @@ export interface FakeGuestCalls {
 export class FakeGuest implements Guest {
   p2mSize: number;
   maxBatch = 1024;
-  readonly calls: FakeGuestCalls = { packed: [], read: [], mostAtOnce: 0, running: 0, mostTypes: 0 };
+  readonly calls: FakeGuestCalls = {
+    packed: [],
+    read: [],
+    mostAtOnce: 0,
+    running: 0,
+    mostWriting: 0,
+    writing: 0,
+    mostTypes: 0,
+  };
   /** Called before pages are copied, to cause errors or delays. */
   beforeCopy: (pfns: Uint32Array) => Promise<void> = () => Promise.resolve();
+  /** Called before what was copied is written, to cause errors or delays. */
+  beforeWrite: (position: number) => Promise<void> = () => Promise.resolve();
   streamType: 'pv' | 'hvm' = 'hvm';
   /** Where the p2m is, for a PV guest. */
   p2mFrame = 1n;
@@ -50,6 +63,7 @@ export class FakeGuest implements Guest {
   /** The word that was last written to each page. */
   readonly #written = new Map<number, number>();
   readonly #dirty = new Set<number>();
+  #turn: Promise<unknown> = Promise.resolve();
 
   /** Creates a guest. Default: a small one, with 200 pages, a hole, and 100 pages of which some are zeros. */
   constructor(
@@ -112,7 +126,7 @@ export class FakeGuest implements Guest {
     pfns: Uint32Array,
     position: number,
     makeHead: (kinds: Uint8Array) => Uint8Array,
-    { sum = false }: { readonly sum?: boolean } = {},
+    { sum = false, sparse = true, mayWrite }: PackOptions = {},
   ): Promise<PackedPages> {
     const { calls } = this;
     calls.packed.push(pfns);
@@ -122,17 +136,35 @@ export class FakeGuest implements Guest {
       await this.beforeCopy(pfns);
       const kinds = Uint8Array.from(pfns, (pfn) => {
         if (this.typeOf(pfn) >= 13) return PAGE_KIND.unmapped;
-        return this.#word(pfn) === 0 ? PAGE_KIND.zero : PAGE_KIND.data;
+        return sparse && this.#word(pfn) === 0 ? PAGE_KIND.zero : PAGE_KIND.data;
       });
       const head = makeHead(kinds);
       const data = [...pfns].filter((_, i) => kinds[i] === PAGE_KIND.data).map((pfn) => this.page(pfn));
-      // In a thread, as the real one writes: this thread must continue if the file system hangs.
       const bytes = Buffer.concat([head, ...data]);
-      await promisify(write)(fd, bytes, 0, bytes.length, position);
-      if (!sum) return { kinds };
-      return { kinds, sum: await xxhash3(bytes.subarray(0, lengthWithoutZeros(bytes))) };
+      const written = this.#writePacked(async () => {
+        await mayWrite?.();
+        await this.beforeWrite(position);
+        await promisify(write)(fd, bytes, 0, bytes.length, position);
+        return sum ? await xxhash3(bytes.subarray(0, lengthWithoutZeros(bytes))) : undefined;
+      });
+      written.catch(() => {});
+      return { kinds, written };
     } finally {
       calls.running--;
+    }
+  }
+
+  /** One after the other, and in a thread, as the real one writes: this thread must continue if the file system hangs. */
+  async #writePacked<T>(one: () => Promise<T>): Promise<T> {
+    const { calls } = this;
+    calls.writing++;
+    calls.mostWriting = Math.max(calls.mostWriting, calls.writing);
+    const mine = this.#turn.then(one);
+    this.#turn = mine.catch(() => {});
+    try {
+      return await mine;
+    } finally {
+      calls.writing--;
     }
   }
 

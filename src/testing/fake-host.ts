@@ -556,7 +556,11 @@ export class FakeHost implements Host {
       packPages: async (...args) => {
         await ask('packPages');
         this.#mayCopy();
-        return guest.packPages(...args);
+        const { kinds, written } = await guest.packPages(...args);
+        // The domain may have been destroyed by then: what was copied is written all the same.
+        const reported = this.#call('writePages').then(() => written);
+        reported.catch(() => {});
+        return { kinds, written: reported };
       },
       readPages: async (...args) => {
         await ask('readPages');

@@ -1,10 +1,14 @@
 /** Starts the guardian: a process that undoes a create if this one is killed. */
 import { spawn } from 'node:child_process';
 import nodeModule from 'node:module';
+import { setPriority } from 'node:os';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { EnvironmentError } from '../core/errors.ts';
 import type { Guardian } from '../snapshot/ports.ts';
+
+/** A third of the processor time of others that want it too. */
+const START_PRIORITY = 5;
 
 /**
  * Starts a process, in a session of its own and without any of our files, that waits for our end. It is a
@@ -28,6 +32,7 @@ export function startGuardian(
   child.on('error', () => {});
   child.stdin.on('error', () => {});
   child.unref();
+  if (child.pid !== undefined) giveWay(child.pid);
   if (child.pid === undefined) {
     child.stdin.destroy();
     throw new EnvironmentError('GUARDIAN', `cannot start ${command}`, {
@@ -42,6 +47,15 @@ export function startGuardian(
       child.stdin.end('done\n');
     },
   };
+}
+
+/** Has the guardian start behind us: a guest may be stopped while it does. It hurries when it is needed. */
+function giveWay(pid: number): void {
+  try {
+    setPriority(pid, START_PRIORITY);
+  } catch {
+    // It has ended already, or we may not.
+  }
 }
 
 /** Node's variable that has the guardian load its code from where this process does (Node 22.8 and later), if anywhere. */

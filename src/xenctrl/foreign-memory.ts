@@ -30,9 +30,14 @@ export interface ForeignMemoryOptions {
 
 /** So many pages and more are looked at as a whole: fewer are zeros together too rarely. */
 const MIN_STRETCH = 64;
+/** Room for the head of a record, unless it is longer. */
+const HEAD_ROOM = 8192;
+/** Bytes before the words for each page in a head, and of each word (libxc's PAGE_DATA record). */
+const HEAD_BYTES = 16;
+const WORD_BYTES = 8;
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
-/** Makes the head of a stretch of the file, at least 64 bytes, once the kinds of its pages are known. */
+/** Makes the head of a stretch of the file, up to 16 bytes and 8 for each page, once the kinds of its pages are known. */
 export type HeadMaker = (kinds: Uint8Array) => Uint8Array;
 
 /** Changes pages that must not go into a file unchanged. */
@@ -50,10 +55,14 @@ export interface PageRewriter {
 export interface PackOptions {
   /** For pages that must not go into the file unchanged. */
   readonly rewriter?: PageRewriter | undefined;
+  /** Whether pages of zeros are left out. Default: true. */
+  readonly sparse?: boolean | undefined;
   /** Whether to sum up what is written. */
   readonly sum?: boolean | undefined;
   /** The same file, opened with O_DIRECT. It is used if position and length are multiples of 4096. */
   readonly directFd?: number | undefined;
+  /** Asked before each write; if it rejects, nothing is written. */
+  readonly mayWrite?: (() => Promise<void>) | undefined;
 }
 
 /** What was packed. */
@@ -61,24 +70,42 @@ export interface PackedPages {
   /** The kind of each page (`PAGE_KIND`). */
   readonly kinds: Uint8Array;
   /**
-   * The XXH3 (64 bits, 16 hexadecimal digits) of the head and the pages with data, without the zeros at the end. Absent if it was
-   * not wanted, or libxxhash is not installed.
+   * Resolves when it has been written: with the XXH3 (64 bits, 16 hexadecimal digits) of the head and the pages with data, without
+   * the zeros at the end. Undefined if that was not wanted, or libxxhash is not installed. Rejects with an OutputError.
    */
-  readonly sum: string | undefined;
+  readonly written: Promise<string | undefined>;
 }
 
 /** See `PackOptions`. */
 interface FileToWrite {
   readonly fd: number;
   readonly directFd: number | undefined;
+  readonly mayWrite: (() => Promise<void>) | undefined;
 }
 
 /** A stretch of the file, in memory. */
 interface Packed {
-  readonly buffer: Uint8Array;
+  readonly buffer: Buffer;
   readonly kinds: Uint8Array;
-  /** Bytes of the head and the pages with data. */
-  readonly used: number;
+  /** The part of the buffer with the head and the pages with data. */
+  readonly bytes: Uint8Array;
+}
+
+/** Pages that are being copied to a buffer. */
+interface Packing extends Pick<PackOptions, 'rewriter'> {
+  /** Where they are mapped. */
+  readonly address: number;
+  readonly kinds: Uint8Array;
+  readonly buffer: Buffer;
+  /** The same as 32-bit words. */
+  readonly words: Uint32Array;
+  /** Address of the buffer. */
+  readonly target: number;
+  /** Indices of the pages that the rewriter changes. */
+  readonly tables: ReadonlySet<number>;
+  readonly sparse: boolean;
+  /** Bytes of the buffer that are in use. */
+  used: number;
 }
 
 /** Guest pages while they are mapped. Touching them afterwards kills the process. */
@@ -105,11 +132,11 @@ export class ForeignMemory {
   readonly #functions: MemoryFunctions;
   readonly #handle: number | bigint;
   readonly #xxh3: NativeFunction | undefined;
-  readonly #write: WriteFd;
-  readonly #zeros = new Uint8Array(PAGE_SIZE);
+  readonly #writeFd: WriteFd;
+  readonly #zeros = Buffer.alloc(PAGE_SIZE);
   readonly #addressOfZeros: number;
-  /** Buffers for packing that are not in use. */
-  readonly #buffers: Uint8Array[] = [];
+  /** Buffers for packing that are not in use. All are kept: the kernel and V8 take long to provide others. */
+  readonly #buffers: Buffer[] = [];
   #turn: Promise<void> = Promise.resolve();
 
   constructor(
@@ -119,7 +146,7 @@ export class ForeignMemory {
     { xxh3, write = writeFd }: ForeignMemoryOptions = {},
   ) {
     this.#xxh3 = xxh3;
-    this.#write = write;
+    this.#writeFd = write;
     this.#koffi = koffi;
     this.#functions = functions;
     this.#handle = handle;
@@ -136,17 +163,34 @@ export class ForeignMemory {
     fd: number,
     position: number,
     makeHead: HeadMaker,
-    { rewriter, sum = false, directFd }: PackOptions = {},
+    options: PackOptions = {},
   ): Promise<PackedPages> {
-    const packed = this.#withMapped(domid, gfns, (pages) => this.#pack(pages, makeHead, rewriter));
-    const { buffer, kinds, used } = packed;
+    const packed = this.#withMapped(domid, gfns, (pages) => this.#pack(pages, makeHead, options));
+    const { sum = false, directFd, mayWrite } = options;
+    const written = this.#write({ fd, directFd, mayWrite }, packed, position, sum);
+    // Whoever waits for it gets the error.
+    written.catch(() => {});
+    return { kinds: packed.kinds, written };
+  }
+
+  /** Writes what was packed, and returns its sum if that is wanted. */
+  async #write(
+    file: FileToWrite,
+    { buffer, bytes }: Packed,
+    position: number,
+    sum: boolean,
+  ): Promise<string | undefined> {
+    const summing = sum ? this.#sum(bytes) : undefined;
+    // If the write fails, nobody waits for the sum.
+    summing?.catch(() => {});
     try {
-      const summing = sum ? this.#sum(buffer, used) : undefined;
-      // If the write fails, nobody waits for the sum.
-      summing?.catch(() => {});
-      await this.#inTurn(() => this.#writeWhole({ fd, directFd }, buffer.subarray(0, used), position));
-      return { kinds, sum: await summing };
+      await this.#inTurn(async () => {
+        await file.mayWrite?.();
+        await this.#writeWhole(file, bytes, position);
+      });
+      return await summing;
     } finally {
+      await summing?.catch(() => {});
       this.#buffers.push(buffer);
     }
   }
@@ -207,118 +251,120 @@ export class ForeignMemory {
   }
 
   /** Copies the head and the pages with data into a buffer, back to back. */
-  #pack({ address, errors }: MappedPages, makeHead: HeadMaker, rewriter: PageRewriter | undefined): Packed {
-    const kinds = this.#classify(address, errors);
-    const copies = this.#rewritten(address, kinds, rewriter);
+  #pack(
+    { address, errors }: MappedPages,
+    makeHead: HeadMaker,
+    { rewriter, sparse = true }: PackOptions,
+  ): Packed {
+    const count = errors.length;
+    const kinds = Uint8Array.from(errors, (error) => (error === 0 ? PAGE_KIND.data : PAGE_KIND.unmapped));
+    // The head is known last. Where it fills this, everything is where O_DIRECT wants it.
+    const room = Math.max(HEAD_ROOM, Math.ceil((HEAD_BYTES + count * WORD_BYTES) / PAGE_SIZE) * PAGE_SIZE);
+    const buffer = this.#takeBuffer(room + count * PAGE_SIZE);
+    const packing: Packing = {
+      address,
+      kinds,
+      buffer,
+      words: new Uint32Array(buffer.buffer, buffer.byteOffset, buffer.length / 4),
+      target: this.#addressOf(buffer),
+      rewriter,
+      tables: new Set(rewriter?.pages),
+      sparse,
+      used: room,
+    };
+    this.#copyStretch(packing, 0, count, kinds.includes(PAGE_KIND.unmapped));
     const head = makeHead(kinds);
-    const buffer = this.#takeBuffer(head.length + kinds.length * PAGE_SIZE);
-    buffer.set(head);
-    const target = this.#addressOf(buffer);
-    let used = head.length;
-    for (let i = 0; i < kinds.length; ) {
+    if (head.length > room) throw new RangeError(`a head of ${head.length} bytes for ${count} pages`);
+    const start = room - head.length;
+    buffer.set(head, start);
+    return { buffer, kinds, bytes: buffer.subarray(start, packing.used) };
+  }
+
+  /**
+   * Copies the pages with data of a stretch behind those that were copied before. Memory that a guest does not use is zero in long
+   * stretches, so a stretch is looked at as a whole, then its halves, and only then it is copied.
+   */
+  #copyStretch(packing: Packing, from: number, to: number, hasHoles: boolean): void {
+    const pages = to - from;
+    if (!hasHoles && packing.sparse && pages >= MIN_STRETCH) {
+      if (this.#isZeros(packing.address + from * PAGE_SIZE, pages)) {
+        packing.kinds.fill(PAGE_KIND.zero, from, to);
+        return;
+      }
+      const middle = from + (pages >>> 1);
+      this.#copyStretch(packing, from, middle, hasHoles);
+      this.#copyStretch(packing, middle, to, hasHoles);
+      return;
+    }
+    const { kinds } = packing;
+    for (let i = from; i < to; ) {
       if (kinds[i] !== PAGE_KIND.data) {
         i++;
         continue;
       }
-      const copy = copies.get(i);
-      if (copy !== undefined) {
-        buffer.set(copy, used);
-        used += PAGE_SIZE;
+      const first = i;
+      while (i < to && i - first < MIN_STRETCH && kinds[i] === PAGE_KIND.data) i++;
+      this.#copyRun(packing, first, i);
+    }
+  }
+
+  #isZeros(start: number, pages: number): boolean {
+    const { memcmp } = this.#functions;
+    return (
+      memcmp.callFast(start, this.#addressOfZeros, PAGE_SIZE) === 0 &&
+      // Each page is like the one before it.
+      memcmp.callFast(start, start + PAGE_SIZE, (pages - 1) * PAGE_SIZE) === 0
+    );
+  }
+
+  /**
+   * Copies a run of mapped pages, then closes the gaps that pages of zeros leave: the copy is in the processor's cache, and looking at
+   * it needs no call of the C library for each page.
+   */
+  #copyRun(packing: Packing, from: number, to: number): void {
+    const { address, kinds, buffer, words, target, rewriter, tables, sparse, used: start } = packing;
+    this.#functions.memcpy.callFast(target + start, address + from * PAGE_SIZE, (to - from) * PAGE_SIZE);
+    for (let i = from; i < to; i++) {
+      const at = start + (i - from) * PAGE_SIZE;
+      if (
+        sparse &&
+        words[at / 4] === 0 &&
+        buffer.compare(this.#zeros, 0, PAGE_SIZE, at, at + PAGE_SIZE) === 0
+      ) {
+        kinds[i] = PAGE_KIND.zero;
+      } else if (tables.has(i)) {
+        const page = words.subarray(at / 4, (at + PAGE_SIZE) / 4);
+        if (rewriter?.rewrite(page, i) !== true) kinds[i] = PAGE_KIND.unmapped;
+      }
+    }
+    for (let i = from; i < to; ) {
+      if (kinds[i] !== PAGE_KIND.data) {
         i++;
         continue;
       }
-      const from = i++;
-      while (kinds[i] === PAGE_KIND.data && !copies.has(i)) i++;
-      const length = (i - from) * PAGE_SIZE;
-      this.#functions.memcpy.callFast(target + used, address + from * PAGE_SIZE, length);
-      used += length;
+      const first = i;
+      while (i < to && kinds[i] === PAGE_KIND.data) i++;
+      const at = start + (first - from) * PAGE_SIZE;
+      const length = (i - first) * PAGE_SIZE;
+      if (at !== packing.used) buffer.copyWithin(packing.used, at, at + length);
+      packing.used += length;
     }
-    return { buffer, kinds, used };
   }
 
-  #takeBuffer(bytes: number): Uint8Array {
+  #takeBuffer(bytes: number): Buffer {
     const used = this.#buffers.pop();
     if (used !== undefined && used.length >= bytes) return used;
     // At a multiple of 4096, as O_DIRECT needs it.
-    const buffer = new Uint8Array(bytes + PAGE_SIZE);
-    const start = -this.#addressOf(buffer) & (PAGE_SIZE - 1);
-    return buffer.subarray(start, start + bytes);
+    const memory = new Uint8Array(bytes + PAGE_SIZE);
+    const start = -this.#addressOf(memory) & (PAGE_SIZE - 1);
+    return Buffer.from(memory.buffer, start, bytes);
   }
 
   /** Sums up what was packed, without the zeros at its end. */
-  async #sum(buffer: Uint8Array, used: number): Promise<string | undefined> {
+  async #sum(bytes: Uint8Array): Promise<string | undefined> {
     if (this.#xxh3 === undefined) return undefined;
-    const { value } = await this.#xxh3.call(buffer, lengthWithoutZeros(buffer.subarray(0, used)));
+    const { value } = await this.#xxh3.call(bytes, lengthWithoutZeros(bytes));
     return BigInt(value).toString(16).padStart(16, '0');
-  }
-
-  /** Determines the kinds of the pages. Pages that are not mapped are not touched. */
-  #classify(address: number, errors: Int32Array): Uint8Array {
-    const kinds = new Uint8Array(errors.length);
-    let all = true;
-    for (let i = 0; i < kinds.length; i++) {
-      if (errors[i] === 0) continue;
-      kinds[i] = PAGE_KIND.unmapped;
-      all = false;
-    }
-    this.#findZeros(address, kinds, { from: 0, to: kinds.length, whole: all });
-    return kinds;
-  }
-
-  /**
-   * Marks pages of zeros. Memory that a guest does not use is zero in long stretches, so a stretch is looked at as a whole,
-   * then its halves.
-   * @param stretch `whole`: all of its pages are mapped
-   */
-  #findZeros(
-    address: number,
-    kinds: Uint8Array,
-    { from, to, whole }: { readonly from: number; readonly to: number; readonly whole: boolean },
-  ): void {
-    const { memcmp } = this.#functions;
-    const isZero = (i: number): boolean =>
-      memcmp.callFast(address + i * PAGE_SIZE, this.#addressOfZeros, PAGE_SIZE) === 0;
-    const pages = to - from;
-    if (whole && pages >= MIN_STRETCH) {
-      const start = address + from * PAGE_SIZE;
-      // Each page is like the one before it.
-      if (isZero(from) && memcmp.callFast(start, start + PAGE_SIZE, (pages - 1) * PAGE_SIZE) === 0) {
-        kinds.fill(PAGE_KIND.zero, from, to);
-        return;
-      }
-      const middle = from + (pages >>> 1);
-      this.#findZeros(address, kinds, { from, to: middle, whole });
-      this.#findZeros(address, kinds, { from: middle, to, whole });
-      return;
-    }
-    for (let i = from; i < to; i++) {
-      // memcmp stops at the first byte that differs; in most pages with data that is the first byte.
-      if (kinds[i] === PAGE_KIND.data && isZero(i)) kinds[i] = PAGE_KIND.zero;
-    }
-  }
-
-  /**
-   * Returns changed copies of those pages with data that the rewriter handles. Pages that it refuses become
-   * unmapped in `kinds`.
-   */
-  #rewritten(
-    address: number,
-    kinds: Uint8Array,
-    rewriter: PageRewriter | undefined,
-  ): ReadonlyMap<number, Uint8Array> {
-    const copies = new Map<number, Uint8Array>();
-    if (rewriter === undefined || rewriter.pages.length === 0) return copies;
-    const buffer = new ArrayBuffer(rewriter.pages.length * PAGE_SIZE);
-    const target = this.#addressOf(new Uint8Array(buffer));
-    for (const [at, i] of rewriter.pages.entries()) {
-      // A page of zeros has no entries to change.
-      if (kinds[i] !== PAGE_KIND.data) continue;
-      this.#functions.memcpy.callFast(target + at * PAGE_SIZE, address + i * PAGE_SIZE, PAGE_SIZE);
-      if (rewriter.rewrite(new Uint32Array(buffer, at * PAGE_SIZE, PAGE_SIZE / 4), i)) {
-        copies.set(i, new Uint8Array(buffer, at * PAGE_SIZE, PAGE_SIZE));
-      } else kinds[i] = PAGE_KIND.unmapped;
-    }
-    return copies;
   }
 
   /** Returns the address of an array of at least 64 bytes. V8 may move smaller ones. */
@@ -347,7 +393,7 @@ export class ForeignMemory {
       const aligned = ((position + done) | (bytes.length - done)) % PAGE_SIZE === 0;
       const fd = directFd !== undefined && aligned ? directFd : file.fd;
       try {
-        const { bytesWritten } = await this.#write(fd, bytes, done, bytes.length - done, position + done);
+        const { bytesWritten } = await this.#writeFd(fd, bytes, done, bytes.length - done, position + done);
         done += bytesWritten;
       } catch (cause) {
         const name = errnoCode(cause) ?? 'unknown error';

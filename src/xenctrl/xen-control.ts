@@ -350,10 +350,9 @@ export class XenControl implements AsyncDisposable {
   }
 
   /**
-   * Writes one stretch of the file `fd`, from `position` on: the head from `makeHead`, then the pages with data, back to
-   * back. Stretches are written one at a time.
+   * Copies what makes one stretch of the file `fd`, from `position` on, and starts to write it: the head from `makeHead`, then the
+   * pages with data, back to back. Stretches are written one at a time.
    * @throws {XenCallError} If nothing can be mapped.
-   * @throws {OutputError} If the write fails.
    */
   async packPages(
     domid: Domid,

@@ -35,7 +35,8 @@ it.skipIf(SWITCH === undefined).each(TYPES)(
     const name = `e2e-track-${type}`;
     await dom0.steadily(name, async () => {
       await dom0.lab.removeGuest(name);
-      await dom0.lab.run('rm -rf /var/lib/xen/snapshots');
+      // The file system is small.
+      await dom0.lab.run('rm -rf /var/lib/xen/snapshots /lab/xfs/*');
       await dom0.lab.startGuest({
         type,
         name,
@@ -66,10 +67,11 @@ class Story {
     const second = await this.#take({ parent: first.memory });
     const third = await this.#take({ parent: second.memory });
 
-    await dom0.lab.run(`xl save -c ${this.#name} /lab/xfs/${this.#name}-by-xl.save`, { timeoutMs: 600_000 });
+    const byXl = `/lab/xfs/${this.#name}-by-xl.save`;
+    await dom0.lab.run(`xl save -c ${this.#name} ${byXl}; rm ${byXl}`, { timeoutMs: 600_000 });
     await this.#goesOn();
     const fourth = await this.#take({ full: 'LOG_BROKEN' });
-    await this.#take({ parent: fourth.memory });
+    const fifth = await this.#take({ parent: fourth.memory });
 
     // The receiver goes away while the memory is sent, so the domain stays, as after any migration that fails.
     const receiver = '/lab/receiver';
@@ -84,9 +86,14 @@ class Story {
     expect(migration.stdout).toMatch(/Saving to migration stream/);
     expect(migration.code).not.toBe(0);
     await this.#goesOn();
-    await this.#take({ full: 'LOG_BROKEN' });
+    const sixth = await this.#take({ full: 'LOG_BROKEN' });
 
+    // A child without its parent, and a parent without its child.
+    await this.#delete(fourth);
+    await dom0.result(`verify ${fifth.memory}`);
     for (const taken of [first, third, second]) await this.#revertTo(taken);
+    for (const taken of [first, third, fifth, sixth]) await this.#delete(taken);
+    await dom0.result(`verify ${second.memory}`);
     await this.#take({ full: 'OTHER_LIFE' });
 
     await dom0.lab.run(`xl reboot ${this.#name}`, { timeoutMs: 600_000 });
@@ -95,6 +102,10 @@ class Story {
     expect(await dom0.result(`track off ${this.#name}`)).toMatchObject({ tracked: true });
     expect(await dom0.result(`track off ${this.#name}`)).toMatchObject({ tracked: false });
     await this.#goesOn();
+  }
+
+  async #delete({ memory }: Taken): Promise<void> {
+    await dom0.result(`snapshot-delete ${this.#name} ${memory}.cfg`);
   }
 
   /** Takes the next snapshot, and checks that memory and disks are of one instant. */

@@ -24,12 +24,19 @@ const guest: Pick<
   packPages: async (_fd, pfns, _position, makeHead) => {
     const kinds = pfns.map((pfn) => (pfn % 3 === 0 ? PAGE_KIND.zero : PAGE_KIND.data));
     makeHead(Uint8Array.from(kinds));
-    return { kinds: Uint8Array.from(kinds) };
+    return { kinds: Uint8Array.from(kinds), written: Promise.resolve(undefined) };
   },
   readPages: async (pfns) => new Uint8Array(pfns.length),
 };
 
-const output = { fd: -1, writeAt: async () => {}, noteSum: () => {}, beginSync: () => {} };
+const output = {
+  fd: -1,
+  writeAt: async () => {},
+  noteWrite: () => {},
+  written: async () => {},
+  mayWrite: async () => {},
+  beginSync: () => {},
+};
 const saver = new FileSaver(guest as Guest, output, 8192, { expectedPages: PAGES });
 const dirty = new Bitmap(guest.p2mSize);
 await saver.copyAll(dirty);

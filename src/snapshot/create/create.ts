@@ -228,7 +228,9 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const copied = await phases.run('memory', () => copyRest(run, opened, precopy), copying);
   // Written once the guest runs: they complete a stream, and a file's storage may be slow.
   const suffix = await phases.run('contexts', () => guestSuffix(guest, emulator), copying);
-  if (plan.disks.length > 0) await phases.run('disks', () => snapshotDisks(run, hold, stored));
+  if (plan.disks.length > 0) {
+    await phases.run('disks', () => withoutWrites(opened, () => snapshotDisks(run, hold, stored)));
+  }
   await phases.run('resume', () => resume(hold));
   const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
   forgetHold();
@@ -407,6 +409,17 @@ async function flushDisks({ host, phases }: CreateRun, disks: readonly StorageDi
     await storageOf(host, disk).flush(disk);
   }
   phases.checkpoint();
+}
+
+/** Holds the writes that wait: they may go to the disk that the snapshots of disks, and so the guest, wait for. */
+async function withoutWrites({ output }: OpenOutput, body: () => Promise<void>): Promise<void> {
+  if (!(output instanceof OutputFile)) return await body();
+  output.pauseWrites();
+  try {
+    await body();
+  } finally {
+    output.resumeWrites();
+  }
 }
 
 /**

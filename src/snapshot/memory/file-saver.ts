@@ -101,7 +101,8 @@ interface Copies {
  * `copyAll` comes first. While the guest runs, its pages change again, or come and go: `copyDirty` takes care of those
  * that the hypervisor says were written. `copyLast` copies what the suspended guest has written since; a guest that was
  * suspended for `copyAll` needs none. `finish` ends the records, and `writeKept` makes the file right: it may come when
- * the guest runs again. From `copyLast` to `writeKept` nothing is written to the file, unless memory runs short.
+ * the guest runs again. From `copyLast` to `writeKept` nothing is written to the file, unless memory runs short; what
+ * `copyAll` copied of a suspended guest may still be written then.
  *
  * Before the pages of an HVM or PVH guest there are records that allocate them (`AllocationLayout`), so that a restore can
  * give it superpages. Their room is kept free by `copyAll`; `writeKept` fills it, when it is known which pages there are.
@@ -109,8 +110,8 @@ interface Copies {
  * A page that comes into being after `copyAll` gets a place in records behind the others. One that vanishes leaves its
  * place to another page's name, so that a restore does not bring it back, as it does from libxc's own stream.
  *
- * Methods run one at a time. When one rejects, nothing writes to the file any more. They throw OutputError,
- * InterruptedError, and what the methods of `Guest` throw.
+ * Methods run one at a time. When one rejects, nothing writes to the file any more but what the output knows of
+ * (`PositionalOutput.noteWrite`). They throw OutputError, InterruptedError, and what the methods of `Guest` throw.
  */
 export class FileSaver implements PageSaver {
   readonly #guest: Guest;
@@ -194,7 +195,8 @@ export class FileSaver implements PageSaver {
     if (this.#allocation !== undefined) this.#end = this.#allocation.end;
     this.#start = this.#end;
     const progress = this.#progress({ total: this.#expectedPages, round: live ? 0 : undefined, live });
-    const writer = this.#writer(progress, deferred);
+    // A stopped guest waits for memory to be copied, not for the disk. The other half leaves the host its page cache.
+    const writer = this.#writer(progress, deferred, live ? undefined : this.#later.limit / 2);
     const { segment, end } = await writer.run(async () => {
       await forEachPage(this.#guest, this.#signal, (pfn, type) => {
         if (!hasPageData(type)) {
@@ -208,6 +210,8 @@ export class FileSaver implements PageSaver {
     this.#segments.push(segment);
     this.#end = end;
     this.#zeroPages = writer.zero;
+    // Behind what is still to be written.
+    this.#waiting = !live;
     return progress.copied;
   }
 
@@ -304,6 +308,7 @@ export class FileSaver implements PageSaver {
   /** Writes what waits in memory since `copyLast`, and the records that allocate the pages. */
   async writeKept(): Promise<void> {
     this.#waiting = false;
+    await this.#output.written();
     await this.#later.writeTo(this.#output, this.#signal);
     await this.#writeAllocation();
   }
@@ -527,8 +532,8 @@ export class FileSaver implements PageSaver {
     else this.#typed.set(pfn, type);
   }
 
-  #writer(progress: CopyProgress, deferred: Bitmap | undefined): SegmentWriter {
-    const options = { deferred, signal: this.#signal, tuning: this.#tuning };
+  #writer(progress: CopyProgress, deferred: Bitmap | undefined, mayWait?: number): SegmentWriter {
+    const options = { deferred, signal: this.#signal, tuning: this.#tuning, mayWait };
     return new SegmentWriter(this.#guest, this.#output, this.#end, progress, options);
   }
 

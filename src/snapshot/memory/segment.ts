@@ -1,4 +1,5 @@
 /** One pass over the memory of a guest, written to a file record by record. */
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError, throwIfAborted } from '../../core/errors.ts';
@@ -13,6 +14,26 @@ import type { CopyProgress } from './progress.ts';
 
 /** Records under way at once: as many as libuv's pool has threads unless told otherwise. */
 const IN_FLIGHT = 4;
+
+/** A record is copied when the one so many before it is written, unless that takes longer than so many milliseconds. */
+const PACE = 1;
+const PATIENCE_MS = 100;
+
+/** How a pass is written. */
+interface WriterOptions {
+  /**
+   * Where pages are noted that cannot be mapped, since the guest has given them away; without it that is an error, as it is when
+   * the guest is suspended.
+   */
+  readonly deferred: Bitmap | undefined;
+  readonly signal: AbortSignal | undefined;
+  readonly tuning: Tuning;
+  /**
+   * How many bytes may be copied and wait to be written; `run` does not wait for those, but the output knows of them. Default: it
+   * waits until all is written.
+   */
+  readonly mayWait?: number | undefined;
+}
 
 /**
  * Pages with their places in the file, as they were copied first. Within a record those that had data then stand before
@@ -125,6 +146,11 @@ export class SegmentWriter {
   readonly #lanes: Lanes;
   readonly #sparse: boolean;
   readonly #sums: boolean;
+  /** The last records that were copied. */
+  readonly #recent: Promise<unknown>[] = [];
+  #isSlow = false;
+  /** Records that are copied and wait to be written; undefined if each is written before it counts as copied. */
+  readonly #writes: Lanes | undefined;
   readonly #pages: PageSet;
   readonly #empty: Bitmap;
   /** Until `end`, of as many pages as there might be. */
@@ -136,21 +162,13 @@ export class SegmentWriter {
   /** A record's pages in the order in which they stand there, while its head is made. */
   readonly #packed: { readonly pfns: Uint32Array; readonly types: Uint8Array };
 
-  /**
-   * @param start where the first record goes
-   * @param deferred where pages are noted that cannot be mapped, since the guest has given them away; without
-   * it that is an error, as it is when the guest is suspended
-   */
+  /** @param start where the first record goes */
   constructor(
     guest: Guest,
     output: PositionalOutput,
     start: number,
     progress: CopyProgress,
-    options: {
-      readonly deferred: Bitmap | undefined;
-      readonly signal: AbortSignal | undefined;
-      readonly tuning: Tuning;
-    },
+    options: WriterOptions,
   ) {
     this.#guest = guest;
     this.#output = output;
@@ -160,7 +178,6 @@ export class SegmentWriter {
     this.#pages = new PageSet(guest.p2mSize);
     const { inFlight = IN_FLIGHT, sparse = true, batchPages, checksums = true } = options.tuning;
     this.#sums = checksums;
-    this.#lanes = new Lanes(inFlight);
     this.#sparse = sparse;
     this.#layout = SlotLayout.create({
       firstRecordOffset: start,
@@ -168,6 +185,12 @@ export class SegmentWriter {
       perRecord: batchPages,
     });
     const { perRecord, recordCount } = this.#layout;
+    this.#lanes = new Lanes(inFlight);
+    if (options.mayWait !== undefined) {
+      const records = Math.floor(options.mayWait / (perRecord * PAGE_SIZE));
+      // As many again may be copied and wait for room.
+      this.#writes = new Lanes(Math.max(inFlight, records - inFlight));
+    }
     this.#empty = new Bitmap(recordCount * bitsPerRecord(perRecord));
     this.#pfns = new Uint32Array(perRecord);
     this.#types = new Uint8Array(perRecord);
@@ -175,7 +198,7 @@ export class SegmentWriter {
   }
 
   /**
-   * Runs `body`, which adds pages, and waits until all are copied, whatever happens.
+   * Runs `body`, which adds pages, and waits until all are copied; see `WriterOptions`.
    * @returns the pages' places, and the offset behind the last record
    */
   async run(body: () => Promise<void>): Promise<{ segment: Segment; end: number }> {
@@ -222,13 +245,14 @@ export class SegmentWriter {
     this.#types = new Uint8Array(this.#layout.perRecord);
     this.#count = 0;
     await this.#lanes.start(() => this.#copy(record, pfns, types));
+    // Copying leaves this thread no time to hand over what is to be written next.
+    if (this.#writes !== undefined) await setImmediate();
   }
 
   async #copy(record: number, pfns: Uint32Array, types: Uint8Array): Promise<void> {
     const layout = this.#layout;
     const { offset, dataOffset, count } = layout.record(record);
     const makeHead = (seen: Uint8Array): Uint8Array => {
-      if (!this.#sparse) countAsData(seen);
       this.#pack(pfns, types, seen);
       const { length } = pfns;
       return layout.encodeHead(
@@ -237,11 +261,18 @@ export class SegmentWriter {
         this.#packed.types.subarray(0, length),
       );
     };
-    const { kinds, sum } = await this.#guest.packPages(this.#output.fd, pfns, offset, makeHead, {
-      sum: this.#sums,
-      directFd: this.#output.directFd,
-    });
-    if (sum !== undefined) this.#output.noteSum({ from: offset, to: dataOffset + count * PAGE_SIZE }, sum);
+    const { fd, directFd } = this.#output;
+    const mayWrite = () => this.#output.mayWrite();
+    const options = { sparse: this.#sparse, sum: this.#sums, directFd, mayWrite };
+    const { kinds, written } = await this.#guest.packPages(fd, pfns, offset, makeHead, options);
+    this.#output.noteWrite({ from: offset, to: dataOffset + count * PAGE_SIZE }, written);
+    if (this.#writes === undefined) await written;
+    else {
+      await this.#writes.start(async () => {
+        await written;
+      });
+      await this.#keepPace(written);
+    }
     const firstBit = record * bitsPerRecord(layout.perRecord);
     const unmapped: number[] = [];
     for (let i = 0; i < kinds.length; i++) {
@@ -254,6 +285,18 @@ export class SegmentWriter {
     for (const pfn of unmapped) this.#deferred?.set(pfn);
     if (this.#deferred !== undefined) this.#output.beginSync();
     this.#progress.add(pfns.length - unmapped.length);
+  }
+
+  /**
+   * Waits for writes that are about as fast as copying, since copies in buffers that were just used cost less than those in new ones;
+   * once one takes longer, no more.
+   */
+  async #keepPace(written: Promise<unknown>): Promise<void> {
+    this.#recent.push(written);
+    const before = this.#recent.length > PACE ? this.#recent.shift() : undefined;
+    if (before === undefined || this.#isSlow) return;
+    const isLate = await Promise.race([before.then(() => false), sleep(PATIENCE_MS, true)]);
+    if (isLate) this.#isSlow = true;
   }
 
   /** The pages with data, then the others. */
@@ -269,11 +312,6 @@ export class SegmentWriter {
     take(true);
     take(false);
   }
-}
-
-/** Has pages of zeros written like the others. */
-function countAsData(kinds: Uint8Array): void {
-  for (let i = 0; i < kinds.length; i++) if (kinds[i] === PAGE_KIND.zero) kinds[i] = PAGE_KIND.data;
 }
 
 /** The suspended guest is without pages that it had. */

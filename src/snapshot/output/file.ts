@@ -2,7 +2,7 @@
 import { constants, writeSync } from 'node:fs';
 import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { errnoCode, OutputError } from '../../core/errors.ts';
+import { errnoCode, OutputError, throwIfAborted } from '../../core/errors.ts';
 import {
   type FileIdentity,
   isSameFile,
@@ -44,8 +44,21 @@ export interface PositionalOutput extends Pick<MemoryOutput, 'writeAt'> {
   readonly fd: number;
   /** The same file, opened with O_DIRECT, if writes should go past the page cache. */
   readonly directFd?: number | undefined;
-  /** Notes the checksum of a stretch that was written by `fd`, until something is written there again. */
-  noteSum(stretch: FileRange, sum: string): void;
+  /**
+   * Resolves when a write by `fd` may begin.
+   * @throws {InterruptedError} If nothing needs to be written any more
+   */
+  mayWrite(): Promise<void>;
+  /**
+   * Notes a stretch that is being written by `fd`. The file stays open until that has ended.
+   * @param written gives its checksum, which is kept until something is written there again
+   */
+  noteWrite(stretch: FileRange, written: Promise<string | undefined>): void;
+  /**
+   * Waits until all stretches are written.
+   * @throws what the first that failed threw
+   */
+  written(): Promise<void>;
   /** Called now and then while the guest runs: starts writing to disk what has been written so far. */
   beginSync(): void;
 }
@@ -62,6 +75,11 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   readonly #file: FileHandle;
   #direct: FileHandle | undefined;
   readonly #sums = new WrittenSums();
+  /** Stretches that are being written by the descriptor. */
+  readonly #underWay = new Set<Promise<void>>();
+  #writeFailure: { readonly error: unknown } | undefined;
+  readonly #discarded = new AbortController();
+  #pause: { readonly promise: Promise<void>; readonly end: () => void } | undefined;
   /** Set if the file began as a clone of another memory file: sums up what was written since. */
   cloneSums: CloneSums | undefined;
   /** What the file is, from when it may have its name. */
@@ -103,6 +121,25 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     return this.#file.fd;
   }
 
+  async mayWrite(): Promise<void> {
+    await this.#pause?.promise;
+    throwIfAborted(this.#discarded.signal);
+  }
+
+  /** Has `mayWrite` wait until `resumeWrites`. */
+  pauseWrites(): void {
+    let end = (): void => {};
+    const promise = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    this.#pause = { promise, end };
+  }
+
+  resumeWrites(): void {
+    this.#pause?.end();
+    this.#pause = undefined;
+  }
+
   get directFd(): number | undefined {
     return this.#direct?.fd;
   }
@@ -140,8 +177,24 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
     }
   }
 
-  noteSum(stretch: FileRange, sum: string): void {
-    this.#sums.note(stretch, sum);
+  noteWrite(stretch: FileRange, written: Promise<string | undefined>): void {
+    const noteSum = this.#sums.begin(stretch);
+    const ended: Promise<void> = written
+      .then(
+        (sum) => {
+          if (sum !== undefined) noteSum(sum);
+        },
+        (error: unknown) => {
+          this.#writeFailure ??= { error };
+        },
+      )
+      .finally(() => this.#underWay.delete(ended));
+    this.#underWay.add(ended);
+  }
+
+  async written(): Promise<void> {
+    await Promise.all(this.#underWay);
+    if (this.#writeFailure !== undefined) throw this.#writeFailure.error;
   }
 
   /** Returns the checksum of a stretch, if all of it is as it was when that was noted. */
@@ -187,6 +240,7 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
    */
   async commit({ sync = true }: { readonly sync?: boolean } = {}): Promise<void> {
     try {
+      await this.written();
       await this.#syncing;
       if (this.#syncFailure !== undefined) throw this.#syncFailure.cause;
       if (sync) await this.#file.datasync();
@@ -214,16 +268,18 @@ export class OutputFile implements MemoryOutput, PositionalOutput {
   }
 
   /**
-   * Removes what has been written, under either name; never another's file.
+   * Removes what has been written, under either name; never another's file. What waits to be written no longer is.
    * @param users when they are over; until then the file's number must not become another file's
    */
   async discard(users?: Promise<unknown>): Promise<void> {
+    this.#discarded.abort();
+    this.resumeWrites();
     const close = async (): Promise<void> => {
       await this.#direct?.close().catch(() => undefined);
       await this.#file.close().catch(() => undefined);
     };
-    if (users === undefined) await close();
-    else void users.then(close);
+    if (users === undefined && this.#underWay.size === 0) await close();
+    else void Promise.all([users, ...this.#underWay]).then(close);
     await rm(this.partialPath, { force: true });
     if (this.#identity === undefined) return;
     const named = await stat(this.path).catch(() => undefined);

@@ -3,15 +3,23 @@ import { type FileRange, STRETCH } from '../../memfile/checksums.ts';
 
 /** Sums of stretches that lie one behind the other, `STRETCH` bytes apart. */
 export class WrittenSums {
-  readonly #sums = new Map<number, { readonly to: number; readonly sum: string }>();
+  readonly #sums = new Map<number, { readonly to: number; sum?: string | undefined }>();
   /** Offset of the first stretch that was noted. */
   #base: number | undefined;
 
-  /** Notes the sum of a stretch. One that is not in line with the first is left out: it is read again. */
-  note({ from, to }: FileRange, sum: string): void {
+  /**
+   * Notes a stretch that is being written. One that is not in line with the first is left out: it is read again.
+   * @returns what notes its sum, once that is known, unless something else has been written there by then
+   */
+  begin({ from, to }: FileRange): (sum: string) => void {
     this.#base ??= from;
     const at = this.#indexOf(from);
-    if (this.#base + at * STRETCH === from && to - from <= STRETCH) this.#sums.set(at, { to, sum });
+    if (this.#base + at * STRETCH !== from || to - from > STRETCH) return () => {};
+    const noted: { readonly to: number; sum?: string } = { to };
+    this.#sums.set(at, noted);
+    return (sum) => {
+      noted.sum = sum;
+    };
   }
 
   /** Forgets what has been written to since. */

@@ -19,7 +19,7 @@ it.each([
   ['with nothing to spare', { MemTotal: 1024, MemAvailable: 100, Dirty: 90, Writeback: 0 }, 16],
   ['that tells nothing', {}, 16],
 ])('%s', (_, mib, expected) => {
-  expect(spareMemory(meminfo(mib))).toBe(expected * MIB);
+  expect(spareMemory(meminfo(mib), Number.POSITIVE_INFINITY)).toBe(expected * MIB);
 });
 
 it('is known for this host', () => {

@@ -169,7 +169,7 @@ describe.each(named)('a create of a %s', (_name, kind) => {
     });
   });
 
-  it.runIf(kind.live && kind.to === undefined)(
+  it.runIf(kind.to === undefined)(
     'the guest resumes by itself when the storage hangs from any call on',
     async () => {
       await everywhere(kind, async (scene, at, where) => {

@@ -116,11 +116,20 @@ const DATA = 0;
 const ZERO = 1;
 const UNMAPPED = 2;
 
+/** Packs pages, and waits until they are written. */
+async function pack(
+  foreign: ForeignMemory,
+  ...args: Parameters<ForeignMemory['packPages']>
+): Promise<{ readonly kinds: Uint8Array; readonly sum: string | undefined }> {
+  const { kinds, written } = await foreign.packPages(...args);
+  return { kinds, sum: await written };
+}
+
 describe('packPages', () => {
   test('writes a head that depends on the kinds, then the pages with data back to back, and unmaps', async () => {
     const gfns = range(0x1000, 300);
     fill = (gfn) => (gfn < 0x101e || gfn % 2 === 1 ? (gfn & 0x7f) + 1 : 0);
-    const { kinds } = await memory().packPages(DOMID, gfns, fd, 8192, head);
+    const { kinds } = await pack(memory(), DOMID, gfns, fd, 8192, head);
     expect(kinds).toEqual(Uint8Array.from(gfns, (gfn) => (fill(gfn) === 0 ? ZERO : DATA)));
     expect(mapped).toBe(0);
     const file = readFileSync(join(directory, 'f'));
@@ -131,7 +140,7 @@ describe('packPages', () => {
   test('sees a byte anywhere in a page', async () => {
     fill = () => 0;
     last = 9;
-    const { kinds } = await memory().packPages(DOMID, Uint32Array.of(7, 8, 9), fd, 0, head);
+    const { kinds } = await pack(memory(), DOMID, Uint32Array.of(7, 8, 9), fd, 0, head);
     expect([...kinds]).toEqual([ZERO, ZERO, DATA]);
     const file = readFileSync(join(directory, 'f'));
     expect(file).toHaveLength(HEAD + PAGE);
@@ -143,12 +152,12 @@ describe('packPages', () => {
       fill = () => 0;
       last = odd;
       const gfns = range(0, 1022);
-      const { kinds } = await memory().packPages(DOMID, gfns, fd, 0, head);
+      const { kinds } = await pack(memory(), DOMID, gfns, fd, 0, head);
       expect([...gfns].filter((i) => kinds[i] === DATA)).toEqual([odd]);
       expect(kinds.every((kind, i) => i === odd || kind === ZERO)).toBe(true);
       // The same, where the page cannot be mapped.
       failing.set(odd, -22);
-      const again = await memory().packPages(DOMID, gfns, fd, 0, head);
+      const again = await pack(memory(), DOMID, gfns, fd, 0, head);
       expect([...again.kinds]).toEqual([...kinds].map((kind) => (kind === DATA ? UNMAPPED : kind)));
     });
   }
@@ -163,7 +172,7 @@ describe('packPages', () => {
         return libcFunctions.memcmp.callFast(...args);
       },
     };
-    const { kinds } = await memory({}, counted).packPages(DOMID, range(0, 1022), fd, 0, head);
+    const { kinds } = await pack(memory({}, counted), DOMID, range(0, 1022), fd, 0, head);
     expect(kinds.every((kind) => kind === ZERO)).toBe(true);
     expect(calls).toBe(2);
   });
@@ -179,7 +188,7 @@ describe('packPages', () => {
     };
     const foreign = memory({ write: slow });
     const both = await Promise.allSettled(
-      [0, 1, 0].map((at) => foreign.packPages(DOMID, Uint32Array.of(5), fd, at * PAGE, head)),
+      [0, 1, 0].map((at) => pack(foreign, DOMID, Uint32Array.of(5), fd, at * PAGE, head)),
     );
     expect(both.map(({ status }) => status)).toEqual(['rejected', 'fulfilled', 'rejected']);
     expect(mapped).toBe(0);
@@ -206,9 +215,9 @@ describe('packPages', () => {
     test('all is written there if it is aligned', async () => {
       const foreign = memory({ write: kernel });
       const gfns = range(1, 9);
-      await foreign.packPages(DOMID, gfns, fd, 8192, alignedHead, { directFd: DIRECT });
+      await pack(foreign, DOMID, gfns, fd, 8192, alignedHead, { directFd: DIRECT });
       // A buffer that was used before.
-      await foreign.packPages(DOMID, gfns.subarray(0, 4), fd, 16 * PAGE, alignedHead, { directFd: DIRECT });
+      await pack(foreign, DOMID, gfns.subarray(0, 4), fd, 16 * PAGE, alignedHead, { directFd: DIRECT });
       expect(writes.every(({ direct }) => direct)).toBe(true);
       expect(writes.map(({ position }) => position / PAGE)).toEqual([2, 5, 8, 11, 16, 19]);
       const file = readFileSync(join(directory, 'f'));
@@ -216,10 +225,10 @@ describe('packPages', () => {
     });
 
     test('what is not aligned is written by the other one', async () => {
-      await memory({ write: kernel }).packPages(DOMID, range(1, 2), fd, 512, alignedHead, {
+      await pack(memory({ write: kernel }), DOMID, range(1, 2), fd, 512, alignedHead, {
         directFd: DIRECT,
       });
-      await memory({ write: kernel }).packPages(DOMID, range(1, 2), fd, 0, head, { directFd: DIRECT });
+      await pack(memory({ write: kernel }), DOMID, range(1, 2), fd, 0, head, { directFd: DIRECT });
       expect(writes.some(({ direct }) => direct)).toBe(false);
     });
 
@@ -228,7 +237,7 @@ describe('packPages', () => {
         if (args[0] === DIRECT && writes.length === 1) throw Object.assign(new Error(), { code: 'EINVAL' });
         return await kernel(...args);
       };
-      const { kinds } = await memory({ write: picky }).packPages(DOMID, range(1, 9), fd, 0, alignedHead, {
+      const { kinds } = await pack(memory({ write: picky }), DOMID, range(1, 9), fd, 0, alignedHead, {
         directFd: DIRECT,
       });
       expect(writes.map(({ direct }) => direct)).toEqual([true, false, false, false]);
@@ -240,7 +249,7 @@ describe('packPages', () => {
       const full: WriteFd = async () => {
         throw diskFull;
       };
-      const failed = memory({ write: full }).packPages(DOMID, range(1, 2), fd, 0, alignedHead, {
+      const failed = pack(memory({ write: full }), DOMID, range(1, 2), fd, 0, alignedHead, {
         directFd: DIRECT,
       });
       await expect(failed).rejects.toMatchObject({ data: { errno: 'ENOSPC' } });
@@ -249,7 +258,7 @@ describe('packPages', () => {
 
   test('names a page that cannot be mapped, never touches it, and writes the others', async () => {
     failing.set(7, -22);
-    const { kinds } = await memory().packPages(DOMID, Uint32Array.of(6, 7, 8), fd, 0, head);
+    const { kinds } = await pack(memory(), DOMID, Uint32Array.of(6, 7, 8), fd, 0, head);
     expect([...kinds]).toEqual([DATA, UNMAPPED, DATA]);
     expect(mapped).toBe(0);
     const file = readFileSync(join(directory, 'f'));
@@ -259,13 +268,13 @@ describe('packPages', () => {
 
   test('throws if a mapping fails as a whole', async () => {
     mapErrno = 3;
-    await expect(memory().packPages(DOMID, Uint32Array.of(1), fd, 0, head)).rejects.toMatchObject({
+    await expect(pack(memory(), DOMID, Uint32Array.of(1), fd, 0, head)).rejects.toMatchObject({
       data: { errno: 'ESRCH' },
     });
   });
 
   test('unmaps, and writes nothing, if the head cannot be made', async () => {
-    const failed = memory().packPages(DOMID, Uint32Array.of(1), fd, 0, () => {
+    const failed = pack(memory(), DOMID, Uint32Array.of(1), fd, 0, () => {
       throw new RangeError('no head');
     });
     await expect(failed).rejects.toThrow('no head');
@@ -281,7 +290,7 @@ describe('packPages', () => {
     };
     fill = (gfn) => (gfn === 6 ? 0 : gfn);
     const foreign = memory({ write: short });
-    const { kinds } = await foreign.packPages(DOMID, Uint32Array.of(5, 6, 7), fd, PAGE, head);
+    const { kinds } = await pack(foreign, DOMID, Uint32Array.of(5, 6, 7), fd, PAGE, head);
     const file = readFileSync(join(directory, 'f'));
     expect(
       file.subarray(PAGE).equals(Buffer.concat([head(kinds), Buffer.alloc(PAGE, 5), Buffer.alloc(PAGE, 7)])),
@@ -295,7 +304,7 @@ describe('packPages', () => {
     const foreign = memory({ xxh3 });
     for (const count of [1, 3, 300]) {
       const gfns = range(4, count);
-      const { sum } = await foreign.packPages(DOMID, gfns, fd, 0, head, { sum: true });
+      const { sum } = await pack(foreign, DOMID, gfns, fd, 0, head, { sum: true });
       const data = [...gfns].filter((gfn) => fill(gfn) !== 0).map((gfn) => Buffer.alloc(PAGE, fill(gfn)));
       const kinds = Uint8Array.from(gfns, (gfn) => (fill(gfn) === 0 ? ZERO : DATA));
       expect(sum).toBe(await xxhash3(Buffer.concat([head(kinds), ...data])));
@@ -306,19 +315,19 @@ describe('packPages', () => {
     const { XXH3_64bits: xxh3 } = bind(koffi, XXHASH);
     fill = () => 0;
     const zeros = (): Uint8Array => new Uint8Array(HEAD).fill(1, 0, 7);
-    const { sum } = await memory({ xxh3 }).packPages(DOMID, range(1, 2), fd, 0, zeros, { sum: true });
+    const { sum } = await pack(memory({ xxh3 }), DOMID, range(1, 2), fd, 0, zeros, { sum: true });
     expect(sum).toBe(await xxhash3(Uint8Array.of(1, 1, 1, 1, 1, 1, 1)));
   });
 
   test('without libxxhash there is no sum', async () => {
-    const { sum } = await memory().packPages(DOMID, range(1, 2), fd, 0, head, { sum: true });
+    const { sum } = await pack(memory(), DOMID, range(1, 2), fd, 0, head, { sum: true });
     expect(sum).toBeUndefined();
   });
 
   test('throws an OutputError with the offset if the disk is full', async () => {
     const full: WriteFd = () => Promise.reject(diskFull);
     await expect(
-      memory({ write: full }).packPages(DOMID, Uint32Array.of(5), fd, 3 * PAGE, head),
+      pack(memory({ write: full }), DOMID, Uint32Array.of(5), fd, 3 * PAGE, head),
     ).rejects.toMatchObject({
       code: 'OUTPUT_WRITE',
       exitCode: 12,
@@ -375,7 +384,7 @@ describe('pages that are rewritten', () => {
   });
 
   test('are changed in the file, and the others are not; one that is refused counts as unmapped', async () => {
-    const { kinds } = await memory().packPages(DOMID, gfns, fd, 0, head, { rewriter });
+    const { kinds } = await pack(memory(), DOMID, gfns, fd, 0, head, { rewriter });
     expect([...kinds]).toEqual([ZERO, DATA, UNMAPPED, DATA, UNMAPPED]);
     expect(seen).toEqual([1, 4]);
     const file = readFileSync(join(directory, 'f'));

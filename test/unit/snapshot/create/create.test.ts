@@ -3,7 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parseConfig } from '../../../../src/config/parse.ts';
-import { DomainError, EnvironmentError, PreflightError, UsageError } from '../../../../src/core/errors.ts';
+import {
+  DomainError,
+  EnvironmentError,
+  OutputError,
+  PreflightError,
+  UsageError,
+} from '../../../../src/core/errors.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
 import { readMemoryFacts, verifyMemoryFile } from '../../../../src/memfile/verify.ts';
 import type { CreateRequest, Tuning } from '../../../../src/snapshot/api.ts';
@@ -538,8 +544,13 @@ describe('a create that fails', () => {
 });
 
 describe('the page cache', () => {
+  let names = 0;
+
   /** Whether a create's pages were to be written past it. */
-  async function isDirect(room: (memory: number) => number, tuning?: Tuning): Promise<boolean> {
+  async function isDirect(
+    room: (memory: number) => number,
+    { tuning, sync = false, live = false }: { tuning?: Tuning; sync?: boolean; live?: boolean } = {},
+  ): Promise<boolean> {
     const host = makeHost();
     host.dirtyRoom = () => room(host.guest.memoryBytes);
     const direct: boolean[] = [];
@@ -549,20 +560,22 @@ describe('the page cache', () => {
       direct.push(directFd !== undefined && directFd !== fd);
       return pack(...args);
     });
-    const { plan } = await createSnapshot(host, request({ name: `s${room(4)}${tuning?.direct}`, tuning }));
+    const { plan } = await createSnapshot(host, request({ name: `s${names++}`, tuning, sync, live }));
     expect((await verifyMemoryFile(plan.memoryPath)).checksums).toBe('right');
     expect(new Set(direct).size).toBe(1);
     return direct[0] ?? false;
   }
 
   it('is left out if a guest has more than four times the memory that it takes', async () => {
-    expect(await isDirect((memory) => memory / 4)).toBe(false);
-    expect(await isDirect((memory) => memory / 4 - 1)).toBe(true);
+    for (const options of [{}, { live: true, sync: true }]) {
+      expect(await isDirect((memory) => memory / 4, options)).toBe(false);
+      expect(await isDirect((memory) => memory / 4 - 1, options)).toBe(true);
+    }
   });
 
   it('is used or left out if the tuning says so', async () => {
-    expect(await isDirect((memory) => memory, { direct: true })).toBe(true);
-    expect(await isDirect(() => 0, { direct: false })).toBe(false);
+    expect(await isDirect((memory) => memory, { tuning: { direct: true } })).toBe(true);
+    expect(await isDirect(() => 0, { tuning: { direct: false } })).toBe(false);
   });
 });
 
@@ -656,6 +669,62 @@ describe('a live create', () => {
 });
 
 describe('the guest resumes first', () => {
+  it('a stopped guest resumes by itself although no write of its memory ends', async () => {
+    const host = makeHost();
+    const abort = new AbortController();
+    let end = (): void => {};
+    const hung = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    host.guest.beforeWrite = () => hung;
+    const create = createSnapshot(host, request(), { signal: abort.signal });
+    await vi.waitFor(() => expect(host.calls).toContain('resume'));
+    await vi.waitFor(() => expect(host.runs).toBe(true));
+    expect(readImage(join(directory, 'xvda.img')).tags).toHaveProperty('s1');
+    abort.abort();
+    setTimeout(end, 50);
+    expect(await failure(create)).toMatchObject({ code: 'INTERRUPTED', undoFailures: [] });
+    expect(readImage(join(directory, 'xvda.img')).tags).toEqual({});
+    expect(filesIn(directory)).toEqual(['xvda.img']);
+  });
+
+  it('no write of memory begins while the disks are snapshotted', async () => {
+    const host = makeHost({ guest: new FakeGuest(new Uint8Array(12 * 1022)) });
+    const begun: string[] = [];
+    host.guest.beforeWrite = async () => {
+      begun.push(host.calls.at(-1) ?? '');
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    };
+    let before = 0;
+    host.fault = async (call) => {
+      if (call !== 'snapshotDisks') return;
+      before = begun.length;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      // One may have been under way.
+      expect(begun.length).toBe(before);
+    };
+    const { plan } = await createSnapshot(host, request());
+    expect(before).toBeLessThan(12);
+    expect(begun).toHaveLength(12);
+    expect((await verifyMemoryFile(plan.memoryPath)).checksums).toBe('right');
+  });
+
+  it('a write of memory that fails when the guest runs again undoes the disks, too', async () => {
+    const host = makeHost();
+    host.guest.beforeWrite = async () => {
+      await vi.waitFor(() => expect(host.calls).toContain('announceResume'));
+      throw new OutputError('OUTPUT_WRITE', 'planted');
+    };
+    expect(await failure(createSnapshot(host, request()))).toMatchObject({
+      code: 'OUTPUT_WRITE',
+      phase: 'finish',
+      undoFailures: [],
+    });
+    expect(host.runs).toBe(true);
+    expect(readImage(join(directory, 'xvda.img')).tags).toEqual({});
+    expect(filesIn(directory)).toEqual(['xvda.img']);
+  });
+
   it('the guest resumes when a write hangs and the create is interrupted, long before the write is given up', async () => {
     const host = new FakeHost({ directory, type: 'hvm' });
     const abort = new AbortController();

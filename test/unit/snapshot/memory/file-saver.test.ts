@@ -108,12 +108,94 @@ describe('copyAll', () => {
 
   test('copies several records at once', async () => {
     const guest = new FakeGuest(p2m());
-    guest.beforeCopy = () => sleep(1);
+    guest.beforeCopy = () => vi.waitFor(() => expect(guest.calls.mostAtOnce).toBe(4), 10_000);
     const { pages } = await save(guest);
     const sizes = guest.calls.packed.map((pfns) => pfns.length);
     expect(sizes.reduce((a, b) => a + b, 0)).toBe(pages);
     expect(sizes).toEqual([...new Array(8).fill(1022), 8968 - 8 * 1022]);
     expect(guest.calls.mostAtOnce).toBe(4);
+  });
+
+  test('of a stopped guest waits for no write, as long as there is memory for the copies', async () => {
+    const guest = new FakeGuest(p2m());
+    let release = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    guest.beforeWrite = () => held;
+    const saver = saverOf(guest);
+    await saver.copyAll();
+    const { end } = await saver.finish();
+    expect(guest.calls.writing).toBe(9);
+    // What the guest writes from now on is not in the file.
+    const before = guest.page(0);
+    let isWritten = false;
+    const kept = saver.writeKept().then(() => {
+      isWritten = true;
+    });
+    await sleep(20);
+    expect(isWritten).toBe(false);
+    guest.write(0, 4711);
+    release();
+    await kept;
+    guest.write(0, new Uint32Array(before.buffer)[0] ?? 0);
+    await expectGuest(guest, end);
+  });
+
+  test('of a stopped guest waits when memory runs short', async () => {
+    const guest = new FakeGuest(p2m());
+    const releases: (() => void)[] = [];
+    guest.beforeWrite = () => new Promise((resolve) => releases.push(resolve));
+    const saver = saverOf(guest, {}, 2 * 8 * 1022 * PAGE);
+    const copied = saver.copyAll();
+    await vi.waitFor(() => expect(guest.calls.writing).toBe(8));
+    await sleep(20);
+    expect(guest.calls.writing).toBe(8);
+    const timer = setInterval(() => releases.splice(0).map((release) => release()), 1);
+    onTestFinished(() => clearInterval(timer));
+    await copied;
+    const { end } = await saver.finish();
+    await saver.writeKept();
+    expect(guest.calls.mostWriting).toBe(8);
+    await expectGuest(guest, end);
+  });
+
+  test('of a running guest waits for each write: later rounds overwrite them', async () => {
+    const guest = new FakeGuest(p2m());
+    guest.beforeWrite = () => sleep(1);
+    const saver = saverOf(guest);
+    await saver.copyAll(new Bitmap(guest.p2mSize));
+    expect(guest.calls.writing).toBe(0);
+    expect(guest.calls.mostWriting).toBeLessThanOrEqual(4);
+  });
+
+  test('stops copying after a write that fails', async () => {
+    const guest = new FakeGuest(p2m());
+    const failed = new OutputError('OUTPUT_WRITE', 'planted');
+    let writes = 0;
+    guest.beforeWrite = async () => {
+      if (++writes === 2) throw failed;
+      await sleep(1);
+    };
+    const saver = saverOf(guest, {}, 2 * 1022 * PAGE);
+    await expect(saver.copyAll()).rejects.toBe(failed);
+    expect(guest.calls.packed.length).toBeLessThan(9);
+  });
+
+  test('a write that fails later is reported by writeKept, and by commit', async () => {
+    const guest = new FakeGuest(p2m());
+    const failed = new OutputError('OUTPUT_WRITE', 'planted');
+    let fail = (): void => {};
+    const held = new Promise<void>((_, reject) => {
+      fail = () => reject(failed);
+    });
+    guest.beforeWrite = () => held;
+    const saver = saverOf(guest);
+    await saver.copyAll();
+    await saver.finish();
+    fail();
+    await expect(saver.writeKept()).rejects.toBe(failed);
+    await expect(output.commit()).rejects.toBe(failed);
   });
 
   test('puts pages with data before those of zeros in each record', async () => {

@@ -41,7 +41,9 @@ async function run(limits: Partial<PrecopyLimits> = {}, told: Progress[] = []): 
     writeAt: async (bytes: Uint8Array, position: number) => {
       writeSync(fd, bytes, 0, bytes.length, position);
     },
-    noteSum: () => {},
+    noteWrite: () => {},
+    written: async () => {},
+    mayWrite: async () => {},
     beginSync: () => {},
   };
   const saver = new FileSaver(guest, output, 4096, { expectedPages: PAGES });

@@ -43,6 +43,38 @@ describe('OutputFile', () => {
     expect(open()).toBe(before);
   });
 
+  it('stays open until what is being written has ended, though it is discarded', async () => {
+    const open = (): number => readdirSync('/proc/self/fd').length;
+    const before = open();
+    const file = await OutputFile.create(path);
+    let end = (_sum: undefined): void => {};
+    const written = new Promise<undefined>((resolve) => {
+      end = resolve;
+    });
+    file.noteWrite({ from: 0, to: 4096 }, written);
+    await file.discard();
+    await expect(file.mayWrite()).rejects.toThrow();
+    expect(names()).toEqual([]);
+    // Another file would get the number, and the bytes.
+    expect(open()).toBe(before + 1);
+    end(undefined);
+    await vi.waitFor(() => expect(open()).toBe(before));
+  });
+
+  it('forgets the sum of a stretch that was written to before it was known', async () => {
+    const file = await OutputFile.create(path);
+    let end = (_sum: string): void => {};
+    const written = new Promise<string>((resolve) => {
+      end = resolve;
+    });
+    file.noteWrite({ from: 0, to: 4096 }, written);
+    await file.writeAt(bytes('new'), 0);
+    end('00');
+    await file.written();
+    expect(file.sumOf({ from: 0, to: 4096 })).toBeUndefined();
+    await file.discard();
+  });
+
   it('has its name only once it is complete, and is for its owner alone', async () => {
     const before = process.umask(0);
     try {

@@ -64,7 +64,7 @@ function makeXen(): Xen {
     packPages: async (_domid, mfns, _fd, _position, makeHead, { rewriter } = {}) => {
       const kinds = read(mfns, new Uint8Array(mfns.length * 4096), rewriter);
       makeHead(kinds);
-      return { kinds, sum: undefined };
+      return { kinds, written: Promise.resolve(undefined) };
     },
     readPages: async (_domid, mfns, into, rewriter) => read(mfns, into, rewriter),
     peekDirty: unused,
