@@ -693,7 +693,8 @@ describe('the guest resumes first', () => {
     const begun: string[] = [];
     host.guest.beforeWrite = async () => {
       begun.push(host.calls.at(-1) ?? '');
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      // The first is so slow that the others are not waited for.
+      await new Promise((resolve) => setTimeout(resolve, begun.length === 1 ? 200 : 20));
     };
     let before = 0;
     host.fault = async (call) => {
