@@ -1,4 +1,4 @@
-// Runs every check that needs no Xen and no QEMU, all of them even if one fails; under a minute on two cores.
+// Runs every check that needs no Xen and no QEMU, all of them even if one fails.
 import { spawn } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { ensureDependencies, root } from './dependencies.mjs';

@@ -12,6 +12,7 @@ import { XlsnapError } from '../../src/core/errors.ts';
 import { omitUndefined } from '../../src/core/omit-undefined.ts';
 import { configDisks } from '../../src/memfile/libxl-config.ts';
 import type { FakeHost, FakeOptions } from '../../src/testing/fake-host.ts';
+import { planted } from './fault-share.ts';
 
 export type DiskKind = 'internal' | 'external' | 'clone' | 'thin' | 'thick';
 
@@ -63,13 +64,13 @@ export function fakeDisks(kinds: readonly DiskKind[]): NonNullable<FakeOptions['
   return kinds.map((kind, i) => omitUndefined({ vdev: `xvd${'ab'[i]}`, on: on[kind] }));
 }
 
-/** Runs `body` for each item, a few at once: while one waits, another has the processor. */
-export async function forEachOf<T>(
-  items: Iterable<T>,
+/** Runs `body` for each fault that this run plants, a few at once: while one waits, another has the processor. */
+export async function forEachFault<T>(
+  faults: Iterable<T>,
   body: (item: T) => Promise<void>,
   lanes = 4,
 ): Promise<void> {
-  const left = [...items].values();
+  const left = planted(faults).values();
   const lane = async (): Promise<void> => {
     for (const item of left) await body(item);
   };

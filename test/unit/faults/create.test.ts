@@ -24,7 +24,7 @@ import {
   fakeDisks,
   fastDirectory,
   filesOf,
-  forEachOf,
+  forEachFault,
   keepWriting,
   snapshotConfig,
 } from '../../support/scene.ts';
@@ -183,7 +183,7 @@ async function everywhere(
 ): Promise<void> {
   const calls = await callsOf(kind);
   expect(calls.length).toBeGreaterThan(12);
-  await forEachOf(calls.entries(), async ([at, name]) => {
+  await forEachFault(calls.entries(), async ([at, name]) => {
     using scene = new Scene(kind);
     await body(scene, at, `call ${at}, ${name}`, calls);
     count++;

@@ -19,7 +19,7 @@ import {
   fakeDisks,
   fastDirectory,
   filesOf,
-  forEachOf,
+  forEachFault,
   killed,
   snapshotConfig,
 } from '../../support/scene.ts';
@@ -206,7 +206,7 @@ describe.each(cases)('a delete of a snapshot with %s, the domain %s,', (_how, _s
   it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
     'that %s in any port call leaves no snapshot that only looks complete, and can be done again',
     async (how) => {
-      await forEachOf((await callsOf(kind)).entries(), async ([at, name]) => {
+      await forEachFault((await callsOf(kind)).entries(), async ([at, name]) => {
         using scene = await Scene.make(kind);
         await oneFault(scene, how, at, `${how} in call ${at}, ${name}`);
         count++;
@@ -217,7 +217,7 @@ describe.each(cases)('a delete of a snapshot with %s, the domain %s,', (_how, _s
   it.each(['before', 'after'] as const)(
     'whose process is killed %s any port call takes effect is finished by recover, or by the same command',
     async (when) => {
-      await forEachOf((await callsOf(kind)).entries(), async ([at, name]) => {
+      await forEachFault((await callsOf(kind)).entries(), async ([at, name]) => {
         for (const first of ['recover', 'the same command']) {
           using scene = await Scene.make(kind);
           const where = `killed ${when} call ${at}, ${name}; then ${first}`;

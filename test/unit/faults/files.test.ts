@@ -18,7 +18,7 @@ import {
   type CreateKind,
   expectGuestAsBefore,
   fastDirectory,
-  forEachOf,
+  forEachFault,
   keepWriting,
   snapshotConfig,
 } from '../../support/scene.ts';
@@ -134,7 +134,7 @@ async function everywhere(
     await body(scene, at, `call ${at}, ${name}`);
     count++;
   };
-  await forEachOf(calls.entries(), one, 16);
+  await forEachFault(calls.entries(), one, 16);
 }
 
 const named = KINDS.map((kind) => {

@@ -21,7 +21,7 @@ import {
   fakeDisks,
   fastDirectory,
   filesOf,
-  forEachOf,
+  forEachFault,
   killed,
   snapshotConfig,
 } from '../../support/scene.ts';
@@ -123,7 +123,7 @@ describe.each(cases)(
     it.each(['fails', 'is interrupted', 'hangs and is interrupted'] as const)(
       'a revert that %s in any port call leaves what it says, and can be run again',
       async (how) => {
-        await forEachOf((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
+        await forEachFault((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
           using scene = await Scene.make(disks, running, type);
           await oneFault(scene, how, at, running, `${how} in call ${at}, ${name}`);
           count++;
@@ -142,7 +142,7 @@ describe.each(killCases)(
       'a revert whose process is killed %s any port call takes effect is undone by recover, or continued by the same command',
       async (when) => {
         const seen = new Set<string>();
-        await forEachOf((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
+        await forEachFault((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
           for (const first of ['recover', 'the same command']) {
             using scene = await Scene.make(disks, running, type);
             const where = `killed ${when} call ${at}, ${name}; then ${first}`;

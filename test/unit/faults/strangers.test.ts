@@ -12,7 +12,7 @@ import {
   type DiskKind,
   fakeDisks,
   fastDirectory,
-  forEachOf,
+  forEachFault,
   keepWriting,
   snapshotConfig,
 } from '../../support/scene.ts';
@@ -137,7 +137,7 @@ describe.each(KINDS)('a create with $disks, live: $live', (kind) => {
       const cases = Array.from({ length: calls }, (_, at) =>
         sample.paths.map((_path, which) => ({ at, which })),
       ).flat();
-      await forEachOf(cases, async ({ at, which }) => {
+      await forEachFault(cases, async ({ at, which }) => {
         using scene = new Scene(kind);
         const planted = new Planted(scene.paths[which] ?? '', content);
         const where = `before call ${at}: ${scene.paths[which]}`;
@@ -157,7 +157,7 @@ describe.each(KINDS)('a create with $disks, live: $live', (kind) => {
     const cases = Array.from({ length: calls }, (_, at) =>
       sample.paths.map((_path, which) => ({ at, which })),
     ).flat();
-    await forEachOf(cases, async ({ at, which }) => {
+    await forEachFault(cases, async ({ at, which }) => {
       using scene = new Scene(kind);
       const { host } = scene;
       const planted = new Planted(scene.paths[which] ?? '', '');

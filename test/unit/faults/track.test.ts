@@ -9,7 +9,7 @@ import { recoverAll } from '../../../src/snapshot/recover.ts';
 import { readTrack } from '../../../src/snapshot/track/record.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { FAKE_UUID, FakeHost } from '../../../src/testing/fake-host.ts';
-import { fastDirectory, forEachOf, keepWriting, killed } from '../../support/scene.ts';
+import { fastDirectory, forEachFault, keepWriting, killed } from '../../support/scene.ts';
 import { expectMemory } from '../../support/track.ts';
 
 const PAGES = 20;
@@ -92,7 +92,7 @@ async function everywhere(
   expect(await whole.create('s2')).toMatchObject({ tracked: { parent: expect.any(String) } });
   const calls = [...whole.host.calls];
   expect(calls).toEqual(expect.arrayContaining(['peekDirty', 'cloneMemory', 'setMarks']));
-  await forEachOf(calls.entries(), async ([at, name]) => {
+  await forEachFault(calls.entries(), async ([at, name]) => {
     using scene = await Scene.tracked(type);
     await body(scene, at, `call ${at}, ${name}`);
     count++;
