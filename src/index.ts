@@ -131,6 +131,7 @@ export type {
   OnProgress,
   OverlayMerge,
   PackedPages,
+  PackOptions,
   RestoreFacts,
   RestoreFindings,
   RestoreOptions,

@@ -2,13 +2,16 @@
 import { deepStrictEqual, ok } from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
+import { compareBenches, EMBEDDED_END, EMBEDDED_START, parseEarlierBench } from '../../src/bench/earlier.ts';
+import { benchReport } from '../../src/bench/report.ts';
+import { jsonLine } from '../../src/cli/text.ts';
 import { ConfigError } from '../../src/config/errors.ts';
 import { checkDescription, checkPath, checkSnapshotName } from '../../src/config/name.ts';
 import { parseConfig } from '../../src/config/parse.ts';
 import { printConfig } from '../../src/config/print.ts';
 import { toDomid } from '../../src/core/brand.ts';
 import { BufferSource } from '../../src/core/byte-source.ts';
-import { DomainError, EnvironmentError, XlsnapError } from '../../src/core/errors.ts';
+import { DomainError, EnvironmentError, UsageError, XlsnapError } from '../../src/core/errors.ts';
 import { configChanges, describeChanges } from '../../src/memfile/config-changes.ts';
 import { configDisks, domainIdentity, LibxlConfigError, withImages } from '../../src/memfile/libxl-config.ts';
 import { parseLibxlJson, printLibxlJson } from '../../src/memfile/libxl-json.ts';
@@ -48,6 +51,7 @@ import {
   saveFile,
 } from '../support/naive-stream.ts';
 import { CFGFILE_WORDS, MANIFEST } from '../support/samples.ts';
+import { benchResult } from '../unit/bench/samples.ts';
 import { bytes, type Material, type Random } from './mutate.ts';
 
 export interface Target extends Material {
@@ -215,6 +219,34 @@ const manifest: Target = {
     } catch (error) {
       mustBe(error, ManifestError);
       ok((error as ManifestError).message.length < 2000);
+    }
+  },
+};
+
+const RESULT = jsonLine('bench_result', benchResult);
+
+const earlierBench: Target = {
+  seeds: [bytes(RESULT), bytes(benchReport(benchResult, 'xlsnap bench', RESULT))],
+  words: list(
+    ...JSON_WORDS,
+    EMBEDDED_START,
+    EMBEDDED_END,
+    '"paths":',
+    '"runs":',
+    '"wall_seconds":0',
+    '"round":1',
+  ),
+  head: RESULT.length,
+  longest: 1024 * 1024,
+  run(input) {
+    try {
+      const earlier = parseEarlierBench('old.json', Buffer.from(input).toString('utf8'));
+      for (const { wall } of compareBenches(benchResult, earlier).paths) {
+        ok(wall === undefined || !Number.isNaN(wall.before.median));
+      }
+    } catch (error) {
+      mustBe(error, UsageError);
+      ok((error as UsageError).message.length < 2000);
     }
   },
 };
@@ -400,7 +432,15 @@ const xlList: Target = {
   },
 };
 
-export const targets = { stream, cfgfile, manifest, qmp, xenstore, 'xl-list': xlList } as const;
+export const targets = {
+  stream,
+  cfgfile,
+  manifest,
+  qmp,
+  xenstore,
+  'xl-list': xlList,
+  'bench-baseline': earlierBench,
+} as const;
 export type TargetName = keyof typeof targets;
 
 /** Throws if an input has changed the prototypes that all objects share. */
