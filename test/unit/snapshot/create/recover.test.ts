@@ -137,6 +137,18 @@ describe('recoverSnapshot', () => {
     expect(readImage(at('xvdb.img')).tags).toHaveProperty('s1');
   });
 
+  it('recover undoes a create that was killed while copies of memory still waited to be written', async () => {
+    host.guest.beforeWrite = () => new Promise(() => {});
+    const config = snapshotConfig('s1', host.directory, ['external', 'internal']);
+    void createSnapshot(host, { domain: 'guest1', config }).catch(() => {});
+    await vi.waitFor(() => expect(host.calls).toContain('announceResume'));
+    expect(host.runs).toBe(true);
+    host.locked = false;
+    host.guarded.clear();
+    expect(await recoverSnapshot(host, { path: memory() })).toMatchObject({ outcome: 'undone' });
+    expectAsBefore(host, was);
+  });
+
   it('recover undoes a create that was killed when the memory file had both names', async () => {
     let kept = '';
     host.fault = (call) => {
