@@ -35,15 +35,26 @@ export function shareOf<T>(items: Iterable<T>, { part, parts }: Share): readonly
 
 let share: Share | undefined;
 
-/** Returns the faults that this run plants, and says once in each file which part that is. */
-export function planted<T>(faults: Iterable<T>): readonly T[] {
+/** Which faults this run plants. Says so once in each file, unless it is all. */
+function ownShare(): Share {
   if (share === undefined) {
     share = faultShare(process.env['XLSNAP_FAULTS']);
     const { part, parts } = share;
-    if (parts > 1)
+    if (parts > 1) {
       console.log(
         `  XLSNAP_FAULTS=${part}/${parts}: one fault in ${parts} is planted; all: XLSNAP_FAULTS=all`,
       );
+    }
   }
-  return shareOf(faults, share);
+  return share;
+}
+
+/** Whether this run plants all faults: then every outcome that there may be must have been seen. */
+export function plantsAll(): boolean {
+  return ownShare().parts === 1;
+}
+
+/** Returns the faults that this run plants. */
+export function planted<T>(faults: Iterable<T>): readonly T[] {
+  return shareOf(faults, ownShare());
 }
