@@ -157,7 +157,7 @@ export interface Guest extends AsyncDisposable {
    * Copies what makes one stretch of the file `fd`, from `position` on, and starts to write it: what `makeHead` gives, then the
    * pages that have data, back to back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.
    * @param pfns at most `maxBatch`
-   * @param makeHead is given the kind of each page; at most 16 bytes and 8 for each page
+   * @param makeHead is given the kind of each page; its result has at most 8192 bytes, or 16 and 8 for each page if that is more
    * @param options `sum`: whether to sum up what is written. `directFd`: the same file, opened with O_DIRECT, which may be used
    * instead where position, length and address are multiples of 4096
    * @returns when the pages are copied; `written` says when the file has them

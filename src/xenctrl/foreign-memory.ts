@@ -30,6 +30,8 @@ export interface ForeignMemoryOptions {
 
 /** So many pages and more are looked at as a whole: fewer are zeros together too rarely. */
 const MIN_STRETCH = 64;
+/** So many buffers are kept while nothing is written: as many as are in use when the disk keeps pace. */
+const IDLE_BUFFERS = 8;
 /** Room for the head of a record, unless it is longer. */
 const HEAD_ROOM = 8192;
 /** Bytes before the words for each page in a head, and of each word (libxc's PAGE_DATA record). */
@@ -37,7 +39,10 @@ const HEAD_BYTES = 16;
 const WORD_BYTES = 8;
 /** PROT_READ (sys/mman.h). */
 const PROT_READ = 1;
-/** Makes the head of a stretch of the file, up to 16 bytes and 8 for each page, once the kinds of its pages are known. */
+/**
+ * Makes the head of a stretch of the file, once the kinds of its pages are known: at most 8192 bytes, or 16 and 8 for each page if
+ * that is more.
+ */
 export type HeadMaker = (kinds: Uint8Array) => Uint8Array;
 
 /** Changes pages that must not go into a file unchanged. */
@@ -135,8 +140,10 @@ export class ForeignMemory {
   readonly #writeFd: WriteFd;
   readonly #zeros = Buffer.alloc(PAGE_SIZE);
   readonly #addressOfZeros: number;
-  /** Buffers for packing that are not in use. All are kept: the kernel and V8 take long to provide others. */
+  /** Buffers for packing that are not in use. The kernel and V8 take long to provide others. */
   readonly #buffers: Buffer[] = [];
+  /** Stretches that wait to be written, or are being written. */
+  #writing = 0;
   #turn: Promise<void> = Promise.resolve();
 
   constructor(
@@ -180,6 +187,7 @@ export class ForeignMemory {
     position: number,
     sum: boolean,
   ): Promise<string | undefined> {
+    this.#writing++;
     const summing = sum ? this.#sum(bytes) : undefined;
     // If the write fails, nobody waits for the sum.
     summing?.catch(() => {});
@@ -192,6 +200,8 @@ export class ForeignMemory {
     } finally {
       await summing?.catch(() => {});
       this.#buffers.push(buffer);
+      // What had piled up behind a slow disk is not kept for as long as the guest is open.
+      if (--this.#writing === 0) this.#buffers.length = Math.min(this.#buffers.length, IDLE_BUFFERS);
     }
   }
 

@@ -39,7 +39,7 @@ export async function sharedBytes(fd: number, { deadline }: SharedOptions): Prom
 }
 
 /**
- * Tells whether a regular file is in more extents than that. No, if the file system does not say.
+ * Returns whether a regular file is in more extents than that; false if the file system does not say.
  * @param fd remains the caller's
  * @throws {EnvironmentError} If the C library cannot be called
  */

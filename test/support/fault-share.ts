@@ -35,7 +35,7 @@ export function shareOf<T>(items: Iterable<T>, { part, parts }: Share): readonly
 
 let share: Share | undefined;
 
-/** Which faults this run plants. Says so once in each file, unless it is all. */
+/** Which faults this run plants. Says so once in each process, unless it is all. */
 function ownShare(): Share {
   if (share === undefined) {
     share = faultShare(process.env['XLSNAP_FAULTS']);

@@ -127,6 +127,8 @@ export class FileSaver implements PageSaver {
   readonly #bare = new Map<number, number>();
   /** What the file gets when the guest runs again. */
   readonly #later: LaterWrites;
+  /** Bytes of a stopped guest's memory that may be copied and wait to be written. */
+  readonly #mayWait: number;
   /** From `copyLast` on nothing goes to the file while the guest is stopped. */
   #waiting = false;
   #writtenStopped = 0;
@@ -163,6 +165,8 @@ export class FileSaver implements PageSaver {
     this.#expectedPages = options.expectedPages;
     this.#tuning = options.tuning ?? {};
     this.#later = new LaterWrites(options.spareMemory ?? spareMemory);
+    // Asked now, while the guest runs. The other half leaves the host its page cache.
+    this.#mayWait = this.#later.limit / 2;
   }
 
   /**
@@ -195,8 +199,8 @@ export class FileSaver implements PageSaver {
     if (this.#allocation !== undefined) this.#end = this.#allocation.end;
     this.#start = this.#end;
     const progress = this.#progress({ total: this.#expectedPages, round: live ? 0 : undefined, live });
-    // A stopped guest waits for memory to be copied, not for the disk. The other half leaves the host its page cache.
-    const writer = this.#writer(progress, deferred, live ? undefined : this.#later.limit / 2);
+    // A stopped guest waits for memory to be copied, not for the disk.
+    const writer = this.#writer(progress, deferred, live ? undefined : this.#mayWait);
     const { segment, end } = await writer.run(async () => {
       await forEachPage(this.#guest, this.#signal, (pfn, type) => {
         if (!hasPageData(type)) {

@@ -15,8 +15,7 @@ import type { CopyProgress } from './progress.ts';
 /** Records under way at once: as many as libuv's pool has threads unless told otherwise. */
 const IN_FLIGHT = 4;
 
-/** A record is copied when the one so many before it is written, unless that takes longer than so many milliseconds. */
-const PACE = 1;
+/** A record is copied when the one before it is written, unless that takes longer than this. */
 const PATIENCE_MS = 100;
 
 /** How a pass is written. */
@@ -146,8 +145,9 @@ export class SegmentWriter {
   readonly #lanes: Lanes;
   readonly #sparse: boolean;
   readonly #sums: boolean;
-  /** The last records that were copied. */
-  readonly #recent: Promise<unknown>[] = [];
+  /** When the record that was copied last is written. */
+  #last: Promise<unknown> = Promise.resolve();
+  /** Whether a write has taken longer than `PATIENCE_MS`. */
   #isSlow = false;
   /** Records that are copied and wait to be written; undefined if each is written before it counts as copied. */
   readonly #writes: Lanes | undefined;
@@ -292,10 +292,10 @@ export class SegmentWriter {
    * once one takes longer, no more.
    */
   async #keepPace(written: Promise<unknown>): Promise<void> {
-    this.#recent.push(written);
-    const before = this.#recent.length > PACE ? this.#recent.shift() : undefined;
-    if (before === undefined || this.#isSlow) return;
-    const isLate = await Promise.race([before.then(() => false), sleep(PATIENCE_MS, true)]);
+    const before = this.#last;
+    this.#last = written;
+    if (this.#isSlow) return;
+    const isLate = await Promise.race([before.then(() => false), sleep(PATIENCE_MS, true, { ref: false })]);
     if (isLate) this.#isSlow = true;
   }
 
