@@ -29,6 +29,7 @@ export default defineConfig({
         test: {
           name: 'lab',
           include: ['test/lab/**/*.test.ts'],
+          setupFiles: ['test/support/time-left.ts'],
           // One lab at a time, one test after the other; software emulation is slow.
           fileParallelism: false,
           testTimeout: 1_800_000,
