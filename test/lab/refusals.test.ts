@@ -21,6 +21,11 @@ async function create(cfg: string, args = ''): Promise<Said> {
   return await dom0.xlsnap(`snapshot-create ${NAME} ${await guest.configure(cfg)} -q ${args}`);
 }
 
+/** Of what fakes show as well, only what depends on Xen or on a real file system always runs. */
+const all = process.env['XLSNAP_LAB_REFUSALS'] === '1';
+if (!all)
+  console.log('skipped: plain refusals in the lab; XLSNAP_LAB_REFUSALS=1 runs them, in three minutes');
+
 const memory = (folder = FOLDER): string => `memory_path="${folder}/s.save"\n`;
 
 async function expectUnharmed(folder = FOLDER): Promise<void> {
@@ -29,7 +34,7 @@ async function expectUnharmed(folder = FOLDER): Promise<void> {
 }
 
 describe('a create that cannot succeed', () => {
-  it.each([
+  it.runIf(all).each([
     ['a raw disk asked for an internal snapshot', `${memory()}disks=[',,xvdb']\n`, /raw.*external/s],
     ['a disk that is not there', `${memory()}disks=[',,xvdz']\n`, /xvdz.*xvda/s],
     ['a directory that is a file', 'memory_path="/etc/hostname/s.save"\ndisks=[]\n', /hostname/],
@@ -42,7 +47,7 @@ describe('a create that cannot succeed', () => {
     })(),
   );
 
-  it(
+  it.runIf(all)(
     'is refused if a target file exists, and the file stays unchanged',
     steadily(async () => {
       await dom0.lab.run(`echo precious >${FOLDER}/s.save`);
@@ -54,7 +59,7 @@ describe('a create that cannot succeed', () => {
     }),
   );
 
-  it(
+  it.runIf(all)(
     'is refused if the domain does not exist',
     steadily(async () => {
       const { code, stderr } = await dom0.xlsnap('snapshot-create nobody');
@@ -76,7 +81,7 @@ describe('a create that cannot succeed', () => {
     }),
   );
 
-  it(
+  it.runIf(all)(
     'is refused before the guest is stopped if the file system is too small',
     steadily(async () => {
       await dom0.lab.run(`mkdir -p ${FOLDER}/small; mount -t tmpfs -o size=20M small ${FOLDER}/small`);

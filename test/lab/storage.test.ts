@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { GuestDisk, GuestType } from '../../lab/guests.ts';
 import type { LabGuest } from '../../lab/lab.ts';
+import { EXIT } from '../../src/core/errors.ts';
 import { Dom0, errorOf, PV_LIVE, TYPES, XEN } from './host.ts';
 
 /** Longer than LVM needs beside a guest that writes. */
@@ -281,6 +282,73 @@ END
       await goOn(name);
       await expectNothingLeft(guest, name);
     }
+  });
+
+  it('a create while udevd does not run is refused before the guest is stopped', async () => {
+    await dom0.lab.run('pkill -x systemd-udevd; while pidof systemd-udevd; do sleep 0.2; done');
+    try {
+      const said = await dom0.xlsnap(`snapshot-create ${name} --name none --json`);
+      expect(errorOf(said).message).toContain('udevd does not run');
+      expect(said.code).toBe(EXIT.preflight);
+    } finally {
+      await dom0.lab.run('/usr/lib/systemd/systemd-udevd --daemon; udevadm settle', { timeoutMs: LVM_MS });
+    }
+    await goOn(name);
+    await expectNothingLeft(guest, name);
+  });
+
+  it('a create whose LVM hangs while the guest is stopped is given up, and recover undoes it later', async () => {
+    const bin = '/lab/hanging';
+    await dom0.lab.run(
+      `rm -rf ${bin}; mkdir ${bin}
+      printf '#!/bin/sh\nPATH=\${PATH#${bin}:}\nsleep 987\nexec lvconvert "$@"\n' >${bin}/lvconvert; chmod +x ${bin}/lvconvert`,
+    );
+    const { stdout } = await dom0.lab.run(
+      `PATH=${bin}:$PATH xlsnap snapshot-create ${name} --name hangs --json 2>&1 | grep message_type`,
+      { timeoutMs: LVM_MS },
+    );
+    expect(stdout).toContain('LVM_HANGS');
+    await goOn(name);
+    // Then it ends after all, and nobody waits for what it does.
+    await dom0.lab.run("pkill -f '^sleep 987'; while pgrep -x lvconvert; do sleep 0.5; done", {
+      timeoutMs: LVM_MS,
+    });
+    await dom0.result('recover');
+    await goOn(name);
+    await expectNothingLeft(guest, name);
+  });
+
+  it('a snapshot whose volume was renamed or removed is not reverted to, and the guest keeps running', async () => {
+    await dom0.result(`snapshot-create ${name} --name gone`);
+    for (const [change, back] of [
+      ['lvrename -qq lab/NAME lab/other', 'lvrename -qq lab/other lab/NAME'],
+      ['lvremove -qq -f -y lab/NAME', 'true'],
+    ] as const) {
+      const volume = `$(lvs --noheadings -o lv_name lab | tr -d ' ' | grep -m1 '^${name}-xvdb.*gone')`;
+      await dom0.lab.run(
+        `v=${volume}; [ -n "$v" ]; echo "$v" >/lab/volume; ${change.replaceAll('NAME', '$v')}`,
+        {
+          timeoutMs: LVM_MS,
+        },
+      );
+      const said = await dom0.xlsnap(`snapshot-revert ${name} gone --json`);
+      expect(errorOf(said).message).toMatch(/gone/);
+      await goOn(name);
+      await dom0.lab.run(back.replaceAll('NAME', '$(cat /lab/volume)'), { timeoutMs: LVM_MS });
+    }
+    await dom0.result(`snapshot-delete ${name} gone`);
+    await expectNothingLeft(guest, name);
+  });
+
+  it('a raw file on ext4 behind blkback is refused, with what would help', async () => {
+    const other = 'e2e-storage-ext4';
+    await start(other, 'pv', ['raw'], 'phy');
+    const said = await dom0.xlsnap(`snapshot-create ${other} --json`);
+    expect(errorOf(said).message).toMatch(/no reflinks/);
+    expect(said.stderr).toMatch(/XFS or btrfs/);
+    expect(said.code).toBe(EXIT.preflight);
+    await goOn(other);
+    await dom0.lab.removeGuest(other);
   });
 
   it('a snapshot whose store was too small is refused by a revert, and the guest keeps running', async () => {
