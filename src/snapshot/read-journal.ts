@@ -1,7 +1,7 @@
 /** Journals as they are found. */
 import { type CreateHead, type CreateStep, toCreateJournal } from './create/journal.ts';
 import { type DeleteHead, type DeleteStep, toDeleteJournal } from './delete/journal.ts';
-import { type FoundSteps, journalError, readJournalLines } from './journal/file.ts';
+import { type FoundSteps, JournalError, journalError, readJournalLines } from './journal/file.ts';
 import { type RevertHead, type RevertStep, toRevertJournal } from './revert/journal.ts';
 
 export type FoundJournal =
@@ -30,5 +30,16 @@ export async function readJournal(path: string): Promise<FoundJournal | undefine
       return { kind, ...(await toDeleteJournal(path, lines)) };
     default:
       throw journalError(path, 'is damaged: it belongs to no create, revert or delete');
+  }
+}
+
+/** Tells whether a journal says that something was begun. One without a first line does not. */
+export async function isUnfinished(path: string): Promise<boolean> {
+  try {
+    const journal = await readJournal(path);
+    return journal !== undefined && journal.kind !== 'headless';
+  } catch (error) {
+    if (error instanceof JournalError) return true;
+    throw error;
   }
 }

@@ -3,11 +3,10 @@
 import { Bitmap } from '../../core/bitmap.ts';
 import { PAGE_SIZE } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
-import { DomainError, describeError, EnvironmentError, OutputError, XlsnapError } from '../../core/errors.ts';
-import { makeMark, type Reservation, reserveFile } from '../../core/files.ts';
+import { DomainError, describeError, EnvironmentError } from '../../core/errors.ts';
+import { makeMark } from '../../core/files.ts';
 import { omitUndefined } from '../../core/omit-undefined.ts';
 import type { XenVersion } from '../../core/xen.ts';
-import type { ExternalDisk, QemuDisk, StorageDisk } from '../../memfile/manifest.ts';
 import type { CreateRequest, CreateResult, SnapshotPlan } from '../api.ts';
 import { checkHeld, domainKeys, lockIdentified } from '../domain-lock.ts';
 import { throwFindings } from '../findings.ts';
@@ -24,21 +23,16 @@ import { OutputFile } from '../output/file.ts';
 import { StreamOutput } from '../output/stream.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, DomainState, Guardian, Host } from '../ports.ts';
-import { storageOf } from '../storage/find.ts';
 import { Tracking } from '../track/tracking.ts';
 import { finishOutput, removeJournal } from './finish.ts';
-import type { CreateJournal, CreateStep } from './journal.ts';
+import type { CreateJournal } from './journal.ts';
 import { type CreateRun, type OpenOutput, openOutput, openRecord, warn } from './open.ts';
 import { findDomain, makeCreateContext } from './plan.ts';
 import { preflightCreate, refuseSaved } from './preflight.ts';
-import { planDiskUndos, planReservationUndo, toAction, undoStored, undoTakenDisk } from './undo.ts';
+import { needsDeviceModel, type Taker, takersOf } from './takers.ts';
 
 /** How long noting that everything is being undone may take; the guest runs by then. */
 const NOTE_TIMEOUT_MS = 5000;
-/** How long to wait, with the guest stopped, for another program that holds the stored configuration. */
-const CONFIG_LOCK_MS = 2000;
-/** How long changing it may take in all: its storage or xenstored may hang. */
-const CONFIG_MS = 10_000;
 /** Number of attempts to inform xenstored that the guest runs again. */
 const ANNOUNCEMENTS = 3;
 
@@ -121,7 +115,7 @@ async function createLocked(
   // Both stay open until everything is undone.
   await using guest = await phases.step(() => host.hypervisor.openGuest(domid));
   await using deviceModel = await phases.step(() => host.toolstack.openDeviceModel(domid, context.config));
-  if (deviceModel === undefined && (context.plan.type === 'hvm' || qemuDisks(context.plan).length > 0)) {
+  if (deviceModel === undefined && needsDeviceModel(context.plan)) {
     throw new EnvironmentError(
       'NO_DEVICE_MODEL',
       `domain ${context.plan.domain} has no QEMU that can be reached`,
@@ -143,8 +137,6 @@ async function createLocked(
     phases,
     warnings,
     mark,
-    prepared: new Map(),
-    reserved: new Map(),
   };
   try {
     return await take(run);
@@ -183,10 +175,10 @@ async function take(run: CreateRun): Promise<CreateResult> {
   // Right away, so that it is closed whatever fails.
   await using base = opened.base?.base;
   const record = await openRecord(run, opened.journal);
-  const stored = storageDisks(plan);
+  const takers = takersOf(run, opened.journal);
   // Before the rounds: what the guest writes while this takes its time would be copied while it is stopped.
-  if (plan.disks.some(({ kind }) => kind !== 'internal')) {
-    await phases.run('prepare', () => prepareDisks(run, opened.journal));
+  if (takers.some(({ prepares }) => prepares)) {
+    await phases.run('prepare', () => prepareDisks(run, takers, opened.journal));
   }
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);
   const dirty = base && new Bitmap(guest.p2mSize);
@@ -208,8 +200,8 @@ async function take(run: CreateRun): Promise<CreateResult> {
     });
   }
 
-  if (plan.disks.length > 0) await noteDisks(run, opened.journal);
-  if (stored.length > 0) await phases.run('flush', () => flushDisks(run, stored));
+  if (takers.length > 0) await noteDisks(run, opened.journal);
+  if (takers.some(({ flushes }) => flushes)) await phases.run('flush', () => flushDisks(phases, takers));
   // All processes, so that few are left to be looked at while the guest is stopped.
   if (precopy !== undefined) await phases.step(() => checkLogIsOurs(run));
   const hold = new GuestHold(host.hypervisor, domain.domid, (state) => record.note({ hold: state }));
@@ -228,8 +220,8 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const copied = await phases.run('memory', () => copyRest(run, opened, precopy), copying);
   // Written once the guest runs: they complete a stream, and a file's storage may be slow.
   const suffix = await phases.run('contexts', () => guestSuffix(guest, emulator), copying);
-  if (plan.disks.length > 0) {
-    await phases.run('disks', () => withoutWrites(opened, () => snapshotDisks(run, hold, stored)));
+  if (takers.length > 0) {
+    await phases.run('disks', () => withoutWrites(opened, () => takeDisks(takers, hold)));
   }
   await phases.run('resume', () => resume(hold));
   const downtimeSeconds = (performance.now() - suspendedAt) / 1000;
@@ -242,7 +234,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const { memory, newPrefix } = copied;
   if (memory.writtenStopped > 0) warnOfWritten(run, memory.writtenStopped);
   const finished = await phases.run('finish', () =>
-    finishOutput(run, opened, { xen, memory, newPrefix, suffix }),
+    finishOutput(run, opened, { xen, takers, memory, newPrefix, suffix }),
   );
   if (await tracking.keep(memory, finished.checksums)) record.note({ logDirty: false });
   else if (plan.tracking) logEnded = await stopLog(run, record, log);
@@ -353,62 +345,24 @@ async function checkLogIsOurs(
   await refuseSaved(host.toolstack, context.domain.domid, options);
 }
 
-/** Has the storages do everything slow, and reserves the overlays, before the memory is copied. */
-async function prepareDisks(run: CreateRun, journal: CreateJournal): Promise<void> {
-  const { host, phases, context, prepared, reserved, mark } = run;
-  const { plan } = context;
+/** Has everything slow done about the disks before the memory is copied. */
+async function prepareDisks(
+  { phases, context }: CreateRun,
+  takers: readonly Taker[],
+  journal: CreateJournal,
+): Promise<void> {
   // After a crash of the host, the first line is what says whose a volume or a clone is.
   await phases.step(() => journal.synced());
   journal.note({ step: 'preparing' });
-  const record = (step: CreateStep): Promise<void> => noteFor(plan, journal, step);
-  for (const disk of plan.disks) {
-    phases.checkpoint();
-    const { vdev } = disk;
-    if (disk.kind === 'storage') {
-      planDiskUndos(phases, host, [disk], () => undoStored(host, disk, { mark, made: prepared.get(vdev) }));
-      const note = async (made: string): Promise<void> => {
-        prepared.set(vdev, made);
-        await record({ step: 'prepared', vdev, made });
-      };
-      await storageOf(host, disk).prepare(disk, { mark, note });
-    } else if (disk.kind === 'external') {
-      planReservationUndo(phases, disk, { mark, inode: () => reserved.get(vdev) });
-      await reserveOverlay(disk, {
-        mark,
-        note: async (inode) => {
-          reserved.set(vdev, inode);
-          await record({ step: 'reserved', vdev, inode });
-        },
-      });
-    }
-  }
-  if (plan.live) await flushDisks(run, storageDisks(plan));
+  for (const taker of takers) await taker.prepare();
+  if (context.plan.live) await flushDisks(phases, takers);
   phases.checkpoint();
-}
-
-/** Notes a step before it takes effect, on the disk unless the user wants no syncs. */
-async function noteFor({ sync }: SnapshotPlan, journal: CreateJournal, step: CreateStep): Promise<void> {
-  if (sync) await journal.noteDurably(step);
-  else journal.note(step);
-}
-
-/** Creates the empty file that QEMU is to write an overlay to: it would overwrite what is there by then. */
-async function reserveOverlay({ overlay }: ExternalDisk, reservation: Reservation): Promise<void> {
-  try {
-    await reserveFile(overlay, reservation);
-  } catch (cause) {
-    if (cause instanceof XlsnapError) throw cause;
-    throw new OutputError('OVERLAY', `cannot create the overlay ${overlay}`, { cause });
-  }
 }
 
 /** Has what is cached of the disks written out: right before the suspend that takes the least time. */
-async function flushDisks({ host, phases }: CreateRun, disks: readonly StorageDisk[]): Promise<void> {
-  for (const disk of disks) {
-    phases.checkpoint();
-    await storageOf(host, disk).flush(disk);
-  }
+async function flushDisks(phases: Phases, takers: readonly Taker[]): Promise<void> {
   phases.checkpoint();
+  for (const taker of takers) await taker.flush();
 }
 
 /** Holds the writes that wait: they may go to the disk that the snapshots of disks, and so the guest, wait for. */
@@ -422,62 +376,13 @@ async function withoutWrites({ output }: OpenOutput, body: () => Promise<void>):
   }
 }
 
-/**
- * Takes the disk snapshots: those of storages one by one, as nobody writes, and then those by QEMU. Its transaction is the commit
- * point: it takes all disks or none, and can be undone best.
- */
-async function snapshotDisks(
-  { context, host, phases, deviceModel, prepared, reserved }: CreateRun,
-  hold: GuestHold,
-  stored: readonly StorageDisk[],
-): Promise<void> {
-  const { domid } = context.domain;
-  await hold.check();
-  for (const disk of stored) {
-    await storageOf(host, disk).take(disk, prepared.get(disk.vdev));
-    phases.checkpoint();
+/** Takes the disk snapshots. */
+async function takeDisks(takers: readonly Taker[], hold: GuestHold): Promise<void> {
+  for (const taker of takers) {
+    // The one before may have taken long.
+    await hold.check();
+    await taker.take();
   }
-  const disks = qemuDisks(context.plan);
-  if (disks.length === 0 || deviceModel === undefined) return;
-  // It may have taken long.
-  if (stored.length > 0) await hold.check();
-  // Before, not after: if QEMU fails half-way, they may have been taken.
-  const forget = planDiskUndos(phases, host, disks, (disk) =>
-    undoTakenDisk(host, domid, deviceModel, disk, { inode: reserved.get(disk.vdev) }),
-  );
-  try {
-    await deviceModel.snapshotDisks(disks.map((disk) => toAction(disk, reserved.get(disk.vdev))));
-  } catch (error) {
-    // None was taken, so a tag of that name is another program's.
-    if (error instanceof XlsnapError && error.code !== 'DISKS_UNKNOWN') forget();
-    throw error;
-  }
-  phases.checkpoint();
-  const overlays = disks.flatMap((disk) =>
-    disk.kind === 'external' ? [{ vdev: disk.vdev, path: disk.overlay, format: 'qcow2' }] : [],
-  );
-  // While the guest is stopped: it must never run with a configuration that names the base.
-  if (overlays.length > 0) {
-    const repoint = (): Promise<void> =>
-      host.toolstack.repointDisks(domid, overlays, { lockTimeoutMs: CONFIG_LOCK_MS });
-    await phases.bounded(repoint, CONFIG_MS, configHangsError);
-  }
-}
-
-function configHangsError(timeoutMs: number): EnvironmentError {
-  return new EnvironmentError(
-    'CONFIG_HANGS',
-    `the stored configuration could not be made to name the overlays within ${timeoutMs / 1000} s`,
-    { hint: 'does the storage of /var/lib/xen hang, or xenstored?' },
-  );
-}
-
-function storageDisks({ disks }: SnapshotPlan): readonly StorageDisk[] {
-  return disks.filter((disk) => disk.kind === 'storage');
-}
-
-function qemuDisks({ disks }: SnapshotPlan): readonly QemuDisk[] {
-  return disks.filter((disk) => disk.kind !== 'storage');
 }
 
 async function resume(hold: GuestHold): Promise<void> {

@@ -8,22 +8,22 @@ import { shellQuote } from '../../core/shell-quote.ts';
 import type { XenVersion } from '../../core/xen.ts';
 import { type Checksums, checksumFile, type FileRange, STRETCH } from '../../memfile/checksums.ts';
 import { printLibxlJson } from '../../memfile/libxl-json.ts';
-import type { DiskIdentity, Manifest, SnapshotDisk } from '../../memfile/manifest.ts';
+import type { DiskIdentity, Manifest } from '../../memfile/manifest.ts';
 import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
 import { replaceConfig } from '../../savefmt/index.ts';
-import { identifyDisk } from '../images/identity.ts';
 import type { MemoryOutcome } from '../memory/file-saver.ts';
 import { OutputFile, writeWhole } from '../output/file.ts';
 import type { StreamOutput } from '../output/stream.ts';
-import { storageOf } from '../storage/find.ts';
 import type { CreateJournal } from './journal.ts';
 import { type CreateRun, type OpenOutput, warn } from './open.ts';
+import type { Taker } from './takers.ts';
 import { digest, planTextUndo } from './undo.ts';
 
 /** What is known of the guest and its memory once the guest runs again. */
 export interface TakenState {
   readonly xen: XenVersion;
   readonly memory: MemoryOutcome;
+  readonly takers: readonly Taker[];
   /** The part of the file before the pages, if it has changed since it was written. */
   readonly newPrefix: Uint8Array | undefined;
   /** The part behind the pages. */
@@ -45,7 +45,7 @@ export async function finishOutput(run: CreateRun, opened: OpenOutput, state: Ta
   await makeRoom(run, opened, state.memory.populated);
   return output instanceof OutputFile
     ? await finishFile(run, opened, output, state)
-    : await finishStream(run, opened, output, state.suffix);
+    : await finishStream(run, opened, output, state);
 }
 
 /** Raises the memory target of the configuration in the file, if the file has more memory than that. */
@@ -67,7 +67,7 @@ async function finishFile(
   run: CreateRun,
   { journal, saver }: OpenOutput,
   file: OutputFile,
-  { xen, memory, suffix }: TakenState,
+  { xen, memory, takers, suffix }: TakenState,
 ): Promise<Finished> {
   const { plan, tuning } = run.context;
   const { sync } = plan;
@@ -81,7 +81,13 @@ async function finishFile(
   const checksums =
     tuning?.checksums === false ? undefined : await readBack(run, file, sizes.fileBytes, memory.start);
   const facts = { bytes: sizes.fileBytes, pages: memory.pages };
-  await writeManifestAndCfgfile(run, journal, xen, facts, checksums);
+  for (const taker of takers) await taker.complete();
+  const identities = await Promise.all(takers.map((taker) => taker.identify()));
+  await writeManifestAndCfgfile(run, journal, xen, {
+    memory: facts,
+    identities: identities.flat(),
+    checksums,
+  });
   await file.commit({ sync });
   return { ...sizes, checksums };
 }
@@ -91,11 +97,11 @@ async function finishStream(
   run: CreateRun,
   { journal, saver }: OpenOutput,
   stream: StreamOutput,
-  suffix: Uint8Array,
+  { takers, suffix }: TakenState,
 ): Promise<Finished> {
   const { context, phases } = run;
   await saver.writeKept();
-  for (const disk of context.plan.disks) if (disk.kind === 'storage') await identify(run, disk);
+  for (const taker of takers) await taker.complete();
   await stream.writeLast(suffix);
   phases.shield();
   // The reader has it all the same; after a crash of the host, only this line says so.
@@ -109,12 +115,15 @@ async function writeManifestAndCfgfile(
   run: CreateRun,
   journal: CreateJournal,
   xen: XenVersion,
-  memory: { readonly bytes: number; readonly pages: number },
-  checksums: Checksums | undefined,
+  found: {
+    readonly memory: { readonly bytes: number; readonly pages: number };
+    readonly identities: readonly DiskIdentity[];
+    readonly checksums: Checksums | undefined;
+  },
 ): Promise<void> {
   const { context, phases, mark } = run;
   const { plan } = context;
-  const identities = await Promise.all(plan.disks.map((disk) => identify(run, disk)));
+  const { memory, identities, checksums } = found;
   const manifest: Manifest = omitUndefined({
     format: 'xlsnap-manifest' as const,
     version: 1 as const,
@@ -129,7 +138,7 @@ async function writeManifestAndCfgfile(
     memory: { path: plan.memoryPath, ...memory },
     checksums,
     disks: plan.disks,
-    identities: identities.filter((identity) => identity !== undefined),
+    identities,
     uncovered: plan.uncovered,
     unknownDrives: plan.unknownDrives.length === 0 ? undefined : plan.unknownDrives,
     qemu: context.qemu,
@@ -149,15 +158,6 @@ async function writeManifestAndCfgfile(
     await write(plan.manifestPath, `${JSON.stringify(manifest, null, 2)}\n`);
   }
   if (plan.configPath !== undefined) await write(plan.configPath, context.configText);
-}
-
-async function identify(
-  { host, prepared }: CreateRun,
-  disk: SnapshotDisk,
-): Promise<DiskIdentity | undefined> {
-  if (disk.kind !== 'storage') return await identifyDisk(host, disk);
-  const { identity, virtualSize } = await storageOf(host, disk).finish(disk, prepared.get(disk.vdev));
-  return { vdev: disk.vdev, virtualSize, snapshot: identity };
 }
 
 /** Computes the file's checksums: of what was written once they are known, the rest is read back. */

@@ -83,6 +83,16 @@ export async function openCreateJournal(
   return await Journal.create(journalPathOf(base), head, { recover: base, sync: plan.sync });
 }
 
+/** Notes a step before it takes effect, on the disk unless the user wants no syncs. */
+export async function noteFor(
+  { sync }: Pick<SnapshotPlan, 'sync'>,
+  journal: CreateJournal,
+  step: CreateStep,
+): Promise<void> {
+  if (sync) await journal.noteDurably(step);
+  else journal.note(step);
+}
+
 /**
  * Reads the journal of a create.
  * @throws {JournalError} If it is damaged, or was moved

@@ -50,10 +50,6 @@ export interface CreateRun {
   madeDirectory?: string | undefined;
   /** In the names of files that are being reserved. */
   readonly mark: string;
-  /** What storages have noted about the snapshots that they prepare, by vdev. */
-  readonly prepared: Map<string, string>;
-  /** Inode numbers of the files that are reserved for overlays, by vdev. */
-  readonly reserved: Map<string, number>;
 }
 
 /** What the memory goes to, with its journal. */

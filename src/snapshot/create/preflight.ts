@@ -5,19 +5,17 @@ import { access, stat, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import type { Domid } from '../../core/brand.ts';
 import { DomainError, describeError, errnoCode } from '../../core/errors.ts';
-import { exists, nearestDirectory } from '../../core/files.ts';
+import { nearestDirectory } from '../../core/files.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { LibxlConfig } from '../../memfile/libxl-config.ts';
 import { recordsOf, textOf } from '../../memfile/libxl-fields.ts';
 import { partialOf } from '../../memfile/names.ts';
 import { asFinding } from '../findings.ts';
-import { isSameImage } from '../images/chain.ts';
-import { infoOf } from '../images/identity.ts';
 import { journalPathOf } from '../naming.ts';
 import type { Host, Toolstack } from '../ports.ts';
-import { sharedProblems } from '../storage/find.ts';
 import { readTrack } from '../track/record.ts';
+import { checkDisks, newFilesOf, placesOf } from './disk-checks.ts';
 import type { CreateContext } from './plan.ts';
 import { type DataShare, sampleData } from './room.ts';
 
@@ -35,20 +33,10 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
     journalPathOf(context.journalBase),
     ...(plan.configPath === undefined ? [] : [plan.configPath]),
     ...(plan.manifestPath === undefined ? [] : [plan.manifestPath]),
-    ...plan.disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : [])),
+    ...newFilesOf(plan.disks),
   ];
-  for (const image of findTwice(
-    plan.disks.flatMap((disk) => (disk.kind === 'storage' ? [disk.image] : [])),
-  )) {
-    findings.push({
-      code: 'IMAGE_TWICE',
-      message: `${image} is two disks of the domain: a revert could not put both back`,
-      hint: 'leave one of them out of disks',
-    });
-  }
-  // Its storage has looked at the place of a snapshot by itself.
-  const snapshots = plan.disks.flatMap((disk) => (disk.kind === 'storage' ? [disk.snapshot] : []));
-  for (const path of findTwice([...newFiles, ...snapshots])) {
+  const all = [...newFiles, ...placesOf(plan.disks)];
+  for (const path of all.filter((one, at) => all.indexOf(one) !== at)) {
     findings.push({
       code: 'PATH_TWICE',
       message: `${path} would be written twice`,
@@ -76,69 +64,7 @@ export async function preflightCreate(host: Host, context: CreateContext): Promi
   }
   if (!plan.stream) await checkRoom(host, context, memory === undefined);
   if (plan.live) findings.push(...(await findLiveObstacles(host, context)));
-  await checkWriters(host, context);
-  const stored = plan.disks.filter((disk) => disk.kind === 'storage');
-  await asFinding(findings, async () => {
-    findings.push(...(await sharedProblems(host, stored, 'create')));
-  });
-  for (const disk of plan.disks) {
-    if (disk.kind === 'storage') continue;
-    // Only the memory file's directory is created.
-    if (disk.kind === 'external' && !(await exists(dirname(disk.overlay)))) {
-      findings.push({
-        code: 'NO_DIRECTORY',
-        message: `disk ${disk.vdev}: there is no directory ${dirname(disk.overlay)} for its overlay`,
-        hint: 'create it first',
-      });
-    }
-    // What cannot be snapshotted like that is a finding already, and may be of another format than the snapshot needs.
-    const hindered = context.disks.find(({ vdev }) => vdev === disk.vdev)?.[disk.kind] ?? [];
-    if (hindered.length > 0) continue;
-    await asFinding(findings, async () => {
-      const image = disk.kind === 'internal' ? disk.image : disk.base;
-      const info = await infoOf(host, disk);
-      if (info === undefined) {
-        findings.push({
-          code: 'NO_IMAGE',
-          message: `disk ${disk.vdev}: its image ${image} no longer exists`,
-        });
-      } else if (disk.kind === 'internal' && info.tags.includes(disk.tag)) {
-        findings.push({
-          code: 'TAG_EXISTS',
-          message: `disk ${disk.vdev}: ${image} already has a snapshot "${disk.tag}"`,
-          hint: 'use another --name, or delete that snapshot: xlsnap snapshot-delete',
-        });
-      }
-    });
-  }
-}
-
-/**
- * Finds other programs that write to an image, as domains do that share a disk (`w!`): they are not suspended, so the disk would
- * not be of one instant.
- */
-async function checkWriters(host: Host, { plan, domain, findings }: CreateContext): Promise<void> {
-  const disks = plan.disks.filter((disk) => disk.kind !== 'storage');
-  if (disks.length === 0) return;
-  const others = (await host.toolstack.imagesInUse()).filter(
-    ({ writable, domid }) => writable && domid !== domain.domid,
-  );
-  for (const disk of disks) {
-    const image = disk.kind === 'internal' ? disk.image : disk.base;
-    for (const { path, holder } of others) {
-      if (!(await isSameImage(path, image))) continue;
-      findings.push({
-        code: 'IMAGE_SHARED',
-        message: `disk ${disk.vdev}: ${holder} writes to ${image} too, and is not suspended: the disk would not be of one instant`,
-        hint: `leave ${disk.vdev} out of disks, or shut the other one down`,
-      });
-    }
-  }
-}
-
-/** The second and further occurrences of paths. */
-function findTwice(paths: readonly string[]): readonly string[] {
-  return paths.filter((path, at) => paths.indexOf(path) !== at);
+  await checkDisks(host, context);
 }
 
 /** Finds what prevents copying the guest's memory while it runs. */

@@ -13,9 +13,10 @@ import { Phases } from '../phases.ts';
 import type { Host } from '../ports.ts';
 import { readJournal } from '../read-journal.ts';
 import { type DeleteStep, makeDeleteHead, openDeleteJournal } from './journal.ts';
-import { type DeleteTarget, type Examined, examine, findDeleteTarget, refusedOf } from './plan.ts';
+import { type Examined, examine, refusedOf } from './plan.ts';
 import { recoverDelete } from './recover.ts';
 import { deleteActions, isUntouched, removeEmpty, syncRemoval } from './steps.ts';
+import { type DeleteTarget, findDeleteTarget } from './target.ts';
 import type { DeletePlan, DeleteRequest, DeleteResult, PlannedDelete, RefusedDelete } from './types.ts';
 
 /** Plans what `deleteSnapshots` would do, and makes all its checks, without changing anything. Throws as it does. */
@@ -199,10 +200,10 @@ async function deleteOne(
   const others = staying(target, deleted, one);
   const examined = await examine(host, one, { others, keys, merge, before: [] }, () => {});
   if (examined.problems.length > 0) return refusedOf(examined);
-  const { planned, tags, overlays, snapshots, files } = examined;
+  const { planned, doomed, files } = examined;
   const { memoryPath, name } = planned;
   const path = journalPathOf(memoryPath);
-  const head = makeDeleteHead(planned, { memoryPath, keys, tags, overlays, snapshots, files });
+  const head = makeDeleteHead(planned, { memoryPath, keys, ...doomed, files });
   phases.checkpoint();
   // One without a first line: its writer was killed before it had begun, since we hold the locks.
   if ((await readJournal(path))?.kind === 'headless') await rm(path, { force: true });

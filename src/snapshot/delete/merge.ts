@@ -13,6 +13,7 @@ import { freeImages } from '../images/free.ts';
 import { overlaysOn } from '../images/overlays-on.ts';
 import { waitForWorker } from '../images/worker.ts';
 import type { DomainState, Host } from '../ports.ts';
+import type { DeleteRun } from './action.ts';
 import type { DeleteStep, DoomedOverlay } from './journal.ts';
 import { allUsersOf, type Merged, ownDomain } from './users.ts';
 
@@ -77,17 +78,6 @@ export async function mergeObstacles(
 export async function doomOverlay(disk: ExternalDisk): Promise<DoomedOverlay> {
   const [{ ino: inode }, base] = await Promise.all([stat(disk.overlay), stat(disk.base)]);
   return omitUndefined({ ...disk, inode, baseInode: base.isFile() ? base.ino : undefined });
-}
-
-/** What a step needs to know about the delete that it is a part of. */
-export interface DeleteRun {
-  /** Names and uuids that are locked. */
-  readonly keys: readonly string[];
-  /** What has been noted, of this process or of the one that was killed. */
-  readonly steps: readonly DeleteStep[];
-  /** Notes a step; it is on disk once this resolves. */
-  readonly note: (step: DeleteStep) => Promise<void>;
-  readonly options: CallOptions;
 }
 
 /**

@@ -2,7 +2,8 @@
 import { toDomid } from '../../core/brand.ts';
 import type { CallOptions } from '../../core/call-options.ts';
 import { within } from '../../core/deadline.ts';
-import { EnvironmentError } from '../../core/errors.ts';
+import { EnvironmentError, RecoverError, XlsnapError } from '../../core/errors.ts';
+import type { RecoverResult } from '../api.ts';
 import { Phases } from '../phases.ts';
 import type { DeviceModel, Host } from '../ports.ts';
 import { dropTrack } from '../track/record.ts';
@@ -91,4 +92,35 @@ async function reach(
     );
     return undefined;
   }
+}
+
+/** Recovers disks and files by the journal, and adds what was done to the guest before to the result. */
+export async function recoverRest(
+  path: string,
+  { undone, failures }: { readonly undone: readonly string[]; readonly failures: readonly string[] },
+  held: FoundHold,
+  body: () => Promise<RecoverResult | undefined>,
+): Promise<RecoverResult> {
+  let result: RecoverResult | undefined;
+  try {
+    result = await body();
+  } catch (error) {
+    if (!(error instanceof XlsnapError)) throw error;
+    error.undone = [...undone, ...error.undone];
+    error.undoFailures = [...failures, ...error.undoFailures];
+    throw error;
+  }
+  if (failures.length > 0) {
+    const error = new RecoverError(
+      'NOT_RECOVERED',
+      `could not undo everything that a create left of domain ${held.domain}`,
+      { hint: 'undo the rest by hand, or fix the cause and run xlsnap recover again' },
+    );
+    error.undone = [...undone, ...(result?.undone ?? [])];
+    error.undoFailures = failures;
+    throw error;
+  }
+  if (result === undefined)
+    return { journal: path, kind: 'create', outcome: 'undone', domain: held.domain, undone };
+  return { ...result, undone: [...undone, ...result.undone] };
 }

@@ -50,6 +50,22 @@ async function revert(force = false) {
 }
 
 describe('a domain with a thin volume, a raw file and a qcow2 image', () => {
+  it.each([
+    ['xvda', volume],
+    ['xvdb', () => image('xvdb')],
+  ])('is not snapshotted while another domain writes to %s', async (vdev, path) => {
+    host.othersUse.push(path());
+    const before = filesOf(directory);
+    const error = await failure(create());
+    expect(error).toMatchObject({
+      code: 'IMAGE_SHARED',
+      hint: `leave ${vdev} out of disks, or first shut it down`,
+    });
+    expect(error.message).toContain('domain other');
+    expect(filesOf(directory)).toEqual(before);
+    expect(host.calls).not.toContain('suspend');
+  });
+
   it('is snapshotted without a cfgfile, each disk where it is, and QEMU comes last', async () => {
     host.write('at the snapshot');
     const { plan } = await create();
