@@ -3,7 +3,7 @@ import { read } from 'node:fs';
 import { promisify } from 'node:util';
 import { throwIfAborted } from '../core/errors.ts';
 import type { Extents } from '../core/extents.ts';
-import { type ChecksumAlgorithm, makeSummer, SUM_DIGITS } from './summer.ts';
+import { type ChecksumAlgorithm, type MakeXxh3, makeSummer, SUM_DIGITS } from './summer.ts';
 
 /** Offsets in bytes; `to` is after the last byte. */
 export interface FileRange {
@@ -46,6 +46,8 @@ export interface ChecksumOptions {
   readonly signal?: AbortSignal | undefined;
   /** Returns where the file has data, so that holes need not be read. */
   readonly extents?: ((fd: number) => Promise<Extents>) | undefined;
+  /** Default: WebAssembly. */
+  readonly xxh3?: MakeXxh3 | undefined;
   /** Returns the sum of a stretch that need not be read, since it is known what was written there. */
   readonly known?: ((stretch: FileRange) => string | undefined) | undefined;
   /** Called now and then with the number of bytes done. */
@@ -62,13 +64,13 @@ export async function checksumFile(
   fd: number,
   size: number,
   { algorithm = 'xxh3', head, stretch }: ChecksumShape,
-  { signal, extents, known, progress }: ChecksumOptions = {},
+  { signal, extents, xxh3, known, progress }: ChecksumOptions = {},
 ): Promise<Checksums> {
   const buffers = Array.from({ length: IN_FLIGHT }, () => new Uint8Array(Math.min(PIECE, size)));
   /** Pieces that are being read. */
   const begun: { piece: Piece; bytes: Promise<Uint8Array> }[] = [];
   const sums: string[] = [];
-  const summer = await makeSummer(algorithm);
+  using summer = await makeSummer(algorithm, xxh3);
   const finish = async (): Promise<void> => {
     const next = begun.shift();
     if (next === undefined) return;

@@ -13,6 +13,7 @@ import type { Problem } from '../core/problem.ts';
 import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { DiskImage, LibxlConfig } from '../memfile/libxl-config.ts';
 import type { TagIdentity, UnknownDrive } from '../memfile/manifest.ts';
+import type { MakeXxh3 } from '../memfile/summer.ts';
 import type { LibxcStateRecord } from '../savefmt/index.ts';
 import type { DiskPlace, DiskStorage } from './storage/port.ts';
 import type { MemoryClones } from './track/clones.ts';
@@ -538,6 +539,8 @@ export interface Host extends AsyncDisposable {
   readonly memoryClones?: MemoryClones | undefined;
   /** Where an open file has data, including what is not on the disk yet. Where nobody can tell, files are read whole. */
   readonly extents?: (fd: number) => Promise<Extents>;
+  /** Computes checksums of memory files faster than WebAssembly. Default: WebAssembly does it. */
+  readonly xxh3?: MakeXxh3 | undefined;
   /** Memory in bytes that may be filled with pages that wait to be written. Default: by `/proc/meminfo`. */
   readonly spareMemory?: (() => number) | undefined;
   /** Bytes that can be written to files before the writer has to wait for the disk. Default: by `/proc/vmstat`. */

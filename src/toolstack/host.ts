@@ -2,6 +2,7 @@
 import type { Host, Hypervisor, Images, Toolstack } from '../snapshot/ports.ts';
 import type { DiskStorage } from '../snapshot/storage/port.ts';
 import { writtenExtents } from '../xenctrl/extents.ts';
+import { NativeXxh3 } from '../xenctrl/xxh3.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { QemuImages } from './qemu/images.ts';
 import { FicloneMemoryClones } from './storage/memory-clones.ts';
@@ -45,6 +46,7 @@ class XenHost implements Host {
   readonly storages: readonly DiskStorage[];
   readonly memoryClones = new FicloneMemoryClones();
   readonly extents = writtenExtents;
+  readonly xxh3 = () => NativeXxh3.make();
   readonly #close: () => Promise<void>;
 
   constructor(

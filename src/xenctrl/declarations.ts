@@ -245,5 +245,12 @@ export const XXHASH = declare({
   headers: [],
   functions: {
     XXH3_64bits: { result: 'uint64_t', parameters: ['const void *', 'size_t'] },
+    // NULL if out of memory. Freed by XXH3_freeState.
+    XXH3_createState: { result: 'XXH3_state_t *', parameters: [] },
+    XXH3_freeState: { result: 'int', parameters: ['XXH3_state_t *'] },
+    // Begins a sum with seed 0.
+    XXH3_64bits_reset: { result: 'int', parameters: ['XXH3_state_t *'] },
+    XXH3_64bits_update: { result: 'int', parameters: ['XXH3_state_t *', 'const void *', 'size_t'] },
+    XXH3_64bits_digest: { result: 'uint64_t', parameters: ['const XXH3_state_t *'] },
   },
 });

@@ -170,6 +170,7 @@ async function readBack(
   const reading = {
     signal: options.signal,
     extents: host.extents,
+    xxh3: host.xxh3,
     progress: (done: number) =>
       phases.reporter.progress({ phase: 'finish', done, total: size, unit: 'bytes' }),
   };

@@ -4,10 +4,12 @@ import { PAGE_SIZE } from '../../core/brand.ts';
 import { OutputError, throwIfAborted } from '../../core/errors.ts';
 import { type Extents, HoleFinder } from '../../core/extents.ts';
 import { type Checksums, type FileRange, readWhole, stretches } from '../../memfile/checksums.ts';
-import { makeSummer, SUM_DIGITS, type Summer } from '../../memfile/summer.ts';
+import { type MakeXxh3, makeSummer, SUM_DIGITS, type Summer } from '../../memfile/summer.ts';
 
 /** Bytes read at a time: a multiple of a page, and few enough for the second-level cache. */
 const PIECE = 512 * 1024;
+/** Pieces that are read while another one is summed up, and that one. */
+const IN_FLIGHT = 3;
 
 /** The file that was cloned. */
 export interface ClonedFile {
@@ -22,8 +24,27 @@ export interface ClonedFile {
 export interface SumOptions {
   readonly signal?: AbortSignal | undefined;
   readonly extents?: ((fd: number) => Promise<Extents>) | undefined;
+  /** Default: WebAssembly. */
+  readonly xxh3?: MakeXxh3 | undefined;
   /** Called now and then with the number of bytes done. */
   readonly progress?: (done: number) => void;
+}
+
+/** A part of a stretch, or a stretch whose sum is known. */
+interface Piece extends FileRange {
+  /** Bytes that the clone has there. */
+  readonly ours: number;
+  /** Bytes that the cloned file has there, if its checksum covers them. */
+  readonly theirs: number;
+  /** Whether the cloned file has only zeros there. */
+  readonly hole: boolean;
+  /** Where the clone may have other bytes. */
+  readonly written: readonly FileRange[];
+  readonly known: string | undefined;
+  /** The stretch that ends with it: where it begins, where it ends in the cloned file, and its checksum there. */
+  readonly stretch:
+    | { readonly from: number; readonly parentTo: number; readonly expected: string | undefined }
+    | undefined;
 }
 
 /**
@@ -57,76 +78,119 @@ export class CloneSums {
    * @throws {OutputError} If the cloned file is damaged (`PARENT_DAMAGED`). Passes on the error of read(2)
    */
   async compute(fd: number, size: number, options: SumOptions = {}): Promise<Checksums> {
-    const { checksums, end } = this.#parent;
-    const { algorithm, head, stretch } = checksums;
-    const digits = SUM_DIGITS[algorithm];
-    const summers = { parent: await makeSummer(algorithm), clone: await makeSummer(algorithm) };
+    const { algorithm, head, stretch } = this.#parent.checksums;
+    using parent = await makeSummer(algorithm, options.xxh3);
+    using clone = await makeSummer(algorithm, options.xxh3);
     const extents = await options.extents?.(this.#parent.fd);
     const holes = extents === undefined ? undefined : new HoleFinder(extents);
+    const buffers = Array.from({ length: IN_FLIGHT }, () => new Uint8Array(2 * PIECE));
+    const begun: { readonly piece: Piece; readonly buffer: Uint8Array; readonly read: Promise<unknown> }[] =
+      [];
     const sums: string[] = [];
-    for (const [at, range] of [...stretches(size, head, stretch)].entries()) {
-      throwIfAborted(options.signal);
-      const known = range.from < end ? checksums.sums.slice(at * digits, (at + 1) * digits) : undefined;
-      if (known !== undefined && range.to <= end && !this.#touched.has(at)) sums.push(known);
-      else sums.push(await this.#sum(fd, range, known, summers, holes));
-      options.progress?.(range.to);
+    const finish = async (): Promise<void> => {
+      const next = begun.shift();
+      if (next === undefined) return;
+      await next.read;
+      const sum = this.#add(next.piece, next.buffer, { parent, clone });
+      if (sum === undefined) return;
+      sums.push(sum);
+      options.progress?.(next.piece.to);
+    };
+    try {
+      let turn = 0;
+      for (const piece of this.#pieces(size, holes)) {
+        throwIfAborted(options.signal);
+        if (begun.length === IN_FLIGHT) await finish();
+        const buffer = buffers[turn++ % IN_FLIGHT] ?? new Uint8Array(2 * PIECE);
+        const read = this.#read(fd, piece, buffer);
+        // If an earlier piece fails, nobody asks for the later ones.
+        read.catch(() => {});
+        begun.push({ piece, buffer, read });
+      }
+      while (begun.length > 0) await finish();
+    } finally {
+      // Nothing may read from the descriptors once the caller closes them.
+      await Promise.allSettled(begun.map(({ read }) => read));
     }
     return { algorithm, head, stretch, sums: sums.join('') };
   }
 
-  /** Sums up a stretch, of which the cloned file has a part, unless that has another sum than it should. */
-  async #sum(
-    fd: number,
-    { from, to }: FileRange,
-    expected: string | undefined,
-    summers: { readonly parent: Summer; readonly clone: Summer },
-    holes: HoleFinder | undefined,
-  ): Promise<string> {
-    const { head, stretch } = this.#parent.checksums;
-    const parentTo = Math.min(this.#parent.bytes, from < head ? head : from + stretch);
-    const buffer = new Uint8Array(PIECE);
-    for (let at = from; at < Math.max(to, expected === undefined ? 0 : parentTo); at += PIECE) {
-      const ours = Math.max(0, Math.min(PIECE, to - at));
-      const theirs = expected === undefined ? 0 : Math.max(0, Math.min(PIECE, parentTo - at));
-      if (
-        theirs > 0 &&
-        ours > 0 &&
-        holes?.isHole(at, theirs) === true &&
-        !this.#isWritten({ from: at, to: at + ours })
-      ) {
-        summers.parent.addZeros(theirs);
-        summers.clone.addZeros(ours);
+  /** Stretches whose sums are known are whole pieces. */
+  *#pieces(size: number, holes: HoleFinder | undefined): Generator<Piece> {
+    const { checksums, bytes, end } = this.#parent;
+    const { algorithm, head, stretch, sums } = checksums;
+    const digits = SUM_DIGITS[algorithm];
+    for (const [number, { from, to }] of [...stretches(size, head, stretch)].entries()) {
+      const expected = from < end ? sums.slice(number * digits, (number + 1) * digits) : undefined;
+      if (expected !== undefined && to <= end && !this.#touched.has(number)) {
+        yield { from, to, ours: 0, theirs: 0, hole: false, written: [], known: expected, stretch: undefined };
         continue;
       }
-      if (theirs > 0) {
-        await readWhole(this.#parent.fd, buffer, { from: at, to: at + theirs });
-        summers.parent.add(buffer.subarray(0, theirs));
+      const parentTo = expected === undefined ? from : Math.min(bytes, from < head ? head : from + stretch);
+      const last = Math.max(to, parentTo);
+      for (let at = from; at < last; at += PIECE) {
+        const ours = Math.max(0, Math.min(PIECE, to - at));
+        const theirs = Math.max(0, Math.min(PIECE, parentTo - at));
+        yield {
+          from: at,
+          to: Math.min(at + PIECE, last),
+          ours,
+          theirs,
+          hole: theirs > 0 && holes?.isHole(at, theirs) === true,
+          written: [...this.#writtenRuns({ from: at, to: at + ours })],
+          known: undefined,
+          stretch: at + PIECE < last ? undefined : { from, parentTo, expected },
+        };
       }
-      for (const run of this.#writtenRuns({ from: at, to: at + ours })) {
-        await readWhole(fd, buffer.subarray(run.from - at), run);
-      }
-      summers.clone.add(buffer.subarray(0, ours));
     }
-    const found = summers.parent.take();
-    const sum = summers.clone.take();
-    if (expected === undefined || found === expected) return sum;
+  }
+
+  /** Reads what the cloned file has into the first half of the buffer, and what was written to the clone into the second. */
+  async #read(fd: number, { from, theirs, hole, written }: Piece, buffer: Uint8Array): Promise<void> {
+    const reads = written.map((run) => readWhole(fd, buffer.subarray(PIECE + run.from - from), run));
+    if (theirs > 0 && !hole) reads.push(readWhole(this.#parent.fd, buffer, { from, to: from + theirs }));
+    // All must end before the buffer is used again.
+    const failed = (await Promise.allSettled(reads)).find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
+  }
+
+  /**
+   * Sums up a piece that was read.
+   * @returns the sum of its stretch in the clone, if that ends with it
+   */
+  #add(
+    piece: Piece,
+    buffer: Uint8Array,
+    summers: Readonly<Record<'parent' | 'clone', Summer>>,
+  ): string | undefined {
+    const { from, ours, theirs, hole, written, known, stretch } = piece;
+    if (known !== undefined) return known;
+    const { parent, clone } = summers;
+    if (hole) parent.addZeros(theirs);
+    else parent.add(buffer.subarray(0, theirs));
+    if (hole && written.length === 0) clone.addZeros(ours);
+    else {
+      if (hole) buffer.fill(0, 0, ours);
+      for (const run of written) {
+        buffer.copyWithin(run.from - from, PIECE + run.from - from, PIECE + run.to - from);
+      }
+      clone.add(buffer.subarray(0, ours));
+    }
+    if (stretch === undefined) return undefined;
+    const found = parent.take();
+    const sum = clone.take();
+    if (stretch.expected === undefined || found === stretch.expected) return sum;
     throw new OutputError(
       'PARENT_DAMAGED',
-      `${this.#parent.path} is damaged between bytes ${from} and ${parentTo}`,
+      `${this.#parent.path} is damaged between bytes ${stretch.from} and ${stretch.parentTo}`,
       {
-        offset: from,
+        offset: stretch.from,
         hint: 'run the same command again: it copies all memory; xlsnap verify says more about the damaged file',
       },
     );
   }
 
-  /** Whether the clone has other bytes than the cloned file in some block of a range. */
-  #isWritten({ from, to }: FileRange): boolean {
-    for (let block = Math.floor(from / PAGE_SIZE); block * PAGE_SIZE < to; block++)
-      if (this.#has(block)) return true;
-    return false;
-  }
-
+  /** The parts of a range in which the clone may have other bytes than the cloned file. */
   *#writtenRuns({ from, to }: FileRange): Generator<FileRange> {
     for (let at = from; at < to; ) {
       let next = at;
