@@ -66,7 +66,6 @@ export {
 } from './page-data.ts';
 export { PAGE_STATE, type PageCounts, PageMap, type PageRange } from './page-map.ts';
 export { type ReadOptions, readStream, readXlHeader } from './reader.ts';
-export { parseSlotHead, type SlotHead } from './slot-head.ts';
 export {
   type Finding,
   type RecordCount,

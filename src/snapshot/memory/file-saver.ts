@@ -49,6 +49,8 @@ export interface MemoryOutcome {
   readonly start: number;
   /** Offset of the first byte behind the last PAGE_DATA record. */
   readonly end: number;
+  /** Of a file: where the pages are that were not written behind all others. */
+  readonly segments: readonly Segment[];
 }
 
 export interface MemoryOptions extends CallOptions {
@@ -306,6 +308,7 @@ export class FileSaver implements PageSaver {
       writtenStopped: this.#writtenStopped,
       start: this.#start,
       end: this.#end,
+      segments: this.#segments,
     };
   }
 

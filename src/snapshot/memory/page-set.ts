@@ -1,5 +1,6 @@
 /** A set of pfns that knows the index of each. */
 import { Bitmap } from '../../core/bitmap.ts';
+import { lengthWithoutZeros } from '../../core/zeros.ts';
 
 /** Bits between two counts; a multiple of 32. */
 const BLOCK = 256;
@@ -16,6 +17,32 @@ export class PageSet {
   constructor(p2mSize: number) {
     this.#bits = new Bitmap(p2mSize);
     this.#before = new Uint32Array(Math.ceil(p2mSize / BLOCK));
+  }
+
+  /**
+   * Makes a set from the bits of its pfns.
+   * @returns undefined if there are pfns beyond the p2m
+   */
+  static of(bits: Uint8Array, p2mSize: number): PageSet | undefined {
+    const set = new PageSet(p2mSize);
+    const length = lengthWithoutZeros(bits);
+    const last = length * 8 - 1 - (Math.clz32(bits[length - 1] ?? 0) - 24);
+    if (length === 0) return set;
+    if (last >= p2mSize) return undefined;
+    set.#bits.bytes.set(bits.subarray(0, length));
+    for (let block = 0; block < set.#before.length; block++) {
+      set.#before[block] = set.count;
+      set.count += set.#bits.count(block * BLOCK, Math.min((block + 1) * BLOCK, set.#bits.bytes.length * 8));
+    }
+    set.#counted = set.#before.length;
+    set.#last = last;
+    return set;
+  }
+
+  /** The bits of its pfns, up to the last. */
+  get bits(): Uint8Array {
+    const { bytes } = this.#bits;
+    return bytes.subarray(0, lengthWithoutZeros(bytes));
   }
 
   /**

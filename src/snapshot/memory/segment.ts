@@ -34,6 +34,16 @@ interface WriterOptions {
   readonly mayWait?: number | undefined;
 }
 
+/** What a `Segment` knows. */
+export interface Places {
+  /** Where its first record is. */
+  readonly start: number;
+  /** The bits of its pfns. */
+  readonly pages: Uint8Array;
+  /** Which of them had no data; see `emptyBit`. */
+  readonly empty: Uint8Array;
+}
+
 /**
  * Pages with their places in the file, as they were copied first. Within a record those that had data then stand before
  * the others, so that a record is one write and at most one hole.
@@ -48,6 +58,40 @@ export class Segment {
     this.#pages = pages;
     this.#layout = layout;
     this.#empty = empty;
+  }
+
+  /**
+   * Makes one from what another one knew.
+   * @returns undefined if it has pages beyond the p2m, or does not know of each whether it had data
+   */
+  static of({ start, pages, empty }: Places, p2mSize: number): Segment | undefined {
+    const set = PageSet.of(pages, p2mSize);
+    if (set === undefined) return undefined;
+    const layout = SlotLayout.create({ firstRecordOffset: start, count: set.count });
+    const bits = new Bitmap(layout.recordCount * bitsPerRecord(layout.perRecord));
+    if (empty.length !== bits.bytes.length) return undefined;
+    bits.bytes.set(empty);
+    return new Segment(set, layout, bits);
+  }
+
+  get places(): Places {
+    const { recordCount, perRecord } = this.#layout;
+    const bytes = Math.ceil((recordCount * bitsPerRecord(perRecord)) / 64) * 8;
+    return {
+      start: this.#layout.start,
+      pages: this.#pages.bits,
+      empty: this.#empty.bytes.subarray(0, bytes),
+    };
+  }
+
+  /** Where its first record is. */
+  get start(): number {
+    return this.#layout.start;
+  }
+
+  /** The first byte behind its last record. */
+  get end(): number {
+    return this.#layout.end;
   }
 
   /** Number of pages. */

@@ -156,6 +156,7 @@ export class StreamSaver implements PageSaver {
       pages: this.#pages,
       populated,
       zeroPages: 0,
+      segments: [],
       writtenStopped: this.#isShort ? this.#pages - this.#pagesBefore : 0,
       start: this.#start,
       end: this.#end,

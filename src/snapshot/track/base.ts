@@ -10,10 +10,10 @@ import { hasPageData } from '../../savefmt/index.ts';
 import type { FullCopy } from '../api.ts';
 import { forEachPage } from '../memory/each-page.ts';
 import type { AdoptedMemory } from '../memory/file-saver.ts';
+import { Segment } from '../memory/segment.ts';
 import type { DomainState, Guest, Host } from '../ports.ts';
 import type { ClonedFile } from './clone-sums.ts';
-import { readPlaces } from './places.ts';
-import { readTrack, type Track } from './record.ts';
+import { type MemoryShape, readTrack, type Track } from './record.ts';
 
 /** A memory file of the guest, which differs from its memory now only in what the log says. */
 export interface Base extends AsyncDisposable {
@@ -53,9 +53,8 @@ export async function findBase(
   let keeps = false;
   try {
     const { shape, parent } = track;
-    const places =
-      shape.prefix === prefixLength ? await readPlaces(file.fd, shape, guest.p2mSize, signal) : undefined;
-    if (places === undefined) {
+    const segments = shape.prefix === prefixLength ? toSegments(shape, guest.p2mSize) : undefined;
+    if (segments === undefined) {
       return {
         full: 'PARENT_LAYOUT',
         message:
@@ -69,12 +68,29 @@ export async function findBase(
       track,
       file,
       parent: { fd: file.fd, path, bytes, checksums, end },
-      memory: { segments: places, start, end, zeroPages },
+      memory: { segments, start, end, zeroPages },
       [Symbol.asyncDispose]: () => file.close(),
     };
   } finally {
     if (!keeps) await file.close();
   }
+}
+
+/**
+ * Knows where all pages of the file are.
+ * @returns undefined if there are pages beyond the p2m, or more than those pages between the records' beginning and end: entries
+ * without data, or a page that has the places of those that the guest had given away
+ */
+function toSegments({ start, end, segments }: MemoryShape, p2mSize: number): Segment[] | undefined {
+  const found: Segment[] = [];
+  let at = start;
+  for (const places of segments) {
+    const segment = Segment.of(places, p2mSize);
+    if (segment?.start !== at) return undefined;
+    found.push(segment);
+    at = segment.end;
+  }
+  return at === end ? found : undefined;
 }
 
 /** Says that another program has used the dirty log. */

@@ -9,6 +9,7 @@ import { Fields } from '../../core/fields.ts';
 import { parseJson } from '../../core/json.ts';
 import { RUN_DIRECTORY, runDirectory } from '../../core/run-directory.ts';
 import { bootId, isOfThisBoot } from '../journal/file.ts';
+import type { Places } from '../memory/segment.ts';
 import type { Host } from '../ports.ts';
 
 /** What identifies a memory file, and everything that is in it. */
@@ -33,6 +34,8 @@ export interface MemoryShape {
   readonly end: number;
   /** Pages that were all zeros when they were first copied. */
   readonly zeroPages: number;
+  /** Where each page is: a quarter of a byte for each. */
+  readonly segments: readonly Places[];
 }
 
 /** A track: whose, since when, and where it begins. */
@@ -55,6 +58,7 @@ class TrackError extends XlsnapError {
 }
 
 const PREFIX = 'track-';
+const VERSION = 2;
 
 /** Reads the record of a domain, if there is one of this boot. One that cannot be understood counts as none. */
 export function readTrack(host: Pick<Host, 'runDirectory'>, uuid: string): Track | undefined {
@@ -81,8 +85,14 @@ export function writeTrack(host: Pick<Host, 'runDirectory'>, track: Track): void
   const path = pathOf(runDirectory(host.runDirectory), track.uuid);
   const fresh = `${path}.new`;
   try {
-    const head = { format: 'xlsnap-track', version: 1, boot: bootId() };
-    writeFileSync(fresh, `${JSON.stringify({ ...head, ...track })}\n`, { mode: 0o600 });
+    const head = { format: 'xlsnap-track', version: VERSION, boot: bootId() };
+    const segments = track.shape.segments.map(({ start, pages, empty }) => ({
+      start,
+      pages: Buffer.from(pages).toString('base64'),
+      empty: Buffer.from(empty).toString('base64'),
+    }));
+    const text = JSON.stringify({ ...head, ...track, shape: { ...track.shape, segments } });
+    writeFileSync(fresh, `${text}\n`, { mode: 0o600 });
     renameSync(fresh, path);
   } catch (cause) {
     rmSync(fresh, { force: true });
@@ -111,7 +121,7 @@ function pathOf(directory: string, uuid: string): string {
 function toTrack(text: string, uuid: string): Track | undefined {
   const fail = (problem: string): TrackError => new TrackError('TRACK_RECORD', `track record: ${problem}`);
   const fields = new Fields(parseJson(text), fail);
-  if (fields.raw('format') !== 'xlsnap-track' || fields.raw('version') !== 1) return undefined;
+  if (fields.raw('format') !== 'xlsnap-track' || fields.raw('version') !== VERSION) return undefined;
   if (!isOfThisBoot({ boot: fields.raw('boot') }) || fields.text('uuid') !== uuid) return undefined;
   const parent = fields.fields('parent');
   const shape = fields.fields('shape');
@@ -139,6 +149,11 @@ function toTrack(text: string, uuid: string): Track | undefined {
       start: shape.count('start'),
       end: shape.count('end'),
       zeroPages: shape.count('zeroPages'),
+      segments: shape.list('segments').map((segment) => ({
+        start: segment.count('start'),
+        pages: Buffer.from(segment.text('pages'), 'base64'),
+        empty: Buffer.from(segment.text('empty'), 'base64'),
+      })),
     },
   };
 }

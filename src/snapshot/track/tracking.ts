@@ -51,7 +51,10 @@ export class Tracking {
    * Notes where the next create can begin. The snapshot is complete, so a failure is only a warning.
    * @returns whether the log is to stay on
    */
-  async keep({ start, end, zeroPages }: MemoryOutcome, checksums: Checksums | undefined): Promise<boolean> {
+  async keep(
+    { start, end, zeroPages, segments }: MemoryOutcome,
+    checksums: Checksums | undefined,
+  ): Promise<boolean> {
     const { host, context, guest } = this.#run;
     const { plan, domain } = context;
     if (!plan.tracking) return false;
@@ -68,7 +71,13 @@ export class Tracking {
         since: new Date().toISOString(),
         marks,
         parent: { path: plan.memoryPath, dev, inode: ino, bytes: size, mtimeMs, sums: sumsDigest(checksums) },
-        shape: { prefix: this.#opened.prefix.length, start, end, zeroPages },
+        shape: {
+          prefix: this.#opened.prefix.length,
+          start,
+          end,
+          zeroPages,
+          segments: segments.map(({ places }) => places),
+        },
       });
       this.#now = true;
     } catch (error) {

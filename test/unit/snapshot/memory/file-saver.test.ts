@@ -219,6 +219,7 @@ describe('copyAll', () => {
       writtenStopped: 0,
       start: START,
       end: START,
+      segments: [expect.anything()],
     });
   });
 

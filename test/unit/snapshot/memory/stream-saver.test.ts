@@ -71,6 +71,7 @@ test('a stream has each page of a suspended guest once, zeros too', async () => 
     writtenStopped: 0,
     start: START,
     end: output.end,
+    segments: [],
   });
   const all = expectGuest(guest, output);
   expect(all).toHaveLength(3968);
