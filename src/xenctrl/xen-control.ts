@@ -55,6 +55,8 @@ const XTAB_WORDS = Uint32Array.from({ length: 2 * PAGE_TYPE_CHUNK }, (_, at) =>
  * processors are busy.
  */
 const HANDOVER_MS = 0.1;
+/** After so many calls that were handed over, one is made in this thread again: the first one takes longer than the others. */
+const MEASURE_AGAIN = 16;
 
 /** Arguments of xc_shadow_control, behind the domid. */
 const ENABLE_LOG = [SHADOW_OP.XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0n, 0] as const;
@@ -120,8 +122,10 @@ export class XenControl implements AsyncDisposable {
   readonly #maps: TableMaps;
   readonly #libraries: Libraries;
   #handles: Handles | undefined;
-  /** How long asking for one page's type has taken, in milliseconds. */
+  /** How long asking for one page's type has taken in this thread, in milliseconds. */
   #typeMs = 0;
+  /** Calls for types that were handed over since. */
+  #handedOver = 0;
   /** Buffer for calls in this thread. */
   readonly #words = new Uint32Array(2 * PAGE_TYPE_CHUNK);
 
@@ -324,12 +328,10 @@ export class XenControl implements AsyncDisposable {
     const asked: Promise<void>[] = [];
     for (let from = 0; from < count; from += PAGE_TYPE_CHUNK) {
       const length = Math.min(PAGE_TYPE_CHUNK, count - from);
-      const here = length * this.#typeMs < HANDOVER_MS;
+      const here = length * this.#typeMs < HANDOVER_MS || this.#handedOver === MEASURE_AGAIN;
       const words = here ? this.#words.subarray(0, 2 * length) : new Uint32Array(2 * length);
       fill(words, from);
-      const start = performance.now();
       const take = (): void => {
-        this.#typeMs = (performance.now() - start) / length;
         // Most of a small guest's p2m is empty.
         if (sameBytes(words, XTAB_WORDS.subarray(0, 2 * length))) return;
         for (let i = 0; i < length; i++) {
@@ -337,9 +339,13 @@ export class XenControl implements AsyncDisposable {
         }
       };
       if (here) {
+        const start = performance.now();
         this.#quick(xc_get_pfn_type_batch, domid, length, words);
+        this.#typeMs = (performance.now() - start) / length;
+        this.#handedOver = 0;
         take();
       } else {
+        this.#handedOver++;
         asked.push(this.#call(xc_get_pfn_type_batch, domid, length, words).then(take));
       }
     }
