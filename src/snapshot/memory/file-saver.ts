@@ -12,12 +12,13 @@ import type { PositionalOutput } from '../output/file.ts';
 import type { Guest } from '../ports.ts';
 import { allocatedPages, allocationRoom } from './allocation.ts';
 import { forEachPage } from './each-page.ts';
+import { fillGaps } from './fill-gaps.ts';
 import { LaterWrites } from './later-writes.ts';
 import { CopyProgress } from './progress.ts';
 import { layOut, type Segment, SegmentWriter, unmappableError } from './segment.ts';
 
-/** So many clean pages between two dirty ones are copied again with them: one longer write takes less time than two. */
-const SMALL_GAP = 2;
+/** Gaps are filled among so many dirty pages at a time: 64 MiB. */
+const FILLED_TOGETHER = 16 * 1024;
 /** Entries without data in one record; 8 MiB of them. */
 const BARE_PER_RECORD = 1024 * 1024;
 /** Bytes of a pfn word in a record's head. */
@@ -232,7 +233,7 @@ export class FileSaver implements PageSaver {
     const progress = this.#progress({ total, round, live: true });
     const buffer = new Uint8Array(this.#guest.maxBatch * PAGE_SIZE);
     const late = new Map<number, number>();
-    for (const pfns of this.#batches(dirty, SMALL_GAP)) {
+    for (const pfns of this.#batches(dirty, { filled: true })) {
       const placed = await this.#sort(pfns, dirty, late);
       const { copies, unmapped } = await this.#read(placed, buffer);
       for (const pfn of unmapped) dirty.set(pfn);
@@ -269,7 +270,7 @@ export class FileSaver implements PageSaver {
     const progress = this.#progress({ total: dirty.count(), round, live: false });
     const late = new Map<number, number>();
     let buffer = NO_PAGES;
-    for (const pfns of this.#batches(dirty, 0)) {
+    for (const pfns of this.#batches(dirty, { filled: false })) {
       const placed = await this.#sort(pfns, dirty, late);
       const { length } = placed.pfns;
       const room = this.#later.take(length * PAGE_SIZE);
@@ -336,28 +337,22 @@ export class FileSaver implements PageSaver {
     }
   }
 
-  /** The set pfns in batches; with them clean ones, up to `gap` of them, that stand between two in the file as well. */
-  *#batches(dirty: Bitmap, gap: number): Generator<Uint32Array> {
+  /** The set pfns in batches, ascending; or in the order of the file, with what fills small gaps there. */
+  *#batches(dirty: Bitmap, { filled }: { readonly filled: boolean }): Generator<Uint32Array> {
     const { maxBatch } = this.#guest;
-    let batch = new Uint32Array(maxBatch);
+    const window = new Uint32Array(filled ? FILLED_TOGETHER : maxBatch);
     let count = 0;
-    let before = Number.NEGATIVE_INFINITY;
+    const batches = function* (this: FileSaver): Generator<Uint32Array> {
+      const pfns = window.slice(0, count);
+      count = 0;
+      const all = filled ? fillGaps(pfns, (pfn) => this.#offsetOf(pfn)) : pfns;
+      for (let from = 0; from < all.length; from += maxBatch) yield all.subarray(from, from + maxBatch);
+    };
     for (const pfn of dirty.indices()) {
-      let first = pfn;
-      if (pfn - before > 1 && pfn - before - 1 <= gap) {
-        const apart = this.#offsetOf(pfn) - this.#offsetOf(before);
-        if (apart === (pfn - before) * PAGE_SIZE) first = before + 1;
-      }
-      if (count + pfn - first + 1 > maxBatch) {
-        yield batch.subarray(0, count);
-        batch = new Uint32Array(maxBatch);
-        count = 0;
-        first = pfn;
-      }
-      for (let at = first; at <= pfn; at++) batch[count++] = at;
-      before = pfn;
+      window[count++] = pfn;
+      if (count === window.length) yield* batches.call(this);
     }
-    if (count > 0) yield batch.subarray(0, count);
+    yield* batches.call(this);
   }
 
   /**

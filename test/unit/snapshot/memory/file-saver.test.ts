@@ -494,11 +494,13 @@ test('clean pages between dirty ones are copied with them, if there are any', as
   const dirty = new Bitmap(guest.p2mSize);
   await guest.startDirtyLog();
   await saver.copyAll(dirty);
-  for (const pfn of [10, 13, 20, 24, 38, 40, 159, 192]) guest.write(pfn, 9);
+  const run = Array.from({ length: 11 }, (_, i) => 401 + i);
+  for (const pfn of [10, 13, 20, 24, 38, 40, 159, 192, ...run]) guest.write(pfn, 9);
   await guest.takeDirty(dirty);
-  expect(await saver.copyDirty(dirty, 1)).toBe(8);
-  // 40 is among the zeros, away from its neighbours.
-  expect(guest.calls.read.flatMap((pfns) => [...pfns])).toEqual([10, 11, 12, 13, 20, 24, 38, 40, 159, 192]);
+  expect(await saver.copyDirty(dirty, 1)).toBe(19);
+  // The next gap would be too much, and 40 is among the zeros, behind its neighbours.
+  const copied = [10, 11, 12, 13, 20, 24, 38, 159, 192, ...run, 40];
+  expect(guest.calls.read.flatMap((pfns) => [...pfns])).toEqual(copied);
   const { end } = await saver.finish();
   await saver.writeKept();
   await expectGuest(guest, end);
