@@ -72,7 +72,7 @@ export {
   type UnknownDrive,
 } from './memfile/manifest.ts';
 export type { ChecksumAlgorithm } from './memfile/summer.ts';
-export { MemoryFileError, type MemoryReport, verifyMemoryFile } from './memfile/verify.ts';
+export { MemoryFileError, type MemoryReport } from './memfile/verify.ts';
 export type {
   CopyRound,
   CreateRequest,
@@ -156,5 +156,5 @@ export { checkHost, type HostCheck, type HostCheckOptions } from './toolstack/do
 export { type HostOptions, openHost } from './toolstack/host.ts';
 export { imageHost } from './toolstack/image-host.ts';
 export { LibxlToolstack } from './toolstack/libxl/toolstack.ts';
-export { compareMemoryFiles, inspectMemoryFile } from './toolstack/memory-file.ts';
+export { compareMemoryFiles, inspectMemoryFile, verifyMemoryFile } from './toolstack/memory-file.ts';
 export { XlToolstack } from './toolstack/xl/toolstack.ts';

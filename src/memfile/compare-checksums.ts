@@ -19,7 +19,7 @@ const MAX_REPORTED = 100;
 export async function findDamage(
   path: string,
   { memory, checksums }: Pick<Manifest, 'memory' | 'checksums'>,
-  { reporter, signal, extents }: CallOptions & Pick<ChecksumOptions, 'extents'> = {},
+  { reporter, signal, extents, xxh3 }: CallOptions & Pick<ChecksumOptions, 'extents' | 'xxh3'> = {},
 ): Promise<readonly Finding[]> {
   await using file: FileHandle = await open(path, 'r');
   const { size } = await file.stat();
@@ -38,6 +38,7 @@ export async function findDamage(
   const found = await checksumFile(file.fd, size, checksums, {
     signal,
     extents,
+    xxh3,
     progress: (done) => reporter?.progress({ phase: 'check', done, total: size, unit: 'bytes' }),
   });
   const bad = differing(size, checksums, found);

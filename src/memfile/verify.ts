@@ -11,6 +11,7 @@ import {
   verifyStream,
   xlConfigText,
 } from '../savefmt/index.ts';
+import type { ChecksumOptions } from './checksums.ts';
 import { findDamage } from './compare-checksums.ts';
 import { type LibxlConfig, parseLibxlConfig } from './libxl-config.ts';
 import { type Manifest, ManifestError, NO_MANIFEST, readManifest } from './manifest.ts';
@@ -91,15 +92,11 @@ export interface MemoryReport {
   readonly warnings: readonly Finding[];
 }
 
-/**
- * Checks a save file, of xl or xlsnap, from its header to its last byte, and against the manifest beside it,
- * if there is one. Needs no Xen.
- * @throws {MemoryFileError} If a restore would refuse the file or make an incomplete guest of it, or the file
- * is not what was written. It has all findings, each with its offset.
- * @throws {ManifestError} If the manifest is not valid.
- * @throws {InterruptedError} If the signal aborted.
- */
-export async function verifyMemoryFile(path: string, options: CallOptions = {}): Promise<MemoryReport> {
+/** Does what `verifyMemoryFile` says, with the hash that the caller has. */
+export async function verifyFile(
+  path: string,
+  options: CallOptions & Pick<ChecksumOptions, 'xxh3'> = {},
+): Promise<MemoryReport> {
   await using source = await openMemoryFile(path);
   const { ok, findings: ofStream, omitted, facts } = await verifyStream(source, { signal: options.signal });
   const manifest = await manifestBeside(path);

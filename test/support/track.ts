@@ -2,13 +2,13 @@
 import { rmSync } from 'node:fs';
 import { expect } from 'vitest';
 import { compareFiles } from '../../src/memfile/compare.ts';
-import { verifyMemoryFile } from '../../src/memfile/verify.ts';
+import { verifyFile } from '../../src/memfile/verify.ts';
 import type { FakeGuest } from '../../src/testing/fake-guest.ts';
 import { writeSlots } from './whole-file.ts';
 
 /** Checks that a memory file is sound, agrees with its checksums, and has exactly the guest's memory as it is now. */
 export async function expectMemory(path: string, guest: FakeGuest, where = ''): Promise<void> {
-  await verifyMemoryFile(path);
+  await verifyFile(path);
   const reference = `${path}.reference`;
   await writeSlots(guest, reference);
   try {

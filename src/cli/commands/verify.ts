@@ -1,6 +1,7 @@
 /** Runs `xlsnap verify`. */
 import { EXIT } from '../../core/errors.ts';
-import { findingText, verifyMemoryFile } from '../../memfile/verify.ts';
+import { findingText } from '../../memfile/verify.ts';
+import { verifyMemoryFile } from '../../toolstack/memory-file.ts';
 import type { CliContext } from '../context.ts';
 import { runLocal } from '../local.ts';
 import { verifyResultText } from '../output.ts';

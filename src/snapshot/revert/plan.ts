@@ -201,12 +201,12 @@ async function currentConfig(
 
 /** Compares the memory file with its checksums; returns what is wrong with it. */
 async function checkMemory(
-  { extents }: Host,
+  { extents, xxh3 }: Host,
   path: string,
   manifest: Manifest,
   options: CallOptions,
 ): Promise<readonly Problem[]> {
-  const damage = await findDamage(path, manifest, { ...options, extents });
+  const damage = await findDamage(path, manifest, { ...options, extents, xxh3 });
   return damage.map(({ code, message, hint }) => ({
     code,
     message: code === 'CHECKSUM' ? `${path}: ${message}` : message,

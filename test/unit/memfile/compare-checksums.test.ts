@@ -18,7 +18,7 @@ import { lengthWithoutZeros } from '../../../src/core/zeros.ts';
 import { checksumFile, STRETCH } from '../../../src/memfile/checksums.ts';
 import { findDamage } from '../../../src/memfile/compare-checksums.ts';
 import { type Manifest, readManifest } from '../../../src/memfile/manifest.ts';
-import { MemoryFileError, verifyMemoryFile } from '../../../src/memfile/verify.ts';
+import { MemoryFileError, verifyFile } from '../../../src/memfile/verify.ts';
 import { createSnapshot } from '../../../src/snapshot/create/create.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { FakeHost } from '../../../src/testing/fake-host.ts';
@@ -85,7 +85,7 @@ describe('a snapshot’s manifest', () => {
     const each = expected.map((part) => xxhash3(part.subarray(0, lengthWithoutZeros(part))));
     expect(sums).toBe((await Promise.all(each)).join(''));
     expect(await findDamage(path, manifest)).toEqual([]);
-    expect(await verifyMemoryFile(path)).toMatchObject({ checksums: 'right' });
+    expect(await verifyFile(path)).toMatchObject({ checksums: 'right' });
   });
 
   it('needs 16 digits for 4 MiB', async () => {
@@ -104,7 +104,7 @@ describe('a snapshot’s manifest', () => {
     const { checksums: _, ...old } = manifest;
     await writeFile(manifestPath, JSON.stringify(old));
     await withFlip(path, 8 * 100_000, async () => {
-      expect(await verifyMemoryFile(path)).toMatchObject({ checksums: 'none' });
+      expect(await verifyFile(path)).toMatchObject({ checksums: 'none' });
     });
     appendFileSync(path, 'x');
     expect(await findDamage(path, old)).toMatchObject([{ code: 'MEMORY_CHANGED' }]);
@@ -146,7 +146,7 @@ describe('a flipped bit', () => {
     const places = [0, 1, 4095, 4096, 8191, 8192, 70_000, 500_001, size - 9, size - 1];
     for (const [i, at] of places.entries()) {
       const error = await withFlip(path, 8 * at + (i % 8), () =>
-        verifyMemoryFile(path).catch((cause: unknown) => cause),
+        verifyFile(path).catch((cause: unknown) => cause),
       );
       expect(error, `${at}`).toBeInstanceOf(MemoryFileError);
       const { findings } = (error as MemoryFileError).data as {
@@ -157,7 +157,7 @@ describe('a flipped bit', () => {
       if (at === 500_001) expect(sum?.message).toMatch(/PAGE_DATA at offset \d+ \(pfns 0x0 to 0x14b\)/);
       if (at === 0) expect(sum?.message).toMatch(/^bytes 0 to \d+ are not what was written$/);
     }
-    expect(await verifyMemoryFile(path)).toMatchObject({ checksums: 'right' });
+    expect(await verifyFile(path)).toMatchObject({ checksums: 'right' });
   });
 
   it('is found in a file of 64 MiB, and no other stretch is reported', async () => {

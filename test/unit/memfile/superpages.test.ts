@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { compareFiles } from '../../../src/memfile/compare.ts';
 import { inspectFile } from '../../../src/memfile/inspect.ts';
-import { verifyMemoryFile } from '../../../src/memfile/verify.ts';
+import { verifyFile } from '../../../src/memfile/verify.ts';
 import { FakeGuest } from '../../../src/testing/fake-guest.ts';
 import { tempDir } from '../../support/temp.ts';
 import { writeSlots, writeStream } from '../../support/whole-file.ts';
@@ -23,7 +23,7 @@ const path = (name: string): string => join(directory.path, name);
 
 test('verify finds them sound, and counts pages with data', async () => {
   await writeSlots(guestOf(), path('slots'));
-  const report = await verifyMemoryFile(path('slots'));
+  const report = await verifyFile(path('slots'));
   expect(report.pages).toBe(PAGES);
   // One that allocates, and two with pages.
   expect(report.records.find(({ name }) => name === 'PAGE_DATA')?.count).toBe(1 + 2);

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { OutputError } from '../../../../src/core/errors.ts';
-import { readMemoryFacts, verifyMemoryFile } from '../../../../src/memfile/verify.ts';
+import { readMemoryFacts, verifyFile } from '../../../../src/memfile/verify.ts';
 import type { CreateRequest } from '../../../../src/snapshot/api.ts';
 import { createSnapshot, planCreate } from '../../../../src/snapshot/create/create.ts';
 import { Journal } from '../../../../src/snapshot/journal/file.ts';
@@ -59,7 +59,7 @@ describe.each(kinds)('a stream of a %s guest, live: %s', (type, live) => {
     const file = join(directory, 'stream');
     writeFileSync(file, Buffer.concat(parts));
     expect(await readMemoryFacts(file)).toMatchObject({ config: host.config });
-    const { bytes, pages } = await verifyMemoryFile(file);
+    const { bytes, pages } = await verifyFile(file);
     expect({ bytes, pages }).toEqual({ bytes: result.fileBytes, pages: result.pages });
     expect(result.pages > host.guest.memoryBytes / 4096).toBe(live);
     expect([host.runs, host.guest.logging]).toEqual([true, false]);
@@ -106,7 +106,7 @@ test('a reader that reads nothing while the guest is stopped does not keep it st
   expect(result.rounds?.at(-1)?.pages).toBe(60);
   const file = join(directory, 'stream');
   writeFileSync(file, Buffer.concat(parts));
-  await verifyMemoryFile(file);
+  await verifyFile(file);
 });
 
 test('what a live stream gets while the guest is stopped, for lack of memory, is a warning', async () => {
@@ -131,7 +131,7 @@ test("a stream that its reader has completely is not undone if the journal's dis
   }
   const file = join(directory, 'stream');
   writeFileSync(file, Buffer.concat(parts));
-  await verifyMemoryFile(file);
+  await verifyFile(file);
   expect(filesIn(directory)).toEqual(['stream', 'xvda.img']);
   expect(readImage(join(directory, 'xvda.img')).tags).toEqual({ s1: 'at start' });
 });

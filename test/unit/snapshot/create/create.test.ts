@@ -11,7 +11,7 @@ import {
   UsageError,
 } from '../../../../src/core/errors.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
-import { readMemoryFacts, verifyMemoryFile } from '../../../../src/memfile/verify.ts';
+import { readMemoryFacts, verifyFile } from '../../../../src/memfile/verify.ts';
 import type { CreateRequest, Tuning } from '../../../../src/snapshot/api.ts';
 import { createSnapshot, planCreate } from '../../../../src/snapshot/create/create.ts';
 import type { Guest } from '../../../../src/snapshot/ports.ts';
@@ -89,7 +89,7 @@ describe('createSnapshot', () => {
       const record = (frame: number): Buffer => Buffer.from(Uint32Array.of(3, 16, 0, 399, frame, 0).buffer);
       expect(file.includes(record(0x77))).toBe(true);
       expect(file.includes(record(3))).toBe(false);
-      expect(await verifyMemoryFile(plan.memoryPath)).toMatchObject({ guestType: 'pv' });
+      expect(await verifyFile(plan.memoryPath)).toMatchObject({ guestType: 'pv' });
     },
   );
 
@@ -561,7 +561,7 @@ describe('the page cache', () => {
       return pack(...args);
     });
     const { plan } = await createSnapshot(host, request({ name: `s${names++}`, tuning, sync, live }));
-    expect((await verifyMemoryFile(plan.memoryPath)).checksums).toBe('right');
+    expect((await verifyFile(plan.memoryPath)).checksums).toBe('right');
     expect(new Set(direct).size).toBe(1);
     return direct[0] ?? false;
   }
@@ -707,7 +707,7 @@ describe('the guest resumes first', () => {
     const { plan } = await createSnapshot(host, request());
     expect(before).toBeLessThan(12);
     expect(begun).toHaveLength(12);
-    expect((await verifyMemoryFile(plan.memoryPath)).checksums).toBe('right');
+    expect((await verifyFile(plan.memoryPath)).checksums).toBe('right');
   });
 
   it('a write of memory that fails when the guest runs again undoes the disks, too', async () => {

@@ -1,7 +1,7 @@
 /** Tests snapshots that copy only what was written since the one before. */
 import { copyFileSync, existsSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { verifyMemoryFile } from '../../../../src/memfile/verify.ts';
+import { verifyFile } from '../../../../src/memfile/verify.ts';
 import type { CreateRequest, CreateResult } from '../../../../src/snapshot/api.ts';
 import { createSnapshot, planCreate } from '../../../../src/snapshot/create/create.ts';
 import { recoverAll } from '../../../../src/snapshot/recover.ts';
@@ -104,7 +104,7 @@ describe('a tracked guest', () => {
     await expectMemory(second.plan.memoryPath, host.guest);
     const third = await create('s3');
     rmSync(third.plan.memoryPath);
-    await verifyMemoryFile(second.plan.memoryPath);
+    await verifyFile(second.plan.memoryPath);
     expect(statSync(second.plan.memoryPath).mode & 0o777).toBe(0o600);
   });
 
@@ -116,7 +116,7 @@ describe('a tracked guest', () => {
     host.guest.write(7, 7);
     const second = await createSnapshot(host, request('s2'));
     expect(second).toMatchObject({ tracked: { parent: first.plan.memoryPath } });
-    expect((await failure(verifyMemoryFile(second.plan.memoryPath))).code).toBe('DAMAGED');
+    expect((await failure(verifyFile(second.plan.memoryPath))).code).toBe('DAMAGED');
   });
 
   it('gets no good checksum for a damaged part that it has written to', async () => {
@@ -277,7 +277,7 @@ describe('tracking', () => {
       logs: false,
       runs: true,
     });
-    await verifyMemoryFile(first.plan.memoryPath);
+    await verifyFile(first.plan.memoryPath);
     expect(existsSync(first.plan.memoryPath)).toBe(true);
     await end();
   });
