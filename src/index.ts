@@ -140,6 +140,7 @@ export type {
 export { recoverAll, recoverSnapshot } from './snapshot/recover.ts';
 export { planRevert, revertSnapshot } from './snapshot/revert/revert.ts';
 export { RISKS, type Risk, type RiskName } from './snapshot/risks.ts';
+export type { Look } from './snapshot/storage/look.ts';
 export type {
   DiskPlace,
   DiskStorage,

@@ -71,12 +71,21 @@ export class FakeVolumes {
         return work(...args);
       };
     return {
-      at: told('lvs at', ({ minor }: { readonly minor: number }) => {
-        const name = this.#all().find((one) => this.#facts(one).minor === minor);
-        return name === undefined ? undefined : this.#volume(name);
+      uuidAt: ({ minor }: { readonly minor: number }) =>
+        Promise.resolve(
+          this.#all()
+            .map((one) => this.#facts(one))
+            .find((one) => one.minor === minor)?.uuid,
+        ),
+      list: told('lvs all', () => {
+        const group = basename(this.directory);
+        return {
+          volumes: this.#all().flatMap((name) => this.#volume(name) ?? []),
+          pools: new Map([[`${group}/pool`, this.pool]]),
+          free: new Map([[group, this.#unused()]]),
+        };
       }),
       byName: told('lvs', (_group: string, name: string) => this.#volume(name)),
-      pool: told('lvs pool', () => this.pool),
       obstacle: told('udevd', () => this.obstacle),
       flush: told('flush volume', () => {}),
       snapshotThin: told(
@@ -84,7 +93,6 @@ export class FakeVolumes {
         (_group: string, origin: string, name: string, { keep }: { keep: boolean }) =>
           this.#snapshot(origin, name, keep),
       ),
-      free: told('vgs', () => this.#unused()),
       createStore: told('lvcreate store', (_group: string, name: string, size: number) => {
         this.#refuse(name);
         if (size > this.#unused()) throw new DiskError('TEST', `${name} needs ${size} bytes`);
@@ -94,13 +102,6 @@ export class FakeVolumes {
         const { uuid } = this.#facts(origin);
         this.#change(store, { kind: 'snapshot', active: true, origin: uuid }, this.#content(origin));
       }),
-      snapshotsOf: told('lvs origin', (_group: string, origin: string) =>
-        this.#all().flatMap((name) => {
-          const facts = this.#facts(name);
-          const volume = this.#volume(name);
-          return facts.origin === this.#facts(origin).uuid && volume?.kind === 'snapshot' ? [volume] : [];
-        }),
-      ),
       settle: told('udevadm settle', () => {}),
       writeBack: told('write back', (_group: string, snapshot: string, origin: string) => {
         if (this.#isOpen(this.path(origin))) this.#harmed(`${origin} was written to, which is open`);

@@ -29,7 +29,7 @@ export async function checkDisks(host: Host, context: CreateContext): Promise<vo
   const stored = storedDisks(plan.disks);
   findings.push(...imagesTwice(stored.map(({ image }) => image)));
   await asFinding(findings, async () => {
-    findings.push(...(await sharedProblems(host, stored, 'create')));
+    findings.push(...(await sharedProblems(host, stored, 'create', context.look)));
   });
   for (const disk of qemuDisks(plan.disks)) {
     // Only the memory file's directory is created.

@@ -19,6 +19,7 @@ import type { DomainDisk, DomainState, Host } from '../ports.ts';
 import { revertCommand } from '../revert/command.ts';
 import { relatedReverts } from '../revert/related.ts';
 import { type FoundStorage, findStorage, storeProblems } from '../storage/find.ts';
+import { Look } from '../storage/look.ts';
 import { planTracking } from '../track/plan.ts';
 
 /** How long a guest may take to suspend; the same as libxl. */
@@ -36,6 +37,8 @@ export interface CreateContext {
   readonly disks: readonly DomainDisk[];
   /** The storages that can, or could, snapshot disks which QEMU cannot snapshot inside their images; by vdev. */
   readonly storages: ReadonlyMap<string, FoundStorage>;
+  /** What storages are asked, they are asked once. */
+  readonly look: Look;
   /** The cfgfile for the revert. */
   readonly configText: string;
   readonly tuning: Tuning | undefined;
@@ -112,10 +115,11 @@ export async function makeCreateContext(
   const findings: Problem[] = [...(found?.obstacles ?? [])];
   const unknownDrives = found?.unknownDrives ?? [];
   const name = request.config?.name ?? request.name ?? nameFromTime(now);
-  const storages = await findStorages(host, disks, findings);
+  const look = new Look();
+  const storages = await findStorages(host, disks, findings, look);
   const warnings: string[] = [];
   const wanted = wantedDisks(request, disks);
-  const chosen = await chooseDisks(wanted, name, { disks, storages, findings, warnings });
+  const chosen = await chooseDisks(wanted, name, { disks, storages, look, findings, warnings });
   const uncovered = disks
     .filter((disk) => isVolume(disk) && !wanted.some(({ target }) => target === disk.vdev))
     .map((disk) => disk.vdev);
@@ -178,6 +182,7 @@ export async function makeCreateContext(
     config,
     disks,
     storages,
+    look,
     configText,
     tuning,
     sink,
@@ -255,12 +260,13 @@ async function findStorages(
   host: Host,
   disks: readonly DomainDisk[],
   findings: Problem[],
+  look: Look,
 ): Promise<ReadonlyMap<string, FoundStorage>> {
   const storages = new Map<string, FoundStorage>();
   for (const disk of disks) {
     if (disk.internal.length === 0) continue;
     await asFinding(findings, async () => {
-      const found = await findStorage(host, disk);
+      const found = await findStorage(host, disk, look);
       if (found === undefined) return;
       const problems = found.problems.map((problem) => withOverlayHint(problem, disk));
       storages.set(disk.vdev, { ...found, problems });
@@ -272,6 +278,7 @@ async function findStorages(
 interface Choice {
   readonly disks: readonly DomainDisk[];
   readonly storages: CreateContext['storages'];
+  readonly look: Look;
   readonly findings: Problem[];
   readonly warnings: string[];
 }
@@ -285,7 +292,7 @@ function wantedDisks({ config }: CreateRequest, disks: readonly DomainDisk[]): r
 async function chooseDisks(
   wanted: readonly DiskRequest[],
   name: string,
-  { disks, storages, findings, warnings }: Choice,
+  { disks, storages, look, findings, warnings }: Choice,
 ): Promise<readonly SnapshotDisk[]> {
   const chosen: SnapshotDisk[] = [];
   for (const asked of wanted) {
@@ -316,7 +323,7 @@ async function chooseDisks(
     findings.push(...found.problems);
     if (found.problems.length > 0) continue;
     const path = asked.kind === 'clone' ? asked.path : undefined;
-    const planned = await found.storage.plan(disk.place, { vdev, name, path, cow });
+    const planned = await found.storage.plan(disk.place, { vdev, name, path, cow }, look);
     findings.push(...planned.problems);
     warnings.push(...(planned.warnings ?? []));
     chosen.push(planned.disk);

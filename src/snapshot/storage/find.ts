@@ -4,6 +4,7 @@ import { EnvironmentError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { DomainDisk, ImageHost } from '../ports.ts';
+import { Look } from './look.ts';
 import type { DiskStorage } from './port.ts';
 
 /** A disk's storage, and what prevents a snapshot there. */
@@ -33,10 +34,11 @@ export function storageOf({ storages = [] }: Pick<ImageHost, 'storages'>, disk: 
 export async function findStorage(
   { storages = [] }: Pick<ImageHost, 'storages'>,
   { vdev, place, writable, cdrom }: DomainDisk,
+  look: Look,
 ): Promise<FoundStorage | undefined> {
   if (place === undefined || !writable || cdrom) return undefined;
   for (const storage of storages) {
-    const problems = await storage.examine(vdev, place);
+    const problems = await storage.examine(vdev, place, look);
     if (problems !== undefined) return { storage, problems };
   }
   return undefined;
@@ -47,11 +49,12 @@ export async function sharedProblems(
   { storages = [] }: Pick<ImageHost, 'storages'>,
   disks: readonly StorageDisk[],
   what: 'create' | 'revert',
+  look = new Look(),
 ): Promise<readonly Problem[]> {
   const problems: Problem[] = [];
   for (const storage of storages) {
     const own = disks.filter((disk) => disk.storage === storage.name);
-    if (own.length > 0) problems.push(...((await storage.together?.(own, what)) ?? []));
+    if (own.length > 0) problems.push(...((await storage.together?.(own, what, look)) ?? []));
   }
   return problems;
 }

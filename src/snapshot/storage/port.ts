@@ -6,6 +6,7 @@ import type { StoreSize } from '../../config/config.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
+import type { Look } from './look.ts';
 
 /**
  * What the bytes of a disk lie on, as the kernel says it, which is not always what the domain's configuration names. `path` is
@@ -82,16 +83,21 @@ export interface DiskStorage {
   readonly noun: string;
   /**
    * Finds out whether a disk lies on it. Changes nothing.
+   * @param look of this plan: what is slow can be asked once for all disks
    * @returns what prevents a snapshot there; `undefined` if the disk does not lie on this storage
    */
-  examine(vdev: string, place: DiskPlace): Promise<readonly Problem[] | undefined>;
+  examine(vdev: string, place: DiskPlace, look: Look): Promise<readonly Problem[] | undefined>;
   /** Plans a snapshot of a disk that nothing prevents. Changes nothing. */
-  plan(place: DiskPlace, wanted: WantedSnapshot): Promise<PlannedSnapshot>;
+  plan(place: DiskPlace, wanted: WantedSnapshot, look: Look): Promise<PlannedSnapshot>;
   /**
    * Says what prevents snapshots of several disks, or reverts to them, in one operation: room that they share. Also called for one.
    * Changes nothing. Absent: nothing does.
    */
-  together?(disks: readonly StorageDisk[], what: 'create' | 'revert'): Promise<readonly Problem[]>;
+  together?(
+    disks: readonly StorageDisk[],
+    what: 'create' | 'revert',
+    look: Look,
+  ): Promise<readonly Problem[]>;
   /**
    * Does everything slow: the guest runs, and if the create is live, its memory is copied only afterwards. What another program has
    * under a name that it wants stays, and is an error.

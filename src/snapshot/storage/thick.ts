@@ -11,6 +11,7 @@ import { DiskError, RecoverError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
+import type { Look } from './look.ts';
 import type {
   DiskPlace,
   DiskStorage,
@@ -20,7 +21,7 @@ import type {
   WantedSnapshot,
 } from './port.ts';
 import { partsOf, quoteVolume, type VolumeName, VolumeStorage } from './volume-storage.ts';
-import type { Volume } from './volumes.ts';
+import type { Volume, VolumeList } from './volumes.ts';
 
 /** A chunk of a store, and how many entries about chunks are in one (drivers/md/dm-snap-persistent.c), in bytes. */
 const CHUNK = 4096;
@@ -32,15 +33,14 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
   readonly name = 'lvm-thick';
   readonly noun = 'LVM snapshot';
 
-  async examine(vdev: string, place: DiskPlace): Promise<readonly Problem[] | undefined> {
-    if (place.kind !== 'device') return undefined;
-    const volume = await this.volumes.at(place);
+  async examine(vdev: string, place: DiskPlace, look: Look): Promise<readonly Problem[] | undefined> {
+    const volume = await this.volumeOf(place, look);
     if (volume?.kind !== 'linear') return undefined;
     return await this.commonObstacles(vdev, volume);
   }
 
-  async plan(place: DiskPlace, wanted: WantedSnapshot): Promise<PlannedSnapshot> {
-    const { disk, problems, volume } = await this.planVolume(place, wanted);
+  async plan(place: DiskPlace, wanted: WantedSnapshot, look: Look): Promise<PlannedSnapshot> {
+    const { disk, problems, volume } = await this.planVolume(place, wanted, look);
     const most = storeSize(volume.size);
     const store = Math.min(most, bytesOf(wanted.cow, volume.size) ?? most);
     const warnings =
@@ -53,16 +53,21 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
   }
 
   /** A group's free space is shared by all stores that an operation makes in it. */
-  async together(disks: readonly StorageDisk[], what: 'create' | 'revert'): Promise<readonly Problem[]> {
+  async together(
+    disks: readonly StorageDisk[],
+    what: 'create' | 'revert',
+    look: Look,
+  ): Promise<readonly Problem[]> {
+    const list = await this.listed(look);
     const wanted = new Map<string, { readonly disk: StorageDisk; readonly bytes: number }[]>();
     for (const disk of disks) {
-      const bytes = what === 'create' ? (disk.store ?? 0) : await this.#safetyOf(disk);
+      const bytes = what === 'create' ? (disk.store ?? 0) : safetyFor(disk, list);
       const { group } = partsOf(disk.image);
       wanted.set(group, [...(wanted.get(group) ?? []), { disk, bytes }]);
     }
     const problems: Problem[] = [];
     for (const [group, needs] of wanted) {
-      const free = await this.volumes.free(group);
+      const free = list.free.get(group) ?? 0;
       if (needs.reduce((sum, { bytes }) => sum + bytes, 0) <= free) continue;
       const each = needs.map(({ disk, bytes }) => `${mib(bytes)} for ${disk.vdev}`).join(', ');
       const store = what === 'create' ? 'the snapshots need' : 'the safety copies of a revert need';
@@ -77,11 +82,6 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
       });
     }
     return problems;
-  }
-
-  async #safetyOf({ snapshot }: StorageDisk): Promise<number> {
-    const there = await this.volumeAt(snapshot);
-    return there === undefined ? 0 : safetySize(there);
   }
 
   /** Creates the store, and wipes its beginning: a snapshot then takes one step. */
@@ -144,8 +144,9 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
   /** Other snapshots of the volume keep what is written back over: one whose store is too small for that would be lost. */
   async #crowdedOut(vdev: string, volume: Volume, source: Volume): Promise<readonly Risk[]> {
     const written = usedBytes(source);
-    const others = await this.volumes.snapshotsOf(volume.group, volume.name);
-    return others
+    const { volumes } = await this.volumes.list();
+    return volumes
+      .filter(({ kind, originUuid }) => kind === 'snapshot' && originUuid === volume.uuid)
       .filter(({ uuid, invalid }) => uuid !== source.uuid && !invalid)
       .filter(
         (other) => other.size < storeSize(volume.size) - SPARE && other.size - usedBytes(other) < written,
@@ -240,6 +241,13 @@ function storeSize(size: number): number {
 /** Bytes of a store that are in use, at most: lvs rounds. */
 function usedBytes({ size, usedPercent }: Volume): number {
   return Math.ceil((size * Math.min(100, usedPercent + 0.1)) / 100);
+}
+
+/** Room for a safety snapshot of a disk's volume; 0 if its snapshot no longer exists. */
+function safetyFor({ snapshot }: StorageDisk, { volumes }: VolumeList): number {
+  const wanted = partsOf(snapshot);
+  const there = volumes.find(({ group, name }) => group === wanted.group && name === wanted.name);
+  return there === undefined ? 0 : safetySize(there);
 }
 
 /** Size of a store for what is written back from a snapshot, in bytes: as much as its own holds. */

@@ -9,6 +9,7 @@ import type { Problem } from '../../core/problem.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
 import type { Risk } from '../risks.ts';
 import { storeProblems } from './find.ts';
+import { Look } from './look.ts';
 import type {
   DiskPlace,
   DiskStorage,
@@ -27,16 +28,15 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
   readonly name = 'lvm-thin';
   readonly noun = 'LVM thin snapshot';
 
-  async examine(vdev: string, place: DiskPlace): Promise<readonly Problem[] | undefined> {
-    if (place.kind !== 'device') return undefined;
-    const volume = await this.volumes.at(place);
-    return volume?.kind === 'thin' ? await this.#obstacles(vdev, volume) : undefined;
+  async examine(vdev: string, place: DiskPlace, look: Look): Promise<readonly Problem[] | undefined> {
+    const volume = await this.volumeOf(place, look);
+    return volume?.kind === 'thin' ? await this.#obstacles(vdev, volume, look) : undefined;
   }
 
-  async #obstacles(vdev: string, volume: Volume): Promise<readonly Problem[]> {
+  async #obstacles(vdev: string, volume: Volume, look: Look): Promise<readonly Problem[]> {
     const { group, pool } = volume;
     const problems = await this.commonObstacles(vdev, volume);
-    const state = pool === undefined ? undefined : await this.volumes.pool(group, pool);
+    const state = (await this.listed(look)).pools.get(`${group}/${pool}`);
     if (state === undefined) {
       const message = `disk ${vdev}: its thin pool in ${group} cannot be found`;
       problems.push({ code: 'LVM_POOL', message, hint: 'look at lvs -a' });
@@ -56,8 +56,8 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
     return problems;
   }
 
-  async plan(place: DiskPlace, wanted: WantedSnapshot): Promise<PlannedSnapshot> {
-    const { disk, problems } = await this.planVolume(place, wanted);
+  async plan(place: DiskPlace, wanted: WantedSnapshot, look: Look): Promise<PlannedSnapshot> {
+    const { disk, problems } = await this.planVolume(place, wanted, look);
     return { disk, problems: [...storeProblems(wanted.vdev, wanted.cow), ...problems] };
   }
 
@@ -94,7 +94,7 @@ export class ThinStorage extends VolumeStorage implements DiskStorage {
         code: 'NOT_THIN',
         message: `disk ${vdev}: ${image} is no thin volume any more (${volume.layout})`,
       });
-    } else problems.push(...(await this.#obstacles(vdev, volume)));
+    } else problems.push(...(await this.#obstacles(vdev, volume, new Look())));
     return { problems, risks: [] };
   }
 

@@ -6,8 +6,9 @@ import { DiskError, RecoverError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import { shellQuote } from '../../core/shell-quote.ts';
 import type { StorageDisk } from '../../memfile/manifest.ts';
+import type { Look } from './look.ts';
 import type { DiskPlace, PrepareSteps, WantedSnapshot } from './port.ts';
-import { VOLUME_TAG, type Volume, type Volumes } from './volumes.ts';
+import { VOLUME_TAG, type Volume, type VolumeList, type Volumes } from './volumes.ts';
 
 /** A name of the device mapper has 127 bytes (DM_NAME_LEN); hyphens count twice. */
 const MAX_DEVICE_NAME = 127;
@@ -44,6 +45,17 @@ export abstract class VolumeStorage {
     this.#releaseMs = releaseMs;
   }
 
+  /** The volume that a disk lies on; `undefined` if it lies on none. */
+  protected async volumeOf(place: DiskPlace, look: Look): Promise<Volume | undefined> {
+    const uuid = place.kind === 'device' ? await this.volumes.uuidAt(place) : undefined;
+    if (uuid === undefined) return undefined;
+    return (await this.listed(look)).volumes.find((volume) => volume.uuid === uuid);
+  }
+
+  protected async listed(look: Look): Promise<VolumeList> {
+    return await look.once(this.volumes, () => this.volumes.list());
+  }
+
   /** The obstacles that all volumes share. */
   protected async commonObstacles(vdev: string, { group, name, merging }: Volume): Promise<Problem[]> {
     const problems: Problem[] = [];
@@ -66,8 +78,8 @@ export abstract class VolumeStorage {
   }
 
   /** Plans a snapshot in the disk's group, with random digits in its name. */
-  protected async planVolume(place: DiskPlace, { vdev, name, path }: WantedSnapshot) {
-    const volume = place.kind === 'device' ? await this.volumes.at(place) : undefined;
+  protected async planVolume(place: DiskPlace, { vdev, name, path }: WantedSnapshot, look: Look) {
+    const volume = await this.volumeOf(place, look);
     if (volume === undefined) throw new DiskError('NO_VOLUME', `disk ${vdev}: ${place.path} is no volume`);
     const { group } = volume;
     const snapshot = `${volume.name}.${inAlphabet(name)}-${randomBytes(3).toString('hex')}`;

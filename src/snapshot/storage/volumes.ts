@@ -40,16 +40,25 @@ export interface Pool {
   readonly health: string;
 }
 
+/** All volumes, at one time. */
+export interface VolumeList {
+  readonly volumes: readonly Volume[];
+  /** The state of each pool; its name is `GROUP/NAME`. */
+  readonly pools: ReadonlyMap<string, Pool>;
+  /** Bytes that each group with a volume has free. */
+  readonly free: ReadonlyMap<string, number>;
+}
+
 /** Each method that changes something takes effect whole or not at all, as one commit of the group's metadata. */
 export interface Volumes {
+  /** The uuid of the volume whose device that is, by the kernel alone; `undefined` if it is no volume's. */
+  uuidAt(device: { readonly major: number; readonly minor: number }): Promise<string | undefined>;
   /**
-   * The volume that has a device.
-   * @returns `undefined` if none has
+   * Lists everything, which takes no longer than to look for one volume.
    * @throws {EnvironmentError} If the volume manager is missing, or does not answer
    */
-  at(device: { readonly major: number; readonly minor: number }): Promise<Volume | undefined>;
+  list(): Promise<VolumeList>;
   byName(group: string, name: string): Promise<Volume | undefined>;
-  pool(group: string, name: string): Promise<Pool | undefined>;
   /** Why volumes cannot be created here now, as a clause; `undefined` if they can. */
   obstacle(): Promise<string | undefined>;
   /** Writes what is cached of a volume to its disk: then a snapshot of it is quick. */
@@ -65,10 +74,6 @@ export interface Volumes {
     name: string,
     options: { readonly keep: boolean },
   ): Promise<void>;
-  /** Bytes that a group has free. */
-  free(group: string): Promise<number>;
-  /** The thick snapshots of a volume. */
-  snapshotsOf(group: string, origin: string): Promise<readonly Volume[]>;
   /**
    * Creates a plain volume that is to become the store of a thick snapshot: not active, with the tag, and its beginning wiped.
    * @param bytes is rounded up

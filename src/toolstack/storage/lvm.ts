@@ -5,7 +5,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, EnvironmentError } from '../../core/errors.ts';
 import { isRecord } from '../../core/guards.ts';
 import { parseJson } from '../../core/json.ts';
-import { type Pool, VOLUME_TAG, type Volume, type Volumes } from '../../snapshot/storage/volumes.ts';
+import {
+  type Pool,
+  VOLUME_TAG,
+  type Volume,
+  type VolumeList,
+  type Volumes,
+} from '../../snapshot/storage/volumes.ts';
 import { findProcess } from '../process/find.ts';
 import { runProgram, runUnkilled } from '../process/run.ts';
 import { writeBack } from './write-back.ts';
@@ -35,6 +41,9 @@ const COLUMNS = [
   'lv_snapshot_invalid',
 ] as const;
 
+/** What is asked for beside that when everything is listed. */
+const POOL_COLUMNS = ['data_percent', 'metadata_percent', 'lv_health_status', 'vg_free'] as const;
+
 export class Lvm implements Volumes {
   readonly #devices: string;
   readonly #proc: string;
@@ -52,38 +61,31 @@ export class Lvm implements Volumes {
     this.#writeMs = options.writeMs ?? WRITE_MS;
   }
 
-  async at({
+  async uuidAt({
     major,
     minor,
   }: {
     readonly major: number;
     readonly minor: number;
-  }): Promise<Volume | undefined> {
+  }): Promise<string | undefined> {
     const file = join(this.#devices, `${major}:${minor}`, 'dm', 'uuid');
     const text = await readFile(file, 'utf8').catch(() => '');
-    const uuid = lvUuid(text.trim());
-    return uuid === undefined ? undefined : await this.#volume(`lv_uuid="${uuid}"`);
+    return lvUuid(text.trim());
+  }
+
+  async list(): Promise<VolumeList> {
+    const rows = await this.#lvs(undefined, [...COLUMNS, ...POOL_COLUMNS]);
+    const pools = rows.filter(({ lv_layout = '' }) => lv_layout.split(',').includes('pool'));
+    return {
+      volumes: rows.map(toVolume),
+      pools: new Map(pools.map((row) => [`${row['vg_name']}/${row['lv_name']}`, toPool(row)])),
+      free: new Map(rows.map((row) => [row['vg_name'] ?? '', Number(row['vg_free'])])),
+    };
   }
 
   async byName(group: string, name: string): Promise<Volume | undefined> {
     await this.#waitForWorker(group);
     return await this.#volume(`vg_name="${checked(group)}" && lv_name="${checked(name)}"`);
-  }
-
-  async pool(group: string, name: string): Promise<Pool | undefined> {
-    const columns = ['data_percent', 'metadata_percent', 'lv_health_status'];
-    const rows = await this.#lvs(`vg_name="${checked(group)}" && lv_name="${checked(name)}"`, columns);
-    const [row] = rows;
-    if (row === undefined) return undefined;
-    const percent = (key: string): number => {
-      const value = Number.parseFloat(row[key] ?? '');
-      return Number.isFinite(value) ? value : 100;
-    };
-    return {
-      dataPercent: percent('data_percent'),
-      metadataPercent: percent('metadata_percent'),
-      health: row['lv_health_status'] ?? '',
-    };
   }
 
   async obstacle(): Promise<string | undefined> {
@@ -121,13 +123,6 @@ export class Lvm implements Volumes {
       checked(name),
       full(group, origin),
     ]);
-  }
-
-  async free(group: string): Promise<number> {
-    const [row] = await this.#report('vgs', 'vg', `vg_name="${checked(group)}"`, ['vg_free']);
-    const bytes = Number(row?.['vg_free'] ?? 'none');
-    if (Number.isFinite(bytes)) return bytes;
-    throw new EnvironmentError('LVM', `vgs does not know the volume group ${group}`);
   }
 
   async createStore(group: string, name: string, bytes: number): Promise<void> {
@@ -183,11 +178,6 @@ export class Lvm implements Volumes {
     await this.#change('lvchange', ['-an', full(group, name)]);
   }
 
-  async snapshotsOf(group: string, origin: string): Promise<readonly Volume[]> {
-    const rows = await this.#lvs(`vg_name="${checked(group)}" && origin="${checked(origin)}"`, COLUMNS);
-    return rows.map(toVolume).filter(({ kind }) => kind === 'snapshot');
-  }
-
   async remove({ group, name, uuid }: Pick<Volume, 'group' | 'name' | 'uuid'>): Promise<void> {
     const same = ['-S', `lv_uuid="${checked(uuid)}"`];
     await this.#change('lvremove', ['-f', '-y', ...same, full(group, name)]);
@@ -198,34 +188,17 @@ export class Lvm implements Volumes {
     return row === undefined ? undefined : toVolume(row);
   }
 
-  async #lvs(selection: string, columns: readonly string[]): Promise<readonly Row[]> {
-    return await this.#report('lvs', 'lv', selection, columns);
-  }
-
-  async #report(
-    program: 'lvs' | 'vgs',
-    kind: 'lv' | 'vg',
-    selection: string,
-    columns: readonly string[],
-  ): Promise<readonly Row[]> {
-    const args = [
-      '--reportformat',
-      'json',
-      '--units',
-      'b',
-      '--nosuffix',
-      '-o',
-      columns.join(','),
-      '-S',
-      selection,
-    ];
-    const { status, stdout, stderr } = await runProgram(program, args, {
+  /** @param selection default: all */
+  async #lvs(selection: string | undefined, columns: readonly string[]): Promise<readonly Row[]> {
+    const form = ['--reportformat', 'json', '--units', 'b', '--nosuffix', '-o', columns.join(',')];
+    const args = selection === undefined ? form : [...form, '-S', selection];
+    const { status, stdout, stderr } = await runProgram('lvs', args, {
       timeoutMs: READ_MS,
       env: cleanEnv(),
     });
-    const rows = status === 0 ? toRows(stdout, kind) : undefined;
+    const rows = status === 0 ? toRows(stdout) : undefined;
     if (rows !== undefined) return rows;
-    throw new EnvironmentError('LVM', `${program} failed with exit status ${status}: ${stderr.trim()}`);
+    throw new EnvironmentError('LVM', `lvs failed with exit status ${status}: ${stderr.trim()}`);
   }
 
   async #change(program: string, args: readonly string[]): Promise<void> {
@@ -279,12 +252,12 @@ export class Lvm implements Volumes {
 type Row = Readonly<Record<string, string>>;
 
 /** Reads `lvs --reportformat json`: all values are texts. */
-function toRows(text: string, kind: 'lv' | 'vg'): readonly Row[] | undefined {
+function toRows(text: string): readonly Row[] | undefined {
   try {
     const value: unknown = parseJson(text);
     const report = isRecord(value) ? value['report'] : undefined;
     const [first] = Array.isArray(report) ? (report as readonly unknown[]) : [];
-    const rows = isRecord(first) ? first[kind] : undefined;
+    const rows = isRecord(first) ? first['lv'] : undefined;
     if (!Array.isArray(rows)) return undefined;
     return rows
       .filter(isRecord)
@@ -315,6 +288,19 @@ function toVolume(row: Row): Volume {
     pool: cell('pool_lv') === '' ? undefined : cell('pool_lv'),
     usedPercent: Number.parseFloat(cell('snap_percent')) || 0,
     invalid: !['', 'unknown'].includes(cell('lv_snapshot_invalid')),
+  };
+}
+
+function toPool(row: Row): Pool {
+  const percent = (key: (typeof POOL_COLUMNS)[number]): number => {
+    const value = Number.parseFloat(row[key] ?? '');
+    // Not active: as if it were full.
+    return Number.isFinite(value) ? value : 100;
+  };
+  return {
+    dataPercent: percent('data_percent'),
+    metadataPercent: percent('metadata_percent'),
+    health: row['lv_health_status'] ?? '',
   };
 }
 

@@ -9,7 +9,7 @@ import type { XlsnapError } from '../../../../src/core/errors.ts';
 import { configDisks } from '../../../../src/memfile/libxl-config.ts';
 import { readManifest } from '../../../../src/memfile/manifest.ts';
 import type { CreateResult } from '../../../../src/snapshot/api.ts';
-import { createSnapshot } from '../../../../src/snapshot/create/create.ts';
+import { createSnapshot, planCreate } from '../../../../src/snapshot/create/create.ts';
 import { examineDomain } from '../../../../src/snapshot/create/examine.ts';
 import { deleteSnapshots } from '../../../../src/snapshot/delete/delete.ts';
 import { listSnapshots } from '../../../../src/snapshot/list/list.ts';
@@ -376,6 +376,41 @@ it('a file that another program has put in the place of a clone stays, when a cr
   expect(existsSync(`${image('xvdb')}.s1`)).toBe(false);
   expect(volumes()).toEqual(['guest1-xvda']);
   expect(await recoverSnapshot(host, { path: `${directory}/s1.save` })).toMatchObject({ outcome: 'nothing' });
+});
+
+describe('a domain with several volumes', () => {
+  const isLook = (call: string): boolean => /^(?:lvs|vgs)/.test(call);
+  beforeEach(() => {
+    rmSync(directory, { recursive: true });
+    directory = fastDirectory('xlsnap-storage-');
+    const disks = (['thin', 'thin', 'linear', 'linear'] as const).map((on, at) => ({
+      vdev: `xvd${'abcd'[at]}`,
+      on,
+    }));
+    host = new FakeHost({ directory, disks });
+  });
+
+  it('is planned by one look at LVM, whatever it has', async () => {
+    await planCreate(host, { domain: 'guest1', name: 's1' });
+    expect(host.calls.filter(isLook)).toEqual(['lvs all']);
+    host.calls.length = 0;
+    await examineDomain(host, 'guest1');
+    expect(host.calls.filter(isLook)).toEqual(['lvs all']);
+  });
+
+  it('is looked at once more for each disk before it is suspended, and not while it is stopped', async () => {
+    await create();
+    const [suspended, resumed] = [host.calls.indexOf('suspend'), host.calls.indexOf('resume')];
+    expect(suspended).toBeGreaterThan(0);
+    expect(host.calls.slice(0, suspended).filter(isLook)).toEqual(['lvs all', ...Array(4).fill('lvs')]);
+    const stopped = host.calls.slice(suspended, resumed);
+    expect(stopped.filter((call) => /^(?:lv|vg|udev|flush)/.test(call))).toEqual([
+      'lvcreate',
+      'lvcreate',
+      'lvconvert',
+      'lvconvert',
+    ]);
+  });
 });
 
 describe('a domain with two thick volumes in one group', () => {

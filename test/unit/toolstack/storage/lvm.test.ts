@@ -73,26 +73,25 @@ describe('a volume', () => {
     expect(calls()[0]).toContain('-S vg_name="vg" && lv_name="ta-s1"');
   });
 
-  it('is found by its device, through the uuid of the device mapper', async () => {
+  it('is known by its device, through the uuid of the device mapper, without a command', async () => {
     const directory = join(scratch, 'dev', '253:2', 'dm');
     mkdirSync(directory, { recursive: true });
     const uuid = row.lv_uuid.replaceAll('-', '');
     writeFileSync(join(directory, 'uuid'), `LVM-${'g'.repeat(32)}${uuid}\n`);
-    lvs(row);
-    expect(await lvm().at({ major: 253, minor: 2 })).toMatchObject({ name: 'ta-s1' });
-    expect(calls()[0]).toContain(`-S lv_uuid="${row.lv_uuid}"`);
+    expect(await lvm().uuidAt({ major: 253, minor: 2 })).toBe(row.lv_uuid);
+    expect(existsSync(join(scratch, 'calls'))).toBe(false);
   });
 
   it.each([
     ['encrypted', `CRYPT-LUKS2-${'a'.repeat(32)}-disk`],
     ['a path to storage', 'mpath-3600508b400105e210000900000490000'],
     ['a hidden part of a volume', `LVM-${'g'.repeat(64)}-tpool`],
-  ])('is not asked for if the device is %s', async (_what, uuid) => {
+  ])('is none if the device is %s', async (_what, uuid) => {
     const directory = join(scratch, 'dev', '253:2', 'dm');
     mkdirSync(directory, { recursive: true });
     writeFileSync(join(directory, 'uuid'), `${uuid}\n`);
-    expect(await lvm().at({ major: 253, minor: 2 })).toBeUndefined();
-    expect(await lvm().at({ major: 8, minor: 0 })).toBeUndefined();
+    expect(await lvm().uuidAt({ major: 253, minor: 2 })).toBeUndefined();
+    expect(await lvm().uuidAt({ major: 8, minor: 0 })).toBeUndefined();
   });
 
   it.each([
@@ -199,20 +198,40 @@ it('a thick snapshot says how full its store is, and whether it is lost', async 
   expect(await lvm().byName('vg', 'x')).toMatchObject({ usedPercent: 100, invalid: true });
 });
 
-it('a group says how much it has free', async () => {
-  command('vgs', `echo '{"report":[{"vg":[{"vg_free":"21168652288"}]}]}'`);
-  expect(await lvm().free('vg')).toBe(21168652288);
-  command('vgs', `echo '{"report":[{"vg":[]}]}'`);
-  await expect(lvm().free('vg')).rejects.toThrow('does not know the volume group vg');
-});
+describe('a list', () => {
+  it('has all volumes, pools and free space, by one command', async () => {
+    const pool = {
+      ...row,
+      lv_name: 'tp',
+      lv_layout: 'thin,pool',
+      lv_role: 'private',
+      data_percent: '3.12',
+      metadata_percent: '10.55',
+      lv_health_status: '',
+    };
+    const plain = { ...row, vg_name: 'wg', lv_name: 'root', lv_layout: 'linear', lv_role: 'public' };
+    lvs({ ...row, vg_free: '21168652288' }, { ...pool, vg_free: '21168652288' }, { ...plain, vg_free: '0' });
+    const { volumes, pools, free } = await lvm().list();
+    expect(volumes.map(({ group, name, kind }) => `${group}/${name} ${kind}`)).toEqual([
+      'vg/ta-s1 thin',
+      'vg/tp other',
+      'wg/root linear',
+    ]);
+    expect([...pools]).toEqual([['vg/tp', { dataPercent: 3.12, metadataPercent: 10.55, health: '' }]]);
+    expect([...free]).toEqual([
+      ['vg', 21168652288],
+      ['wg', 0],
+    ]);
+    expect(calls()).toHaveLength(1);
+    expect(calls()[0]).not.toContain('-S');
+  });
 
-it('a pool says how full it is, and one whose figures are missing counts as full', async () => {
-  lvs({ data_percent: '3.12', metadata_percent: '10.55', lv_health_status: '' });
-  expect(await lvm().pool('vg', 'tp')).toEqual({ dataPercent: 3.12, metadataPercent: 10.55, health: '' });
-  lvs({ data_percent: '', metadata_percent: '', lv_health_status: 'failed' });
-  expect(await lvm().pool('vg', 'tp')).toEqual({ dataPercent: 100, metadataPercent: 100, health: 'failed' });
-  lvs();
-  expect(await lvm().pool('vg', 'tp')).toBeUndefined();
+  it('counts a pool whose figures are missing as full', async () => {
+    const pool = { ...row, lv_name: 'tp', lv_layout: 'thin,pool', lv_health_status: 'failed' };
+    lvs({ ...pool, data_percent: '', metadata_percent: '' });
+    const { pools } = await lvm().list();
+    expect(pools.get('vg/tp')).toEqual({ dataPercent: 100, metadataPercent: 100, health: 'failed' });
+  });
 });
 
 it('volumes cannot be made without udevd', async () => {
