@@ -93,7 +93,7 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
 
   async take({ image, snapshot }: StorageDisk): Promise<void> {
     const { group, name } = partsOf(image);
-    await this.volumes.snapshotThick(group, name, partsOf(snapshot).name);
+    await this.volumes.snapshotThick(group, name, partsOf(snapshot).name, { keep: true });
   }
 
   async finish(disk: StorageDisk, made: string | undefined) {
@@ -172,7 +172,7 @@ export class ThickStorage extends VolumeStorage implements DiskStorage {
     await this.release(volume);
     await this.volumes.activate(group, name);
     await this.volumes.createStore(group, safety.name, safetySize(source));
-    await this.volumes.snapshotThick(group, name, safety.name);
+    await this.volumes.snapshotThick(group, name, safety.name, { keep: false });
     await this.volumes.settle();
     const made = await this.volumes.byName(group, safety.name);
     if (made === undefined || !isSound(made))

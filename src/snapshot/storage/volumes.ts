@@ -65,7 +65,8 @@ export interface Volumes {
   flush(volume: Pick<Volume, 'group' | 'name'>): Promise<void>;
   /**
    * Creates a snapshot of a thin volume, in its pool. It is not activated.
-   * @param options `keep`: a snapshot to be kept: it has the tag, and does not become active at the next boot
+   * @param options `keep`: a snapshot to be kept: it has the tag, does not become active at the next boot, and the guest is stopped
+   * until it is taken
    * @throws {DiskError} If it cannot be created
    */
   snapshotThin(
@@ -82,9 +83,15 @@ export interface Volumes {
   createStore(group: string, name: string, bytes: number): Promise<void>;
   /**
    * Makes a store a snapshot of a plain volume as that is now, active. Does not wait until udev has made its device's name.
+   * @param options `keep`: a snapshot to be kept: the guest is stopped until it is taken
    * @throws {DiskError} If that is not possible
    */
-  snapshotThick(group: string, origin: string, store: string): Promise<void>;
+  snapshotThick(
+    group: string,
+    origin: string,
+    store: string,
+    options: { readonly keep: boolean },
+  ): Promise<void>;
   /** Waits until udev has made all devices' names. */
   settle(): Promise<void>;
   /**

@@ -109,7 +109,7 @@ export async function runProgram(
 export type UnkilledResult =
   | { readonly ended: true; readonly status: number; readonly stderr: string }
   /** It is still running: the time was over, or the signal aborted and it did not end soon after. */
-  | { readonly ended: false; readonly pid: number };
+  | { readonly ended: false; readonly pid: number; readonly idle: boolean };
 
 /** How long to wait for a program after an interruption, in milliseconds: less than a phase does. */
 const AFTER_ABORT_MS = 60_000;
@@ -119,7 +119,8 @@ const POLL_MS = 500;
  * Runs a program that changes something, and waits for its end. The program is never killed, since half of
  * its work would be worse than all of it; if it takes too long, it is only waited for no longer. Its output
  * goes to a file, so that it can continue without us.
- * @param options `timeoutMs`: no limit by default; `abortMs`: how long to wait after an interruption; `onText` is called about
+ * @param options `timeoutMs`: no limit by default; `idleMs`: how long to wait while it neither reads, writes nor computes, no limit by
+ * default; `abortMs`: how long to wait after an interruption; `onText` is called about
  * twice a second with the end of what it has printed; `env`: in place of our own environment
  * @throws {EnvironmentError} If there is no such program, or it cannot be run.
  * @throws {InterruptedError} If the signal aborted before.
@@ -129,13 +130,14 @@ export async function runUnkilled(
   args: readonly string[],
   options: {
     timeoutMs?: number | undefined;
+    idleMs?: number | undefined;
     signal?: AbortSignal | undefined;
     abortMs?: number | undefined;
     onText?: ((stdout: string) => void) | undefined;
     env?: NodeJS.ProcessEnv;
   } = {},
 ): Promise<UnkilledResult> {
-  const { timeoutMs, signal, abortMs = AFTER_ABORT_MS, onText } = options;
+  const { timeoutMs, idleMs = Number.POSITIVE_INFINITY, signal, abortMs = AFTER_ABORT_MS, onText } = options;
   const words = await openWords();
   const said = onText === undefined ? undefined : await openWords();
   try {
@@ -150,7 +152,13 @@ export async function runUnkilled(
     ended.catch(() => {});
     let timer: NodeJS.Timeout | undefined;
     let onAbort = (): void => {};
+    let idle = false;
+    let watch: NodeJS.Timeout | undefined;
     const enough = new Promise<void>((resolve) => {
+      watch = watchProgress(child.pid, idleMs, () => {
+        idle = true;
+        resolve();
+      });
       if (timeoutMs !== undefined) timer = setTimeout(resolve, timeoutMs);
       onAbort = () => {
         clearTimeout(timer);
@@ -158,14 +166,13 @@ export async function runUnkilled(
       };
       signal?.addEventListener('abort', onAbort, { once: true });
     });
-    const watch = isBounded() ? watchProgress(child.pid) : undefined;
     const listen = said && setInterval(() => void said.tail().then(onText, () => {}), POLL_MS);
     try {
       const outcome = await Promise.race([ended, enough]);
       if (outcome === undefined) {
         // It must not keep a process running that has nothing else to do.
         child.unref();
-        return { ended: false, pid: child.pid ?? 0 };
+        return { ended: false, pid: child.pid ?? 0, idle };
       }
       return { ended: true, status: outcome[0] ?? -1, stderr: (await words?.read()) ?? '' };
     } catch (error) {
@@ -213,13 +220,23 @@ async function openWords(): Promise<Words | undefined> {
   }
 }
 
-/** Reports signs of life as long as a process reads, writes or computes. */
-function watchProgress(pid: number | undefined): NodeJS.Timeout | undefined {
-  if (pid === undefined) return undefined;
+/**
+ * Reports signs of life as long as a process reads, writes or computes.
+ * @param onIdle is called if it has not for `idleMs`
+ */
+function watchProgress(
+  pid: number | undefined,
+  idleMs: number,
+  onIdle: () => void,
+): NodeJS.Timeout | undefined {
+  if (pid === undefined || (!isBounded() && !Number.isFinite(idleMs))) return undefined;
   let before: string | undefined;
+  let active = performance.now();
   return setInterval(() => {
     void processActivity(pid).then((now) => {
       if (before !== undefined && now !== undefined && now !== before) showProgress();
+      if (before !== now) active = performance.now();
+      else if (performance.now() - active >= idleMs) onIdle();
       before = now;
     });
   }, POLL_MS);

@@ -18,8 +18,10 @@ import { writeBack } from './write-back.ts';
 
 /** Time limit in milliseconds for a command that only reads: it waits for one that writes. */
 const READ_MS = 60_000;
-/** How long to wait for a command that writes, in milliseconds; it is never killed. A guest may be stopped. */
+/** How long to wait for a command that writes, in milliseconds; it is never killed. */
 const WRITE_MS = 60_000;
+/** How long to wait for one that does nothing, while a guest is stopped for it: it waits for something that hangs. */
+const IDLE_MS = 10_000;
 /** How long to wait for a command of a killed xlsnap. */
 const WORKER_MS = 30_000;
 const POLL_MS = 100;
@@ -48,17 +50,24 @@ export class Lvm implements Volumes {
   readonly #devices: string;
   readonly #proc: string;
   readonly #writeMs: number;
+  readonly #idleMs: number;
 
   /**
-   * @param options for tests: where the kernel describes block devices and processes, and how long to wait for a command that
-   * writes
+   * @param options for tests: where the kernel describes block devices and processes, how long to wait for a command that writes,
+   * and for one that does nothing while a guest is stopped
    */
   constructor(
-    options: { readonly devices?: string; readonly proc?: string; readonly writeMs?: number } = {},
+    options: {
+      readonly devices?: string;
+      readonly proc?: string;
+      readonly writeMs?: number;
+      readonly idleMs?: number;
+    } = {},
   ) {
     this.#devices = options.devices ?? '/sys/dev/block';
     this.#proc = options.proc ?? '/proc';
     this.#writeMs = options.writeMs ?? WRITE_MS;
+    this.#idleMs = options.idleMs ?? IDLE_MS;
   }
 
   async uuidAt({
@@ -114,15 +123,8 @@ export class Lvm implements Volumes {
   ): Promise<void> {
     // Nothing becomes active, so there is nothing to wait for udev for.
     const how = keep ? ['--addtag', VOLUME_TAG] : ['-an', '-kn'];
-    await this.#change('lvcreate', [
-      '-y',
-      '--noudevsync',
-      ...how,
-      '-s',
-      '-n',
-      checked(name),
-      full(group, origin),
-    ]);
+    const args = ['-y', '--noudevsync', ...how, '-s', '-n', checked(name), full(group, origin)];
+    await this.#change('lvcreate', args, keep ? { idleMs: this.#idleMs } : {});
   }
 
   async createStore(group: string, name: string, bytes: number): Promise<void> {
@@ -140,9 +142,14 @@ export class Lvm implements Volumes {
     await this.deactivate(group, name);
   }
 
-  async snapshotThick(group: string, origin: string, store: string): Promise<void> {
-    const how = ['-y', '--noudevsync', '--type', 'snapshot', '-Zn'];
-    await this.#change('lvconvert', [...how, full(group, origin), full(group, store)]);
+  async snapshotThick(
+    group: string,
+    origin: string,
+    store: string,
+    { keep }: { readonly keep: boolean },
+  ): Promise<void> {
+    const args = ['-y', '--noudevsync', '--type', 'snapshot', '-Zn', full(group, origin), full(group, store)];
+    await this.#change('lvconvert', args, keep ? { idleMs: this.#idleMs } : {});
   }
 
   async settle(): Promise<void> {
@@ -201,20 +208,29 @@ export class Lvm implements Volumes {
     throw new EnvironmentError('LVM', `lvs failed with exit status ${status}: ${stderr.trim()}`);
   }
 
-  async #change(program: string, args: readonly string[]): Promise<void> {
+  /**
+   * @param options `idleMs`: how long to wait while it does nothing
+   * @throws {DiskError} If it fails, or is no longer waited for (`LVM_HANGS`)
+   */
+  async #change(
+    program: string,
+    args: readonly string[],
+    { idleMs }: { readonly idleMs?: number } = {},
+  ): Promise<void> {
     const result = await runUnkilled(program, ['-qq', ...args], {
       timeoutMs: this.#writeMs,
+      idleMs,
       env: cleanEnv(),
     });
     const line = [program, ...args].join(' ');
     if (!result.ended) {
-      throw new DiskError(
-        'LVM_HANGS',
-        `${line} (pid ${result.pid}) has not ended within ${this.#writeMs / 1000} s`,
-        {
-          hint: 'find out what it waits for: udevd, another command of LVM, or the disk below; then run xlsnap recover',
-        },
-      );
+      const how =
+        result.idle && idleMs !== undefined
+          ? `has done nothing for ${idleMs / 1000} s, and the guest is stopped for it`
+          : `has not ended within ${this.#writeMs / 1000} s`;
+      throw new DiskError('LVM_HANGS', `${line} (pid ${result.pid}) ${how}`, {
+        hint: 'find out what it waits for: udevd, another command of LVM, or the disk below; then run xlsnap recover',
+      });
     }
     if (result.status === 0) return;
     throw new DiskError('LVM', `${line} failed with exit status ${result.status}: ${result.stderr.trim()}`);

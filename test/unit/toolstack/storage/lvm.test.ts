@@ -161,7 +161,7 @@ describe('a change', () => {
   it('for a thick snapshot is a store before, and one quick command while the guest is stopped', async () => {
     for (const name of ['lvcreate', 'lvconvert', 'lvchange']) command(name, 'exit 0');
     await lvm().createStore('vg', 'd.s1', 2 ** 20 + 1);
-    await lvm().snapshotThick('vg', 'd', 'd.s1');
+    await lvm().snapshotThick('vg', 'd', 'd.s1', { keep: true });
     expect(calls()).toEqual([
       'lvcreate -qq -y --addtag xlsnap -L 1025k -n d.s1 vg',
       'lvchange -qq -an vg/d.s1',
@@ -176,6 +176,28 @@ describe('a change', () => {
     expect(error.code).toBe('LVM_HANGS');
     expect(error.message).toMatch(/^lvcreate .* \(pid \d+\) has not ended within 0.1 s$/);
     await expect.poll(() => existsSync(join(scratch, 'ended')), { timeout: 20_000 }).toBe(true);
+  });
+
+  it('that does nothing while the guest is stopped is waited for even shorter, and never killed', async () => {
+    command('lvconvert', `sleep 3; echo ended >${scratch}/ended`);
+    const volumes = new Lvm({ proc: join(scratch, 'proc'), idleMs: 600 });
+    const error = await failure(volumes.snapshotThick('vg', 'd', 'd.s1', { keep: true }));
+    expect(error.code).toBe('LVM_HANGS');
+    expect(error.message).toMatch(
+      /^lvconvert .* has done nothing for 0.6 s, and the guest is stopped for it$/,
+    );
+    expect(existsSync(join(scratch, 'ended'))).toBe(false);
+    await expect.poll(() => existsSync(join(scratch, 'ended')), { timeout: 20_000 }).toBe(true);
+    // Nobody is stopped during a revert.
+    await volumes.snapshotThick('vg', 'd', 'd.safety', { keep: false });
+  });
+
+  it('that works is waited for, however long it takes', async () => {
+    // Reads from and writes to pipes all the time.
+    command('lvcreate', 'for n in $(seq 30); do echo $n; sleep 0.1; done >/dev/null');
+    const volumes = new Lvm({ proc: join(scratch, 'proc'), idleMs: 1500 });
+    await volumes.snapshotThin('vg', 'ta', 'ta.s1', { keep: true });
+    expect(calls()).toHaveLength(1);
   });
 
   it("that fails is reported with LVM's own words", async () => {
