@@ -160,7 +160,7 @@ const COMMON: Omit<Abi, 'release' | 'proof' | 'domctlInterfaceVersion'> = {
 /** The supported releases, newest first. */
 export const ABIS: readonly Abi[] = [
   { ...COMMON, release: '4.22', proof: 'real-xen', domctlInterfaceVersion: 0x18 },
-  { ...COMMON, release: '4.21', proof: 'headers', domctlInterfaceVersion: 0x17 },
+  { ...COMMON, release: '4.21', proof: 'real-xen', domctlInterfaceVersion: 0x17 },
   { ...COMMON, release: '4.20', proof: 'real-xen', domctlInterfaceVersion: 0x17 },
   { ...COMMON, release: '4.19', proof: 'headers', domctlInterfaceVersion: 0x17 },
   { ...COMMON, release: '4.18', proof: 'headers', domctlInterfaceVersion: 0x16 },
