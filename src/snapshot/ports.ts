@@ -331,6 +331,11 @@ export interface DeviceModel extends AsyncDisposable {
   /** The machine's state without its memory and disks: content of an EMULATOR_CONTEXT record. HVM only. */
   saveState(): Promise<Uint8Array>;
   /**
+   * Does what must precede `snapshotDisks` and may take long: closes what an earlier merge has left open of a disk. Called while
+   * the guest runs. Default: nothing.
+   */
+  prepareSnapshot?(vdev: string): Promise<void>;
+  /**
    * Takes all snapshots in one transaction: all or none. An overlay that is not `reserved` is created.
    * @throws {DiskError} If it fails: no disk has changed then, except with `DISKS_UNKNOWN`, where QEMU broke off;
    * `undoSnapshots` puts it right

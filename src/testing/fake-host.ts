@@ -838,6 +838,10 @@ export class FakeHost implements Host {
         await ask('saveState');
         return new TextEncoder().encode('QEVM state');
       },
+      prepareSnapshot: async (vdev) => {
+        await ask('prepareSnapshot');
+        close(vdev);
+      },
       snapshotDisks: async (actions) => {
         await ask('snapshotDisks');
         if (!domain.suspended) throw new DiskError('TEST', 'disks snapshotted while the guest runs');
@@ -846,10 +850,9 @@ export class FakeHost implements Host {
             throw new DiskError('TEST', `there is a tag ${action.tag} already`);
           }
         }
-        for (const action of actions) {
-          close(action.vdev);
-          take(action);
-        }
+        const left = actions.find(({ vdev }) => domain.unclosed.has(vdev));
+        if (left !== undefined) throw new DiskError('TEST', `QEMU has another node on disk ${left.vdev}`);
+        for (const action of actions) take(action);
       },
       undoSnapshots: async (actions) => {
         await ask('undoSnapshots');

@@ -186,9 +186,14 @@ describe('the node of a merged overlay that a killed process, or an earlier xlsn
     expect(await openImages()).toEqual(['base', 'e1']);
   });
 
-  it('does not prevent the undo of a snapshot', async () => {
+  it('goes before a snapshot is taken, and so does not prevent its undo', async () => {
     await mergeAndLeave('e2', 'e1');
     const action = { kind: 'external', vdev: 'xvda', path: at('e3') } as const;
+    {
+      await using model = await open('e1');
+      await model.prepareSnapshot('xvda');
+    }
+    expect(await nodeNames()).not.toContain('xvda-qcow2');
     {
       await using model = await open('e1');
       await model.snapshotDisks([action]);

@@ -35,17 +35,22 @@ export class QemuTaker implements Taker {
     this.#deviceModel = deviceModel;
   }
 
-  get prepares(): boolean {
-    return this.#overlays.length > 0;
-  }
+  readonly prepares = true;
 
   get #overlays(): readonly ExternalDisk[] {
     return this.#disks.filter((disk) => disk.kind === 'external');
   }
 
-  /** Creates the empty files that QEMU is to write overlays to: it would overwrite what is there by then. */
+  /**
+   * Has QEMU close what earlier merges have left open, and creates the empty files that it is to write overlays to: it would
+   * overwrite what is there by then.
+   */
   async prepare(): Promise<void> {
     const { phases, context, mark } = this.#run;
+    for (const { vdev } of this.#disks) {
+      phases.checkpoint();
+      await this.#deviceModel.prepareSnapshot?.(vdev);
+    }
     for (const disk of this.#overlays) {
       phases.checkpoint();
       const { vdev } = disk;

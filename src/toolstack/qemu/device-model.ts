@@ -94,6 +94,10 @@ export class QemuDeviceModel implements DeviceModel {
     }
   }
 
+  async prepareSnapshot(vdev: string): Promise<void> {
+    await this.#deleteLeftNode(vdev);
+  }
+
   async snapshotDisks(actions: readonly DiskAction[]): Promise<void> {
     const parts = actions.map((action) => {
       const disk = this.#disk(action.vdev);
@@ -103,7 +107,6 @@ export class QemuDeviceModel implements DeviceModel {
       return part;
     });
     const before = await this.#taken(actions);
-    for (const { vdev } of actions) await this.#deleteLeftNode(vdev);
     const overlays = await reserveOverlays(actions);
     try {
       await transaction(await this.#session(), parts, this.#limits);

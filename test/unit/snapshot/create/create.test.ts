@@ -445,6 +445,16 @@ describe('a guest that does not stay suspended until the snapshot is taken', () 
     expect(host.runs).toBe(lives);
   });
 
+  it('has what an earlier merge left open closed before it is suspended', async () => {
+    const host = makeHost();
+    host.own.unclosed.set('xvda', join(directory, 'merged.qcow2'));
+    await createSnapshot(host, { domain: 'guest1', name: 's1' });
+    expect(host.own.unclosed.size).toBe(0);
+    const at = ['prepareSnapshot', 'suspend', 'snapshotDisks'].map((call) => host.calls.indexOf(call));
+    expect(at).toEqual([...at].sort((one, other) => one - other));
+    expect(at[0]).toBeGreaterThan(0);
+  });
+
   it('its QEMU dies before it takes the disks: there is nothing to undo', async () => {
     const host = makeHost({ disks: [{ vdev: 'xvda' }, { vdev: 'xvdb' }] });
     host.fault = (call) => {
@@ -616,6 +626,7 @@ describe('a live create', () => {
       'plan',
       'preflight',
       'open',
+      'prepare',
       'precopy',
       'suspend',
       ...(type === 'hvm' ? ['device-model'] : []),
