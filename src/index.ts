@@ -71,7 +71,7 @@ export {
   type TagIdentity,
   type UnknownDrive,
 } from './memfile/manifest.ts';
-export type { ChecksumAlgorithm } from './memfile/summer.ts';
+export type { ChecksumAlgorithm, MakeXxh3, Xxh3 } from './memfile/summer.ts';
 export { MemoryFileError, type MemoryReport } from './memfile/verify.ts';
 export type {
   CopyRound,

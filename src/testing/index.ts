@@ -23,7 +23,7 @@ export {
   FakeQmpRefusal,
   FakeQmpServer,
 } from '../qmp/testing.ts';
-export type { Pool, Volume, Volumes } from '../snapshot/storage/volumes.ts';
+export type { Pool, Volume, VolumeList, Volumes } from '../snapshot/storage/volumes.ts';
 export { FakeXenstored } from '../xenstore/testing.ts';
 export type { XenstoreMessage } from '../xenstore/wire.ts';
 export { FakeDomain } from './fake-domain.ts';
