@@ -235,7 +235,8 @@ function watchProgress(
   return setInterval(() => {
     void processActivity(pid).then((now) => {
       if (before !== undefined && now !== undefined && now !== before) showProgress();
-      if (before !== now) active = performance.now();
+      // Where that cannot be read, nothing says that it is idle.
+      if (now === undefined || before !== now) active = performance.now();
       else if (performance.now() - active >= idleMs) onIdle();
       before = now;
     });
