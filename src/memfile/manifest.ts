@@ -22,6 +22,11 @@ export type SnapshotDisk =
     }
   | StorageDisk;
 
+/** The image that the guest wrote to until the snapshot. */
+export function imageOf(disk: SnapshotDisk): string {
+  return disk.kind === 'external' ? disk.base : disk.image;
+}
+
 /** A snapshot that the disk's own storage has taken; the domain continues on its disk. */
 export interface StorageDisk {
   readonly kind: 'storage';

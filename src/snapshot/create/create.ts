@@ -177,7 +177,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const record = await openRecord(run, opened.journal);
   const takers = takersOf(run, opened.journal);
   // Before the rounds: what the guest writes while this takes its time would be copied while it is stopped.
-  if (takers.some(({ prepares }) => prepares)) {
+  if (takers.length > 0) {
     await phases.run('prepare', () => prepareDisks(run, takers, opened.journal));
   }
   const log = new DirtyLog(guest, plan.type === 'hvm' ? deviceModel : undefined);

@@ -2,7 +2,7 @@
 import { dirname } from 'node:path';
 import { exists } from '../../core/files.ts';
 import type { Problem } from '../../core/problem.ts';
-import type { QemuDisk, SnapshotDisk } from '../../memfile/manifest.ts';
+import { imageOf, type QemuDisk, type SnapshotDisk } from '../../memfile/manifest.ts';
 import { asFinding } from '../findings.ts';
 import { howToRelease, isSameImage } from '../images/chain.ts';
 import { infoOf } from '../images/identity.ts';
@@ -12,7 +12,7 @@ import type { CreateContext } from './plan.ts';
 import { qemuDisks } from './qemu-taker.ts';
 import { storedDisks } from './stored-taker.ts';
 
-/** The files that the snapshots of disks create, and do not expect. */
+/** The files that the snapshots of disks create: none of them may exist. */
 export function newFilesOf(disks: readonly SnapshotDisk[]): readonly string[] {
   return disks.flatMap((disk) => (disk.kind === 'external' ? [disk.overlay] : []));
 }
@@ -93,9 +93,4 @@ async function checkWriters(host: Host, { plan, domain, findings }: CreateContex
       });
     }
   }
-}
-
-/** What the guest writes to until then. */
-function imageOf(disk: SnapshotDisk): string {
-  return disk.kind === 'external' ? disk.base : disk.image;
 }

@@ -37,7 +37,7 @@ export interface CreateContext {
   readonly disks: readonly DomainDisk[];
   /** The storages that can, or could, snapshot disks which QEMU cannot snapshot inside their images; by vdev. */
   readonly storages: ReadonlyMap<string, FoundStorage>;
-  /** What storages are asked, they are asked once. */
+  /** Has storages asked each question once. */
   readonly look: Look;
   /** The cfgfile for the revert. */
   readonly configText: string;

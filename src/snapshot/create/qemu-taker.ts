@@ -35,8 +35,6 @@ export class QemuTaker implements Taker {
     this.#deviceModel = deviceModel;
   }
 
-  readonly prepares = true;
-
   get #overlays(): readonly ExternalDisk[] {
     return this.#disks.filter((disk) => disk.kind === 'external');
   }

@@ -10,7 +10,6 @@ import type { Taker } from './takers.ts';
 import { planDiskUndo } from './undo.ts';
 
 export class StoredTaker implements Taker {
-  readonly prepares = true;
   readonly flushes = true;
   readonly #run: CreateRun;
   readonly #journal: CreateJournal;

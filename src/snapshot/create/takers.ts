@@ -11,8 +11,6 @@ import { StoredTaker, storedDisks } from './stored-taker.ts';
 
 /** Takes the disks of one kind. Each step that takes effect registers its undo. */
 export interface Taker {
-  /** Whether `prepare` has anything to do. */
-  readonly prepares: boolean;
   /** Whether `flush` has anything to do. */
   readonly flushes: boolean;
   /** Does everything slow, and reserves names. The guest runs. */

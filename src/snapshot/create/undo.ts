@@ -1,5 +1,6 @@
 /**
- * Undoes the steps of a create that concern files: for the process that took them, and for another one that has its journal. A function called `plan…Undo` only registers an undo in `phases`, which runs if the create fails.
+ * Undoes the steps of a create that concern files: for the process that took them, and for another one that has its journal. A
+ * function called `plan…Undo` only registers an undo in `phases`, which runs if the create fails.
  */
 
 import { createHash } from 'node:crypto';

@@ -1,7 +1,7 @@
 /** A snapshot that is to be deleted, with what it is looked at with. */
 import type { Problem } from '../../core/problem.ts';
 import type { FoundManifest } from '../../memfile/find-manifests.ts';
-import type { Manifest, SnapshotDisk } from '../../memfile/manifest.ts';
+import { imageOf, type Manifest, type SnapshotDisk } from '../../memfile/manifest.ts';
 import { truePath } from '../images/chain.ts';
 import type { Host } from '../ports.ts';
 import type { DoomedOverlay, DoomedSnapshot, DoomedTag } from './journal.ts';
@@ -76,8 +76,7 @@ export async function disksOn(
   for (const other of others) {
     for (const disk of other.manifest.disks) {
       if (disk.kind !== kind) continue;
-      const path = disk.kind === 'external' ? disk.base : disk.image;
-      if ((await truePath(path)) === wanted) found.push({ ...other, disk });
+      if ((await truePath(imageOf(disk))) === wanted) found.push({ ...other, disk });
     }
   }
   return found;

@@ -3,7 +3,13 @@ import { isAbsolute } from 'node:path';
 import { DiskError } from '../../core/errors.ts';
 import type { Problem } from '../../core/problem.ts';
 import { configDisks, isVolume, type LibxlConfig, qemuFormat } from '../../memfile/libxl-config.ts';
-import type { DiskIdentity, Manifest, SnapshotDisk, StorageDisk } from '../../memfile/manifest.ts';
+import {
+  type DiskIdentity,
+  imageOf,
+  type Manifest,
+  type SnapshotDisk,
+  type StorageDisk,
+} from '../../memfile/manifest.ts';
 import type { RevertDisk, RevertRequest } from '../api.ts';
 import { isSameImage, standsOn, truePath } from '../images/chain.ts';
 import type { ImageHost, ImageInfo } from '../ports.ts';
@@ -85,11 +91,6 @@ function wantedStored(disk: StorageDisk, manifest: Manifest | undefined): Wanted
   const { vdev, kind, image } = disk;
   const identity = manifest?.identities?.find((one) => one.vdev === vdev);
   return { vdev, kind, image, imageFormat: 'raw', tag: '', overlay: '', stored: disk, identity };
-}
-
-/** The image that a disk had at the snapshot's instant. */
-function imageOf(disk: SnapshotDisk): string {
-  return disk.kind === 'external' ? disk.base : disk.image;
 }
 
 function formatOf(disk: SnapshotDisk): string {
