@@ -31,6 +31,7 @@ import { verifyMemoryFile } from '../toolstack/memory-file.ts';
 import type { CommandRun, CommandRunner } from './command.ts';
 import { GuestWatch, stopOf } from './guest-watch.ts';
 import { describeMachine, load } from './machine.ts';
+import { MemoryLimit } from './memory-limit.ts';
 import { roundOrder } from './order.ts';
 import { ownFailure, readOwnResult } from './own-result.ts';
 import { type BenchPath, baselineOf, commandOf, type RunFiles } from './paths.ts';
@@ -229,12 +230,15 @@ class Bench {
       await warmPageCache(join(this.#directory, 'warm'), this.#domain.memoryBytes, signal);
       throwIfAborted(signal);
       const writtenBefore = round === 0 ? await this.#written(this.#directory) : undefined;
+      await using limit =
+        path.memoryMiB === undefined ? undefined : await MemoryLimit.make(path.memoryMiB * 2 ** 20);
       await using watch = new GuestWatch(this.#host.hypervisor, this.#domid);
       let run = await this.#runCommand(this.#commandOf(path, files), {
         directory: this.#directory,
         ...limits,
         // xl would leave the guest suspended.
         endsTidily: path.mode !== 'xl-save',
+        group: limit?.directory,
       });
       if (path.mode === 'xl-save' && path.sync) run = await syncAfter(run, this.#directory, memory);
       const stop = stopOf(await watch.end(), run.startedMs);

@@ -1,13 +1,14 @@
 /** Runs a command and measures its time, processor time and memory. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EnvironmentError } from '../core/errors.ts';
 import { endedChildrenTimes, peakResident, processTree } from './processes.ts';
 
 /** How often memory is sampled. */
-const SAMPLE_MS = 20;
+const SAMPLE_MS = 50;
 /** Maximum output read back, in bytes. */
 const MAX_OUTPUT = 16 * 1024 * 1024;
 
@@ -31,6 +32,8 @@ export interface CommandOptions {
   readonly signal?: AbortSignal | undefined;
   /** Whether SIGTERM makes it clean up and exit. If not, it is left to finish by itself. */
   readonly endsTidily: boolean;
+  /** Directory of the control group that it joins. */
+  readonly group?: string | undefined;
 }
 
 export type CommandRunner = (command: readonly string[], options: CommandOptions) => Promise<CommandRun>;
@@ -38,10 +41,10 @@ export type CommandRunner = (command: readonly string[], options: CommandOptions
 /**
  * Runs a program to its end and measures it: elapsed time from before the start of the process to its end; processor time
  * of the program and of the processes that it has waited for, in steps of 10 ms; the largest resident sets of the program
- * and its descendants, sampled every 20 ms. No other child of this process may end in the meantime.
+ * and its descendants, sampled every 50 ms. No other child of this process may end in the meantime.
  * @throws {EnvironmentError} If the program cannot be run.
  */
-export const measureCommand: CommandRunner = async (command, { directory, signal, endsTidily }) => {
+export const measureCommand: CommandRunner = async (command, { directory, signal, endsTidily, group }) => {
   const [program = '', ...args] = command;
   const place = await mkdtemp(join(directory, 'run-'));
   // Files, not pipes: if this process is killed, a SIGPIPE must not kill the command while the guest is stopped.
@@ -56,6 +59,7 @@ export const measureCommand: CommandRunner = async (command, { directory, signal
       // In its own process group: a Ctrl-C is meant for us.
       detached: true,
     });
+    const problem = group === undefined ? undefined : joinGroup(group, child.pid);
     const peaks = new Map<number, number>();
     const sample = (): void => {
       if (child.pid === undefined) return;
@@ -71,6 +75,7 @@ export const measureCommand: CommandRunner = async (command, { directory, signal
     if (signal?.aborted) end();
     try {
       const [status] = (await once(child, 'exit')) as [number | null];
+      if (problem !== undefined) throw problem;
       const wallSeconds = (performance.now() - startedMs) / 1000;
       const after = endedChildrenTimes();
       return {
@@ -99,4 +104,14 @@ async function contentOf(file: FileHandle): Promise<string> {
   const buffer = Buffer.alloc(Math.min(size, MAX_OUTPUT));
   const { bytesRead } = await file.read(buffer, 0, buffer.length, 0);
   return buffer.toString('utf8', 0, bytesRead);
+}
+
+/** Puts a process that has just started into a control group. A command that is not there must still be waited for. */
+function joinGroup(group: string, pid: number | undefined): unknown {
+  try {
+    if (pid !== undefined) writeFileSync(join(group, 'cgroup.procs'), String(pid));
+    return undefined;
+  } catch (error) {
+    return error;
+  }
 }

@@ -6,6 +6,9 @@ import type { SeenStop } from './types.ts';
 
 /** Pause between two samples. */
 const POLL_MS = 1;
+/** Once the guest is stopped, such a share of the time since then, at most so long: sampling takes time from what is measured. */
+const STOPPED_SHARE = 1 / 100;
+const STOPPED_POLL_MS = 10;
 
 /** One sample of the domain's state: when it began and ended, in milliseconds of `performance.now()`, and its result. */
 export interface Look {
@@ -16,7 +19,7 @@ export interface Look {
 
 /**
  * Samples a domain's state from outside to find out when it is stopped, in the same way for any program that stops it. A
- * sample takes about 0.3 ms, with 1 ms between two samples; a busy machine makes both longer.
+ * sample takes about 0.3 ms, with 1 ms between two samples, and more during a long stop; a busy machine makes both longer.
  */
 export class GuestWatch implements AsyncDisposable {
   readonly #hypervisor: Pick<Hypervisor, 'domainState'>;
@@ -49,12 +52,14 @@ export class GuestWatch implements AsyncDisposable {
   }
 
   async #watch(): Promise<void> {
+    let running = performance.now();
     while (!this.#over.signal.aborted) {
       const from = performance.now();
       const state = await this.#hypervisor.domainState(this.#domid);
       const stopped = state !== undefined && (state.paused || state.shutdown !== undefined);
       this.#note({ from, to: performance.now(), stopped });
-      await sleep(POLL_MS);
+      if (!stopped) running = from;
+      await sleep(pauseAfter(from - running));
     }
   }
 
@@ -64,6 +69,11 @@ export class GuestWatch implements AsyncDisposable {
       this.#looks.pop();
     this.#looks.push(look);
   }
+}
+
+/** The pause before the next sample, when the guest has been stopped for so long; all in milliseconds. */
+export function pauseAfter(stopped: number): number {
+  return Math.min(Math.max(POLL_MS, stopped * STOPPED_SHARE), STOPPED_POLL_MS);
 }
 
 /**

@@ -5,6 +5,9 @@ import { parseTuning, tuningWords } from '../snapshot/memory/tuning.ts';
 
 const MODES = ['xl-save', 'paused', 'live', 'tracked'] as const;
 
+/** At least 64 MiB: Node needs as much. */
+const MEMORY = /^memory=(?:6[4-9]|[7-9][0-9]|[1-9][0-9]{2,6})$/;
+
 /** One way to save a guest's memory to a file without ending the guest. */
 export interface BenchPath {
   /** In the words of `--paths`. */
@@ -13,6 +16,8 @@ export interface BenchPath {
   readonly mode: (typeof MODES)[number];
   /** Waits until the file is on the disk. `xl save` by itself does not. */
   readonly sync: boolean;
+  /** How much memory the command may use, its page cache included, in MiB. Default: no limit. */
+  readonly memoryMiB?: number | undefined;
   readonly tuning: Tuning;
 }
 
@@ -39,22 +44,27 @@ function parsePath(word: string): BenchPath {
       hint: 'paths are xl-save, paused, live, tracked or all; options follow a plus sign: paused+sync, live+batch=510',
     });
   }
-  const tuning = parseTuning(options.filter((option) => option !== 'sync'));
+  const limits = options.filter((option) => MEMORY.test(option));
+  const memoryMiB = limits.length === 0 ? undefined : Number(limits.at(-1)?.slice('memory='.length));
+  const tuning = parseTuning(options.filter((option) => option !== 'sync' && !MEMORY.test(option)));
   if (mode === 'xl-save' && tuningWords(tuning).length > 0) {
-    throw new UsageError('PATHS', `path "${word}": xl save takes no option but sync`);
+    throw new UsageError('PATHS', `path "${word}": xl save takes no options but sync and memory=MIB`);
   }
   if (mode === 'tracked' && (tuning.checksums === false || tuning.batchPages !== undefined)) {
     throw new UsageError('PATHS', `path "${word}": --track cannot be used with no-checksums or batch`);
   }
   const sync = options.includes('sync');
-  const name = [mode, ...(sync ? ['sync'] : []), ...tuningWords(tuning)].join('+');
-  return { name, mode, sync, tuning };
+  const memory = memoryMiB === undefined ? [] : [`memory=${memoryMiB}`];
+  const name = [mode, ...(sync ? ['sync'] : []), ...memory, ...tuningWords(tuning)].join('+');
+  return { name, mode, sync, memoryMiB, tuning };
 }
 
-/** Finds the path to compare with: `xl save`, with `sync` if the path has it and that variant is measured. */
+/** Finds the path to compare with: `xl save`, with the same `sync` and `memory=` as far as such a variant is measured. */
 export function baselineOf(path: BenchPath, paths: readonly BenchPath[]): BenchPath | undefined {
   const xl = paths.filter(({ mode }) => mode === 'xl-save');
-  return xl.find(({ sync }) => sync === path.sync) ?? xl[0];
+  const alike = xl.filter(({ memoryMiB }) => memoryMiB === path.memoryMiB);
+  const candidates = alike.length > 0 ? alike : xl;
+  return candidates.find(({ sync }) => sync === path.sync) ?? candidates[0];
 }
 
 /** The files of one run. */

@@ -255,7 +255,7 @@ function plots({ paths, runs }: BenchResult): readonly string[] {
     ),
     strip(
       'Peak memory',
-      'Sum of the largest resident sets of the command and the processes that it started, sampled every 20 ms.',
+      'Sum of the largest resident sets of the command and the processes that it started, sampled every 50 ms.',
       (run) => run.peakBytes / MIB,
       wholeMib,
     ),

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { GuestWatch, type Look, stopOf } from '../../../src/bench/guest-watch.ts';
+import { GuestWatch, type Look, pauseAfter, stopOf } from '../../../src/bench/guest-watch.ts';
 import { toDomid } from '../../../src/core/brand.ts';
 import type { DomainState } from '../../../src/snapshot/ports.ts';
 
@@ -62,4 +62,8 @@ test('a sample that fails is reported at the end', async () => {
   const domainState = (): Promise<never> => Promise.reject(new Error('no xenstore'));
   await using watch = new GuestWatch({ domainState }, toDomid(7));
   await expect(watch.end()).rejects.toThrow('no xenstore');
+});
+
+test('a short stop is sampled every millisecond, a long one less and less often', () => {
+  expect([0, 50, 100, 300, 1000, 60_000].map(pauseAfter)).toEqual([1, 1, 1, 3, 10, 10]);
 });

@@ -30,6 +30,9 @@ describe('paths that are refused', () => {
     'live+batch=511',
     'paused+in-flight=65',
     'xl-save+no-sparse',
+    'paused+memory=63',
+    'paused+memory=',
+    'paused+memory=100,paused+memory=100',
     'tracked+no-checksums',
     'tracked+batch=510',
     'live,live',
@@ -55,6 +58,16 @@ test('a path that waits for the disk is compared with an xl save that does', () 
     'xl-save+sync',
     'xl-save',
     'xl-save+sync',
+  ]);
+  expect(
+    baselines('xl-save+memory=600,xl-save,xl-save+sync,live+memory=600,live+sync+memory=600,live'),
+  ).toEqual([
+    'xl-save+memory=600',
+    'xl-save',
+    'xl-save+sync',
+    'xl-save+memory=600',
+    'xl-save+memory=600',
+    'xl-save',
   ]);
   expect(baselines('xl-save,live+sync')).toEqual(['xl-save', 'xl-save']);
   expect(baselines('live,paused')).toEqual([undefined, undefined]);
