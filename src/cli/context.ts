@@ -17,8 +17,9 @@ import type {
 import type { DeletePlan, DeleteRequest, DeleteResult } from '../snapshot/delete/types.ts';
 import type { ListRequest, SnapshotList } from '../snapshot/list/list.ts';
 import type { NamedRequest } from '../snapshot/list/named.ts';
-import type { Host, ImageHost } from '../snapshot/ports.ts';
+import type { Guardian, Host, ImageHost } from '../snapshot/ports.ts';
 import type { DoctorReport } from '../toolstack/doctor/doctor.ts';
+import { startGuardian } from '../toolstack/guardian.ts';
 import type { HostOptions } from '../toolstack/host.ts';
 import { PatientStream } from './patient-stream.ts';
 
@@ -89,6 +90,8 @@ export interface CliContext {
   onSignal(listener: (signal: EndingSignal) => void): () => void;
   /** Defers Ctrl-Z and the like; returns a function that ends this, and then stops the process if one came. */
   deferStops(): () => void;
+  /** Starts the guardian of a create; undefined if it cannot start, which the create then says. */
+  startGuardian(): Guardian | undefined;
   openHost(options?: HostOptions): Promise<Host>;
   /** What `snapshot-list` needs; works without Xen. */
   openImages(signal: AbortSignal): Promise<ImageHost>;
@@ -147,6 +150,13 @@ export function processContext(): CliContext {
         for (const name of STOPPING_SIGNALS) process.off(name, note);
         if (asked) process.kill(process.pid, 'SIGTSTP');
       };
+    },
+    startGuardian() {
+      try {
+        return startGuardian();
+      } catch {
+        return undefined;
+      }
     },
     async openHost(options) {
       const { openHost } = await import('../toolstack/host.ts');

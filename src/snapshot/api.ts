@@ -4,6 +4,7 @@ import type { Writable } from 'node:stream';
 import type { SnapshotConfig } from '../config/config.ts';
 import type { GuestType, XenVersion } from '../core/xen.ts';
 import type { PhaseTiming, SnapshotDisk, StorageDisk, UnknownDrive } from '../memfile/manifest.ts';
+import type { Guardian } from './ports.ts';
 import type { Risk, RiskName } from './risks.ts';
 
 /** Other ways to copy memory than the usual, only for measuring (`xlsnap bench`): the defaults are the fastest. */
@@ -60,9 +61,10 @@ export interface CreateRequest {
   readonly sink?: MemorySink | undefined;
   readonly tuning?: Tuning | undefined;
   /**
-   * Has another process undo everything if this one is killed. Default: true. Otherwise `recover` can do it later.
+   * Has another process undo everything if this one is killed. Default: true. Otherwise `recover` can do it later. A guardian that
+   * has been started already is ready sooner; it is dismissed at the end.
    */
-  readonly guardian?: boolean | undefined;
+  readonly guardian?: boolean | Guardian | undefined;
   /** Where memory files go if the configuration names none. Default: the host's directory. */
   readonly snapshotDir?: string | undefined;
 }

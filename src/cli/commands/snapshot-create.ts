@@ -5,6 +5,7 @@ import { UsageError } from '../../core/errors.ts';
 import type { CreateRequest } from '../../snapshot/api.ts';
 import { parseTuning } from '../../snapshot/memory/tuning.ts';
 import { isStdout } from '../../snapshot/output/stream.ts';
+import type { Guardian } from '../../snapshot/ports.ts';
 import type { CliContext } from '../context.ts';
 import { createPlanText, createResultText } from '../output.ts';
 import type { CliReporter } from '../progress.ts';
@@ -31,17 +32,21 @@ export interface CreateOptions extends CommonOptions {
   readonly timeout?: number;
 }
 
-/** Runs `xlsnap snapshot-create`; returns the exit code. */
+/**
+ * Runs `xlsnap snapshot-create`; returns the exit code.
+ * @param guardian one that has been started already
+ */
 export function snapshotCreate(
   context: CliContext,
   domain: string,
   cfgfile: string | undefined,
   options: CreateOptions,
+  guardian?: Guardian,
 ): Promise<number> {
   return runSession(
     context,
     options,
-    (reporter) => requestOf(domain, cfgfile, options, reporter),
+    async (reporter) => ({ ...(await requestOf(domain, cfgfile, options, reporter)), guardian }),
     async (session, request) => {
       if (options.dryRun === true) {
         const plan = await session.calls.planCreate(session.host, request, session.options);

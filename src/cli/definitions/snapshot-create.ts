@@ -60,7 +60,9 @@ export const defineSnapshotCreate: Define = (program, context, finish) => {
       ['xlsnap snapshot-create 7 snap.cfg --json', 'from a script, by domid'],
     )
     .action(async (domain: string, cfgfile: string | undefined, options: CreateOptions) => {
+      // It starts while the rest is loaded. If the create does not get that far, it ends with this process.
+      const guardian = options.dryRun === true ? undefined : context.startGuardian();
       const { snapshotCreate } = await import('../commands/snapshot-create.ts');
-      finish(await snapshotCreate(context, domain, cfgfile, options));
+      finish(await snapshotCreate(context, domain, cfgfile, options, guardian));
     });
 };

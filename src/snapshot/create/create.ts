@@ -69,7 +69,7 @@ export async function createSnapshot(
       'snapshot-create',
     );
     // Dismissed once everything is done or undone; needed if this process does not get that far.
-    const guardian = request.guardian === false ? undefined : startGuardian(host, phases);
+    const guardian = guardianOf(request, host, phases);
     try {
       return await createLocked(host, request, options, phases, guardian, locked.keys);
     } finally {
@@ -80,10 +80,11 @@ export async function createSnapshot(
   }
 }
 
-/** Starts the guardian. If it cannot start, the create goes ahead: it only loses its protection against SIGKILL. */
-function startGuardian(host: Host, phases: Phases): Guardian | undefined {
+/** Starts the guardian, unless it runs. If it cannot start, the create goes ahead: it only loses its protection against SIGKILL. */
+function guardianOf({ guardian }: CreateRequest, host: Host, phases: Phases): Guardian | undefined {
+  if (guardian === false) return undefined;
   try {
-    return host.toolstack.guard();
+    return typeof guardian === 'object' ? guardian : host.toolstack.guard();
   } catch (error) {
     phases.reporter.log(
       'warning',

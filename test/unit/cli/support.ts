@@ -339,6 +339,7 @@ export async function xlsnap(args: readonly string[], world: World = {}): Promis
       return () => {};
     },
     deferStops: () => () => {},
+    startGuardian: () => undefined,
     openHost: (options) => {
       opened++;
       if (world.openHost !== undefined) return world.openHost(options);

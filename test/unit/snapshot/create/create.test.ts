@@ -500,6 +500,17 @@ describe('a create that fails', () => {
     expect(host.guarded.size).toBe(0);
   });
 
+  it('uses a guardian that runs already, starts none besides, and dismisses it at the end', async () => {
+    const host = makeHost();
+    const told: string[] = [];
+    const guardian = { watch: (path: string) => told.push(path), dismiss: () => told.push('dismissed') };
+    host.fault = (call) => {
+      if (call === 'staticRecords') told.push(`guardians: ${host.guarded.size}`);
+    };
+    const { plan } = await createSnapshot(host, { ...request(), guardian });
+    expect(told).toEqual([`${plan.memoryPath}.journal`, 'guardians: 0', 'dismissed']);
+  });
+
   it.each(['s1.save', 's1.save.cfg', 's1.save.json'])(
     'a create leaves a %s that another program created',
     async (name) => {
