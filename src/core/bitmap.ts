@@ -61,9 +61,12 @@ export class Bitmap {
     return this.count(from, whole) + ones((this.#words[whole / 32] ?? 0) & (2 ** (index % 32) - 1));
   }
 
-  /** The indices of the set bits, ascending. A bit may be cleared once its index has come. */
-  *indices(): Generator<number> {
-    for (let at = 0; at < this.#words.length; at++) {
+  /**
+   * The indices of the set bits, ascending; of all or of those in `from` … `to` - 1, which are multiples of 32. A bit may be
+   * cleared once its index has come.
+   */
+  *indices(from = 0, to = 32 * this.#words.length): Generator<number> {
+    for (let at = from / 32; at < to / 32; at++) {
       let word = this.#words[at] ?? 0;
       while (word !== 0) {
         yield at * 32 + 31 - Math.clz32(word & -word);

@@ -29,28 +29,23 @@ export function allocationRoom(
 
 /** Sees a bitmap of pfns as pages to be allocated. */
 export function allocatedPages(pfns: Bitmap): AllocatedPages {
+  const regions = Math.ceil(pfns.size / SUPERPAGE_PAGES);
   const isWhole = (region: number): boolean => {
     const first = region * SUPERPAGE_PAGES;
-    return pfns.has(first) && pfns.count(first, first + SUPERPAGE_PAGES) === SUPERPAGE_PAGES;
+    const end = first + SUPERPAGE_PAGES;
+    return end <= pfns.size && pfns.has(first) && pfns.count(first, end) === SUPERPAGE_PAGES;
   };
   const [filler = 0] = pfns.indices();
   return {
     filler,
     *wholeRegions() {
-      for (let region = 0; (region + 1) * SUPERPAGE_PAGES <= pfns.size; region++) {
-        if (isWhole(region)) yield region;
-      }
+      for (let region = 0; region < regions; region++) if (isWhole(region)) yield region;
     },
     *others() {
-      let region = -1;
-      let whole = false;
-      for (const pfn of pfns.indices()) {
-        const its = Math.floor(pfn / SUPERPAGE_PAGES);
-        if (its !== region) {
-          region = its;
-          whole = (its + 1) * SUPERPAGE_PAGES <= pfns.size && isWhole(its);
-        }
-        if (!whole) yield pfn;
+      for (let region = 0; region < regions; region++) {
+        if (isWhole(region)) continue;
+        const first = region * SUPERPAGE_PAGES;
+        yield* pfns.indices(first, Math.min(first + SUPERPAGE_PAGES, 8 * pfns.bytes.length));
       }
     },
   };

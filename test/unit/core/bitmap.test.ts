@@ -14,6 +14,7 @@ describe('Bitmap', () => {
   test('has, sets and clears', () => {
     const bitmap = make();
     expect([...bitmap.indices()]).toEqual(BITS);
+    expect([...bitmap.indices(32, 96)]).toEqual(BITS.filter((bit) => bit >= 32 && bit < 96));
     expect(BITS.every((bit) => bitmap.has(bit))).toBe(true);
     bitmap.clear(31);
     expect([bitmap.has(30), bitmap.has(31), bitmap.has(32)]).toEqual([true, false, true]);
