@@ -151,10 +151,7 @@ export class SlotLayout {
     head.set(pageDataHeader.encode({ count: fillers + count, reserved: 0 }), recordHeader.size);
     const words = new PfnWords(head.subarray(PAGE_DATA_FIXED_LENGTH));
     for (let i = 0; i < fillers; i++) words.set(i, pfns[0] ?? -1, PAGE_TYPE.xtab);
-    for (let i = 0; i < count; i++) {
-      words.set(fillers + i, pfns[i] ?? -1, types?.[i] ?? PAGE_TYPE.notab);
-    }
-    if (words.dataPages() !== count) throw new RangeError(`record ${index} has pages without data`);
+    words.setData(fillers, pfns, types);
     return head;
   }
 

@@ -129,6 +129,24 @@ export class PfnWords {
     this.#view.setUint32(index * 8 + 4, Math.floor(pfn / 2 ** 32) + type * 2 ** 28, true);
   }
 
+  /**
+   * Sets the words of pages with data, from `index` on.
+   * @param types 4-bit types. Default: all NOTAB.
+   * @throws {RangeError} If a type has no data or does not fit
+   */
+  setData(index: number, pfns: Uint32Array, types?: Uint8Array): void {
+    const { buffer, byteOffset } = this.bytes;
+    const words = new Uint32Array(buffer, byteOffset + 8 * index, 2 * pfns.length);
+    for (let i = 0; i < pfns.length; i++) {
+      const type = types === undefined ? PAGE_TYPE.notab : (types[i] ?? PAGE_TYPE.xtab);
+      if (!isPageType(type) || !hasPageData(type)) {
+        throw new RangeError(`not the type of a page with data: ${type}`);
+      }
+      words[2 * i] = pfns[i] ?? 0;
+      words[2 * i + 1] = type * 2 ** 28;
+    }
+  }
+
   /** Counts the words whose page is in the record. */
   dataPages(): number {
     let pages = 0;

@@ -367,7 +367,8 @@ export class FileSaver implements PageSaver {
     const known = new Uint32Array(pfns.length);
     const offsets = new Float64Array(pfns.length);
     let count = 0;
-    for (const [i, pfn] of pfns.entries()) {
+    for (let i = 0; i < pfns.length; i++) {
+      const pfn = pfns[i] ?? 0;
       const type = types[i] ?? PAGE_TYPE.xtab;
       const place = this.#placeOf(pfn);
       if (place === undefined && !dirty.has(pfn)) continue;
@@ -400,8 +401,8 @@ export class FileSaver implements PageSaver {
     this.#reading.pages += pfns.length;
     this.#reading.ms += performance.now() - start;
     const unmapped: number[] = [];
-    for (const [i, kind] of kinds.entries()) {
-      if (kind === PAGE_KIND.data) continue;
+    for (let i = 0; i < kinds.length; i++) {
+      if (kinds[i] === PAGE_KIND.data) continue;
       unmapped.push(pfns[i] ?? 0);
       offsets[i] = NOWHERE;
     }

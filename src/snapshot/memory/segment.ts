@@ -345,16 +345,16 @@ export class SegmentWriter {
 
   /** The pages with data, then the others. */
   #pack(pfns: Uint32Array, types: Uint8Array, kinds: Uint8Array): void {
-    let to = 0;
-    const take = (data: boolean): void => {
-      for (let i = 0; i < kinds.length; i++) {
-        if ((kinds[i] === PAGE_KIND.data) !== data) continue;
-        this.#packed.pfns[to] = pfns[i] ?? -1;
-        this.#packed.types[to++] = types[i] ?? -1;
-      }
-    };
-    take(true);
-    take(false);
+    const packed = this.#packed;
+    const { length } = kinds;
+    let data = 0;
+    let other = 0;
+    for (let i = 0; i < length; i++) if (kinds[i] === PAGE_KIND.data) other++;
+    for (let i = 0; i < length; i++) {
+      const to = kinds[i] === PAGE_KIND.data ? data++ : other++;
+      packed.pfns[to] = pfns[i] ?? -1;
+      packed.types[to] = types[i] ?? -1;
+    }
   }
 }
 

@@ -177,6 +177,17 @@ describe('packPages', () => {
     expect(calls).toBe(2);
   });
 
+  test('mappings of different sizes, one after the other where the last one was, are seen as they are', async () => {
+    const foreign = memory();
+    for (const [round, count] of [3, 1022, 5, 600, 1022, ...Array<number>(40).fill(7)].entries()) {
+      fill = (gfn) => ((gfn + round) % 3 === 0 ? 0 : (gfn % 200) + 1);
+      const gfns = range(round, count);
+      const { kinds } = await pack(foreign, DOMID, gfns, fd, 0, head);
+      expect(kinds).toEqual(Uint8Array.from(gfns, (gfn) => (fill(gfn) === 0 ? ZERO : DATA)));
+    }
+    expect(mapped).toBe(0);
+  });
+
   test('writes parallel batches one after the other, and one that fails does not stop the next', async () => {
     let writing = 0;
     const slow: WriteFd = async (file, bytes, offset, length, position) => {
