@@ -39,6 +39,13 @@ async function run(command: string): Promise<string> {
   return stdout;
 }
 
+/** Runs a command and prints it with its output, as a transcript. */
+async function shown(command: string): Promise<string> {
+  const stdout = await run(command);
+  console.log(`# ${command}\n${stdout}`);
+  return stdout;
+}
+
 it.runIf(wanted)('apt installs it, it works, and a purge leaves nothing but the snapshots', async () => {
   const deb = buildDeb(scratch, { built: true });
   await guest.steadily(async () => {
@@ -48,17 +55,20 @@ it.runIf(wanted)('apt installs it, it works, and a purge leaves nothing but the 
     const before = await run(LIST);
 
     await dom0.lab.copyIn(deb, '/root/xlsnap.deb');
-    await run('apt-get -q -y install /root/xlsnap.deb');
+    await shown('. /etc/os-release; echo $PRETTY_NAME; xl info xen_version; node --version');
+    await shown('apt-get -q -y install /root/xlsnap.deb 2>/dev/null | tail -n 4');
     expect(await run('command -v npm || true')).toBe('');
-    expect(await run('xlsnap --version')).toMatch(/^\d+\.\d+\.\d+\n$/);
+    expect(await shown('xlsnap --version')).toMatch(/^\d+\.\d+\.\d+\n$/);
 
     const report = await dom0.result(`doctor ${NAME}`);
     expect(report).toMatchObject({ ok: true, domains: [{ domain: NAME, possible: true, live: true }] });
-    await dom0.result(`snapshot-create ${NAME} --name stopped`);
-    await dom0.result(`snapshot-create ${NAME} --name running --live`);
+    await shown(`xlsnap doctor ${NAME}`);
+    await shown(`xlsnap snapshot-create ${NAME} --name stopped 2>&1`);
+    await shown(`xlsnap snapshot-create ${NAME} --name running --live 2>&1`);
+    await shown(`xlsnap snapshot-list ${NAME}`);
     for (const name of ['stopped', 'running']) {
       await dom0.lab.waitForTicks(NAME, 3);
-      await dom0.result(`snapshot-revert ${NAME} ${name}`);
+      await shown(`xlsnap snapshot-revert ${NAME} ${name} 2>&1`);
       await dom0.lab.waitForTicks(NAME, 3);
       expect((await dom0.lab.guestReport(NAME)).complaints).toEqual([]);
     }
@@ -69,11 +79,11 @@ it.runIf(wanted)('apt installs it, it works, and a purge leaves nothing but the 
       'ln -s /usr/lib/systemd/system/xlsnap-nightly@.timer /etc/systemd/system/timers.target.wants/xlsnap-nightly@g1.timer',
     );
     await run('touch /var/lib/systemd/timers/stamp-xlsnap-nightly@g1.timer');
-    await run('apt-get -q -y purge xlsnap');
+    await shown('apt-get -q -y purge xlsnap 2>/dev/null | tail -n 4');
     const snapshots = '/var/lib/xen/snapshots';
     const left = (await run(LIST)).split('\n').filter((path) => !path.startsWith(snapshots));
     expect(left.join('\n')).toBe(before);
-    expect(await run(`ls ${snapshots}/*`)).toMatch(/^running\.save\n.*^stopped\.save$/ms);
+    expect(await shown(`ls ${snapshots}/*`)).toMatch(/^running\.save\n.*^stopped\.save$/ms);
     expect(await run('ls -A /run | grep xlsnap || true')).toBe('');
   });
 });
