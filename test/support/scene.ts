@@ -94,6 +94,9 @@ export function keepWriting(host: FakeHost, call: string, pages = 60): void {
   for (let pfn = 0; pfn < pages; pfn++) host.guest.write(pfn, host.calls.length);
 }
 
+/** Something ended before the call in which its process was to be killed. */
+export class EndedEarly extends Error {}
+
 /**
  * Begins something whose process is killed in a port call, before or after the call takes effect.
  * @param which the number of the call, or its name
@@ -119,7 +122,7 @@ export async function killed(
     host.fault = when === 'before' ? act : () => {};
     host.after = when === 'after' ? act : () => {};
     dead = begin().then(
-      () => reject(new Error(`it ended before ${which}`)),
+      () => reject(new EndedEarly(`it ended before ${which}, after ${host.calls.join(', ')}`)),
       (error: unknown) => reject(error as Error),
     );
   });

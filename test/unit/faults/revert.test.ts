@@ -18,6 +18,7 @@ import { contentOf, FAKE_UUID, FakeHost, readImage } from '../../../src/testing/
 import { plantsAll } from '../../support/fault-share.ts';
 import {
   type DiskKind,
+  EndedEarly,
   failure,
   fakeDisks,
   fastDirectory,
@@ -145,10 +146,10 @@ describe.each(killCases)(
         const seen = new Set<string>();
         await forEachFault((await callsOf(disks, running, type)).entries(), async ([at, name]) => {
           for (const first of ['recover', 'the same command']) {
-            using scene = await Scene.make(disks, running, type);
             const where = `killed ${when} call ${at}, ${name}; then ${first}`;
+            using killedScene = await killedIn(() => Scene.make(disks, running, type), when, at);
+            const { scene, bury } = killedScene;
             const { host, request } = scene;
-            const bury = await killed(host, when, at, () => revertSnapshot(host, request));
             if (first === 'recover') seen.add(await expectRecovered(scene, running, where));
             const { warnings } = await revertSnapshot(host, request);
             expect(warnings, where).toEqual([]);
@@ -165,6 +166,29 @@ describe.each(killCases)(
     );
   },
 );
+
+/** Seen once in thousands, on a busy machine: a revert that made fewer calls than the one before it. It is killed in another try. */
+const TRIES = 3;
+
+/** Kills a revert in a port call. */
+async function killedIn(
+  make: () => Promise<Scene>,
+  when: 'before' | 'after',
+  at: number,
+): Promise<{ readonly scene: Scene; readonly bury: () => Promise<void> } & Disposable> {
+  for (let tries = 1; ; tries++) {
+    const scene = await make();
+    const end = (): void => scene[Symbol.dispose]();
+    try {
+      const bury = await killed(scene.host, when, at, () => revertSnapshot(scene.host, scene.request));
+      return { scene, bury, [Symbol.dispose]: end };
+    } catch (error) {
+      end();
+      if (!(error instanceof EndedEarly) || tries === TRIES) throw error;
+      console.log(error.message);
+    }
+  }
+}
 
 /** Checks that what recover says is true, and that it has nothing more to do then. */
 async function expectRecovered(scene: Scene, running: boolean, where: string): Promise<string> {
