@@ -373,11 +373,11 @@ describe('qemu-img', () => {
       directory.path,
       'qemu-img',
       `[ "$1" = info ] && { echo '{"format": "qcow2", "virtual-size": 1}'; exit 0; }
-      [ "$1" = commit ] || exec sleep 3
-      for i in 1 2 3 4 5 6 7 8 9 10; do cat /etc/passwd > /dev/null; sleep 0.3; done; echo done > ${at('done')}`,
+      [ "$1" = commit ] || exec sleep 12
+      for i in 1 2 3 4 5 6 7 8 9 10; do cat /etc/passwd > /dev/null; sleep 0.9; done; echo done > ${at('done')}`,
     );
     const bounded = (work: () => Promise<void>): Promise<void> =>
-      whileItProgresses(work, 2000, () => new Error('given up'));
+      whileItProgresses(work, 8000, () => new Error('given up'));
     try {
       await bounded(() => images.commitOverlay(at('image')));
       expect(await timesDone()).toBe(1);

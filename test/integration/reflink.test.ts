@@ -135,15 +135,16 @@ describe.each(['xfs', 'btrfs'])('a raw image on %s', (type) => {
   it('is never cloned over another file that has taken the place of the clone, and that stays', async (context) => {
     if (missing !== undefined) return context.skip();
     const { disk } = await storage.plan(place, { vdev: 'xvda', name: 's4', path: undefined });
-    const made = await prepare(disk);
     for (const content of ['', 'of another program']) {
+      // Both exist at once, so that they have different inodes.
+      const made = await prepare(disk);
       writeFileSync(`${disk.snapshot}.theirs`, content);
       renameSync(`${disk.snapshot}.theirs`, disk.snapshot);
       await expect(storage.take(disk, made)).rejects.toMatchObject({ code: 'CLONE' });
       expect(await storage.undo(disk, { mark, made })).toBe(false);
       expect(readFileSync(disk.snapshot, 'utf8')).toBe(content);
+      rmSync(disk.snapshot);
     }
-    rmSync(disk.snapshot);
   });
 
   it('is not cloned if another file has taken the place of the image', async (context) => {
