@@ -320,7 +320,9 @@ export class Lab {
       } catch (error) {
         const text = messageOf(error);
         const frozen = !(await this.#answers());
-        const cause = frozen ? 'the machine froze' : this.#emulationFault(text, before);
+        const cause = frozen
+          ? 'the machine froze'
+          : (this.#emulationFault(text, before) ?? (await this.#brokenKernel()));
         if (cause === undefined || attempt === MAX_ATTEMPTS) {
           this.#steps.say(`${what}: logs of the failure are in ${await this.keepEvidence(what)}`);
           throw error;
@@ -349,6 +351,16 @@ export class Lab {
     // QEMU reads an instruction in parts, so one that a thread of V8 replaces at that moment is another.
     if (/^Illegal instruction/m.test(text)) return 'emulation broke an instruction';
     return undefined;
+  }
+
+  /**
+   * Finds a guest whose Linux has met a breakpoint in its first ten seconds: it replaces its own instructions then, first by a
+   * breakpoint, and QEMU reads an instruction in parts. The logs are those of this job: they are removed with the guests.
+   */
+  async #brokenKernel(): Promise<string | undefined> {
+    const look = "grep -alE '^\\[ +[0-9]\\.[0-9]+\\] Oops: int3' /var/log/xen/guest-*.log";
+    const { stdout } = await this.run(look, { check: false, timeoutMs: 60_000 }).catch(noAnswer);
+    return stdout.trim() === '' ? undefined : `emulation broke an instruction: ${stdout.trim()}`;
   }
 
   /** Returns whether dom0 answers within a minute. */
