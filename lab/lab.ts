@@ -59,6 +59,8 @@ import { Ssh } from './ssh.ts';
 import { Steps } from './timings.ts';
 import { readXenTree } from './xen-tree.ts';
 
+/** A processor of an emulated machine still runs the breakpoint by which the kernel patches itself. */
+const STALE_BREAKPOINT = 'Oops: int3';
 /** How often a job is done when emulation spoils it: about one life of a PVH or HVM guest in five ends by it on a busy machine. */
 const MAX_ATTEMPTS = 10;
 
@@ -353,12 +355,9 @@ export class Lab {
     return undefined;
   }
 
-  /**
-   * Finds a guest whose Linux has met a breakpoint in its first ten seconds: it replaces its own instructions then, first by a
-   * breakpoint, and QEMU reads an instruction in parts. The logs are those of this job: they are removed with the guests.
-   */
+  /** Finds a guest that died of a stale breakpoint in its first ten seconds. The logs are of this job: they go with its guests. */
   async #brokenKernel(): Promise<string | undefined> {
-    const look = "grep -alE '^\\[ +[0-9]\\.[0-9]+\\] Oops: int3' /var/log/xen/guest-*.log";
+    const look = `grep -alE '^\\[ +[0-9]\\.[0-9]+\\] ${STALE_BREAKPOINT}' /var/log/xen/guest-*.log`;
     const { stdout } = await this.run(look, { check: false, timeoutMs: 60_000 }).catch(noAnswer);
     return stdout.trim() === '' ? undefined : `emulation broke an instruction: ${stdout.trim()}`;
   }
@@ -490,8 +489,7 @@ export class Lab {
         if (death !== undefined) {
           const cause = this.tripleFaults().includes(domid)
             ? 'triple fault'
-            : // A processor of an emulated machine that still runs the breakpoint by which the kernel patches itself.
-              /Oops: int3/.test(said.stdout)
+            : said.stdout.includes(STALE_BREAKPOINT)
               ? 'stale breakpoint'
               : undefined;
           const again = cause !== undefined;

@@ -230,7 +230,7 @@ class Bench {
       await warmPageCache(join(this.#directory, 'warm'), this.#domain.memoryBytes, signal);
       throwIfAborted(signal);
       const writtenBefore = round === 0 ? await this.#written(this.#directory) : undefined;
-      await using limit =
+      await using group =
         path.memoryMiB === undefined ? undefined : await MemoryLimit.make(path.memoryMiB * 2 ** 20);
       await using watch = new GuestWatch(this.#host.hypervisor, this.#domid);
       let run = await this.#runCommand(this.#commandOf(path, files), {
@@ -238,7 +238,7 @@ class Bench {
         ...limits,
         // xl would leave the guest suspended.
         endsTidily: path.mode !== 'xl-save',
-        group: limit?.directory,
+        group: group?.directory,
       });
       if (path.mode === 'xl-save' && path.sync) run = await syncAfter(run, this.#directory, memory);
       const stop = stopOf(await watch.end(), run.startedMs);

@@ -6,8 +6,9 @@ import type { SeenStop } from './types.ts';
 
 /** Pause between two samples. */
 const POLL_MS = 1;
-/** Once the guest is stopped, such a share of the time since then, at most so long: sampling takes time from what is measured. */
+/** During a stop the pause is this share of the time since it began, since sampling takes time from what is measured. */
 const STOPPED_SHARE = 1 / 100;
+/** The longest pause. */
 const STOPPED_POLL_MS = 10;
 
 /** One sample of the domain's state: when it began and ended, in milliseconds of `performance.now()`, and its result. */

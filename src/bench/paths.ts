@@ -44,8 +44,8 @@ function parsePath(word: string): BenchPath {
       hint: 'paths are xl-save, paused, live, tracked or all; options follow a plus sign: paused+sync, live+batch=510',
     });
   }
-  const limits = options.filter((option) => MEMORY.test(option));
-  const memoryMiB = limits.length === 0 ? undefined : Number(limits.at(-1)?.slice('memory='.length));
+  const memory = options.filter((option) => MEMORY.test(option)).slice(-1);
+  const [memoryMiB] = memory.map((option) => Number(option.slice('memory='.length)));
   const tuning = parseTuning(options.filter((option) => option !== 'sync' && !MEMORY.test(option)));
   if (mode === 'xl-save' && tuningWords(tuning).length > 0) {
     throw new UsageError('PATHS', `path "${word}": xl save takes no options but sync and memory=MIB`);
@@ -54,7 +54,6 @@ function parsePath(word: string): BenchPath {
     throw new UsageError('PATHS', `path "${word}": --track cannot be used with no-checksums or batch`);
   }
   const sync = options.includes('sync');
-  const memory = memoryMiB === undefined ? [] : [`memory=${memoryMiB}`];
   const name = [mode, ...(sync ? ['sync'] : []), ...memory, ...tuningWords(tuning)].join('+');
   return { name, mode, sync, memoryMiB, tuning };
 }

@@ -62,8 +62,8 @@ export class Bitmap {
   }
 
   /**
-   * The indices of the set bits, ascending; of all or of those in `from` … `to` - 1, which are multiples of 32. A bit may be
-   * cleared once its index has come.
+   * The indices of the set bits, ascending; of all or of those in `from` … `to` - 1, which are multiples of 32 and may lie beyond
+   * the end. A bit may be cleared once its index has come.
    */
   *indices(from = 0, to = 32 * this.#words.length): Generator<number> {
     for (let at = from / 32; at < to / 32; at++) {

@@ -28,7 +28,7 @@ export interface ForeignMemoryOptions {
   readonly write?: WriteFd;
 }
 
-/** For so many addresses it is known how JavaScript sees them; the kernel takes the same ones again and again. */
+/** Number of windows that are kept. The kernel maps at the same few addresses again and again. */
 const KNOWN_WINDOWS = 32;
 /** So many buffers are kept while nothing is written: as many as are in use when the disk keeps pace. */
 const IDLE_BUFFERS = 8;
@@ -98,7 +98,7 @@ interface Packed {
   readonly bytes: Uint8Array;
 }
 
-/** Mapped pages, seen by JavaScript. */
+/** Mapped pages, as JavaScript sees them. */
 interface Window {
   readonly bytes: Uint8Array;
   readonly words: Uint32Array;
@@ -133,7 +133,7 @@ export class ForeignMemory {
   readonly #addressOfZeros: number;
   /** Buffers for packing that are not in use. The kernel and V8 take long to provide others. */
   readonly #buffers: Buffer[] = [];
-  /** Where pages were mapped, by the address. Between two mappings nothing may be there. */
+  /** By address. They outlive their mapping, and may be touched only while pages are mapped there. */
   readonly #windows = new Map<number, Window>();
   /** Stretches that wait to be written, or are being written. */
   #writing = 0;
@@ -308,7 +308,7 @@ export class ForeignMemory {
 
   /**
    * Memory that a guest does not use is zero in long stretches, so a stretch is looked at as a whole, then its halves. The C library
-   * does it, in a quarter of the time that JavaScript takes.
+   * does it, in less than half of the time that JavaScript takes.
    */
   #markStretch(address: number, kinds: Uint8Array, from: number, to: number): void {
     if (this.#isZeros(address + from * PAGE_SIZE, to - from)) {
@@ -329,7 +329,7 @@ export class ForeignMemory {
     );
   }
 
-  /** Mapped pages, as JavaScript sees them. To make such arrays for each mapping would have V8 collect garbage all the time. */
+  /** Returns the window at an address. Making one for each mapping would have V8 collect garbage all the time. */
   #window(address: number, pages: number): Window {
     const known = this.#windows.get(address);
     if (known !== undefined && known.bytes.length >= pages * PAGE_SIZE) return known;

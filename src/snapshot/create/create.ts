@@ -67,7 +67,10 @@ export async function createSnapshot(
       host.toolstack,
       async () => ({ keys: domainKeys(await findDomain(host, request.domain)) }),
       'snapshot-create',
-    );
+    ).catch((error: unknown) => {
+      if (typeof request.guardian === 'object') request.guardian.dismiss();
+      throw error;
+    });
     // Dismissed once everything is done or undone; needed if this process does not get that far.
     const guardian = guardianOf(request, host, phases);
     try {

@@ -45,7 +45,7 @@ export function allocatedPages(pfns: Bitmap): AllocatedPages {
       for (let region = 0; region < regions; region++) {
         if (isWhole(region)) continue;
         const first = region * SUPERPAGE_PAGES;
-        yield* pfns.indices(first, Math.min(first + SUPERPAGE_PAGES, 8 * pfns.bytes.length));
+        yield* pfns.indices(first, first + SUPERPAGE_PAGES);
       }
     },
   };

@@ -511,6 +511,14 @@ describe('a create that fails', () => {
     expect(told).toEqual([`${plan.memoryPath}.journal`, 'guardians: 0', 'dismissed']);
   });
 
+  it('dismisses a guardian that runs already if it does not get the lock', async () => {
+    const host = makeHost();
+    const told: string[] = [];
+    const guardian = { watch: (path: string) => told.push(path), dismiss: () => told.push('dismissed') };
+    await expect(createSnapshot(host, { ...request(), domain: 'none', guardian })).rejects.toThrow();
+    expect(told).toEqual(['dismissed']);
+  });
+
   it.each(['s1.save', 's1.save.cfg', 's1.save.json'])(
     'a create leaves a %s that another program created',
     async (name) => {
