@@ -15,6 +15,7 @@ import {
 import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ConsoleReport, parseConsole, type Tick } from './counter.ts';
+import { findEmulator } from './emulator.ts';
 import { LabError, messageOf } from './errors.ts';
 import {
   consolePath,
@@ -43,7 +44,6 @@ import {
   loadState,
   type Machine,
   machineArgs,
-  qemuVersion,
   type RunFiles,
   readMemory,
   resume,
@@ -509,6 +509,7 @@ export class Lab {
 
   async #boot(image: Image): Promise<RunningLab> {
     const machine: Machine = {
+      emulator: await findEmulator(this.#paths, this.#steps),
       accel: 'tcg',
       memoryMiB: this.#options.memoryMiB ?? 4096,
       dom0MemoryMiB: this.#options.dom0MemoryMiB ?? 1024,
@@ -525,7 +526,7 @@ export class Lab {
   }
 
   async #start(image: Image, machine: Machine): Promise<RunningLab> {
-    const warm = join(this.#paths.warm, await this.#warmName(image, machine));
+    const warm = join(this.#paths.warm, this.#warmName(image, machine));
     if (this.#options.cold !== true && existsSync(join(warm, 'info.json'))) {
       try {
         return await this.#steps.run(
@@ -595,7 +596,7 @@ export class Lab {
     }
     const args = machineArgs(image, machine, this.#files, port);
     if (from === 'warm') args.push('-S', '-incoming', 'defer');
-    const id = await startQemu(args, this.#files);
+    const id = await startQemu(machine.emulator, args, this.#files);
     const { accel, memoryMiB, dom0MemoryMiB } = machine;
     const running: RunningLab = {
       ...id,
@@ -676,9 +677,9 @@ export class Lab {
     }
   }
 
-  async #warmName(image: Image, machine: Machine): Promise<string> {
+  #warmName(image: Image, machine: Machine): string {
     const args = machineArgs(image, machine, runFiles('/'), 0);
-    const inputs = [await qemuVersion(), ...args].join('\0');
+    const inputs = [machine.emulator.version, ...args].join('\0');
     const hash = createHash('sha256').update(inputs).digest('hex').slice(0, 12);
     return `${imageName(this.#release)}-${hash}`;
   }

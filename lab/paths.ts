@@ -20,6 +20,8 @@ export interface Paths {
   /** Folder of the running lab: state, consoles, sockets. */
   readonly run: string;
   readonly failures: string;
+  /** Folder of a QEMU that is newer than this machine's. */
+  readonly emulator: string;
   readonly timings: string;
 }
 
@@ -30,6 +32,7 @@ export function labPaths(dir: string = labDir()): Paths {
     warm: join(dir, 'warm'),
     run: join(dir, 'run'),
     failures: join(dir, 'failures'),
+    emulator: join(dir, 'emulator'),
     timings: join(dir, 'timings.json'),
   };
   for (const folder of [paths.images, paths.warm, paths.run, paths.failures]) {

@@ -5,21 +5,22 @@ import { createServer } from 'node:net';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Emulator } from './emulator.ts';
 import { LabError } from './errors.ts';
 import type { Image } from './image.ts';
-import { isAlive, must, type ProcessId, poll, processId, tail } from './proc.ts';
+import { isAlive, type ProcessId, poll, processId, tail } from './proc.ts';
 import { isObject, Qmp } from './qmp.ts';
 
 export type Accel = 'kvm' | 'tcg';
 
 export interface Machine {
+  readonly emulator: Emulator;
   readonly accel: Accel;
   readonly memoryMiB: number;
   readonly dom0MemoryMiB: number;
   readonly cpus: number;
 }
 
-export const program = 'qemu-system-x86_64';
 const tcgCache = 'tcg,thread=multi,tb-size=512';
 
 /**
@@ -75,10 +76,6 @@ export function kvmMayWork(): boolean {
   return /^flags\s*:.*\b(vmx|svm)\b/m.test(readFileSync('/proc/cpuinfo', 'utf8'));
 }
 
-export async function qemuVersion(): Promise<string> {
-  return (await must('host', program, ['--version'])).split('\n')[0] ?? '';
-}
-
 export function machineArgs(image: Image, machine: Machine, files: RunFiles, port: number): string[] {
   const { accel, memoryMiB, dom0MemoryMiB } = machine;
   const xen = [
@@ -123,10 +120,14 @@ export async function freePort(): Promise<number> {
  * answer, which is too little under emulation on a busy machine, so QEMU gets a higher priority if we may set
  * it.
  */
-export async function startQemu(args: readonly string[], files: RunFiles): Promise<ProcessId> {
+export async function startQemu(
+  emulator: Emulator,
+  args: readonly string[],
+  files: RunFiles,
+): Promise<ProcessId> {
   for (const old of [files.qmp, files.console, files.log]) rmSync(old, { force: true });
   const log = openSync(files.log, 'w', 0o600);
-  const child = spawn('nice', ['-n', '-10', program, ...args], {
+  const child = spawn('nice', ['-n', '-10', emulator.program, ...emulator.args, ...args], {
     detached: true,
     stdio: ['ignore', log, log],
     cwd: files.dir,
