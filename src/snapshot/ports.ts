@@ -154,6 +154,8 @@ export interface Guest extends AsyncDisposable {
   pageTypes(pfns: Uint32Array): Promise<Uint8Array>;
   /** The same for `count` pfns from `first` on. */
   pageTypesFrom(first: number, count: number): Promise<Uint8Array>;
+  /** Pages that Xen says the guest has, with a pfn or without. Absent where its p2m has no large empty parts. */
+  pageCount?(): Promise<number>;
   /**
    * Copies what makes one stretch of the file `fd`, from `position` on, and starts to write it: what `makeHead` gives, then the
    * pages that have data, back to back in the order of `pfns`. Pages must have types that carry data. Several calls may run at once.

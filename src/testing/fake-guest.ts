@@ -121,6 +121,10 @@ export class FakeGuest implements Guest {
     return this.pageTypes(Uint32Array.from({ length: count }, (_, i) => first + i));
   }
 
+  async pageCount(): Promise<number> {
+    return this.memoryBytes / PAGE;
+  }
+
   async packPages(
     fd: number,
     pfns: Uint32Array,

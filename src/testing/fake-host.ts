@@ -1,5 +1,5 @@
 /** A simulated host with domains, in which any call can be made to fail. */
-import { copyFileSync, existsSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, fstatSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, describeError, OutputError, throwIfAborted } from '../core/errors.ts';
@@ -553,9 +553,14 @@ export class FakeHost implements Host {
         await ask('pageTypes');
         return guest.pageTypesFrom(...args);
       },
+      pageCount: async () => {
+        await ask('pageCount');
+        return (await guest.pageCount?.()) ?? 0;
+      },
       packPages: async (...args) => {
         await ask('packPages');
-        this.#mayCopy();
+        // What goes nowhere is not a copy.
+        if (!fstatSync(args[0]).isCharacterDevice()) this.#mayCopy();
         return guest.packPages(...args);
       },
       readPages: async (...args) => {

@@ -16,8 +16,10 @@ import { GuestHold } from '../guest/hold.ts';
 import type { HoldRecord } from '../guest/hold-record.ts';
 import { endLog, planHoldUndo, planLogUndo } from '../guest/undo.ts';
 import type { MemoryOutcome } from '../memory/file-saver.ts';
+import { PageSurvey } from '../memory/page-survey.ts';
 import { Precopy } from '../memory/precopy.ts';
 import { type EmulatorState, guestSuffix } from '../memory/prefix-suffix.ts';
+import { rehearse } from '../memory/rehearsal.ts';
 import { journalPathOf } from '../naming.ts';
 import { OutputFile } from '../output/file.ts';
 import { StreamOutput } from '../output/stream.ts';
@@ -204,6 +206,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
     });
   }
 
+  const survey = precopy === undefined ? await phases.step(() => prepareCopy(run, opened)) : undefined;
   if (takers.length > 0) await noteDisks(run, opened.journal);
   if (takers.some(({ flushes }) => flushes)) await phases.run('flush', () => flushDisks(phases, takers));
   // All processes, so that few are left to be looked at while the guest is stopped.
@@ -221,7 +224,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
       : undefined;
   // A write that hangs must not keep the guest from being resumed.
   const copying = { releaseOnAbort: true };
-  const copied = await phases.run('memory', () => copyRest(run, opened, precopy), copying);
+  const copied = await phases.run('memory', () => copyRest(run, opened, { precopy, survey }), copying);
   // Written once the guest runs: they complete a stream, and a file's storage may be slow.
   const suffix = await phases.run('contexts', () => guestSuffix(guest, emulator), copying);
   if (takers.length > 0) {
@@ -238,7 +241,7 @@ async function take(run: CreateRun): Promise<CreateResult> {
   const { memory, newPrefix } = copied;
   if (memory.writtenStopped > 0) warnOfWritten(run, memory.writtenStopped);
   const finished = await phases.run('finish', () =>
-    finishOutput(run, opened, { xen, takers, memory, newPrefix, suffix }),
+    finishOutput(run, opened, { xen, takers, memory, newPrefix, suffix, survey }),
   );
   if (await tracking.keep(memory, finished.checksums)) record.note({ logDirty: false });
   else if (plan.tracking) logEnded = await stopLog(run, record, log);
@@ -301,6 +304,15 @@ async function stopMachine(
   };
 }
 
+/** What can be done for a copy of a stopped guest while it still runs. */
+async function prepareCopy(
+  { guest, context: { tuning }, options: { signal } }: CreateRun,
+  { output }: OpenOutput,
+): Promise<PageSurvey | undefined> {
+  if (output instanceof OutputFile && guest.streamType === 'hvm') await rehearse(guest, { tuning, signal });
+  return await PageSurvey.of(guest, signal);
+}
+
 /**
  * Copies what is left of the suspended guest's memory: all of it, or what it wrote since the last round.
  * @returns `newPrefix`: what to write in place of the prefix once the guest runs again
@@ -308,15 +320,17 @@ async function stopMachine(
 async function copyRest(
   run: CreateRun,
   opened: OpenOutput,
-  precopy: Precopy | undefined,
+  { precopy, survey }: { readonly precopy: Precopy | undefined; readonly survey: PageSurvey | undefined },
 ): Promise<{ readonly memory: MemoryOutcome; readonly newPrefix: Uint8Array | undefined }> {
   const { guest } = run;
   const { output, saver, makePrefix } = opened;
   if (output instanceof OutputFile) output.guestStopped = true;
   await guest.settle({ mayGrow: precopy === undefined });
   const newPrefix = guest.streamType === 'pv' ? changedPrefix(opened, await makePrefix()) : undefined;
-  if (precopy === undefined) await saver.copyAll();
-  else {
+  if (precopy === undefined) {
+    await survey?.settle(run.options.signal);
+    await saver.copyAll(undefined, survey);
+  } else {
     await precopy.finish();
     await checkLogIsOurs(run, { onlyNew: true });
   }

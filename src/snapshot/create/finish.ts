@@ -12,6 +12,7 @@ import type { DiskIdentity, Manifest } from '../../memfile/manifest.ts';
 import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
 import { replaceConfig } from '../../savefmt/index.ts';
 import type { MemoryOutcome } from '../memory/file-saver.ts';
+import type { PageSurvey } from '../memory/page-survey.ts';
 import { OutputFile, writeWhole } from '../output/file.ts';
 import type { StreamOutput } from '../output/stream.ts';
 import type { CreateJournal } from './journal.ts';
@@ -28,6 +29,8 @@ export interface TakenState {
   readonly newPrefix: Uint8Array | undefined;
   /** The part behind the pages. */
   readonly suffix: Uint8Array;
+  /** What is still to be checked, now that the guest runs. */
+  readonly survey: PageSurvey | undefined;
 }
 
 interface Finished {
@@ -67,7 +70,7 @@ async function finishFile(
   run: CreateRun,
   { journal, saver }: OpenOutput,
   file: OutputFile,
-  { xen, memory, takers, suffix }: TakenState,
+  { xen, memory, takers, suffix, survey }: TakenState,
 ): Promise<Finished> {
   const { plan, tuning } = run.context;
   const { sync } = plan;
@@ -78,6 +81,7 @@ async function finishFile(
   const sizes = await file.sizes();
   // The disk is the slowest part.
   if (sync) file.beginSync();
+  await survey?.check(run.options.signal);
   const checksums =
     tuning?.checksums === false ? undefined : await readBack(run, file, sizes.fileBytes, memory.start);
   const facts = { bytes: sizes.fileBytes, pages: memory.pages };
@@ -97,9 +101,10 @@ async function finishStream(
   run: CreateRun,
   { journal, saver }: OpenOutput,
   stream: StreamOutput,
-  { takers, suffix }: TakenState,
+  { takers, suffix, survey }: TakenState,
 ): Promise<Finished> {
   const { context, phases } = run;
+  await survey?.check(run.options.signal);
   await saver.writeKept();
   for (const taker of takers) await taker.complete();
   await stream.writeLast(suffix);

@@ -4,9 +4,12 @@ import { PAGE_TYPE } from '../../savefmt/index.ts';
 import type { Guest } from '../ports.ts';
 
 /** pfns whose types are asked for in one go; the signal is looked at in between. */
-const TYPE_CHUNK = 16 * 1024;
+export const TYPE_CHUNK = 16 * 1024;
 /** Types of that many pfns where nothing is. */
-const NOTHING = Buffer.alloc(TYPE_CHUNK, PAGE_TYPE.xtab);
+export const NOTHING = Buffer.alloc(TYPE_CHUNK, PAGE_TYPE.xtab);
+
+/** Where the types of pages come from: the guest, or a `PageSurvey` of it. */
+export type PageTypes = Pick<Guest, 'p2mSize' | 'pageTypesFrom'>;
 
 /**
  * Visits all pfns of a guest, ascending, where something is: all but those of type XTAB. The next types are asked for
@@ -15,7 +18,7 @@ const NOTHING = Buffer.alloc(TYPE_CHUNK, PAGE_TYPE.xtab);
  * @throws {InterruptedError} If the signal is aborted; also what `Guest.pageTypesFrom` and `visit` throw
  */
 export async function forEachPage(
-  guest: Guest,
+  guest: PageTypes,
   signal: AbortSignal | undefined,
   visit: (pfn: number, type: number) => Promise<void> | undefined,
 ): Promise<void> {

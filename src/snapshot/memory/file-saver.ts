@@ -11,7 +11,7 @@ import type { Tuning } from '../api.ts';
 import type { PositionalOutput } from '../output/file.ts';
 import type { Guest } from '../ports.ts';
 import { allocatedPages, allocationRoom } from './allocation.ts';
-import { forEachPage } from './each-page.ts';
+import { forEachPage, type PageTypes } from './each-page.ts';
 import { fillGaps } from './fill-gaps.ts';
 import { LaterWrites } from './later-writes.ts';
 import { CopyProgress } from './progress.ts';
@@ -64,7 +64,7 @@ export interface MemoryOptions extends CallOptions {
 
 /** Writes a guest's memory, stopped or live; see `FileSaver`. */
 export interface PageSaver {
-  copyAll(deferred?: Bitmap): Promise<number>;
+  copyAll(deferred?: Bitmap, types?: PageTypes): Promise<number>;
   copyDirty(dirty: Bitmap, round: number): Promise<number>;
   lastCopyMs(pages: number): number | undefined;
   readyToKeep(pages: number): void;
@@ -194,9 +194,10 @@ export class FileSaver implements PageSaver {
    * XTAB have no entry: nothing is there.
    * @param deferred where pages are noted that could not be mapped, since the guest has given them away; without
    * it that is an error, as it is when the guest is suspended
+   * @param types of the pages, if they are known
    * @returns pages copied
    */
-  async copyAll(deferred?: Bitmap): Promise<number> {
+  async copyAll(deferred?: Bitmap, types: PageTypes = this.#guest): Promise<number> {
     const live = deferred !== undefined;
     this.#allocation = allocationRoom(this.#guest, this.#end, this.#expectedPages, live);
     if (this.#allocation !== undefined) this.#end = this.#allocation.end;
@@ -205,7 +206,7 @@ export class FileSaver implements PageSaver {
     // A stopped guest waits for memory to be copied, not for the disk.
     const writer = this.#writer(progress, deferred, live ? undefined : this.#mayWait);
     const { segment, end } = await writer.run(async () => {
-      await forEachPage(this.#guest, this.#signal, (pfn, type) => {
+      await forEachPage(types, this.#signal, (pfn, type) => {
         if (!hasPageData(type)) {
           this.#bare.set(pfn, type);
           return undefined;

@@ -15,7 +15,7 @@ import {
 } from '../../savefmt/index.ts';
 import type { MemoryOutput } from '../output/file.ts';
 import type { Guest } from '../ports.ts';
-import { forEachPage } from './each-page.ts';
+import { forEachPage, type PageTypes } from './each-page.ts';
 import { encodeBare, type MemoryOptions, type MemoryOutcome, type PageSaver } from './file-saver.ts';
 import { LaterWrites } from './later-writes.ts';
 import { CopyProgress } from './progress.ts';
@@ -85,7 +85,7 @@ export class StreamSaver implements PageSaver {
         : Number.POSITIVE_INFINITY;
   }
 
-  async copyAll(deferred?: Bitmap): Promise<number> {
+  async copyAll(deferred?: Bitmap, types: PageTypes = this.#guest): Promise<number> {
     const live = deferred !== undefined;
     // It may have grown until the guest was suspended.
     this.#sent = new Bitmap(this.#guest.p2mSize);
@@ -93,7 +93,7 @@ export class StreamSaver implements PageSaver {
     const progress = new CopyProgress(this.#reporter, { total: this.#expectedPages, round, live });
     let batch = this.#batch();
     await this.#pass(async () => {
-      await forEachPage(this.#guest, this.#signal, (pfn, type) => {
+      await forEachPage(types, this.#signal, (pfn, type) => {
         if (!hasPageData(type)) {
           this.#bare.set(pfn, type);
           return undefined;

@@ -1,6 +1,6 @@
 /** Reads the memory and state of an HVM or PVH guest. */
 import type { Bitmap } from '../../core/bitmap.ts';
-import type { Domid } from '../../core/brand.ts';
+import { type Domid, PAGE_SIZE } from '../../core/brand.ts';
 import { DomainError } from '../../core/errors.ts';
 import { type LibxcStateRecord, PAGE_TYPE } from '../../savefmt/index.ts';
 import type { Guest, LogMarks, PackedPages } from '../../snapshot/ports.ts';
@@ -99,6 +99,15 @@ export class HvmGuest implements Guest {
 
   pageTypesFrom(first: number, count: number): Promise<Uint8Array> {
     return this.#xen.pageTypesFrom(this.#domid, first, count);
+  }
+
+  /** @throws {DomainError} DOMAIN_GONE if the domain no longer exists; XenCallError */
+  async pageCount(): Promise<number> {
+    const info = await this.#xen.domainInfo(this.#domid);
+    if (info === undefined) {
+      throw new DomainError('DOMAIN_GONE', 'the domain no longer exists', { domid: this.#domid });
+    }
+    return info.memoryBytes / PAGE_SIZE;
   }
 
   packPages(

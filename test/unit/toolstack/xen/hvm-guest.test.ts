@@ -55,3 +55,16 @@ it('a memory map larger than that of any real guest is refused at once', async (
   await using guest = await HvmGuest.open(xenWith([2 ** 30]), toDomid(7));
   expect(guest.p2mSize).toBe(2 ** 30);
 });
+
+it('counts the pages that Xen says the guest has', async () => {
+  const info = { memoryBytes: 4096 * 7 };
+  const xen = { ...xenWith([1000]), domainInfo: () => Promise.resolve(info) } as unknown as Xen;
+  await using guest = await HvmGuest.open(xen, toDomid(7));
+  expect(await guest.pageCount()).toBe(7);
+});
+
+it('cannot count those of a domain that is gone', async () => {
+  const xen = { ...xenWith([1000]), domainInfo: () => Promise.resolve(undefined) } as unknown as Xen;
+  await using guest = await HvmGuest.open(xen, toDomid(7));
+  await expect(guest.pageCount()).rejects.toMatchObject({ code: 'DOMAIN_GONE' });
+});
