@@ -10,6 +10,9 @@ import { Dom0, XEN } from './host.ts';
 const SWITCH = process.env['XLSNAP_LAB_TRACK'];
 const TYPES: readonly GuestType[] = SWITCH === 'all' ? ['pvh', 'hvm'] : ['pvh'];
 
+/** Half an hour is enough on a quiet machine. */
+const TIMEOUT_MS = 3_600_000;
+
 /** Longer than a revert of the snapshot's disks needs beside a guest that writes. */
 const TICK_MS = 500;
 
@@ -42,6 +45,7 @@ it.skipIf(SWITCH === undefined).each(TYPES)(
         name,
         memoryMiB: 84,
         tickMs: TICK_MS,
+        onReboot: 'restart',
         disks: [
           { vdev: 'xvda', format: 'qcow2', sizeMiB: 16 },
           { vdev: 'xvdb', format: 'raw-xfs', sizeMiB: 16 },
@@ -52,6 +56,7 @@ it.skipIf(SWITCH === undefined).each(TYPES)(
     });
     await dom0.lab.removeGuest(name);
   },
+  TIMEOUT_MS,
 );
 
 class Story {
