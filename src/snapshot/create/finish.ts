@@ -11,6 +11,7 @@ import { printLibxlJson } from '../../memfile/libxl-json.ts';
 import type { DiskIdentity, Manifest } from '../../memfile/manifest.ts';
 import { roomText, withRoomFor } from '../../memfile/memory-target.ts';
 import { replaceConfig } from '../../savefmt/index.ts';
+import { wasDestroyed } from '../guest/gone.ts';
 import type { MemoryOutcome } from '../memory/file-saver.ts';
 import type { PageSurvey } from '../memory/page-survey.ts';
 import { OutputFile, writeWhole } from '../output/file.ts';
@@ -81,7 +82,7 @@ async function finishFile(
   const sizes = await file.sizes();
   // The disk is the slowest part.
   if (sync) file.beginSync();
-  await survey?.check(run.options.signal);
+  await checkSurvey(run, survey);
   const checksums =
     tuning?.checksums === false ? undefined : await readBack(run, file, sizes.fileBytes, memory.start);
   const facts = { bytes: sizes.fileBytes, pages: memory.pages };
@@ -96,6 +97,22 @@ async function finishFile(
   return { ...sizes, checksums };
 }
 
+/**
+ * Makes sure that no page was missed. A guest that no longer exists shows none.
+ * @throws {DomainError} P2M_RESIZED if one was
+ */
+async function checkSurvey(
+  { host, context, options }: CreateRun,
+  survey: PageSurvey | undefined,
+): Promise<void> {
+  try {
+    await survey?.check(options.signal);
+  } catch (error) {
+    if (error instanceof InterruptedError) throw error;
+    if (!(await wasDestroyed(host, context.domain.domid).catch(() => false))) throw error;
+  }
+}
+
 /** Completes a stream: its last bytes complete the snapshot. */
 async function finishStream(
   run: CreateRun,
@@ -104,7 +121,7 @@ async function finishStream(
   { takers, suffix, survey }: TakenState,
 ): Promise<Finished> {
   const { context, phases } = run;
-  await survey?.check(run.options.signal);
+  await checkSurvey(run, survey);
   await saver.writeKept();
   for (const taker of takers) await taker.complete();
   await stream.writeLast(suffix);

@@ -38,8 +38,9 @@ export class PageSurvey implements PageTypes {
     const survey = new PageSurvey(guest, count);
     const { p2mSize } = guest;
     // First: what comes behind a place that was looked at is then missing from the count.
-    let elsewhere = await count();
-    if (elsewhere > p2mSize / 2) return undefined;
+    const all = await count();
+    if (all > p2mSize / 2) return undefined;
+    let elsewhere = all;
     for (let chunk = 0; chunk * TYPE_CHUNK < p2mSize; chunk++) {
       const pages = populated(await survey.#ask(chunk, signal));
       elsewhere -= pages;

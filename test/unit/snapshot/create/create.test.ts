@@ -899,3 +899,52 @@ describe('a guest whose memory map grows before it is suspended', () => {
     expect(host.runs).toBe(true);
   });
 });
+
+describe('a guest whose p2m is mostly empty', () => {
+  const CHUNK = 16 * 1024;
+  const small = () => new FakeGuest(new Uint8Array(4 * CHUNK).fill(15, 200));
+  const config = () => parseConfig(`name="s1"\nmemory_path="${directory}/s1.save"`, 'c');
+
+  it('is saved with a page that comes to an empty part right before its suspend', async () => {
+    const host = makeHost({ guest: small() });
+    host.after = (call) => {
+      if (call === 'suspend') host.guest.setType(2 * CHUNK + 7, 0);
+    };
+    const { pages, plan } = await createSnapshot(host, { domain: 'guest1', config: config() });
+    expect(pages).toBe(201);
+    expect(await readMemoryFacts(plan.memoryPath)).toMatchObject({ pages: 201 });
+  });
+
+  /** A page moves while the guest is surveyed, from what is still to be looked at to what has been. */
+  function movesUnseen(host: FakeHost): void {
+    const { guest } = host;
+    const { pageTypesFrom } = guest;
+    guest.setType(3 * CHUNK + 7, 0);
+    guest.pageTypesFrom = async (first, count) => {
+      if (first === 3 * CHUNK && host.runs) {
+        guest.setType(3 * CHUNK + 7, 15);
+        guest.setType(2 * CHUNK + 7, 0);
+      }
+      return await pageTypesFrom.call(guest, first, count);
+    };
+  }
+
+  it('leaves no snapshot if a page was missed', async () => {
+    const host = makeHost({ guest: small() });
+    const before = readdirSync(directory);
+    movesUnseen(host);
+    const error = await failure(createSnapshot(host, { domain: 'guest1', config: config() }));
+    expect(error).toMatchObject({ code: 'P2M_RESIZED', phase: 'finish', undoFailures: [] });
+    expect(readdirSync(directory)).toEqual(before);
+    expect(host.runs).toBe(true);
+  });
+
+  it('keeps its snapshot if it is destroyed as soon as it runs again', async () => {
+    const host = makeHost({ guest: small() });
+    host.after = (call) => {
+      if (call === 'announceResume') host.domid = undefined;
+    };
+    const { pages } = await createSnapshot(host, { domain: 'guest1', config: config() });
+    expect(pages).toBe(200);
+  });
+});
