@@ -1,5 +1,5 @@
 /** A simulated host with domains, in which any call can be made to fail. */
-import { copyFileSync, existsSync, fstatSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Domid, toDomid } from '../core/brand.ts';
 import { DiskError, DomainError, describeError, OutputError, throwIfAborted } from '../core/errors.ts';
@@ -29,7 +29,7 @@ import { ThickStorage } from '../snapshot/storage/thick.ts';
 import { ThinStorage } from '../snapshot/storage/thin.ts';
 import type { MemoryClones } from '../snapshot/track/clones.ts';
 import { FakeDomain } from './fake-domain.ts';
-import { FakeGuest } from './fake-guest.ts';
+import { FakeGuest, isNowhere } from './fake-guest.ts';
 import {
   chainOf,
   describeImage,
@@ -560,7 +560,7 @@ export class FakeHost implements Host {
       packPages: async (...args) => {
         await ask('packPages');
         // What goes nowhere is not a copy.
-        if (!fstatSync(args[0]).isCharacterDevice()) this.#mayCopy();
+        if (!isNowhere(args[0])) this.#mayCopy();
         return guest.packPages(...args);
       },
       readPages: async (...args) => {
