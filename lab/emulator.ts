@@ -17,7 +17,7 @@ const firmware = '/usr/share/seabios';
 
 /**
  * The first QEMU whose emulation is good enough. Before it, `cmpxchg16b`, which Linux uses in each allocation, now and then left an
- * address in the flags: an interrupt saved that, and its return set TF or NT, or was a triple fault.
+ * address in the flags; an interrupt saved that, and its return set TF or NT. Triple faults were much more frequent, too.
  */
 const FIRST_GOOD = 8;
 

@@ -19,7 +19,7 @@ host.after = (call) => {
   if (call === 'suspend' || call === 'resume') note(call);
 };
 host.fault = async (call) => {
-  if (call !== 'packPages') return;
+  if (call !== 'packPages' || !host.suspended) return;
   host.fault = () => {};
   note('stands still');
   for (let i = 0; i < 2000; i++) context.stderr.write(`line ${i}${'.'.repeat(100)}\n`);
