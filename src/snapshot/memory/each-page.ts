@@ -8,6 +8,11 @@ export const TYPE_CHUNK = 16 * 1024;
 /** Types of that many pfns where nothing is. */
 export const NOTHING = Buffer.alloc(TYPE_CHUNK, PAGE_TYPE.xtab);
 
+/** Tells whether nothing is at any of these pfns: at most `TYPE_CHUNK`. */
+export function isNothing(types: Uint8Array): boolean {
+  return NOTHING.compare(types, 0, types.length, 0, types.length) === 0;
+}
+
 /** Where the types of pages come from: the guest, or a `PageSurvey` of it. */
 export type PageTypes = Pick<Guest, 'p2mSize' | 'pageTypesFrom'>;
 
@@ -34,7 +39,7 @@ export async function forEachPage(
     next = typesFrom(from + TYPE_CHUNK);
     // It is awaited in the next turn, unless there is none.
     next.catch(() => {});
-    if (NOTHING.compare(types, 0, types.length, 0, types.length) === 0) continue;
+    if (isNothing(types)) continue;
     for (let i = 0; i < types.length; i++) {
       const type = types[i] ?? PAGE_TYPE.xtab;
       if (type === PAGE_TYPE.xtab) continue;

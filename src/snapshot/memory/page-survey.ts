@@ -2,16 +2,16 @@
 import { DomainError, throwIfAborted } from '../../core/errors.ts';
 import { PAGE_TYPE } from '../../savefmt/index.ts';
 import type { Guest } from '../ports.ts';
-import { NOTHING, type PageTypes, TYPE_CHUNK } from './each-page.ts';
+import { isNothing, NOTHING, type PageTypes, TYPE_CHUNK } from './each-page.ts';
 
 /**
- * The types of a suspended guest's pages. Of most of a small guest's p2m, which reaches to 4 GiB, nothing is there; Xen takes as long
- * to say so as for pages that are.
+ * The types of a suspended guest's pages. The p2m of a small guest reaches to 4 GiB and is mostly empty, and Xen takes as
+ * long for its empty parts as for pages that exist.
  *
  * A running guest may get a page where nothing was. So the pages that are found when it stands still are counted: what Xen says that
  * the guest has, less these, must be what it was before (the rest are pages without a pfn, such as those that it shares with QEMU),
- * else all is asked for. That a page has gone somewhere and another has come at the very moment of the survey, which the count would
- * not show, `check` finds out once the guest runs again.
+ * else all is asked for. The count does not show a page that moved during the survey; `check` finds that once the guest runs
+ * again.
  */
 export class PageSurvey implements PageTypes {
   readonly #guest: Guest;
@@ -102,7 +102,7 @@ export class PageSurvey implements PageTypes {
 
 /** How many pages there are. */
 function populated(types: Uint8Array): number {
-  if (NOTHING.compare(types, 0, types.length, 0, types.length) === 0) return 0;
+  if (isNothing(types)) return 0;
   let pages = 0;
   for (const type of types) if (type !== PAGE_TYPE.xtab) pages++;
   return pages;
